@@ -1,0 +1,111 @@
+"""Go programs, built from the modules in modules/ into the cache.
+
+Every go.mod pins one program's whole dependency tree; modules of their own, because the trees clash.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from testcluster.console import Error, Step
+from testcluster.paths import cache
+
+MODULES = Path(__file__).parent / "modules"
+
+PACKAGES = {
+    "etcd": {"etcd": "go.etcd.io/etcd/server/v3"},
+    "kubernetes": {
+        name: f"k8s.io/kubernetes/cmd/{name}"
+        for name in (
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubelet",
+            "kube-proxy",
+            "kubectl",
+        )
+    },
+    "coredns": {"coredns": "github.com/coredns/coredns"},
+    "helm": {"helm": "helm.sh/helm/v4/cmd/helm"},
+}
+
+
+def binary(name: str) -> Path:
+    """The path of program `name`, built first where the cache lacks it (minutes for Kubernetes, seconds once built)."""
+    module = next(module for module, programs in PACKAGES.items() if name in programs)
+    folder = cache() / "bin" / fingerprint(MODULES / module)
+    path = folder / name
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be building the same
+        if not path.exists():
+            _build(MODULES / module, PACKAGES[module][name], path)
+    return path
+
+
+def every_binary() -> None:
+    """Build all that is missing, so that a cold cache is one plain wait and not many hidden ones."""
+    for programs in PACKAGES.values():
+        for name in programs:
+            binary(name)
+
+
+def fingerprint(module: Path) -> str:
+    """What a build depends on: the pinned versions."""
+    pinned = (module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()
+    return f"{module.name}-{hashlib.sha256(pinned).hexdigest()[:12]}"
+
+
+def version(module: str, package: str) -> str:
+    """The version of `package` that modules/`module`/go.mod requires, as `v1.2.3`."""
+    found = re.search(rf"{re.escape(package)} (v\S+)", (MODULES / module / "go.mod").read_text())
+    if not found:
+        raise Error(f"modules/{module}/go.mod does not require {package}")
+    return found.group(1)
+
+
+def _build(module: Path, package: str, path: Path) -> None:
+    flags = "-s -w"
+    if (
+        module.name == "kubernetes"
+    ):  # without it the API server calls itself v0.0.0, and clients refuse to talk
+        flags += f" -X k8s.io/component-base/version.gitVersion={version('kubernetes', 'k8s.io/kubernetes')}"
+    partial = path.with_suffix(".partial")
+    command = [
+        _go(),
+        "build",
+        "-v",
+        "-trimpath",
+        "-buildvcs=false",
+        "-ldflags",
+        flags,
+        "-o",
+        str(partial),
+        package,
+    ]
+    with Step(f"build {path.name}") as step:
+        process = subprocess.Popen(command, cwd=module, stderr=subprocess.PIPE, text=True)
+        assert process.stderr
+        lines: list[str] = []
+        for line in process.stderr:  # -v prints one line a compiled package
+            lines.append(line)
+            step.detail = f"{len(lines)} packages"
+        if process.wait() != 0:
+            raise Error(f"building {package} failed:\n{''.join(lines[-20:])}")
+        os.replace(partial, path)
+
+
+def _go() -> str:
+    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if not found:
+        raise Error(
+            "Go 1.21 or newer is needed to build Kubernetes (it fetches the exact toolchain by itself). Install it with:\n"
+            "  curl -fsSL https://go.dev/dl/go1.26.0.linux-amd64.tar.gz | tar -C /usr/local -xz"
+        )
+    return found

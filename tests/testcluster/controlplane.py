@@ -1,0 +1,227 @@
+"""etcd and kube-apiserver: their command lines, and a light control plane for tests that need no node.
+
+    with ControlPlane(tmp_path) as plane:
+        plane.kubectl("apply", "-f", "crds/")
+
+Several may run at once; each has its own ports. There is no controller manager: Jobs make no pods, namespaces never
+finish terminating, and owners' children are not collected. What is tested here is how the real API server validates,
+defaults, admits, merges and watches.
+"""
+
+import random
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+from ssl import create_default_context
+from types import TracebackType
+
+from testcluster import wait
+from testcluster.binaries import binary
+from testcluster.console import Error
+from testcluster.pki import Authority, Certificate
+
+SERVICE_CIDR = "10.202.0.0/16"
+KUBERNETES_SERVICE = "10.202.0.1"  # always the first address of SERVICE_CIDR
+ADMIN_GROUP = "system:masters"
+
+
+def serving_certificate(authority: Authority, address: str) -> Certificate:
+    """The certificate that etcd and the API server at `address` show, under every name that clients use."""
+    names = [
+        "localhost",
+        "kubernetes.default.svc",
+        "kubernetes.default",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    addresses = sorted({"127.0.0.1", KUBERNETES_SERVICE, address})
+    return authority.issue(
+        "kube-apiserver", names=[f"DNS:{name}" for name in names] + [f"IP:{each}" for each in addresses]
+    )
+
+
+def etcd_command(data: Path, port: int, authority: Authority, serving: Certificate) -> list[str]:
+    """etcd with one member on 127.0.0.1:`port`, for clients with our certificates only.
+
+    The peer address is a Unix socket in the working directory: a single member needs no second port.
+    Nothing is synced to disk, as a test cluster need not survive a power cut; it does survive a killed etcd.
+    """
+    url = f"https://127.0.0.1:{port}"
+    return [
+        str(binary("etcd")),
+        "--name=default",
+        f"--data-dir={data}",
+        f"--listen-client-urls={url}",
+        f"--advertise-client-urls={url}",
+        "--listen-peer-urls=unix://localhost:2380",
+        "--initial-advertise-peer-urls=unix://localhost:2380",
+        "--initial-cluster=default=unix://localhost:2380",
+        f"--cert-file={serving.cert}",
+        f"--key-file={serving.key}",
+        "--client-cert-auth",
+        f"--trusted-ca-file={authority.ca.cert}",
+        "--unsafe-no-fsync",
+        "--log-level=warn",
+    ]
+
+
+def apiserver_command(
+    address: str, port: int, etcd_port: int, authority: Authority, serving: Certificate
+) -> list[str]:
+    """kube-apiserver on `address`:`port` with RBAC; Pod Security and admission policies are on by default."""
+    to_kubelet = authority.issue("kube-apiserver-kubelet-client", ADMIN_GROUP)
+    return [
+        str(binary("kube-apiserver")),
+        f"--etcd-servers=https://127.0.0.1:{etcd_port}",
+        f"--etcd-cafile={authority.ca.cert}",
+        f"--etcd-certfile={serving.cert}",
+        f"--etcd-keyfile={serving.key}",
+        f"--bind-address={address}",
+        f"--advertise-address={address}",
+        f"--secure-port={port}",
+        f"--tls-cert-file={serving.cert}",
+        f"--tls-private-key-file={serving.key}",
+        f"--client-ca-file={authority.ca.cert}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        f"--service-cluster-ip-range={SERVICE_CIDR}",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={authority.service_accounts.cert}",
+        f"--service-account-signing-key-file={authority.service_accounts.key}",
+        f"--kubelet-client-certificate={to_kubelet.cert}",
+        f"--kubelet-client-key={to_kubelet.key}",
+        f"--kubelet-certificate-authority={authority.ca.cert}",
+        # The node's name means nothing to the machine's resolver; `logs` and `exec` would look it up.
+        "--kubelet-preferred-address-types=InternalIP",
+        "--allow-privileged=true",
+        "--profiling=false",
+        "--shutdown-delay-duration=0s",
+    ]
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now, and that the kernel gives to no outgoing connection later.
+
+    (It would be lost to one while a stopped server waits to be started again; those have 32768 and above.)
+    """
+    for port in random.sample(range(20000, 32768), 100):  # noqa: S311 - no secret
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Error("no free TCP port between 20000 and 32767")
+
+
+def is_ready(server: str, authority: Authority) -> bool:
+    """Whether the API server at `server` (a URL) says that it is ready."""
+    admin = authority.issue("admin", ADMIN_GROUP)
+    context = create_default_context(cafile=str(authority.ca.cert))
+    context.load_cert_chain(admin.cert, admin.key)
+    try:
+        with urllib.request.urlopen(f"{server}/readyz", timeout=2, context=context) as answer:  # noqa: S310 - https
+            return bool(answer.status == 200)
+    except OSError:  # refused, reset, timed out, or an HTTP status that says no
+        return False
+
+
+class ControlPlane:
+    """A real API server and etcd in `directory`, as children of this process, gone when it goes.
+
+    Start it from the main thread: the kernel ends the children with the thread that started them.
+
+    Attributes:
+        kubeconfig: path of the administrator's kubeconfig.
+        server: URL of the API server.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.kubeconfig = self.directory / "kubeconfig"
+        self._authority = Authority(self.directory / "pki")
+        self._serving = serving_certificate(self._authority, "127.0.0.1")
+        self._port, self._etcd_port = free_port(), free_port()
+        self.server = f"https://127.0.0.1:{self._port}"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "ControlPlane":
+        try:
+            self.start_etcd()
+            self.start_apiserver()
+            self.kubeconfig.write_text(self._authority.kubeconfig(self.server, "admin", ADMIN_GROUP))
+            wait.until(lambda: self._has("namespace/default"), "the namespace `default`", 10)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop both; harmless when they aren't running."""
+        self.stop_apiserver()
+        self.stop_etcd()
+
+    def start_etcd(self) -> None:
+        """Start etcd on the data it had."""
+        self._start(
+            "etcd", etcd_command(self.directory / "etcd", self._etcd_port, self._authority, self._serving)
+        )
+
+    def stop_etcd(self) -> None:
+        """Kill etcd, as a crash would."""
+        self._kill("etcd")
+
+    def start_apiserver(self) -> None:
+        """Start the API server on the port it had, and wait until it is ready."""
+        command = apiserver_command("127.0.0.1", self._port, self._etcd_port, self._authority, self._serving)
+        # Without a controller manager no namespace gets a ServiceAccount, and this plugin would refuse every pod.
+        self._start("kube-apiserver", [*command, "--disable-admission-plugins=ServiceAccount"])
+        wait.until(self._apiserver_answers, f"kube-apiserver; see {self.directory}/kube-apiserver.log", 60)
+
+    def stop_apiserver(self) -> None:
+        """Kill the API server, as a crash would: watches break, connections are refused."""
+        self._kill("kube-apiserver")
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as the administrator and return its output; Error with its message when it fails."""
+        return kubectl(self.kubeconfig, *arguments, stdin=stdin)
+
+    def _has(self, name: str) -> bool:
+        return bool(self.kubectl("get", name, "--ignore-not-found", "-o", "name"))
+
+    def _apiserver_answers(self) -> bool:
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                log = (self.directory / f"{name}.log").read_text()
+                raise Error(f"{name} ended with {child.returncode}:\n{log[-2000:]}")
+        return is_ready(self.server, self._authority)
+
+    def _start(self, name: str, command: list[str]) -> None:
+        if name in self._children:
+            return
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],  # a killed test run leaves nothing behind
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _kill(self, name: str) -> None:
+        if child := self._children.pop(name, None):
+            child.kill()
+            child.wait()
+
+
+def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None, seconds: float = 60) -> str:
+    """Run kubectl with `kubeconfig` and return its standard output; Error with its message when it fails."""
+    command = [str(binary("kubectl")), f"--kubeconfig={kubeconfig}", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
+    if done.returncode != 0:
+        raise Error(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout

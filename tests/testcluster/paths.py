@@ -1,0 +1,24 @@
+"""Where the tool keeps things."""
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# One place a machine, not one a checkout: a machine has room for one cluster (its addresses, network namespaces and
+# cgroups are machine-wide), so every checkout must find the one that another, perhaps killed, run left behind.
+# Short on purpose too: a Unix socket's path may have 107 bytes, which a deep checkout would exceed.
+STATE = Path("/var/lib/driftloop-testcluster")
+
+# One folder that every node sees under the same path (kind-config.yaml mounts it there as well).
+SHARED = STATE / "shared"
+
+# What a user's shell and the tests read; thrown away with the checkout's other build output.
+BUILD = REPOSITORY / "build" / "cluster"
+KUBECONFIG = BUILD / "kubeconfig"
+
+
+def cache() -> Path:
+    """The folder for what is costly to make: binaries and images. Survives `down`; `DRIFTLOOP_CACHE` moves it."""
+    chosen = os.environ.get("DRIFTLOOP_CACHE")
+    return Path(chosen).resolve() if chosen else Path.home() / ".cache" / "driftloop"
