@@ -1,0 +1,1 @@
+"""Driftloop: a Kubernetes operator that closes the loop around a language model."""

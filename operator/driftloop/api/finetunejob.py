@@ -1,0 +1,345 @@
+"""FineTuneJob: data and a model in, a ModelVersion out."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from driftloop.api.base import (
+    ApiModel,
+    Condition,
+    Digest,
+    Fraction,
+    Name,
+    ObjectRef,
+    PodOverrides,
+    Resources,
+    StorageUri,
+    SuiteSpec,
+    Text,
+    Timestamp,
+    cel,
+    exactly_one,
+    rule,
+)
+
+
+class NewTokenizer(ApiModel):
+    """A byte-level BPE tokenizer to train on the job's data."""
+
+    vocab_size: int = Field(2048, ge=300, le=262_144, description="Entries of the vocabulary, special tokens included.")
+
+
+class NewModel(ApiModel):
+    """A model to initialise at random: `method: pretrain`."""
+
+    architecture: dict[str, Any] = Field(
+        description="A transformers configuration: model_type and its fields (hidden_size, num_hidden_layers ...).",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    tokenizer: NewTokenizer = Field(default=NewTokenizer(vocab_size=2048), description="The tokenizer to train.")
+
+
+class ModelFrom(ApiModel):
+    """Where training starts. Exactly one field is set."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            exactly_one("uri", "versionRef", "serving", "config"),
+            rule("!has(self.digest) || has(self.uri)", "digest goes with uri", ".digest"),
+        )
+    )
+    uri: StorageUri | None = Field(None, description="Folder of a Hugging Face model (config, tokenizer, safetensors).")
+    digest: Digest | None = Field(None, description="Content digest of the folder at `uri`; checked before use.")
+    version_ref: ObjectRef | None = Field(None, description="A ModelVersion of this namespace.")
+    serving: ObjectRef | None = Field(None, description="The stable version of this InferenceService.")
+    config: NewModel | None = Field(None, description="No model yet: initialise one and train its tokenizer.")
+
+
+class ModelSpec(ApiModel):
+    """The model to train."""
+
+    from_: ModelFrom = Field(alias="from", description="Where training starts.")
+
+
+class Columns(ApiModel):
+    """Names of the columns that hold the parts of a row."""
+
+    prompt: Text | None = Field(None, description="Column with what the user says.")
+    completion: Text | None = Field(None, description="Column with what the model should answer.")
+    text: Text | None = Field(None, description="Column with plain text, for pretraining.")
+    messages: Text | None = Field(None, description="Column with a conversation: a list of role and content.")
+
+
+class DataSource(ApiModel):
+    """A file of rows."""
+
+    name: Name = Field(description="Name of the source; rows are traced by it.")
+    uri: StorageUri = Field(description="The file.")
+    format: Literal["csv", "jsonl", "parquet"] | None = Field(None, description="Its format; by its ending if absent.")
+    columns: Columns = Field(
+        default=Columns(),
+        description="Columns to read; by default those called prompt and completion, text or messages.",
+    )
+
+
+class DataStep(ApiModel):
+    """One cleaning step. Steps run in the order given."""
+
+    type: Literal["normalise", "filterLength", "dedupExact", "dedupNear"] = Field(description="What the step does.")
+    min_characters: int = Field(
+        1, ge=0, le=1_000_000, description="filterLength: rows with a shorter text are dropped."
+    )
+    max_characters: int = Field(
+        100_000, ge=1, le=10_000_000, description="filterLength: rows with a longer text are dropped."
+    )
+    threshold: Fraction = Field(
+        0.85, description="dedupNear: Jaccard similarity of character shingles above which a row is a copy."
+    )
+
+
+DEFAULT_STEPS = [DataStep(type="normalise"), DataStep(type="dedupExact"), DataStep(type="dedupNear")]
+
+
+class FeedbackData(ApiModel):
+    """Corrections that users gave to a service."""
+
+    service: Name = Field(description="InferenceService of this namespace.")
+    max_rows: int = Field(100_000, ge=1, le=10_000_000, description="At most this many rows, newest first.")
+    max_rows_per_user: int = Field(1000, ge=1, le=1_000_000, description="A cap on one user's share.")
+
+
+class Replay(ApiModel):
+    """Old rows mixed in, so that what was learned is kept."""
+
+    sources: list[DataSource] = Field(
+        min_length=1,
+        max_length=32,
+        description="The old rows.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    fraction: Fraction = Field(1.0, description="Share of the old training rows that is trained on again.")
+
+
+class DataSpec(ApiModel):
+    """What is trained on."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "size(self.sources) > 0 || has(self.feedback)",
+                "give at least one source, or feedback of a service",
+                ".sources",
+            )
+        )
+    )
+    sources: list[DataSource] = Field(
+        default=[],
+        max_length=32,
+        description="Files of rows.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    feedback: FeedbackData | None = Field(None, description="Rows from users' corrections.")
+    steps: list[DataStep] = Field(default=DEFAULT_STEPS, max_length=16, description="Cleaning steps, in order.")
+    replay: Replay | None = Field(None, description="Old rows to mix in.")
+    held_out_percent: int = Field(
+        10,
+        ge=0,
+        le=50,
+        description="Share of rows that no version of the family ever trains on; they feed the gates.",
+    )
+
+
+class Adapter(ApiModel):
+    """Parameter-efficient fine-tuning."""
+
+    type: Literal["none", "lora"] = Field("none", description="none trains all weights.")
+    r: int = Field(16, ge=1, le=1024, description="LoRA rank.")
+    lora_alpha: int = Field(32, ge=1, le=4096, description="LoRA scaling numerator.")
+    lora_dropout: Fraction = Field(0.0, description="Dropout on the adapter's input.")
+    target_modules: list[Annotated[str, Field(max_length=128)]] = Field(
+        default=["all-linear"], max_length=32, description="Modules that get an adapter."
+    )
+
+
+class TrainingSpec(ApiModel):
+    """How it is trained. Names as TRL and Hugging Face have them."""
+
+    method: Literal["pretrain", "sft"] = Field("sft", description="pretrain: next token on text. sft: on examples.")
+    adapter: Adapter = Field(default=Adapter(), description="Full weights, or LoRA.")
+    loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss (sft).")
+    num_train_epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")
+    max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Stop after so many steps, whatever the epochs."
+    )
+    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows a step, over all workers.")
+    per_device_train_batch_size: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="Rows a worker takes through the model at once; the rest is accumulated.",
+    )
+    learning_rate: float = Field(2e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field("cosine", description="Its course.")
+    warmup_ratio: Fraction = Field(0.03, description="Share of steps in which the rate rises.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")
+    max_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row may have; longer ones are cut.")
+    packing: bool = Field(False, description="Put several rows into one sequence of max_length tokens.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a fifth slower.")
+    bf16: bool = Field(False, description="Compute in bfloat16 with float32 master weights.")
+    save_steps: int = Field(100, ge=1, le=1_000_000, description="Steps between checkpoints: what a failure can cost.")
+    save_total_limit: int = Field(2, ge=1, le=100, description="Checkpoints that are kept.")
+    seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of order and initialisation.")
+
+
+class Compute(ApiModel):
+    """Where it is trained."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "self.gpusPerNode == 0 || self.workersPerNode == 1 || self.workersPerNode == self.gpusPerNode",
+                "leave workersPerNode at 1, or give one worker a GPU",
+                ".workersPerNode",
+            ),
+        )
+    )
+    nodes: int = Field(1, ge=1, le=512, description="Pods, each on a node of its own; the model is sharded over them.")
+    gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs a pod; 0 trains on CPU.")
+    workers_per_node: int = Field(1, ge=1, le=16, description="Training processes a pod on CPU; with GPUs one each.")
+    resources: Resources = Field(default=Resources(), description="Resources of each pod, GPUs aside.")
+    queue_name: Name | None = Field(None, description="Kueue queue that admits the pods.")
+    startup_timeout_seconds: int = Field(600, ge=10, le=86_400, description="All nodes must have joined by then.")
+    backoff_limit: int = Field(3, ge=0, le=100, description="Retries of each pod before the job fails.")
+    active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="The longest a stage may take.")
+
+
+class Evaluation(ApiModel):
+    """The gates that the version must pass."""
+
+    suites: list[SuiteSpec] = Field(
+        default=[],
+        max_length=16,
+        description="All are required.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class Output(ApiModel):
+    """What the version is called."""
+
+    family: Name = Field(description="Versions of a family replace each other; services follow a family.")
+
+
+class FineTuneJobSpec(ApiModel):
+    """Desired training."""
+
+    IMMUTABLE_BUT: ClassVar[tuple[str, ...]] = ("suspend",)
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "self.training.method == 'pretrain' || !has(self.model.from.config)",
+                "model.from.config needs training.method: pretrain",
+                ".training.method",
+            ),
+            rule(
+                "self.training.adapter.type == 'none' || !has(self.model.from.config)",
+                "an adapter needs trained weights below it: leave it out with model.from.config",
+                ".training.adapter",
+            ),
+        )
+    )
+    model: ModelSpec = Field(description="The model to train.")
+    data: DataSpec = Field(description="What is trained on.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="How it is trained.")
+    compute: Compute = Field(default=Compute(), description="Where it is trained.")
+    storage: StorageUri = Field(description="Folder for data, checkpoints and versions.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="The gates of the version.")
+    output: Output = Field(description="What the version is called.")
+    pod_overrides: PodOverrides = Field(default=PodOverrides(), description="What a platform sets on the pods.")
+    suspend: bool = Field(False, description="Stop and keep the checkpoints; false resumes from the last one.")
+
+
+class Progress(ApiModel):
+    """How far training has come. For people: it decides nothing."""
+
+    step: int = Field(0, description="Optimiser steps done.")
+    total_steps: int = Field(0, description="Steps in all.")
+    percent: int = Field(0, description="Share done, in percent.")
+    eta_seconds: int | None = Field(None, description="Seconds left at the present pace.")
+    loss: str | None = Field(None, max_length=32, description="Mean loss per token of the last steps.")
+    tokens_per_second: int | None = Field(None, description="Tokens a second over all workers.")
+    eta: str | None = Field(None, max_length=32, description="The same for people: 1h05m.")
+    updated: Timestamp | None = Field(None, description="When this was read.")
+
+
+class PlanStatus(ApiModel):
+    """How the model is spread, and what it takes."""
+
+    strategy: str = Field(max_length=63, description="How parameters are spread over the workers.")
+    world_size: int = Field(description="Training processes in all.")
+    parameters: int = Field(description="Parameters of the model.")
+    trainable_parameters: int = Field(description="Parameters that are trained.")
+    total_steps: int = Field(description="Optimiser steps.")
+    gradient_accumulation_steps: int = Field(description="Forward passes a step on each worker.")
+    memory_bytes_per_worker: dict[str, int] = Field(
+        default={},
+        max_length=16,
+        description="Estimate: weights, gradients, optimizer, activations, logits, total.",
+    )
+    available_bytes_per_worker: int | None = Field(None, description="What the pod's limit leaves a worker.")
+
+
+class DataStatus(ApiModel):
+    """What prepare found."""
+
+    uri: StorageUri = Field(description="Where the prepared rows lie.")
+    digest: Digest = Field(description="Their digest.")
+    train_rows: int = Field(description="Rows that are trained on.")
+    held_out_rows: int = Field(description="Rows that never are.")
+    feedback_rows: int = Field(0, description="Training rows that came from feedback.")
+    replay_rows: int = Field(0, description="Training rows that are replayed.")
+    dropped_rows: int = Field(0, description="Rows that cleaning removed.")
+    tokens: int = Field(0, description="Tokens in the training rows.")
+
+
+FineTuneJobPhase = Literal["Pending", "Preparing", "Planning", "Training", "Suspended", "Succeeded", "Failed"]
+
+
+class FineTuneJobStatus(ApiModel):
+    """What was seen last."""
+
+    observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
+    phase: FineTuneJobPhase | None = Field(None, description="Where the job is.")
+    conditions: list[Condition] = Field(
+        default=[],
+        max_length=16,
+        description="See docs/conditions.md.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    data: DataStatus | None = Field(None, description="What prepare found.")
+    plan: PlanStatus | None = Field(None, description="How the model is spread, and what it takes.")
+    progress: Progress | None = Field(None, description="How far training has come.")
+    attempt: int = Field(0, description="How often the train stage was started by suspend and resume.")
+    version: Name | None = Field(None, description="The ModelVersion that came of it.")
+    started: Timestamp | None = Field(None, description="When work began.")
+    finished: Timestamp | None = Field(None, description="When the job ended.")
+
+
+class FineTuneJob(ApiModel):
+    """Fine-tunes (or pretrains) a language model and leaves a ModelVersion."""
+
+    KIND: ClassVar[str] = "FineTuneJob"
+    PLURAL: ClassVar[str] = "finetunejobs"
+    SHORT_NAMES: ClassVar[tuple[str, ...]] = ("ftj",)
+    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("Phase", "string", ".status.phase"),
+        ("Progress", "integer", ".status.progress.percent"),
+        ("ETA", "string", ".status.progress.eta"),
+        ("Loss", "string", ".status.progress.loss"),
+        ("Nodes", "integer", ".spec.compute.nodes"),
+        ("Version", "string", ".status.version"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+    spec: FineTuneJobSpec = Field(description="Desired training.")
+    status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="What was seen last.")

@@ -1,0 +1,308 @@
+"""InferenceService: serves a family's best version, watches it, and has it retrained."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from driftloop.api.base import (
+    ApiModel,
+    Condition,
+    Digest,
+    Fraction,
+    Name,
+    PodOverrides,
+    Resources,
+    StorageUri,
+    Text,
+    Timestamp,
+    cel,
+    rule,
+)
+from driftloop.api.finetunejob import FineTuneJobSpec
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class ServedModel(ApiModel):
+    """Which version is served."""
+
+    family: Name = Field(description="The last Approved version of this family is rolled out.")
+    version: Name | None = Field(None, description="Pin: serve this ModelVersion and no other.")
+
+
+class Engine(ApiModel):
+    """What runs the model."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule("self.type != 'vllm' || has(self.image)", "engine.type vllm needs an image", ".image")
+        )
+    )
+    type: Literal["transformers", "vllm"] = Field("transformers", description="The engine behind the proxy.")
+    image: Text | None = Field(None, description="Its image; Driftloop's own server image for transformers if absent.")
+    args: list[Annotated[str, Field(max_length=512)]] = Field(
+        default=[], max_length=64, description="Further arguments of the engine."
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, le=10_485_760, description="Context length; the model's own if absent."
+    )
+    max_num_seqs: int = Field(32, ge=1, le=4096, description="Requests that are batched together.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the weights.")
+    gpus: int = Field(0, ge=0, le=16, description="GPUs a pod.")
+    resources: Resources = Field(default=Resources(), description="Resources of the engine, GPUs aside.")
+
+
+class Canary(ApiModel):
+    """How a new revision is tried."""
+
+    min_requests: int = Field(
+        50, ge=1, le=10_000_000, description="Requests that each arm must have had before a verdict."
+    )
+    min_seconds: int = Field(30, ge=0, le=604_800, description="The shortest analysis.")
+    max_seconds: int = Field(
+        3600, ge=10, le=2_592_000, description="Without enough requests by then the rollout pauses."
+    )
+    max_error_rate_increase: Fraction = Field(
+        0.01, description="More failed requests than stable by this share: roll back."
+    )
+    max_latency_ratio: float = Field(
+        1.5, ge=1, le=100, description="p95 latency against stable's; above it: roll back."
+    )
+    max_negative_feedback_increase: Fraction = Field(
+        0.1, description="More negative feedback than stable by this share: roll back."
+    )
+    progress_deadline_seconds: int = Field(600, ge=30, le=86_400, description="The candidate must be Ready by then.")
+
+
+class FeedbackSpec(ApiModel):
+    """Where users' corrections go. They are taken on a port of their own, with a token of their own."""
+
+    storage: StorageUri = Field(description="Folder for the corrections.")
+    retention_days: int = Field(90, ge=1, le=3650, description="Corrections are not used after so many days.")
+    max_per_user_per_hour: int = Field(600, ge=1, le=1_000_000, description="More from one user is refused.")
+
+
+class Drift(ApiModel):
+    """How drift is watched."""
+
+    enabled: bool = Field(True, description="Watch this service.")
+    false_alarms_per_month: Fraction = Field(
+        0.01, description="The budget: chance of a false alarm in 72,000 requests."
+    )
+    tolerance: Fraction = Field(0.05, description="Smallest change of a bin's share that counts as drift.")
+    baseline_requests: int = Field(
+        300,
+        ge=50,
+        le=1_000_000,
+        description="First requests of a promoted version: what they look like is normal.",
+    )
+
+
+class RetrainingTrigger(ApiModel):
+    """An alert of others that starts retraining too."""
+
+    alertname: Text = Field(description="Value of the label alertname.")
+    labels: dict[str, str] = Field(default={}, max_length=16, description="Labels the alert must carry besides.")
+
+
+class JobTemplateMetadata(ApiModel):
+    """Labels and annotations of the job."""
+
+    labels: dict[str, str] = Field(default={}, max_length=32, description="Labels of the job.")
+    annotations: dict[str, str] = Field(default={}, max_length=32, description="Annotations of the job.")
+
+
+class JobTemplate(ApiModel):
+    """The FineTuneJob to create."""
+
+    metadata: JobTemplateMetadata = Field(default=JobTemplateMetadata(), description="Labels and annotations.")
+    spec: FineTuneJobSpec = Field(description="Its spec.")
+
+
+class Retraining(ApiModel):
+    """When a new version is trained."""
+
+    approval: Literal["manual", "automatic"] = Field(
+        "manual",
+        description="manual: the annotation driftloop.dev/approve-retraining with the proposal's name starts it.",
+    )
+    triggers: list[RetrainingTrigger] = Field(default=[], max_length=32, description="Others' alerts that trigger too.")
+    max_age_seconds: int | None = Field(None, ge=60, le=315_360_000, description="Retrain a version as old as this.")
+    cooldown_seconds: int = Field(
+        3600, ge=0, le=31_536_000, description="Rest between two retrainings; a rejection doubles it."
+    )
+    min_samples: int = Field(
+        500, ge=1, le=100_000_000, description="Eligible corrections since the change that are needed."
+    )
+    max_rejections: int = Field(3, ge=1, le=100, description="Rejected candidates in a row after which it stops.")
+    max_jobs_per_day: int = Field(4, ge=1, le=1000, description="The budget.")
+    job_template: JobTemplate = Field(description="The FineTuneJob to create.")
+
+
+class InferenceServiceSpec(ApiModel):
+    """Desired service."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "!has(self.retraining) || self.retraining.jobTemplate.spec.output.family == self.model.family",
+                "retraining.jobTemplate.spec.output.family must be model.family",
+                ".retraining.jobTemplate.spec.output.family",
+            ),
+        )
+    )
+    model: ServedModel = Field(description="Which version is served.")
+    engine: Engine = Field(default=Engine(), description="What runs the model.")
+    replicas: int = Field(1, ge=0, le=1000, description="Pods of the service.")
+    drain_seconds: int = Field(30, ge=1, le=3600, description="How long a stopping pod may finish its streams.")
+    canary: Canary = Field(default=Canary(), description="How a new revision is tried.")
+    feedback: FeedbackSpec | None = Field(None, description="Take users' corrections.")
+    drift: Drift = Field(default=Drift(), description="How drift is watched.")
+    retraining: Retraining | None = Field(None, description="When a new version is trained.")
+    pod_overrides: PodOverrides = Field(default=PodOverrides(), description="What a platform sets on the pods.")
+
+
+class RevisionStatus(ApiModel):
+    """One revision: a version with its engine, images and settings."""
+
+    revision: str = Field(max_length=63, description="Hash of all that makes the pods what they are.")
+    version: Name = Field(description="The ModelVersion.")
+    digest: Digest | None = Field(None, description="Its artefact's digest.")
+    replicas: int = Field(0, description="Pods wanted.")
+    ready_replicas: int = Field(0, description="Pods ready.")
+    since: Timestamp | None = Field(None, description="When it took this role.")
+
+
+class Analysis(ApiModel):
+    """The two arms of a canary, at the same time."""
+
+    started: Timestamp | None = Field(None, description="When both arms were ready.")
+    stable_requests: int = Field(0, description="Requests of the stable arm since then.")
+    candidate_requests: int = Field(0, description="Requests of the candidate arm since then.")
+    stable_error_rate: str | None = Field(None, max_length=16, description="Share of failed requests.")
+    candidate_error_rate: str | None = Field(None, max_length=16, description="Share of failed requests.")
+    stable_latency: str | None = Field(None, max_length=16, description="p95 in seconds.")
+    candidate_latency: str | None = Field(None, max_length=16, description="p95 in seconds.")
+    stable_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
+    candidate_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
+    verdict: Literal["Running", "Paused", "Promote", "RollBack"] | None = Field(None, description="What was decided.")
+    message: str | None = Field(None, max_length=1024, description="Why.")
+
+
+class ReferenceSignal(ApiModel):
+    """What is normal for one signal."""
+
+    signal: str = Field(max_length=32, description="Name of the signal.")
+    counts: list[int] = Field(max_length=32, description="Requests a bin, in the order of the bins.")
+
+
+class DriftStatus(ApiModel):
+    """The detector's state. One write holds evidence and the time up to which counters were consumed."""
+
+    version: Name | None = Field(None, description="The version this evidence is about.")
+    consumed_until: Timestamp | None = Field(None, description="Counters were read up to here.")
+    requests: int = Field(0, description="Requests judged since the baseline.")
+    evidence: dict[str, str] = Field(
+        default={}, max_length=16, description="State of the detector a signal, as decimal strings."
+    )
+    log_evidence: str | None = Field(None, max_length=16, description="Combined evidence, natural logarithm.")
+    threshold: str | None = Field(None, max_length=16, description="Alarm above this.")
+    baseline: list[ReferenceSignal] = Field(
+        default=[], max_length=16, description="What the first requests looked like."
+    )
+    first_baseline: list[ReferenceSignal] = Field(
+        default=[], max_length=16, description="The first baseline ever, for the long view."
+    )
+    alarm: bool = Field(False, description="Evidence is above the threshold.")
+    change_point: Timestamp | None = Field(None, description="When the change began, as estimated.")
+    message: str | None = Field(None, max_length=512, description="What drifted.")
+
+
+class AlertRecord(ApiModel):
+    """An alert that was recorded, by whichever replica. Written by a field manager of its own."""
+
+    key: str = Field(max_length=128, description="Fingerprint and start of the alert.")
+    alertname: Text = Field(description="Its name.")
+    started: Timestamp = Field(description="When it began to fire.")
+    received: Timestamp = Field(description="When it was recorded.")
+    source: Literal["Webhook", "Poll"] = Field(description="How it came.")
+
+
+class RetrainingStatus(ApiModel):
+    """Where retraining stands."""
+
+    state: Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"] | None = Field(
+        None, description="What it is doing."
+    )
+    message: str | None = Field(None, max_length=512, description="Waiting: 212/500 samples, and the like.")
+    trigger: Literal["Drift", "Alert", "MaxAge"] | None = Field(None, description="What asks for it.")
+    alert_key: str | None = Field(None, max_length=128, description="The alert that asks for it.")
+    since: Timestamp | None = Field(None, description="When it was first asked for.")
+    samples: int = Field(0, description="Eligible corrections since the change.")
+    samples_needed: int = Field(0, description="Corrections that are needed.")
+    proposal: Name | None = Field(None, description="Name of the job that would be, or was, created.")
+    job: Name | None = Field(None, description="The job in flight.")
+    ordinal: int = Field(0, description="Retrainings started for this stable version.")
+    rejections: int = Field(0, description="Rejected candidates in a row.")
+    last_finished: Timestamp | None = Field(None, description="When the last one ended.")
+    handled_alerts: list[Annotated[str, Field(max_length=128)]] = Field(
+        default=[], max_length=64, description="Alerts that led to a job already."
+    )
+
+
+class InferenceServiceStatus(ApiModel):
+    """What was seen last."""
+
+    observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
+    phase: Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"] | None = Field(
+        None, description="Where the service is."
+    )
+    conditions: list[Condition] = Field(
+        default=[],
+        max_length=16,
+        description="See docs/conditions.md.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    url: Text | None = Field(None, description="Where it is served, in the cluster.")
+    stable: RevisionStatus | None = Field(None, description="The revision that serves.")
+    candidate: RevisionStatus | None = Field(None, description="The revision that is tried.")
+    traffic: str | None = Field(None, max_length=32, description="Percent of stable/candidate.")
+    analysis: Analysis | None = Field(None, description="The running or last canary.")
+    failed_revisions: list[Annotated[str, Field(max_length=63)]] = Field(
+        default=[],
+        max_length=32,
+        description="Rolled back; not tried again until the annotation driftloop.dev/retry names it.",
+    )
+    drift: DriftStatus | None = Field(None, description="The detector.")
+    retraining: RetrainingStatus | None = Field(None, description="Where retraining stands.")
+    alerts: list[AlertRecord] = Field(
+        default=[],
+        max_length=64,
+        description="Alerts recorded.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"]},
+    )
+    replicas: int = Field(0, description="Pods of the service.")
+    selector: str | None = Field(
+        None, max_length=256, description="Label selector of the pods, for the scale subresource."
+    )
+
+
+class InferenceService(ApiModel):
+    """Serves the best version of a family, and closes the loop."""
+
+    KIND: ClassVar[str] = "InferenceService"
+    PLURAL: ClassVar[str] = "inferenceservices"
+    SHORT_NAMES: ClassVar[tuple[str, ...]] = ("dlsvc",)
+    COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (
+        ("Phase", "string", ".status.phase"),
+        ("Stable", "string", ".status.stable.version"),
+        ("Candidate", "string", ".status.candidate.version"),
+        ("Traffic", "string", ".status.traffic"),
+        ("Drift", "boolean", ".status.drift.alarm"),
+        ("Retraining", "string", ".status.retraining.message"),
+        ("URL", "string", ".status.url"),
+        ("Age", "date", ".metadata.creationTimestamp"),
+    )
+    SCALE: ClassVar[tuple[str, str, str]] = (".spec.replicas", ".status.replicas", ".status.selector")
+    spec: InferenceServiceSpec = Field(description="Desired service.")
+    status: InferenceServiceStatus = Field(default=InferenceServiceStatus(), description="What was seen last.")

@@ -1,0 +1,91 @@
+"""The manifest of a folder in storage: what lies in it, and one digest for all of it.
+
+The digest covers content alone (paths and bytes). Provenance may lie beside the manifest and does not change it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+
+from driftloop.api.base import ApiModel, Digest
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+class ManifestError(ValueError):
+    """A folder is not what its manifest, or the digest asked for, says."""
+
+
+class ManifestEntry(ApiModel):
+    """One file: path relative to the folder, size in bytes, hex sha256."""
+
+    path: str = Field(max_length=1024, pattern=r"^[^/.][^\0]*$")
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(ApiModel):
+    """The files of a folder, sorted by path."""
+
+    version: int = 1
+    files: list[ManifestEntry] = Field(max_length=100_000)
+
+    @property
+    def digest(self) -> Digest:
+        """`sha256:` and the hash of the sorted lines `sha256 size path`."""
+        lines = "".join(f"{f.sha256} {f.size} {f.path}\n" for f in sorted(self.files, key=lambda f: f.path))
+        return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Read every file below `folder` (its manifest and hidden files aside)."""
+        paths = sorted(p for p in folder.rglob("*") if p.is_file() and _counts(p.relative_to(folder)))
+        return cls(files=[_entry(folder, path) for path in paths])
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The manifest lying in `folder`. Raises ManifestError when there is none or it does not parse."""
+        try:
+            return cls.model_validate_json((folder / MANIFEST).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ManifestError(f"{folder.name}: no readable {MANIFEST}: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Put it into `folder`, last: a folder with a manifest is whole."""
+        text = json.dumps(self.dump() | {"digest": self.digest}, indent=1)
+        staged = folder / f".{MANIFEST}"
+        staged.write_text(text + "\n")
+        staged.rename(folder / MANIFEST)
+
+    def verify(self, folder: Path, digest: Digest | None = None) -> None:
+        """Check every byte of `folder`, and that the whole has `digest`. Raises ManifestError."""
+        if digest is not None and digest != self.digest:
+            raise ManifestError(f"digest is {self.digest}, expected {digest}: the folder was changed or is another one")
+        for entry in self.files:
+            path = folder / entry.path
+            if not path.is_file():
+                raise ManifestError(f"{entry.path} is missing")
+            if path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
+                raise ManifestError(f"{entry.path} does not have the content that the manifest promises")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def _counts(relative: Path) -> bool:
+    return relative.as_posix() != MANIFEST and not any(part.startswith(".") for part in relative.parts)
+
+
+def _entry(folder: Path, path: Path) -> ManifestEntry:
+    name = path.relative_to(folder).as_posix()
+    return ManifestEntry(path=name, size=path.stat().st_size, sha256=file_sha256(path))

@@ -1,0 +1,69 @@
+"""Names that both sides of a contract spell: labels, ports, paths, metrics, exit codes."""
+
+from driftloop.api.base import GROUP
+
+# Labels and annotations.
+JOB = f"{GROUP}/job"  # name of the FineTuneJob
+STAGE = f"{GROUP}/stage"  # prepare | train | evaluate | serve
+VERSION = f"{GROUP}/version"  # name of the ModelVersion
+FAMILY = f"{GROUP}/family"
+SERVICE = f"{GROUP}/service"  # name of the InferenceService
+REVISION = f"{GROUP}/revision"
+ROLE = f"{GROUP}/role"  # stable | candidate, on Deployments
+IN_USE = f"{GROUP}/in-use"  # on ModelVersions: deletion is refused
+APPROVE = f"{GROUP}/approve-retraining"  # annotation: name of the proposal
+RETRY = f"{GROUP}/retry"  # annotation: a failed revision to try again
+TRIGGER = f"{GROUP}/trigger"  # annotation on a FineTuneJob: the Trigger as JSON
+ALERT_NAME = "DriftloopModelDrift"
+
+# Ports of a serving pod. In an evaluation pod the baseline's are 100 higher.
+ENGINE_PORT = 8000  # loopback only
+API_PORT = 8080
+FEEDBACK_PORT = 8081
+METRICS_PORT = 9090  # also /healthz and /readyz
+BASELINE_OFFSET = 100
+
+# Paths in the pods.
+TERMINATION_LOG = "/dev/termination-log"
+VOLUMES = "/volumes"  # pvc://claim/path is /volumes/claim/path
+MODEL_DIR = "/model"
+SCRATCH_DIR = "/tmp"  # noqa: S108 - a memory volume of the pod's own
+
+# Environment of the pods.
+TASK_ENV = "DRIFTLOOP_TASK"
+TASK_FILE_ENV = "DRIFTLOOP_TASK_FILE"  # a document too large for the environment lies in this file
+VOLUMES_ENV = "DRIFTLOOP_VOLUMES"  # another root than VOLUMES, for runs outside a pod
+TERMINATION_ENV = "DRIFTLOOP_TERMINATION_LOG"  # another path than TERMINATION_LOG, likewise
+
+# Exit codes.
+EXIT_DONE = 0
+EXIT_RETRY = 75  # EX_TEMPFAIL
+EXIT_BAD_INPUT = 78  # EX_CONFIG: never retried
+
+
+class Metric:
+    """Metric names. Labels are listed beside each."""
+
+    # Trainer, on METRICS_PORT of pod index 0: no labels.
+    TRAIN_STEP = "driftloop_training_step"
+    TRAIN_TOTAL_STEPS = "driftloop_training_total_steps"
+    TRAIN_LOSS = "driftloop_training_loss"
+    TRAIN_TOKENS_PER_SECOND = "driftloop_training_tokens_per_second"
+    TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
+
+    # Proxy: every series carries inference_service, revision, model_version.
+    REQUESTS = "driftloop_requests_total"  # + route, code
+    LATENCY = "driftloop_request_duration_seconds"  # histogram, + route
+    FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction
+    FEEDBACK_ELIGIBLE = "driftloop_feedback_eligible_total"  # + side: train | heldOut
+    DRIFT_BIN = "driftloop_drift_bin_total"  # counter, + signal, bin (00, 01 ...)
+    DRIFT_REFERENCE = "driftloop_drift_reference_mass"  # gauge, + signal, bin
+    DRIFT_REFERENCE_ROWS = "driftloop_drift_reference_rows"  # gauge: rows behind the reference masses
+
+    # Operator: inference_namespace, inference_service.
+    DRIFT_LOG_EVIDENCE = "driftloop_drift_log_evidence"
+    DRIFT_THRESHOLD = "driftloop_drift_log_evidence_threshold"
+    DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
+
+
+SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; feedback is the fourth, from FEEDBACK

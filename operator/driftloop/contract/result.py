@@ -1,0 +1,151 @@
+"""pod -> operator, at the end: one versioned JSON document of at most 4,096 bytes as termination message.
+
+The same document is written to storage, so that a stage run again finds its output and emits it anew.
+Unknown fields are ignored, every field is bounded.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from driftloop.api.base import ApiModel, Digest
+from driftloop.contract.names import TERMINATION_ENV, TERMINATION_LOG
+
+RESULT_VERSION = 1
+MAX_BYTES = 4096
+Count = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class ModelFacts(ApiModel):
+    """What the plan needs to know of the model; sizes in elements."""
+
+    model_type: str = Field(max_length=64)
+    parameters: Count
+    trainable_parameters: Count
+    embedding_parameters: Count = 0
+    largest_layer_parameters: Count = 0
+    num_layers: Count
+    hidden_size: Count
+    intermediate_size: Count = 0
+    num_attention_heads: Count = 0
+    vocab_size: Count
+    max_position_embeddings: Count
+    tied_embeddings: bool = False
+
+
+class SuiteItems(ApiModel):
+    """The items that prepare wrote for a suite."""
+
+    name: str = Field(max_length=63)
+    uri: str = Field(max_length=512)
+    digest: Digest  # sha256 of the file
+    items: Count
+
+
+class PrepareResult(ApiModel):
+    """Prepared data."""
+
+    kind: Literal["Prepare"] = "Prepare"
+    result_version: int = RESULT_VERSION
+    uri: str = Field(max_length=512)
+    digest: Digest
+    train_rows: Count
+    held_out_rows: Count
+    feedback_rows: Count = 0
+    replay_rows: Count = 0
+    dropped_rows: Count = 0
+    tokens: Count
+    trained_tokens: Count  # tokens that count in the loss
+    longest_row_tokens: Count
+    model_uri: str | None = Field(None, max_length=512)  # prepare initialised a new model's folder here
+    model_digest: Digest | None = None
+    tokenizer_digest: Digest
+    model: ModelFacts
+    suites: list[SuiteItems] = Field(default=[], max_length=16)
+
+
+class TrainResult(ApiModel):
+    """A trained model."""
+
+    kind: Literal["Train"] = "Train"
+    result_version: int = RESULT_VERSION
+    uri: str = Field(max_length=512)
+    digest: Digest
+    steps: Count
+    loss: float
+    tokens_per_second: float
+    world_size: Count
+    nodes: Count
+    seconds: float
+    resumed_from_step: Count = 0
+    restarts: Count = 0
+
+
+class SuiteResult(ApiModel):
+    """Paired answers on one suite. Standard errors are of the mean, clustered by item cluster."""
+
+    name: str = Field(max_length=63)
+    items: Count
+    clusters: Count
+    correct: Count
+    standard_error: float = Field(ge=0)  # of the candidate's accuracy
+    baseline_correct: Count | None = None
+    gained: Count | None = None  # candidate right, baseline wrong
+    lost: Count | None = None  # candidate wrong, baseline right
+    difference_standard_error: float | None = None  # of the paired difference
+    errors: Count = 0  # items that could not be answered; they count as wrong
+
+
+class ApiCheck(ApiModel):
+    """The API contract, tested by being used."""
+
+    passed: Count
+    failed: list[Annotated[str, Field(max_length=160)]] = Field(default=[], max_length=8)
+
+
+class EvaluateResult(ApiModel):
+    """What the client of the serving pod found."""
+
+    kind: Literal["Evaluate"] = "Evaluate"
+    result_version: int = RESULT_VERSION
+    uri: str = Field(max_length=512)
+    digest: Digest
+    candidate_digest: Digest
+    baseline_digest: Digest | None = None
+    api: ApiCheck
+    suites: list[SuiteResult] = Field(max_length=16)
+    engine: str = Field("", max_length=128)
+
+
+class StageError(ApiModel):
+    """Why a stage ended without a result. `reason` is CamelCase, `message` says what to fix."""
+
+    kind: Literal["Error"] = "Error"
+    result_version: int = RESULT_VERSION
+    reason: str = Field(max_length=63)
+    message: str = Field(max_length=2048)
+
+
+Result = Annotated[PrepareResult | TrainResult | EvaluateResult | StageError, Field(discriminator="kind")]
+AnyResult = PrepareResult | TrainResult | EvaluateResult | StageError
+_ADAPTER: TypeAdapter[AnyResult] = TypeAdapter(Result)
+
+
+def encode(result: AnyResult) -> str:
+    """The document. Raises ValueError above 4,096 bytes: a kubelet would cut it."""
+    document = result.model_dump_json(by_alias=True, exclude_none=True)
+    if len(document.encode()) > MAX_BYTES:
+        raise ValueError(f"result of {len(document.encode())} bytes, a termination message holds {MAX_BYTES}")
+    return document
+
+
+def decode(document: str) -> AnyResult:
+    """Raises pydantic.ValidationError: the operator reports it and never guesses."""
+    return _ADAPTER.validate_json(document)
+
+
+def emit(result: AnyResult) -> None:
+    """Write the termination message of this pod."""
+    Path(os.environ.get(TERMINATION_ENV, TERMINATION_LOG)).write_text(encode(result))

@@ -1,0 +1,164 @@
+"""operator -> pod: one versioned JSON document in the environment variable DRIFTLOOP_TASK.
+
+`$` is written as \\u0024, since Kubernetes expands `$(X)` and `$$` in a container's environment.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from driftloop.api.base import ApiModel, Digest, SuiteSpec
+from driftloop.api.finetunejob import DataSpec, NewModel, TrainingSpec
+from driftloop.api.modelversion import Lineage
+from driftloop.contract.names import (
+    API_PORT,
+    ENGINE_PORT,
+    FEEDBACK_PORT,
+    METRICS_PORT,
+    MODEL_DIR,
+    TASK_ENV,
+    TASK_FILE_ENV,
+)
+
+TASK_VERSION = 1
+MAX_ENV_BYTES = 64 * 1024
+
+
+class ModelSource(ApiModel):
+    """Where training starts: a folder, or a model to initialise. Exactly one of `uri` and `new`."""
+
+    uri: str | None = None
+    digest: Digest | None = None
+    new: NewModel | None = None
+
+
+class FeedbackSource(ApiModel):
+    """Where a service's feedback segments lie: `uri/version/pod/sequence.jsonl`."""
+
+    uri: str
+    max_rows: int = 100_000
+    max_rows_per_user: int = 1000
+
+
+class PrepareTask(ApiModel):
+    """Clean, divide, tokenise; leave a folder with manifest.json at `output`."""
+
+    kind: Literal["Prepare"] = "Prepare"
+    task_version: int = TASK_VERSION
+    job: str
+    job_uid: str
+    family: str
+    model: ModelSource
+    data: DataSpec
+    feedback: FeedbackSource | None = None  # the resolved data.feedback
+    training: TrainingSpec
+    suites: tuple[SuiteSpec, ...] = ()  # those with `items` get their file written
+    storage: str  # spec.storage; output goes to storage/prepared/<job uid>
+    output: str
+
+
+class TrainTask(ApiModel):
+    """Train on a prepared folder; leave the model folder at `output`."""
+
+    kind: Literal["Train"] = "Train"
+    task_version: int = TASK_VERSION
+    job: str
+    job_uid: str  # the run's name: a new pod resumes from its last checkpoint
+    family: str
+    model: ModelSource
+    data_uri: str
+    data_digest: Digest
+    training: TrainingSpec
+    nodes: int
+    workers_per_node: int  # training processes a pod
+    gpus_per_node: int
+    gradient_accumulation_steps: int
+    per_device_train_batch_size: int
+    total_steps: int
+    head: str  # stable DNS name of pod index 0
+    startup_timeout_seconds: int
+    backoff_limit: int
+    attempt: int  # rises with suspend and resume
+    runs: str  # checkpoints: runs/<...>
+    output: str
+    lineage: Lineage
+
+
+class EvaluationArm(ApiModel):
+    """One served model, reached over HTTP in the same pod."""
+
+    version: str
+    digest: Digest
+    url: str  # http://127.0.0.1:8080
+    ready_url: str  # http://127.0.0.1:9090/readyz
+
+
+class EvaluateTask(ApiModel):
+    """Ask every arm every item; leave answers and statistics at `output`."""
+
+    kind: Literal["Evaluate"] = "Evaluate"
+    task_version: int = TASK_VERSION
+    family: str
+    candidate: EvaluationArm
+    baseline: EvaluationArm | None = None
+    suites: list[SuiteSpec]  # each with `uri`
+    max_tokens: int = 32
+    concurrency: int = 8
+    startup_timeout_seconds: int = 600
+    output: str
+
+
+class ServeTask(ApiModel):
+    """What fetch, engine and proxy of one serving pod need; each reads its own part."""
+
+    kind: Literal["Serve"] = "Serve"
+    task_version: int = TASK_VERSION
+    namespace: str
+    service: str  # name in /v1/models and label inference_service
+    service_uid: str
+    family: str
+    version: str
+    revision: str
+    artefact_uri: str
+    artefact_digest: Digest
+    model_dir: str = MODEL_DIR
+    engine_type: Literal["transformers", "vllm"] = "transformers"
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    dtype: str = "auto"
+    drain_seconds: int = 30
+    feedback_uri: str | None = None  # None: no feedback is taken
+    feedback_max_per_user_per_hour: int = 600
+    feedback_retention_days: int = 90
+    held_out_percent: int = 10
+    engine_port: int = ENGINE_PORT
+    api_port: int = API_PORT
+    feedback_port: int = FEEDBACK_PORT
+    metrics_port: int = METRICS_PORT
+
+
+Task = Annotated[PrepareTask | TrainTask | EvaluateTask | ServeTask, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[PrepareTask | TrainTask | EvaluateTask | ServeTask] = TypeAdapter(Task)
+
+__all__ = ["EvaluateTask", "PrepareTask", "ServeTask", "Task", "TrainTask", "decode", "encode", "from_environment"]
+
+
+def encode(task: PrepareTask | TrainTask | EvaluateTask | ServeTask) -> str:
+    """The document for the environment; it holds no `$`."""
+    return task.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
+
+
+def decode(document: str | bytes) -> PrepareTask | TrainTask | EvaluateTask | ServeTask:
+    """Raises pydantic.ValidationError with the field's name."""
+    return _ADAPTER.validate_json(document)
+
+
+def from_environment() -> PrepareTask | TrainTask | EvaluateTask | ServeTask:
+    """The task of this process, from DRIFTLOOP_TASK or the file that DRIFTLOOP_TASK_FILE names."""
+    if document := os.environ.get(TASK_ENV):
+        return decode(document)
+    if path := os.environ.get(TASK_FILE_ENV):
+        return decode(Path(path).read_bytes())
+    raise SystemExit(f"set {TASK_ENV} or {TASK_FILE_ENV} to a task document")

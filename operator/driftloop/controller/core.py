@@ -1,0 +1,109 @@
+"""The vocabulary of reconciling: observe everything, decide purely, execute a plan.
+
+A decider is a pure function `decide(observed, settings, now) -> Plan`. It reads no clock, no network and no cache;
+whatever it needs is in `observed`. The runtime executes the plan in order and stops at the first failure:
+the next reconcile observes again, so every prefix of a plan must be a state to go on from.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Obj = dict[str, Any]  # a Kubernetes object as JSON
+
+
+class Key(NamedTuple):
+    """One custom resource."""
+
+    kind: str  # FineTuneJob | ModelVersion | InferenceService
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create once and never touch again (Jobs, Secrets, ModelVersions, FineTuneJobs).
+
+    That the object exists already is success when it is the parent's own (same controller UID,
+    or for ownerless ModelVersions the same lineage); else the runtime raises NameTaken.
+    """
+
+    body: Obj
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply, never forced over a foreign field manager (Deployments, Services, NetworkPolicies ...)."""
+
+    body: Obj
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete one object, by name and UID, with its dependants in the background. Not found is success."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """Set (or with None remove) labels of a custom resource of ours: `in-use` on a ModelVersion."""
+
+    key: Key
+    labels: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class FailPod:
+    """Set the phase of a pod that is Terminating on a lost node to Failed, as the pod garbage collector would.
+
+    Without it the Job waits for ever: its tracking finalizer holds the pod while its phase isn't Failed.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    message: str
+
+
+Action = Create | Apply | Delete | Label | FailPod
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event on the reconciled object."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do. `status` is the whole wanted status (None: leave it), written only when it differs."""
+
+    actions: tuple[Action, ...] = ()
+    status: Obj | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None  # seconds
+
+
+class NameTaken(Exception):
+    """An object of the wanted name exists and belongs to somebody else."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The operator's configuration, from flags and environment."""
+
+    trainer_image: str
+    server_image: str
+    namespaces: tuple[str, ...] = ()  # empty: all
+    image_pull_policy: str = "IfNotPresent"
+    prometheus_url: str | None = None
+    alertmanager_urls: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    labels: dict[str, str] = field(default_factory=dict)  # added to every child

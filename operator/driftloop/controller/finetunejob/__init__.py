@@ -1,0 +1,1 @@
+"""FineTuneJob: prepare, plan, train, hand over a ModelVersion."""

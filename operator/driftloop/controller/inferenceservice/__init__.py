@@ -1,0 +1,1 @@
+"""InferenceService: revisions, canary, drift, retraining."""

@@ -1,0 +1,1 @@
+"""ModelVersion: evaluate, judge by the gates."""

@@ -1,0 +1,1 @@
+"""Pod templates: pure functions from a task to objects."""

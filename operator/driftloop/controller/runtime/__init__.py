@@ -1,0 +1,1 @@
+"""Everything that touches the world: watches, caches, queue, writes, probes."""

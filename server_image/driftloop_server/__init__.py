@@ -1,0 +1,1 @@
+"""Driftloop's server: fetch, engine, proxy."""

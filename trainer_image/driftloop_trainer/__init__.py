@@ -1,0 +1,1 @@
+"""Driftloop's trainer: prepare, train, evaluate."""
