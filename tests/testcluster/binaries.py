@@ -72,9 +72,7 @@ def version(module: str, package: str) -> str:
 
 def _build(module: Path, package: str, path: Path) -> None:
     flags = "-s -w"
-    if (
-        module.name == "kubernetes"
-    ):  # without it the API server calls itself v0.0.0, and clients refuse to talk
+    if module.name == "kubernetes":  # without it the API server calls itself v0.0.0, and clients refuse to talk
         flags += f" -X k8s.io/component-base/version.gitVersion={version('kubernetes', 'k8s.io/kubernetes')}"
     partial = path.with_suffix(".partial")
     command = [

@@ -65,9 +65,7 @@ def etcd_command(data: Path, port: int, authority: Authority, serving: Certifica
     ]
 
 
-def apiserver_command(
-    address: str, port: int, etcd_port: int, authority: Authority, serving: Certificate
-) -> list[str]:
+def apiserver_command(address: str, port: int, etcd_port: int, authority: Authority, serving: Certificate) -> list[str]:
     """kube-apiserver on `address`:`port` with RBAC; Pod Security and admission policies are on by default."""
     to_kubelet = authority.issue("kube-apiserver-kubelet-client", ADMIN_GROUP)
     return [
@@ -167,9 +165,7 @@ class ControlPlane:
 
     def start_etcd(self) -> None:
         """Start etcd on the data it had."""
-        self._start(
-            "etcd", etcd_command(self.directory / "etcd", self._etcd_port, self._authority, self._serving)
-        )
+        self._start("etcd", etcd_command(self.directory / "etcd", self._etcd_port, self._authority, self._serving))
 
     def stop_etcd(self) -> None:
         """Kill etcd, as a crash would."""

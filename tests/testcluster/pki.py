@@ -92,9 +92,7 @@ class Authority:
 
     def _request(self, target: Certificate, subject: str, extensions: str, *extra: str) -> None:
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(target.key)]
-        made = target.cert.with_suffix(
-            ".partial"
-        )  # a killed run must not leave half a certificate under the name
+        made = target.cert.with_suffix(".partial")  # a killed run must not leave half a certificate under the name
         kind = ["-x509", "-days", "3650", "-config", str(self._config), "-extensions", extensions]
         _openssl("req", *kind, *key, "-subj", subject, "-out", str(made), *extra)
         made.rename(target.cert)

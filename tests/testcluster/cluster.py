@@ -1,0 +1,303 @@
+"""The local cluster as a whole: up, down, and what a test does to it in between."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from testcluster import cgroups, containers, network, packages, wait
+from testcluster.binaries import binary, every_binary
+from testcluster.console import Error, Step, say
+from testcluster.controlplane import (
+    ADMIN_GROUP,
+    apiserver_command,
+    etcd_command,
+    free_port,
+    is_ready,
+    kubectl,
+    serving_certificate,
+)
+from testcluster.network import MACHINE, POD_CIDR, NodeNetwork
+from testcluster.node import DNS_DOMAIN, Node
+from testcluster.paths import KUBECONFIG, SHARED, STATE
+from testcluster.pki import Authority
+from testcluster.services import LOGS, Service
+
+NODES = [Node(NodeNetwork("node-a", 1)), Node(NodeNetwork("node-b", 2))]
+NETWORKS = [node.network for node in NODES]
+SERVER = f"https://{MACHINE}:6443"
+MANIFESTS = Path(__file__).parent / "manifests.yaml"
+_LOCK = Path("/run/driftloop-testcluster.lock")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The daemons of the cluster, as they should be."""
+
+    authority: Authority
+    etcd_port: int
+
+    @cached_property
+    def control_plane(self) -> list[Service]:
+        """In order of start."""
+        serving = serving_certificate(self.authority, MACHINE)
+        return [
+            Service("etcd", etcd_command(STATE / "etcd", self.etcd_port, self.authority, serving)),
+            Service("kube-apiserver", apiserver_command(MACHINE, 6443, self.etcd_port, self.authority, serving)),
+            self._controller_manager(),
+            self._scheduler(),
+            self._coredns(),
+        ]
+
+    @cached_property
+    def nodes(self) -> list[Service]:
+        """In order of start; containerd comes before, see `containers`."""
+        return [
+            service
+            for node in NODES
+            for service in (node.kubelet(SERVER, self.authority), node.kube_proxy(SERVER, self.authority))
+        ]
+
+    @property
+    def services(self) -> list[Service]:
+        return [*self.control_plane, *(node.containerd() for node in NODES), *self.nodes]
+
+    def service(self, name: str) -> Service:
+        for service in self.services:
+            if service.name == name:
+                return service
+        raise Error(f"no service {name}; there are: {', '.join(each.name for each in self.services)}")
+
+    def _controller_manager(self) -> Service:
+        kubeconfig = STATE / "kube-controller-manager.kubeconfig"
+        user = "system:kube-controller-manager"
+        return Service(
+            "kube-controller-manager",
+            [
+                str(binary("kube-controller-manager")),
+                f"--kubeconfig={kubeconfig}",
+                "--leader-elect=false",
+                "--secure-port=0",
+                "--use-service-account-credentials=true",
+                f"--service-account-private-key-file={self.authority.service_accounts.key}",
+                f"--root-ca-file={self.authority.ca.cert}",
+                f"--cluster-cidr={POD_CIDR}",
+                "--node-monitor-period=2s",
+                "--node-monitor-grace-period=12s",
+            ],
+            {str(kubeconfig): self.authority.kubeconfig(SERVER, user)},
+        )
+
+    def _scheduler(self) -> Service:
+        kubeconfig = STATE / "kube-scheduler.kubeconfig"
+        return Service(
+            "kube-scheduler",
+            [
+                str(binary("kube-scheduler")),
+                f"--kubeconfig={kubeconfig}",
+                "--leader-elect=false",
+                "--secure-port=0",
+            ],
+            {str(kubeconfig): self.authority.kubeconfig(SERVER, "system:kube-scheduler")},
+        )
+
+    def _coredns(self) -> Service:
+        kubeconfig, corefile = STATE / "coredns.kubeconfig", STATE / "Corefile"
+        return Service(
+            "coredns",
+            [str(binary("coredns")), f"-conf={corefile}"],
+            {
+                str(kubeconfig): self.authority.kubeconfig(SERVER, "driftloop:coredns"),
+                str(corefile): f"""\
+.:53 {{
+    bind {MACHINE}
+    errors
+    kubernetes {DNS_DOMAIN} in-addr.arpa {{
+        kubeconfig {kubeconfig}
+        pods insecure
+        ttl 5
+    }}
+    forward . /etc/resolv.conf
+}}
+""",
+            },
+        )
+
+
+def load() -> Cluster:
+    """The running cluster; Error if there is none."""
+    if not (STATE / "ports.json").exists():
+        raise Error("no local cluster is up; start it with: make cluster CLUSTER=local")
+    return _cluster()
+
+
+def up() -> None:
+    """Bring the cluster up, or whatever of it is missing; what a killed run left behind is used or cleared."""
+    packages.ensure()
+    every_binary()
+    with _exclusive():
+        if (STATE / "ports.json").exists() and any(service.changed() for service in _cluster().services):
+            with Step("clear a cluster of other versions or settings"):
+                _clear()
+        STATE.mkdir(parents=True, exist_ok=True)
+        _start(_cluster())
+    say(f"kubeconfig: export KUBECONFIG={KUBECONFIG}")
+
+
+def down() -> None:
+    """Remove every process, mount, link, namespace, cgroup and file of the cluster; the cache stays."""
+    with _exclusive(), Step("remove the local cluster"):
+        _clear()
+    KUBECONFIG.unlink(missing_ok=True)
+
+
+def _cluster() -> Cluster:
+    authority = Authority(STATE / "pki")
+    ports = STATE / "ports.json"
+    if not ports.exists():
+        ports.write_text(json.dumps({"etcd": free_port()}))
+    return Cluster(authority, json.loads(ports.read_text())["etcd"])
+
+
+def _start(cluster: Cluster) -> None:
+    network.create(NETWORKS)
+    etcd, apiserver, *others = cluster.control_plane
+    with Step("etcd and kube-apiserver"):
+        etcd.start()
+        apiserver.start()
+        wait.until(lambda: apiserver.check() and is_ready(SERVER, cluster.authority), "kube-apiserver", 60)
+        _write_kubeconfig(cluster.authority)
+    with Step("containerd on both nodes"):
+        for node in NODES:
+            containers.start(node)
+    with Step("controller manager, scheduler, cluster DNS"):
+        for service in others:
+            service.start()
+        kubectl(KUBECONFIG, "apply", "-f", str(MANIFESTS))
+        wait.until(_default_account_exists, "the controller manager", 30)
+        wait.until(_dns_answers, f"the cluster's DNS; see {LOGS}/coredns.log", 30)
+    with Step("kubelet and kube-proxy on both nodes"):
+        for node in NODES:
+            cgroups.make_node_group(node.name)
+        for service in cluster.nodes:
+            service.start()
+        for node in NODES:
+            wait.until(lambda node=node: _node_ready(node.name), f"{node.name}; see {LOGS}", 60)  # type: ignore[misc]
+    add_volume("driftloop-shared")
+
+
+def _write_kubeconfig(authority: Authority) -> None:
+    KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
+    KUBECONFIG.touch(mode=0o600)
+    KUBECONFIG.write_text(authority.kubeconfig(SERVER, "admin", ADMIN_GROUP))
+
+
+def _clear() -> None:
+    cgroups.kill_everything()
+    containers.remove_shim_sockets(NODES)
+    _unmount_below(STATE)
+    network.remove(NETWORKS)
+    if cgroups.exists():
+        cgroups.remove_branch()
+    if STATE.exists():
+        shutil.rmtree(STATE)
+
+
+def _unmount_below(folder: Path) -> None:
+    """Unmount everything in `folder`, and make sure of it: what is deleted next must not reach into a mount."""
+    for target in reversed(_mounts_below(folder)):
+        subprocess.run(["umount", target], check=False, capture_output=True)
+    if left := _mounts_below(folder):
+        raise Error(f"still mounted, unmount by hand: {', '.join(left)}")
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    targets = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [each for each in map(_unescape, targets) if each.startswith(f"{folder}/")]
+
+
+def _unescape(target: str) -> str:
+    return target.encode().decode("unicode_escape")  # the kernel writes a space as \040
+
+
+def fail_node(name: str) -> None:
+    """Cut the node off: its cable is pulled, its processes run on."""
+    network.connect(_node(name).network, connected=False)
+
+
+def heal_node(name: str) -> None:
+    """Plug the node's cable in again."""
+    network.connect(_node(name).network, connected=True)
+
+
+def _node(name: str) -> Node:
+    for node in NODES:
+        if node.name == name:
+            return node
+    raise Error(f"no node {name}; there are: {', '.join(node.name for node in NODES)}")
+
+
+def add_volume(name: str) -> None:
+    """Add a ReadWriteMany PersistentVolume `name` over a folder that every node sees; claim it by `volumeName`."""
+    folder = SHARED / name
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)  # pods run as any user, and a hostPath volume knows no fsGroup
+    kubectl(KUBECONFIG, "apply", "-f", "-", stdin=json.dumps(volume(name, folder)))
+
+
+def volume(name: str, folder: Path) -> dict[str, object]:
+    """The PersistentVolume over `folder`, which every node must see under that path."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "storageClassName": "",
+            "accessModes": ["ReadWriteMany"],
+            "capacity": {"storage": "100Gi"},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": str(folder), "type": "Directory"},
+        },
+    }
+
+
+def _default_account_exists() -> bool:
+    return bool(kubectl(KUBECONFIG, "get", "serviceaccount/default", "--ignore-not-found", "-o", "name"))
+
+
+def _node_ready(name: str) -> bool:
+    template = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+    return kubectl(KUBECONFIG, "get", f"node/{name}", "--ignore-not-found", "-o", template) == "True"
+
+
+def _dns_answers() -> bool:
+    """Whether the DNS server resolves the API server's own Service (a query for its A record over UDP)."""
+    name = f"kubernetes.default.svc.{DNS_DOMAIN}"
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    query = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        try:
+            client.sendto(query, (MACHINE, 53))
+            answer = client.recv(512)
+        except OSError:
+            return False
+    return struct.unpack(">H", answer[6:8])[0] > 0
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[None]:
+    """One up or down at a time on the machine, whichever checkout it is called from."""
+    if os.geteuid() != 0:
+        raise Error("the local cluster makes network namespaces and mounts: run as root, or use CLUSTER=kind")
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

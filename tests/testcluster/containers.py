@@ -1,0 +1,103 @@
+"""containerd of a node: its start, its images, and what it leaves when it is killed."""
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from testcluster import wait
+from testcluster.console import Error
+from testcluster.node import SANDBOX_IMAGE, Node
+
+# catatonit is the pause process that Podman uses: a static binary of 1 MB that waits and reaps orphans.
+PAUSE = Path("/usr/bin/catatonit")
+
+
+def start(node: Node) -> None:
+    """Start the node's containerd on an image store without containers, and give it the sandbox image."""
+    containerd = node.containerd()
+    if containerd.running():
+        return
+    node.images.mkdir(parents=True, exist_ok=True)
+    _start_and_wait(node)
+    # The store outlives the cluster for its images' sake, and remembers the containers of the last one. containerd's
+    # CRI part reads them at its start: so forget them, and start again.
+    if left := ctr(node, "containers", "list", "--quiet").split():
+        ctr(node, "containers", "delete", *left)
+        containerd.stop()
+        _start_and_wait(node)
+    if SANDBOX_IMAGE not in images(node):
+        with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+            write_sandbox_image(Path(file.name))
+            load(node, Path(file.name))
+
+
+def ctr(node: Node, *arguments: str, seconds: float = 60) -> str:
+    """Run containerd's client for `node` and return its output."""
+    command = ["ctr", "--address", str(node.socket), "--namespace", "k8s.io", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    if done.returncode != 0:
+        raise Error(f"ctr {' '.join(arguments)} on {node.name}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def images(node: Node) -> set[str]:
+    """The references of the images that the node has."""
+    return set(ctr(node, "images", "list", "--quiet").split())
+
+
+def load(node: Node, archive: Path) -> None:
+    """Load the images of a Docker archive."""
+    ctr(node, "images", "import", str(archive), seconds=600)
+
+
+def write_sandbox_image(archive: Path) -> None:
+    """Write a Docker archive whose only image holds the process that keeps a pod's namespaces alive."""
+    layer = _tar({"pause": PAUSE.read_bytes()})
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/pause", "-P"], "Env": ["PATH=/"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(layer)}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [SANDBOX_IMAGE], "Layers": ["layer.tar"]}]
+    parts = {"config.json": json.dumps(config), "manifest.json": json.dumps(manifest)}
+    archive.write_bytes(_tar({"layer.tar": layer} | {name: text.encode() for name, text in parts.items()}))
+
+
+def remove_shim_sockets(nodes: Iterable[Node]) -> None:
+    """Remove the sockets of killed shims: those alone lie in a folder that all containerds of a machine share."""
+    for node in nodes:
+        for address in (node.directory / "containerd").glob("io.containerd.runtime.v2.task/*/*/address"):
+            Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
+
+
+def _start_and_wait(node: Node) -> None:
+    containerd = node.containerd()
+    containerd.start()
+    wait.until(lambda: containerd.check() and _answers(node), f"containerd of {node.name}", 30)
+
+
+def _answers(node: Node) -> bool:
+    try:
+        return bool(ctr(node, "version"))
+    except Error:
+        return False
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o755
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

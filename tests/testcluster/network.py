@@ -1,0 +1,113 @@
+"""A bridge on the machine, and a network namespace with one cable to it for each node."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from testcluster.console import Error
+from testcluster.controlplane import SERVICE_CIDR
+
+BRIDGE = "driftloop0"
+MACHINE = "10.200.0.1"  # the machine's address on the bridge: where the API server and the cluster's DNS listen
+POD_CIDR = "10.201.0.0/16"
+
+
+@dataclass(frozen=True)
+class NodeNetwork:
+    """The names and addresses of one node's network.
+
+    Attributes:
+        index: 1 for the first node.
+    """
+
+    node: str
+    index: int
+
+    @property
+    def netns(self) -> str:
+        return f"driftloop-{self.node}"
+
+    @property
+    def netns_file(self) -> str:
+        return f"/run/netns/{self.netns}"
+
+    @property
+    def cable(self) -> str:
+        """The machine's end of the veth pair (a link's name may have 15 characters)."""
+        return f"driftloop-{self.index}"
+
+    @property
+    def address(self) -> str:
+        return f"10.200.0.{10 + self.index}"
+
+    @property
+    def pod_cidr(self) -> str:
+        return f"10.201.{self.index}.0/24"
+
+
+def create(nodes: list[NodeNetwork]) -> None:
+    """Make what is missing of the bridge, namespaces, cables and routes."""
+    if not _exists(BRIDGE):
+        _ip("link", "add", BRIDGE, "type", "bridge")
+    _ip("address", "replace", f"{MACHINE}/24", "dev", BRIDGE)
+    _ip("link", "set", BRIDGE, "up")
+    for node in nodes:
+        _create_node(node)
+    for node in nodes:
+        _ip("route", "replace", node.pod_cidr, "via", node.address, "dev", BRIDGE)
+        for other in nodes:
+            if other != node:
+                _ip("-n", node.netns, "route", "replace", other.pod_cidr, "via", other.address)
+    # Lets the machine itself (the API server calling webhooks, a test's client) use ClusterIPs.
+    _ip("route", "replace", SERVICE_CIDR, "via", nodes[0].address, "dev", BRIDGE)
+
+
+def _create_node(node: NodeNetwork) -> None:
+    if not Path(node.netns_file).exists():
+        _ip("netns", "add", node.netns)
+    if not _exists(node.cable):
+        _ip("link", "add", node.cable, "type", "veth", "peer", "name", "eth0", "netns", node.netns)
+        _ip("link", "set", node.cable, "master", BRIDGE)
+    _ip("link", "set", node.cable, "up")
+    _ip("-n", node.netns, "address", "replace", f"{node.address}/24", "dev", "eth0")
+    _ip("-n", node.netns, "link", "set", "lo", "up")
+    _ip("-n", node.netns, "link", "set", "eth0", "up")
+    _ip("-n", node.netns, "route", "replace", "default", "via", MACHINE)
+    # Pods hang on the node's own veth links, so every packet of theirs is forwarded.
+    forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
+    _run("nsenter", f"--net={node.netns_file}", "sh", "-c", forward)
+
+
+def connect(node: NodeNetwork, connected: bool) -> None:
+    """Plug the node's cable in, or pull it."""
+    _ip("link", "set", node.cable, "up" if connected else "down")
+
+
+def remove(nodes: list[NodeNetwork]) -> None:
+    """Remove whatever exists; addresses and routes go with their links."""
+    for node in nodes:
+        if _exists(node.cable):
+            _ip("link", "delete", node.cable)
+        if Path(node.netns_file).exists():
+            _ip("netns", "delete", node.netns)
+    if _exists(BRIDGE):
+        _ip("link", "delete", BRIDGE)
+
+
+def exists(nodes: list[NodeNetwork]) -> bool:
+    """Whether any link or namespace of ours is there."""
+    return _exists(BRIDGE) or any(_exists(node.cable) or Path(node.netns_file).exists() for node in nodes)
+
+
+def _exists(link: str) -> bool:
+    return Path(f"/sys/class/net/{link}").exists()
+
+
+def _ip(*arguments: str) -> None:
+    _run("ip", *arguments)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Error(f"{' '.join(command)}: {done.stderr.strip()}")

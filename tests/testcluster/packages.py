@@ -1,0 +1,65 @@
+"""Debian's packages that the local cluster runs on."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from testcluster.console import Error, Step
+
+# A program each package brings, by which its presence is seen.
+PACKAGES = {
+    "buildah": "buildah",
+    "catatonit": "catatonit",
+    "conntrack": "conntrack",
+    "containerd": "containerd",
+    "containernetworking-plugins": "/usr/lib/cni/ptp",
+    "iproute2": "ip",
+    "mmdebstrap": "mmdebstrap",
+    "nftables": "nft",
+    "openssl": "openssl",
+    "runc": "runc",
+}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def missing() -> list[str]:
+    """The packages that are not there."""
+    return [package for package, program in PACKAGES.items() if not shutil.which(program, path=_PATH)]
+
+
+def ensure() -> None:
+    """Install what is missing, as root on a Debian; elsewhere Error with the command that does it."""
+    wanted = missing()
+    if not wanted:
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise Error(f"missing: {', '.join(wanted)}. Install with, as root on Debian:\n  {' '.join(command)}")
+    with Step(f"install {', '.join(wanted)}"), _no_daemons():
+        _apt(["apt-get", "update"])
+        _apt(command)
+
+
+def _apt(command: list[str]) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Error(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+@contextlib.contextmanager
+def _no_daemons() -> Iterator[None]:
+    """Keep Debian from starting the services it installs (its own containerd): we start ours."""
+    if _POLICY.exists():  # an image builder's or administrator's own policy stays in force
+        yield
+        return
+    _POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink()
