@@ -44,13 +44,14 @@ class ModelFrom(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            exactly_one("uri", "versionRef", "serving", "config"),
+            exactly_one("uri", "versionRef", "family", "serving", "config"),
             rule("!has(self.digest) || has(self.uri)", "digest goes with uri", ".digest"),
         )
     )
     uri: StorageUri | None = Field(None, description="Folder of a Hugging Face model (config, tokenizer, safetensors).")
     digest: Digest | None = Field(None, description="Content digest of the folder at `uri`; checked before use.")
     version_ref: ObjectRef | None = Field(None, description="A ModelVersion of this namespace.")
+    family: Name | None = Field(None, description="The last Approved version of this family; waits until there is one.")
     serving: ObjectRef | None = Field(None, description="The stable version of this InferenceService.")
     config: NewModel | None = Field(None, description="No model yet: initialise one and train its tokenizer.")
 
