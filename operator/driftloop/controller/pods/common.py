@@ -1,0 +1,168 @@
+"""What every pod has: the restricted Pod Security Standard, memory volumes, storage, the platform's overrides. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from driftloop.api.base import PodOverrides, Resources
+from driftloop.contract import task as tasks
+from driftloop.contract.names import SCRATCH_DIR, TASK_ENV, VOLUMES
+from driftloop.controller.core import Obj, Settings
+
+USER = 65532  # "nonroot" of the distroless images; the images create no other
+GPU = "nvidia.com/gpu"
+
+# A kubelet's restart takes less; by default a lost node's pod, and training with it, would wait for 300 s.
+LOST_NODE_TOLERATIONS: list[Obj] = [
+    {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+    for state in ("not-ready", "unreachable")
+]
+
+
+def restricted_container(
+    name: str,
+    image: str,
+    command: list[str],
+    *,
+    settings: Settings,
+    pull_policy: str | None = None,
+    env: Iterable[Obj] = (),
+    ports: Mapping[str, int] | None = None,
+    resources: Resources | None = None,
+    gpus: int = 0,
+    mounts: Iterable[Obj] = (),
+    overrides: PodOverrides | None = None,
+) -> Obj:
+    """A container that the restricted Pod Security Standard admits (with `pod_spec`), its root file system read-only.
+
+    `ports` maps names to numbers. A crash without a termination message leaves the end of the log as one,
+    so that a condition can say why.
+    """
+    container: Obj = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": pull_policy or settings.image_pull_policy,
+        "command": command,
+        # HOME: libraries keep caches there, and the root file system is read-only.
+        "env": [{"name": "HOME", "value": SCRATCH_DIR}, *env],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": list(mounts),
+    }
+    if ports:
+        container["ports"] = [
+            {"name": port_name, "containerPort": port, "protocol": "TCP"} for port_name, port in ports.items()
+        ]
+    if wanted := container_resources(resources or Resources(), gpus):
+        container["resources"] = wanted
+    if overrides and overrides.storage_secret:
+        container["envFrom"] = [{"secretRef": {"name": overrides.storage_secret.name}}]
+    return container
+
+
+def container_resources(resources: Resources, gpus: int = 0) -> Obj:
+    """`resources` of a container; GPUs are requested by their limit, as extended resources are."""
+    found = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
+    if gpus:
+        found["limits"][GPU] = str(gpus)
+    return {key: value for key, value in found.items() if value}
+
+
+def pod_spec(
+    containers: list[Obj],
+    *,
+    volumes: Iterable[Obj],
+    overrides: PodOverrides,
+    init_containers: Iterable[Obj] = (),
+    restart_policy: str | None = None,
+    grace_seconds: int | None = None,
+    tolerations: Iterable[Obj] = (),
+) -> Obj:
+    """A pod without API token, service links or root, and with the platform's overrides."""
+    spec: Obj = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",  # or every start would walk a volume of checkpoints
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": containers,
+        "volumes": list(volumes),
+    }
+    optional = {
+        "initContainers": list(init_containers),
+        "restartPolicy": restart_policy,
+        "terminationGracePeriodSeconds": grace_seconds,
+        "nodeSelector": dict(overrides.node_selector),
+        "tolerations": [*tolerations, *(toleration.dump() for toleration in overrides.tolerations)],
+        "priorityClassName": overrides.priority_class_name,
+        "runtimeClassName": overrides.runtime_class_name,
+        "serviceAccountName": overrides.service_account_name,
+        "imagePullSecrets": [{"name": secret.name} for secret in overrides.image_pull_secrets],
+    }
+    return spec | {key: value for key, value in optional.items() if value not in (None, [], {})}
+
+
+def pod_metadata(labels: Mapping[str, str], overrides: PodOverrides, settings: Settings) -> Obj:
+    """Labels and annotations of a pod. Ours win over the platform's: selectors and policies hang on them."""
+    return {
+        "labels": {**settings.labels, **overrides.labels, **labels},
+        "annotations": dict(overrides.annotations),
+    }
+
+
+def scratch(shm: bool = False, prefix: str = "") -> tuple[list[Obj], list[Obj]]:
+    """Volumes and mounts of /tmp, and with `shm` of /dev/shm, in memory: they count against the container's limit."""
+    paths = {f"{prefix}tmp": SCRATCH_DIR} | ({f"{prefix}shm": "/dev/shm"} if shm else {})  # noqa: S108
+    volumes = [memory_volume(name) for name in paths]
+    return volumes, [{"name": name, "mountPath": path} for name, path in paths.items()]
+
+
+def memory_volume(name: str) -> Obj:
+    """An emptyDir in memory."""
+    return {"name": name, "emptyDir": {"medium": "Memory"}}
+
+
+def claim_of(uri: str) -> str | None:
+    """The claim of a `pvc://claim/path` URI; None for the other schemes."""
+    scheme, _, rest = uri.partition("://")
+    return rest.split("/", 1)[0] if scheme == "pvc" else None
+
+
+def claims_of(uris: Iterable[str | None]) -> list[str]:
+    """The claims that `uris` name, sorted, each once."""
+    return sorted({claim for uri in uris if uri and (claim := claim_of(uri))})
+
+
+def mounts_for(uris: Iterable[str | None], *, read: Iterable[str | None] = ()) -> tuple[list[Obj], list[Obj]]:
+    """Volumes and mounts: each claim once, at /volumes/<claim>. A claim that only `read` names is mounted read-only."""
+    writable = claims_of(uris)
+    volumes, mounts = [], []
+    for claim in sorted({*writable, *claims_of(read)}):
+        # A claim's name may be longer than a volume's and hold dots.
+        name = f"claim-{hashlib.sha256(claim.encode()).hexdigest()[:8]}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mount: Obj = {"name": name, "mountPath": f"{VOLUMES}/{claim}"}
+        mounts.append(mount if claim in writable else mount | {"readOnly": True})
+    return volumes, mounts
+
+
+class TaskTooLarge(ValueError):
+    """A task document that no environment variable holds."""
+
+
+def task_env(task: tasks.PrepareTask | tasks.TrainTask | tasks.EvaluateTask | tasks.ServeTask) -> list[Obj]:
+    """The environment variable that carries the task. Raises TaskTooLarge above 64 KiB."""
+    document = tasks.encode(task)
+    if (size := len(document.encode())) > tasks.MAX_ENV_BYTES:
+        raise TaskTooLarge(
+            f"the task takes {size} bytes of at most {tasks.MAX_ENV_BYTES}: list fewer sources, or join their files"
+        )
+    return [{"name": TASK_ENV, "value": document}]
