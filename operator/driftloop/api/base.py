@@ -48,6 +48,8 @@ class ApiModel(BaseModel):
 
 # Forty characters leave room for a suffix and a hash within a label value's 63.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)]
+# A version is called <family>-<8 hex>, which must be a Name as well; CEL on the CRDs lets no name begin with a digit.
+Family = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=31)]
 # No userinfo, no query, no parent folders: a URI names a place and carries no secret.
 StorageUri = Annotated[
     str,

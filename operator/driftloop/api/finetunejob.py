@@ -8,6 +8,7 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
+    Family,
     Fraction,
     Name,
     ObjectRef,
@@ -51,7 +52,9 @@ class ModelFrom(ApiModel):
     uri: StorageUri | None = Field(None, description="Folder of a Hugging Face model (config, tokenizer, safetensors).")
     digest: Digest | None = Field(None, description="Content digest of the folder at `uri`; checked before use.")
     version_ref: ObjectRef | None = Field(None, description="A ModelVersion of this namespace.")
-    family: Name | None = Field(None, description="The last Approved version of this family; waits until there is one.")
+    family: Family | None = Field(
+        None, description="The last Approved version of this family; waits until there is one."
+    )
     serving: ObjectRef | None = Field(None, description="The stable version of this InferenceService.")
     config: NewModel | None = Field(None, description="No model yet: initialise one and train its tokenizer.")
 
@@ -229,7 +232,7 @@ class Evaluation(ApiModel):
 class Output(ApiModel):
     """What the version is called."""
 
-    family: Name = Field(description="Versions of a family replace each other; services follow a family.")
+    family: Family = Field(description="Versions of a family replace each other; services follow a family.")
 
 
 class FineTuneJobSpec(ApiModel):

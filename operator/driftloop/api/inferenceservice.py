@@ -8,6 +8,7 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
+    Family,
     Fraction,
     Name,
     PodOverrides,
@@ -26,7 +27,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 class ServedModel(ApiModel):
     """Which version is served."""
 
-    family: Name = Field(description="The last Approved version of this family is rolled out.")
+    family: Family = Field(description="The last Approved version of this family is rolled out.")
     version: Name | None = Field(None, description="Pin: serve this ModelVersion and no other.")
 
 

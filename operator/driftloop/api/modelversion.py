@@ -9,6 +9,7 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
+    Family,
     Name,
     PodOverrides,
     StorageUri,
@@ -63,7 +64,7 @@ class VersionEvaluation(ApiModel):
 class ModelVersionSpec(ApiModel):
     """What the version is. Immutable."""
 
-    family: Name = Field(description="Versions of a family replace each other.")
+    family: Family = Field(description="Versions of a family replace each other.")
     artefact: Artefact = Field(description="The model.")
     lineage: Lineage = Field(default=Lineage(), description="Where it came from.")
     evaluation: VersionEvaluation = Field(default=VersionEvaluation(), description="The gates that it must pass.")
