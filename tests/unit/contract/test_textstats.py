@@ -1,10 +1,12 @@
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
 from driftloop.contract.textstats import (
     MAX_CHARACTERS,
+    PAIRS,
     VOCABULARY,
     build_profile,
     load_profile,
@@ -51,6 +53,14 @@ def test_unknown_text_is_more_surprising_than_known() -> None:
     assert unknown["oov"] == 1.0
 
 
+def test_known_words_in_new_pairs_are_surprising() -> None:
+    profile = parse_profile(build_profile(PROMPTS))
+    assert (
+        profile.scores("ago placed I that order is where")["surprisal"] > profile.scores("where is order")["surprisal"]
+    )
+    assert profile.scores("ago placed I that order is where")["oov"] == 0.0
+
+
 @given(st.lists(texts, max_size=40), texts)
 def test_every_text_falls_into_a_bin_of_every_profile(prompts: list[str], text: str) -> None:
     profile = parse_profile(json.loads(json.dumps(build_profile(prompts))))
@@ -66,15 +76,15 @@ def test_order_of_rows_changes_nothing(prompts: list[str]) -> None:
 
 def test_copies_of_a_row_stay_in_one_half() -> None:
     one = build_profile(["how long does a refund take"] * 50)
-    assert (one["rows"], len(one["vocabulary"])) in {(50, 0), (0, 6)}
+    assert (one["rows"], len(one["words"])) in {(50, 0), (0, 6)}
 
 
 def test_profile_and_cost_are_bounded() -> None:
-    many = [
-        " ".join(f"w{chr(97 + j % 26)}{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}x{j * 'y'}" for j in range(40))
-        for i in range(2000)
-    ]
-    assert len(build_profile(many)["vocabulary"]) <= VOCABULARY
+    names = ["".join(letters) for letters in product("abcdefghij", repeat=5)]
+    many = [" ".join(names[i : i + 50]) for i in range(0, len(names), 25)]
+    document = build_profile(many)
+    assert len(document["words"]) == VOCABULARY
+    assert len(document["pairs"]) == PAIRS
     assert len(words("a " * MAX_CHARACTERS)) == MAX_CHARACTERS // 2
 
 
