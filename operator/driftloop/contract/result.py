@@ -52,6 +52,7 @@ class PrepareResult(ApiModel):
     uri: str = Field(max_length=512)
     digest: Digest
     train_rows: Count
+    sequences: Count = 0  # what a step's batch counts: the training rows, or with packing the packs of them
     held_out_rows: Count
     feedback_rows: Count = 0
     replay_rows: Count = 0

@@ -41,6 +41,28 @@ def exists(uri: str) -> bool:
     return bool(fs.exists(remote))
 
 
+def read_text(uri: str) -> str | None:
+    """The small text file at `uri`; None when there is none."""
+    path = local_path(uri)
+    if path is not None:
+        return path.read_text() if path.is_file() else None
+    fs, remote = _filesystem(uri)
+    return str(fs.read_text(remote)) if fs.exists(remote) else None
+
+
+def write_text(uri: str, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    path = local_path(uri)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+        staged.write_text(text)
+        staged.rename(path)
+        return
+    fs, remote = _filesystem(uri)
+    fs.write_text(remote, text)
+
+
 def fetch_file(uri: str, scratch: Path) -> Path:
     """A local path of the file at `uri`, downloaded into `scratch` where it isn't mounted. Raises StorageError."""
     path = local_path(uri)
