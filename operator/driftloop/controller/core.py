@@ -69,7 +69,23 @@ class FailPod:
     message: str
 
 
-Action = Create | Apply | Delete | Label | FailPod
+@dataclass(frozen=True)
+class Adjust:
+    """Merge-patch replicas, labels and annotations of a Deployment that was created once; None removes a key.
+
+    Its pod template is out of reach: an operator upgrade, whose own rendering may differ, restarts no serving pod.
+    The patch carries the UID, so that a Deployment created anew under the name is refused (409) and observed again.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    replicas: int | None = None
+    labels: dict[str, str | None] = field(default_factory=dict)
+    annotations: dict[str, str | None] = field(default_factory=dict)
+
+
+Action = Create | Apply | Delete | Label | FailPod | Adjust
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,219 @@
+"""The pod that serves a model: `fetch` verifies it, `engine` runs it, `proxy` stands before it. Pure.
+
+The same three containers serve users and, beside the evaluation's client, the gates: what was judged is what serves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from driftloop.api.base import PodOverrides, Resources
+from driftloop.api.inferenceservice import Engine
+from driftloop.contract.names import SERVICE, STAGE
+from driftloop.contract.task import ServeTask
+from driftloop.controller.core import Obj, Settings
+from driftloop.controller.pods.common import (
+    LOST_NODE_TOLERATIONS,
+    mounts_for,
+    pod_metadata,
+    pod_spec,
+    restricted_container,
+    scratch,
+    task_env,
+)
+
+SERVE = "serve"  # value of the label STAGE
+SIGNING_KEY, TOKEN = "signing-key", "token"  # keys of the service's Secret
+GRACE_MARGIN_SECONDS = 15  # after the drain: the engine's own end, and a slow kubelet
+
+# Fetch and proxy do little; the engine's resources are the user's.
+_HELPER = Resources(requests={"cpu": "50m", "memory": "128Mi"})
+
+
+def serving_containers(
+    task: ServeTask,
+    *,
+    image: str,
+    engine: Engine,
+    settings: Settings,
+    overrides: PodOverrides | None = None,
+    keys_secret: str | None = None,
+    suffix: str = "",
+    as_sidecars: bool = False,
+) -> tuple[list[Obj], list[Obj]]:
+    """Init containers and containers of one serving arm; `serving_volumes` gives the volumes they mount.
+
+    `image` is Driftloop's server image. `suffix` keeps a second arm in the same pod apart. With `as_sidecars` the
+    proxy is a sidecar too, and a Job whose only container is the evaluation's client completes.
+
+    The engine always is a sidecar: a pod that ends stops its sidecars after its containers. Both would otherwise get
+    SIGTERM in the same instant, and the streams that the proxy drains would lose their engine.
+    """
+    arm = _Arm(task, image, engine, settings, overrides, suffix)
+    init = [arm.fetch(), _sidecar(arm.engine_container())]
+    proxy = arm.proxy(keys_secret)
+    return ([*init, _sidecar(proxy)], []) if as_sidecars else (init, [proxy])
+
+
+def serving_volumes(task: ServeTask, suffix: str = "") -> list[Obj]:
+    """The volumes of one arm. Those of claims have the same name in every arm: add each name once."""
+    claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
+    scratches, _ = scratch(shm=True, prefix=_scratch_prefix(suffix))
+    return [{"name": f"model{suffix}", "emptyDir": {}}, *scratches, *claims]
+
+
+def serving_template(
+    task: ServeTask,
+    *,
+    labels: Mapping[str, str],
+    image: str,
+    engine: Engine,
+    settings: Settings,
+    overrides: PodOverrides,
+    keys_secret: str,
+) -> Obj:
+    """The pod template of a Deployment. `labels` include SERVICE."""
+    init, containers = serving_containers(
+        task, image=image, engine=engine, settings=settings, overrides=overrides, keys_secret=keys_secret
+    )
+    spec = pod_spec(
+        containers,
+        init_containers=init,
+        volumes=serving_volumes(task),
+        overrides=overrides,
+        grace_seconds=task.drain_seconds + GRACE_MARGIN_SECONDS,
+        tolerations=LOST_NODE_TOLERATIONS,
+    )
+    spec["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": {SERVICE: task.service}},
+        }
+    ]
+    return {"metadata": pod_metadata({**labels, STAGE: SERVE}, overrides, settings), "spec": spec}
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """The three containers. Only fetch sees the artefact, only the proxy the feedback; the engine sees neither."""
+
+    task: ServeTask
+    image: str
+    engine: Engine
+    settings: Settings
+    overrides: PodOverrides | None
+    suffix: str
+
+    def fetch(self) -> Obj:
+        _, claims = mounts_for((), read=[self.task.artefact_uri])
+        return self._ours("fetch", claims, model_read_only=False)
+
+    def proxy(self, keys_secret: str | None) -> Obj:
+        _, claims = mounts_for([self.task.feedback_uri])
+        container = self._ours("proxy", claims)
+        container["env"] += _keys(keys_secret)
+        container["ports"] = _ports(self.task, self.suffix)
+        return container | _probes(self.task)
+
+    def engine_container(self) -> Obj:
+        container = restricted_container(
+            f"engine{self.suffix}",
+            self.engine.image or self.image,
+            ["python", "-m", "driftloop_server.engine", *self.engine.args],
+            settings=self.settings,
+            env=task_env(self.task),
+            resources=self.engine.resources,
+            gpus=self.engine.gpus,
+            mounts=self._mounts(),
+        )
+        if self.engine.type == "vllm":
+            # The image's own entry point takes these arguments; its Python may be anywhere.
+            del container["command"]
+            container["args"] = _vllm_args(self.task, self.engine)
+            container["env"] += _VLLM_ENV
+        return container
+
+    def _ours(self, name: str, claims: list[Obj], model_read_only: bool = True) -> Obj:
+        return restricted_container(
+            f"{name}{self.suffix}",
+            self.image,
+            ["python", "-m", f"driftloop_server.{name}"],
+            settings=self.settings,
+            env=task_env(self.task),
+            resources=_HELPER,
+            mounts=[*self._mounts(model_read_only), *claims],
+            overrides=self.overrides,
+        )
+
+    def _mounts(self, model_read_only: bool = True) -> list[Obj]:
+        model: Obj = {"name": f"model{self.suffix}", "mountPath": self.task.model_dir}
+        _, scratches = scratch(shm=True, prefix=_scratch_prefix(self.suffix))
+        return [model | {"readOnly": True} if model_read_only else model, *scratches]
+
+
+_VLLM_ENV: list[Obj] = [
+    {"name": "HF_HUB_OFFLINE", "value": "1"},
+    {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+    # torch asks for the user's name, and the image has no entry for our UID.
+    {"name": "USER", "value": "nonroot"},
+]
+
+
+def _vllm_args(task: ServeTask, engine: Engine) -> list[str]:
+    options = {
+        "--model": task.model_dir,
+        "--served-model-name": task.service,
+        "--host": "127.0.0.1",
+        "--port": str(task.engine_port),
+        "--load-format": "safetensors",
+        "--dtype": engine.dtype,
+        "--max-num-seqs": str(engine.max_num_seqs),
+    }
+    if engine.max_model_len is not None:
+        options["--max-model-len"] = str(engine.max_model_len)
+    if engine.gpus > 1:
+        options["--tensor-parallel-size"] = str(engine.gpus)
+    return [*(part for option in options.items() for part in option), *engine.args]
+
+
+def _scratch_prefix(suffix: str) -> str:
+    return f"serve{suffix}-"
+
+
+def _sidecar(container: Obj) -> Obj:
+    return container | {"restartPolicy": "Always"}
+
+
+def _keys(secret: str | None) -> list[Obj]:
+    names = {"DRIFTLOOP_SIGNING_KEY": SIGNING_KEY, "DRIFTLOOP_FEEDBACK_TOKEN": TOKEN}
+    return [
+        {"name": env, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+        for env, key in names.items()
+        if secret is not None
+    ]
+
+
+def _ports(task: ServeTask, suffix: str) -> list[Obj]:
+    """Named for Services and PodMonitors; port names are unique in a pod, so a second arm's have its suffix."""
+    short = suffix[:6]  # a port's name has at most 15 characters
+    ports = {"api": task.api_port, "feedback": task.feedback_port, "metrics": task.metrics_port}
+    return [{"name": f"{name}{short}", "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+
+
+def _probes(task: ServeTask) -> Obj:
+    def get(path: str, period: int, failures: int) -> Obj:
+        return {
+            "httpGet": {"path": path, "port": task.metrics_port},
+            "periodSeconds": period,
+            "failureThreshold": failures,
+            "timeoutSeconds": 5,
+        }
+
+    return {
+        "startupProbe": get("/healthz", 2, 150),
+        # Two failures, not one: a busy pod answers late once. Ready means that the engine generated a token.
+        "readinessProbe": get("/readyz", 3, 2),
+        # Far slower than readiness: a pod that is only busy must not be killed for it.
+        "livenessProbe": get("/healthz", 20, 6),
+    }
