@@ -1,0 +1,69 @@
+# Everything that Driftloop's developers and first users run. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CLUSTER ?= auto
+PYTHON := .venv/bin/python
+TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@echo
+	@echo 'Variables: CLUSTER=auto|current|kind|local, DATA=FOLDER and SHIFT=FOLDER (demo on your own data), CONTROLS=1'
+
+.venv/ready: constraints.txt pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed: apt-get install python3'; exit 1; }
+	@python3 -c 'import ensurepip' 2>/dev/null || { echo 'python3-venv is needed: apt-get install python3-venv'; exit 1; }
+	@echo 'Setting up .venv (torch is large: minutes the first time)'
+	@test -x $(PYTHON) || python3 -m venv .venv
+	@.venv/bin/pip install -q --disable-pip-version-check uv==0.13.9
+	@.venv/bin/uv pip install -q -p $(PYTHON) -r constraints.txt
+	@.venv/bin/uv pip install -q -p $(PYTHON) --no-deps -e .
+	@touch $@
+
+.PHONY: venv
+venv: .venv/ready ## Make the virtual environment .venv with all extras.
+
+.PHONY: demo
+demo: .venv/ready ## The main job: the whole loop on a cluster, with a report (build/demo/report.json).
+	@CLUSTER=$(CLUSTER) PYTHONPATH=examples:tests:operator $(PYTHON) -m demo $(if $(DATA),--data $(DATA)) $(if $(SHIFT),--shift $(SHIFT)) $(if $(CONTROLS),--controls)
+
+.PHONY: test
+test: lint cluster images ## Lint, then every level of tests: unit, control_plane, cluster, and a short loop.
+	$(PYTHON) -m pytest tests/unit tests/control_plane tests/cluster
+
+.PHONY: test-unit
+test-unit: .venv/ready ## The pure tests: seconds.
+	$(PYTHON) -m pytest tests/unit
+
+.PHONY: lint
+lint: .venv/ready ## ruff, mypy --strict, the layers, and what is generated.
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy operator trainer_image server_image tests examples
+	PYTHONPATH=operator:trainer_image:server_image .venv/bin/lint-imports
+	PYTHONPATH=operator $(PYTHON) -m driftloop.cli.main crds --check
+
+.PHONY: crds
+crds: .venv/ready ## Generate crds/ and the chart's copies from the pydantic models.
+	PYTHONPATH=operator $(PYTHON) -m driftloop.cli.main crds
+
+.PHONY: lock
+lock: .venv/ready ## Resolve pyproject.toml into constraints.txt.
+	.venv/bin/uv pip compile -q pyproject.toml --all-extras -o constraints.txt --no-header --no-annotate
+
+.PHONY: cluster
+cluster: ## Start a two-node cluster (CLUSTER=current|kind|local).
+	$(TESTCLUSTER) up --provider $(CLUSTER)
+
+.PHONY: cluster-down
+cluster-down: ## Stop it and leave nothing behind.
+	$(TESTCLUSTER) down
+
+.PHONY: images
+images: ## Build the images and load them into the cluster.
+	$(TESTCLUSTER) images

@@ -1,0 +1,1 @@
+"""The main job: the whole loop on a real cluster, with a report. `make demo`."""

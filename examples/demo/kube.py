@@ -1,0 +1,66 @@
+"""kubectl, as the demo uses it: what it does, a person can do by hand."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Obj = dict[str, Any]
+
+
+class KubectlError(RuntimeError):
+    """kubectl said no; the message is its own."""
+
+
+class Kube:
+    """One cluster."""
+
+    def __init__(self, kubectl: Path, kubeconfig: Path | None) -> None:
+        self.command = [str(kubectl), *(["--kubeconfig", str(kubeconfig)] if kubeconfig else [])]
+
+    def run(self, *arguments: str, stdin: str | bytes | None = None, timeout: float = 120) -> str:
+        """Standard output of `kubectl arguments`. Raises KubectlError."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(
+            [*self.command, *arguments], input=data, capture_output=True, timeout=timeout, check=False
+        )
+        if done.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.decode().strip()}")
+        return done.stdout.decode()
+
+    def apply(self, *objects: Obj) -> None:
+        document = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.run("apply", "--server-side", "-f", "-", stdin=document)
+
+    def get(self, kind: str, name: str, namespace: str) -> Obj | None:
+        found = self.run("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "json")
+        return json.loads(found) if found.strip() else None
+
+    def list(self, kind: str, namespace: str, selector: str = "") -> list[Obj]:
+        found = self.run("get", kind, "-n", namespace, "-l", selector, "-o", "json")
+        items: list[Obj] = json.loads(found)["items"]
+        return items
+
+    def wait(
+        self,
+        what: str,
+        ready: Callable[[], Any],
+        seconds: float,
+        every: float = 1.0,
+        tell: Callable[[], str] | None = None,
+    ) -> Any:
+        """The first true value of `ready`. Raises TimeoutError, with what `tell` says, after `seconds`."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := ready():
+                return value
+            time.sleep(every)
+        raise TimeoutError(f"{what}: not after {seconds:.0f} s" + (f": {tell()}" if tell else ""))
+
+
+def condition(obj: Obj | None, kind: str) -> Obj:
+    """The condition of that type, or an empty object."""
+    conditions = (obj or {}).get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == kind), {})

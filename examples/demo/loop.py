@@ -1,0 +1,277 @@
+"""The loop, step by step: each function is one step of the demo and says what it waits for."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from demo import accuracy
+from demo.kube import Kube, Obj, condition
+from demo.pools import FAMILY, Pools
+from demo.timeline import Timeline, bar, clock
+from demo.traffic import Traffic
+
+SERVICE = FAMILY
+BASE = "support-base"
+FIRST = "support-desk"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much of everything. The short form runs in the tests."""
+
+    steady_requests: int = 900
+    after_requests: int = 900
+    rate: float = 20.0
+    training_rate: float = 6.0
+    shifted_share: float = 0.7
+    report_rows: int = 1000
+    job_seconds: float = 900
+
+
+@dataclass
+class Found:
+    """What the steps leave for the report."""
+
+    versions: list[Obj] = field(default_factory=list)
+    first: str = ""
+    second: str = ""
+    alert: dict[str, Any] = field(default_factory=dict)
+    hops: dict[str, float] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, tuple[float, float]] = field(default_factory=dict)
+    requests: dict[str, Any] = field(default_factory=dict)
+    controls: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Loop:
+    """One run of the demo in one namespace."""
+
+    def __init__(self, kube: Kube, namespace: str, timeline: Timeline, pools: Pools, pace: Pace) -> None:
+        self.kube, self.namespace, self.timeline, self.pools, self.pace = kube, namespace, timeline, pools, pace
+        self.found = Found()
+
+    # What is in the cluster.
+
+    def get(self, kind: str, name: str) -> Obj:
+        """The object, or an empty one."""
+        return self.kube.get(kind, name, self.namespace) or {}
+
+    def service(self) -> Obj:
+        status: Obj = self.get("inferenceservice", SERVICE).get("status", {})
+        return status
+
+    # Steps.
+
+    def job(self, name: str) -> Obj:
+        """Wait until a FineTuneJob has succeeded and its version was judged; the version. Shows progress."""
+        end = time.monotonic() + self.pace.job_seconds
+        told = ""
+        while time.monotonic() < end:
+            job = self.get("finetunejob", name)
+            status = job.get("status", {})
+            phase = status.get("phase", "Pending")
+            if phase != told:
+                self.timeline.event(f"{name}: {phase}")
+                told = phase
+            if phase == "Failed" or condition(job, "Stalled").get("status") == "True":
+                raise RuntimeError(f"{name}: {_why(job)}")
+            if phase == "Succeeded":
+                return self.judged(status["version"])
+            progress = status.get("progress") or {}
+            if phase == "Training" and progress:
+                self.timeline.live(
+                    f"{name} {bar(progress.get('percent', 0))} step {progress.get('step')}/{progress.get('totalSteps')}"
+                    f" loss {progress.get('loss')} ETA {progress.get('eta')}"
+                )
+                self.found.train = {
+                    "nodes": job["spec"]["compute"]["nodes"],
+                    "worldSize": status["plan"]["worldSize"],
+                    "tokensPerSecond": progress.get("tokensPerSecond"),
+                }
+            time.sleep(1)
+        raise TimeoutError(
+            f"{name}: not done after {self.pace.job_seconds:.0f} s: {_why(self.get('finetunejob', name))}"
+        )
+
+    def judged(self, name: str) -> Obj:
+        """Wait until a ModelVersion is Approved, Rejected or Failed."""
+
+        def done() -> Obj | None:
+            version = self.get("modelversion", name)
+            return version if version.get("status", {}).get("phase") in ("Approved", "Rejected", "Failed") else None
+
+        version: Obj = self.kube.wait(
+            name, done, self.pace.job_seconds, tell=lambda: _why(self.get("modelversion", name))
+        )
+        self.timeline.event(f"{name}: {version['status']['phase']} ({version['status'].get('gateSummary')})")
+        return version
+
+    def served(self, version: str) -> None:
+        """Wait until `version` is the stable one and no rollout is under way."""
+
+        def stable() -> bool:
+            status = self.service()
+            return (status.get("stable") or {}).get("version") == version and status.get("phase") == "Serving"
+
+        self.kube.wait(f"{version} as stable", stable, 600, tell=lambda: _why(self.get("inferenceservice", SERVICE)))
+        self.timeline.event(f"{SERVICE} serves {version}")
+
+    def steady(self, traffic: Traffic) -> None:
+        """In-domain traffic: no alarm may come."""
+        traffic.phase("steady", self.pace.rate, old=1.0)
+        self._until_sent(traffic, "steady", self.pace.steady_requests)
+        self.found.alert["alarmsBeforeShift"] = self._alarms()
+        drift = self.service().get("drift") or {}
+        self.timeline.event(
+            f"{traffic.sent('steady')} requests, accuracy {traffic.accuracy('steady'):.3f}, "
+            f"evidence {drift.get('logEvidence')} of {drift.get('threshold')}, alarms {self._alarms()}"
+        )
+
+    def shift(self, traffic: Traffic) -> None:
+        """The domain shifts: wait for the alarm, and for the job that it leads to."""
+        share = self.pace.shifted_share
+        self.timeline.event(f"the domain shifts: {share:.0%} of the requests are about something new")
+        traffic.phase("shift", self.pace.rate, old=1 - share, shifted=share)
+        alarm: Obj = self.kube.wait("the drift alarm", self._alarm, 600, tell=lambda: str(self.service().get("drift")))
+        self.found.alert["requestsBeforeAlarm"] = traffic.sent("shift")
+        self.timeline.event(
+            f"drift alarm after {traffic.sent('shift')} shifted requests (accuracy {traffic.accuracy('shift'):.3f}): "
+            f"{alarm.get('message')}"
+        )
+        record: Obj = self.kube.wait("the alert's webhook", self._recorded, 120)
+        self.timeline.event(f"alert {record['alertname']} recorded ({record['source']})")
+        told: list[str] = []
+
+        def started() -> str | None:
+            retraining = self.service().get("retraining") or {}
+            message = retraining.get("message") or ""
+            if message.split(":")[0] not in told:
+                told.append(message.split(":")[0])
+                self.timeline.event(f"retraining {retraining.get('state')}: {message}")
+            self.timeline.live(f"retraining {retraining.get('state')}: {message}")
+            job: str | None = retraining.get("job")
+            return job
+
+        name: str = self.kube.wait("retraining", started, 900, tell=lambda: str(self.service().get("retraining")))
+        self._hops(record, self.get("finetunejob", name), waited=any("Waiting" in message for message in told))
+        traffic.phase("retraining", self.pace.training_rate, old=1 - share, shifted=share)
+        version = self.job(name)
+        if version["status"]["phase"] != "Approved":
+            raise RuntimeError(
+                f"{version['metadata']['name']}: {version['status']['phase']}: {version['status']['gates']}"
+            )
+        self.found.versions.append(version)
+        self.found.second = version["metadata"]["name"]
+
+    def rollout(self, traffic: Traffic) -> None:
+        """The new version under load: canary, analysis, promotion."""
+        share = self.pace.shifted_share
+        traffic.phase("rollout", self.pace.rate, old=1 - share, shifted=share)
+        told = ""
+
+        def promoted() -> bool:
+            nonlocal told
+            status = self.service()
+            if status.get("traffic") != told:
+                told = status.get("traffic") or ""
+                self.timeline.event(f"rollout: stable/candidate {told}")
+            return (status.get("stable") or {}).get("version") == self.found.second and status.get("phase") == "Serving"
+
+        self.kube.wait("promotion", promoted, 900, tell=lambda: str(self.service().get("analysis")))
+        self.timeline.event(f"{self.found.second} promoted: {(self.service().get('analysis') or {}).get('message')}")
+
+    def after(self, traffic: Traffic) -> None:
+        """The shifted traffic goes on: no second alarm may come."""
+        before, share = self._alarms(), self.pace.shifted_share
+        traffic.phase("after", self.pace.rate, old=1 - share, shifted=share)
+        self._until_sent(traffic, "after", self.pace.after_requests)
+        self.found.alert["alarmsAfterPromotion"] = self._alarms() - before
+        self.timeline.event(
+            f"{traffic.sent('after')} more requests, accuracy {traffic.accuracy('after'):.3f}, "
+            f"further alarms {self.found.alert['alarmsAfterPromotion']}"
+        )
+
+    def measure(self) -> None:
+        """Accuracy of both versions on both domains, by rows that no pod was given."""
+        limit = self.pace.report_rows
+        for number, version in enumerate((self.found.first, self.found.second), 1):
+            name = f"report-{number}"
+            self.kube.apply(accuracy.pinned_service(self.namespace, name, FAMILY, version))
+
+            def ready(name: str = name) -> bool:
+                return bool(self.get("inferenceservice", name).get("status", {}).get("phase") == "Serving")
+
+            self.kube.wait(name, ready, 300)
+            old = accuracy.measure(self.kube, self.namespace, name, self.pools.report[:limit])
+            shifted = accuracy.measure(self.kube, self.namespace, name, self.pools.shifted_report[:limit])
+            self.found.accuracy[version] = (old, shifted)
+            self.timeline.event(f"{version}: accuracy {old:.3f} in the old domain, {shifted:.3f} in the shifted one")
+            self.kube.run("delete", "inferenceservice", name, "-n", self.namespace, "--wait=false")
+
+    # Small things.
+
+    def _until_sent(self, traffic: Traffic, phase: str, requests: int) -> None:
+        started = time.monotonic()
+        limit = requests / self.pace.rate * 5 + 120
+        while traffic.sent(phase) < requests:
+            if time.monotonic() - started > limit:
+                raise TimeoutError(f"{phase}: {traffic.sent(phase)} of {requests} requests after {limit:.0f} s")
+            self.timeline.live(
+                f"{phase} {bar(100 * traffic.sent(phase) / requests)} {traffic.sent(phase)} requests, "
+                f"{traffic.totals()['failed']} failed, accuracy {traffic.accuracy(phase):.3f}, "
+                f"{clock(time.monotonic() - started)}"
+            )
+            time.sleep(1)
+
+    def _alarm(self) -> Obj | None:
+        drift: Obj = self.service().get("drift") or {}
+        return drift if drift.get("alarm") or self._alarms() else None
+
+    def _alarms(self) -> int:
+        return len(self.service().get("alerts") or [])
+
+    def _recorded(self) -> Obj | None:
+        alerts: list[Obj] = self.service().get("alerts") or []
+        return alerts[0] if alerts else None
+
+    def _hops(self, record: Obj, job: Obj, waited: bool) -> None:
+        retraining = self.service().get("retraining") or {}
+        created = _time(job["metadata"]["creationTimestamp"])
+        received = _time(record["received"])
+        self.found.alert["webhookToDecisionSeconds"] = (_time(retraining["since"]) - received).total_seconds()
+        self.found.alert["webhookToJobSeconds"] = None if waited else (created - received).total_seconds()
+        self.found.hops["alertToWebhookSeconds"] = (received - _time(record["started"])).total_seconds()
+        self.found.hops["webhookToJobSeconds"] = (created - received).total_seconds()
+
+
+def run(loop: Loop, traffic: Callable[[], Traffic]) -> None:
+    """Everything from the base model to the second version in service."""
+    found = loop.found
+    base = loop.job(BASE)
+    found.versions.append(base)
+    first = loop.job(FIRST)
+    if first["status"]["phase"] != "Approved":
+        raise RuntimeError(f"{first['metadata']['name']}: {first['status']['phase']}: {first['status'].get('gates')}")
+    found.versions.append(first)
+    found.first = first["metadata"]["name"]
+    loop.served(found.first)
+    with traffic() as running:
+        loop.steady(running)
+        loop.shift(running)
+        loop.rollout(running)
+        loop.after(running)
+    found.requests = running.totals()
+    loop.measure()
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _why(obj: Obj) -> str:
+    """The conditions in one line."""
+    status = obj.get("status", {})
+    conditions = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", [])]
+    return f"phase {status.get('phase')}; " + "; ".join(conditions)

@@ -1,0 +1,77 @@
+"""What the demo leaves behind: build/demo/report.json, a table, and the lineage as kubectl prints it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from demo.kube import Kube, Obj
+from demo.loop import Found
+from demo.timeline import Timeline
+
+LINEAGE = (
+    "NAME:.metadata.name,PHASE:.status.phase,GATES:.status.gateSummary,PARENT:.spec.lineage.parent,"
+    "JOB:.spec.lineage.job,TRIGGER:.spec.lineage.trigger.kind,ALERT:.spec.lineage.trigger.alert,"
+    "DATA:.spec.lineage.dataDigest"
+)
+
+
+def build(
+    kube: Kube, namespace: str, found: Found, pools: dict[str, Any], cluster: dict[str, Any], timeline: Timeline
+) -> dict[str, Any]:
+    """The report, complete."""
+    return {
+        "cluster": cluster,
+        "pools": pools,
+        "timeline": timeline.events,
+        "versions": [_version(version, found) for version in found.versions],
+        "requests": found.requests,
+        "alert": found.alert,
+        "hops": found.hops,
+        "train": found.train,
+        "controls": found.controls,
+        "lineage": lineage(kube, namespace),
+    }
+
+
+def lineage(kube: Kube, namespace: str) -> list[str]:
+    """The chain from alert to version, one line a version, from one kubectl command."""
+    command = ("get", "modelversions", "-n", namespace, "--sort-by=.metadata.creationTimestamp")
+    return kube.run(*command, "-o", f"custom-columns={LINEAGE}").splitlines()
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".new")
+    staged.write_text(json.dumps(report, indent=2) + "\n")
+    staged.rename(path)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The table for people."""
+    lines = ["", f"{'version':28} {'in domain':>10} {'shifted':>10}  gates"]
+    for version in report["versions"]:
+        if version["accuracyInDomain"] is not None:
+            lines.append(
+                f"{version['name']:28} {version['accuracyInDomain']:>10.3f} {version['accuracyShifted']:>10.3f}  "
+                + ", ".join(f"{gate['name']} {gate['verdict']}" for gate in version["gates"])
+            )
+    requests, alert = report["requests"], report["alert"]
+    lines += [
+        "",
+        f"requests {requests['sent']}, failed {requests['failed']}, corrections {requests['feedback']}",
+        f"alarms before the shift {alert['alarmsBeforeShift']}, after the promotion {alert['alarmsAfterPromotion']}; "
+        f"requests before the alarm {alert['requestsBeforeAlarm']}",
+        "hops: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["hops"].items()),
+        "overlaps of the pools: " + ", ".join(f"{pair} {n}" for pair, n in report["pools"]["overlaps"].items()),
+        "",
+        *report["lineage"],
+    ]
+    return "\n".join(lines)
+
+
+def _version(version: Obj, found: Found) -> dict[str, Any]:
+    name = version["metadata"]["name"]
+    old, shifted = found.accuracy.get(name, (None, None))
+    gates = version["status"].get("gates", [])
+    return {"name": name, "accuracyInDomain": old, "accuracyShifted": shifted, "gates": gates}

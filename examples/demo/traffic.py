@@ -1,0 +1,118 @@
+"""The load client's pod, driven from here: commands go in by `kubectl exec`, counts come out."""
+
+import json
+import subprocess
+import threading
+from collections import Counter
+from importlib.resources import files
+from typing import Any
+
+from demo.kube import Kube, Obj
+from demo.pools import Pools
+
+POD = "load"
+
+
+class Traffic:
+    """A running load client. Use as a context manager: leaving it stops the client and its pod."""
+
+    def __init__(self, kube: Kube, namespace: str, image: str, service: str, token: str, pools: Pools) -> None:
+        self.kube, self.namespace, self.image = kube, namespace, image
+        self.by_phase: dict[str, Counter[str]] = {}
+        self.errors: dict[str, int] = {}
+        self.config = {
+            "url": f"http://{service}.{namespace}.svc",
+            "feedbackUrl": f"http://{service}-feedback.{namespace}.svc",
+            "token": token,
+            "model": service,
+            "feedbackShare": 0.3,
+            "wrongShare": 0.02,
+            "seed": 11,
+            "pools": {"old": pools.traffic, "shifted": pools.shifted_traffic},
+        }
+
+    def __enter__(self) -> "Traffic":
+        self.kube.apply(_pod(self.namespace, self.image))
+        self.kube.run(
+            "wait", "-n", self.namespace, f"pod/{POD}", "--for=condition=Ready", "--timeout=120s", timeout=130
+        )
+        script = files("demo").joinpath("load.py").read_text()
+        command = [*self.kube.command, "exec", "-i", "-n", self.namespace, POD, "--", "python", "-u", "-c", script]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._send(self.config)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._send({"stop": True})
+            self.process.wait(timeout=120)
+        except (OSError, subprocess.TimeoutExpired):
+            self.process.kill()
+        self.reader.join(timeout=10)
+        self.kube.run("delete", "pod", POD, "-n", self.namespace, "--wait=false", "--ignore-not-found")
+
+    def phase(self, name: str, rate: float, **mix: float) -> None:
+        """From now on `rate` requests a second, drawn from the pools by the weights of `mix`."""
+        self._send({"phase": name, "rate": rate, "mix": mix})
+
+    def sent(self, phase: str) -> int:
+        """Requests sent in a phase so far. Raises RuntimeError when the client is gone."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the load client ended with status {self.process.returncode}")
+        return self.by_phase.get(phase, Counter())["sent"]
+
+    def accuracy(self, phase: str) -> float:
+        """Share of right answers in a phase so far."""
+        counts = self.by_phase.get(phase, Counter())
+        return counts["correct"] / counts["sent"] if counts["sent"] else 0.0
+
+    def totals(self) -> dict[str, Any]:
+        """`sent`, `failed` and the counts of every phase."""
+        total: Counter[str] = Counter()
+        for counts in self.by_phase.values():
+            total.update(counts)
+        by_phase = {name: dict(counts) for name, counts in self.by_phase.items()}
+        return {
+            "sent": total["sent"],
+            "failed": total["failed"],
+            "feedback": total["feedback"],
+            "feedbackFailed": total["feedbackFailed"],
+            "byPhase": by_phase,
+            "errors": self.errors,
+        }
+
+    def _send(self, command: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            counts = json.loads(line)
+            self.by_phase = {name: Counter(values) for name, values in counts["byPhase"].items()}
+            self.errors = counts["errors"]
+
+
+def _pod(namespace: str, image: str) -> Obj:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": POD, "namespace": namespace},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": POD,
+                    "image": image,
+                    "command": ["sleep", "infinity"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    }
