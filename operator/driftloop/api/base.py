@@ -60,6 +60,8 @@ StorageUri = Annotated[
 ]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=20)]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
+AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=1024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40)]
@@ -104,9 +106,20 @@ class Toleration(ApiModel):
 class PodOverrides(ApiModel):
     """What a platform sets on pods without touching what runs in them."""
 
-    labels: dict[str, str] = Field(default={}, max_length=32, description="Labels added to the pods.")
-    annotations: dict[str, str] = Field(default={}, max_length=32, description="Annotations added to the pods.")
-    node_selector: dict[str, str] = Field(default={}, max_length=32, description="Labels a node must carry.")
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                f"!self.labels.exists(key, key.startsWith('{GROUP}/'))",
+                f"labels that begin with {GROUP}/ are the operator's",
+                ".labels",
+            )
+        )
+    )
+    labels: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels added to the pods.")
+    annotations: dict[str, AnnotationValue] = Field(
+        default={}, max_length=32, description="Annotations added to the pods."
+    )
+    node_selector: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels a node must carry.")
     tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods bear.")
     priority_class_name: str | None = Field(None, max_length=253, description="Priority class of the pods.")
     runtime_class_name: str | None = Field(None, max_length=253, description="Runtime class of the pods.")

@@ -5,11 +5,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from driftloop.api.base import (
+    AnnotationValue,
     ApiModel,
     Condition,
     Digest,
     Family,
     Fraction,
+    LabelValue,
     Name,
     PodOverrides,
     Resources,
@@ -103,14 +105,14 @@ class RetrainingTrigger(ApiModel):
     """An alert of others that starts retraining too."""
 
     alertname: Text = Field(description="Value of the label alertname.")
-    labels: dict[str, str] = Field(default={}, max_length=16, description="Labels the alert must carry besides.")
+    labels: dict[str, Text] = Field(default={}, max_length=16, description="Labels the alert must carry besides.")
 
 
 class JobTemplateMetadata(ApiModel):
     """Labels and annotations of the job."""
 
-    labels: dict[str, str] = Field(default={}, max_length=32, description="Labels of the job.")
-    annotations: dict[str, str] = Field(default={}, max_length=32, description="Annotations of the job.")
+    labels: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels of the job.")
+    annotations: dict[str, AnnotationValue] = Field(default={}, max_length=32, description="Annotations of the job.")
 
 
 class JobTemplate(ApiModel):
