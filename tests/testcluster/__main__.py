@@ -1,9 +1,10 @@
 """The command line: `testcluster up`, `down`, `images`, and faults for tests."""
 
 import argparse
+import json
 import sys
 
-from testcluster import cluster
+from testcluster import cluster, images
 from testcluster.console import Error
 
 
@@ -14,12 +15,18 @@ def main() -> int:
     commands.add_parser("down", help="remove it without a trace; binaries and images stay in the cache")
     for name in ("fail-node", "heal-node"):
         commands.add_parser(name, help="cut a node off" if name == "fail-node" else "connect it again").add_argument("node")
+    images_parser = commands.add_parser("images", help="build the images that changed and load them into the nodes")
+    images_parser.add_argument("name", nargs="*", help="default: all")
+    images_parser.add_argument("--json", action="store_true", help="print the references as JSON")
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
             cluster.up()
         case "down":
             cluster.down()
+        case "images":
+            references = images.provide(arguments.name or list(images.DOCKERFILES), cluster.NODES)
+            print(json.dumps(references) if arguments.json else "\n".join(references.values()))
         case "fail-node":
             cluster.fail_node(arguments.node)
         case "heal-node":
