@@ -1,0 +1,312 @@
+"""The real API server takes the CRDs, fills in what pydantic would, and refuses each wrong object by its field's name."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driftloop.api.base import API_VERSION
+from driftloop.cli.crds import KINDS
+from testcluster.console import Error
+from testcluster.controlplane import ControlPlane
+
+pytestmark = pytest.mark.control_plane
+
+Obj = dict[str, Any]
+DIGEST = "sha256:" + "0" * 64
+GONE = object()  # in the table: the field is left out
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def api(plane: ControlPlane) -> ControlPlane:
+    """A control plane that knows our kinds."""
+    plane.kubectl("apply", "--server-side", "-f", str(Path(__file__).parents[2] / "crds"))
+    for kind in KINDS:
+        plane.kubectl("wait", "--for=condition=Established", f"crd/{kind.PLURAL}.driftloop.dev", "--timeout=10s")
+    return plane
+
+
+def thing(kind: str, name: str, spec: Obj) -> Obj:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def job(name: str = "tune") -> Obj:
+    return thing(
+        "FineTuneJob",
+        name,
+        {
+            "model": {"from": {"uri": "pvc://models/base", "digest": DIGEST}},
+            "data": {"sources": [{"name": "rows", "uri": "s3://bucket/rows.csv"}]},
+            "storage": "pvc://models/support",
+            "output": {"family": "support"},
+        },
+    )
+
+
+def pretraining() -> Obj:
+    found = job()
+    found["spec"]["model"]["from"] = {"config": {"architecture": {"model_type": "llama", "hidden_size": 128}}}
+    found["spec"]["training"] = {"method": "pretrain"}
+    return found
+
+
+def version(name: str = "support-0123abcd") -> Obj:
+    return thing("ModelVersion", name, {"family": "support", "artefact": {"uri": "pvc://models/v1", "digest": DIGEST}})
+
+
+def service(name: str = "support") -> Obj:
+    spec = {"model": {"family": "support"}, "retraining": {"jobTemplate": {"spec": job()["spec"]}}}
+    return thing("InferenceService", name, spec)
+
+
+def put(path: str, value: Any) -> Callable[[Obj], None]:
+    """A change of one field of an object; steps of `path` that are missing are made."""
+
+    def change(body: Obj) -> None:
+        *parents, last = path.split(".")
+        for step in parents:
+            body = body.setdefault(step, {})
+        if value is GONE:
+            del body[last]
+        else:
+            body[last] = value
+
+    return change
+
+
+def sources(*names: str) -> list[Obj]:
+    return [{"name": name, "uri": "pvc://data/rows.csv"} for name in names]
+
+
+def suites(*several: Obj) -> list[Obj]:
+    return [{"name": "old", "kind": "retention"} | each for each in several]
+
+
+def label(value: Any) -> str:
+    """A test's name from its parameters, the same in every run."""
+    if callable(value):
+        return str(value.__name__)
+    return "absent" if value is GONE else str(value)[:40]
+
+
+FROM = "spec.model.from"
+TEMPLATE = "spec.retraining.jobTemplate.spec"
+# An object, the change that makes it wrong, and what the message must say: the field first.
+WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
+    (job, "metadata.name", "a" * 41, "metadata.name.*at most 40"),
+    (job, "metadata.name", "1st", "metadata.name.*beginning with a letter"),
+    (job, "metadata.name", "a.b", "metadata.name.*digits and dashes"),
+    (version, "metadata.name", "v" * 41, "metadata.name.*at most 40"),
+    (service, "metadata.name", "s" * 41, "metadata.name.*at most 40"),
+    (job, "spec", GONE, "spec: Required"),
+    (job, "spec.model", GONE, "spec.model: Required"),
+    (job, FROM, {}, f"{FROM}.*set exactly one of uri, versionRef"),
+    (job, f"{FROM}.versionRef", {"name": "v1"}, f"{FROM}.*set exactly one of"),
+    (job, FROM, {"versionRef": {"name": "v1"}, "digest": DIGEST}, f"{FROM}.digest.*digest goes with uri"),
+    (job, FROM, {"versionRef": {"name": "v1", "namespace": "theirs"}}, f'unknown field "{FROM}.versionRef.namespace"'),
+    (job, f"{FROM}.digest", "sha256:12", f"{FROM}.digest"),
+    (job, f"{FROM}.uri", "https://example.org/model", f"{FROM}.uri"),
+    (job, f"{FROM}.uri", "s3://key:secret@bucket/model", f"{FROM}.uri"),
+    (job, f"{FROM}.uri", "s3://bucket/model?signature=x", f"{FROM}.uri"),
+    (job, f"{FROM}.uri", "pvc://claim/../other", f"{FROM}.uri"),
+    (job, f"{FROM}.uri", "file:///etc/passwd", f"{FROM}.uri"),
+    (pretraining, "spec.training.method", "sft", "spec.training.method.*pretrain"),
+    (pretraining, "spec.training.adapter", {"type": "lora"}, "spec.training.adapter.*trained weights"),
+    (pretraining, f"{FROM}.config.tokenizer", {"vocabSize": 10}, f"{FROM}.config.tokenizer.vocabSize"),
+    (pretraining, f"{FROM}.config.architecture", "llama", f"{FROM}.config.architecture"),
+    (job, "spec.data", {}, "spec.data.sources.*at least one source"),
+    (job, "spec.data.sources", sources("one", "one"), "spec.data.sources.*Duplicate"),
+    (job, "spec.data.sources", sources(*(f"s{i}" for i in range(33))), "spec.data.sources.*at most 32"),
+    (job, "spec.data.sources", [{"name": "rows"}], r"spec.data.sources\[0\].uri: Required"),
+    (job, "spec.data.sources", [*sources("a"), {"name": "B", "uri": "s3://b"}], r"spec.data.sources\[1\].name"),
+    (job, "spec.data.sources", [sources("a")[0] | {"format": "xlsx"}], r"spec.data.sources\[0\].format.*parquet"),
+    (job, "spec.data.steps", [{"type": "shuffle"}], r"spec.data.steps\[0\].type.*dedupNear"),
+    (job, "spec.data.steps", [{"type": "dedupNear", "threshold": 1.5}], r"spec.data.steps\[0\].threshold"),
+    (job, "spec.data.heldOutPercent", 51, "spec.data.heldOutPercent.*50"),
+    (job, "spec.data.replay", {"sources": []}, "spec.data.replay.sources.*at least 1"),
+    (job, "spec.data.replay", {"sources": sources("old"), "fraction": -0.1}, "spec.data.replay.fraction"),
+    (job, "spec.data.feedback", {}, "spec.data.feedback.service: Required"),
+    (job, "spec.training.method", "dpo", "spec.training.method.*sft"),
+    (job, "spec.training.numTrainEpochs", 0, "spec.training.numTrainEpochs.*greater than 0"),
+    (job, "spec.training.learningRate", 0, "spec.training.learningRate.*greater than 0"),
+    (job, "spec.training.learningRate", "2e-5", "spec.training.learningRate.*number"),
+    (job, "spec.training.warmupRatio", 2, "spec.training.warmupRatio"),
+    (job, "spec.training.trainBatchSize", 0, "spec.training.trainBatchSize"),
+    (job, "spec.training.maxLength", 4, "spec.training.maxLength.*8"),
+    (job, "spec.training.seed", -1, "spec.training.seed"),
+    (job, "spec.training.epochs", 3, 'unknown field "spec.training.epochs"'),
+    (job, "spec.training.adapter.r", 0, "spec.training.adapter.r"),
+    (job, "spec.compute.nodes", 0, "spec.compute.nodes"),
+    (job, "spec.compute.nodes", 513, "spec.compute.nodes.*512"),
+    (job, "spec.compute", {"gpusPerNode": 4, "workersPerNode": 2}, "spec.compute.workersPerNode.*leave"),
+    (job, "spec.compute.resources.requests", {"cpu": "lots"}, "spec.compute.resources.requests.cpu"),
+    (job, "spec.storage", GONE, "spec.storage: Required"),
+    (job, "spec.output.family", "f" * 32, "spec.output.family.*31"),
+    (job, "spec.evaluation.suites", suites({}), r"spec.evaluation.suites\[0\].*exactly one of items, uri"),
+    (
+        job,
+        "spec.evaluation.suites",
+        suites({"items": "data", "uri": "s3://b/i.csv"}),
+        r"spec.evaluation.suites\[0\].*exactly one of items, uri",
+    ),
+    (
+        job,
+        "spec.evaluation.suites",
+        suites({"items": "data"}, {"items": "replay"}),
+        "spec.evaluation.suites.*Duplicate",
+    ),
+    (job, "spec.evaluation.suites", suites({"items": "data", "maxItems": 5}), r"suites\[0\].maxItems.*10"),
+    (job, "spec.podOverrides.labels", {"driftloop.dev/stage": "serve"}, "spec.podOverrides.labels.*the operator's"),
+    (job, "spec.podOverrides.labels", {"team": "no spaces"}, "spec.podOverrides.labels.team"),
+    (job, "spec.suspend", "yes", "spec.suspend.*boolean"),
+    (version, "spec.artefact.digest", GONE, "spec.artefact.digest: Required"),
+    (version, "spec.artefact.digest", "md5:0", "spec.artefact.digest"),
+    (version, "spec.lineage.trigger", {"kind": "Whim"}, "spec.lineage.trigger.kind.*Drift"),
+    (version, "spec.evaluation.suites", suites({"uri": "s3://b/i.csv", "delta": 2}), r"suites\[0\].delta"),
+    (service, "spec.model.family", GONE, "spec.model.family: Required"),
+    (service, "spec.model.family", "other", r"retraining.jobTemplate.spec.output.family.*must be model.family"),
+    (service, "spec.engine.type", "vllm", "spec.engine.image.*needs an image"),
+    (service, "spec.engine.type", "sglang", "spec.engine.type.*vllm"),
+    (service, "spec.replicas", -1, "spec.replicas"),
+    (service, "spec.drainSeconds", 0, "spec.drainSeconds"),
+    (service, "spec.canary.minRequests", 0, "spec.canary.minRequests"),
+    (service, "spec.canary.maxLatencyRatio", 0.5, "spec.canary.maxLatencyRatio"),
+    (service, "spec.feedback", {}, "spec.feedback.storage: Required"),
+    (service, "spec.drift.falseAlarmsPerMonth", 2, "spec.drift.falseAlarmsPerMonth"),
+    (service, "spec.drift.baselineRequests", 10, "spec.drift.baselineRequests"),
+    (service, "spec.retraining.approval", "sometimes", "spec.retraining.approval.*manual"),
+    (service, "spec.retraining.triggers", [{}], r"spec.retraining.triggers\[0\].alertname: Required"),
+    (service, "spec.retraining.jobTemplate", GONE, "spec.retraining.jobTemplate: Required"),
+    (service, f"{TEMPLATE}.compute.nodes", 0, f"{TEMPLATE}.compute.nodes"),
+    (service, f"{TEMPLATE}.data", {}, f"{TEMPLATE}.data.sources.*at least one source"),
+]
+
+
+@pytest.mark.parametrize(("make", "path", "value", "message"), WRONG, ids=label)
+def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
+    api: ControlPlane, make: Callable[[], Obj], path: str, value: Any, message: str
+) -> None:
+    body = make()
+    put(path, value)(body)
+    with pytest.raises(Error) as caught:
+        api.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+    assert re.search(message, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize("make", [job, pretraining, version, service], ids=label)
+def test_the_server_fills_in_what_pydantic_would(api: ControlPlane, make: Callable[[], Obj]) -> None:
+    body = make()
+    answer = api.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
+    (kind,) = [each for each in KINDS if each.KIND == body["kind"]]
+    assert json.loads(answer)["spec"] == kind.model_validate(body).dump()["spec"]
+
+
+FROZEN: list[tuple[Callable[[str], Obj], str, Any, str]] = [
+    (job, f"{FROM}.uri", "pvc://models/other", "spec.model.*immutable"),
+    (job, "spec.data.heldOutPercent", 20, "spec.data.*immutable"),
+    (job, "spec.data.sources", sources("rows", "more"), "spec.data.*immutable"),
+    (job, "spec.training", {"seed": 1}, "spec.training.*immutable"),
+    (job, "spec.compute", {"nodes": 2}, "spec.compute.*immutable"),
+    (job, "spec.storage", "pvc://models/elsewhere", "spec.storage.*immutable"),
+    (job, "spec.evaluation", {"suites": suites({"items": "data"})}, "spec.evaluation.*immutable"),
+    (job, "spec.output.family", "sales", "spec.output.*immutable"),
+    (job, "spec.podOverrides", {"labels": {"team": "a"}}, "spec.podOverrides.*immutable"),
+    (version, "spec.artefact.uri", "pvc://models/v2", "spec.*immutable"),
+    (version, "spec.lineage", {"job": "tune"}, "spec.*immutable"),
+]
+
+
+@pytest.mark.parametrize(("make", "path", "value", "message"), FROZEN, ids=label)
+def test_what_is_immutable_is_refused_by_its_name(
+    api: ControlPlane, make: Callable[[str], Obj], path: str, value: Any, message: str
+) -> None:
+    body = make("frozen")
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    changed = deepcopy(body)
+    put(path, value)(changed)
+    with pytest.raises(Error, match=message):
+        api.kubectl("apply", "-f", "-", stdin=json.dumps(changed))
+
+
+def test_a_free_form_architecture_is_immutable_too(api: ControlPlane) -> None:
+    body = pretraining()
+    body["metadata"]["name"] = "free-form"
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    put(f"{FROM}.config.architecture.hidden_size", 64)(body)
+    with pytest.raises(Error, match="spec.model.*immutable"):
+        api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
+def test_a_job_can_be_suspended_and_resumed(api: ControlPlane) -> None:
+    body = job("pausing")
+    for suspend in (False, True, False):
+        put("spec.suspend", suspend)(body)
+        api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+        assert api.kubectl("get", "ftj", "pausing", "-o", "jsonpath={.spec.suspend}") == str(suspend).lower()
+
+
+def test_a_services_job_template_may_change(api: ControlPlane) -> None:
+    body = service("changing")
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    put(f"{TEMPLATE}.training", {"seed": 1})(body)
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    assert api.kubectl("get", "dlsvc", "changing", "-o", f"jsonpath={{.{TEMPLATE}.training.seed}}") == "1"
+
+
+def test_spec_and_status_are_written_apart(api: ControlPlane) -> None:
+    body = version("status-test") | {"status": {"phase": "Approved"}}
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    assert api.kubectl("get", "mver", "status-test", "-o", "jsonpath={.status}") == ""
+    patch = json.dumps({"status": {"phase": "Approved", "gateSummary": "4 of 4 passed"}, "spec": {"family": "other"}})
+    api.kubectl("patch", "mver", "status-test", "--subresource=status", "--type=merge", "-p", patch)
+    found = json.loads(api.kubectl("get", "mver", "status-test", "-o", "json"))
+    assert found["spec"]["family"] == "support"
+    assert found["status"] == {"phase": "Approved", "gateSummary": "4 of 4 passed"}
+
+
+def test_alerts_of_two_writers_are_merged_by_key(api: ControlPlane) -> None:
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(service("merging")))
+    for manager, key in (("alerts", "a/1"), ("other", "b/2")):
+        alert = {
+            "key": key,
+            "alertname": "DriftloopModelDrift",
+            "started": "2026-01-01T00:00:00Z",
+            "received": "2026-01-01T00:00:01Z",
+            "source": "Webhook",
+        }
+        body = service("merging") | {"status": {"alerts": [alert]}}
+        del body["spec"]
+        apply = ("apply", "--server-side", "--subresource=status", f"--field-manager={manager}", "-f", "-")
+        api.kubectl(*apply, stdin=json.dumps(body))
+    assert api.kubectl("get", "dlsvc", "merging", "-o", "jsonpath={.status.alerts[*].key}") == "a/1 b/2"
+
+
+def test_an_autoscaler_can_scale_a_service(api: ControlPlane) -> None:
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(service("scaled")))
+    api.kubectl("scale", "inferenceservices.driftloop.dev/scaled", "--replicas=3")
+    assert api.kubectl("get", "dlsvc", "scaled", "-o", "jsonpath={.spec.replicas}") == "3"
+
+
+def test_the_columns_tell_the_story(api: ControlPlane) -> None:
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(job("columns")))
+    progress = {"step": 21, "totalSteps": 50, "percent": 42, "eta": "1h05m", "loss": "1.93"}
+    patch = json.dumps({"status": {"phase": "Training", "progress": progress}})
+    api.kubectl("patch", "ftj", "columns", "--subresource=status", "--type=merge", "-p", patch)
+    head, line = api.kubectl("get", "ftj", "columns").splitlines()
+    assert head.split() == ["NAME", "PHASE", "PROGRESS", "ETA", "LOSS", "NODES", "VERSION", "AGE"]
+    assert line.split()[:6] == ["columns", "Training", "42", "1h05m", "1.93", "1"]
+    assert "finetunejob.driftloop.dev/columns" in api.kubectl("get", "driftloop", "-o", "name")
