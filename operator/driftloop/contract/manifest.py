@@ -23,7 +23,7 @@ class ManifestError(ValueError):
 class ManifestEntry(ApiModel):
     """One file: path relative to the folder, size in bytes, hex sha256."""
 
-    path: str = Field(max_length=1024, pattern=r"^[^/.][^\0]*$")
+    path: str = Field(max_length=1024, pattern=r"^[^/.\x00][^/\x00]*(/[^/.\x00][^/\x00]*)*$")
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from driftloop.contract import storage
+from driftloop.contract.manifest import MANIFEST, ManifestError
+from driftloop.contract.names import VOLUMES_ENV
+
+
+@pytest.fixture(autouse=True)
+def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "volumes"
+    (root / "claim").mkdir(parents=True)
+    monkeypatch.setenv(VOLUMES_ENV, str(root))
+    return root
+
+
+def folder_with(tmp_path: Path, text: str) -> Path:
+    folder = tmp_path / "built"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.txt").write_text(text)
+    return folder
+
+
+def test_what_was_published_is_fetched_and_verified(tmp_path: Path) -> None:
+    digest = storage.publish(folder_with(tmp_path, "weights"), "pvc://claim/models/a").digest
+    storage.fetch_folder("pvc://claim/models/a", tmp_path / "copy", digest)
+    assert (tmp_path / "copy" / "model.txt").read_text() == "weights"
+
+
+def test_publishing_again_replaces_the_whole_folder(tmp_path: Path, volumes: Path) -> None:
+    storage.publish(folder_with(tmp_path, "old"), "pvc://claim/a")
+    (volumes / "claim" / "a" / "stray").write_text("left behind")
+    storage.publish(folder_with(tmp_path, "new"), "pvc://claim/a")
+    assert sorted(path.name for path in (volumes / "claim" / "a").iterdir()) == [MANIFEST, "model.txt"]
+
+
+def test_a_changed_byte_is_refused(tmp_path: Path, volumes: Path) -> None:
+    digest = storage.publish(folder_with(tmp_path, "weights"), "pvc://claim/a").digest
+    (volumes / "claim" / "a" / "model.txt").write_text("Weights")
+    with pytest.raises(ManifestError, match=r"model\.txt"):
+        storage.fetch_folder("pvc://claim/a", tmp_path / "copy", digest)
+
+
+def test_a_folder_without_manifest_is_taken_only_where_no_digest_is_asked_for(tmp_path: Path, volumes: Path) -> None:
+    (volumes / "claim" / "plain").mkdir()
+    (volumes / "claim" / "plain" / "x").write_text("x")
+    assert [f.path for f in storage.fetch_folder("pvc://claim/plain", tmp_path / "copy").files] == ["x"]
+    with pytest.raises(ManifestError):
+        storage.fetch_folder("pvc://claim/plain", tmp_path / "copy2", "sha256:" + "0" * 64)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(storage.StorageError, match="pvc://claim/none: no such folder"):
+        storage.fetch_folder("pvc://claim/none", tmp_path / "copy")
+    with pytest.raises(storage.StorageError, match=r"pvc://claim/none\.csv: no such file"):
+        storage.fetch_file("pvc://claim/none.csv", tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["pvc://", "pvc://claim/../other", "pvc://./x"])
+def test_a_uri_stays_in_its_claim(uri: str) -> None:
+    with pytest.raises(storage.StorageError):
+        storage.local_path(uri)
+
+
+def test_another_scheme_goes_through_fsspec(tmp_path: Path) -> None:
+    uri = f"memory://bucket/{tmp_path.name}"
+    digest = storage.publish(folder_with(tmp_path, "weights"), uri).digest
+    assert storage.exists(f"{uri}/{MANIFEST}")
+    storage.fetch_folder(uri, tmp_path / "copy", digest)
+    assert (tmp_path / "copy" / "model.txt").read_text() == "weights"
