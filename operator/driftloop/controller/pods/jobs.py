@@ -1,0 +1,345 @@
+"""The Jobs of the stages and what stands around them: names, policies, the Ray token. Pure.
+
+Jobs are created once and never written again: Kueue and others own fields there, and a Job's template is immutable.
+With a queue `suspend` is left out: Kueue's webhook sets it, and only Kueue takes it away.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from driftloop.api.base import PodOverrides
+from driftloop.api.finetunejob import Compute
+from driftloop.api.inferenceservice import Engine
+from driftloop.contract.names import EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, VERSION
+from driftloop.contract.task import EvaluateTask, PrepareTask, ServeTask, TrainTask
+from driftloop.controller.core import Obj, Settings
+from driftloop.controller.naming import child_name, owner_reference
+from driftloop.controller.pods.common import (
+    LOST_NODE_TOLERATIONS,
+    mounts_for,
+    pod_metadata,
+    pod_spec,
+    restricted_container,
+    scratch,
+    task_env,
+)
+from driftloop.controller.pods.serving import serving_containers, serving_volumes
+
+PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"  # values of STAGE, and names of the containers
+ATTEMPT = "driftloop.dev/attempt"  # label of a train Job
+QUEUE = "kueue.x-k8s.io/queue-name"
+RAY_PORT = 6379
+TOKEN_KEY = "token"  # noqa: S105 - the name of a Secret's key
+GRACE_SECONDS = 10
+EVALUATE_RETRIES = 2
+EVALUATE_DEADLINE_SECONDS = 6 * 3600
+
+# With Ray's defaults a lost head costs 95 s, 60 of them the raylets' patience with it; with these 41 s were measured.
+_RAY_ENV = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and under whose rules the pods of a FineTuneJob run."""
+
+    compute: Compute
+    overrides: PodOverrides
+    settings: Settings
+
+
+def prepare_name(job: Obj) -> str:
+    """Name of the prepare Job."""
+    return child_name(job, PREPARE)
+
+
+def train_name(job: Obj, attempt: int) -> str:
+    """Name of the train Job of an attempt."""
+    return child_name(job, f"{TRAIN}-{attempt}")
+
+
+def network_name(job: Obj) -> str:
+    """Name of the headless Service of the training pods, and of the policy about all of the job's pods."""
+    return child_name(job, "pods")
+
+
+def secret_name(job: Obj) -> str:
+    """Name of the Secret with the Ray token."""
+    return child_name(job, "ray")
+
+
+def head_name(job: Obj, attempt: int, settings: Settings) -> str:
+    """Stable DNS name of the training pod with index 0, whichever node it runs on."""
+    namespace = job["metadata"]["namespace"]
+    return f"{train_name(job, attempt)}-0.{network_name(job)}.{namespace}.svc.{settings.cluster_domain}"
+
+
+def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: dict[str, str]) -> Obj:
+    """One pod that prepares the data. Its task is the record of the model that training starts from."""
+    feedback = [task.feedback.uri] if task.feedback else []
+    claims = mounts_for([task.output], read=[task.model.uri, *data_uris(task), *feedback])
+    template = _stage_template(job, task, placement, PREPARE, claims)
+    spec = {
+        "backoffLimit": placement.compute.backoff_limit,
+        "activeDeadlineSeconds": placement.compute.active_deadline_seconds,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": _failure_policy(),
+        "template": template,
+    }
+    return _job(job, prepare_name(job), PREPARE, spec, placement, annotations=annotations)
+
+
+def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict[str, str]) -> Obj:
+    """One Indexed Job, one pod a node; index 0 is Ray's head and driver, and the Job ends with it.
+
+    A worker that fails is replaced up to the limit, and training goes on from the last checkpoint; when one index
+    has used its retries the Job fails as a whole.
+    """
+    claims = mounts_for([task.runs, task.output], read=[task.model.uri, task.data_uri])
+    template = _stage_template(job, task, placement, TRAIN, claims)
+    template["spec"]["subdomain"] = network_name(job)
+    if task.nodes > 1:
+        template["spec"]["affinity"] = _one_per_node(_selector(job, TRAIN))
+    spec = {
+        "completionMode": "Indexed",
+        "completions": task.nodes,
+        "parallelism": task.nodes,
+        "backoffLimitPerIndex": placement.compute.backoff_limit,
+        "maxFailedIndexes": 0,
+        "activeDeadlineSeconds": placement.compute.active_deadline_seconds,
+        # A pod that is Terminating may still write; its replacement waits until it is gone.
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": _failure_policy(),
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+        "template": template,
+    }
+    return _job(
+        job,
+        train_name(job, task.attempt),
+        TRAIN,
+        spec,
+        placement,
+        labels={ATTEMPT: str(task.attempt)},
+        annotations=annotations,
+    )
+
+
+def train_service(job: Obj, settings: Settings) -> Obj:
+    """Headless: it gives the training pods their names, ready or not, since they look for each other to get ready."""
+    return _namespaced("v1", "Service", job, network_name(job), _labels(job, TRAIN, settings)) | {
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": _selector(job, TRAIN),
+            "ports": [{"name": "ray", "port": RAY_PORT, "targetPort": RAY_PORT, "protocol": "TCP"}],
+        }
+    }
+
+
+def ray_secret(job: Obj, token: str, settings: Settings) -> Obj:
+    """The token that Ray asks of every member of this job's cluster. Created, never read."""
+    body = _namespaced("v1", "Secret", job, secret_name(job), _labels(job, TRAIN, settings))
+    return body | {"immutable": True, "type": "Opaque", "stringData": {TOKEN_KEY: token}}
+
+
+def job_policy(job: Obj, settings: Settings) -> Obj:
+    """Nobody but pods of the same job reaches its pods, but for their metrics."""
+    own = {JOB: job["metadata"]["name"]}
+    ingress = [
+        {"from": [{"podSelector": {"matchLabels": own}}]},
+        {"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]},
+    ]
+    body = _namespaced("networking.k8s.io/v1", "NetworkPolicy", job, network_name(job), {**settings.labels, **own})
+    return body | {"spec": _ingress_only(own, ingress)}
+
+
+def evaluate_name(version: Obj, baseline_digest: str | None) -> str:
+    """Name of the evaluate Job: another baseline is another evaluation."""
+    against = (baseline_digest or "none").removeprefix("sha256:")[:8]
+    return child_name(version, f"eval-{against}")
+
+
+def evaluate_job(
+    version: Obj,
+    task: EvaluateTask,
+    arms: list[ServeTask],
+    *,
+    engine: Engine,
+    overrides: PodOverrides,
+    settings: Settings,
+    annotations: dict[str, str],
+) -> Obj:
+    """One pod: what will serve the candidate, what serves the baseline, and the client that asks both.
+
+    `arms` is the candidate, and the baseline if there is one. They are sidecars, so the client's end is the Job's.
+    """
+    init: list[Obj] = []
+    volumes: list[Obj] = []
+    for arm, suffix in zip(arms, ("", "-baseline"), strict=False):
+        containers, _ = serving_containers(
+            arm,
+            image=settings.server_image,
+            engine=engine,
+            settings=settings,
+            overrides=overrides,
+            suffix=suffix,
+            as_sidecars=True,
+        )
+        init += containers
+        volumes += serving_volumes(arm, suffix)
+    claims, claim_mounts = mounts_for([task.output], read=[suite.uri for suite in task.suites])
+    scratches, scratch_mounts = scratch()
+    client = restricted_container(
+        EVALUATE,
+        settings.trainer_image,
+        ["python", "-m", "driftloop_trainer.evaluate"],
+        settings=settings,
+        env=task_env(task),
+        mounts=[*scratch_mounts, *claim_mounts],
+        overrides=overrides,
+    )
+    spec = pod_spec(
+        [client],
+        init_containers=init,
+        volumes=_once(volumes + claims + scratches),
+        overrides=overrides,
+        restart_policy="Never",
+        grace_seconds=GRACE_SECONDS,
+        tolerations=LOST_NODE_TOLERATIONS,
+    )
+    labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE}
+    name = evaluate_name(version, task.baseline.digest if task.baseline else None)
+    body = _namespaced("batch/v1", "Job", version, name, {**settings.labels, **labels})
+    body["metadata"]["annotations"] = annotations
+    return body | {
+        "spec": {
+            "backoffLimit": EVALUATE_RETRIES,
+            "activeDeadlineSeconds": EVALUATE_DEADLINE_SECONDS,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": _failure_policy(),
+            "template": {"metadata": pod_metadata(labels, overrides, settings), "spec": spec},
+        }
+    }
+
+
+def evaluate_policy(version: Obj, settings: Settings) -> Obj:
+    """Nobody reaches an evaluation's pod: whoever could might answer for the model."""
+    labels = {VERSION: version["metadata"]["name"], STAGE: EVALUATE}
+    body = _namespaced(
+        "networking.k8s.io/v1", "NetworkPolicy", version, child_name(version, "eval"), {**settings.labels, **labels}
+    )
+    return body | {"spec": _ingress_only(labels, [])}
+
+
+def data_uris(task: PrepareTask) -> list[str]:
+    """Every file of rows or items that prepare reads."""
+    replayed = task.data.replay.sources if task.data.replay else []
+    rows = [source.uri for source in [*task.data.sources, *replayed]]
+    return [*rows, *(suite.uri for suite in task.suites if suite.uri)]
+
+
+def _stage_template(
+    job: Obj,
+    task: PrepareTask | TrainTask,
+    placement: Placement,
+    stage: str,
+    claims: tuple[list[Obj], list[Obj]],
+) -> Obj:
+    training = isinstance(task, TrainTask)
+    volumes, mounts = scratch(shm=True)
+    container = restricted_container(
+        stage,
+        placement.settings.trainer_image,
+        ["python", "-m", f"driftloop_trainer.{stage}"],
+        settings=placement.settings,
+        env=[*task_env(task), *(_ray_env(job) if training else [])],
+        ports={"metrics": METRICS_PORT, "ray": RAY_PORT} if training else None,
+        resources=placement.compute.resources,
+        gpus=placement.compute.gpus_per_node if training else 0,
+        mounts=[*mounts, *claims[1]],
+        overrides=placement.overrides,
+    )
+    return {
+        "metadata": pod_metadata(_labels(job, stage, placement.settings), placement.overrides, placement.settings),
+        "spec": pod_spec(
+            [container],
+            volumes=[*volumes, *claims[0]],
+            overrides=placement.overrides,
+            restart_policy="Never",
+            grace_seconds=GRACE_SECONDS,
+            tolerations=LOST_NODE_TOLERATIONS,
+        ),
+    }
+
+
+def _ray_env(job: Obj) -> list[Obj]:
+    token = {"secretKeyRef": {"name": secret_name(job), "key": TOKEN_KEY}}
+    plain = [{"name": name, "value": value} for name, value in _RAY_ENV.items()]
+    return [*plain, {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
+
+
+def _job(
+    parent: Obj,
+    name: str,
+    stage: str,
+    spec: Obj,
+    placement: Placement,
+    *,
+    annotations: dict[str, str],
+    labels: dict[str, str] | None = None,
+) -> Obj:
+    queue = {QUEUE: placement.compute.queue_name} if placement.compute.queue_name else {}
+    body = _namespaced(
+        "batch/v1", "Job", parent, name, {**_labels(parent, stage, placement.settings), **(labels or {}), **queue}
+    )
+    body["metadata"]["annotations"] = annotations
+    return body | {"spec": spec}
+
+
+def _failure_policy() -> Obj:
+    """Wrong input is never tried again, and a disruption is nobody's fault and costs no retry."""
+    return {
+        "rules": [
+            {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [EXIT_BAD_INPUT]}},
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        ]
+    }
+
+
+def _one_per_node(labels: dict[str, str]) -> Obj:
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+def _ingress_only(labels: dict[str, str], ingress: list[Obj]) -> Obj:
+    return {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"], "ingress": ingress}
+
+
+def _selector(job: Obj, stage: str) -> dict[str, str]:
+    return {JOB: job["metadata"]["name"], STAGE: stage}
+
+
+def _labels(job: Obj, stage: str, settings: Settings) -> dict[str, str]:
+    return {**settings.labels, **_selector(job, stage), FAMILY: job["spec"]["output"]["family"]}
+
+
+def _namespaced(api_version: str, kind: str, parent: Obj, name: str, labels: dict[str, str]) -> Obj:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": parent["metadata"]["namespace"],
+            "labels": labels,
+            "ownerReferences": [owner_reference(parent)],
+        },
+    }
+
+
+def _once(volumes: Iterable[Obj]) -> list[Obj]:
+    """Each name once: two arms may read the same claim."""
+    return list({volume["name"]: volume for volume in volumes}.values())

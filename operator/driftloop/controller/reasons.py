@@ -1,0 +1,48 @@
+"""Reasons that the operator gives in conditions and Events; docs/conditions.md says of each what to do.
+
+A stage that fails gives its own reason (`StorageUnreadable`, `DigestMismatch` ...), which is passed on as it is,
+as are the kubelet's and the scheduler's (`ImagePullBackOff`, `OOMKilled`, `Unschedulable` ...).
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """CamelCase, as the API demands."""
+
+    # Any kind.
+    INVALID_SPEC = "InvalidSpec"
+    NAME_TAKEN = "NameTaken"  # set by the runtime
+    CLAIM_NOT_FOUND = "ClaimNotFound"
+    TASK_TOO_LARGE = "TaskTooLarge"
+
+    # FineTuneJob.
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    SUSPENDED = "Suspended"
+    SUSPENDING = "Suspending"
+    SUCCEEDED = "Succeeded"
+    DOES_NOT_FIT = "DoesNotFit"
+    NO_TRAINING_ROWS = "NoTrainingRows"
+    NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
+    VERSION_NOT_FOUND = "VersionNotFound"
+    VERSION_NOT_APPROVED = "VersionNotApproved"
+    NO_APPROVED_VERSION = "NoApprovedVersion"
+    SERVICE_NOT_FOUND = "ServiceNotFound"
+    NO_STABLE_VERSION = "NoStableVersion"
+    NO_FEEDBACK_STORAGE = "NoFeedbackStorage"
+
+    # ModelVersion.
+    EVALUATING = "Evaluating"
+    APPROVED = "Approved"
+    REJECTED = "Rejected"
+    BASELINE_NOT_FOUND = "BaselineNotFound"
+
+    # A stage's Job.
+    STARTING = "Starting"
+    QUEUED = "Queued"
+    RETRYING = "Retrying"
+    STOPPING = "Stopping"
+    INVALID_RESULT = "InvalidResult"
+    RESULT_LOST = "ResultLost"
+    STAGE_FAILED = "StageFailed"
