@@ -1,4 +1,4 @@
-"""The real API server takes the CRDs, fills in what pydantic would, and refuses each wrong object by its field's name."""
+"""The real API server takes the CRDs, fills in what pydantic would, and refuses wrong objects, naming the field."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from driftloop.api.base import API_VERSION
 from driftloop.cli.crds import KINDS
 from testcluster.console import Error
@@ -211,7 +212,7 @@ def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
 def test_the_server_fills_in_what_pydantic_would(api: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
     answer = api.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
-    (kind,) = [each for each in KINDS if each.KIND == body["kind"]]
+    kind = {each.KIND: each for each in KINDS}[body["kind"]]
     assert json.loads(answer)["spec"] == kind.model_validate(body).dump()["spec"]
 
 
@@ -247,7 +248,7 @@ def test_a_free_form_architecture_is_immutable_too(api: ControlPlane) -> None:
     body["metadata"]["name"] = "free-form"
     api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     put(f"{FROM}.config.architecture.hidden_size", 64)(body)
-    with pytest.raises(Error, match="spec.model.*immutable"):
+    with pytest.raises(Error, match=r"spec.model.*immutable"):
         api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 

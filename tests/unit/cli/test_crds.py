@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from driftloop.api.base import ApiModel, cel, rule
-from driftloop.cli import crds
 from pydantic import ConfigDict, Field
+
+from driftloop.api.base import ApiModel, cel, rule
+from driftloop.api.finetunejob import FineTuneJob
+from driftloop.api.inferenceservice import InferenceService
+from driftloop.cli import crds
 
 ROOT = Path(__file__).parents[3]
 
@@ -74,13 +77,13 @@ def test_no_schema_has_null_as_a_default_or_pydantics_titles(schema: dict[str, A
 
 
 def test_every_field_of_a_job_but_suspend_is_frozen() -> None:
-    spec = crds.schema_of(crds.FineTuneJob)["properties"]["spec"]
+    spec = crds.schema_of(FineTuneJob)["properties"]["spec"]
     frozen = {each["fieldPath"] for each in spec[crds.RULES] if "oldSelf" in each["rule"]}
     assert frozen == {f".{name}" for name in spec["properties"]} - {".suspend"}
 
 
 def test_a_job_template_may_change() -> None:
-    service = crds.schema_of(crds.InferenceService)
+    service = crds.schema_of(InferenceService)
     assert not [path for path, node in nodes(service) for each in node.get(crds.RULES, []) if "oldSelf" in each["rule"]]
 
 
@@ -131,7 +134,7 @@ def test_a_parents_default_leaves_to_nested_defaults_what_they_say() -> None:
     class Model(ApiModel):
         same: Inner = Inner()
         other: Inner = Inner(size=4)
-        many: list[Inner] = [Inner(), Inner(size=5)]
+        many: list[Inner] = Field(default=[Inner(), Inner(size=5)])
 
     found = {name: node["default"] for name, node in of(Model)["properties"].items()}
     assert found == {"same": {}, "other": {"size": 4}, "many": [{}, {"size": 5}]}
