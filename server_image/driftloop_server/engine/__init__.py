@@ -1,0 +1,1 @@
+"""The transformers engine: an OpenAI-compatible server on loopback that batches concurrent requests."""

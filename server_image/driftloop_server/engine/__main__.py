@@ -1,0 +1,105 @@
+"""`python -m driftloop_server.engine`: serve the fetched model on loopback."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+# Before transformers is imported, which reads it once: models come from the fetched folder and from nowhere else.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from aiohttp import web
+
+from driftloop.contract.task import ServeTask
+from driftloop_server.engine.batch import Batch
+from driftloop_server.engine.metrics import EngineMetrics
+from driftloop_server.engine.model import LoadedModel, load
+from driftloop_server.engine.scheduler import Scheduler
+from driftloop_server.engine.server import EngineServer
+from driftloop_server.stage import BadInput, fail, serve_task, setup_logging
+
+log = logging.getLogger("driftloop_server.engine")
+
+# The proxy closes its idle connections after 2 s; an engine that closed one first could meet a request on its way.
+KEEPALIVE = 3600.0
+# What the engine stays longer than drain_seconds if the proxy doesn't go.
+GRACE = 10.0
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="driftloop_server.engine", description=__doc__)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: 1 for small models, else all)")
+    parser.add_argument("--max-waiting", type=int, default=256, help="more waiting requests are answered 429")
+    return parser.parse_args(argv)
+
+
+async def serve(task: ServeTask, loaded: LoadedModel, max_waiting: int) -> None:
+    """Serve until SIGTERM, and then until the proxy is gone. Raises RuntimeError when the model breaks."""
+    loop = asyncio.get_running_loop()
+    terminated, broken = asyncio.Event(), asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, terminated.set)
+    metrics = EngineMetrics(task.service)
+    scheduler = Scheduler(
+        Batch(loaded.model),
+        loaded.decode,
+        metrics,
+        max_num_seqs=task.max_num_seqs,
+        max_waiting=max_waiting,
+        cache_tokens=task.max_num_seqs * loaded.max_model_len,
+        broken=lambda: loop.call_soon_threadsafe(broken.set),
+    )
+    scheduler.start()
+    app = EngineServer(loaded, scheduler, metrics.registry, task.service).app()
+    # handler_cancellation: a request whose client is gone shall not go on taking a place in the batch.
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
+    )
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", task.engine_port).start()
+    log.info("%s: ready on port %d, context %d tokens", task.version, task.engine_port, loaded.max_model_len)
+    stop = asyncio.create_task(_until_unneeded(terminated, scheduler, task))
+    failed = asyncio.create_task(broken.wait())
+    await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
+    await runner.cleanup()
+    scheduler.close()
+    if broken.is_set():
+        raise RuntimeError("the model does not answer any more: the container must start anew")
+
+
+async def _until_unneeded(terminated: asyncio.Event, scheduler: Scheduler, task: ServeTask) -> None:
+    """SIGTERM reaches all containers of a pod at once, but the proxy still accepts and finishes requests then."""
+    await terminated.wait()
+    deadline = time.monotonic() + task.drain_seconds + GRACE
+    log.info("terminating: waiting for the proxy to finish")
+    while time.monotonic() < deadline:
+        if not scheduler.load and not await _listening(task.metrics_port):
+            return
+        await asyncio.sleep(0.2)
+
+
+async def _listening(port: int) -> bool:
+    with suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        return True
+    return False
+
+
+def main() -> None:
+    setup_logging()
+    options = arguments()
+    try:
+        task = serve_task()
+        loaded = load(Path(task.model_dir), dtype=task.dtype, max_model_len=task.max_model_len, threads=options.threads)
+        asyncio.run(serve(task, loaded, options.max_waiting))
+    except (BadInput, RuntimeError, OSError) as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Loading a model folder. Every way in which it can be wrong is a BadInput that says what to fix."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from driftloop_server.engine.batch import Batch
+from driftloop_server.fetch import refuse_code
+from driftloop_server.openai_api import ApiError
+from driftloop_server.stage import BadInput
+
+log = logging.getLogger(__name__)
+
+# Threads of one small matrix product cost more than they bring, up to 10x where cores are shared (measured).
+SMALL_MODEL = 100_000_000
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate. `max_model_len` is in tokens, prompt and answer together."""
+
+    model: Any
+    tokenizer: Any
+    max_model_len: int
+    end_tokens: frozenset[int]
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids are below this."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def encode(self, text: str) -> list[int]:
+        """A plain prompt, with the special tokens that the tokenizer puts before a text."""
+        tokens: list[int] = self.tokenizer(text)["input_ids"]
+        return tokens
+
+    def render(self, messages: list[dict[str, str]]) -> list[int]:
+        """A conversation, up to where the answer begins. Raises ApiError 400."""
+        if not self.tokenizer.chat_template:
+            raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ApiError(
+                400, f"messages: the model's chat template refuses them: {error}", param="messages"
+            ) from error
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def load(folder: Path, *, dtype: str = "auto", max_model_len: int | None = None, threads: int = 0) -> LoadedModel:
+    """Load from `folder` alone: no network, no code of the model's. threads 0: one for small models, else all cores.
+
+    Raises BadInput.
+    """
+    refuse_code(folder)
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **local)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **local)
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+        raise BadInput("ModelUnreadable", f"transformers can't load the model: {error}") from error
+    model.to(device="cuda" if torch.cuda.is_available() else "cpu").eval()
+    _set_threads(threads, model)
+    loaded = LoadedModel(model, tokenizer, _context(config, max_model_len), _end_tokens(folder, config, tokenizer))
+    _self_test(loaded)
+    return loaded
+
+
+def _set_threads(threads: int, model: Any) -> None:
+    small = model.num_parameters() < SMALL_MODEL
+    torch.set_num_threads(threads or (1 if small else len(os.sched_getaffinity(0))))
+
+
+def _context(config: Any, wanted: int | None) -> int:
+    own: Any = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if own is None and wanted is None:
+        raise BadInput("NoContextLength", "the model's config has no max_position_embeddings: set engine.maxModelLen")
+    if own is not None and wanted is not None and wanted > own:
+        raise BadInput("ContextTooLong", f"engine.maxModelLen is {wanted}, but the model's own context is {own}")
+    return int(wanted if wanted is not None else own)
+
+
+def _end_tokens(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
+    try:
+        found = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+    except OSError:  # the folder has no generation_config.json
+        found = config.eos_token_id
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def _self_test(loaded: LoadedModel) -> None:
+    """Generate in a batch what was generated alone. Raises BadInput for models whose rows influence each other.
+
+    Left padding needs a cache of keys and values a position and positions or masks that are respected; a recurrent
+    state has neither, and would answer without an error.
+    """
+    short, long = [1, 2, 3], [4, 5, 6, 7, 8, 9, 10]
+    try:
+        alone, together = Batch(loaded.model), Batch(loaded.model)
+        expected = [alone.join([short])[0], alone.step([1])[0]]
+        together.join([long])
+        found = [together.join([short])[0], together.step([2, 1])[1]]
+        together.keep([1])
+    except Exception as error:
+        raise BadInput("ModelUnsupported", f"the model can't generate in batches: {error!r}") from error
+    for one, other in zip(expected, found, strict=True):
+        if one.isnan().any():
+            raise BadInput("BrokenWeights", "the model's output is not a number")
+        if torch.cosine_similarity(one.float(), other.float(), dim=0) < 0.99:
+            raise BadInput("ModelUnsupported", "a row's answer depends on its neighbours in the batch: use engine vllm")

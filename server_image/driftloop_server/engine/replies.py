@@ -1,0 +1,86 @@
+"""The JSON of answers, as OpenAI's API has it. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from driftloop_server.engine.sampling import TokenLogprob
+from driftloop_server.engine.sequence import Output
+
+TokenString = Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What all pieces of one answer share. `string` turns a token into text, for log-probabilities."""
+
+    id: str
+    model: str
+    created: int
+    prompt_tokens: int
+    is_chat: bool
+    string: TokenString
+
+    def whole(self, output: Output) -> dict[str, Any]:
+        """The answer in one piece."""
+        if self.is_chat:
+            text: dict[str, Any] = {"message": {"role": "assistant", "content": output.text, "refusal": None}}
+        else:
+            text = {"text": output.text}
+        name = "chat.completion" if self.is_chat else "text_completion"
+        return self._envelope(name, [self._choice(text, output)]) | {"usage": self.usage(output)}
+
+    def opening(self) -> dict[str, Any]:
+        """The first chunk of a chat: who speaks."""
+        return self._chunk({"delta": {"role": "assistant", "content": ""}}, Output())
+
+    def chunk(self, output: Output) -> dict[str, Any]:
+        """A piece of the answer."""
+        if self.is_chat:
+            return self._chunk({"delta": {"content": output.text} if output.text else {}}, output)
+        return self._chunk({"text": output.text}, output)
+
+    def closing(self, output: Output) -> dict[str, Any]:
+        """The chunk after the last one, with the usage, for those who asked for it."""
+        return self._envelope(self._chunk_name, []) | {"usage": self.usage(output)}
+
+    def usage(self, output: Output) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": output.tokens,
+            "total_tokens": self.prompt_tokens + output.tokens,
+        }
+
+    @property
+    def _chunk_name(self) -> str:
+        return "chat.completion.chunk" if self.is_chat else "text_completion"
+
+    def _chunk(self, text: dict[str, Any], output: Output) -> dict[str, Any]:
+        return self._envelope(self._chunk_name, [self._choice(text, output)])
+
+    def _envelope(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self.id, "object": name, "created": self.created, "model": self.model, "choices": choices}
+
+    def _choice(self, text: dict[str, Any], output: Output) -> dict[str, Any]:
+        scores = output.logprobs
+        found = None if not scores else self._chat_logprobs(scores) if self.is_chat else self._logprobs(scores)
+        return {"index": 0, **text, "logprobs": found, "finish_reason": output.finish_reason}
+
+    def _chat_logprobs(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
+        def entry(token: int, logprob: float) -> dict[str, Any]:
+            text = self.string(token)
+            return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+        return {
+            "content": [
+                entry(s.token, s.logprob) | {"top_logprobs": [entry(token, logprob) for token, logprob in s.top]}
+                for s in scores
+            ]
+        }
+
+    def _logprobs(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
+        return {
+            "tokens": [self.string(s.token) for s in scores],
+            "token_logprobs": [s.logprob for s in scores],
+            "top_logprobs": [{self.string(token): logprob for token, logprob in s.top} for s in scores],
+        }

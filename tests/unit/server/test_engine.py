@@ -1,0 +1,236 @@
+"""The engine as a user of OpenAI's client sees it: a real process with a real model."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+import torch
+from openai import AsyncOpenAI
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+PROMPTS = ["my card", "I want to top up", "refund, please! refund, please! refund", "東京", "c"]
+
+
+@pytest.fixture
+async def client(engine) -> AsyncIterator[AsyncOpenAI]:
+    url = f"http://127.0.0.1:{engine.ports['engine']}/v1"
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as found:
+        yield found
+
+
+async def greedy(client: AsyncOpenAI, prompt: str, **more) -> str:
+    answer = await client.completions.create(model="desk", prompt=prompt, temperature=0, **({"max_tokens": 24} | more))
+    return answer.choices[0].text
+
+
+async def metric(engine, name: str) -> float:
+    async with aiohttp.ClientSession() as session:
+        text = await (await session.get(f"http://127.0.0.1:{engine.ports['engine']}/metrics")).text()
+    (line,) = (line for line in text.splitlines() if line.startswith(name))
+    return float(line.split()[-1])
+
+
+async def test_lists_its_model_and_knows_no_other(client: AsyncOpenAI) -> None:
+    assert [model.id async for model in client.models.list()] == ["desk"]
+    assert (await client.models.retrieve("desk")).id == "desk"
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+        await client.completions.create(model="gpt", prompt="x")
+
+
+async def test_greedy_completion_is_what_transformers_generates(client: AsyncOpenAI, model_folder: Path) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    for prompt in PROMPTS:
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        tokens = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        expected = tokenizer.decode(tokens[0, ids.shape[1] :], skip_special_tokens=True)
+        assert await greedy(client, prompt) == expected
+
+
+async def test_requests_in_one_batch_get_the_answers_they_get_alone(client: AsyncOpenAI) -> None:
+    alone = [await greedy(client, prompt, max_tokens=10 + 7 * i) for i, prompt in enumerate(PROMPTS)]
+    together = await asyncio.gather(*(greedy(client, p, max_tokens=10 + 7 * i) for i, p in enumerate(PROMPTS)))
+    assert together == alone
+    # More than the batch holds, arriving one after another: rows join and leave all the time.
+    crowd = await asyncio.gather(*(greedy(client, PROMPTS[i % 5], max_tokens=10 + 7 * (i % 5)) for i in range(40)))
+    assert crowd == [alone[i % 5] for i in range(40)]
+
+
+async def test_stream_gives_the_text_of_the_whole_answer(client: AsyncOpenAI) -> None:
+    whole = await greedy(client, "my card")
+    pieces, usages = [], []
+    stream = await client.completions.create(
+        model="desk",
+        prompt="my card",
+        temperature=0,
+        max_tokens=24,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    async for chunk in stream:
+        pieces += [choice.text for choice in chunk.choices]
+        usages.append(chunk.usage)
+    assert "".join(pieces) == whole
+    assert len(pieces) > 3
+    assert usages[-1].completion_tokens == 24
+    assert usages[-1].total_tokens == 24 + usages[-1].prompt_tokens
+
+
+async def test_chat_answers_whole_and_streamed_alike(client: AsyncOpenAI) -> None:
+    messages = [{"role": "user", "content": "my card"}]
+    whole = await client.chat.completions.create(model="desk", messages=messages, temperature=0, max_tokens=20)
+    assert whole.choices[0].message.role == "assistant"
+    assert whole.usage.completion_tokens == 20
+    assert whole.choices[0].finish_reason == "length"
+    stream = await client.chat.completions.create(
+        model="desk", messages=messages, temperature=0, max_completion_tokens=20, stream=True
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == whole.choices[0].message.content
+    assert chunks[-1].choices[0].finish_reason == "length"
+    parts = [{"role": "user", "content": [{"type": "text", "text": "my "}, {"type": "text", "text": "card"}]}]
+    again = await client.chat.completions.create(model="desk", messages=parts, temperature=0, max_tokens=20)
+    assert again.choices[0].message.content == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_stop_ends_the_text_before_it(client: AsyncOpenAI, as_list: bool, stream: bool) -> None:
+    whole = await greedy(client, "my card")
+    stop = whole[6:9]
+    arguments = {"stop": ["never there", stop] if as_list else stop}
+    if not stream:
+        answer = await client.completions.create(
+            model="desk", prompt="my card", temperature=0, max_tokens=24, **arguments
+        )
+        assert answer.choices[0].text == whole[: whole.index(stop)]
+        assert answer.choices[0].finish_reason == "stop"
+        return
+    chunks = [
+        chunk.choices[0]
+        async for chunk in await client.completions.create(
+            model="desk", prompt="my card", temperature=0, max_tokens=24, stream=True, **arguments
+        )
+    ]
+    assert "".join(chunk.text for chunk in chunks) == whole[: whole.index(stop)]
+    assert chunks[-1].finish_reason == "stop"
+
+
+async def test_a_seed_gives_the_same_text_in_any_company(client: AsyncOpenAI) -> None:
+    async def sampled(seed: int | None) -> str:
+        answer = await client.completions.create(
+            model="desk", prompt="my card", temperature=1.0, top_p=0.95, seed=seed, max_tokens=20
+        )
+        return answer.choices[0].text
+
+    first = await sampled(7)
+    crowd = await asyncio.gather(sampled(7), *(greedy(client, prompt) for prompt in PROMPTS), sampled(8), sampled(7))
+    assert crowd[0] == crowd[-1] == first
+    assert crowd[-2] != first
+    assert await sampled(None) != await sampled(None)
+
+
+async def test_logprobs_are_of_the_tokens_chosen(client: AsyncOpenAI) -> None:
+    answer = await client.completions.create(model="desk", prompt="my card", temperature=0, max_tokens=5, logprobs=3)
+    found = answer.choices[0].logprobs
+    assert "".join(found.tokens) == answer.choices[0].text
+    for logprob, top in zip(found.token_logprobs, found.top_logprobs, strict=True):
+        assert logprob == pytest.approx(max(top.values()))
+    chat = await client.chat.completions.create(
+        model="desk",
+        messages=[{"role": "user", "content": "my card"}],
+        temperature=0,
+        max_tokens=5,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    content = chat.choices[0].logprobs.content
+    assert len(content) == 5
+    assert all(entry.top_logprobs[0].token == entry.token for entry in content)
+
+
+async def test_overflow_is_refused_with_the_numbers(client: AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"context is 256 tokens.* 300 for the answer") as caught:
+        await client.completions.create(model="desk", prompt="my card", max_tokens=300)
+    assert caught.value.code == "context_length_exceeded"
+    assert caught.value.param == "max_tokens"
+    with pytest.raises(openai.BadRequestError, match="shorten the text") as caught:
+        await client.chat.completions.create(model="desk", messages=[{"role": "user", "content": "refund 東 " * 300}])
+    assert caught.value.param == "messages"
+
+
+async def test_a_chat_without_limit_may_fill_the_context(client: AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(
+        model="desk", messages=[{"role": "user", "content": "c"}], temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage.total_tokens == 256
+    assert answer.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "explains"),
+    [
+        ({"prompt": "x", "n": 2}, "n", "one answer a request"),
+        ({"prompt": "x", "temperature": "hot"}, "temperature", "valid number"),
+        ({"prompt": "x", "temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"prompt": "x", "stop": [""]}, "stop", "at least 1 character"),
+        ({"prompt": "x", "logit_bias": {"1": 2}}, "logit_bias", "does not know or support"),
+        ({"prompt": ["a", "b"]}, "prompt", "several prompts are several requests"),
+        ({"prompt": [1, 100000]}, "prompt", "not in the vocabulary"),
+        ({"prompt": ""}, "prompt", "nothing to continue"),
+        ({}, "prompt", "required"),
+    ],
+)
+async def test_a_malformed_field_is_named(engine, body: dict, param: str, explains: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{engine.ports['engine']}/v1/completions"
+        response = await session.post(url, json={"model": "desk"} | body)
+        error = (await response.json())["error"]
+    assert response.status == 400
+    assert error["param"] == param
+    assert explains in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+async def test_what_is_no_json_object_or_no_route_is_an_error_in_the_same_form(engine) -> None:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{engine.ports['engine']}") as session:
+        for path, body, status in [
+            ("/v1/completions", b"{", 400),
+            ("/v1/completions", b"[1]", 400),
+            ("/v1/completions", b"[" * 100_000, 400),
+            ("/v1/embeddings", b"{}", 404),
+            ("/v1/models", b"{}", 405),
+            ("/v1/completions", b"x" * (5 << 20), 413),
+        ]:
+            response = await session.post(path, data=body)
+            assert response.status == status
+            assert (await response.json())["error"]["message"]
+
+
+async def test_a_client_that_goes_away_frees_its_place(engine, client: AsyncOpenAI) -> None:
+    for stream in (False, True):
+        before = await metric(engine, 'vllm:request_success_total{finished_reason="abort"')
+        tasks = [
+            asyncio.create_task(
+                client.completions.create(
+                    model="desk", prompt="c", max_tokens=250, stream=stream, extra_body={"ignore_eos": True}
+                )
+            )
+            for _ in range(20)
+        ]
+        await asyncio.sleep(0.1)
+        for task in tasks:
+            if not task.cancel():
+                await (await task).close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        deadline = time.monotonic() + 5
+        while await metric(engine, "vllm:num_requests_running") or await metric(engine, "vllm:num_requests_waiting"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert await metric(engine, 'vllm:request_success_total{finished_reason="abort"') > before
+    assert await greedy(client, "my card")
