@@ -103,7 +103,7 @@ def _go() -> str:
     found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if not found:
         raise Error(
-            "Go 1.21 or newer is needed to build Kubernetes (it fetches the exact toolchain by itself). Install it with:\n"
+            "Go 1.21 or newer is missing; it builds Kubernetes, and fetches its exact toolchain itself. Install it:\n"
             "  curl -fsSL https://go.dev/dl/go1.26.0.linux-amd64.tar.gz | tar -C /usr/local -xz"
         )
     return found

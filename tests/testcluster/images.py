@@ -34,7 +34,7 @@ _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def build_arguments(environment: dict[str, str]) -> dict[str, str]:
-    """What every Dockerfile is built with here: no test cluster has GPUs, so SLIM; PyTorch's index where one is given."""
+    """What every Dockerfile is built with: SLIM, as test clusters have no GPUs; PyTorch's index where one is given."""
     arguments = {"SLIM": "1"}
     if index := environment.get("TORCH_INDEX_URL"):
         arguments["TORCH_INDEX_URL"] = index
@@ -42,7 +42,7 @@ def build_arguments(environment: dict[str, str]) -> dict[str, str]:
 
 
 def reference(name: str, arguments: dict[str, str], root: Path = REPOSITORY) -> str:
-    """The image's full name: its tag is a hash of its Dockerfile, of every file that this copies, and of `arguments`."""
+    """The full name of an image; its tag is a hash of its Dockerfile, every file that this copies, and `arguments`."""
     dockerfile = root / DOCKERFILES[name]
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
     digest.update(dockerfile.read_bytes())
@@ -138,16 +138,16 @@ def _load(image: str, node: Node) -> None:
     _buildah("push", "--quiet", "--disable-compression", "--format", "oci", image, f"oci:{layout}:{name}")
     index = json.loads((layout / "index.json").read_text())
     manifest = next(
-        each
-        for each in index["manifests"]
-        if each["annotations"]["org.opencontainers.image.ref.name"] == name
+        each for each in index["manifests"] if each["annotations"]["org.opencontainers.image.ref.name"] == name
     )
     content = json.loads(_blob(layout, manifest["digest"]).read_text())
     present = set(containers.ctr(node, "content", "list", "--quiet").split())
     layers = [layer["digest"] for layer in content["layers"] if layer["digest"] not in present]
     manifest["annotations"] = {"io.containerd.image.name": image}
     command = ["ctr", "--address", str(node.socket), "--namespace", "k8s.io", "images", "import", "-"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as importer:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as importer:
         assert importer.stdin
         assert importer.stderr
         with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=importer.stdin, mode="w|") as tar:

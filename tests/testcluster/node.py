@@ -52,9 +52,7 @@ class Node:
         )
 
     def kubelet(self, server: str, authority: Authority) -> Service:
-        serving = authority.issue(
-            f"kubelet-{self.name}", names=[f"DNS:{self.name}", f"IP:{self.network.address}"]
-        )
+        serving = authority.issue(f"kubelet-{self.name}", names=[f"DNS:{self.name}", f"IP:{self.network.address}"])
         config = self.directory / "kubelet.json"
         kubeconfig = self.directory / "kubelet.kubeconfig"
         resolver = self.directory / "resolv.conf"
@@ -186,7 +184,7 @@ def kubelet_config(address: str, socket: Path, directory: Path) -> dict[str, obj
         "podLogsDir": str(directory / "pod-logs"),
         "volumePluginDir": str(directory / "volume-plugins"),
         "nodeStatusUpdateFrequency": "2s",  # with the controller manager's grace of 12 s: a lost node shows in 18 s
-        # The machine's disk is not the cluster's own: no pod is evicted, and no loaded image removed, because it is full.
+        # The disk isn't the cluster's own: that it is full evicts no pod and removes no loaded image.
         "evictionHard": {
             "imagefs.available": "0%",
             "nodefs.available": "0%",

@@ -1,4 +1,4 @@
-"""The local cluster as a whole: up, down, and what a test does to it in between."""
+"""The cluster of CLUSTER=local, as a whole: up, down, and what a test does to it in between."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from testcluster import cgroups, containers, network, packages, wait
+from testcluster import cgroups, containers, images, network, packages, wait
 from testcluster.binaries import binary, every_binary
 from testcluster.console import Error, Step, say
 from testcluster.controlplane import (
@@ -30,6 +30,7 @@ from testcluster.node import DNS_DOMAIN, Node
 from testcluster.paths import KUBECONFIG, SHARED, STATE
 from testcluster.pki import Authority
 from testcluster.services import LOGS, Service
+from testcluster.storage import provide_volume
 
 NODES = [Node(NodeNetwork("node-a", 1)), Node(NodeNetwork("node-b", 2))]
 NETWORKS = [node.network for node in NODES]
@@ -191,7 +192,7 @@ def _start(cluster: Cluster) -> None:
             service.start()
         for node in NODES:
             wait.until(lambda node=node: _node_ready(node.name), f"{node.name}; see {LOGS}", 60)  # type: ignore[misc]
-    add_volume("driftloop-shared")
+    provide_volume("driftloop-shared", SHARED)
 
 
 def _write_kubeconfig(authority: Authority) -> None:
@@ -245,28 +246,21 @@ def _node(name: str) -> Node:
     raise Error(f"no node {name}; there are: {', '.join(node.name for node in NODES)}")
 
 
+def provide_images(names: list[str]) -> dict[str, str]:
+    """Build the images `names` where they changed, and load them into the nodes; returns their references."""
+    load()
+    return images.provide(names, NODES)
+
+
 def add_volume(name: str) -> None:
-    """Add a ReadWriteMany PersistentVolume `name` over a folder that every node sees; claim it by `volumeName`."""
-    folder = SHARED / name
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o777)  # pods run as any user, and a hostPath volume knows no fsGroup
-    kubectl(KUBECONFIG, "apply", "-f", "-", stdin=json.dumps(volume(name, folder)))
+    """Add a ReadWriteMany PersistentVolume `name` of its own."""
+    provide_volume(name, SHARED)
 
 
-def volume(name: str, folder: Path) -> dict[str, object]:
-    """The PersistentVolume over `folder`, which every node must see under that path."""
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name},
-        "spec": {
-            "storageClassName": "",
-            "accessModes": ["ReadWriteMany"],
-            "capacity": {"storage": "100Gi"},
-            "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": str(folder), "type": "Directory"},
-        },
-    }
+def status() -> str:
+    """Which daemons run, and what the API server says of the nodes."""
+    lines = [f"{'running' if each.running() else 'STOPPED':8} {each.name}" for each in load().services]
+    return "\n".join([*lines, f"logs: {LOGS}", kubectl(KUBECONFIG, "get", "nodes", "-o", "wide")])
 
 
 def _default_account_exists() -> bool:
@@ -290,7 +284,7 @@ def _dns_answers() -> bool:
             answer = client.recv(512)
         except OSError:
             return False
-    return struct.unpack(">H", answer[6:8])[0] > 0
+    return int.from_bytes(answer[6:8], "big") > 0  # the number of answers
 
 
 @contextlib.contextmanager

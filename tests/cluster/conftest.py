@@ -1,0 +1,28 @@
+"""The running cluster, and a namespace of its own for each test."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from testcluster import providers
+from testcluster.client import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster that runs, started first if none does; it is left running."""
+    provider = providers.choose("auto")
+    provider.up()
+    providers.remember(provider)
+    return Cluster(provider)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace under the restricted Pod Security Standard, deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,34 @@
+"""The running cluster, for tests."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from testcluster.controlplane import kubectl
+from testcluster.paths import KUBECONFIG
+from testcluster.providers import Provider
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster with two workers; `provider` does what kubectl can't."""
+
+    provider: Provider
+    kubeconfig = KUBECONFIG
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, seconds: float = 60) -> str:
+        """Run kubectl as the administrator and return its output; Error with its message when it fails."""
+        return kubectl(self.kubeconfig, *arguments, stdin=stdin, seconds=seconds)
+
+    def get(self, *arguments: str) -> Any:
+        """What `kubectl get` says, parsed."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Apply `objects`."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+
+    def workers(self) -> list[str]:
+        """The names of the nodes that take pods."""
+        nodes = self.get("nodes")["items"]
+        return sorted(node["metadata"]["name"] for node in nodes if "taints" not in node["spec"])

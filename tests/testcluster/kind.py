@@ -1,0 +1,84 @@
+"""The cluster of CLUSTER=kind: two workers in Docker, from kind-config.yaml."""
+
+import os
+import shutil
+import subprocess
+
+from testcluster import images
+from testcluster.console import Error, Step, say
+from testcluster.controlplane import kubectl
+from testcluster.paths import BUILD, KUBECONFIG, REPOSITORY
+from testcluster.storage import provide_volume
+
+NAME = "driftloop"
+_SHARED = BUILD / "shared"  # mounted into the workers by kind-config.yaml
+
+
+def usable() -> bool:
+    """Whether kind is installed and a Docker engine answers."""
+    if not (shutil.which("kind") and shutil.which("docker")):
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+def up() -> None:
+    """Create the cluster unless it exists, and wait for its nodes."""
+    if not usable():
+        raise Error("CLUSTER=kind needs a running Docker engine and kind: go install sigs.k8s.io/kind@latest")
+    _SHARED.mkdir(parents=True, exist_ok=True)
+    if NAME not in _run("kind", "get", "clusters").split():
+        with Step("create the kind cluster"):
+            _run("kind", "create", "cluster", "--config", "kind-config.yaml", "--wait", "180s")
+    KUBECONFIG.touch(mode=0o600)
+    KUBECONFIG.write_text(_run("kind", "get", "kubeconfig", "--name", NAME))
+    kubectl(KUBECONFIG, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s", seconds=150)
+    add_volume("driftloop-shared")
+    say(f"kubeconfig: export KUBECONFIG={KUBECONFIG}")
+
+
+def down() -> None:
+    """Delete the cluster."""
+    with Step("delete the kind cluster"):
+        _run("kind", "delete", "cluster", "--name", NAME)
+    KUBECONFIG.unlink(missing_ok=True)
+
+
+def provide_images(names: list[str]) -> dict[str, str]:
+    """Build the images `names` where they changed, and load them into the nodes; returns their references."""
+    arguments = images.build_arguments(dict(os.environ))
+    references = {name: images.reference(name, arguments) for name in names}
+    for name, image in references.items():
+        if not _run("docker", "images", "--quiet", image):
+            with Step(f"build {image}"):
+                flags = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+                _run("docker", "build", *flags, "--file", images.DOCKERFILES[name], "--tag", image, ".")
+        with Step(f"load {image}"):  # kind skips nodes that have it
+            _run("kind", "load", "docker-image", "--name", NAME, image)
+    return references
+
+
+def add_volume(name: str) -> None:
+    """Add a ReadWriteMany PersistentVolume `name` of its own."""
+    provide_volume(name, _SHARED)
+
+
+def fail_node(name: str) -> None:
+    """Freeze the node: like one that was lost, and with its address kept for its return."""
+    _run("docker", "pause", name)
+
+
+def heal_node(name: str) -> None:
+    """Let the node run on."""
+    _run("docker", "unpause", name)
+
+
+def status() -> str:
+    """What the API server says of the nodes."""
+    return kubectl(KUBECONFIG, "get", "nodes", "-o", "wide")
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Error(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.strip()
