@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from driftloop.api.base import Condition
-from driftloop.controller.core import Obj
+from driftloop.controller.core import Event, Obj
 
 MAX_MESSAGE = 2048
+MAX_EVENT = 1024  # what events.k8s.io takes as a note
 
 
 def condition(
@@ -36,10 +37,29 @@ def ready(reason: str, message: str) -> list[Condition]:
     return [condition("Ready", "True", reason, message)]
 
 
+def failed(reason: str, message: str) -> list[Condition]:
+    """It ended without success, for good: its spec can't be changed."""
+    return [*stalled(reason, message), condition("Failed", "True", reason, message)]
+
+
+def complete(reason: str, message: str) -> list[Condition]:
+    """It ended well."""
+    return [*ready(reason, message), condition("Complete", "True", reason, message)]
+
+
 def merge(old: list[Obj], new: Iterable[Condition], generation: int | None, now: datetime) -> list[Obj]:
     """The conditions to write: exactly `new`, with lastTransitionTime kept where `status` stayed what it was."""
     before = {entry["type"]: entry for entry in old}
     return [_dated(entry, before.get(entry.type), generation, now) for entry in new]
+
+
+def transition(old: list[Obj], new: Iterable[Condition]) -> tuple[Event, ...]:
+    """The Event that a new reason of `Ready` is worth: a Warning where somebody has to act."""
+    entries = {entry.type: entry for entry in new}
+    head = entries.get("Ready")
+    if head is None or (find(old, "Ready") or {}).get("reason") == head.reason:
+        return ()
+    return (Event("Warning" if "Stalled" in entries else "Normal", head.reason, shorten(head.message, MAX_EVENT)),)
 
 
 def find(conditions: list[Obj], type_: str) -> Obj | None:

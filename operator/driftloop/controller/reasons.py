@@ -24,6 +24,7 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     DOES_NOT_FIT = "DoesNotFit"
     NO_TRAINING_ROWS = "NoTrainingRows"
+    BATCH_TOO_SMALL = "BatchTooSmall"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
     VERSION_NOT_FOUND = "VersionNotFound"
     VERSION_NOT_APPROVED = "VersionNotApproved"

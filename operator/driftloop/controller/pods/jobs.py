@@ -7,11 +7,13 @@ With a queue `suspend` is left out: Kueue's webhook sets it, and only Kueue take
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from driftloop.api.base import PodOverrides
 from driftloop.api.finetunejob import Compute
 from driftloop.api.inferenceservice import Engine
-from driftloop.contract.names import EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, VERSION
-from driftloop.contract.task import EvaluateTask, PrepareTask, ServeTask, TrainTask
+from driftloop.contract.names import EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
+from driftloop.contract.task import EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
 from driftloop.controller.core import Obj, Settings
 from driftloop.controller.naming import child_name, owner_reference
 from driftloop.controller.pods.common import (
@@ -149,7 +151,7 @@ def ray_secret(job: Obj, token: str, settings: Settings) -> Obj:
 def job_policy(job: Obj, settings: Settings) -> Obj:
     """Nobody but pods of the same job reaches its pods, but for their metrics."""
     own = {JOB: job["metadata"]["name"]}
-    ingress = [
+    ingress: list[Obj] = [
         {"from": [{"podSelector": {"matchLabels": own}}]},
         {"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]},
     ]
@@ -233,6 +235,18 @@ def evaluate_policy(version: Obj, settings: Settings) -> Obj:
         "networking.k8s.io/v1", "NetworkPolicy", version, child_name(version, "eval"), {**settings.labels, **labels}
     )
     return body | {"spec": _ingress_only(labels, [])}
+
+
+def task_of(job: Obj) -> PrepareTask | TrainTask | EvaluateTask | ServeTask | None:
+    """The task that a stage's Job was created with: the record of what was decided then. None if it doesn't parse."""
+    for container in job["spec"]["template"]["spec"].get("containers") or []:
+        for variable in container.get("env") or []:
+            if variable.get("name") == TASK_ENV:
+                try:
+                    return decode(variable.get("value") or "")
+                except ValidationError:
+                    return None
+    return None
 
 
 def data_uris(task: PrepareTask) -> list[str]:

@@ -1,0 +1,86 @@
+"""Read what deciding about a FineTuneJob needs: caches, and the training pod's metrics. Writes nothing."""
+
+import secrets
+from datetime import datetime
+
+from driftloop.api.finetunejob import FineTuneJob, FineTuneJobStatus, Progress
+from driftloop.contract.names import JOB, METRICS_PORT
+from driftloop.controller.conditions import parse_timestamp
+from driftloop.controller.core import Key, Obj
+from driftloop.controller.finetunejob import progress
+from driftloop.controller.finetunejob.observed import Observed
+from driftloop.controller.naming import child_name, controlled_by, version_name
+from driftloop.controller.runtime.samples import MetricsUnavailable
+from driftloop.controller.runtime.world import World
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+async def observe(key: Key, world: World) -> Observed | None:
+    """Everything about the job now; None when it is gone. Raises pydantic.ValidationError."""
+    job = world.get("FineTuneJob", key.namespace, key.name)
+    if job is None:
+        return None
+    parsed = FineTuneJob.model_validate(job)
+    uid, namespace = job["metadata"]["uid"], key.namespace
+    children = [child for child in world.owned("Job", namespace, uid) if controlled_by(child, uid)]
+    pods = [pod for pod in world.list("Pod", namespace, {JOB: key.name}) if _of_a_job_of(job, pod)]
+    source = parsed.spec.model.from_
+    serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
+    feedback = parsed.spec.data.feedback
+    version = world.get("ModelVersion", namespace, version_name(parsed.spec.output.family, uid))
+    return Observed(
+        job=job,
+        spec=parsed.spec,
+        status=parsed.status,
+        jobs=tuple(children),
+        pods=tuple(pods),
+        version=version if version and _came_of(version, uid) else None,
+        versions=tuple(world.list("ModelVersion", namespace)),
+        claims={claim["metadata"]["name"]: claim for claim in world.list("PersistentVolumeClaim", namespace)},
+        serving=serving,
+        serving_deployments=tuple(world.list("Deployment", namespace)) if serving else (),
+        feedback=world.get("InferenceService", namespace, feedback.service) if feedback else None,
+        progress=await _progress(parsed.status, children, pods, world),
+        fresh_secret=secrets.token_urlsafe(32),
+    )
+
+
+async def _progress(status: FineTuneJobStatus, children: list[Obj], pods: list[Obj], world: World) -> Progress | None:
+    """What the running pod with index 0 says, where the last reading is old enough; it may say nothing."""
+    now = world.now()
+    if not _due(status.progress, now):
+        return None
+    for pod in pods:
+        labels = pod["metadata"].get("labels") or {}
+        at_work = (pod.get("status") or {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+        if labels.get(INDEX) == "0" and at_work and any(controlled_by(pod, job["metadata"]["uid"]) for job in children):
+            return await _scrape(pod, world, now)
+    return None
+
+
+async def _scrape(pod: Obj, world: World, now: datetime) -> Progress | None:
+    try:
+        samples = await world.metrics.scrape(pod, METRICS_PORT)
+    except MetricsUnavailable:
+        return None  # it is only for people to look at
+    return progress.read({sample.labels.get("__name__", ""): sample.value for sample in samples}, now)
+
+
+def _due(last: Progress | None, now: datetime) -> bool:
+    return last is None or last.updated is None or now - parse_timestamp(last.updated) >= progress.READ_EVERY
+
+
+def _of_a_job_of(job: Obj, pod: Obj) -> bool:
+    """Whether the pod's controller is a Job named as ours are, this job's UID in the name: it may be gone already."""
+    prefix = child_name(job, "")
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(
+        owner.get("controller") and owner.get("kind") == "Job" and owner.get("name", "").startswith(prefix)
+        for owner in owners
+    )
+
+
+def _came_of(version: Obj, uid: str) -> bool:
+    lineage = (version.get("spec") or {}).get("lineage") or {}
+    return lineage.get("jobUid") == uid

@@ -1,0 +1,56 @@
+"""How far training has come, read from the metrics of pod index 0. Pure; for people, it decides nothing."""
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from driftloop.api.finetunejob import Progress
+from driftloop.contract.names import Metric
+from driftloop.controller.conditions import parse_timestamp, timestamp
+
+READ_EVERY = timedelta(seconds=10)
+# A status write wakes every watcher: one at a change that a person would notice, else twice a minute.
+WRITE_PERCENT = 5
+WRITE_EVERY = timedelta(seconds=30)
+
+
+def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
+    """Progress from metric names and values; None before the first step is known of."""
+    step, total = metrics.get(Metric.TRAIN_STEP), metrics.get(Metric.TRAIN_TOTAL_STEPS)
+    if step is None or total is None or not 0 <= step <= total or total < 1:
+        return None
+    loss, pace, left = (
+        metrics.get(name) for name in (Metric.TRAIN_LOSS, Metric.TRAIN_TOKENS_PER_SECOND, Metric.TRAIN_ETA_SECONDS)
+    )
+    eta = round(left) if left is not None and left >= 0 else None
+    return Progress(
+        step=int(step),
+        total_steps=int(total),
+        percent=math.floor(100 * step / total),
+        eta_seconds=eta,
+        eta=duration(eta) if eta is not None else None,
+        loss=f"{loss:.4g}" if loss is not None else None,
+        tokens_per_second=round(pace) if pace is not None else None,
+        updated=timestamp(now),
+    )
+
+
+def newer(old: Progress | None, new: Progress | None) -> Progress | None:
+    """What the status should say: `new` where it is worth a write, else `old`."""
+    if old is None or new is None or old.updated is None or new.updated is None:
+        return new or old
+    moved = abs(new.percent - old.percent) >= WRITE_PERCENT or new.total_steps != old.total_steps
+    aged = parse_timestamp(new.updated) - parse_timestamp(old.updated) >= WRITE_EVERY
+    return new if moved or aged or new.percent == 100 != old.percent else old
+
+
+def duration(seconds: int) -> str:
+    """`42s`, `1m05s`, `1h05m`, `2d03h`: the two largest units."""
+    minutes, rest = divmod(max(0, seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    if hours:
+        return f"{hours}h{minute:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
