@@ -95,13 +95,18 @@ def _distinct(pools: Pools) -> Pools:
     return Pools(training, fresh(pools.traffic), fresh(pools.shifted_traffic), report, shifted_report)
 
 
+def is_held_out(row: Row) -> bool:
+    """Whether the family's sticky rule keeps the row out of training, for ever."""
+    return side(FAMILY, row.text, HELD_OUT_PERCENT) == "heldOut"
+
+
 def account(pools: Pools, trained: Iterable[str], asked_by_gates: Iterable[str]) -> dict[str, object]:
     """Sizes and overlaps. `trained` and `asked_by_gates` are row keys as the pods recorded them.
 
     A row of training or traffic that the sticky rule holds out counts to the gates' pool and to no other.
     """
     sides = {
-        name: [row_key(row.text) for row in part if side(FAMILY, row.text, HELD_OUT_PERCENT) == "train"]
+        name: [row_key(row.text) for row in part if not is_held_out(row)]
         for name, part in {
             "training": pools.training,
             "trafficAndFeedback": pools.traffic + pools.shifted_traffic,

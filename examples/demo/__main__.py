@@ -1,0 +1,108 @@
+"""`make demo`: the whole loop on a real cluster, with nobody touching it."""
+
+import argparse
+import base64
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from demo import controls, install, report
+from demo.loop import SERVICE, Loop, Pace, run
+from demo.pools import Pools, account, from_folder, generated
+from demo.timeline import Timeline, clock
+from demo.traffic import Traffic
+
+NAMESPACE = "support-desk"
+SHORT = Pace(
+    steady_requests=500, after_requests=500, report_rows=300
+)  # what the tests run; `make demo` runs the full one
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    timeline = Timeline()
+    try:
+        pools = from_folder(options.data, options.shift) if options.data else generated(90 if options.short else 200)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = demo(timeline, pools, SHORT if options.short else Pace(), options)
+    report.write(found, options.report)
+    print(report.table(found))
+    print(f"\n{options.report} written after {clock(time.monotonic() - timeline.started)}")
+    return 0
+
+
+def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespace) -> dict[str, Any]:
+    """One run; the report."""
+    installed = install.install(timeline, options.cluster)
+    kube, namespace = installed.kube, options.namespace
+    install.namespace(installed, namespace)
+    install.put_data(installed, namespace, pools)
+    timeline.event(f"storage and data ready: {len(pools.training)} rows to train on")
+    kube.run("apply", "-k", str(install.ROOT / "examples/support-desk"), "-n", namespace)
+    timeline.event("examples/support-desk applied")
+    loop = Loop(kube, namespace, timeline, pools, pace)
+
+    def traffic() -> Traffic:
+        return Traffic(kube, namespace, installed.images["operator"], SERVICE, _feedback_token(loop), pools)
+
+    run(loop, traffic)
+    if options.controls:
+        controls.run(loop, installed)
+    keys = _keys(installed, loop)
+    return report.build(kube, namespace, loop.found, account(pools, *keys), _cluster(installed), timeline)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with train.csv and test.csv (columns text and category)")
+    parser.add_argument(
+        "--shift", type=Path, help="folder with the rows of the shift; the later third of --data if absent"
+    )
+    parser.add_argument("--controls", action="store_true", help="add two candidates that the gates must refuse")
+    parser.add_argument("--short", action="store_true", help="fewer rows and requests: the form that the tests run")
+    parser.add_argument("--namespace", default=NAMESPACE, help="namespace of the run; emptied first")
+    parser.add_argument("--cluster", default=os.environ.get("CLUSTER", "auto"), help="auto, current, kind or local")
+    parser.add_argument(
+        "--report", type=Path, default=install.ROOT / "build/demo/report.json", help="where the report goes"
+    )
+    return parser
+
+
+def _feedback_token(loop: Loop) -> str:
+    """The token for corrections, as a user of the service would read it."""
+    secrets = loop.kube.list("secrets", loop.namespace, f"driftloop.dev/service={SERVICE}")
+    if len(secrets) != 1:
+        raise RuntimeError(f"{len(secrets)} Secrets with the label driftloop.dev/service={SERVICE}, expected one")
+    return base64.b64decode(secrets[0]["data"]["token"]).decode()
+
+
+def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]:
+    """Row keys that any version was trained on, and that any gate asked, as prepare recorded them."""
+    trained: set[str] = set()
+    asked: set[str] = set()
+    for job in loop.kube.list("finetunejobs", loop.namespace):
+        if "data" not in job.get("status", {}):
+            continue
+        folder = job["status"]["data"]["uri"].removeprefix(f"pvc://{install.CLAIM}/")
+        trained |= set(install.read_file(installed, loop.namespace, f"{folder}/train_keys.txt").split())
+        asked |= set(install.read_file(installed, loop.namespace, f"{folder}/held_out_keys.txt").split())
+    return trained, asked
+
+
+def _cluster(installed: install.Installed) -> dict[str, object]:
+    version = json.loads(installed.kube.run("version", "-o", "json"))
+    nodes = json.loads(installed.kube.run("get", "nodes", "-o", "json"))["items"]
+    return {
+        "kubernetes": version["serverVersion"]["gitVersion"],
+        "nodes": [node["metadata"]["name"] for node in nodes],
+        "images": installed.images,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

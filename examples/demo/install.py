@@ -1,0 +1,206 @@
+"""What the demo needs around the loop: a cluster, images, Prometheus and Alertmanager, the chart, storage and data."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.corpus import Row
+from demo.kube import Kube, KubectlError, Obj
+from demo.pools import Pools, is_held_out
+from demo.timeline import Timeline
+from testcluster import providers  # the tool of `make cluster`
+from testcluster.binaries import binary
+from testcluster.paths import KUBECONFIG
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "driftloop-system"
+MONITORING = "driftloop-monitoring"
+CLAIM = "driftloop"
+DATA = f"/volumes/{CLAIM}/support-desk/data"
+PROMETHEUS = f"http://prometheus.{MONITORING}.svc:9090"
+ALERTMANAGER = f"http://alertmanager.{MONITORING}.svc:9093"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A cluster with Driftloop in it."""
+
+    kube: Kube
+    helm: list[str]
+    images: dict[str, str]
+    provider: providers.Provider
+
+
+def install(timeline: Timeline, asked: str) -> Installed:
+    """Cluster, images, chart and monitoring. What is there already is kept and brought up to date."""
+    provider = providers.choose(asked)
+    provider.up()
+    providers.remember(provider)
+    timeline.event("cluster up")
+    images = _images(provider)
+    timeline.event("images built and loaded")
+    helm = [str(binary("helm")), "--kubeconfig", str(KUBECONFIG)]
+    installed = Installed(Kube(binary("kubectl"), KUBECONFIG), helm, images, provider)
+    _chart(installed)
+    _monitoring(installed)
+    timeline.event("operator, Prometheus and Alertmanager are running")
+    return installed
+
+
+def _images(provider: providers.Provider) -> dict[str, str]:
+    """References by name: built here, or for a cluster of the user's own from DRIFTLOOP_IMAGES (JSON)."""
+    if given := os.environ.get("DRIFTLOOP_IMAGES"):
+        references: dict[str, str] = json.loads(given)
+        return references
+    return provider.provide_images(["operator", "trainer", "server", "monitoring"])
+
+
+def _helm(installed: Installed, release: str, chart: str, namespace: str, values: Obj) -> None:
+    command = [
+        *installed.helm,
+        "upgrade",
+        "--install",
+        release,
+        str(ROOT / chart),
+        "-n",
+        namespace,
+        "--create-namespace",
+    ]
+    done = subprocess.run(
+        [*command, "--values", "-"], input=json.dumps(values), capture_output=True, text=True, check=False, timeout=300
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"helm upgrade {release}: {done.stderr.strip()}")
+
+
+def _chart(installed: Installed) -> None:
+    images = {name: _image(installed.images[name]) for name in ("operator", "trainer", "server")}
+    values = {
+        "images": images | {"pullPolicy": "IfNotPresent"},
+        "prometheusUrl": PROMETHEUS,
+        "alertmanagerUrls": [ALERTMANAGER],
+    }
+    _helm(installed, "driftloop", "charts/driftloop", SYSTEM, values)
+    installed.kube.run("rollout", "status", "-n", SYSTEM, "deployment/driftloop", "--timeout=180s", timeout=190)
+
+
+def _monitoring(installed: Installed) -> None:
+    """Prometheus and Alertmanager; on a cluster of ours from the image with Debian's builds, else from upstream's."""
+    names = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+    image = installed.images.get("monitoring")
+    values = {name: {"image": image, "command": [f"/usr/bin/{program}"]} for name, program in names.items()}
+    _helm(installed, "monitoring", "charts/monitoring-demo", MONITORING, values if image else {})
+    for name in names:
+        installed.kube.run("rollout", "status", "-n", MONITORING, f"deployment/{name}", "--timeout=180s", timeout=190)
+
+
+def _image(reference: str) -> dict[str, str]:
+    repository, _, tag = reference.rpartition(":")
+    return {"repository": repository, "tag": tag}
+
+
+def namespace(installed: Installed, name: str) -> None:
+    """An empty namespace under the restricted standard, with a shared claim. An older one of that name goes first."""
+    kube = installed.kube
+    if kube.get("namespace", name, "default"):
+        kube.run("delete", "inferenceservices,finetunejobs", "--all", "-n", name, "--wait=false")
+        kube.run("delete", "namespace", name, "--timeout=180s", timeout=200)
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+    )
+    volume = _volume(installed, name)
+    spec: Obj = {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "10Gi"}},
+        **({"storageClassName": "", "volumeName": volume} if volume else {}),
+    }
+    kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": CLAIM, "namespace": name},
+            "spec": spec,
+        }
+    )
+
+
+def _volume(installed: Installed, namespace: str) -> str | None:
+    """A fresh volume of the test cluster; on a cluster of the user's own its default storage class makes one."""
+    if installed.provider is providers.PROVIDERS["current"]:
+        return None
+    name = f"demo-{namespace}-{time.time_ns():x}"
+    installed.provider.add_volume(name)
+    return name
+
+
+def put_data(installed: Installed, namespace: str, pools: Pools) -> None:
+    """Write the training pool into the claim: corpus.csv (texts) and requests.csv (texts with their category).
+
+    The base model's corpus leaves out what the gates of its descendants will ask.
+    """
+    kube = installed.kube
+    kube.apply(_writer(namespace, installed.images["operator"]))
+    kube.run("wait", "-n", namespace, "pod/writer", "--for=condition=Ready", "--timeout=120s", timeout=130)
+    kube.run("exec", "-n", namespace, "writer", "--", "mkdir", "-p", DATA)
+    put_rows(installed, namespace, "corpus.csv", [row for row in pools.training if not is_held_out(row)])
+    put_rows(installed, namespace, "requests.csv", pools.training)
+
+
+def put_rows(installed: Installed, namespace: str, name: str, rows: list[Row]) -> None:
+    """Write `rows` as a CSV file with the columns text and category into the claim's data folder."""
+    command = ("exec", "-i", "-n", namespace, "writer", "--", "sh", "-c", f"cat > {DATA}/{name}")
+    installed.kube.run(*command, stdin=_csv([("text", "category"), *rows]))
+
+
+def read_file(installed: Installed, namespace: str, path: str) -> str:
+    """A file of the claim, by the pod that wrote the data."""
+    try:
+        return installed.kube.run("exec", "-n", namespace, "writer", "--", "cat", f"/volumes/{CLAIM}/{path}")
+    except KubectlError as error:
+        raise RuntimeError(f"{path}: {error}") from error
+
+
+def _csv(lines: Sequence[tuple[str, str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(lines)
+    return text.getvalue()
+
+
+def _writer(namespace: str, image: str) -> Obj:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "writer", "namespace": namespace},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "writer",
+                    "image": image,
+                    "command": ["sleep", "infinity"],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "data", "mountPath": f"/volumes/{CLAIM}"}],
+                }
+            ],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
+        },
+    }
