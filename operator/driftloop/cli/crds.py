@@ -215,10 +215,18 @@ def manifest(kind: Kind) -> Json:
     }
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice twice: not everything that reads a CRD knows YAML's anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def render() -> dict[str, str]:
     """File names and contents of all definitions; the same for the same models."""
     return {
-        f"{kind.PLURAL}.yaml": HEADER + yaml.safe_dump(manifest(kind), sort_keys=False, width=110) for kind in KINDS
+        f"{kind.PLURAL}.yaml": HEADER + yaml.dump(manifest(kind), Dumper=_Plain, sort_keys=False, width=110)
+        for kind in KINDS
     }
 
 
@@ -227,14 +235,13 @@ def stale(files: dict[Path, str]) -> list[Path]:
     return [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `driftloop crds` to `parser`."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the definitions, or check them; the exit status."""
+    parser = argparse.ArgumentParser(prog="driftloop crds", description="Write the CustomResourceDefinitions.")
     parser.add_argument("--out", type=Path, action="append", metavar="DIR", help="write here (default: the repository)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
+    options = parser.parse_args(arguments)
 
-
-def run(options: argparse.Namespace) -> int:
-    """Write the definitions, or check them, as `options` say; the exit status."""
     files = {folder / name: text for folder in options.out or FOLDERS for name, text in render().items()}
     wrong = stale(files)
     if options.check:
@@ -246,13 +253,6 @@ def run(options: argparse.Namespace) -> int:
         path.write_text(files[path])
         print(f"wrote {path}")
     return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m driftloop.cli.crds`."""
-    parser = argparse.ArgumentParser(prog="driftloop crds", description="Write the CustomResourceDefinitions.")
-    configure(parser)
-    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

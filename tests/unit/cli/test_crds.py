@@ -1,5 +1,6 @@
 """The schema generator: what pydantic says must survive into the CRDs, and nothing may get lost in silence."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,10 @@ def test_check_names_a_stale_file_and_writing_mends_it(tmp_path: Path, capsys: p
     assert crds.main(["--out", str(tmp_path), "--check"]) == 1
     assert "finetunejobs.yaml is stale" in capsys.readouterr().err
     assert (tmp_path / "finetunejobs.yaml").read_text() == "old"  # a check writes nothing
+
+
+def test_the_files_are_plain_yaml_without_anchors() -> None:
+    assert not any(re.search(r"[:-] [&*]id", text) for text in crds.render().values())
 
 
 def test_every_field_is_described(schema: dict[str, Any]) -> None:
