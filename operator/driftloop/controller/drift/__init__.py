@@ -1,0 +1,1 @@
+"""Drift: counters in, evidence out."""
