@@ -69,10 +69,12 @@ def load(folder: Path, *, dtype: str = "auto", max_model_len: int | None = None,
     try:
         config = AutoConfig.from_pretrained(folder, **local)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **local)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, **local
+        )
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
         raise BadInput("ModelUnreadable", f"transformers can't load the model: {error}") from error
-    model.to(device="cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     _set_threads(threads, model)
     loaded = LoadedModel(model, tokenizer, _context(config, max_model_len), _end_tokens(folder, config, tokenizer))
     _self_test(loaded)

@@ -38,7 +38,6 @@ class EngineServer:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
         app.router.add_get(MODELS, self.models)
-        app.router.add_get(MODELS + "/{model}", self.model)
         app.router.add_post(COMPLETIONS, self.completions)
         app.router.add_post(CHAT, self.chat)
         app.router.add_get("/health", self.health)
@@ -53,10 +52,6 @@ class EngineServer:
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card()]})
-
-    async def model(self, request: web.Request) -> web.Response:
-        self._check_model(request.match_info["model"])
-        return web.json_response(self._card())
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         asked = requests.parse(requests.CompletionRequest, await read_json(request))

@@ -1,5 +1,6 @@
 """A tiny random Llama with its tokenizer, and the server's own processes around it."""
 
+import json
 import os
 import signal
 import socket
@@ -18,9 +19,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from driftloop.contract.storage import publish
 from driftloop.contract.task import ServeTask, encode
+from driftloop.contract.textstats import PROFILE, build_profile
 
 CONTEXT = 256
 WORDS = ["my card has not arrived yet", "café naïve 東京 🙂", "I want to top up my account", "refund, please!"]
+TOKEN = "the-feedback-token-of-desk"
+KEYS = {"DRIFTLOOP_SIGNING_KEY": "the-signing-key-of-desk", "DRIFTLOOP_FEEDBACK_TOKEN": TOKEN}
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -51,6 +55,22 @@ class Process:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports['api']}"
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of the metrics port by name and labels, as they are written."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=5) as response:
+            lines = response.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The one sample of `name` that carries `labels`."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        (found,) = (
+            value
+            for series, value in self.metrics().items()
+            if series.split("{")[0] == name and all(label in series for label in wanted)
+        )
+        return found
 
     def terminate(self) -> None:
         self.popen.send_signal(signal.SIGTERM)
@@ -123,6 +143,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    prompts = [f"{word} {i % 7}" for i in range(50) for word in WORDS]
+    (folder / PROFILE).write_text(json.dumps(build_profile(prompts)))
     return folder
 
 
@@ -189,3 +211,34 @@ def engine(serve_task: ServeTask, tmp_path_factory: pytest.TempPathFactory) -> I
         yield process
     finally:
         process.stop()
+
+
+@pytest.fixture(scope="session")
+def pods(
+    engine: Process, serve_task: ServeTask, artefact: Artefact, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Process]]:
+    """Starts a proxy before the engine, as in one more pod of the service; ready when returned."""
+    started: list[Process] = []
+    folder = tmp_path_factory.mktemp("pods")
+
+    def pod(*args: str, ready: bool = True, environment: dict[str, str] | None = None, **changes: object) -> Process:
+        api, feedback, metrics = free_ports(3)
+        ports = {"engine_port": engine.ports["engine"], "api_port": api, "feedback_port": feedback}
+        task = serve_task.model_copy(
+            update=ports | {"metrics_port": metrics, "feedback_uri": "pvc://feedback/desk"} | changes
+        )
+        variables = {"DRIFTLOOP_VOLUMES": str(artefact.volumes)} | KEYS | (environment or {})
+        process = start("proxy", task, folder / f"{len(started)}.log", *args, **variables)
+        started.append(process)
+        wait_for(lambda: answers(f"http://127.0.0.1:{metrics}/{'readyz' if ready else 'healthz'}"))
+        return process
+
+    yield pod
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def proxy(pods: Callable[..., Process]) -> Process:
+    """A pod of the service, running for the whole session."""
+    return pods()

@@ -1,0 +1,123 @@
+"""`python -m driftloop_server.proxy`: the pod's face to its clients, whatever engine is behind it."""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from pathlib import Path
+
+from aiohttp import web
+
+from driftloop.contract.task import ServeTask
+from driftloop_server.proxy.app import Api
+from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections
+from driftloop_server.proxy.drift import DriftCounters, read_profile
+from driftloop_server.proxy.feedback import Feedback
+from driftloop_server.proxy.identity import Signer
+from driftloop_server.proxy.memory import Memory
+from driftloop_server.proxy.metrics import ProxyMetrics
+from driftloop_server.proxy.probes import Probes
+from driftloop_server.proxy.readiness import Readiness
+from driftloop_server.proxy.segments import Segments
+from driftloop_server.proxy.upstream import Upstream
+from driftloop_server.stage import BadInput, fail, serve_task, setup_logging
+
+log = logging.getLogger("driftloop_server.proxy")
+
+SIGNING_KEY_ENV = "DRIFTLOOP_SIGNING_KEY"
+TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
+MIN_SECRET = 16  # characters
+
+# SIGTERM comes together with the removal from the endpoints, not after it: for a moment new connections still come.
+LINGER_SECONDS = 4.0
+# Clients close idle connections, not we: one that we closed could meet a request on its way.
+KEEPALIVE = 3600.0
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="driftloop_server.proxy", description=__doc__)
+    parser.add_argument("--engine-timeout", type=float, default=300.0, help="seconds without a byte from the engine")
+    parser.add_argument("--connection-requests", type=int, default=MAX_REQUESTS, help="requests a client's connection")
+    parser.add_argument("--connection-seconds", type=float, default=MAX_SECONDS, help="life of a client's connection")
+    return parser.parse_args(argv)
+
+
+class Keys:
+    """The service's secrets, from the environment. A pod without them serves no users: an evaluation's."""
+
+    def __init__(self, task: ServeTask) -> None:
+        self.signing, self.token = os.environ.get(SIGNING_KEY_ENV, ""), os.environ.get(TOKEN_ENV, "")
+        self.of_a_service = bool(self.signing)
+        if task.feedback_uri and not (len(self.signing) >= MIN_SECRET and len(self.token) >= MIN_SECRET):
+            raise BadInput(
+                "NoKeys", f"feedback needs {SIGNING_KEY_ENV} and {TOKEN_ENV} of at least {MIN_SECRET} characters"
+            )
+        self.signing = self.signing or secrets.token_hex(32)
+
+
+async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> None:
+    """Serve until SIGTERM, then drain."""
+    terminated = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, terminated.set)
+    async with Upstream(f"http://127.0.0.1:{task.engine_port}", options.engine_timeout) as upstream:
+        metrics, memory = ProxyMetrics(task), Memory()
+        signer = Signer(keys.signing.encode(), task.service_uid)
+        readiness = Readiness(upstream, task.service)
+        drift = DriftCounters(read_profile(Path(task.model_dir)), metrics)
+        connections = Connections(options.connection_requests, options.connection_seconds)
+        api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness).app()
+        connections.watch(api)
+        apps = [(Probes(readiness, metrics, upstream).app(), task.metrics_port), (api, task.api_port)]
+        if task.feedback_uri:
+            segments = Segments(task.feedback_uri, socket.gethostname())
+            feedback = Feedback(task, keys.token, signer, memory, segments, metrics).app()
+            apps.append((feedback, task.feedback_port))
+        runners = [await _listen(app, port, cancel=app is api) for app, port in apps]
+        watching = asyncio.create_task(readiness.watch())
+        log.info("%s: API on port %d, engine %s", task.version, task.api_port, task.engine_type)
+        await terminated.wait()
+        readiness.draining = connections.draining = True
+        await _drain(connections, task.drain_seconds, LINGER_SECONDS if keys.of_a_service else 0)
+        watching.cancel()
+        for runner in reversed(runners):  # the probes last: the engine takes their port's closing for our end
+            await runner.cleanup()
+
+
+async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRunner:
+    # Cancelled when the client is gone: the engine shall not generate for nobody.
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
+    )
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", port).start()  # noqa: S104 - a pod's port; NetworkPolicies guard it
+    return runner
+
+
+async def _drain(connections: Connections, seconds: float, linger: float) -> None:
+    """Go on accepting for a moment, then finish what runs. Bounded by `seconds`."""
+    log.info("draining: %d requests run", connections.running)
+    deadline = time.monotonic() + seconds
+    await asyncio.sleep(min(linger, seconds))
+    while time.monotonic() < deadline and not connections.quiet():  # noqa: ASYNC110 - silence is no event
+        await asyncio.sleep(0.1)
+    log.info("drained: %d requests are cut", connections.running)
+
+
+def main() -> None:
+    setup_logging()
+    try:
+        task = serve_task()
+        keys = Keys(task)
+        asyncio.run(serve(task, keys, arguments()))
+    except (BadInput, OSError) as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

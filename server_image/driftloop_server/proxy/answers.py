@@ -1,0 +1,86 @@
+"""The engine's answers on their way to the client: our id instead of the engine's, and the text kept. Pure."""
+
+import json
+from typing import Any
+
+MAX_EVENT = 1 << 20  # bytes of one event of a stream
+MAX_KEPT = 64 << 10  # characters of an answer that are kept for feedback
+
+_DATA = b"data:"
+_DONE = b"[DONE]"
+
+
+class AnswerTooLong(ValueError):
+    """An event of the stream is longer than MAX_EVENT."""
+
+
+def rewrite(body: bytes, identity: str) -> tuple[bytes, str]:
+    """A whole answer with its id replaced, and its text. Raises ValueError when it is no JSON object."""
+    document = json.loads(body)
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    document["id"] = identity
+    return _dump(document), _text(document, "message")
+
+
+class EventRewriter:
+    """The same for a stream of server-sent events, in blocks cut anywhere."""
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+        self._rest = b""
+        self._parts: list[str] = []
+        self._kept = 0
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it came."""
+        return "".join(self._parts)
+
+    def feed(self, block: bytes) -> bytes:
+        """The whole lines so far, rewritten. Raises AnswerTooLong."""
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        if len(self._rest) > MAX_EVENT:
+            raise AnswerTooLong(f"an event of more than {MAX_EVENT} bytes")
+        return b"".join(self._line(line) + b"\n" for line in lines)
+
+    def flush(self) -> bytes:
+        """What came after the last line end."""
+        rest, self._rest = self._rest, b""
+        return self._line(rest) if rest else b""
+
+    def _line(self, line: bytes) -> bytes:
+        if not line.startswith(_DATA):
+            return line
+        data = line[len(_DATA) :].strip()
+        if data == _DONE:
+            return line
+        try:
+            document = json.loads(data)
+        except ValueError:
+            return line
+        if not isinstance(document, dict) or "id" not in document:
+            return line
+        document["id"] = self._identity
+        self._keep(_text(document, "delta"))
+        return b"data: " + _dump(document)
+
+    def _keep(self, text: str) -> None:
+        if text and self._kept < MAX_KEPT:
+            self._parts.append(text)
+            self._kept += len(text)
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _text(document: dict[str, Any], part: str) -> str:
+    """Text of the first choice: `text` of a completion, `content` of a chat's message or delta."""
+    choices = document.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return ""
+    inner = choice.get(part)
+    found = inner.get("content") if isinstance(inner, dict) else choice.get("text")
+    return found if isinstance(found, str) else ""

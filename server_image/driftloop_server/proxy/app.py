@@ -1,0 +1,138 @@
+"""The API's handlers: the client's request to the engine, the engine's answer to the client."""
+
+import asyncio
+import json
+import time
+
+import aiohttp
+from aiohttp import web
+
+from driftloop_server.openai_api import (
+    CHAT,
+    COMPLETIONS,
+    MODELS,
+    ApiError,
+    Handler,
+    error_body,
+    errors_as_json,
+    parse_json,
+)
+from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
+from driftloop_server.proxy.drift import DriftCounters
+from driftloop_server.proxy.identity import Signer
+from driftloop_server.proxy.memory import Answer, Memory
+from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
+from driftloop_server.proxy.prompts import Prompt, prompt_of
+from driftloop_server.proxy.readiness import Readiness
+from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, read_bounded
+
+MAX_BODY = 4 << 20  # bytes of a request
+BODY_SECONDS = 30.0  # in which it must have come
+_BROKEN = web.RequestKey("broken", int)  # code of a stream that failed after its 200 had left
+
+
+class Api:
+    """Three paths and no other: what else an engine offers is not for the outside."""
+
+    def __init__(
+        self,
+        version: str,
+        revision: str,
+        upstream: Upstream,
+        signer: Signer,
+        memory: Memory,
+        metrics: ProxyMetrics,
+        drift: DriftCounters,
+        readiness: Readiness,
+    ) -> None:
+        self._version, self._revision = version, revision
+        self._upstream = upstream
+        self._signer = signer
+        self._memory = memory
+        self._metrics = metrics
+        self._drift = drift
+        self._readiness = readiness
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self._measure, errors_as_json], client_max_size=MAX_BODY)
+        app.router.add_get(MODELS, self.models)
+        app.router.add_post(COMPLETIONS, self.generate)
+        app.router.add_post(CHAT, self.generate)
+        return app
+
+    async def models(self, request: web.Request) -> web.Response:
+        async with self._upstream.request("GET", MODELS) as answer:
+            return await _passed_on(answer)
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        prompt = prompt_of(parse_json(body)) or Prompt("")
+        async with self._upstream.request("POST", request.path, body) as answer:
+            if answer.status != 200:
+                return await _passed_on(answer)
+            if prompt.text:
+                self._drift.count(prompt.text)
+            identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())
+            if answer.content_type == "text/event-stream":
+                return await self._stream(request, answer, identity, prompt)
+            return await self._whole(answer, identity, prompt)
+
+    async def _whole(self, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt) -> web.Response:
+        try:
+            body, text = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
+        except ValueError as error:
+            raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
+        self._readiness.proven()
+        self._memory.add(identity, Answer(prompt, text))
+        return web.Response(body=body, content_type="application/json")
+
+    async def _stream(
+        self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
+    ) -> web.StreamResponse:
+        """Pass the events on. After the 200 has left, a failure is an event of the stream."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        await response.prepare(request)
+        events = EventRewriter(identity)
+        try:
+            async for block in answer.content.iter_any():
+                if rewritten := events.feed(block):
+                    await response.write(rewritten)
+            await response.write(events.flush())
+            self._readiness.proven()
+        except ConnectionError:
+            raise  # the client's connection, not the engine's
+        except (aiohttp.ClientError, AnswerTooLong) as error:
+            request[_BROKEN] = 504 if isinstance(error, aiohttp.ServerTimeoutError) else 502
+            message = error_body(request[_BROKEN], f"the engine broke off: {type(error).__name__}")
+            await response.write(b"data: " + json.dumps(message).encode() + b"\n\n")
+        finally:
+            self._memory.add(identity, Answer(prompt, events.text))
+        await response.write_eof()
+        return response
+
+    @web.middleware
+    async def _measure(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        began, code = time.monotonic(), 500
+        try:
+            response = await handler(request)
+            code = request.get(_BROKEN, response.status)
+            return response
+        except (asyncio.CancelledError, ConnectionError):
+            code = CLIENT_GONE
+            raise
+        finally:
+            self._metrics.request(request.path, code, time.monotonic() - began)
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come in {BODY_SECONDS:.0f} s") from None
+
+
+async def _passed_on(answer: aiohttp.ClientResponse) -> web.Response:
+    headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
+    body = await read_bounded(answer, MAX_ANSWER)
+    return web.Response(body=body, status=answer.status, content_type=answer.content_type, headers=headers)

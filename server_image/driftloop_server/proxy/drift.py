@@ -1,0 +1,49 @@
+"""Which bins of the reference profile the requests fall into: all that leaves the pod of their text."""
+
+import logging
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge
+
+from driftloop.contract.names import Metric
+from driftloop.contract.textstats import PROFILE, Profile, bin_label, load_profile
+from driftloop_server.proxy.metrics import LABELS, ProxyMetrics
+
+log = logging.getLogger(__name__)
+
+
+def read_profile(folder: Path) -> Profile | None:
+    """The model's profile. A model without a readable one is served all the same, and not watched."""
+    try:
+        profile = load_profile(folder / PROFILE)
+    except ValueError as error:
+        log.error("no drift counters: %s", error)
+        return None
+    if profile is None:
+        log.warning("no drift counters: the model folder has no %s", PROFILE)
+    return profile
+
+
+class DriftCounters:
+    """Counts texts into bins. Without a profile it does nothing and exports nothing: no data is not `no drift`."""
+
+    def __init__(self, profile: Profile | None, metrics: ProxyMetrics) -> None:
+        self._profile = profile
+        if profile is None:
+            return
+        labels, registry = [*LABELS, "signal", "bin"], metrics.registry
+        self._counter = Counter(Metric.DRIFT_BIN, "Requests in each bin of a signal.", labels, registry=registry)
+        masses = Gauge(Metric.DRIFT_REFERENCE, "Share of the reference in each bin.", labels, registry=registry)
+        rows = Gauge(Metric.DRIFT_REFERENCE_ROWS, "Rows behind the reference.", LABELS, registry=registry)
+        rows.labels(*metrics.constant).set(profile.rows)
+        self._constant = metrics.constant
+        for signal, shares in profile.masses().items():
+            for index, share in enumerate(shares):
+                masses.labels(*self._constant, signal, bin_label(index)).set(share)
+                self._counter.labels(*self._constant, signal, bin_label(index))
+
+    def count(self, text: str) -> None:
+        if self._profile is None:
+            return
+        for signal, index in self._profile.bins(text).items():
+            self._counter.labels(*self._constant, signal, bin_label(index)).inc()

@@ -1,0 +1,216 @@
+"""What users say about answers: checked, counted, and kept as rows that a training can use."""
+
+import hmac
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from driftloop.contract.task import ServeTask
+from driftloop.contract.text import Side, side
+from driftloop_server.openai_api import ApiError, errors_as_json, read_json
+from driftloop_server.proxy.identity import Forged, ResponseId, Signer
+from driftloop_server.proxy.memory import Answer, Memory
+from driftloop_server.proxy.metrics import ProxyMetrics
+from driftloop_server.proxy.prompts import prompt_from
+from driftloop_server.proxy.segments import STORAGE_ERRORS, Segments
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1 << 20  # bytes
+WINDOW = timedelta(days=7)  # after an answer, in which it can be rated
+MAX_HEARD = 50_000
+MAX_USERS = 100_000  # that are counted one by one in an hour; the others share one count
+
+Rating = Literal["positive", "negative", "correction"]
+
+
+class FeedbackBody(BaseModel):
+    """The body of POST /v1/feedback."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    response_id: str = Field(max_length=512, description="The `id` of the answer.")
+    rating: Rating
+    consent: bool = Field(description="Whether the row may be stored and trained on. If not, it is counted only.")
+    correction: str | None = Field(None, min_length=1, max_length=65_536, description="What the answer should be.")
+    user: str = Field("", max_length=256, description="Who says so; stored as a keyed hash. Limits are a user.")
+    prompt: Any = Field(None, description="The prompt, or the messages, as they were sent.")
+    completion: str | None = Field(None, max_length=65_536, description="The answer as it came.")
+
+
+class UserCap:
+    """Ratings a user and hour. A pod counts what it sees itself."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._hour = -1
+        self._counts: Counter[str] = Counter()
+
+    def take(self, user: str, now: float) -> float:
+        """Count one. Returns 0, or the seconds until more is taken."""
+        hour = int(now // 3600)
+        if hour != self._hour:
+            self._hour, self._counts = hour, Counter()
+        if user not in self._counts and len(self._counts) >= MAX_USERS:
+            user = ""
+        if self._counts[user] >= self._limit:
+            return (hour + 1) * 3600 - now
+        self._counts[user] += 1
+        return 0
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A rating that passed every check, with the answer it is about."""
+
+    identity: ResponseId
+    body: FeedbackBody
+    rating: Rating
+    answer: Answer
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it says what the answer should have been."""
+        return self.rating == "correction" or (self.rating == "positive" and bool(self.answer.completion))
+
+
+class Feedback:
+    """The endpoint. It has a port and a token of its own: who may ask the model may not teach it."""
+
+    def __init__(
+        self,
+        task: ServeTask,
+        token: str,
+        signer: Signer,
+        memory: Memory,
+        segments: Segments,
+        metrics: ProxyMetrics,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._task = task
+        self._token = token.encode()
+        self._signer = signer
+        self._memory = memory
+        self._segments = segments
+        self._metrics = metrics
+        self._clock = clock
+        self._cap = UserCap(task.feedback_max_per_user_per_hour)
+        # What was said before: a client that repeats a request, whose answer it never saw, adds nothing.
+        self._heard: OrderedDict[tuple[str, str, str | None, bool], dict[str, str | None]] = OrderedDict()
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
+        app.router.add_post("/v1/feedback", self.post)
+        return app
+
+    async def post(self, request: web.Request) -> web.Response:
+        self._authenticate(request)
+        body = parse_feedback(await read_json(request))
+        now = self._clock()
+        identity = self._identify(body, now)
+        saying = (body.response_id, body.rating, body.correction, body.consent)
+        if (status := self._heard.get(saying)) is not None:
+            return web.json_response(status)
+        rated = self._rate(identity, body)
+        if wait := self._cap.take(body.user, now.timestamp()):
+            headers = {"Retry-After": str(int(wait) + 1)}
+            raise ApiError(429, "this user has rated enough for this hour", code="user_cap", headers=headers)
+        place = await self._store(rated, now) if body.consent else None
+        self._metrics.feedback(identity.revision, identity.version, rated.rating)
+        status = {"status": "counted" if place is None else "stored", "side": place}
+        self._heard[saying] = status
+        if len(self._heard) > MAX_HEARD:
+            self._heard.popitem(last=False)
+        return web.json_response(status)
+
+    def _authenticate(self, request: web.Request) -> None:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            raise ApiError(401, "feedback needs the service's bearer token", headers={"WWW-Authenticate": "Bearer"})
+
+    def _identify(self, body: FeedbackBody, now: datetime) -> ResponseId:
+        try:
+            identity = self._signer.read(body.response_id)
+        except Forged as error:
+            raise ApiError(403, f"response_id: {error}", param="response_id", code="forged") from None
+        if now.timestamp() - identity.created > WINDOW.total_seconds():
+            days = WINDOW.days
+            raise ApiError(
+                410, f"response_id: answers can be rated for {days} days", param="response_id", code="expired"
+            )
+        return identity
+
+    def _rate(self, identity: ResponseId, body: FeedbackBody) -> Rated:
+        """What is rated: from memory, else from the body. Raises ApiError 409 when neither has it."""
+        answer = self._memory.get(body.response_id)
+        prompt = answer.prompt if answer else None
+        if body.prompt is not None:
+            prompt = prompt_from(body.prompt)
+            if prompt is None or prompt.hash != identity.prompt:
+                raise ApiError(
+                    409, "prompt: not the one that response_id belongs to", param="prompt", code="prompt_mismatch"
+                )
+        completion = answer.completion if answer else body.completion
+        if prompt is None or (completion is None and body.rating == "positive"):
+            raise ApiError(
+                409,
+                "this pod did not give the answer, or long ago: send prompt and completion with the rating",
+                param="prompt" if prompt is None else "completion",
+                code="answer_unknown",
+            )
+        rating: Rating = "correction" if body.correction is not None else body.rating
+        return Rated(identity, body, rating, Answer(prompt, completion or ""))
+
+    async def _store(self, rated: Rated, now: datetime) -> Side:
+        place = side(self._task.family, rated.answer.prompt.text, self._task.held_out_percent)
+        try:
+            await self._segments.append(rated.identity.version, self._row(rated, place, now))
+        except STORAGE_ERRORS as error:
+            log.error("feedback can't be stored: %s", error)
+            raise ApiError(
+                503, "the feedback can't be stored now: try again", code="storage", headers={"Retry-After": "5"}
+            ) from error
+        if rated.trainable:
+            self._metrics.eligible(rated.identity.revision, rated.identity.version, place)
+        return place
+
+    def _row(self, rated: Rated, place: Side, now: datetime) -> dict[str, Any]:
+        answer, user = rated.answer, rated.body.user
+        row: dict[str, Any] = {
+            "id": rated.body.response_id,
+            "version": rated.identity.version,
+            "prompt": answer.prompt.text,
+            "completion": answer.completion,
+            "rating": rated.rating,
+            "correction": rated.body.correction,
+            "user": self._signer.pseudonym(user) if user else "",
+            "created": _timestamp(now),
+            "expires": _timestamp(now + timedelta(days=self._task.feedback_retention_days)),
+            "side": place,
+        }
+        return row | ({"messages": list(answer.prompt.messages)} if answer.prompt.messages else {})
+
+
+def parse_feedback(document: dict[str, Any]) -> FeedbackBody:
+    """Raises ApiError 400 that names the field."""
+    try:
+        body = FeedbackBody.model_validate({key: value for key, value in document.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = str(first["loc"][0])
+        raise ApiError(400, f"{field}: {first['msg']}", param=field, code="invalid_value") from None
+    if body.rating == "correction" and body.correction is None:
+        raise ApiError(400, "correction: a rating of correction needs it", param="correction", code="invalid_value")
+    if body.rating == "positive" and body.correction is not None:
+        raise ApiError(400, "rating: an answer to be corrected is not positive", param="rating", code="invalid_value")
+    return body
+
+
+def _timestamp(time: datetime) -> str:
+    """RFC 3339."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

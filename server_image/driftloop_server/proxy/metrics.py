@@ -1,0 +1,63 @@
+"""The proxy's metrics. Every series carries the labels of the pod's service, revision and version."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from driftloop.contract.names import Metric
+from driftloop.contract.task import ServeTask
+from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
+
+ROUTES = (COMPLETIONS, CHAT, MODELS)
+# Prometheus sees no increase in a series that appears with its first event: series start at 0.
+_CODES = ("200", "400", "429", "499", "500", "502", "503", "504")
+RATINGS = ("positive", "negative", "correction")
+SIDES = ("train", "heldOut")
+CLIENT_GONE = 499  # nginx's code for a client that closed the connection before the answer
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LABELS = ("inference_service", "revision", "model_version")
+
+
+class ProxyMetrics:
+    """Counters and gauges by the names of `contract/names.py`."""
+
+    def __init__(self, task: ServeTask) -> None:
+        self.registry = CollectorRegistry()
+        self.constant = (task.service, task.revision, task.version)
+        self._requests = Counter(
+            Metric.REQUESTS,
+            "Requests answered, by route and status code.",
+            [*LABELS, "route", "code"],
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            Metric.LATENCY,
+            "Arrival of a request to the end of its answer.",
+            [*LABELS, "route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._feedback = Counter(Metric.FEEDBACK, "Ratings taken.", [*LABELS, "rating"], registry=self.registry)
+        self._eligible = Counter(
+            Metric.FEEDBACK_ELIGIBLE, "Stored rows that a training can use.", [*LABELS, "side"], registry=self.registry
+        )
+        for route in ROUTES:
+            self._latency.labels(*self.constant, route)
+            for code in _CODES:
+                self._requests.labels(*self.constant, route, code)
+        for rating in RATINGS:
+            self._feedback.labels(*self.constant, rating)
+        for side in SIDES:
+            self._eligible.labels(*self.constant, side)
+
+    def request(self, route: str, code: int, seconds: float) -> None:
+        """A request was answered, or given up with CLIENT_GONE."""
+        route = route if route in ROUTES else "other"
+        self._requests.labels(*self.constant, route, str(code)).inc()
+        self._latency.labels(*self.constant, route).observe(seconds)
+
+    def feedback(self, revision: str, version: str, rating: str) -> None:
+        """A rating of an answer, which a pod of another revision may have given: it counts for that one."""
+        self._feedback.labels(self.constant[0], revision, version, rating).inc()
+
+    def eligible(self, revision: str, version: str, side: str) -> None:
+        """A row was stored that a training can use."""
+        self._eligible.labels(self.constant[0], revision, version, side).inc()

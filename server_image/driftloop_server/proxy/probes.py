@@ -1,0 +1,35 @@
+"""The port for kubelet and Prometheus."""
+
+from aiohttp import web
+from prometheus_client import generate_latest
+
+from driftloop_server.proxy.metrics import ProxyMetrics
+from driftloop_server.proxy.readiness import Readiness
+from driftloop_server.proxy.upstream import Upstream
+
+
+class Probes:
+    """/healthz: this process runs. /readyz: the engine generates tokens. /metrics: ours and the engine's."""
+
+    def __init__(self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream) -> None:
+        self._readiness = readiness
+        self._metrics = metrics
+        self._upstream = upstream
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/healthz", self.healthz)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/metrics", self.metrics)
+        return app
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        obstacle = self._readiness.obstacle
+        return web.Response(text=f"{obstacle or 'ok'}\n", status=503 if obstacle else 200)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry) + await self._upstream.metrics()
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")

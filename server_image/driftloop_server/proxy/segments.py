@@ -1,0 +1,148 @@
+"""Rows of feedback on storage: lines of `version/pod/sequence.jsonl`, durable before they are acknowledged.
+
+Each pod writes files of its own, so no writers meet. A reader may find the last line of a file cut, when the pod died
+in the middle of writing it: that row was never acknowledged.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from driftloop.contract.storage import StorageError, join, local_path
+
+log = logging.getLogger(__name__)
+
+MAX_ROWS = 1000  # of a segment
+MAX_SECONDS = 60.0  # of writing to one
+
+Row = dict[str, Any]
+
+
+class Segment(Protocol):
+    """One file being written."""
+
+    def append(self, lines: bytes) -> None:
+        """Returns when the lines are durable. Raises OSError."""
+
+    def close(self) -> None: ...
+
+
+class LocalSegment:
+    """A file on a mounted volume."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name is durable too
+        finally:
+            os.close(folder)
+
+    def append(self, lines: bytes) -> None:
+        while lines:
+            lines = lines[os.write(self._file, lines) :]
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class RemoteSegment:
+    """An object in a store. Objects can't be appended to, so the whole segment, which is bounded, is put again."""
+
+    def __init__(self, uri: str) -> None:
+        import fsspec  # only remote storage needs it
+
+        self._fs, self._path = fsspec.core.url_to_fs(uri)
+        self._content = b""
+
+    def append(self, lines: bytes) -> None:
+        self._fs.pipe_file(self._path, self._content + lines)
+        self._content += lines
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Open:
+    """A segment with what decides when it is full."""
+
+    segment: Segment
+    opened: float
+    rows: int = 0
+
+
+@dataclass
+class _Batch:
+    """Rows that are written together: one sync for all that arrived during the one before."""
+
+    lines: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))  # by version
+    written: bool = False
+    error: Exception | None = None
+
+
+class Segments:
+    """Appends rows below `uri`, the service's folder. One instance a pod."""
+
+    def __init__(self, uri: str, pod: str) -> None:
+        self._uri = uri
+        self._pod = pod
+        self._open: dict[str, _Open] = {}  # by version
+        self._batch = _Batch()
+        self._lock = asyncio.Lock()
+        self._sequence = 0
+
+    async def append(self, version: str, row: Row) -> None:
+        """Returns when the row is durable. Raises OSError or StorageError: then it isn't stored."""
+        batch = self._batch
+        batch.lines[version].append(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        async with self._lock:
+            if not batch.written:
+                self._batch, batch.written = _Batch(), True
+                try:
+                    await asyncio.to_thread(self._write, batch)
+                except Exception as error:
+                    batch.error = error
+        if batch.error is not None:
+            raise batch.error
+
+    def _write(self, batch: _Batch) -> None:
+        for version, lines in batch.lines.items():
+            current = self._segment(version)
+            try:
+                current.segment.append(b"".join(lines))
+            except Exception:
+                # Perhaps half a line is on the disk: nothing may be appended to it.
+                self._close(version)
+                raise
+            current.rows += len(lines)
+
+    def _segment(self, version: str) -> _Open:
+        current = self._open.get(version)
+        if current and (current.rows >= MAX_ROWS or time.monotonic() - current.opened >= MAX_SECONDS):
+            self._close(version)
+            current = None
+        if current is None:
+            current = self._open[version] = _Open(self._new(version), time.monotonic())
+        return current
+
+    def _new(self, version: str) -> Segment:
+        # Ascending, and never one that this pod had before its container was restarted.
+        self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+        uri = join(self._uri, version, self._pod, f"{self._sequence:015d}.jsonl")
+        path = local_path(uri)
+        return RemoteSegment(uri) if path is None else LocalSegment(path)
+
+    def _close(self, version: str) -> None:
+        self._open.pop(version).segment.close()
+
+
+STORAGE_ERRORS = (OSError, StorageError)

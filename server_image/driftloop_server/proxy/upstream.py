@@ -1,0 +1,97 @@
+"""Requests to the engine, and what its failures mean to a client."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from driftloop_server.openai_api import COMPLETIONS, ApiError
+
+# Less than any engine's own: uvicorn, vLLM's server, closes an idle connection after 5 s, and a request that meets a
+# closing connection is lost.
+KEEPALIVE = 2.0
+CONNECT_SECONDS = 5.0
+PROBE_SECONDS = 10.0
+MAX_METRICS = 4 << 20  # bytes
+MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
+
+
+class Upstream:
+    """A client of the engine's API. `timeout`: seconds without a byte from the engine."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._session = aiohttp.ClientSession(
+            url,
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def request(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send our own request with the client's body: no header of the client's reaches the engine.
+
+        Leaving early closes the connection, which the engine takes for a client gone. Raises ApiError 502, 503, 504,
+        from within the block too.
+        """
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        try:
+            async with self._session.request(method, path, data=body, headers=headers) as answer:
+                yield answer
+        except aiohttp.ServerTimeoutError as error:
+            raise ApiError(504, "the engine did not answer in time", code="engine_timeout") from error
+        except aiohttp.ClientConnectorError as error:
+            raise ApiError(
+                503, "the engine is not there: try again", code="engine_unavailable", headers={"Retry-After": "1"}
+            ) from error
+        except aiohttp.ClientError as error:
+            raise ApiError(502, f"the engine broke off: {type(error).__name__}", code="engine_failed") from error
+
+    async def generates_a_token(self, model: str) -> str | None:
+        """Ask for one token. Returns what went wrong, or None."""
+        body = json.dumps({"model": model, "prompt": "ready?", "max_tokens": 1, "temperature": 0}).encode()
+        try:
+            async with asyncio.timeout(PROBE_SECONDS), self.request("POST", COMPLETIONS, body) as answer:
+                if answer.status == 429:
+                    return None  # its queue is full of requests: busy, not broken
+                if answer.status != 200:
+                    return f"status {answer.status}"
+                document: dict[str, Any] = json.loads(await read_bounded(answer, MAX_ANSWER))
+        except TimeoutError:
+            return f"no answer in {PROBE_SECONDS:.0f} s"
+        except (ApiError, ValueError) as error:
+            return str(error)
+        usage = document.get("usage") if isinstance(document, dict) else None
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        return None if tokens else "an answer without a token"
+
+    async def metrics(self) -> bytes:
+        """The engine's metrics under vLLM's names; empty when it gives none."""
+        try:
+            async with asyncio.timeout(2), self.request("GET", "/metrics") as answer:
+                text = await read_bounded(answer, MAX_METRICS) if answer.status == 200 else b""
+        except (ApiError, TimeoutError):
+            return b""
+        prefixes = (b"vllm:", b"# HELP vllm:", b"# TYPE vllm:")
+        return b"".join(line for line in text.splitlines(keepends=True) if line.startswith(prefixes))
+
+
+async def read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body. Raises ApiError 502 above `limit` bytes."""
+    body = bytearray()
+    async for block in answer.content.iter_any():
+        body += block
+        if len(body) > limit:
+            raise ApiError(502, f"the engine's answer is longer than {limit} bytes", code="engine_failed")
+    return bytes(body)

@@ -1,0 +1,101 @@
+"""The proxy before a real engine: same API, our ids, metrics, drift counters, readiness."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+MESSAGES = [{"role": "user", "content": "my card has not arrived"}]
+
+
+@pytest.fixture
+async def client(proxy) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+async def chat(client: AsyncOpenAI, **more):
+    return await client.chat.completions.create(model="desk", messages=MESSAGES, temperature=0, max_tokens=8, **more)
+
+
+async def test_answers_as_the_engine_does_under_an_id_of_its_own(engine, proxy, client: AsyncOpenAI) -> None:
+    direct = AsyncOpenAI(base_url=f"http://127.0.0.1:{engine.ports['engine']}/v1", api_key="none")
+    expected, found = await chat(direct), await chat(client)
+    assert found.choices[0].message.content == expected.choices[0].message.content
+    assert found.usage == expected.usage
+    assert found.id.startswith("resp-")
+    assert (await chat(client)).id != found.id
+    chunks = [chunk async for chunk in await chat(client, stream=True)]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == expected.choices[0].message.content
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].id.startswith("resp-")
+    assert [model.id async for model in client.models.list()] == ["desk"]
+    await direct.close()
+
+
+async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy) -> None:
+    before = proxy.metric("driftloop_requests_total", route="/v1/completions", code="400")
+    with pytest.raises(openai.BadRequestError, match="context is 256 tokens"):
+        await client.completions.create(model="desk", prompt="my card", max_tokens=300)
+    with pytest.raises(openai.BadRequestError, match="one answer a request"):
+        await client.completions.create(model="desk", prompt="my card", n=3)
+    assert proxy.metric("driftloop_requests_total", route="/v1/completions", code="400") == before + 2
+
+
+async def test_only_the_apis_paths_lead_to_the_engine(proxy) -> None:
+    async with aiohttp.ClientSession(proxy.url) as session:
+        for method, path, body, status in [
+            ("GET", "/metrics", None, 404),
+            ("GET", "/health", None, 404),
+            ("POST", "/v1/feedback", b"{}", 404),
+            ("GET", "/v1/completions", None, 405),
+            ("POST", "/v1/completions", b"{", 400),
+            ("POST", "/v1/completions", b"x" * (5 << 20), 413),
+        ]:
+            response = await session.request(method, path, data=body)
+            assert response.status == status
+            assert (await response.json())["error"]["message"]
+
+
+async def test_requests_latency_and_the_engines_metrics_are_exported(client: AsyncOpenAI, proxy) -> None:
+    labels = {"inference_service": "desk", "revision": "r1", "model_version": "desk-0a1b2c3d"}
+    route = {"route": "/v1/chat/completions"}
+    before = proxy.metric("driftloop_requests_total", **labels, **route, code="200")
+    await chat(client)
+    assert proxy.metric("driftloop_requests_total", **labels, **route, code="200") == before + 1
+    assert proxy.metric("driftloop_request_duration_seconds_count", **labels, **route) >= before + 1
+    assert proxy.metric("vllm:generation_tokens_total") >= 8
+    assert proxy.metric("vllm:num_requests_running") == 0
+
+
+async def test_each_answered_request_falls_into_one_bin_of_each_signal(client: AsyncOpenAI, proxy) -> None:
+    def bins(signal: str) -> float:
+        return sum(
+            value
+            for series, value in proxy.metrics().items()
+            if series.startswith("driftloop_drift_bin_total{") and f'signal="{signal}"' in series
+        )
+
+    before = {signal: bins(signal) for signal in ("surprisal", "oov", "length")}
+    await chat(client)
+    await client.completions.create(model="desk", prompt="my card", max_tokens=2)
+    with pytest.raises(openai.BadRequestError):
+        await client.completions.create(model="desk", prompt="my card", max_tokens=3000)
+    assert {signal: bins(signal) for signal in before} == {signal: count + 2 for signal, count in before.items()}
+    masses = [v for series, v in proxy.metrics().items() if series.startswith("driftloop_drift_reference_mass{")]
+    assert sum(masses) == pytest.approx(3)  # one for each signal
+    assert proxy.metric("driftloop_drift_reference_rows") > 50
+
+
+async def test_without_an_engine_it_is_alive_not_ready_and_says_503(pods) -> None:
+    pod = pods(engine_port=1, ready=False)
+    async with aiohttp.ClientSession() as session:
+        response = await session.get(f"http://127.0.0.1:{pod.ports['metrics']}/readyz")
+        assert response.status == 503
+        assert "token" in await response.text()
+        answer = await session.post(f"{pod.url}/v1/completions", json={"prompt": "x"})
+        assert answer.status == 503
+        assert (await answer.json())["error"]["code"] == "engine_unavailable"
+        assert answer.headers["Retry-After"]
