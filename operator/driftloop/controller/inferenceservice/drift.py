@@ -1,0 +1,40 @@
+"""Drift of what a service is asked: the detector's look at the stable version. Pure."""
+
+from datetime import datetime, timedelta
+
+from driftloop.api.inferenceservice import DriftStatus
+from driftloop.controller.conditions import parse_timestamp
+from driftloop.controller.core import Event
+from driftloop.controller.drift.observe import SETTLE
+from driftloop.controller.drift.watch import watch
+from driftloop.controller.inferenceservice.observed import Observed
+
+LOOK_SECONDS = 10.0  # between two looks: a write of the status each
+
+
+def look(observed: Observed, now: datetime) -> tuple[DriftStatus | None, tuple[Event, ...]]:
+    """The detector's state after this look, and an Event when the alarm goes.
+
+    Evidence and the time up to which it was gathered are one value, written in one status: a crash before the write
+    reads the same counters again, a crash after it reads on.
+    """
+    stable, before = observed.role("stable"), observed.status.drift
+    if not observed.spec.drift.enabled:
+        return None, ()
+    if stable is None:
+        return before, ()
+    after = watch(before or DriftStatus(), stable.version, observed.counters, observed.spec.drift, now)
+    rises = after.alarm and not (before and before.alarm and before.version == after.version)
+    event = Event("Warning", "DriftDetected", f"{stable.version}: {after.message}")
+    return after, (event,) if rises else ()
+
+
+def window(observed: Observed, now: datetime) -> tuple[datetime, datetime] | None:
+    """The time whose counters are to be read now; None when it is too early, or nothing is watched."""
+    stable, status = observed.role("stable"), observed.status.drift
+    if not observed.spec.drift.enabled or stable is None or status is None or status.version != stable.version:
+        return None
+    if status.consumed_until is None:
+        return None
+    since, until = parse_timestamp(status.consumed_until), now - SETTLE
+    return (since, until) if until - since >= timedelta(seconds=LOOK_SECONDS) else None

@@ -1,0 +1,384 @@
+"""From the revision that serves to the one that should: canary, promotion, rollback. Pure.
+
+One Service selects the pods of every revision, so each arm's share of the traffic is its share of Ready pods.
+
+- No traffic without a stable revision: the first one becomes stable as soon as a pod is Ready.
+- The candidate comes beside stable, which keeps all its pods until the analysis is passed.
+- Then stable gives up a pod for each candidate pod that is Ready: in all there never are fewer than spec.replicas,
+  and a cluster with room for one pod more can roll out.
+- When all candidate pods are Ready the roles change, and the old revision's pods drain.
+- A candidate that is worse, or not Ready in time, is scaled to 0 and kept as the memory of its failure.
+
+Roles and times lie on the Deployments, the status only repeats them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from driftloop.api.inferenceservice import Analysis
+from driftloop.contract.names import RETRY, ROLE
+from driftloop.controller.conditions import shorten, timestamp
+from driftloop.controller.core import Action, Adjust, Create, Delete, Event, Settings
+from driftloop.controller.inferenceservice.analysis import analyse
+from driftloop.controller.inferenceservice.children import keys_secret
+from driftloop.controller.inferenceservice.observed import (
+    ANALYSIS,
+    FAILED,
+    PROMOTED,
+    RETRIED,
+    SINCE,
+    Observed,
+    Revision,
+    Role,
+    Version,
+)
+from driftloop.controller.inferenceservice.revision import deployment
+from driftloop.controller.inferenceservice.selection import Choice, choose, failed_revisions
+
+Phase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
+POLL_SECONDS = 5.0  # how often the figures of a canary are looked at
+_MAX_FAILED = 32  # remembered in status
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What to do now, and how the service stands."""
+
+    phase: Phase
+    reason: str
+    message: str
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    candidate: Revision | None = None  # only while it is one
+    analysis: Analysis | None = None
+    failed: tuple[str, ...] = ()  # all that are not tried again
+    blocked: bool = False  # the spec asks for what cannot be had
+    requeue_after: float | None = None
+
+
+def roll(observed: Observed, settings: Settings, now: datetime) -> Rollout:
+    """The next step."""
+    choice = choose(observed)
+    step = _step(observed, choice, settings, now)
+    return replace(
+        step,
+        actions=(*step.actions, *_sweep(observed, step)),
+        failed=_failed_list(observed, step),
+        blocked=step.blocked or choice.blocked,
+    )
+
+
+def canary_size(replicas: int) -> int:
+    """Candidate pods beside `replicas` of stable during the analysis."""
+    return min(replicas, max(1, replicas // 2))
+
+
+def _step(observed: Observed, choice: Choice, settings: Settings, now: datetime) -> Rollout:
+    stable, candidate = observed.role("stable"), observed.role("candidate")
+    if stable is None:
+        return _first(observed, candidate, choice, settings, now)
+    if choice.version is None or choice.revision is None or choice.revision == stable.revision:
+        return _steady(observed, stable, candidate, choice)
+    if candidate and candidate.revision == choice.revision:
+        return _canary(observed, stable, candidate, choice.version, now)
+    if candidate and candidate.promoted:
+        return _steady(observed, stable, candidate, choice)  # stable gets its pods back before the next one comes
+    return _start(observed, stable, choice.version, choice.revision, settings, now)
+
+
+# --- the first revision ----------------------------------------------------------------------------------------------
+
+
+def _first(
+    observed: Observed, candidate: Revision | None, choice: Choice, settings: Settings, now: datetime
+) -> Rollout:
+    if choice.version is None or choice.revision is None:
+        return Rollout("Pending", choice.reason, choice.message, candidate=candidate)
+    replicas = observed.spec.replicas
+    if candidate is None or candidate.revision != choice.revision:
+        return _bring_up(observed, choice.version, choice.revision, replicas, settings, now, "Deploying")
+    if candidate.available >= min(1, replicas):
+        taken = _take_over(observed, candidate, now)
+        message = f"{candidate.version} serves as revision {candidate.revision}"
+        return Rollout(
+            "Serving", "Serving", message, (taken,), (Event("Normal", "Serving", message),), requeue_after=POLL_SECONDS
+        )
+    late = now - candidate.since > timedelta(seconds=observed.spec.canary.progress_deadline_seconds)
+    message = f"{candidate.version}: {candidate.available} of {replicas} pods are ready" + _because(candidate)
+    # Nothing else serves, so it goes on trying: its image may come, a node may be added.
+    return Rollout(
+        "Degraded" if late else "Deploying",
+        "ProgressDeadlineExceeded" if late else "Deploying",
+        message,
+        _scale(observed, candidate, replicas),
+        candidate=candidate,
+        blocked=late,
+        requeue_after=POLL_SECONDS * (6 if late else 1),
+    )
+
+
+# --- one revision, as wanted -----------------------------------------------------------------------------------------
+
+
+def _steady(observed: Observed, stable: Revision, candidate: Revision | None, choice: Choice) -> Rollout:
+    """Stable is what should serve, or nothing better can be had. A candidate is no longer wanted."""
+    replicas = observed.spec.replicas
+    actions: tuple[Action, ...] = _scale(observed, stable, replicas)
+    short = stable.available < replicas
+    if candidate and candidate.promoted and short:
+        # Stable has given up pods for it: not before stable has them back.
+        message = f"returns to {stable.version}: {stable.available} of {replicas} pods are ready"
+        return Rollout("Canary", "Returning", message, actions, candidate=candidate, requeue_after=POLL_SECONDS)
+    events: tuple[Event, ...] = ()
+    if candidate:
+        actions += (_retire(observed, candidate),)
+        message = f"{candidate.version} (revision {candidate.revision}) is no longer wanted"
+        events = (Event("Normal", "CanaryWithdrawn", message),)
+    message = f"{stable.version} serves: {stable.available} of {replicas} pods are ready"
+    if short:
+        message += _because(stable)
+    if choice.message:
+        message += f". {choice.message}"
+    phase: Phase = "Degraded" if short and stable.available == 0 else "Serving"
+    reason = choice.reason or ("PodsNotReady" if short else "Serving")
+    return Rollout(phase, reason, message, actions, events, requeue_after=POLL_SECONDS if short else None)
+
+
+# --- a canary --------------------------------------------------------------------------------------------------------
+
+
+def _start(
+    observed: Observed, stable: Revision, version: Version, revision: str, settings: Settings, now: datetime
+) -> Rollout:
+    size = canary_size(observed.spec.replicas)
+    step = _bring_up(observed, version, revision, size, settings, now, "Canary")
+    return replace(step, actions=(*_scale(observed, stable, observed.spec.replicas), *step.actions))
+
+
+def _canary(observed: Observed, stable: Revision, candidate: Revision, version: Version, now: datetime) -> Rollout:
+    replicas = observed.spec.replicas
+    if candidate.promoted or replicas == 0:
+        return _exchange(observed, stable, candidate, now)
+    size = canary_size(replicas)
+    keep = (*_scale(observed, stable, replicas), *_scale(observed, candidate, size))
+    if candidate.available < size:
+        return _await_candidate(observed, stable, candidate, keep, now)
+    if _given_up(observed, stable, now):
+        # Waiting for a comparison with pods that never come would keep the way out shut.
+        return _promote(observed, candidate, keep, None, now, f"{stable.version} has no ready pod to compare with")
+    if candidate.analysis_started is None:
+        return _begin_analysis(observed, stable, candidate, keep, now)
+    found = analyse(observed.spec.canary, observed.arms, candidate.analysis_started, now)
+    if found.verdict == "RollBack":
+        return _roll_back(observed, stable, candidate, "CanaryWorse", found.message or "", found)
+    if found.verdict == "Promote" and version.phase == "Approved":
+        return _promote(observed, candidate, keep, found, now, found.message or "")
+    paused = found.verdict == "Paused"
+    message = f"{candidate.version} beside {stable.version}: {found.message}"
+    events = (Event("Warning", "CanaryPaused", message),) if paused and observed.status.phase != "Paused" else ()
+    return Rollout(
+        "Paused" if paused else "Canary",
+        "CanaryPaused" if paused else "Analysing",
+        message,
+        keep,
+        events,
+        candidate,
+        found,
+        requeue_after=POLL_SECONDS,
+    )
+
+
+def _await_candidate(
+    observed: Observed, stable: Revision, candidate: Revision, keep: tuple[Adjust, ...], now: datetime
+) -> Rollout:
+    size, deadline = canary_size(observed.spec.replicas), observed.spec.canary.progress_deadline_seconds
+    message = f"{candidate.version}: {candidate.available} of {size} candidate pods are ready" + _because(candidate)
+    # A pod that goes away during the analysis has as long to come back as a new one has to come.
+    since = max(candidate.since, candidate.unavailable_since or candidate.since)
+    if now - since > timedelta(seconds=deadline):
+        return _roll_back(observed, stable, candidate, "ProgressDeadlineExceeded", f"{message} after {deadline} s")
+    return Rollout("Canary", "CandidateStarting", message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
+
+
+def _begin_analysis(
+    observed: Observed, stable: Revision, candidate: Revision, keep: tuple[Adjust, ...], now: datetime
+) -> Rollout:
+    if stable.available == 0:
+        message = f"{candidate.version} is ready and waits for a pod of {stable.version} to be compared with"
+        message += _because(stable)
+        return Rollout("Canary", "StableNotReady", message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
+    note = _adjust(observed, candidate, notes={ANALYSIS: timestamp(now)})
+    arms = f"{candidate.available} pods with {stable.available}"
+    message = f"compares {candidate.version} with {stable.version}: {arms}"
+    event = Event("Normal", "AnalysisStarted", message)
+    return Rollout("Canary", "Analysing", message, (*keep, note), (event,), candidate, requeue_after=POLL_SECONDS)
+
+
+def _promote(
+    observed: Observed,
+    candidate: Revision,
+    keep: tuple[Adjust, ...],
+    found: Analysis | None,
+    now: datetime,
+    why: str,
+) -> Rollout:
+    notes: dict[str, str | None] = {PROMOTED: timestamp(now)}
+    passed = _adjust(observed, candidate, observed.spec.replicas, notes=notes)
+    message = f"{candidate.version} passed: {why}"
+    event = Event("Normal", "CanaryPassed", shorten(message, 1000))
+    scaled = tuple(action for action in keep if action.uid != candidate.uid)
+    return Rollout(
+        "Canary", "Promoting", message, (*scaled, passed), (event,), candidate, found, requeue_after=POLL_SECONDS
+    )
+
+
+def _exchange(observed: Observed, stable: Revision, candidate: Revision, now: datetime) -> Rollout:
+    """Pod by pod, and at the end the roles."""
+    replicas = observed.spec.replicas
+    if candidate.available >= replicas:
+        message = f"{candidate.version} (revision {candidate.revision}) serves instead of {stable.version}"
+        # The new stable first: between the two writes the later one counts.
+        actions = (_take_over(observed, candidate, now), _retire(observed, stable))
+        event = Event("Normal", "Promoted", message)
+        return Rollout(
+            "Serving",
+            "Serving",
+            message,
+            actions,
+            (event,),
+            analysis=observed.status.analysis,
+            requeue_after=POLL_SECONDS,
+        )
+    left = replicas - candidate.available
+    message = f"{candidate.version} takes over: {candidate.available} of {replicas} pods are ready"
+    message += _because(candidate)
+    return Rollout(
+        "Canary",
+        "Promoting",
+        message,
+        (*_scale(observed, candidate, replicas), *_scale(observed, stable, left)),
+        candidate=candidate,
+        analysis=observed.status.analysis,
+        requeue_after=POLL_SECONDS,
+    )
+
+
+def _roll_back(
+    observed: Observed, stable: Revision, candidate: Revision, reason: str, why: str, found: Analysis | None = None
+) -> Rollout:
+    used_up = observed.annotations.get(RETRY) == candidate.revision
+    notes = {FAILED: shorten(f"{reason}: {why}", 1000), ANALYSIS: None, RETRIED: "true" if used_up else None}
+    failed = _adjust(observed, candidate, 0, role="failed", notes=notes)
+    message = f"{candidate.version} (revision {candidate.revision}) was rolled back: {why}"
+    return Rollout(
+        "Serving",
+        "RolledBack",
+        message,
+        (failed, *_scale(observed, stable, observed.spec.replicas)),
+        (Event("Warning", "RolledBack", shorten(message, 1000)),),
+        analysis=found,
+        failed=(candidate.revision,),
+        requeue_after=POLL_SECONDS,
+    )
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _bring_up(
+    observed: Observed,
+    version: Version,
+    revision: str,
+    replicas: int,
+    settings: Settings,
+    now: datetime,
+    phase: Phase,
+) -> Rollout:
+    """Create the revision's Deployment, or make the one that is there the candidate again."""
+    known = next((r for r in observed.revisions if r.revision == revision), None)
+    actions: tuple[Action, ...]
+    if known is None:
+        body = deployment(observed, version, replicas, settings, now)
+        actions = (Create(keys_secret(observed)), Create(body))
+    else:
+        afresh = {SINCE: timestamp(now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
+        actions = (_adjust(observed, known, replicas, role="candidate", notes=afresh),)
+    message = f"brings up {version.name} as revision {revision}, {replicas} pods"
+    event = Event("Normal", "CandidateChosen", message)
+    reason = "CandidateStarting" if phase == "Canary" else "Deploying"
+    return Rollout(phase, reason, message, actions, (event,), candidate=known, requeue_after=POLL_SECONDS)
+
+
+def _sweep(observed: Observed, step: Rollout) -> tuple[Action, ...]:
+    """What is left of other revisions: no pods, and in the end no Deployment, except as the memory of a failure."""
+    kept = {revision.uid for revision in (observed.role("stable"), step.candidate) if revision}
+    kept |= {action.uid for action in step.actions if isinstance(action, Adjust)}
+    return tuple(
+        action for revision in observed.revisions if revision.uid not in kept for action in _clear(observed, revision)
+    )
+
+
+def _clear(observed: Observed, revision: Revision) -> tuple[Action, ...]:
+    # Another candidate took its place, or a promotion was cut short between its two writes.
+    if revision.role in ("candidate", "stable"):
+        return (_retire(observed, revision),)
+    if revision.replicas > 0:
+        return _scale(observed, revision, 0)
+    if revision.pods == 0 and (revision.role == "retired" or _forgotten(observed, revision)):
+        return (Delete("apps/v1", "Deployment", observed.namespace, revision.name, revision.uid),)
+    if revision.retried and observed.annotations.get(RETRY) != revision.revision:
+        return (_adjust(observed, revision, notes={RETRIED: None}),)
+    return ()
+
+
+def _forgotten(observed: Observed, revision: Revision) -> bool:
+    """A failure whose version is gone, or older than what serves: it will not be chosen any more."""
+    version, stable = observed.version(revision.version), observed.role("stable")
+    serving = observed.version(stable.version) if stable else None
+    return version is None or (serving is not None and version.age_key < serving.age_key)
+
+
+def _failed_list(observed: Observed, step: Rollout) -> tuple[str, ...]:
+    """Those failed before in their old order, new ones at the end; without what is being tried again."""
+    remaining = failed_revisions(observed)
+    known = [name for name in observed.status.failed_revisions if name in remaining]
+    new = [*sorted(remaining.difference(known)), *(name for name in step.failed if name not in remaining)]
+    return tuple([*known, *new][-_MAX_FAILED:])
+
+
+def _take_over(observed: Observed, candidate: Revision, now: datetime) -> Adjust:
+    notes = {SINCE: timestamp(now), ANALYSIS: None, PROMOTED: None, FAILED: None}
+    return _adjust(observed, candidate, observed.spec.replicas, role="stable", notes=notes)
+
+
+def _retire(observed: Observed, revision: Revision) -> Adjust:
+    """Its pods end by draining; the Deployment stays until they are gone."""
+    return _adjust(observed, revision, 0, role="retired", notes={ANALYSIS: None, PROMOTED: None})
+
+
+def _scale(observed: Observed, revision: Revision, replicas: int) -> tuple[Adjust, ...]:
+    return (_adjust(observed, revision, replicas),) if revision.replicas != replicas else ()
+
+
+def _adjust(
+    observed: Observed,
+    revision: Revision,
+    replicas: int | None = None,
+    role: Role | None = None,
+    notes: Mapping[str, str | None] | None = None,
+) -> Adjust:
+    labels: dict[str, str | None] = {ROLE: role} if role else {}
+    return Adjust(observed.namespace, revision.name, revision.uid, replicas, labels, dict(notes or {}))
+
+
+def _because(revision: Revision) -> str:
+    return f": {revision.problem}" if revision.problem else ""
+
+
+def _given_up(observed: Observed, stable: Revision, now: datetime) -> bool:
+    """Stable has had no ready pod for as long as a candidate may take to get one."""
+    since = stable.unavailable_since
+    deadline = timedelta(seconds=observed.spec.canary.progress_deadline_seconds)
+    return stable.available == 0 and since is not None and now - since > deadline
