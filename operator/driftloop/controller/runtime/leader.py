@@ -1,0 +1,141 @@
+"""One replica leads: who holds the Lease.
+
+Our own, as kubernetes.aio's elector can't create its Lease (37.0.2 passes a parameter that its client refuses), sets
+no time limit on its requests, so that one that hangs outlives the lease, and releases nothing on exit.
+
+Clocks of other machines don't matter: a lease is over when its record hasn't changed for its duration on our own clock.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from driftloop.controller.core import Obj
+from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.runtime.resources import RESOURCES
+
+log = logging.getLogger(__name__)
+LEASE = RESOURCES["Lease"]
+
+
+@dataclass(frozen=True)
+class Election:
+    """Where and how to elect. Times are seconds: duration > renew_deadline > retry_period."""
+
+    namespace: str
+    name: str
+    identity: str
+    duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.duration > self.renew_deadline > self.retry_period > 0:
+            raise ValueError("lease duration must exceed the renew deadline, and that the retry period")
+
+
+class Elector:
+    """Takes, renews and releases the Lease."""
+
+    def __init__(self, api: Api, election: Election, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._election = election
+        self._clock = clock
+        self._seen: tuple[str, float] = ("", 0.0)  # resourceVersion, and when we first saw it
+        self._valid_until = float("-inf")
+
+    def leads(self) -> bool:
+        """Whether our lease certainly holds now. Reads a clock, not a flag: a stalled process learns it too."""
+        return self._clock() < self._valid_until
+
+    async def acquire(self) -> None:
+        """Wait until we lead."""
+        while not await self._attempt():  # noqa: ASYNC110 - what is waited for happens elsewhere
+            await asyncio.sleep(self._election.retry_period)
+        log.info("leading as %s", self._election.identity)
+
+    async def hold(self) -> None:
+        """Renew until that has failed for the renew deadline, or another holds the Lease."""
+        while self.leads():
+            await asyncio.sleep(self._election.retry_period)
+            await self._attempt()
+
+    async def release(self) -> None:
+        """Give the Lease up, so that another need not wait for its end."""
+        if not self.leads():
+            return
+        self._valid_until = float("-inf")
+        try:
+            lease = await self._api.get(LEASE, self._election.namespace, self._election.name)
+            if lease and lease["spec"].get("holderIdentity") == self._election.identity:
+                spec = lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                await self._api.replace(LEASE, lease | {"spec": spec})
+        except ApiError as error:
+            log.warning("lease not released: %s", error)
+
+    async def _attempt(self) -> bool:
+        """One try to take or renew. Whether it worked; validity counts from before the request was sent."""
+        started = self._clock()
+        try:
+            async with asyncio.timeout(self._election.renew_deadline):
+                if not await self._take():
+                    return False
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease not renewed: %s", error or "timed out")
+            return False
+        self._valid_until = started + self._election.renew_deadline
+        return True
+
+    async def _take(self) -> bool:
+        election = self._election
+        lease = await self._api.get(LEASE, election.namespace, election.name)
+        if lease is None:
+            await self._api.create(LEASE, new_lease(election))
+            return True
+        version = lease["metadata"]["resourceVersion"]
+        if version != self._seen[0]:
+            self._seen = (version, self._clock())
+        spec = lease.get("spec") or {}
+        if not may_take(spec, election.identity, self._clock() - self._seen[1]):
+            if self.leads():
+                log.error("lease taken by %s", spec.get("holderIdentity"))
+                self._valid_until = float("-inf")
+            return False
+        answer = await self._api.replace(LEASE, lease | {"spec": taken(spec, election)})
+        self._seen = (answer["metadata"]["resourceVersion"], self._clock())
+        return True
+
+
+def may_take(spec: Obj, identity: str, unchanged: float) -> bool:
+    """Whether a Lease is free, ours, or over: unchanged for longer than it lasts, in seconds."""
+    holder = spec.get("holderIdentity")
+    return not holder or holder == identity or unchanged > (spec.get("leaseDurationSeconds") or 0)
+
+
+def taken(spec: Obj, election: Election) -> Obj:
+    """The spec after taking or renewing it."""
+    ours = spec.get("holderIdentity") == election.identity
+    return {
+        "holderIdentity": election.identity,
+        "leaseDurationSeconds": max(1, round(election.duration)),
+        "acquireTime": spec.get("acquireTime") if ours and spec.get("acquireTime") else _now(),
+        "renewTime": _now(),
+        "leaseTransitions": (spec.get("leaseTransitions") or 0) + (0 if ours else 1),
+    }
+
+
+def new_lease(election: Election) -> Obj:
+    """A Lease that is ours from the start."""
+    return {
+        "apiVersion": LEASE.api_version,
+        "kind": LEASE.kind,
+        "metadata": {"name": election.name, "namespace": election.namespace},
+        "spec": taken({"holderIdentity": election.identity}, election),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,184 @@
+"""The operator's process: who starts when, and how it ends.
+
+Every replica fills its caches, watches, answers probes and records alerts; workers, poll and resync run on the leader.
+A leader that loses its lease ends at once: what is still in flight must not race the next one.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import aiohttp
+import kopf
+from aiohttp import web
+
+from driftloop.controller.core import Key
+from driftloop.controller.kinds import Kind
+from driftloop.controller.runtime.api import Api, credentials
+from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.events import Recorder
+from driftloop.controller.runtime.execute import Executor
+from driftloop.controller.runtime.health import Heartbeat, ObjectMetrics, health_app
+from driftloop.controller.runtime.leader import Elector
+from driftloop.controller.runtime.listeners import Listeners
+from driftloop.controller.runtime.metrics import LEADER, QUEUE_DEPTH, REGISTRY
+from driftloop.controller.runtime.options import Options
+from driftloop.controller.runtime.poll import Poll
+from driftloop.controller.runtime.prometheus import Prometheus
+from driftloop.controller.runtime.queue import WorkQueue
+from driftloop.controller.runtime.ratelimit import TokenBucket
+from driftloop.controller.runtime.reconcile import Reconciler
+from driftloop.controller.runtime.watch import Watcher, kopf_settings
+from driftloop.controller.runtime.webhook import Webhook
+from driftloop.controller.runtime.workers import Workers
+from driftloop.controller.runtime.world import Metrics, World
+
+log = logging.getLogger(__name__)
+
+LEASE_LOST = 3  # exit status
+
+
+class Operator:
+    """One replica. `run` ends with SIGTERM or SIGINT, or raises what one of its parts failed with."""
+
+    def __init__(self, options: Options, kinds: Mapping[str, Kind]) -> None:
+        self._options = options
+        self._kinds = kinds
+        self._caches = Caches()
+        self._heartbeat = Heartbeat()
+        self._synced = False
+
+    async def run(self) -> None:
+        """Start the listeners first, so that probes are answered while the caches fill, and stop them last."""
+        stop = asyncio.Event()
+        _on_signals(stop)
+        REGISTRY.register(ObjectMetrics(self._caches))
+        listeners = Listeners(self._options.listen_host, self._apps)
+        listeners.start()
+        try:
+            async with aiohttp.ClientSession() as session:
+                await self._run(session, stop)
+        finally:
+            await asyncio.to_thread(listeners.stop)
+
+    async def _run(self, session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
+        options = self._options
+        found = await credentials(options.kubeconfig)
+        # The elector's requests stand in no line: a busy operator must not lose its lease.
+        lease_api = Api(found)
+        elector = Elector(lease_api, options.election)
+        api = Api(found, TokenBucket(options.qps, options.burst), may_write=elector.leads)
+        queue: WorkQueue[Key] = WorkQueue(asyncio.get_running_loop().time)
+        QUEUE_DEPTH.set_function(lambda: len(queue))
+        watcher = Watcher(api, self._caches, queue.add, options.settings.namespaces)
+        kopf_stop = asyncio.Event()
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        beating = asyncio.create_task(self._beat(), name="heartbeat")
+        try:
+            syncing = asyncio.create_task(watcher.sync_at_start(), name="sync")
+            await _first(stopping, beating, syncing)
+            self._synced = syncing.done()
+            if not self._synced:
+                syncing.cancel()
+                return
+            # Before kopf, which on its way out cancels every task that is younger than itself.
+            leading = asyncio.create_task(self._lead(session, elector, api, watcher, queue), name="lead")
+            watching = asyncio.create_task(self._watch(watcher, found, stop, kopf_stop), name="kopf")
+            await _first(stopping, beating, leading, watching)
+            leading.cancel()
+            await asyncio.wait([leading])
+            await elector.release()
+            kopf_stop.set()
+            await asyncio.wait([watching], timeout=10)
+        finally:
+            beating.cancel()
+            stopping.cancel()
+            for each in (api, lease_api):
+                await each.close()
+
+    async def _lead(
+        self,
+        session: aiohttp.ClientSession,
+        elector: Elector,
+        api: Api,
+        watcher: Watcher,
+        queue: WorkQueue[Key],
+    ) -> None:
+        """Wait for the lease, then work until cancelled; without the lease there is no going on."""
+        options = self._options
+        prometheus = Prometheus(session, options.settings.prometheus_url)
+        world = World(self._caches, Metrics(session, prometheus), options.settings)
+        executor = Executor(api, self._caches, Recorder(api, options.election.identity))
+        reconciler = Reconciler(self._kinds, world, self._caches, executor, api)
+        poll = Poll(
+            session,
+            prometheus,
+            options.settings.alertmanager_urls,
+            api,
+            self._caches,
+            options.alert_lookback_seconds,
+        )
+        await elector.acquire()
+        LEADER.set(1)
+        watcher.enqueue_all()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_end_without_lease(elector))
+            group.create_task(Workers(queue, reconciler, options.workers).run())
+            group.create_task(watcher.resync(options.resync_seconds))
+            group.create_task(poll.run(options.alert_poll_seconds))
+
+    async def _watch(self, watcher: Watcher, found: Any, stop: asyncio.Event, kopf_stop: asyncio.Event) -> None:
+        ready = asyncio.Event()
+        namespaces = self._options.settings.namespaces
+        kopf_task = asyncio.create_task(
+            kopf.operator(
+                registry=watcher.registry(found),
+                settings=kopf_settings(),
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                standalone=True,
+                stop_flag=kopf_stop,
+                ready_flag=ready,
+            )
+        )
+        await _first(kopf_task, asyncio.create_task(ready.wait()))
+        _on_signals(stop)  # kopf has put its own handlers in their place
+        await kopf_task
+
+    async def _beat(self) -> NoReturn:
+        while True:
+            self._heartbeat.beat()
+            await asyncio.sleep(1)
+
+    async def _apps(self) -> list[tuple[web.Application, int]]:
+        """The listeners' applications, made in the listeners' loop, with connections of that loop."""
+        options = self._options
+        apps = [(health_app(self._heartbeat.alive, lambda: self._synced, REGISTRY), options.health_port)]
+        if options.webhook_token_file is None:
+            log.warning("no --webhook-token-file: alerts come by polling alone")
+            return apps
+        api = Api(await credentials(options.kubeconfig), TokenBucket(options.qps, options.burst))
+        webhook = Webhook(api, options.webhook_token_file, options.settings.namespaces)
+        return [*apps, (webhook.app(), options.webhook_port)]
+
+
+async def _first(*tasks: "asyncio.Task[Any]") -> None:
+    """Wait for the first of the tasks to end; raise what it failed with."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _end_without_lease(elector: Elector) -> None:
+    await elector.hold()
+    log.critical("the lease is lost: ending")
+    logging.shutdown()
+    os._exit(LEASE_LOST)  # no clean-up: whatever is in flight may already be another's to do
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stop.set)

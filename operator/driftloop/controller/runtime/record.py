@@ -1,0 +1,59 @@
+"""Writes alerts into `status.alerts` of the services they concern, under a field manager of its own.
+
+Any replica does it, leading or not: applied with the resourceVersion that was read, so of two replicas with the same
+alert one writes and the other then sees it.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from driftloop.controller.core import Obj
+from driftloop.controller.runtime.alerts import Alert, merged
+from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.runtime.metrics import ALERTS
+from driftloop.controller.runtime.resources import RESOURCES
+
+log = logging.getLogger(__name__)
+MANAGER = "driftloop-alerts"
+SERVICE = RESOURCES["InferenceService"]
+TRIES = 8  # conflicts with other writers of the same object
+
+Source = Literal["Webhook", "Poll"]
+
+
+async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], source: Source) -> int:
+    """How many of `alerts` were news to that service and are recorded now. Raises ApiError when they can't be."""
+    for _ in range(TRIES):
+        service = await api.get(SERVICE, namespace, name)
+        if service is None:
+            return 0
+        records: list[Obj] = (service.get("status") or {}).get("alerts") or []
+        new = 0
+        for alert in alerts:
+            if (more := merged(records, alert, source, datetime.now(UTC))) is not None:
+                records, new = more, new + 1
+        if not new:
+            ALERTS.labels(source, "known").inc(len(alerts))
+            return 0
+        try:
+            await api.apply(SERVICE, _body(service, records), subresource="status", manager=MANAGER, force=True)
+        except ApiError as error:
+            if error.code == 409:
+                continue
+            raise
+        ALERTS.labels(source, "recorded").inc(new)
+        log.info("recorded %d alerts for %s/%s", new, namespace, name)
+        return new
+    raise ApiError(409, "Conflict", f"InferenceService {namespace}/{name} changed {TRIES} times while recording alerts")
+
+
+def _body(service: Obj, records: list[Obj]) -> Obj:
+    metadata = {key: service["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+    return {
+        "apiVersion": SERVICE.api_version,
+        "kind": SERVICE.kind,
+        "metadata": metadata,
+        "status": {"alerts": records},
+    }

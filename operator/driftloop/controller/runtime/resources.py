@@ -1,0 +1,59 @@
+"""The kinds that the operator reads or writes, and their paths in the API. A table: no discovery, nothing on disk."""
+
+from dataclasses import dataclass
+
+from driftloop.api.base import API_VERSION
+
+# Stamped on every child and on the template of its pods: caches and watches select by it.
+MANAGED_BY = ("app.kubernetes.io/managed-by", "driftloop")
+_OURS = "=".join(MANAGED_BY)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One namespaced kind. `watched`: it is cached; `selector`: only objects with this label are."""
+
+    kind: str
+    api_version: str
+    plural: str
+    watched: bool = False
+    selector: str | None = None
+    applied: bool = False  # by server-side apply: its managedFields are kept in the cache
+
+    @property
+    def group(self) -> str:
+        """API group; empty for the core group."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def version(self) -> str:
+        """Version without the group."""
+        return self.api_version.rpartition("/")[2]
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of an object, or without a name of the collection; without a namespace that of all namespaces."""
+        prefix = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        return f"{prefix}{scope}/{self.plural}" + "".join(f"/{part}" for part in (name, subresource) if part)
+
+
+_TABLE = (
+    Resource("FineTuneJob", API_VERSION, "finetunejobs", watched=True),
+    Resource("ModelVersion", API_VERSION, "modelversions", watched=True),
+    Resource("InferenceService", API_VERSION, "inferenceservices", watched=True),
+    Resource("Job", "batch/v1", "jobs", watched=True, selector=_OURS),
+    Resource("Pod", "v1", "pods", watched=True, selector=_OURS),
+    Resource("Deployment", "apps/v1", "deployments", watched=True, selector=_OURS, applied=True),
+    Resource("Service", "v1", "services", watched=True, selector=_OURS, applied=True),
+    Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", watched=True, selector=_OURS, applied=True),
+    Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets", watched=True, selector=_OURS, applied=True),
+    Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims", watched=True),
+    # Written, never read into a cache; Secrets are never read at all.
+    Resource("Secret", "v1", "secrets"),
+    Resource("ConfigMap", "v1", "configmaps"),
+    Resource("Event", "events.k8s.io/v1", "events"),
+    Resource("Lease", "coordination.k8s.io/v1", "leases"),
+)
+RESOURCES = {resource.kind: resource for resource in _TABLE}
+WATCHED = tuple(resource for resource in _TABLE if resource.watched)
+CUSTOM = ("FineTuneJob", "ModelVersion", "InferenceService")

@@ -1,0 +1,106 @@
+"""Alertmanager's webhook. It is answered 200 only when every alert that concerns a service is recorded there.
+
+Alertmanager tries again on 5xx and never on 4xx, so a 4xx means that the request itself is wrong.
+"""
+
+import hmac
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from driftloop.controller.core import Obj
+from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, parse
+from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.runtime.metrics import ALERTS, ERRORS
+from driftloop.controller.runtime.record import SERVICE, record
+
+log = logging.getLogger(__name__)
+MAX_BODY = 1 << 20
+
+
+class BadRequest(ValueError):
+    """Not a webhook of Alertmanager's."""
+
+
+class Webhook:
+    """`POST /alerts`. Alerts about other namespaces than `namespaces` (empty: all) are ignored."""
+
+    def __init__(self, api: Api, token_file: Path, namespaces: Sequence[str]) -> None:
+        self._api = api
+        self._token_file = token_file
+        self._namespaces = frozenset(namespaces)
+
+    def app(self) -> web.Application:
+        """The application; a body above MAX_BODY is refused with 413 while it is read."""
+        app = web.Application(client_max_size=MAX_BODY)
+        app.add_routes([web.post("/alerts", self._receive)])
+        return app
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        if not self._authorised(request.headers.get("Authorization", "")):
+            return web.json_response({"error": "a valid bearer token is needed"}, status=401)
+        try:
+            alerts = parse_webhook(await request.read())
+        except BadRequest as error:
+            ERRORS.labels("webhook").inc()
+            return web.json_response({"error": str(error)}, status=400)
+        try:
+            return web.json_response(await self._record(alerts))
+        except ApiError as error:
+            ERRORS.labels("webhook").inc()
+            log.error("alerts not recorded: %s", error)
+            return web.json_response({"error": "alerts not recorded: try again"}, status=500)
+
+    def _authorised(self, header: str) -> bool:
+        """Constant-time. The file is read each time: a rotated Secret counts at once; an empty one lets nobody in."""
+        try:
+            token = self._token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            log.error("can't read the webhook's token: %s", error)
+            return False
+        scheme, _, given = header.partition(" ")
+        same = hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
+        return bool(token) and scheme.lower() == "bearer" and same
+
+    async def _record(self, alerts: list[Alert]) -> dict[str, int]:
+        services = {namespace: await self._services(namespace) for namespace in {alert.namespace for alert in alerts}}
+        wanted: dict[tuple[str, str], list[Alert]] = defaultdict(list)
+        ignored = 0
+        for alert in alerts:
+            found = concerned(alert, services[alert.namespace])
+            ignored += not found
+            for service in found:
+                wanted[service["metadata"]["namespace"], service["metadata"]["name"]].append(alert)
+        recorded = sum([await record(self._api, *place, each, "Webhook") for place, each in wanted.items()])
+        ALERTS.labels("Webhook", "ignored").inc(ignored)
+        return {"received": len(alerts), "recorded": recorded, "ignored": ignored}
+
+    async def _services(self, namespace: str) -> list[Obj]:
+        if not namespace or (self._namespaces and namespace not in self._namespaces):
+            return []
+        return [service async for page, _ in self._api.pages(SERVICE, namespace) for service in page]
+
+
+def parse_webhook(body: bytes) -> list[Alert]:
+    """The alerts of a webhook of version 4, firing or resolved: a resolved one has fired. Raises BadRequest."""
+    try:
+        document: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(document, dict) or document.get("version") != "4":
+        raise BadRequest("version must be '4'")
+    raw = document.get("alerts")
+    if not isinstance(raw, list):
+        raise BadRequest("alerts must be a list")
+    found = []
+    for index, each in enumerate(raw):
+        try:
+            found.append(parse(each))
+        except BadAlert as error:
+            raise BadRequest(f"alerts[{index}]: {error}") from error
+    return found

@@ -1,0 +1,51 @@
+"""Fixtures: a real API server with etcd and our CRDs, and operators."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.harness import ROOT, Cluster, OperatorProcess, StartOperator
+from testcluster.controlplane import ControlPlane
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with our CRDs."""
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as found:
+        found.kubectl("apply", "-f", str(ROOT / "crds"))
+        found.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        yield found
+
+
+@pytest.fixture
+def cluster(plane: ControlPlane, request: pytest.FixtureRequest) -> Cluster:
+    """A namespace of the test's own."""
+    name = request.node.name.replace("_", "-").replace("[", "-").replace("]", "")[:50].strip("-").lower()
+    plane.kubectl("create", "namespace", name)
+    return Cluster(plane, name)
+
+
+@pytest.fixture
+def operators(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartOperator]:
+    """Makes operators of the test's namespace (not started yet); ends them, and shows their logs when a test fails."""
+    made: list[OperatorProcess] = []
+
+    def make(*flags: str, identity: str = "a", script: Path | None = None) -> OperatorProcess:
+        made.append(OperatorProcess(cluster, tmp_path, identity, script, *flags))
+        return made[-1]
+
+    yield make
+    for each in made:
+        with contextlib.suppress(Exception):
+            if each.running():
+                each.stop(kill=True)
+        print(f"--- operator {each.identity}\n{each.log.read_text()[-6000:] if each.log.exists() else ''}")
+
+
+@pytest.fixture
+def simple(operators: StartOperator) -> StartOperator:
+    """The same with the deciders of simple.py."""
+    script = Path(__file__).with_name("simple.py")
+    return lambda *flags, **more: operators(*flags, script=script, **more)

@@ -1,0 +1,153 @@
+"""A namespace of a real API server, and operators as processes of their own.
+
+There is no controller manager and no kubelet: tests play them by writing statuses through the API.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from testcluster.controlplane import ControlPlane, free_port
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-for-tests"
+T = TypeVar("T")
+
+
+def eventually(check: Callable[[], T], seconds: float = 30, every: float = 0.1) -> T:
+    """The first truthy answer of `check`; fails with its last answer or error after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        last: object
+        try:
+            if found := check():
+                return found
+            last = found
+        except Exception as error:  # it may need a moment to be there at all
+            last = error
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s; last: {last!r}")
+        time.sleep(every)
+
+
+class Cluster:
+    """One namespace of the control plane, as JSON."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        self.plane = plane
+        self.namespace = namespace
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """kubectl in the namespace."""
+        return self.plane.kubectl("-n", self.namespace, *arguments, stdin=stdin)
+
+    def get(self, kind: str, name: str) -> Any:
+        """One object; None when there is none."""
+        text = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
+        return json.loads(text) if text else None
+
+    def list(self, kind: str) -> Any:
+        """All objects of a kind."""
+        return json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
+
+    def create(self, *objects: Any) -> None:
+        """Create objects."""
+        self.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def patch_status(self, kind: str, name: str, status: Any) -> None:
+        """Merge into an object's status, as its controller would."""
+        patch = json.dumps({"status": status})
+        self.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", patch)
+
+    def condition(self, kind: str, name: str, type_: str) -> Any:
+        """A condition of an object."""
+        found = (self.get(kind, name) or {}).get("status") or {}
+        return next((each for each in found.get("conditions") or [] if each["type"] == type_), None)
+
+
+class OperatorProcess:
+    """An operator of one namespace as a process of its own."""
+
+    def __init__(self, cluster: Cluster, folder: Path, identity: str, script: Path | None, *flags: str) -> None:
+        self.health, self.webhook = free_port(), free_port()
+        self.log = folder / f"{identity}.log"
+        self.identity = identity
+        token = folder / "token"
+        token.write_text(TOKEN)
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}/operator",
+            "OMP_NUM_THREADS": "1",
+        }
+        run = [str(script)] if script else ["-m", "driftloop.cli.main", "operator"]
+        self._command = [
+            *(sys.executable, *run),
+            f"--kubeconfig={cluster.plane.kubeconfig}",
+            f"--namespaces={cluster.namespace}",
+            *("--trainer-image=trainer:test", "--server-image=server:test"),
+            *("--listen-host=127.0.0.1", f"--health-port={self.health}", f"--webhook-port={self.webhook}"),
+            f"--webhook-token-file={token}",
+            *(f"--lease-namespace={cluster.namespace}", f"--identity={identity}"),
+            *("--lease-seconds=4", "--renew-deadline-seconds=3", "--retry-seconds=0.5"),
+            *flags,
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **environment: str) -> "OperatorProcess":
+        """Start and return at once."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, env=self._environment | environment, stdout=log, stderr=log, cwd=ROOT
+            )
+        return self
+
+    def ready(self) -> "OperatorProcess":
+        """Wait until its caches are filled."""
+        eventually(lambda: self.probe("/readyz")[0] == 200, 60)
+        return self
+
+    def stop(self, kill: bool = False) -> int:
+        """End it, politely or not; its exit status."""
+        assert self.process is not None
+        self.process.kill() if kill else self.process.terminate()
+        return self.process.wait(timeout=30)
+
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """GET from its health listener."""
+        return http("GET", f"http://127.0.0.1:{self.health}{path}")
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's series; `name` may start a line with labels."""
+        lines = self.probe("/metrics")[1].splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def post(self, body: bytes, token: str | None = TOKEN) -> tuple[int, str]:
+        """POST to its webhook."""
+        headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        return http("POST", f"http://127.0.0.1:{self.webhook}/alerts", body, headers)
+
+
+def http(verb: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Status and text of a request; errors of HTTP are answers too."""
+    request = urllib.request.Request(url, data=body, headers=headers or {}, method=verb)
+    try:
+        with urllib.request.urlopen(request, timeout=15) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+StartOperator = Callable[..., OperatorProcess]
