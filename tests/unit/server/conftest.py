@@ -179,9 +179,6 @@ def serve_task(artefact: Artefact) -> ServeTask:
     )
 
 
-Launch = Callable[..., Process]
-
-
 def start(module: str, task: ServeTask, output: Path, *args: str, **environment: str) -> Process:
     """Run one of the pod's containers as a process."""
     variables = {
@@ -197,6 +194,20 @@ def start(module: str, task: ServeTask, output: Path, *args: str, **environment:
         )
     ports = {name: getattr(task, f"{name}_port") for name in ("engine", "api", "feedback", "metrics")}
     return Process(popen, output, ports)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a container's process: `launch(module, task, *args, **environment)`."""
+    started: list[Process] = []
+
+    def run(module: str, task: ServeTask, *args: str, **environment: str) -> Process:
+        started.append(start(module, task, tmp_path / f"{len(started)}.log", *args, **environment))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.stop()
 
 
 @pytest.fixture(scope="session")
