@@ -1,0 +1,115 @@
+"""A small deterministic model behind OpenAI's API, on a real socket: it knows the answers that it is given."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from driftloop.contract.task import EvaluationArm
+
+CONTEXT = 64  # words
+
+
+class Answerer:
+    """`faults` break one promise of the API each; `statuses` are given before answers begin."""
+
+    def __init__(
+        self,
+        answers: Mapping[str, str],
+        *,
+        template: bool = True,
+        faults: frozenset[str] = frozenset(),
+        statuses: list[int] | None = None,
+        ready_after: int = 0,
+    ) -> None:
+        self.answers = answers
+        self.template = template
+        self.faults = faults
+        self.statuses = statuses or []
+        self.ready_after = ready_after
+        self.asked: list[str] = []
+        self.most_at_once = 0
+        self._running = 0
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/readyz", self.ready)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/v1/completions", self.completions)
+        return app
+
+    async def ready(self, request: web.Request) -> web.Response:
+        self.ready_after -= 1
+        return web.Response(status=200 if self.ready_after < 0 else 503, text="loading")
+
+    async def models(self, request: web.Request) -> web.Response:
+        card = {"id": "desk", "object": "model", "owned_by": "answerer", "max_model_len": CONTEXT}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        if not self.template:
+            return _error(400, "this model has no chat template")
+        return await self._reply(request, lambda body: body["messages"][-1]["content"])
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._reply(request, lambda body: body["prompt"])
+
+    async def _reply(self, request: web.Request, prompt_of: Any) -> web.StreamResponse:
+        try:
+            body = json.loads(await request.text())
+        except ValueError:
+            return _error(200 if "malformed" in self.faults else 400, "not JSON")
+        prompt = prompt_of(body)
+        self.asked.append(prompt)
+        self._running += 1
+        self.most_at_once = max(self.most_at_once, self._running)
+        await asyncio.sleep(0.001)
+        self._running -= 1
+        if prompt in self.answers and self.statuses:
+            return _error(self.statuses.pop(0), "not now")
+        if len(prompt.split()) > CONTEXT:
+            return _error(500 if "overflow" in self.faults else 400, "the context is 64 words")
+        if "refuse" in prompt:
+            return _error(400, "this prompt is refused")
+        text, reason = self.answers.get(prompt, "unknown request"), "stop"
+        if "unsteady" in self.faults:
+            text += str(len(self.asked))
+        if "stop" not in self.faults:
+            for stop in body.get("stop", []):
+                text = text.partition(stop)[0]
+        if body.get("stream"):
+            return await self._stream(request, text, reason)
+        count = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
+        total = sum(count.values()) + ("usage" in self.faults)
+        choice = {"index": 0, "finish_reason": reason}
+        choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        model = "another" if "models" in self.faults else body["model"]
+        return web.json_response({"model": model, "choices": [choice], "usage": count | {"total_tokens": total}})
+
+    async def _stream(self, request: web.Request, text: str, reason: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        key = "delta" if "chat" in request.path else "text"
+        for letter in text[1:] if "stream" in self.faults else text:
+            piece: dict[str, Any] = {"delta": {"content": letter}} if key == "delta" else {"text": letter}
+            await response.write(f"data: {json.dumps({'choices': [piece]})}\n\n".encode())
+        last = {"choices": [{"delta": {}, "finish_reason": reason}]}
+        await response.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
+        return response
+
+
+@asynccontextmanager
+async def serving(answerer: Answerer, version: str, digest: str) -> AsyncIterator[EvaluationArm]:
+    """The arm's task for as long as it is served."""
+    async with TestServer(answerer.app()) as server:
+        url = str(server.make_url("")).rstrip("/")
+        yield EvaluationArm(version=version, digest=digest, url=url, ready_url=f"{url}/readyz")
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "type": "invalid_request_error"}}, status=status)

@@ -1,0 +1,115 @@
+"""The API contract, tested by being used: what clients of OpenAI's API rely on. Each check is one function.
+
+A check returns what is wrong, or None. A check that could not be made is a failed one.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import aiohttp
+
+from driftloop.contract.result import ApiCheck
+from driftloop_trainer.evaluate.client import Arm, Reply, text_of
+
+Check = Callable[[Arm, str, int], Awaitable[str | None]]
+
+_FALLBACK_CONTEXT = 150_000  # words of an overlong prompt where the engine doesn't tell its context
+_PROBES = 8  # prompts tried until one has an answer that isn't empty
+
+
+async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiCheck:
+    """Run every check with the first of `prompts` that the model has something to say to."""
+    prompt = await _answered(arm, prompts[:_PROBES], max_tokens)
+    failed = []
+    for name, check in CHECKS.items():
+        try:
+            fault = await check(arm, prompt, max_tokens)
+        except (
+            aiohttp.ClientError,
+            TimeoutError,
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+        ) as error:
+            fault = f"{type(error).__name__}: {error}"
+        if fault is not None:
+            failed.append(f"{name}: {fault}"[:160])
+    return ApiCheck(passed=len(CHECKS) - len(failed), failed=failed)
+
+
+async def _answered(arm: Arm, prompts: Sequence[str], max_tokens: int) -> str:
+    for prompt in prompts:
+        answer = await arm.ask(prompt, max_tokens)
+        if answer.text:
+            return prompt
+    return prompts[0]
+
+
+async def models_lists_the_model(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    reply = await arm.get("/v1/models")
+    names = [str(model.get("id")) for model in reply.document.get("data") or []]
+    if reply.document.get("object") != "list" or arm.model not in names or not arm.model:
+        return f"/v1/models answered {reply.status} with {names}"
+    answered = (await arm.generate(prompt, max_tokens=max_tokens)).document.get("model")
+    return None if answered == arm.model else f"the answer names the model {answered!r}, the list {arm.model!r}"
+
+
+async def usage_adds_up(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    usage = (await arm.generate(prompt, max_tokens=max_tokens)).document["usage"]
+    asked, said, total = usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
+    if asked < 1 or not 0 <= said <= max_tokens or asked + said != total:
+        return f"prompt {asked}, completion {said} of at most {max_tokens}, total {total}"
+    return None
+
+
+async def temperature_0_is_reproducible(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    one, other = [await arm.ask(prompt, max_tokens) for _ in range(2)]
+    return None if one.text is not None and one == other else f"{one.text!r}, then {other.text!r}"
+
+
+async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    whole = (await arm.ask(prompt, max_tokens)).text
+    text, reason, done = await arm.stream(prompt, max_tokens=max_tokens)
+    if text != whole:
+        return f"streamed {text!r}, whole {whole!r}"
+    return None if reason and done else f"finish_reason {reason!r}, [DONE] {'came' if done else 'never came'}"
+
+
+async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    whole = (await arm.ask(prompt, max_tokens)).text
+    if not whole:
+        return "the model had nothing to say that could be stopped"
+    stop = whole[len(whole) // 2]
+    document = (await arm.generate(prompt, max_tokens=max_tokens, stop=[stop])).document
+    expected, reason = whole.partition(stop)[0], document["choices"][0]["finish_reason"]
+    if text_of(document) != expected or reason != "stop":
+        return f"stop {stop!r} of {whole!r} gave {text_of(document)!r}, finish_reason {reason!r}"
+    return None
+
+
+async def overflow_is_explained(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    # Tokenizers split at spaces: as many words are at least as many tokens.
+    words = "x " * ((arm.max_model_len or _FALLBACK_CONTEXT) + 1)
+    return _refused(await arm.generate(words, max_tokens=1), 400, 413)
+
+
+async def malformed_json_is_refused(arm: Arm, prompt: str, max_tokens: int) -> str | None:
+    return _refused(await arm.post(arm.path, '{"model": '), 400)
+
+
+def _refused(reply: Reply, *statuses: int) -> str | None:
+    if reply.status not in statuses:
+        return f"answered {reply.status}"
+    return None if reply.error else "refused without a message"
+
+
+CHECKS: dict[str, Check] = {
+    "models": models_lists_the_model,
+    "usage": usage_adds_up,
+    "temperature 0": temperature_0_is_reproducible,
+    "stream": a_stream_says_the_same,
+    "stop": stop_stops,
+    "overflow": overflow_is_explained,
+    "malformed JSON": malformed_json_is_refused,
+}

@@ -1,0 +1,205 @@
+"""Asking one served model over HTTP, as its users will."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+
+from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.task import EvaluationArm
+from driftloop_trainer.failure import StageFailure
+
+ATTEMPTS = 4
+BACKOFF = 0.5  # seconds before the second attempt; doubled before each further one
+REQUEST_TIMEOUT = 120.0  # seconds for one answer, waiting in the engine's queue included
+READY_POLL = 1.0  # seconds
+MAX_BODY = 1 << 20  # bytes of an answer that are read
+
+Route = Literal["chat", "completions"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer. `status` 0: there was none."""
+
+    status: int
+    body: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The body as a JSON object; empty when it is none."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def error(self) -> str:
+        """The message in OpenAI's form of an error; empty when there is none."""
+        found = self.document.get("error")
+        return str(found.get("message") or "") if isinstance(found, dict) else ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to an item: its text, or why there is none."""
+
+    text: str | None
+    error: str = ""
+    status: int = 200
+
+
+class Arm:
+    """One served model. Not more than `concurrency` requests at a time."""
+
+    def __init__(self, arm: EvaluationArm, session: aiohttp.ClientSession, concurrency: int) -> None:
+        self.version = arm.version
+        self.digest = arm.digest
+        self.model = ""  # its name, from /v1/models
+        self.max_model_len: int | None = None  # tokens, where the engine tells
+        self.engine = ""
+        self.route: Route = "chat"
+        self._url = arm.url.rstrip("/")
+        self._ready_url = arm.ready_url
+        self._session = session
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def wait_ready(self, seconds: float) -> None:
+        """Until the pod answers that it is ready. Raises StageFailure, to be tried again, after `seconds`."""
+        reply = Reply(0, "no answer yet")
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    reply = await self._once("GET", self._ready_url, seconds=10.0)
+                    if reply.status == 200:
+                        return
+                    await asyncio.sleep(READY_POLL)
+        except TimeoutError:
+            message = (
+                f"{self.version} was not ready in {seconds:g} s: {reply.status or 'no answer'}: {reply.body[:300]}"
+            )
+            raise StageFailure("NotReady", message, EXIT_RETRY) from None
+
+    async def get_to_know(self) -> None:
+        """Its name, its limits, and whether it has a chat template."""
+        reply = await self.get("/v1/models")
+        models = reply.document.get("data")
+        if reply.status != 200 or not isinstance(models, list) or not models or not isinstance(models[0], dict):
+            raise StageFailure(
+                "BadModelList", f"{self.version}: /v1/models answered {reply.status}: {reply.body[:300]}", EXIT_RETRY
+            )
+        self.model = str(models[0].get("id") or "")
+        self.engine = str(models[0].get("owned_by") or "")[:128]
+        limit = models[0].get("max_model_len")
+        self.max_model_len = limit if isinstance(limit, int) and limit > 0 else None
+        self.route = "chat"
+        reply = await self.generate("Hello", max_tokens=1)
+        if reply.status == 400:
+            self.route = "completions"
+            reply = await self.generate("Hello", max_tokens=1)
+        if reply.status != 200:
+            raise StageFailure(
+                "NoAnswer",
+                f"{self.version}: a first request was answered {reply.status}: {reply.body[:300]}",
+                EXIT_RETRY,
+            )
+
+    async def ask(self, prompt: str, max_tokens: int) -> Answer:
+        """Its answer at temperature 0. Raises StageFailure, to be tried again, when nothing answers at all."""
+        reply = await self.generate(prompt, max_tokens=max_tokens)
+        if reply.status == 0:
+            raise StageFailure("Unreachable", f"{self.version} stopped answering: {reply.body}", EXIT_RETRY)
+        if reply.status != 200:
+            return Answer(None, f"{reply.status}: {reply.error or reply.body[:300]}", reply.status)
+        text = text_of(reply.document)
+        return Answer(text) if text is not None else Answer(None, "the answer has no text", reply.status)
+
+    async def generate(self, prompt: str, **fields: Any) -> Reply:
+        """One request on the model's route, temperature 0 unless given otherwise; transient failures tried again."""
+        return await self.post(self.path, self.request(prompt, **fields))
+
+    async def stream(self, prompt: str, **fields: Any) -> tuple[str, str | None, bool]:
+        """(text, finish reason, whether [DONE] came) of a streamed answer. Raises aiohttp.ClientError, ValueError."""
+        text, reason, done = "", None, False
+        body = json.dumps(self.request(prompt, stream=True, **fields))
+        async with self._slots, self._request("POST", self._url + self.path, body, REQUEST_TIMEOUT) as response:
+            if response.status != 200:
+                raise ValueError(f"{response.status}: {(await response.text())[:300]}")
+            async for line in response.content:
+                data = line.decode().strip().removeprefix("data:").strip()
+                if not data or line.startswith(b":"):
+                    continue
+                if data == "[DONE]":
+                    done = True
+                    break
+                choice = (json.loads(data).get("choices") or [{}])[0]
+                delta = choice.get("delta") or {}
+                text += str(delta.get("content") or choice.get("text") or "")
+                reason = choice.get("finish_reason") or reason
+        return text, reason, done
+
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions" if self.route == "chat" else "/v1/completions"
+
+    def request(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """The body of a request."""
+        asked = {"messages": [{"role": "user", "content": prompt}]} if self.route == "chat" else {"prompt": prompt}
+        return {"model": self.model, "temperature": 0, **asked, **fields}
+
+    async def get(self, path: str) -> Reply:
+        """GET, transient failures tried again."""
+        return await self._with_retries("GET", path, None)
+
+    async def post(self, path: str, body: dict[str, Any] | str) -> Reply:
+        """POST a JSON document (or any text), transient failures tried again."""
+        return await self._with_retries("POST", path, body if isinstance(body, str) else json.dumps(body))
+
+    async def _with_retries(self, method: str, path: str, body: str | None) -> Reply:
+        reply = Reply(0, "")
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(BACKOFF * 2 ** (attempt - 1))
+            async with self._slots:
+                reply = await self._once(method, self._url + path, body)
+            if reply.status not in (0, 429, 500, 502, 503, 504):
+                break
+        return reply
+
+    async def _once(self, method: str, url: str, body: str | None = None, seconds: float = REQUEST_TIMEOUT) -> Reply:
+        try:
+            async with self._request(method, url, body, seconds) as response:
+                content = await response.content.read(MAX_BODY)
+                while len(content) < MAX_BODY and (more := await response.content.read(MAX_BODY - len(content))):
+                    content += more
+                return Reply(response.status, content.decode(errors="replace"))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Reply(0, f"{type(error).__name__}: {error}")
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: str, body: str | None, seconds: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self._session.request(
+            method,
+            url,
+            data=body.encode() if body is not None else None,
+            headers={"Content-Type": "application/json"} if body is not None else {},
+            timeout=aiohttp.ClientTimeout(total=seconds),
+        ) as response:
+            yield response
+
+
+def text_of(document: dict[str, Any]) -> str | None:
+    """The text of a whole answer of either route; None when it has none."""
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return None
+    message = choices[0].get("message")
+    text = message.get("content") if isinstance(message, dict) else choices[0].get("text")
+    return text if isinstance(text, str) else None

@@ -1,0 +1,59 @@
+"""Accuracies with clustered standard errors, paired with the baseline's. Pure.
+
+Items of one cluster (near-copies, turns of one conversation) succeed and fail together. Standard errors count clusters,
+not items: Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor k/(k-1) for k clusters.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from driftloop.contract.result import SuiteResult
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One item's outcome. `baseline` is None where there is none. An item without an answer is wrong."""
+
+    cluster: str
+    candidate: bool
+    baseline: bool | None = None
+    answered: bool = True
+
+
+def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
+    """The counts and standard errors of one suite. All items are paired, or none is."""
+    clusters = [item.cluster for item in judged]
+    right = [float(item.candidate) for item in judged]
+    alone = SuiteResult(
+        name=name,
+        items=len(judged),
+        clusters=len(set(clusters)),
+        correct=sum(item.candidate for item in judged),
+        standard_error=clustered_error(right, clusters),
+        errors=sum(not item.answered for item in judged),
+    )
+    if not judged or any(item.baseline is None for item in judged):
+        return alone
+    difference = [float(item.candidate) - float(bool(item.baseline)) for item in judged]
+    return alone.model_copy(
+        update={
+            "baseline_correct": sum(bool(item.baseline) for item in judged),
+            "gained": difference.count(1.0),
+            "lost": difference.count(-1.0),
+            "difference_standard_error": clustered_error(difference, clusters),
+        }
+    )
+
+
+def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """Standard error of the mean of `values`. 1.0 where there is at most one cluster: it says nothing of the spread."""
+    if len(set(clusters)) < 2:
+        return 1.0
+    mean = math.fsum(values) / len(values)
+    sums: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    spread = math.fsum(total**2 for total in sums.values())
+    return math.sqrt(spread * len(sums) / (len(sums) - 1)) / len(values)
