@@ -51,5 +51,15 @@ def controlled_by(obj: Obj, uid: str) -> bool:
     return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
+def of_a_job_of(parent: Obj, pod: Obj) -> bool:
+    """Whether the pod's controller is a Job named as those of `parent` are, with its UID: the Job may be gone."""
+    prefix = child_name(parent, "")
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(
+        owner.get("controller") and owner.get("kind") == "Job" and owner.get("name", "").startswith(prefix)
+        for owner in owners
+    )
+
+
 def _stem(name: str, room: int) -> str:
     return name[:room].rstrip("-.")

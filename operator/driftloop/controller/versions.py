@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from driftloop.contract.names import ROLE, SERVICE, VERSION
 from driftloop.controller.core import Obj
+from driftloop.controller.inferenceservice.observed import SINCE
 from driftloop.controller.naming import controlled_by
 
 
@@ -25,26 +26,42 @@ def last_approved(versions: Iterable[Obj], of_family: str) -> Obj | None:
     return max(approved, key=lambda v: (v["metadata"]["creationTimestamp"], v["metadata"]["name"]), default=None)
 
 
+def follows(service: Obj, of_family: str) -> bool:
+    """Whether an InferenceService serves versions of the family."""
+    return ((service.get("spec") or {}).get("model") or {}).get("family") == of_family
+
+
 def by_name(versions: Iterable[Obj], name: str) -> Obj | None:
     """The version of that name."""
     return next((version for version in versions if version["metadata"]["name"] == name), None)
 
 
 def stable_version(service: Obj, deployments: Iterable[Obj]) -> str | None:
-    """Name of the version that a service serves as stable, by the labels on its Deployments: status may be lost."""
-    for deployment in deployments:
-        labels = deployment["metadata"].get("labels") or {}
-        if labels.get(ROLE) == "stable" and controlled_by(deployment, service["metadata"]["uid"]):
-            name = labels.get(VERSION)
-            return name if isinstance(name, str) else None
-    return None
+    """Name of the version that a service serves as stable, by the labels on its Deployments: status may be lost.
+
+    Two are stable between two writes of a promotion; the later one has taken over.
+    """
+    uid = service["metadata"]["uid"]
+    stable = [found for found in deployments if _labels(found).get(ROLE) == "stable" and controlled_by(found, uid)]
+    latest = max(stable, key=_since, default=None)
+    return _labels(latest).get(VERSION) if latest else None
 
 
 def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
     """Names of the services that have a Deployment of the version, sorted."""
     found = set()
     for deployment in deployments:
-        labels = deployment["metadata"].get("labels") or {}
+        labels = _labels(deployment)
         if labels.get(VERSION) == version and labels.get(SERVICE):
-            found.add(str(labels[SERVICE]))
+            found.add(labels[SERVICE])
     return sorted(found)
+
+
+def _labels(obj: Obj) -> dict[str, str]:
+    return obj["metadata"].get("labels") or {}
+
+
+def _since(deployment: Obj) -> tuple[str, str]:
+    metadata = deployment["metadata"]
+    since = (metadata.get("annotations") or {}).get(SINCE) or metadata.get("creationTimestamp") or ""
+    return since, metadata["name"]

@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from driftloop.api.base import Condition
-from driftloop.api.finetunejob import DataStatus, FineTuneJobPhase, Progress
+from driftloop.api.finetunejob import DataStatus, FineTuneJobPhase
 from driftloop.contract.names import STAGE, VERSION
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.contract.task import PrepareTask
 from driftloop.controller import conditions
-from driftloop.controller.core import Action, Apply, Create, Delete, Obj, Plan, Settings
+from driftloop.controller.core import Action, Apply, Create, Obj, Plan, Settings
 from driftloop.controller.finetunejob import progress, tasks
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.plan import Refusal, plan
@@ -23,12 +23,22 @@ from driftloop.controller.finetunejob.start import Blocked, Refused, Start, Wait
 from driftloop.controller.naming import controlled_by
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge
-from driftloop.controller.pods.outcome import Broken, Done, Lost, Running, lost_pods, outcome
+from driftloop.controller.pods.outcome import (
+    BENIGN,
+    Broken,
+    Done,
+    Lost,
+    Running,
+    delete_job,
+    finished,
+    lost_pods,
+    outcome,
+)
 from driftloop.controller.reasons import Reason
 
 RECHECK_SECONDS = 60.0  # something beside the job has to change; most of it wakes us, and this is for the rest
+PREPARING = "the data is being prepared"
 SETTLE_SECONDS = 10.0  # a finished Job was seen before its pod
-_BENIGN = {"Running", Reason.STARTING, Reason.STOPPING}
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def _ended(observed: Observed) -> Obj | None:
 
 def _step(observed: Observed, settings: Settings, now: datetime) -> Step:
     if observed.version is not None:
-        return _succeeded(observed, observed.version["metadata"]["name"], None)
+        return _succeeded(observed.version["metadata"]["name"], None)
     if observed.spec.suspend:
         return _suspended(observed)
     if train := _train_job(observed):
@@ -96,7 +106,7 @@ def _create_prepare(observed: Observed, settings: Settings, found: Start) -> Ste
     except TaskTooLarge as error:
         return _failed(Reason.TASK_TOO_LARGE, str(error))
     actions = (Apply(jobs.job_policy(observed.job, settings)), Create(body))
-    return Step("Preparing", conditions.progressing(Reason.PREPARING, "the data is being prepared"), actions)
+    return Step("Preparing", conditions.progressing(Reason.PREPARING, PREPARING), actions)
 
 
 def _prepared(observed: Observed, settings: Settings, prepare: Obj, now: datetime) -> Step:
@@ -105,9 +115,8 @@ def _prepared(observed: Observed, settings: Settings, prepare: Obj, now: datetim
     if isinstance(found, Done) and isinstance(found.result, PrepareResult) and isinstance(task, PrepareTask):
         return _planned(observed, settings, prepare, task, found.result)
     if isinstance(found, Running):
-        message = f"the data is being prepared: {found.message}"
         policy = Apply(jobs.job_policy(observed.job, settings))
-        return _underway("Preparing", found, Reason.PREPARING, message, (policy,))
+        return _underway("Preparing", found, Reason.PREPARING, PREPARING, (policy,))
     return _unfinished("Preparing", found, prepare)
 
 
@@ -133,10 +142,9 @@ def _planned(observed: Observed, settings: Settings, prepare: Obj, task: Prepare
         return _failed(Reason.TASK_TOO_LARGE, str(error), changes)
     secret = Create(jobs.ray_secret(observed.job, observed.fresh_secret, settings))
     actions = (*_network(observed, settings), secret, Create(body))
-    message = f"training on {observed.spec.compute.nodes} nodes starts"
     return Step(
         "Training",
-        conditions.progressing(Reason.TRAINING, message),
+        conditions.progressing(Reason.TRAINING, _training(observed)),
         actions,
         progress.READ_EVERY.total_seconds(),
         changes | {"attempt": attempt},
@@ -149,8 +157,7 @@ def _trained(observed: Observed, settings: Settings, train: Obj, now: datetime) 
     if isinstance(found, Done) and isinstance(found.result, TrainResult):
         return _versioned(observed, train, found.result, changes)
     if isinstance(found, Running):
-        message = f"training on {observed.spec.compute.nodes} nodes: {found.message}"
-        step = _underway("Training", found, Reason.TRAINING, message, _network(observed, settings))
+        step = _underway("Training", found, Reason.TRAINING, _training(observed), _network(observed, settings))
         shown = progress.newer(observed.status.progress, observed.progress)
         return replace(step, changes=changes | {"progress": shown}, requeue_after=progress.READ_EVERY.total_seconds())
     return replace(_unfinished("Training", found, train), changes=changes)
@@ -161,34 +168,25 @@ def _versioned(observed: Observed, train: Obj, result: TrainResult, changes: dic
         body = tasks.model_version(observed, train, result)
     except tasks.InvalidResult as error:
         return _failed(Reason.INVALID_RESULT, f"train: {error}", changes)
-    step = _succeeded(observed, body["metadata"]["name"], result)
+    step = _succeeded(body["metadata"]["name"], result)
     return replace(step, actions=(Create(body),), changes=changes | step.changes)
 
 
-def _succeeded(observed: Observed, version: str, result: TrainResult | None) -> Step:
+def _succeeded(version: str, result: TrainResult | None) -> Step:
     message = f"ModelVersion {version} was created"
     changes: dict[str, Any] = {"version": version}
     if result is not None:
-        changes["progress"] = Progress(
-            step=result.steps,
-            total_steps=result.steps,
-            percent=100,
-            eta_seconds=0,
-            eta=progress.duration(0),
-            loss=f"{result.loss:.4g}",
-            tokens_per_second=round(result.tokens_per_second),
-            updated=observed.progress.updated if observed.progress else None,
-        )
+        changes["progress"] = progress.done(result)
     return Step("Succeeded", conditions.complete(Reason.SUCCEEDED, message), changes=changes)
 
 
 def _suspended(observed: Observed) -> Step:
     """Delete what is at work. Checkpoints lie in storage; the next attempt goes on from the last one."""
-    working = [job for job in observed.jobs if not _finished(job)]
+    working = [job for job in observed.jobs if not finished(job)]
     if not working and not _left_over(observed):
         condition = conditions.condition("Ready", "False", Reason.SUSPENDED, "suspended; spec.suspend: false resumes")
         return Step("Suspended", [condition])
-    actions = tuple(_delete(job) for job in working if not job["metadata"].get("deletionTimestamp"))
+    actions = tuple(delete_job(job) for job in working if not job["metadata"].get("deletionTimestamp"))
     phase = observed.status.phase or "Pending"
     return Step(phase, conditions.progressing(Reason.SUSPENDING, "its pods are being stopped"), actions, SETTLE_SECONDS)
 
@@ -196,16 +194,21 @@ def _suspended(observed: Observed) -> Step:
 def _underway(
     phase: FineTuneJobPhase, found: Running, usual: Reason, message: str, actions: Iterable[Action] = ()
 ) -> Step:
-    """A stage at work; what keeps its pods from running is the condition's reason."""
-    reason = usual if found.reason in _BENIGN else found.reason
-    return Step(phase, conditions.progressing(reason, message), tuple(actions), SETTLE_SECONDS)
+    """A stage at work: what keeps its pods from running is told, and while all is well nothing is written."""
+    benign = found.reason in BENIGN
+    reason, said = (usual, message) if benign else (found.reason, f"{message}: {found.message}")
+    return Step(phase, conditions.progressing(reason, said), tuple(actions), SETTLE_SECONDS)
+
+
+def _training(observed: Observed) -> str:
+    return f"the model is being trained, nodes: {observed.spec.compute.nodes}"
 
 
 def _unfinished(phase: FineTuneJobPhase, found: Done | Broken | Lost | Running, job: Obj) -> Step:
     """A stage that ended without a result to go on with."""
     if isinstance(found, Lost):
         message = f"Job {job['metadata']['name']} ended, its result is gone with its pod: it runs again"
-        return Step(phase, conditions.progressing(Reason.RESULT_LOST, message), (_delete(job),), SETTLE_SECONDS)
+        return Step(phase, conditions.progressing(Reason.RESULT_LOST, message), (delete_job(job),), SETTLE_SECONDS)
     if isinstance(found, Broken):
         return _failed(found.reason, found.message)
     return _failed(Reason.INVALID_RESULT, f"Job {job['metadata']['name']} ended with the result of another stage")
@@ -275,18 +278,8 @@ def _left_over(observed: Observed) -> bool:
     )
 
 
-def _finished(job: Obj) -> bool:
-    found = (job.get("status") or {}).get("conditions") or []
-    return conditions.is_true(found, "Complete") or conditions.is_true(found, "Failed")
-
-
 def _named(objects: Iterable[Obj], name: str) -> Obj | None:
     return next((obj for obj in objects if obj["metadata"]["name"] == name), None)
-
-
-def _delete(job: Obj) -> Delete:
-    metadata = job["metadata"]
-    return Delete("batch/v1", "Job", metadata["namespace"], metadata["name"], metadata["uid"])
 
 
 def _network(observed: Observed, settings: Settings) -> tuple[Action, ...]:

@@ -9,7 +9,7 @@ from driftloop.controller.conditions import parse_timestamp
 from driftloop.controller.core import Key, Obj
 from driftloop.controller.finetunejob import progress
 from driftloop.controller.finetunejob.observed import Observed
-from driftloop.controller.naming import child_name, controlled_by, version_name
+from driftloop.controller.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.runtime.samples import MetricsUnavailable
 from driftloop.controller.runtime.world import World
 
@@ -24,7 +24,7 @@ async def observe(key: Key, world: World) -> Observed | None:
     parsed = FineTuneJob.model_validate(job)
     uid, namespace = job["metadata"]["uid"], key.namespace
     children = [child for child in world.owned("Job", namespace, uid) if controlled_by(child, uid)]
-    pods = [pod for pod in world.list("Pod", namespace, {JOB: key.name}) if _of_a_job_of(job, pod)]
+    pods = [pod for pod in world.list("Pod", namespace, {JOB: key.name}) if of_a_job_of(job, pod)]
     source = parsed.spec.model.from_
     serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
     feedback = parsed.spec.data.feedback
@@ -69,16 +69,6 @@ async def _scrape(pod: Obj, world: World, now: datetime) -> Progress | None:
 
 def _due(last: Progress | None, now: datetime) -> bool:
     return last is None or last.updated is None or now - parse_timestamp(last.updated) >= progress.READ_EVERY
-
-
-def _of_a_job_of(job: Obj, pod: Obj) -> bool:
-    """Whether the pod's controller is a Job named as ours are, this job's UID in the name: it may be gone already."""
-    prefix = child_name(job, "")
-    owners = pod["metadata"].get("ownerReferences") or []
-    return any(
-        owner.get("controller") and owner.get("kind") == "Job" and owner.get("name", "").startswith(prefix)
-        for owner in owners
-    )
 
 
 def _came_of(version: Obj, uid: str) -> bool:

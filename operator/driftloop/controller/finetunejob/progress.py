@@ -6,32 +6,44 @@ from datetime import datetime, timedelta
 
 from driftloop.api.finetunejob import Progress
 from driftloop.contract.names import Metric
+from driftloop.contract.result import TrainResult
 from driftloop.controller.conditions import parse_timestamp, timestamp
 
 READ_EVERY = timedelta(seconds=10)
 # A status write wakes every watcher: one at a change that a person would notice, else twice a minute.
 WRITE_PERCENT = 5
 WRITE_EVERY = timedelta(seconds=30)
+MOST = 10**15
 
 
 def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
     """Progress from metric names and values; None before the first step is known of."""
-    step, total = metrics.get(Metric.TRAIN_STEP), metrics.get(Metric.TRAIN_TOTAL_STEPS)
-    if step is None or total is None or not 0 <= step <= total or total < 1:
+    step, total = _count(metrics.get(Metric.TRAIN_STEP)), _count(metrics.get(Metric.TRAIN_TOTAL_STEPS))
+    if step is None or not total or step > total:
         return None
-    loss, pace, left = (
-        metrics.get(name) for name in (Metric.TRAIN_LOSS, Metric.TRAIN_TOKENS_PER_SECOND, Metric.TRAIN_ETA_SECONDS)
-    )
-    eta = round(left) if left is not None and left >= 0 else None
+    eta = _count(metrics.get(Metric.TRAIN_ETA_SECONDS))
     return Progress(
-        step=int(step),
-        total_steps=int(total),
-        percent=math.floor(100 * step / total),
+        step=step,
+        total_steps=total,
+        percent=100 * step // total,
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
-        loss=f"{loss:.4g}" if loss is not None else None,
-        tokens_per_second=round(pace) if pace is not None else None,
+        loss=_short(metrics.get(Metric.TRAIN_LOSS)),
+        tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
         updated=timestamp(now),
+    )
+
+
+def done(result: TrainResult) -> Progress:
+    """Progress of a finished training."""
+    return Progress(
+        step=result.steps,
+        total_steps=result.steps,
+        percent=100,
+        eta_seconds=0,
+        eta=duration(0),
+        loss=_short(result.loss),
+        tokens_per_second=_count(result.tokens_per_second),
     )
 
 
@@ -54,3 +66,12 @@ def duration(seconds: int) -> str:
     if hours:
         return f"{hours}h{minute:02}m"
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _count(value: float | None) -> int | None:
+    """A whole number as the API can hold it; whatever else a pod reports is not known."""
+    return round(value) if value is not None and 0 <= value <= MOST else None
+
+
+def _short(value: float | None) -> str | None:
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else None

@@ -1,6 +1,6 @@
 """What must be there before a job starts: the model, the feedback, the volumes. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from driftloop.contract.task import FeedbackSource, ModelSource
 from driftloop.controller import versions
 from driftloop.controller.core import Obj
 from driftloop.controller.finetunejob.observed import Observed
-from driftloop.controller.pods.common import claims_of
+from driftloop.controller.pods.common import claims_of, missing_claim
 from driftloop.controller.reasons import Reason
 
 
@@ -87,14 +87,6 @@ def check_claims(spec: FineTuneJobSpec, found: Start, claims: Mapping[str, Obj])
                     f"PersistentVolumeClaim {claim} is {', '.join(have) or 'of no access mode'}; {spec.compute.nodes} "
                     "nodes need ReadWriteMany: use another claim, or compute.nodes: 1",
                 )
-    return None
-
-
-def missing_claim(uris: Iterable[str | None], claims: Mapping[str, Obj]) -> str | None:
-    """What to say of the first claim that isn't there."""
-    for claim in claims_of(uris):
-        if claim not in claims:
-            return f"PersistentVolumeClaim {claim} is not in this namespace: create it, or correct the pvc:// URI"
     return None
 
 

@@ -141,6 +141,14 @@ def claims_of(uris: Iterable[str | None]) -> list[str]:
     return sorted({claim for uri in uris if uri and (claim := claim_of(uri))})
 
 
+def missing_claim(uris: Iterable[str | None], claims: Mapping[str, Obj]) -> str | None:
+    """What to say of the first claim that isn't there."""
+    for claim in claims_of(uris):
+        if claim not in claims:
+            return f"PersistentVolumeClaim {claim} is not in this namespace: create it, or correct the pvc:// URI"
+    return None
+
+
 def mounts_for(uris: Iterable[str | None], *, read: Iterable[str | None] = ()) -> tuple[list[Obj], list[Obj]]:
     """Volumes and mounts: each claim once, at /volumes/<claim>. A claim that only `read` names is mounted read-only."""
     writable = claims_of(uris)

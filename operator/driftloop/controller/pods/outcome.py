@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from driftloop.contract.names import EXIT_BAD_INPUT
 from driftloop.contract.result import AnyResult, StageError, decode
 from driftloop.controller.conditions import find, is_true, parse_timestamp, shorten
-from driftloop.controller.core import FailPod, Obj
+from driftloop.controller.core import Delete, FailPod, Obj
 from driftloop.controller.naming import controlled_by
 from driftloop.controller.reasons import Reason
 
@@ -32,6 +32,7 @@ STUCK = {
     "InvalidImageName",
     "RunContainerError",
 }
+BENIGN = {"Running", Reason.STARTING, Reason.STOPPING}  # reasons of `Running` with which nothing is wrong
 _SIGNALLED = {137, 143}
 _LOG_TAIL = 400
 
@@ -93,6 +94,26 @@ def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], 
         else:
             waits.append((overdue - now).total_seconds())
     return tuple(failed), min(waits, default=None)
+
+
+def trouble(pods: list[Obj]) -> Running | None:
+    """What keeps pods from running, as far as they say: stuck, unschedulable, or how a container ended last."""
+    if found := _stuck(pods) or _unschedulable(pods):
+        return found
+    cause = _worst(pods)
+    return Running(cause.reason, cause.message) if cause else None
+
+
+def finished(job: Obj) -> bool:
+    """Whether a Job came to its end, good or bad."""
+    found = (job.get("status") or {}).get("conditions") or []
+    return is_true(found, "Complete") or is_true(found, "Failed")
+
+
+def delete_job(job: Obj) -> Delete:
+    """Delete this very Job, and its pods with it."""
+    metadata = job["metadata"]
+    return Delete("batch/v1", "Job", metadata["namespace"], metadata["name"], metadata["uid"])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,302 @@
+"""A ModelVersion is evaluated against the stable version, judged once, and protected while it serves."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from driftloop.contract.names import IN_USE
+from driftloop.contract.result import StageError, encode
+from driftloop.contract.task import EvaluateTask
+from driftloop.controller.core import Apply, Create, Delete, Key, Label, Obj, Plan
+from driftloop.controller.modelversion.decide import decide
+from driftloop.controller.pods import jobs
+from unit.controller.stages import (
+    NOW,
+    SETTINGS,
+    Cluster,
+    approved,
+    deployment,
+    digest,
+    evaluated,
+    observe_version,
+    pod_of,
+    prepared,
+    service,
+    terminated,
+    version,
+)
+
+LATER = "2026-01-01T11:30:00Z"
+DESK = service()
+STABLE = approved(version("support-1", "1"))
+SERVED: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-1"),)}
+
+
+class Run:
+    """A version and its cluster: each step observes, decides, executes."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.body = version("support-2", "2", LATER, **spec)
+        self.cluster = Cluster()
+        self.status: Obj = {}
+        self.reasons: list[str] = []
+
+    def step(self, after: float = 0, **observed: Any) -> Plan:
+        observed = {"versions": (STABLE, self.body)} | observed
+        found = observe_version(self.body, self.cluster, self.status, **observed)
+        plan = decide(found, SETTINGS, NOW + timedelta(seconds=after))
+        self.cluster.take(plan)
+        self.status = plan.status or self.status
+        self.reasons += [event.reason for event in plan.events]
+        return plan
+
+    @property
+    def jobs(self) -> list[str]:
+        return [job["metadata"]["name"].rpartition("-")[2] for job in self.cluster.of_kind("Job")]
+
+    @property
+    def task(self) -> EvaluateTask:
+        task = jobs.task_of(self.cluster.job("evaluate"))
+        assert isinstance(task, EvaluateTask)
+        return task
+
+    def condition(self, type_: str) -> Obj:
+        return next((entry for entry in self.status["conditions"] if entry["type"] == type_), {})
+
+
+def test_a_version_that_keeps_the_stable_ones_accuracy_is_approved() -> None:
+    run = Run()
+    run.step(**SERVED)
+    assert run.status["phase"] == "Evaluating"
+    assert run.task.baseline is not None
+    assert (run.task.baseline.version, run.task.baseline.url) == ("support-1", "http://127.0.0.1:8180")
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Approved"
+    assert run.status["baseline"] == {"version": "support-1", "digest": digest("1"), "service": "desk"}
+    assert [gate["verdict"] for gate in run.status["gates"]] == ["Pass", "Pass", "Pass"]
+    assert run.status["gateSummary"] == "3 of 3 passed"
+    assert run.status["evidence"]["digest"] == digest("9")
+    assert run.condition("Ready")["status"] == "True"
+    assert run.reasons == ["Evaluating", "Approved"]
+
+
+def test_a_version_that_forgot_is_rejected_and_says_where() -> None:
+    run = Run()
+    run.step(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1"), correct=700))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Rejected"
+    entry = run.condition("Stalled")
+    assert (entry["reason"], entry["message"][:9]) == ("Rejected", "new: Fail")
+
+
+def test_without_a_stable_version_comparisons_do_not_apply() -> None:
+    run = Run()
+    run.step()
+    assert run.task.baseline is None
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    assert run.status["phase"] == "Approved"
+    gate = run.status["gates"][2]
+    assert (gate["verdict"], "no InferenceService follows family support" in gate["message"]) == ("NotApplicable", True)
+
+
+def test_without_suites_digest_and_api_still_are_gates() -> None:
+    run = Run(evaluation={"storage": "pvc://shared/evaluations"})
+    run.step()
+    run.cluster.finish("evaluate", evaluated(digest("2")).model_copy(update={"suites": []}))
+    run.step()
+    assert [gate["name"] for gate in run.status["gates"]] == ["digest", "api"]
+    assert run.status["phase"] == "Approved"
+
+
+def test_a_settled_version_writes_nothing_more() -> None:
+    run = Run()
+    for _ in range(2):
+        run.step(**SERVED)
+        before, status = list(run.cluster.writes), run.status
+        plan = run.step(after=3, **SERVED)
+        assert (run.cluster.writes, run.status, plan.events) == (before, status, ())
+        if run.status["phase"] == "Evaluating":
+            run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+
+
+def test_a_wiped_status_is_judged_again_by_the_same_evidence() -> None:
+    run = Run()
+    run.step(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    before, writes = run.status, list(run.cluster.writes)
+    run.status = {}
+    run.step(**SERVED)
+    assert (run.status, run.cluster.writes) == (before, writes)
+
+
+def test_what_serves_keeps_its_judgement_though_its_status_was_wiped() -> None:
+    run = Run()
+    run.step(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.status = {}
+    promoted: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-2"),)}
+    run.step(**promoted)
+    assert run.status["phase"] == "Approved"
+    assert run.status["baseline"]["version"] == "support-1"
+    assert run.jobs == [digest("1")[7:15]]
+
+
+def test_a_candidate_is_evaluated_again_when_another_version_became_stable() -> None:
+    run = Run()
+    run.step(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    other = approved(version("support-0", "0"))
+    moved: dict[str, Any] = {
+        "services": [DESK],
+        "deployments": (deployment(DESK, "support-0"),),
+        "versions": (STABLE, other, run.body),
+    }
+    run.step(**moved)
+    assert run.status["phase"] == "Evaluating"
+    assert sorted(run.jobs) == [digest("0")[7:15], digest("1")[7:15]]
+
+
+def test_an_older_version_keeps_its_judgement_when_a_newer_one_is_promoted() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    newer = approved(version("support-3", "3", created="2026-01-01T11:45:00Z"))
+    plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-3"),), versions=(STABLE, run.body, newer))
+    assert (run.status["phase"], plan.actions) == ("Approved", ())
+
+
+def test_an_evaluation_against_what_is_no_longer_stable_is_stopped() -> None:
+    run = Run()
+    run.step()
+    run.step(**SERVED)
+    plan = run.step(after=1, **SERVED)
+    assert [action.name.rpartition("-")[2] for action in plan.actions if isinstance(action, Delete)] == ["none"]
+    assert run.jobs == [digest("1")[7:15]]
+
+
+def test_a_stable_version_that_is_gone_is_not_the_same_as_none() -> None:
+    run = Run()
+    plan = run.step(**SERVED, versions=(run.body,))
+    assert (run.condition("Stalled")["reason"], plan.actions) == ("BaselineNotFound", ())
+
+
+def test_of_two_stable_deployments_the_later_one_counts() -> None:
+    run = Run()
+    other = approved(version("support-0", "0"))
+    deployments = (deployment(DESK, "support-1"), deployment(DESK, "support-0", since=LATER))
+    run.step(services=[DESK], deployments=deployments, versions=(STABLE, other, run.body))
+    assert run.task.baseline is not None
+    assert run.task.baseline.version == "support-0"
+
+
+def test_a_foreign_deployment_makes_no_baseline() -> None:
+    run = Run()
+    foreign = deployment(service("other"), "support-1")
+    run.step(services=[DESK], deployments=(foreign,))
+    assert run.task.baseline is None
+
+
+def test_a_missing_volume_is_named() -> None:
+    run = Run()
+    plan = run.step(claims={})
+    assert (run.condition("Stalled")["reason"], plan.actions) == ("ClaimNotFound", ())
+    assert "shared" in run.condition("Stalled")["message"]
+    run.step()
+    assert run.status["phase"] == "Evaluating"
+
+
+@pytest.mark.parametrize("sidecar", ["fetch", "engine"])
+def test_a_model_that_cannot_be_served_fails_at_once_and_its_pod_is_released(sidecar: str) -> None:
+    run = Run()
+    run.step()
+    error = StageError(reason="DigestMismatch", message="model.safetensors is not what the manifest promises")
+    ended = terminated(sidecar, 78, encode(error))
+    status = {"name": sidecar, "lastState": ended["state"], "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    run.cluster.pods.append(pod_of(run.cluster.job("evaluate"), init=(status,)))
+    plan = run.step()
+    assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "DigestMismatch")
+    assert [type(action) for action in plan.actions] == [Delete]
+    assert run.step().actions == ()
+
+
+def test_a_result_of_another_stage_judges_nothing() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("evaluate", prepared())
+    run.step()
+    assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "InvalidResult")
+
+
+def test_a_model_other_than_the_versions_is_never_approved() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("evaluate", evaluated(digest("6")))
+    run.step()
+    assert run.status["phase"] == "Rejected"
+
+
+def test_uses_of_the_same_items_are_counted() -> None:
+    run = Run()
+    judged = version("support-0", "0") | {"status": {"phase": "Rejected"}}
+    everything = (STABLE, judged, version("support-9", "9"), run.body)
+    run.step(versions=everything)
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step(versions=everything)
+    assert run.status["gates"][2]["uses"] == 3  # this one, the stable one and the rejected one
+
+
+def test_what_serves_is_labelled_and_told_by_whom() -> None:
+    run = Run()
+    key = Key("ModelVersion", "team", "support-2")
+    plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2", role="candidate"),))
+    assert Label(key, {IN_USE: "true"}) in plan.actions
+    assert run.status["services"] == ["desk"]
+    run.body["metadata"]["labels"] = {IN_USE: "true"}
+    assert not [
+        a
+        for a in run.step(**SERVED | {"deployments": (deployment(DESK, "support-2"),)}).actions
+        if isinstance(a, Label)
+    ]
+    plan = run.step()
+    assert Label(key, {IN_USE: None}) in plan.actions
+    assert run.status["services"] == []
+
+
+def test_the_label_follows_use_though_the_version_was_judged_long_ago() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2"),))
+    assert [type(action) for action in plan.actions] == [Label]
+    assert run.status["phase"] == "Approved"
+
+
+def test_the_engine_is_the_one_that_will_serve() -> None:
+    run = Run()
+    vllm = service(engine={"type": "vllm", "image": "vllm:1", "gpus": 1})
+    run.step(services=[vllm])
+    containers = run.cluster.job("evaluate")["spec"]["template"]["spec"]["initContainers"]
+    engine = next(container for container in containers if container["name"] == "engine")
+    assert engine["image"] == "vllm:1"
+
+
+def test_evidence_lies_beside_the_artefact_where_nothing_else_is_said() -> None:
+    run = Run(evaluation={})
+    run.step()
+    assert run.task.output == "pvc://shared/versions/evaluations/uid-support-2/none"
+
+
+def test_the_policy_lets_nobody_in_before_the_pod_is_there() -> None:
+    run = Run()
+    plan = run.step()
+    kinds = [action.body["kind"] for action in plan.actions if isinstance(action, Create | Apply)]
+    assert kinds == ["NetworkPolicy", "Job"]
+    assert isinstance(plan.actions[-1], Create)
