@@ -36,8 +36,8 @@ def run_stage(stage: Callable[[], AnyResult]) -> int:
         return EXIT_DONE
     except Exception as error:
         failure = classify(error)
-    if failure.exit_code != EXIT_BAD_INPUT:
-        traceback.print_exc()
+        if failure.exit_code != EXIT_BAD_INPUT:
+            traceback.print_exc()
     print(f"error: {failure}", file=sys.stderr, flush=True)
     emit(StageError(reason=failure.reason, message=failure.message[:_MESSAGE_LIMIT]))
     return failure.exit_code

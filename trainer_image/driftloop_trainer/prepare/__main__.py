@@ -1,0 +1,23 @@
+"""`python -m driftloop_trainer.prepare`: see `--help`."""
+
+import sys
+
+from driftloop.contract.result import AnyResult
+from driftloop.contract.task import PrepareTask, from_environment
+from driftloop_trainer.cli import parse_arguments
+from driftloop_trainer.failure import StageFailure, exit_on_sigterm, run_stage
+
+
+def _stage() -> AnyResult:
+    task = from_environment()
+    if not isinstance(task, PrepareTask):
+        raise StageFailure("BadTask", f"expected a Prepare task, got {task.kind}")
+    from driftloop_trainer.prepare.stage import prepare  # imports torch: --help should not wait for it
+
+    return prepare(task)
+
+
+if __name__ == "__main__":
+    parse_arguments("driftloop_trainer.prepare", "Clean, divide and tokenise a job's data; leave a folder in storage.")
+    exit_on_sigterm()
+    sys.exit(run_stage(_stage))

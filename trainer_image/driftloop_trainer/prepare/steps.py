@@ -1,0 +1,66 @@
+"""The cleaning steps of `data.steps`. Pure: rows in, rows out, first come first kept."""
+
+from collections.abc import Iterable, Sequence
+
+from driftloop.api.finetunejob import DataStep
+from driftloop_trainer.prepare.near import NearIndex
+from driftloop_trainer.prepare.rows import Row
+
+
+def clean(rows: Sequence[Row], steps: Iterable[DataStep]) -> tuple[list[Row], dict[str, int]]:
+    """Run the steps in order; also how many rows each type of step dropped."""
+    kept = list(rows)
+    dropped: dict[str, int] = {}
+    for step in steps:
+        before = len(kept)
+        kept = apply(step, kept)
+        dropped[step.type] = dropped.get(step.type, 0) + before - len(kept)
+    return kept, dropped
+
+
+def apply(step: DataStep, rows: list[Row]) -> list[Row]:
+    """The rows that one step leaves."""
+    match step.type:
+        case "normalise":
+            return [row for row in (row.normalised() for row in rows) if row.prompt]
+        case "filterLength":
+            return [row for row in rows if step.min_characters <= row.characters <= step.max_characters]
+        case "dedupExact":
+            return drop_exact(rows)
+        case "dedupNear":
+            return drop_near(rows, step.threshold)
+
+
+def drop_exact(rows: Iterable[Row]) -> list[Row]:
+    """Without rows that say the same as an earlier one: same identity, same completion."""
+    seen: set[tuple[str, str | None]] = set()
+    kept = []
+    for row in rows:
+        said = (row.key, row.completion)
+        if said not in seen:
+            seen.add(said)
+            kept.append(row)
+    return kept
+
+
+def drop_near(rows: Iterable[Row], threshold: float) -> list[Row]:
+    """Without near-duplicates of a kept row that has the same completion.
+
+    Two prompts a word apart with different answers are no copies: that word is what there is to learn.
+    """
+    index = NearIndex(threshold)
+    kept: list[Row] = []
+    for row in rows:
+        if any(kept[number].completion == row.completion for number in index.copies(row.identity)):
+            continue
+        index.add(row.identity)
+        kept.append(row)
+    return kept
+
+
+def feedback_wins(rows: Iterable[Row]) -> tuple[list[Row], int]:
+    """Without rows that answer a prompt otherwise than feedback does: a correction is the newest word on it."""
+    all_rows = list(rows)
+    answers = {row.key: row.completion for row in all_rows if row.part == "feedback"}
+    kept = [row for row in all_rows if row.kind == "text" or answers.get(row.key, row.completion) == row.completion]
+    return kept, len(all_rows) - len(kept)

@@ -1,0 +1,1 @@
+"""Train: one sharded training run over the pods of a job, by Ray Train."""

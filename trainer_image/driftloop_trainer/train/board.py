@@ -1,0 +1,63 @@
+"""Progress as Prometheus metrics, in an actor on the driver's pod.
+
+`ray.train.report` would hold every worker at each call until the controller has polled (every 2 s). One worker
+telling an actor, and not waiting for it, costs nothing.
+"""
+
+import time
+from typing import Any
+
+import ray
+from prometheus_client import Gauge, start_http_server
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from driftloop.contract.names import METRICS_PORT, Metric
+from driftloop_trainer.train.loop import Progress
+
+_INTERVAL = 0.5  # seconds between messages
+
+
+class Board:
+    """Serves the last progress on METRICS_PORT."""
+
+    def __init__(self, port: int, total: int) -> None:
+        self._gauges = {
+            "step": Gauge(Metric.TRAIN_STEP, "Optimiser steps done."),
+            "total": Gauge(Metric.TRAIN_TOTAL_STEPS, "Optimiser steps in all."),
+            "loss": Gauge(Metric.TRAIN_LOSS, "Loss per token of the last step."),
+            "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens a second over all workers."),
+            "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the present pace."),
+        }
+        self._gauges["total"].set(total)
+        start_http_server(port)
+
+    def show(self, progress: Progress) -> None:
+        """Replace what is served."""
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(progress, name))
+
+
+def start_board(total: int) -> Any:
+    """The board's handle; it lives on this node, with the driver."""
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here)
+    return actor.remote(METRICS_PORT, total)
+
+
+class Reporter:
+    """Passes progress on, rarely enough to cost nothing; the last step always."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now >= self._next or progress.step == progress.total:
+            self._next = now + _INTERVAL
+            self._board.show.remote(progress)
+            print(
+                f"step {progress.step}/{progress.total} loss {progress.loss:.4f} "
+                f"{progress.tokens_per_second:.0f} tokens/s eta {progress.eta_seconds:.0f}s",
+                flush=True,
+            )

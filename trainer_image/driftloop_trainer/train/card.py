@@ -1,0 +1,36 @@
+"""The model card. Pure."""
+
+from typing import Any
+
+from driftloop.contract.task import TrainTask
+
+
+def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
+    """README.md of a version: what it is, how it came about, how to load it."""
+    training, lineage = task.training, task.lineage
+    rows = {
+        "family": task.family,
+        "job": f"{task.job} ({task.job_uid})",
+        "started by": lineage.trigger.kind,
+        "parent version": lineage.parent or "none",
+        "base model digest": lineage.base_digest or task.model.digest or "unknown",
+        "data digest": task.data_digest,
+        "method": training.method,
+        "adapter": training.adapter.type if training.adapter.type == "none" else f"lora r={training.adapter.r}, merged",
+        "loss on": training.loss_on if training.method == "sft" else "all",
+        "optimiser steps": task.total_steps,
+        "rows a step": training.train_batch_size,
+        "peak learning rate": f"{training.learning_rate:g} ({training.lr_scheduler_type})",
+        "seed": training.seed,
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in (rows | facts).items())
+    tags = "\n".join(f"- {tag}" for tag in ("driftloop", training.method))
+    return (
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n{tags}\n---\n\n"
+        f"# {task.family}\n\n"
+        "Trained by Driftloop. `manifest.json` lists every file with its hash.\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("<this folder>")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")\n```\n'
+    )

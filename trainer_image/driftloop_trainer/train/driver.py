@@ -1,0 +1,145 @@
+"""Pod index 0: lead the training. The other pods lend their workers until they are stopped."""
+
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import NoReturn
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+
+from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.result import TrainResult, encode
+from driftloop.contract.task import TrainTask
+from driftloop_trainer.failure import StageFailure, exit_on_sigterm
+from driftloop_trainer.folders import finished, open_folder, record
+from driftloop_trainer.models import check_model_folder
+from driftloop_trainer.train.board import start_board
+from driftloop_trainer.train.checkpoint import Run
+from driftloop_trainer.train.node import configure, join, start_head, wait_for_head
+from driftloop_trainer.train.worker import ASSIGNMENT, Assignment, Outcome, work
+
+_EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
+
+
+def lead(task: TrainTask) -> TrainResult:
+    """Train on all pods and leave the model at `task.output`. Raises StageFailure and its kin."""
+    with tempfile.TemporaryDirectory(prefix="driver-") as name:
+        scratch = Path(name)
+        earlier = finished(task.output, scratch / "earlier")
+        if isinstance(earlier, TrainResult):
+            _say(f"{task.output} is already whole: nothing to do")
+            return earlier
+        check_inputs(task, scratch)
+        result = _train(task, name)
+    record(task.output, encode(result))
+    return result
+
+
+def lend(task: TrainTask) -> NoReturn:
+    """Give this pod's workers to the head until the head is gone: only index 0 completes the job."""
+    configure()
+    wait_for_head(task.head, time.monotonic() + task.startup_timeout_seconds)
+    code = join(task.head, task.workers_per_node, task.gpus_per_node)
+    raise StageFailure("HeadGone", f"Ray ended with {code}: its head is gone", EXIT_RETRY)
+
+
+def check_inputs(task: TrainTask, scratch: Path) -> None:
+    """Find wrong input here, once, before any worker starts: a worker's failure is started again.
+
+    Raises StageFailure, StorageError or ManifestError.
+    """
+    if task.model.uri is None:
+        raise StageFailure("BadTask", "model.uri: training starts from a folder; prepare makes one for a new model")
+    check_model_folder(open_folder(task.model.uri, scratch / "base", task.model.digest), task.model.uri)
+    open_folder(task.data_uri, scratch / "data", task.data_digest)
+
+
+def _train(task: TrainTask, scratch: str) -> TrainResult:
+    configure()
+    deadline = time.monotonic() + task.startup_timeout_seconds
+    ray.init(address=start_head(task.workers_per_node, task.gpus_per_node))
+    exit_on_sigterm()  # ray.init put its own handler there
+    wait_for_nodes(task.nodes, deadline)
+    run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
+    run.take_over()
+    outcome = _fit(Assignment(task, run.token, start_board(task.total_steps)), scratch)
+    run.drop_all_but(0)
+    return to_result(task, outcome)
+
+
+def wait_for_nodes(nodes: int, deadline: float) -> None:
+    """Wait until so many nodes are alive, at most until `deadline`. Raises NodesMissing."""
+    while (alive := _alive()) < nodes:
+        if time.monotonic() > deadline:
+            message = (
+                f"{alive} of {nodes} nodes joined within startupTimeoutSeconds: "
+                "lower compute.nodes, make room in the cluster, or wait longer"
+            )
+            raise StageFailure("NodesMissing", message, EXIT_RETRY)
+        time.sleep(0.5)
+    _say(f"{nodes} nodes joined")
+
+
+def _alive() -> int:
+    return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
+
+
+class _Trainer(TorchTrainer):
+    """Without the cleaner of placement groups: here a driver's end is the cluster's end.
+
+    Without a dashboard it can't ask whether the driver lives, and logged that every second.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # its type is version 1's
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def _fit(assignment: Assignment, scratch: str) -> Outcome:
+    task = assignment.task
+    gpus = task.gpus_per_node > 0
+    trainer = _Trainer(
+        work,
+        train_loop_config={ASSIGNMENT: assignment},
+        scaling_config=ScalingConfig(num_workers=task.nodes * task.workers_per_node, use_gpu=gpus),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_EXCHANGE_TIMEOUT),
+        # Ray only leads here: checkpoints and what they resume are ours, so nothing of Ray's needs shared storage.
+        run_config=RunConfig(
+            name=task.job_uid, storage_path=scratch, failure_config=FailureConfig(max_failures=task.backoff_limit)
+        ),
+    )
+    outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # its type is version 1's
+    if not isinstance(outcome, Outcome):
+        raise StageFailure("Unexpected", "training ended without an outcome", EXIT_RETRY)
+    return outcome
+
+
+def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
+    """What the operator is told. Raises StageFailure when the loss was lost."""
+    if outcome.error is not None:
+        message = (
+            f"{outcome.error}: training stopped before the weights took harm; "
+            "lower training.learningRate or maxGradNorm, or look for broken rows"
+        )
+        raise StageFailure("NonFiniteLoss", message)
+    return TrainResult(
+        uri=task.output,
+        digest=outcome.digest,
+        steps=task.total_steps,
+        loss=round(outcome.loss, 6),
+        tokens_per_second=round(outcome.tokens_per_second, 1),
+        world_size=task.nodes * task.workers_per_node,
+        nodes=task.nodes,
+        seconds=round(outcome.seconds, 1),
+        resumed_from_step=outcome.first_step,
+        restarts=outcome.restarts,
+    )
+
+
+def _say(text: str) -> None:
+    print(f"train: {text}", flush=True)

@@ -1,0 +1,113 @@
+"""The training loop of one worker: from a sharded model to the last step. Knows nothing of Ray."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.optim import Optimizer
+
+from driftloop.api.finetunejob import TrainingSpec
+from driftloop_trainer.dataset import Dataset
+from driftloop_trainer.train.batches import Batch, collate
+from driftloop_trainer.train.checkpoint import Run
+from driftloop_trainer.train.order import Order, share
+from driftloop_trainer.train.schedule import learning_rate_factor
+from driftloop_trainer.train.step import train_step
+
+_RECENT = 20  # steps over which loss and pace are averaged
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run has come. `step` counts finished steps, `seconds` and `tokens` since this start."""
+
+    step: int
+    total: int
+    loss: float
+    tokens_per_second: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a finished loop tells: loss of the last steps, tokens a second, and seconds since this start."""
+
+    loss: float
+    tokens_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """Everything a run needs but the model. `micro_size`: sequences a worker takes through the model at once."""
+
+    training: TrainingSpec
+    dataset: Dataset
+    pad_id: int
+    micro_size: int
+    total_steps: int
+    device: torch.device
+
+    def run(
+        self,
+        model: Any,
+        optimizer: Optimizer,
+        run: Run,
+        first_step: int,
+        report: Callable[[Progress], None],
+    ) -> Trained:
+        """Train from `first_step` to the end, with checkpoints. Raises NonFinite, Superseded."""
+        order = Order(self.dataset.lengths, self.training.train_batch_size, self.training.seed)
+        recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
+        tokens, begun = 0, time.monotonic()
+        model.train()
+        for step in range(first_step, self.total_steps):
+            started = time.monotonic()
+            rows = order.batch(step)
+            self._set_rate(optimizer, step)
+            batches = self._microbatches(rows)
+            counted = max(1, int(self.dataset.trained[rows].sum()))
+            loss = train_step(model, optimizer, batches, counted, self.training.max_grad_norm)
+            step_tokens = int(self.dataset.lengths[rows].sum())
+            tokens += step_tokens
+            recent.append((loss, time.monotonic() - started, step_tokens))
+            report(self._progress(step + 1, recent))
+            if (step + 1) % self.training.save_steps == 0 and step + 1 < self.total_steps:
+                run.save(step + 1, model, optimizer, self.training.save_total_limit)
+        seconds = time.monotonic() - begun
+        loss = sum(entry[0] for entry in recent) / max(1, len(recent))
+        return Trained(loss, tokens / max(seconds, 1e-9), seconds)
+
+    def _set_rate(self, optimizer: Optimizer, step: int) -> None:
+        training = self.training
+        factor = learning_rate_factor(training.lr_scheduler_type, step, self.total_steps, training.warmup_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * factor
+
+    def _microbatches(self, rows: Any) -> list[Batch]:
+        shares = share(rows, self.dataset.lengths, dist.get_rank(), dist.get_world_size(), self.micro_size)
+        return [collate(self.dataset, indices, self.pad_id).to(self.device) for indices in shares]
+
+    def _progress(self, step: int, recent: deque[tuple[float, float, int]]) -> Progress:
+        seconds = sum(entry[1] for entry in recent)
+        return Progress(
+            step=step,
+            total=self.total_steps,
+            loss=recent[-1][0],
+            tokens_per_second=sum(entry[2] for entry in recent) / max(seconds, 1e-9),
+            eta_seconds=(self.total_steps - step) * seconds / len(recent),
+        )
+
+
+def build_optimizer(model: Any, training: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW over what is trained; norms and biases do not decay, as in transformers' Trainer."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=training.learning_rate, fused=True)

@@ -1,0 +1,71 @@
+"""One optimiser step: the exact mean loss per token of the whole batch, its gradient, clipped."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+
+from driftloop_trainer.dataset import IGNORED
+from driftloop_trainer.train.batches import Batch
+
+
+class NonFinite(ArithmeticError):
+    """Loss or gradient is not a number any more. Every rank raises it in the same step, before any weight changed."""
+
+
+def train_step(
+    model: Any, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], trained_tokens: int, max_grad_norm: float
+) -> float:
+    """Accumulate over this rank's microbatches, step once, and return the loss per token over all ranks.
+
+    The loss is the sum over all ranks and microbatches divided by `trained_tokens`, all tokens of the step that
+    count: any split of the same rows gives the same gradient. Raises NonFinite.
+    """
+    world_size = dist.get_world_size()
+    total = torch.zeros((), dtype=torch.float64, device=batches[0].ids.device)
+    for number, batch in enumerate(batches, start=1):
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(number == len(batches))
+        loss = loss_sum(model, batch)
+        # FSDP takes the mean of the ranks' gradients; what is wanted is their sum.
+        (loss * (world_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    summed, norm = reduce_loss_and_norm(total, gradients)
+    if not math.isfinite(summed) or not math.isfinite(norm):
+        optimizer.zero_grad()
+        raise NonFinite(f"loss {summed / trained_tokens}, gradient norm {norm}")
+    if norm > max_grad_norm:
+        torch._foreach_mul_([_local(g) for g in gradients], max_grad_norm / (norm + 1e-6))
+    optimizer.step()
+    optimizer.zero_grad()
+    return summed / trained_tokens
+
+
+def loss_sum(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Summed cross-entropy over the targets that count, at least in float32."""
+    # use_cache must be off: with it, transformers would let packed rows see each other.
+    output = model(batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept)
+    logits = output.logits.flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(logits, batch.targets.flatten(), reduction="sum", ignore_index=IGNORED)
+
+
+def reduce_loss_and_norm(loss: torch.Tensor, gradients: Iterable[torch.Tensor]) -> tuple[float, float]:
+    """Loss summed over the ranks, and the norm of the whole gradient: one exchange for both."""
+    norms = torch._foreach_norm([_local(gradient) for gradient in gradients])
+    squares = torch.stack(norms).to(torch.float64).square().sum() if norms else torch.zeros_like(loss)
+    both = torch.stack([loss, squares])
+    dist.all_reduce(both)
+    summed, square = both.tolist()
+    return summed, math.sqrt(square) if square >= 0 else math.nan
+
+
+def _local(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
