@@ -31,7 +31,10 @@ PACKAGES = {
     },
     "coredns": {"coredns": "github.com/coredns/coredns"},
     "helm": {"helm": "helm.sh/helm/v4/cmd/helm"},
+    "prometheus": {"prometheus": "github.com/prometheus/prometheus/cmd/prometheus"},
 }
+# Debian's Prometheus can't discover Kubernetes pods. Of two dozen kinds of discovery, this one alone is built.
+TAGS = {"prometheus": "remove_all_sd,enable_kubernetes_sd"}
 
 
 def binary(name: str) -> Path:
@@ -81,6 +84,7 @@ def _build(module: Path, package: str, path: Path) -> None:
         "-v",
         "-trimpath",
         "-buildvcs=false",
+        f"-tags={TAGS.get(module.name, '')}",
         "-ldflags",
         flags,
         "-o",
