@@ -1,0 +1,182 @@
+"""The serving pod, as the API server will see it."""
+
+from typing import Any
+
+import pytest
+
+from driftloop.api.base import ObjectRef, PodOverrides
+from driftloop.api.inferenceservice import Engine
+from driftloop.contract.names import SERVICE, STAGE
+from driftloop.contract.task import ServeTask, decode
+from driftloop.controller.core import Obj, Settings
+from driftloop.controller.pods.serving import serving_containers, serving_template, serving_volumes
+
+SETTINGS = Settings(trainer_image="driftloop/trainer:1", server_image="driftloop/server:1")
+TASK = ServeTask(
+    namespace="team",
+    service="desk",
+    service_uid="uid-desk",
+    family="desk",
+    version="v1",
+    revision="0123456789",
+    artefact_uri="pvc://models/desk/v1",
+    artefact_digest="sha256:" + "a" * 64,
+    drain_seconds=20,
+    feedback_uri="pvc://corrections/desk/uid-desk",
+)
+
+
+def template(engine: Engine | None = None, overrides: PodOverrides | None = None) -> Obj:
+    return serving_template(
+        TASK,
+        labels={SERVICE: "desk"},
+        image=SETTINGS.server_image,
+        engine=engine or Engine(),
+        settings=SETTINGS,
+        overrides=overrides or PodOverrides(),
+        keys_secret="desk-keys",
+    )
+
+
+def containers(pod: Obj) -> dict[str, Obj]:
+    return {c["name"]: c for c in [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]}
+
+
+def vllm(**fields: Any) -> Obj:
+    engine = Engine(type="vllm", image="vllm/vllm-openai:v0.20.0", **fields)
+    return containers(template(engine))["engine"]
+
+
+def test_fetch_comes_first_then_the_engine_and_the_proxy_before_users() -> None:
+    spec = template()["spec"]
+    assert [c["name"] for c in spec["initContainers"]] == ["fetch", "engine"]
+    assert [c["name"] for c in spec["containers"]] == ["proxy"]
+
+
+def test_the_engine_outlives_the_proxys_drain() -> None:
+    spec = template()["spec"]
+    assert containers(template())["engine"]["restartPolicy"] == "Always"
+    assert spec["terminationGracePeriodSeconds"] > TASK.drain_seconds
+    assert all("lifecycle" not in c for c in containers(template()).values())
+
+
+def test_every_container_is_restricted() -> None:
+    pod = template(Engine(type="vllm", image="vllm:1", gpus=1))
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["enableServiceLinks"] is False
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    for container in containers(pod).values():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+
+
+def test_the_task_reaches_all_three() -> None:
+    for container in containers(template()).values():
+        [document] = [env["value"] for env in container["env"] if env["name"] == "DRIFTLOOP_TASK"]
+        assert decode(document) == TASK
+
+
+def test_only_fetch_sees_the_artefact_and_only_the_proxy_the_feedback_and_the_keys() -> None:
+    found = containers(template(overrides=PodOverrides(storage_secret=ObjectRef(name="s3"))))
+    claims = {
+        name: {mount["mountPath"] for mount in c["volumeMounts"] if mount["mountPath"].startswith("/volumes")}
+        for name, c in found.items()
+    }
+    assert claims == {"fetch": {"/volumes/models"}, "engine": set(), "proxy": {"/volumes/corrections"}}
+    assert {name for name, c in found.items() if "envFrom" in c} == {"fetch", "proxy"}
+    keyed = {name for name, c in found.items() if any("valueFrom" in env for env in c["env"])}
+    assert keyed == {"proxy"}
+
+
+def test_only_fetch_may_write_the_model() -> None:
+    read_only = {
+        name: mount.get("readOnly", False)
+        for name, c in containers(template()).items()
+        for mount in c["volumeMounts"]
+        if mount["mountPath"] == "/model"
+    }
+    assert read_only == {"fetch": False, "engine": True, "proxy": True}
+
+
+def test_every_mount_has_its_volume_and_no_volume_comes_twice() -> None:
+    pod = template()
+    names = [volume["name"] for volume in pod["spec"]["volumes"]]
+    assert len(names) == len(set(names))
+    for container in containers(pod).values():
+        assert {mount["name"] for mount in container["volumeMounts"]} <= set(names)
+
+
+def test_the_proxy_has_ports_and_patient_probes() -> None:
+    proxy = containers(template())["proxy"]
+    assert {p["name"]: p["containerPort"] for p in proxy["ports"]} == {"api": 8080, "feedback": 8081, "metrics": 9090}
+    ready, alive, start = (proxy[name] for name in ("readinessProbe", "livenessProbe", "startupProbe"))
+    assert (ready["httpGet"]["path"], alive["httpGet"]["path"]) == ("/readyz", "/healthz")
+    assert ready["failureThreshold"] >= 2
+    assert alive["periodSeconds"] * alive["failureThreshold"] > 5 * ready["periodSeconds"] * ready["failureThreshold"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 300
+
+
+def test_pods_spread_over_nodes_where_they_can() -> None:
+    [spread] = template()["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert spread["labelSelector"]["matchLabels"] == {SERVICE: "desk"}
+    assert template()["metadata"]["labels"][STAGE] == "serve"
+
+
+def test_our_engine_is_a_module_of_the_server_image_with_the_users_arguments() -> None:
+    engine = containers(template(Engine(args=["--threads=2"])))["engine"]
+    assert engine["image"] == SETTINGS.server_image
+    assert engine["command"] == ["python", "-m", "driftloop_server.engine", "--threads=2"]
+
+
+def test_vllm_runs_its_own_image_on_the_loopback_address_behind_our_proxy() -> None:
+    found = containers(template(Engine(type="vllm", image="vllm:1")))
+    engine = found["engine"]
+    assert engine["image"] == "vllm:1"
+    assert found["proxy"]["image"] == found["fetch"]["image"] == SETTINGS.server_image
+    assert "command" not in engine
+    options = dict(zip(engine["args"][::2], engine["args"][1::2], strict=True))
+    assert options == {
+        "--model": "/model",
+        "--served-model-name": "desk",
+        "--host": "127.0.0.1",
+        "--port": "8000",
+        "--load-format": "safetensors",
+        "--dtype": "auto",
+        "--max-num-seqs": "32",
+    }
+
+
+def test_vllm_takes_gpus_and_further_arguments_last() -> None:
+    engine = vllm(gpus=4, max_model_len=4096, dtype="bfloat16", args=["--enable-prefix-caching"])
+    assert engine["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    arguments = " ".join(engine["args"])
+    assert "--tensor-parallel-size 4" in arguments
+    assert "--max-model-len 4096" in arguments
+    assert "--dtype bfloat16" in arguments
+    assert engine["args"][-1] == "--enable-prefix-caching"
+
+
+@pytest.mark.parametrize("suffix", ["", "-baseline"])
+def test_in_an_evaluation_both_engine_and_proxy_are_sidecars(suffix: str) -> None:
+    init, main = serving_containers(
+        TASK.model_copy(update={"feedback_uri": None}),
+        image="s",
+        engine=Engine(),
+        settings=SETTINGS,
+        suffix=suffix,
+        as_sidecars=True,
+    )
+    assert main == []
+    assert [c["name"] for c in init] == [f"fetch{suffix}", f"engine{suffix}", f"proxy{suffix}"]
+    assert [c.get("restartPolicy") for c in init] == [None, "Always", "Always"]
+    assert all(len(port["name"]) <= 15 for port in init[2]["ports"])
+
+
+def test_two_arms_in_one_pod_share_nothing_but_claims() -> None:
+    one = {volume["name"] for volume in serving_volumes(TASK)}
+    other = {volume["name"] for volume in serving_volumes(TASK, "-baseline")}
+    assert {name for name in one & other if not name.startswith("claim-")} == set()
