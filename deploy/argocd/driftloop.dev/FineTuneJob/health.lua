@@ -1,0 +1,36 @@
+-- Healthy when the version is there; hours of training are Progressing: keep jobs out of sync waves.
+local health = {}
+local status = obj.status or {}
+-- A status of an older spec says nothing of this one: without this check health flaps at each sync.
+if status.observedGeneration == nil or status.observedGeneration < obj.metadata.generation then
+  health.status = "Progressing"
+  health.message = "the operator has not seen this spec yet"
+  return health
+end
+
+local conditions = {}
+for _, condition in ipairs(status.conditions or {}) do
+  if condition.status == "True" or condition.type == "Ready" then
+    conditions[condition.type] = condition
+  end
+end
+local ready = conditions.Ready or { status = "Unknown", message = "no condition Ready yet" }
+
+if conditions.Stalled then
+  health.status = "Degraded"
+  health.message = conditions.Stalled.message
+  return health
+end
+-- A suspended job waits for a person, and holds up no wave.
+if ready.reason == "Suspended" then
+  health.status = "Suspended"
+  health.message = ready.message
+  return health
+end
+if ready.status == "True" then
+  health.status = "Healthy"
+else
+  health.status = "Progressing"
+end
+health.message = ready.message
+return health

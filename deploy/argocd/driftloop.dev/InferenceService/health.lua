@@ -1,0 +1,47 @@
+-- Healthy when the wanted version serves and nothing moves.
+local health = {}
+local status = obj.status or {}
+-- A status of an older spec says nothing of this one: without this check health flaps at each sync.
+if status.observedGeneration == nil or status.observedGeneration < obj.metadata.generation then
+  health.status = "Progressing"
+  health.message = "the operator has not seen this spec yet"
+  return health
+end
+
+local conditions = {}
+for _, condition in ipairs(status.conditions or {}) do
+  if condition.status == "True" or condition.type == "Ready" then
+    conditions[condition.type] = condition
+  end
+end
+local ready = conditions.Ready or { status = "Unknown", message = "no condition Ready yet" }
+
+if conditions.Stalled then
+  health.status = "Degraded"
+  health.message = conditions.Stalled.message
+  return health
+end
+-- Waiting for a person, or for traffic, is not failing.
+local retraining = status.retraining or {}
+if status.phase == "Paused" then
+  health.status = "Suspended"
+  health.message = ready.message
+  return health
+end
+if conditions.Reconciling then
+  health.status = "Progressing"
+  health.message = conditions.Reconciling.message
+  return health
+end
+if retraining.state == "AwaitingApproval" and ready.status == "True" then
+  health.status = "Suspended"
+  health.message = "retraining awaits approval: " .. (retraining.message or retraining.proposal or "")
+  return health
+end
+if ready.status == "True" then
+  health.status = "Healthy"
+else
+  health.status = "Progressing"
+end
+health.message = ready.message
+return health
