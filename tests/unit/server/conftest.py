@@ -197,6 +197,12 @@ def start(module: str, task: ServeTask, output: Path, *args: str, **environment:
 
 
 @pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts a container's process: `launch(module, task, *args, **environment)`."""
     started: list[Process] = []

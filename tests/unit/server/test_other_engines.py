@@ -1,0 +1,143 @@
+"""The proxy before another OpenAI-compatible server: one that speaks as vLLM does, and fails in every way."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+PIECES = ["Hel", "lo ", "wörld"]
+
+
+@dataclass
+class Engine:
+    port: int
+    last_headers: dict[str, str]
+    last_body: bytes = b""
+
+
+@pytest.fixture
+async def other(free_port: int) -> AsyncIterator[Engine]:
+    """vLLM's answers to the letter where the proxy touches them, its refusals, and its faults by the prompt's text."""
+    found = Engine(free_port, {})
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        found.last_headers, found.last_body = dict(request.headers), await request.read()
+        body = json.loads(found.last_body)
+        prompt = body.get("prompt") or body["messages"][-1]["content"]
+        if prompt == "refuse":
+            error = {"message": "max_tokens is too large", "type": "BadRequestError", "param": None, "code": 400}
+            return web.json_response({"error": error}, status=400)
+        if prompt == "crash":
+            return web.json_response({"error": {"message": "EngineDead"}}, status=500)
+        if prompt == "drop":
+            request.transport.abort()
+        if prompt == "hang":
+            await asyncio.sleep(60)
+        if prompt == "garbage":
+            return web.Response(text="<html>", content_type="text/html")
+        if not body.get("stream"):
+            choice = {"index": 0, "text": "".join(PIECES), "finish_reason": "stop", "stop_reason": None}
+            usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+            return web.json_response({"id": "cmpl-1", "object": "text_completion", "choices": [choice], "usage": usage})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        events = [json.dumps({"id": "cmpl-1", "choices": [{"index": 0, "text": piece}]}) for piece in PIECES]
+        data = "".join(f"data: {event}\n\n" for event in events).encode() + b": a comment\n\ndata: [DONE]\n\n"
+        for i, byte in enumerate(data):  # cut anywhere, in the middle of a character too
+            await response.write(bytes([byte]))
+            if prompt == "break off" and i == len(data) // 2:
+                request.transport.abort()
+                return response
+            if prompt == "stall" and i == len(data) // 2:
+                await asyncio.sleep(60)
+        return response
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text="# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 7\npython_info 1\n")
+
+    app = web.Application()
+    app.router.add_post("/v1/completions", completions)
+    app.router.add_post("/v1/chat/completions", completions)
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", found.port).start()
+    yield found
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def pod(pods, other: Engine):
+    return await asyncio.to_thread(
+        lambda: pods("--engine-timeout", "1", engine_port=other.port, engine_type="vllm", feedback_uri=None)
+    )
+
+
+@pytest.fixture
+async def http(pod) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(pod.url) as session:
+        yield session
+
+
+async def test_answers_and_streams_pass_with_the_proxys_id(http, pod) -> None:
+    whole = await (await http.post("/v1/completions", json={"prompt": "x"})).json()
+    assert whole["id"].startswith("resp-")
+    assert whole["choices"][0]["text"] == "Hello wörld"
+    assert whole["choices"][0]["stop_reason"] is None  # what we don't know stays
+    async with http.post("/v1/completions", json={"prompt": "x", "stream": True}) as response:
+        lines = (await response.text()).splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert [event["choices"][0]["text"] for event in events] == PIECES
+    assert {event["id"][:5] for event in events} == {"resp-"}
+    assert [line for line in lines if line and not line.startswith("data: {")] == [": a comment", "data: [DONE]"]
+
+
+async def test_only_the_engines_metrics_under_vllms_names_are_passed_on(pod, http) -> None:
+    samples = await asyncio.to_thread(pod.metrics)
+    assert samples["vllm:num_requests_running"] == 7
+    assert "python_info" not in samples
+
+
+async def test_no_header_of_the_clients_reaches_the_engine(http, other: Engine) -> None:
+    headers = {"Authorization": "Bearer secret", "X-Anything": "1", "Connection": "keep-alive, X-Anything"}
+    body = b'{"prompt":  "x"}'
+    assert (await http.post("/v1/completions", data=body, headers=headers)).status == 200
+    assert other.last_body == body
+    assert set(other.last_headers) == {
+        "Host", "Content-Type", "Accept", "Accept-Encoding", "User-Agent", "Content-Length"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "code"),
+    [("drop", 502, "engine_failed"), ("garbage", 502, "engine_failed"), ("hang", 504, "engine_timeout")],
+)
+async def test_a_failing_engine_is_an_error_that_says_so(http, pod, prompt: str, status: int, code: str) -> None:
+    response = await http.post("/v1/completions", json={"prompt": prompt})
+    assert response.status == status
+    assert (await response.json())["error"]["code"] == code
+    samples: Callable[..., float] = pod.metric
+    assert await asyncio.to_thread(samples, "driftloop_requests_total", route="/v1/completions", code=str(status)) == 1
+
+
+async def test_the_engines_own_errors_keep_their_status(http) -> None:
+    refused = await http.post("/v1/completions", json={"prompt": "refuse"})
+    assert (refused.status, (await refused.json())["error"]["message"]) == (400, "max_tokens is too large")
+    crashed = await http.post("/v1/completions", json={"prompt": "crash"})
+    assert (crashed.status, (await crashed.json())["error"]["message"]) == (500, "EngineDead")
+
+
+@pytest.mark.parametrize(("prompt", "code"), [("break off", "502"), ("stall", "504")])
+async def test_a_stream_that_breaks_ends_with_an_error_event_and_counts_as_one(
+    http, pod, prompt: str, code: str
+) -> None:
+    async with http.post("/v1/completions", json={"prompt": prompt, "stream": True}) as response:
+        text = await response.text()
+    assert "[DONE]" not in text
+    assert "the engine broke off" in text.splitlines()[-2]
+    found = await asyncio.to_thread(lambda: pod.metric("driftloop_requests_total", route="/v1/completions", code=code))
+    assert found == 1
