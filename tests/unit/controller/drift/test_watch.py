@@ -1,0 +1,144 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop.api.inferenceservice import Drift, DriftStatus
+from driftloop.controller.drift.detector import FEEDBACK, WATCHED, Counters
+from driftloop.controller.drift.watch import GROWTH, decode, encode, is_healthy, watch
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SPEC = Drift(baseline_requests=300, tolerance=0.02)
+FLAT, HIGH = (10.0,) * 10, (0.0,) * 5 + (20.0,) * 5
+PROFILE = {"surprisal": (0.1,) * 10}
+
+
+class Service:
+    """A version that is looked at every ten seconds, a hundred requests a look."""
+
+    def __init__(self, spec: Drift = SPEC, version: str = "v1", status: DriftStatus | None = None) -> None:
+        self.spec, self.version, self.now = spec, version, START
+        self.status = watch(status or DriftStatus(), version, None, spec, START)
+
+    def look(
+        self, surprisal: tuple[float, ...] = FLAT, ratings: tuple[float, float] = (27, 3), times: int = 1
+    ) -> DriftStatus:
+        for _ in range(times):
+            self.now += timedelta(seconds=10)
+            bins = {"surprisal": surprisal, FEEDBACK: ratings}
+            counters = Counters(self.now, bins, reference=PROFILE, reference_rows=3000)
+            self.status = watch(self.status, self.version, counters, self.spec, self.now)
+        return self.status
+
+
+def test_the_first_requests_become_the_reference() -> None:
+    service = Service()
+    assert service.look(HIGH, times=3).message == "compared with the first 300 requests of the version"
+    assert not service.look(HIGH, times=100).alarm
+    assert service.look(FLAT, times=30).alarm
+
+
+def test_while_the_baseline_is_collected_text_is_not_judged() -> None:
+    status = Service(SPEC.model_copy(update={"baseline_requests": 100_000})).look(HIGH, times=300)
+    assert not status.alarm
+    assert status.requests == 0
+    assert status.message == "learning what is normal: 30000/100000 requests"
+
+
+@pytest.mark.parametrize("ratings", [(0, 0), (4, 4), (5, 25)])
+def test_a_baseline_of_unknown_or_bad_feedback_is_not_normal(ratings: tuple[float, float]) -> None:
+    """Then the training's profile is the reference: the same traffic that it holds is fine, other traffic is not."""
+    service = Service()
+    for _ in range(3):
+        service.look(HIGH, (ratings[0] / 3, ratings[1] / 3))
+    assert service.status.message is not None
+    assert service.status.message.startswith("compared with the training data")
+    assert service.look(HIGH, (0, 0), times=30).alarm
+
+
+def test_mostly_bad_ratings_raise_an_alarm_without_any_baseline() -> None:
+    service = Service(SPEC.model_copy(update={"baseline_requests": 100_000}))
+    status = service.look(FLAT, (1, 29), times=10)
+    assert status.alarm
+    assert status.message is not None
+    assert status.message.startswith("drift in feedback")
+
+
+def test_a_change_is_dated_from_when_evidence_began_to_rise() -> None:
+    service = Service()
+    service.look(times=60)
+    began = service.now
+    while not service.look((4.0,) * 5 + (16.0,) * 5).alarm:
+        assert service.now < began + timedelta(minutes=10)
+    assert service.status.change_point is not None
+    dated = datetime.fromisoformat(service.status.change_point)
+    assert began - timedelta(seconds=10) <= dated < service.now - timedelta(seconds=20)
+
+
+def test_no_figures_change_nothing() -> None:
+    service = Service()
+    before = service.look(times=10)
+    assert watch(before, "v1", None, SPEC, service.now) == before
+
+
+def test_another_version_starts_anew_and_keeps_the_first_baseline_for_the_long_view() -> None:
+    service = Service()
+    service.look(times=5)
+    alarmed = service.look(HIGH, times=30)
+    assert alarmed.alarm
+    fresh = watch(alarmed, "v2", None, SPEC, service.now)
+    assert not fresh.alarm
+    assert fresh.evidence == {}
+    assert fresh.baseline == []
+    assert fresh.first_baseline == alarmed.first_baseline != []
+    assert not Service(version="v2", status=alarmed).look(HIGH, times=100).alarm
+
+
+def test_the_baseline_grows_while_evidence_is_at_rest_and_stops_in_time() -> None:
+    service = Service()
+
+    def rows() -> int:
+        return max(sum(signal.counts) for signal in service.status.baseline)
+
+    service.look(times=10)
+    assert rows() == 1000
+    service.look(times=100)
+    assert rows() == GROWTH * SPEC.baseline_requests
+    service = Service()
+    service.look(times=4)
+    while not service.look(HIGH).alarm:
+        grown = rows()
+    service.look(HIGH, times=20)
+    assert rows() == grown
+
+
+def test_the_first_baseline_is_the_first_one() -> None:
+    service = Service()
+    first = service.look(times=3).first_baseline
+    assert sum(first[0].counts) == 300
+    assert service.look(times=20).first_baseline == first
+
+
+def test_a_status_survives_the_api() -> None:
+    service = Service()
+    status = service.look(times=20)
+    assert DriftStatus.model_validate(status.dump()) == status
+    assert all(len(value) < 1024 for value in status.evidence.values())
+
+
+@given(st.dictionaries(st.sampled_from(WATCHED), st.lists(st.floats(-50, 40), min_size=1, max_size=6)))
+def test_evidence_is_read_as_it_was_written(state: dict[str, list[float]]) -> None:
+    assert {s: pytest.approx(v, abs=1e-4) for s, v in state.items()} == decode(encode(state))
+
+
+@given(st.dictionaries(st.text(max_size=10), st.text(max_size=40), max_size=4))
+def test_evidence_that_does_not_parse_starts_anew(evidence: dict[str, str]) -> None:
+    assert set(decode(evidence)) <= set(WATCHED)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "expected"), [((), False), ((9, 0), False), ((10, 0), True), ((50, 50), True), ((49, 51), False)]
+)
+def test_health_is_known_and_mostly_good(ratings: tuple[int, ...], expected: bool) -> None:
+    assert is_healthy({FEEDBACK: ratings}) is expected
