@@ -92,7 +92,11 @@ class Drift(ApiModel):
     false_alarms_per_month: Fraction = Field(
         0.01, description="The budget: chance of a false alarm in 72,000 requests."
     )
-    tolerance: Fraction = Field(0.05, description="Smallest change of a bin's share that counts as drift.")
+    tolerance: Fraction = Field(
+        0.02,
+        description="The change that is no drift yet: of the share of bad ratings, or of the share of requests on one "
+        "side of a signal's median. 0.02 is a shift of 0.05 standard deviations.",
+    )
     baseline_requests: int = Field(
         300,
         ge=50,
