@@ -4,6 +4,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from driftloop.contract.textstats import (
     MAX_CHARACTERS,
     PAIRS,
@@ -13,8 +16,6 @@ from driftloop.contract.textstats import (
     parse_profile,
     words,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 PROMPTS = [
     f"where is order {chr(97 + i % 26)}{chr(97 + i // 26)} that I placed {'long ' * (i % 7)}ago" for i in range(600)
