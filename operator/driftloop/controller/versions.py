@@ -57,6 +57,12 @@ def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
     return sorted(found)
 
 
+def at_work(version: str, deployments: Iterable[Obj]) -> bool:
+    """Whether some service has the version as its stable or its candidate."""
+    found = [_labels(deployment) for deployment in deployments]
+    return any(labels.get(VERSION) == version and labels.get(ROLE) in ("stable", "candidate") for labels in found)
+
+
 def _labels(obj: Obj) -> dict[str, str]:
     return obj["metadata"].get("labels") or {}
 

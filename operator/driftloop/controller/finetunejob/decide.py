@@ -77,7 +77,7 @@ def _ended(observed: Observed) -> Obj | None:
 
 def _step(observed: Observed, settings: Settings, now: datetime) -> Step:
     if observed.version is not None:
-        return _succeeded(observed.version["metadata"]["name"], None)
+        return _had_succeeded(observed, observed.version["metadata"]["name"], now)
     if observed.spec.suspend:
         return _suspended(observed)
     if train := _train_job(observed):
@@ -178,6 +178,16 @@ def _succeeded(version: str, result: TrainResult | None) -> Step:
     if result is not None:
         changes["progress"] = progress.done(result)
     return Step("Succeeded", conditions.complete(Reason.SUCCEEDED, message), changes=changes)
+
+
+def _had_succeeded(observed: Observed, version: str, now: datetime) -> Step:
+    """The version is there and the status doesn't know: a crash between the two writes, or a wiped status."""
+    train = _train_job(observed)
+    found = outcome(train, observed.pods, jobs.TRAIN, now) if train else None
+    result = found.result if isinstance(found, Done) and isinstance(found.result, TrainResult) else None
+    step = _succeeded(version, result)
+    known = {"attempt": _attempt_of(train)} if train else {}
+    return replace(step, changes=known | _known_data(observed, now) | step.changes)
 
 
 def _suspended(observed: Observed) -> Step:

@@ -51,11 +51,11 @@ def digest_of(found: Baseline | NoBaseline) -> str | None:
 
 
 def is_candidate(observed: Observed) -> bool:
-    """Whether the version may still replace the stable one: newer than it, and not tried yet.
+    """Whether the version may still replace the stable one: newer than it, and not tried already.
 
     The others keep the judgement they have, whatever serves now.
     """
-    if versions.services_of(observed.name, observed.deployments):
+    if versions.at_work(observed.name, observed.deployments):
         return False
     found = baseline(observed)
     if not isinstance(found, Baseline):

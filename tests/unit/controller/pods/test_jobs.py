@@ -1,0 +1,188 @@
+"""The Jobs have the shape that was measured on real nodes, and carry what the stage must know."""
+
+import pytest
+
+from driftloop.api.finetunejob import FineTuneJob
+from driftloop.api.modelversion import Lineage
+from driftloop.contract.names import JOB, STAGE
+from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
+from driftloop.controller.core import Obj
+from driftloop.controller.naming import controlled_by
+from driftloop.controller.pods import jobs
+from unit.controller.stages import SETTINGS, UID, digest, job
+
+
+def placement(body: Obj) -> jobs.Placement:
+    spec = FineTuneJob.model_validate(body).spec
+    return jobs.Placement(spec.compute, spec.pod_overrides, SETTINGS)
+
+
+def train_task(body: Obj, attempt: int = 1) -> TrainTask:
+    spec = FineTuneJob.model_validate(body).spec
+    return TrainTask(
+        job="tune",
+        job_uid=UID,
+        family="support",
+        model=ModelSource(uri="pvc://models/base", digest=digest("b")),
+        data_uri="pvc://shared/prepared",
+        data_digest=digest("c"),
+        training=spec.training,
+        nodes=spec.compute.nodes,
+        workers_per_node=1,
+        gpus_per_node=spec.compute.gpus_per_node,
+        gradient_accumulation_steps=1,
+        per_device_train_batch_size=16,
+        total_steps=63,
+        head=jobs.head_name(body, attempt, SETTINGS),
+        startup_timeout_seconds=600,
+        backoff_limit=3,
+        attempt=attempt,
+        runs="pvc://shared/runs",
+        output="pvc://shared/versions",
+        lineage=Lineage(job="tune"),
+    )
+
+
+def train_job(**spec: object) -> Obj:
+    body = job(**spec)
+    return jobs.train_job(body, train_task(body), placement(body), {"note": "x"})
+
+
+def pod(body: Obj) -> Obj:
+    found: Obj = body["spec"]["template"]["spec"]
+    return found
+
+
+def environment(container: Obj) -> dict[str, object]:
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+
+
+def test_the_train_job_has_the_shape_that_was_measured() -> None:
+    spec = train_job()["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 2, 2)
+    assert spec["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"], spec["podReplacementPolicy"]) == (3, 0, "Failed")
+    assert spec["podFailurePolicy"]["rules"] == [
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [78]}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    assert "suspend" not in spec
+
+
+def test_pods_spread_over_nodes_only_where_there_are_several() -> None:
+    term = pod(train_job())["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"] == {JOB: "tune", STAGE: "train"}
+    assert "affinity" not in pod(train_job(compute={"nodes": 1}))
+
+
+def test_the_head_is_found_by_a_name_that_the_service_makes() -> None:
+    body = job()
+    made, service = train_job(), jobs.train_service(body, SETTINGS)
+    hostname = f"{made['metadata']['name']}-0.{service['metadata']['name']}"
+    assert train_task(body).head == f"{hostname}.team.svc.cluster.local"
+    assert pod(made)["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["publishNotReadyAddresses"]
+    assert service["spec"]["selector"].items() <= made["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_ray_wants_the_token_of_the_jobs_own_secret() -> None:
+    env = environment(pod(train_job())["containers"][0])
+    secret = jobs.ray_secret(job(), "hush", SETTINGS)
+    assert env["RAY_AUTH_MODE"] == "token"
+    assert env["RAY_AUTH_TOKEN"] == {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "token"}}
+    assert secret["stringData"] == {"token": "hush"}
+
+
+def test_a_lost_node_is_borne_for_half_a_minute() -> None:
+    for body in (train_job(), prepare_job()):
+        seconds = {entry["key"]: entry["tolerationSeconds"] for entry in pod(body)["tolerations"]}
+        assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
+
+
+def test_gpus_go_to_training_alone() -> None:
+    gpus = {"nodes": 2, "gpusPerNode": 8, "workersPerNode": 8}
+    limits = pod(train_job(compute=gpus))["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "8"
+    assert "resources" not in pod(prepare_job(compute=gpus))["containers"][0]
+
+
+def test_a_queue_is_named_and_suspend_left_to_it() -> None:
+    queued = {"nodes": 2, "queueName": "research"}
+    for body in (train_job(compute=queued), prepare_job(compute=queued)):
+        assert body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+        assert "suspend" not in body["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in train_job()["metadata"]["labels"]
+
+
+def test_what_is_only_read_is_mounted_read_only() -> None:
+    mounts = {m["mountPath"]: m.get("readOnly", False) for m in pod(train_job())["containers"][0]["volumeMounts"]}
+    assert mounts["/volumes/shared"] is False
+    assert mounts["/volumes/models"] is True
+
+
+def prepare_job(**spec: object) -> Obj:
+    body = job(**spec)
+    parsed = FineTuneJob.model_validate(body).spec
+    task = PrepareTask(
+        job="tune",
+        job_uid=UID,
+        family="support",
+        model=ModelSource(uri="pvc://models/base"),
+        data=parsed.data,
+        training=parsed.training,
+        suites=tuple(parsed.evaluation.suites),
+        storage=parsed.storage,
+        output="pvc://shared/prepared",
+    )
+    return jobs.prepare_job(body, task, placement(body), {})
+
+
+def test_prepare_mounts_every_claim_that_it_reads() -> None:
+    data = {
+        "sources": [{"name": "rows", "uri": "pvc://rows/a.csv"}, {"name": "cloud", "uri": "s3://bucket/b.csv"}],
+        "replay": {"sources": [{"name": "old", "uri": "pvc://old/c.csv"}]},
+    }
+    suites = [{"name": "floor", "kind": "floor", "uri": "pvc://items/d.jsonl"}]
+    body = prepare_job(data=data, evaluation={"suites": suites})
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod(body)["volumes"] if "persistentVolumeClaim" in v}
+    assert claims == {"rows", "old", "items", "models", "shared"}
+
+
+@pytest.mark.parametrize("body", [train_job(), prepare_job()], ids=["train", "prepare"])
+def test_the_task_can_be_read_back_from_the_job(body: Obj) -> None:
+    task = jobs.task_of(body)
+    assert isinstance(task, TrainTask | PrepareTask)
+    assert task.job_uid == UID
+
+
+def test_a_job_without_a_readable_task_has_none() -> None:
+    body = train_job()
+    environment_list = pod(body)["containers"][0]["env"]
+    for entry in environment_list:
+        if entry["name"] == "DRIFTLOOP_TASK":
+            entry["value"] = "{}"
+    assert jobs.task_of(body) is None
+
+
+@pytest.mark.parametrize("body", [train_job(), prepare_job(), jobs.job_policy(job(), SETTINGS)])
+def test_what_is_made_belongs_to_the_job_by_uid(body: Obj) -> None:
+    assert controlled_by(body, UID)
+    assert body["metadata"]["namespace"] == "team"
+
+
+def test_only_the_jobs_own_pods_and_metrics_get_in() -> None:
+    spec = jobs.job_policy(job(), SETTINGS)["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    own, metrics = spec["ingress"]
+    assert own == {"from": [{"podSelector": spec["podSelector"]}]}
+    assert metrics == {"ports": [{"port": 9090, "protocol": "TCP"}]}
+    assert spec["podSelector"]["matchLabels"].items() <= train_job()["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_overrides_reach_the_pods_but_not_our_labels() -> None:
+    overrides = {"labels": {"cost": "x"}, "priorityClassName": "high", "storageSecret": {"name": "keys"}}
+    body = train_job(podOverrides=overrides)
+    assert body["spec"]["template"]["metadata"]["labels"]["cost"] == "x"
+    assert pod(body)["priorityClassName"] == "high"
+    assert pod(body)["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]

@@ -1,0 +1,213 @@
+"""A stage's Job and pods are read as one outcome; the most telling cause wins, and only our own pods are heard."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from driftloop.api.base import GROUP
+from driftloop.contract.result import StageError, encode
+from driftloop.controller.conditions import timestamp
+from driftloop.controller.core import Obj
+from driftloop.controller.pods.outcome import Broken, Done, Lost, Outcome, Running, lost_pods, outcome
+from unit.controller.stages import EARLIER, NOW, pod_of, prepared, terminated, waiting
+
+BAD_INPUT = encode(StageError(reason="ColumnNotFound", message="no column prompt"))
+PASSING = encode(StageError(reason="StorageUnreadable", message="timed out"))
+
+
+def job(*conditions: Obj, **status: Any) -> Obj:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "stage", "namespace": "team", "uid": "uid-job", "labels": {f"{GROUP}/stage": "train"}},
+        "spec": {"parallelism": 2},
+        "status": {"conditions": list(conditions), **status},
+    }
+
+
+def condition(type_: str, reason: str = "", message: str = "", at: str = EARLIER) -> Obj:
+    return {"type": type_, "status": "True", "reason": reason, "message": message, "lastTransitionTime": at}
+
+
+COMPLETE = job(condition("Complete"), completionTime=EARLIER)
+FAILED = job(condition("Failed", "FailedIndexes", "some indexes failed"))
+
+
+def found(body: Obj, *pods: Obj, after: float = 0) -> Outcome:
+    return outcome(body, pods, "train", NOW + timedelta(seconds=after))
+
+
+def test_the_result_is_the_termination_message_of_the_pod_that_ended_well() -> None:
+    beaten = pod_of(COMPLETE, terminated("train", 143), phase="Failed", index=1)
+    good = pod_of(COMPLETE, terminated("train", 0, encode(prepared())))
+    assert found(COMPLETE, beaten, good) == Done(prepared())
+
+
+def test_a_result_counts_as_soon_as_the_success_policy_is_met() -> None:
+    body = job(condition("SuccessCriteriaMet"))
+    assert found(body, pod_of(body, terminated("train", 0, encode(prepared())))) == Done(prepared())
+
+
+def test_a_job_seen_complete_before_its_pod_is_waited_for_then_given_up() -> None:
+    body = job(condition("Complete"), completionTime=timestamp(NOW))
+    assert isinstance(found(body, after=29), Running)
+    assert isinstance(found(body, after=31), Lost)
+
+
+@pytest.mark.parametrize("message", ["", "Traceback: boom", "{}", '{"kind": "Train", "steps": -1}'])
+def test_a_message_that_is_no_result_is_never_taken_for_one(message: str) -> None:
+    ended = found(COMPLETE, pod_of(COMPLETE, terminated("train", 0, message)))
+    assert isinstance(ended, Broken)
+    assert ended.reason == "InvalidResult"
+
+
+def test_pods_of_others_are_not_heard() -> None:
+    foreign = pod_of(COMPLETE, terminated("train", 0, encode(prepared())))
+    foreign["metadata"]["ownerReferences"][0]["uid"] = "other"
+    assert isinstance(found(COMPLETE, foreign), Lost)
+
+
+@pytest.mark.parametrize(
+    ("worse", "reason"),
+    [
+        (terminated("train", 78, BAD_INPUT), "ColumnNotFound"),
+        (terminated("train", 75, PASSING), "StorageUnreadable"),
+        (terminated("train", 137, reason="OOMKilled"), "OOMKilled"),
+        (terminated("train", 1, "first line\nValueError: boom"), "StageFailed"),
+    ],
+)
+def test_the_pod_that_knows_why_speaks_for_those_that_were_told_to_stop(worse: Obj, reason: str) -> None:
+    stopped = pod_of(FAILED, terminated("train", 143, at="2026-01-01T11:30:00Z"), phase="Failed", index=1)
+    ended = found(FAILED, pod_of(FAILED, worse, phase="Failed"), stopped)
+    assert isinstance(ended, Broken)
+    assert ended.reason == reason
+
+
+def test_wrong_input_outranks_what_might_pass() -> None:
+    passing = pod_of(FAILED, terminated("train", 75, PASSING, at="2026-01-01T11:59:00Z"))
+    assert found(FAILED, passing, pod_of(FAILED, terminated("train", 78, BAD_INPUT), index=1)) == Broken(
+        "ColumnNotFound", "no column prompt"
+    )
+
+
+def test_of_equal_causes_the_last_one_is_told() -> None:
+    pods = [
+        pod_of(FAILED, terminated("train", 1, f"{at[11:16]}", at=at), index=index)
+        for index, at in enumerate(("2026-01-01T11:20:00Z", "2026-01-01T11:40:00Z", "2026-01-01T11:30:00Z"))
+    ]
+    ended = found(FAILED, *pods)
+    assert isinstance(ended, Broken)
+    assert "11:40" in ended.message
+
+
+def test_the_last_line_of_a_log_is_told_and_no_more() -> None:
+    log = "secret: hunter2\n" + "x" * 10_000
+    ended = found(FAILED, pod_of(FAILED, terminated("train", 1, log)))
+    assert isinstance(ended, Broken)
+    assert "hunter2" not in ended.message
+    assert len(ended.message) < 600
+
+
+def test_an_eviction_is_told_by_the_kubelets_words() -> None:
+    pod = pod_of(FAILED, phase="Failed")
+    pod["status"] |= {"reason": "Evicted", "message": "the node was low on memory"}
+    assert found(FAILED, pod) == Broken("Evicted", "the node was low on memory")
+
+
+def test_a_failed_job_without_pods_has_the_jobs_own_reason_after_a_while() -> None:
+    body = job(condition("Failed", "BackoffLimitExceeded", "too often", at=timestamp(NOW)))
+    assert isinstance(found(body, after=5), Running)
+    assert found(body, after=31) == Broken("BackoffLimitExceeded", "too often")
+
+
+def test_the_deadline_is_the_reason_though_pods_were_killed_for_it() -> None:
+    body = job(condition("Failed", "DeadlineExceeded", "Job was active longer than specified deadline"))
+    ended = found(body, pod_of(body, terminated("train", 1, "killed")))
+    assert isinstance(ended, Broken)
+    assert ended.reason == "DeadlineExceeded"
+
+
+@pytest.mark.parametrize(
+    "reason", ["ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"]
+)
+def test_what_keeps_a_container_from_starting_is_told(reason: str) -> None:
+    body = job()
+    running = found(body, pod_of(body, waiting("train", reason, "pull access denied"), phase="Pending"))
+    assert isinstance(running, Running)
+    assert running.reason == reason
+    assert "pull access denied" in running.message
+
+
+def test_pods_that_fit_on_no_node_are_told() -> None:
+    body = job()
+    pod = pod_of(body, phase="Pending")
+    message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu"
+    pod["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    ]
+    running = found(body, pod)
+    assert isinstance(running, Running)
+    assert (running.reason, message in running.message) == ("Unschedulable", True)
+
+
+def test_a_job_that_its_queue_holds_back_is_queued() -> None:
+    running = found(job(condition("Suspended")))
+    assert isinstance(running, Running)
+    assert running.reason == "Queued"
+
+
+def test_a_retry_tells_what_went_wrong_before() -> None:
+    body = job()
+    running = found(body, pod_of(body, terminated("train", 75, PASSING), phase="Failed"), pod_of(body, index=1))
+    assert isinstance(running, Running)
+    assert (running.reason, "StorageUnreadable: timed out" in running.message) == ("Retrying", True)
+
+
+def test_a_retry_that_runs_is_nothing_to_tell() -> None:
+    body = job()
+    failed = pod_of(body, terminated("train", 75, PASSING), phase="Failed")
+    running = found(body, failed, pod_of(body, index=0), pod_of(body, index=1))
+    assert isinstance(running, Running)
+    assert running.reason == "Running"
+
+
+def test_a_sidecar_whose_input_is_wrong_ends_the_stage_though_it_is_started_again() -> None:
+    body = job()
+    status = {"name": "engine", "state": {"running": {}}, "lastState": terminated("engine", 78, BAD_INPUT)["state"]}
+    assert found(body, pod_of(body, init=(status,))) == Broken("ColumnNotFound", "no column prompt")
+
+
+def test_a_sidecar_that_crashed_once_ends_nothing() -> None:
+    body = job()
+    status = {"name": "engine", "state": {"running": {}}, "lastState": terminated("engine", 139)["state"]}
+    assert isinstance(found(body, pod_of(body, init=(status,))), Running)
+
+
+def test_a_job_that_is_being_deleted_has_no_outcome() -> None:
+    body = COMPLETE | {"metadata": COMPLETE["metadata"] | {"deletionTimestamp": EARLIER}}
+    ended = found(body, pod_of(body, terminated("train", 0, encode(prepared()))))
+    assert isinstance(ended, Running)
+    assert ended.reason == "Stopping"
+
+
+def terminating(phase: str = "Running", tainted: bool = True) -> Obj:
+    pod = pod_of(job(), phase=phase)
+    pod["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    reason = "DeletionByTaintManager" if tainted else "EvictionByEvictionAPI"
+    pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": reason}]
+    return pod
+
+
+@pytest.mark.parametrize(("tainted", "seconds"), [(True, 10), (False, 60)])
+def test_a_pod_that_no_kubelet_ends_is_failed_after_its_grace(tainted: bool, seconds: int) -> None:
+    pod = terminating(tainted=tainted)
+    assert lost_pods([pod], NOW + timedelta(seconds=seconds - 1)) == ((), 1.0)
+    failed, wait = lost_pods([pod], NOW + timedelta(seconds=seconds))
+    assert ([action.uid for action in failed], wait) == ([pod["metadata"]["uid"]], None)
+    assert "node-a" in failed[0].message
+
+
+@pytest.mark.parametrize("pod", [terminating("Failed"), terminating("Succeeded"), pod_of(job())])
+def test_pods_that_ended_or_live_are_left_alone(pod: Obj) -> None:
+    assert lost_pods([pod], NOW + timedelta(days=1)) == ((), None)
