@@ -1,6 +1,7 @@
 """Fixtures: a real API server with etcd and our CRDs, and operators."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from control_plane.harness import ROOT, Cluster, OperatorProcess, StartOperator
 from testcluster.controlplane import ControlPlane
+
+NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +25,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture
 def cluster(plane: ControlPlane, request: pytest.FixtureRequest) -> Cluster:
     """A namespace of the test's own."""
-    name = request.node.name.replace("_", "-").replace("[", "-").replace("]", "")[:50].strip("-").lower()
+    test = "".join(each if each.isalnum() else "-" for each in request.node.originalname.lower())
+    name = f"{test[:40].strip('-')}-{next(NUMBERS)}"
     plane.kubectl("create", "namespace", name)
     return Cluster(plane, name)
 

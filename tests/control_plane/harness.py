@@ -73,6 +73,12 @@ class Cluster:
         found = (self.get(kind, name) or {}).get("status") or {}
         return next((each for each in found.get("conditions") or [] if each["type"] == type_), None)
 
+    def revisions(self) -> dict[str, str]:
+        """The resourceVersion of every object that an operator may write, Leases aside: what changes was written."""
+        kinds = "ftj,mver,dlsvc,jobs,pods,deployments,services,networkpolicies,secrets,configmaps,events"
+        items = json.loads(self.kubectl("get", kinds, "-o", "json"))["items"]
+        return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"] for each in items}
+
 
 class OperatorProcess:
     """An operator of one namespace as a process of its own."""
@@ -101,6 +107,11 @@ class OperatorProcess:
             *flags,
         ]
         self.process: subprocess.Popen[bytes] | None = None
+
+    def add(self, *flags: str) -> "OperatorProcess":
+        """Further flags."""
+        self._command += flags
+        return self
 
     def start(self, **environment: str) -> "OperatorProcess":
         """Start and return at once."""
@@ -133,6 +144,14 @@ class OperatorProcess:
         """The sum of a metric's series; `name` may start a line with labels."""
         lines = self.probe("/metrics")[1].splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    def writes(self) -> float:
+        """Requests that write, the elector's aside: it renews by PUT."""
+        return sum(
+            self.metric(f'driftloop_api_requests_total{{code="{code}",verb="{verb}"}}')
+            for verb in ("POST", "PATCH", "DELETE")
+            for code in (200, 201, 409)
+        )
 
     def post(self, body: bytes, token: str | None = TOKEN) -> tuple[int, str]:
         """POST to its webhook."""

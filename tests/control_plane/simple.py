@@ -11,7 +11,9 @@ from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
-from driftloop.api.finetunejob import FineTuneJob, FineTuneJobStatus
+from pydantic import Field
+
+from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, TrainingSpec
 from driftloop.api.inferenceservice import InferenceService, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
 from driftloop.contract.names import JOB, STAGE
@@ -23,6 +25,24 @@ from driftloop.controller.runtime import logs
 from driftloop.controller.runtime.operator import Operator
 from driftloop.controller.runtime.options import add_arguments, options
 from driftloop.controller.runtime.world import World
+
+
+class StrictTraining(TrainingSpec):
+    """Refuses what the CRD takes, as a newer operator might an older object."""
+
+    seed: int = Field(0, le=1000)
+
+
+class StrictSpec(FineTuneJobSpec):
+    """The spec with it."""
+
+    training: StrictTraining = StrictTraining()
+
+
+class StrictJob(FineTuneJob):
+    """The kind with it."""
+
+    spec: StrictSpec
 
 
 async def observe(key: Key, world: World) -> Any:
@@ -100,7 +120,7 @@ def _metadata(obj: Obj, name: str) -> Obj:
 
 
 KINDS = {
-    "FineTuneJob": Kind(FineTuneJob, FineTuneJobStatus, observe, decide),
+    "FineTuneJob": Kind(StrictJob, FineTuneJobStatus, observe, decide),
     "ModelVersion": Kind(ModelVersion, ModelVersionStatus, observe, settled),
     "InferenceService": Kind(InferenceService, InferenceServiceStatus, observe, settled),
 }

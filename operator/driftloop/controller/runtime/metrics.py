@@ -21,3 +21,4 @@ LEADER = Gauge("driftloop_leader", "1 on the replica that reconciles.", registry
 ALERTS = Counter(
     "driftloop_alerts", "Alerts by how they came and what became of them.", ["source", "result"], registry=REGISTRY
 )
+ALERT_POLLS = Counter("driftloop_alert_polls", "Polls of Alertmanagers and Prometheus for alerts.", registry=REGISTRY)

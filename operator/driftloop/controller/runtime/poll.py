@@ -19,7 +19,7 @@ from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, pars
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.fetch import fetch_json
-from driftloop.controller.runtime.metrics import ERRORS
+from driftloop.controller.runtime.metrics import ALERT_POLLS, ERRORS
 from driftloop.controller.runtime.prometheus import Prometheus
 from driftloop.controller.runtime.record import record
 from driftloop.controller.runtime.samples import MetricsUnavailable
@@ -52,6 +52,7 @@ class Poll:
         """Poll for ever. What fails is logged and asked again the next time."""
         while True:
             await self.once()
+            ALERT_POLLS.inc()
             await asyncio.sleep(period)
 
     async def once(self) -> None:

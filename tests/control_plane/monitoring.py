@@ -1,0 +1,109 @@
+"""A real Prometheus and Alertmanager on this machine, from Debian's packages."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+import yaml
+
+from control_plane.harness import eventually, http
+from testcluster.controlplane import free_port
+
+
+def program(name: str) -> str:
+    """Path of the program; skips the test when it isn't there."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} isn't installed: apt-get install prometheus prometheus-alertmanager")
+    return found
+
+
+class Process:
+    """A server in a folder of its own, ended with the block."""
+
+    name: str
+    path: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / f"{self.name}-{free_port()}"
+        self.folder.mkdir(parents=True)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        """What to run."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        with (self.folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(self.command(), cwd=self.folder, stdout=log, stderr=log)
+        eventually(lambda: http("GET", f"{self.url}/-/ready")[0] == 200, 30)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def config(self, name: str, content: Any) -> Path:
+        """A configuration file."""
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+
+class Alertmanager(Process):
+    """An Alertmanager that tells `webhook`, if given, of every alert after a second."""
+
+    name = "alertmanager"
+
+    def __init__(self, folder: Path, webhook: str | None = None, token: str = "") -> None:
+        super().__init__(folder)
+        receiver: dict[str, Any] = {"name": "driftloop"}
+        if webhook:
+            http_config = {"authorization": {"credentials": token}}
+            receiver["webhook_configs"] = [{"url": webhook, "http_config": http_config}]
+        route = {"receiver": "driftloop", "group_wait": "1s", "group_interval": "1s", "repeat_interval": "1h"}
+        self._config = self.config("config.yml", {"route": route, "receivers": [receiver]})
+
+    def command(self) -> list[str]:
+        return [
+            program("prometheus-alertmanager"),
+            f"--config.file={self._config}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--storage.path={self.folder}/data",
+            "--cluster.listen-address=",
+        ]
+
+    def post(self, path: str, content: Any) -> None:
+        """POST to its API."""
+        headers = {"Content-Type": "application/json"}
+        code, text = http("POST", f"{self.url}/api/v2/{path}", json.dumps(content).encode(), headers)
+        assert code == 200, text
+
+
+class Prometheus(Process):
+    """A Prometheus that evaluates one alert rule every second."""
+
+    name = "prometheus"
+
+    def __init__(self, folder: Path, alert: str, expression: str, labels: dict[str, str]) -> None:
+        super().__init__(folder)
+        rule = {"alert": alert, "expr": expression, "labels": labels}
+        rules = self.config("rules.yml", {"groups": [{"name": "test", "interval": "1s", "rules": [rule]}]})
+        self._config = self.config("config.yml", {"rule_files": [str(rules)]})
+
+    def command(self) -> list[str]:
+        return [
+            program("prometheus"),
+            f"--config.file={self._config}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--storage.tsdb.path={self.folder}/data",
+        ]
+
+    def query(self, promql: str) -> list[Any]:
+        """An instant query."""
+        return list(json.loads(http("GET", f"{self.url}/api/v1/query?query={promql}")[1])["data"]["result"])

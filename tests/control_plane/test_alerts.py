@@ -1,0 +1,111 @@
+"""A real Alertmanager and Prometheus tell real replicas; only one record comes of it, whichever way it came."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control_plane.harness import TOKEN, Cluster, StartOperator, eventually
+from control_plane.monitoring import Alertmanager, Prometheus
+from control_plane.objects import inferenceservice
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(150)]
+
+POLL = "--alert-poll-seconds=1"
+
+
+def records(cluster: Cluster) -> list[Any]:
+    return list((cluster.get("dlsvc", "support").get("status") or {}).get("alerts") or [])
+
+
+def drift_labels(cluster: Cluster) -> dict[str, str]:
+    return {"inference_namespace": cluster.namespace, "inference_service": "support"}
+
+
+def drift(cluster: Cluster) -> Any:
+    """A drift alert as Prometheus posts it."""
+    return {"labels": {"alertname": "DriftloopModelDrift", **drift_labels(cluster)}, "startsAt": stamp(0)}
+
+
+def silence(cluster: Cluster) -> Any:
+    """A silence of it, from a minute ago for an hour."""
+    return {
+        "matchers": [
+            {"name": "inference_service", "value": "supp.*", "isRegex": True, "isEqual": True},
+            {"name": "inference_namespace", "value": cluster.namespace, "isRegex": False, "isEqual": True},
+        ],
+        "startsAt": stamp(1),
+        "endsAt": stamp(3600),
+        "createdBy": "test",
+        "comment": "known",
+    }
+
+
+def stamp(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
+
+def test_webhook_and_poll_of_two_alertmanagers_make_one_record(
+    cluster: Cluster, simple: StartOperator, tmp_path: Path
+) -> None:
+    operator = simple()
+    webhook = f"http://127.0.0.1:{operator.webhook}/alerts"
+    with Alertmanager(tmp_path, webhook, TOKEN) as first, Alertmanager(tmp_path, webhook, TOKEN) as second:
+        operator.add(POLL, f"--alertmanager-urls={first.url},{second.url}").start().ready()
+        cluster.create(inferenceservice("support"))
+        alert = drift(cluster)
+        for each in (first, second):
+            each.post("alerts", [alert])
+        eventually(lambda: records(cluster))
+        eventually(lambda: operator.metric('driftloop_alerts_total{result="known",source="Poll"}') > 1)
+        eventually(lambda: operator.metric('driftloop_alerts_total{result="known",source="Webhook"}') > 0)
+        assert len(records(cluster)) == 1
+
+
+def test_the_poll_finds_what_no_webhook_told_and_respects_a_silence(
+    cluster: Cluster, simple: StartOperator, tmp_path: Path
+) -> None:
+    with Alertmanager(tmp_path) as alertmanager:
+        operator = simple(POLL, f"--alertmanager-urls={alertmanager.url}").start().ready()
+        cluster.create(inferenceservice("support"), inferenceservice("other"))
+        alertmanager.post("silences", silence(cluster))
+        time.sleep(1.5)  # it begins in a second
+        unsilenced = drift(cluster)
+        unsilenced["labels"]["inference_service"] = "other"
+        alertmanager.post("alerts", [drift(cluster), unsilenced])
+        eventually(lambda: (cluster.get("dlsvc", "other").get("status") or {}).get("alerts"))
+        assert records(cluster) == []
+        assert operator.running()
+
+
+@pytest.mark.parametrize("silenced", [False, True])
+def test_an_alert_that_fired_and_ended_while_the_operator_was_down_counts_unless_silenced(
+    cluster: Cluster, simple: StartOperator, tmp_path: Path, silenced: bool
+) -> None:
+    cluster.create(inferenceservice("support"))
+    with Alertmanager(tmp_path) as alertmanager:
+        if silenced:
+            alertmanager.post("silences", silence(cluster))
+            time.sleep(1.5)
+        ends = time.time() + 6
+        with Prometheus(
+            tmp_path, "DriftloopModelDrift", f"vector(time()) < {ends}", drift_labels(cluster)
+        ) as prometheus:
+            eventually(lambda: prometheus.query('ALERTS{alertstate="firing"}'))
+            eventually(lambda: not prometheus.query('ALERTS{alertstate="firing"}'))
+            operator = (
+                simple(POLL, f"--alertmanager-urls={alertmanager.url}", f"--prometheus-url={prometheus.url}")
+                .start()
+                .ready()
+            )
+            if silenced:
+                eventually(lambda: operator.metric("driftloop_alert_polls_total") >= 2)
+                assert records(cluster) == []
+            else:
+                [record] = eventually(lambda: records(cluster))
+                assert record["source"] == "Poll"
+                polls = operator.metric("driftloop_alert_polls_total")
+                eventually(lambda: operator.metric("driftloop_alert_polls_total") >= polls + 2)
+                assert len(records(cluster)) == 1
