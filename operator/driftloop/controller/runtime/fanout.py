@@ -33,6 +33,8 @@ def keys_for(kind: str, obj: Obj, caches: Lookup) -> set[Key]:
         found.add(Key(kind, namespace, obj["metadata"]["name"]))
     if kind == "Pod":
         found |= set(_by_stage(obj))
+    elif kind == "Deployment":
+        found |= set(_label(obj, "ModelVersion", VERSION))  # whether it is in use
     elif kind == "FineTuneJob":
         found |= set(_label(obj, "InferenceService", SERVICE))
     elif kind == "ModelVersion":
