@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from driftloop_trainer.dataset import IGNORED, Dataset
@@ -37,8 +38,8 @@ def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
     positions = torch.zeros((rows, width), dtype=torch.int64) if dataset.packed else None
     for row, index in enumerate(indices):
         length = int(dataset.lengths[index])
-        ids[row, :length] = torch.from_numpy(dataset.ids(index))
-        targets[row, : length - 1] = torch.from_numpy(dataset.labels(index)[1:])
+        ids[row, :length] = torch.from_numpy(dataset.ids(index).astype(np.int64))
+        targets[row, : length - 1] = torch.from_numpy(dataset.labels(index)[1:].astype(np.int64))
         if positions is not None:
             lengths = [*dataset.segments(index).tolist(), width - length]
             positions[row] = torch.cat([torch.arange(n) for n in lengths])

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from driftloop.contract.storage import join, local_path, read_text, write_text
 
-_FOLDER = re.compile(r"step-(\d{8})-[0-9a-f-]+$")
+_FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
 _COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
 
 

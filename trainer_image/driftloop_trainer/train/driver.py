@@ -4,13 +4,12 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.result import TrainResult, encode
@@ -42,7 +41,7 @@ def lead(task: TrainTask) -> TrainResult:
 
 def lend(task: TrainTask) -> NoReturn:
     """Give this pod's workers to the head until the head is gone: only index 0 completes the job."""
-    configure()
+    configure(task.workers_per_node)
     wait_for_head(task.head, time.monotonic() + task.startup_timeout_seconds)
     code = join(task.head, task.workers_per_node, task.gpus_per_node)
     raise StageFailure("HeadGone", f"Ray ended with {code}: its head is gone", EXIT_RETRY)
@@ -60,7 +59,7 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
 
 
 def _train(task: TrainTask, scratch: str) -> TrainResult:
-    configure()
+    configure(task.workers_per_node)
     deadline = time.monotonic() + task.startup_timeout_seconds
     ray.init(address=start_head(task.workers_per_node, task.gpus_per_node))
     exit_on_sigterm()  # ray.init put its own handler there
@@ -95,7 +94,7 @@ class _Trainer(TorchTrainer):
     Without a dashboard it can't ask whether the driver lives, and logged that every second.
     """
 
-    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+    def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # its type is version 1's
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 

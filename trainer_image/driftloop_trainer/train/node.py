@@ -11,6 +11,7 @@ import time
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.train.cpus import pod_cpus
 
 PORT = 6379
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing of size goes through it, and /dev/shm is the pod's memory
@@ -24,12 +25,15 @@ _SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it every line of a worker shows up twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; Kubernetes ends pods, it doesn't drain Ray
     "TOKENIZERS_PARALLELISM": "false",
+    # Threads that spin while they wait take the core from those they wait for: 90 tokens/s instead of 3,500 were seen.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
-def configure() -> None:
-    """Set Ray's settings for this process and its children, where the pod doesn't set them."""
-    for name, value in _SETTINGS.items():
+def configure(workers: int) -> None:
+    """Set what Ray and its `workers` read, where the pod doesn't set it."""
+    threads = {"OMP_NUM_THREADS": str(max(1, pod_cpus() // workers))}
+    for name, value in (_SETTINGS | threads).items():
         os.environ.setdefault(name, value)
 
 

@@ -15,7 +15,7 @@ def shard(model: Any, mesh: DeviceMesh, *, bf16: bool, gradient_checkpointing: b
     Adapters must be in place already: sharded first, they would stay unsynchronised without an error.
     """
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     precision = half if bf16 else MixedPrecisionPolicy()
     for layer in decoder_layers(model):

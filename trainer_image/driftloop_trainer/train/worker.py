@@ -16,7 +16,6 @@ from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.train.board import Reporter
 from driftloop_trainer.train.checkpoint import Run
-from driftloop_trainer.train.cpus import pod_cpus
 from driftloop_trainer.train.export import export
 from driftloop_trainer.train.loop import Loop, build_optimizer
 from driftloop_trainer.train.sharding import shard
@@ -60,8 +59,6 @@ def work(config: dict[str, Any]) -> Any:
 def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
     device = _device()
     torch.manual_seed(task.training.seed)  # dropout of adapters
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, pod_cpus() // task.workers_per_node))
     base = open_folder(task.model.uri or "", scratch / "base", task.model.digest)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
     training = task.training

@@ -1,0 +1,108 @@
+"""One rank of a small training run in float64, for test_exactness.py: `sharded_run.py FOLDER RANK WORLD_SIZE`.
+
+Reads FOLDER/cases.json, a list of {name, micro_size, first, steps, save_steps, world_size?}; writes the losses that
+rank 0 saw to FOLDER/<name>.json. In FOLDER lie train.parquet and, as pvc://FOLDER, the checkpoints.
+"""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop_trainer.dataset import FILE, Dataset
+from driftloop_trainer.models import with_adapter
+from driftloop_trainer.train.checkpoint import Run
+from driftloop_trainer.train.loop import Loop, Progress, build_optimizer
+from driftloop_trainer.train.sharding import shard
+
+BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
+
+
+def training(save_steps: int = 100) -> TrainingSpec:
+    """Settings under which every rule of a step shows: clipping bites, decay and the schedule are on."""
+    return TrainingSpec(
+        train_batch_size=BATCH,
+        learning_rate=1e-2,
+        lr_scheduler_type="cosine",
+        warmup_ratio=0.4,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+        save_steps=save_steps,
+        seed=3,
+    )
+
+
+def tiny_model(adapter: Adapter | None = None) -> Any:
+    """A random Llama with tied embeddings, in float64: float32 would hide errors in AdamW's noise."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).to(torch.float64)
+    return with_adapter(model, adapter or Adapter()).to(torch.float64)
+
+
+def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
+    """Losses of the steps that a case runs. It resumes when there is a checkpoint of its `run`."""
+    adapter = Adapter(type="lora", r=4) if case.get("lora") else Adapter()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model = shard(tiny_model(adapter), mesh, bf16=False, gradient_checkpointing=case.get("checkpointing", False))
+    optimizer = build_optimizer(model, training())
+    run = Run(f"pvc://{case.get('run', case['name'])}", "0000-test")
+    if dist.get_rank() == 0:
+        run.take_over()
+    dist.barrier()
+    last = run.last()
+    if last:
+        run.load(last, model, optimizer)
+    losses: list[float] = []
+    loop = Loop(
+        training(case["save_steps"]), Dataset(folder / FILE), PAD, case["micro_size"], STEPS, torch.device("cpu")
+    )
+
+    def report(progress: Progress) -> None:
+        losses.append(progress.loss)
+        if progress.step == case.get("stop_after"):
+            raise InterruptedError
+
+    try:
+        loop.run(model, optimizer, run, last.step if last else 0, report)
+    except InterruptedError:
+        dist.barrier()
+    return losses
+
+
+def main(folder: Path, rank: int, world_size: int) -> None:
+    """Run the cases of this world size."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store-{world_size}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=60),
+    )
+    for case in json.loads((folder / "cases.json").read_text()):
+        if case["world_size"] == world_size:
+            losses = run_case(folder, case)
+            if rank == 0:
+                (folder / f"{case['name']}.json").write_text(json.dumps(losses))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

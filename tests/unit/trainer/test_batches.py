@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
+from driftloop_trainer.train.batches import collate
+from driftloop_trainer.train.step import loss_sum
+
+ROWS = [[5, 6, 7, 8], [9, 10, 11], [12, 13]]
+LABELS = [[IGNORED, IGNORED, 7, 8], [IGNORED, 10, 11], [IGNORED, 13]]
+
+
+def dataset(folder: Path, packed: bool) -> Dataset:
+    if packed:
+        write_dataset(folder, [sum(ROWS, [])], [sum(LABELS, [])], [[len(row) for row in ROWS]])
+    else:
+        write_dataset(folder, ROWS, LABELS, [[len(row)] for row in ROWS])
+    return Dataset(folder / FILE)
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).to(torch.float64)
+
+
+def test_targets_are_the_next_tokens_and_columns_without_any_are_left_out(tmp_path: Path) -> None:
+    batch = collate(dataset(tmp_path, False), [0, 1], pad_id=0)
+    assert batch.ids.tolist() == [[5, 6, 7, 8], [9, 10, 11, 0]]
+    assert batch.kept.tolist() == [0, 1, 2]
+    assert batch.targets.tolist() == [[IGNORED, 7, 8], [10, 11, IGNORED]]
+    assert collate(dataset(tmp_path, False), [0], pad_id=0).kept.tolist() == [1, 2]
+
+
+def test_a_batch_without_rows_counts_nothing(tmp_path: Path, model: LlamaForCausalLM) -> None:
+    loss = loss_sum(model, collate(dataset(tmp_path, False), [], pad_id=0))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_packed_and_padded_rows_have_the_loss_of_rows_alone(tmp_path: Path, model: LlamaForCausalLM) -> None:
+    """Leaking between packed rows is silent: only the loss tells."""
+    (tmp_path / "p").mkdir()
+    single, packed = dataset(tmp_path, False), dataset(tmp_path / "p", True)
+    with torch.no_grad():
+        alone = sum(loss_sum(model, collate(single, [row], 0)).item() for row in range(3))
+        assert loss_sum(model, collate(single, [0, 1, 2], 0)).item() == pytest.approx(alone, abs=1e-6)
+        assert loss_sum(model, collate(packed, [0], 0)).item() == pytest.approx(alone, abs=1e-6)
+
+
+def test_a_dataset_counts_its_tokens(tmp_path: Path) -> None:
+    data = dataset(tmp_path, False)
+    assert data.lengths.tolist() == [4, 3, 2]
+    assert data.trained.tolist() == [2, 2, 1]
+    assert not data.packed

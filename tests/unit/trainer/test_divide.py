@@ -1,0 +1,43 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftloop.contract.text import side
+from driftloop_trainer.prepare.divide import divide, replayed
+from driftloop_trainer.prepare.near import shingles, similarity
+from driftloop_trainer.prepare.rows import Row
+
+TEXTS = st.lists(st.text(alphabet="abcdef ", min_size=8, max_size=40), max_size=40, unique=True)
+
+
+def rows(texts: list[str], part: str = "data") -> list[Row]:
+    return [Row(part, "s", text, "x") for text in texts]  # type: ignore[arg-type]
+
+
+@given(TEXTS)
+@settings(max_examples=30)
+def test_no_held_out_row_and_no_near_duplicate_of_one_is_trained_on(texts: list[str]) -> None:
+    divided = divide(rows(texts), "family", 30)
+    held_out = [shingles(row.identity) for row in divided.held_out]
+    assert all(similarity(shingles(row.identity), other) < 0.85 for row in divided.train for other in held_out)
+    assert len(divided.train) + len(divided.held_out) + divided.fenced == len(texts)
+
+
+def test_sides_are_the_contract_s() -> None:
+    texts = [f"question number {n} about something else entirely {n * 7919}" for n in range(200)]
+    divided = divide(rows(texts), "family", 20)
+    assert {row.prompt for row in divided.held_out} == {t for t in texts if side("family", t, 20) == "heldOut"}
+    assert 20 <= len(divided.held_out) <= 60
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=30)
+def test_a_larger_fraction_only_adds_replayed_rows(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    some = rows([f"row {n}" for n in range(50)], "replay")
+    assert {r.prompt for r in some if replayed(r, low)} <= {r.prompt for r in some if replayed(r, high)}
+
+
+def test_replay_takes_about_its_fraction_and_touches_no_other_part() -> None:
+    old = rows([f"row {n}" for n in range(1000)], "replay")
+    assert 200 < sum(replayed(row, 0.25) for row in old) < 300
+    assert all(replayed(row, 0.0) for row in rows(["a", "b"]))

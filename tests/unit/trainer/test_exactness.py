@@ -1,0 +1,111 @@
+"""Sharded training is the same as plain training: the same losses, whatever the split, and after a restart."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from driftloop.api.finetunejob import Adapter
+from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
+from driftloop_trainer.train.order import Order
+from driftloop_trainer.train.schedule import learning_rate_factor
+from unit.trainer.sharded_run import BATCH, STEPS, tiny_model, training
+
+SCRIPT = Path(__file__).with_name("sharded_run.py")
+CASES = [
+    {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
+    {"name": "accumulated", "world_size": 2, "micro_size": 1, "save_steps": 100},
+    {"name": "recomputed", "world_size": 2, "micro_size": 2, "save_steps": 100, "checkpointing": True},
+    {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
+    {"name": "killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "interrupted", "stop_after": 3},
+    {"name": "resumed", "world_size": 1, "micro_size": 3, "save_steps": 100, "run": "interrupted"},
+]
+
+
+def dataset(folder: Path) -> Dataset:
+    """Sequences of very different lengths, some with hardly any token that counts."""
+    random = np.random.default_rng(1)
+    ids = [random.integers(1, 64, size=int(length)).tolist() for length in random.integers(3, 30, size=23)]
+    labels = [[IGNORED, *row[1:]] for row in ids]
+    for row in labels[::2]:
+        row[: len(row) - 1] = [IGNORED] * (len(row) - 1)
+    write_dataset(folder, ids, labels, [[len(row)] for row in ids])
+    return Dataset(folder / FILE)
+
+
+def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
+    """The oracle: no sharding, no accumulation, one row at a time without padding; torch's own clipping."""
+    model = tiny_model(adapter)
+    spec = training()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    )
+    order = Order(data.lengths, BATCH, spec.seed)
+    losses = []
+    for step in range(STEPS):
+        factor = learning_rate_factor("cosine", step, STEPS, spec.warmup_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = spec.learning_rate * factor
+        rows = order.batch(step)
+        total = torch.zeros((), dtype=torch.float64)
+        for row in rows:
+            ids = torch.tensor(data.ids(row)).long()
+            logits = model(ids[None], use_cache=False).logits[0, :-1]
+            total = total + functional.cross_entropy(
+                logits, torch.tensor(data.labels(row)).long()[1:], ignore_index=IGNORED, reduction="sum"
+            )
+        loss = total / int(data.trained[rows].sum())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where every case has run, on two ranks and then on one."""
+    folder = tmp_path_factory.mktemp("exactness")
+    dataset(folder)
+    (folder / "cases.json").write_text(json.dumps(CASES))
+    path = os.pathsep.join(p for p in sys.path if p)
+    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    for world_size in (2, 1):
+        ranks = [
+            subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(world_size)], env=environment)
+            for rank in range(world_size)
+        ]
+        assert [rank.wait(110) for rank in ranks] == [0] * world_size
+    return folder
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    return list(json.loads((folder / f"{name}.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["plain", "accumulated", "recomputed"])
+def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
+    assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE)), abs=1e-9)
+
+
+def test_adapters_stay_synchronised(folder: Path) -> None:
+    expected = plain_losses(Dataset(folder / FILE), Adapter(type="lora", r=4))
+    assert losses(folder, "lora") == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_on_fewer_ranks_as_if_nothing_had_been(folder: Path) -> None:
+    uninterrupted = losses(folder, "plain")
+    assert losses(folder, "killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
+    # Killed after step 3, the last checkpoint is that of step 2: step 3 is repeated, and two more follow.
+    assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)

@@ -1,0 +1,43 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from driftloop.contract.manifest import ManifestError
+from driftloop.contract.result import AnyResult
+from driftloop.contract.storage import StorageError
+from driftloop_trainer.failure import StageFailure, run_stage
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (StageFailure("EmptyData", "no row"), "EmptyData", 78),
+        (StageFailure("NodesMissing", "one of two", 75), "NodesMissing", 75),
+        (ManifestError("digest is another"), "DigestMismatch", 78),
+        (StorageError("pvc://c/x: no such file"), "StorageUnreadable", 78),
+        (caused(StorageError("s3://b/x"), FileNotFoundError()), "StorageUnreadable", 78),
+        (caused(StorageError("s3://b/x"), ConnectionError()), "StorageUnreadable", 75),
+        (RuntimeError("out of luck"), "Unexpected", 75),
+        (RuntimeError("y" * 9000), "Unexpected", 75),
+    ],
+)
+def test_a_failure_is_told_with_its_reason_and_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, code: int
+) -> None:
+    log = tmp_path / "termination-log"
+    monkeypatch.setenv("DRIFTLOOP_TERMINATION_LOG", str(log))
+
+    def stage() -> AnyResult:
+        raise error
+
+    assert run_stage(stage) == code
+    told = json.loads(log.read_text())
+    assert told["kind"] == "Error"
+    assert told["reason"] == reason
+    assert len(log.read_bytes()) <= 4096

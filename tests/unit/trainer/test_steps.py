@@ -1,0 +1,50 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop.api.finetunejob import DataStep
+from driftloop_trainer.prepare.rows import Row
+from driftloop_trainer.prepare.steps import clean, drop_exact, drop_near, feedback_wins
+
+LONG = "why was I charged a fee when I took out money abroad yesterday"
+
+
+def row(prompt: str, completion: str | None = "x", part: str = "data") -> Row:
+    return Row(part, "s", prompt, completion)  # type: ignore[arg-type]
+
+
+def test_steps_run_in_order_and_tell_what_they_dropped() -> None:
+    rows = [row("  A   b "), row("a b"), row("much too long a text")]
+    kept, dropped = clean(
+        rows,
+        [DataStep(type="normalise"), DataStep(type="filterLength", max_characters=10), DataStep(type="dedupExact")],
+    )
+    assert [r.prompt for r in kept] == ["A b"]
+    assert dropped == {"normalise": 0, "filterLength": 1, "dedupExact": 1}
+
+
+def test_normalise_drops_rows_of_nothing_but_space() -> None:
+    assert clean([row("\u00a0 \n")], [DataStep(type="normalise")]) == ([], {"normalise": 1})
+
+
+def test_the_same_prompt_with_another_answer_is_no_copy() -> None:
+    assert len(drop_exact([row("a", "x"), row("A", "y"), row("a ", "x")])) == 2
+
+
+def test_near_copies_go_and_the_first_stays() -> None:
+    assert drop_near([row(LONG), row(LONG + "?")], 0.85) == [row(LONG)]
+
+
+def test_a_near_copy_with_another_answer_stays() -> None:
+    assert len(drop_near([row(LONG, "fee"), row(LONG + "?", "cash")], 0.85)) == 2
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=6), st.sampled_from("xy")), max_size=20))
+def test_deduplication_is_idempotent(pairs: list[tuple[str, str]]) -> None:
+    once = drop_near(drop_exact([row(*pair) for pair in pairs]), 0.85)
+    assert drop_near(drop_exact(once), 0.85) == once
+
+
+def test_feedback_replaces_an_older_answer_and_leaves_the_rest() -> None:
+    correction = row("where is my card", "card_arrival", "feedback")
+    old, other = row("Where is my card", "lost_card", "replay"), row("hello", "greeting", "replay")
+    assert feedback_wins([correction, old, other]) == ([correction, other], 1)
