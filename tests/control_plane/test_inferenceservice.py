@@ -1,0 +1,299 @@
+"""InferenceServices with a real API server, the whole operator and a real Prometheus. The tests play the kubelet."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+
+from control_plane.harness import Cluster, OperatorProcess, StartOperator, eventually
+from control_plane.objects import finetunejob
+from driftloop.contract.names import ALERT_NAME, Metric
+from testcluster.binaries import binary
+from testcluster.controlplane import free_port
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(240)]
+
+FAMILY = "family"
+RETRAINING: Any = {
+    "approval": "automatic",
+    "jobTemplate": {"spec": finetunejob("any")["spec"]},
+}
+
+
+class Traffic:
+    """A real Prometheus, and counters as the proxies of all pods would have them."""
+
+    def __init__(self, folder: Path) -> None:
+        registry, labels = CollectorRegistry(), ["namespace", "inference_service", "revision", "model_version", "route"]
+        self._requests = Counter(Metric.REQUESTS.removesuffix("_total"), "", [*labels, "code"], registry=registry)
+        self._latency = Histogram(Metric.LATENCY, "", labels, registry=registry)
+        pods, self.port = free_port(), free_port()
+        self._server, _ = start_http_server(pods, "127.0.0.1", registry)
+        config = {
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [
+                {
+                    "job_name": "pods",
+                    "honor_labels": True,
+                    "static_configs": [{"targets": [f"127.0.0.1:{pods}"]}],
+                }
+            ],
+        }
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        with (folder / "prometheus.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    shutil.which("prometheus") or binary("prometheus"),
+                    f"--config.file={folder}/prometheus.yaml",
+                    f"--storage.tsdb.path={folder}/data",
+                    f"--web.listen-address=127.0.0.1:{self.port}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def flag(self) -> str:
+        return f"--prometheus-url=http://127.0.0.1:{self.port}"
+
+    def serve(self, deployment: Any, requests: int, errors: int = 0, seconds: float = 0.1) -> None:
+        """Count requests of a revision."""
+        meta = deployment["metadata"]
+        labels = (
+            meta["namespace"],
+            meta["labels"]["driftloop.dev/service"],
+            meta["labels"]["driftloop.dev/revision"],
+            meta["labels"]["driftloop.dev/version"],
+            "/v1/completions",
+        )
+        self._requests.labels(*labels, "200").inc(requests - errors)
+        self._requests.labels(*labels, "500").inc(errors)
+        for _ in range(requests):
+            self._latency.labels(*labels).observe(seconds)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
+    found = Traffic(tmp_path_factory.mktemp("prometheus"))
+    yield found
+    found.stop()
+
+
+def service(**spec: Any) -> Any:
+    return {
+        "apiVersion": "driftloop.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": "desk"},
+        "spec": {
+            "model": {"family": FAMILY},
+            "replicas": 2,
+            "canary": {"minRequests": 20, "minSeconds": 1},
+            **spec,
+        },
+    }
+
+
+def digest(name: str) -> str:
+    return "sha256:" + (name.encode().hex() * 64)[:64]
+
+
+def judged(cluster: Cluster, name: str, phase: str = "Approved", against: str | None = None) -> None:
+    """A version with the verdict of its gates."""
+    artefact = {"uri": f"pvc://models/{name}", "digest": digest(name)}
+    cluster.create(
+        {
+            "apiVersion": "driftloop.dev/v1alpha1",
+            "kind": "ModelVersion",
+            "metadata": {"name": name},
+            "spec": {"family": FAMILY, "artefact": artefact},
+        }
+    )
+    status: Any = {"phase": phase}
+    if against:
+        status["baseline"] = {"version": against, "digest": digest(against), "service": "desk"}
+    cluster.patch_status("mver", name, status)
+
+
+def deployment(cluster: Cluster, version: str) -> Any:
+    found = [d for d in cluster.list("deployments") if d["metadata"]["labels"]["driftloop.dev/version"] == version]
+    return found[0] if found else None
+
+
+def role(cluster: Cluster, version: str) -> str | None:
+    found = deployment(cluster, version)
+    return found["metadata"]["labels"]["driftloop.dev/role"] if found else None
+
+
+def play_kubelet(cluster: Cluster) -> None:
+    """Every Deployment gets the pods that it wants, ready at once."""
+    for found in cluster.list("deployments"):
+        wanted = found["spec"]["replicas"]
+        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), wanted)
+        status = {"observedGeneration": found["metadata"]["generation"], **counts}
+        if {key: found.get("status", {}).get(key) for key in status} != status:
+            cluster.patch_status("deployment", found["metadata"]["name"], status)
+
+
+def settled(cluster: Cluster, version: str, wanted: str | None) -> bool:
+    """Play the kubelet until a version has a role."""
+    play_kubelet(cluster)
+    return role(cluster, version) == wanted
+
+
+def serving(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: Any) -> OperatorProcess:
+    """An operator and a service whose v1 is stable."""
+    operator = start(traffic.flag).start().ready()
+    judged(cluster, "v1")
+    cluster.create(service(**spec))
+    eventually(lambda: settled(cluster, "v1", "stable"))
+    eventually(lambda: (cluster.condition("dlsvc", "desk", "Ready") or {}).get("status") == "True")
+    return operator
+
+
+def trying(cluster: Cluster, start: StartOperator, traffic: Traffic) -> OperatorProcess:
+    """And v2 beside it, in its analysis."""
+    operator = serving(cluster, start, traffic)
+    judged(cluster, "v2", against="v1")
+
+    def analysed() -> bool:
+        play_kubelet(cluster)
+        notes = (deployment(cluster, "v2") or {"metadata": {}})["metadata"].get("annotations") or {}
+        return "driftloop.dev/analysis-started" in notes
+
+    eventually(analysed)
+    return operator
+
+
+def alerts(namespace: str, *started: datetime) -> bytes:
+    labels = {"alertname": ALERT_NAME, "inference_namespace": namespace, "inference_service": "desk"}
+    found = [
+        {"status": "firing", "labels": labels, "startsAt": moment.isoformat(), "fingerprint": f"{number:016x}"}
+        for number, moment in enumerate(started)
+    ]
+    return json.dumps({"version": "4", "status": "firing", "alerts": found}).encode()
+
+
+def test_a_good_version_takes_over_and_the_old_one_goes(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    trying(cluster, operators, traffic)
+    old, new = deployment(cluster, "v1"), deployment(cluster, "v2")
+    assert (old["spec"]["replicas"], new["spec"]["replicas"]) == (2, 1)
+    assert cluster.get("service", "desk")["spec"]["selector"] == {
+        "driftloop.dev/service": "desk",
+        "driftloop.dev/stage": "serve",
+    }
+    traffic.serve(old, 60)
+    traffic.serve(new, 30)
+    eventually(lambda: settled(cluster, "v2", "stable"), 60)
+    eventually(lambda: settled(cluster, "v1", None))
+    assert deployment(cluster, "v2")["spec"]["replicas"] == 2
+    status = eventually(lambda: _phase(cluster, "Serving"))
+    assert (status["stable"]["version"], status["traffic"]) == ("v2", "100/0")
+    assert status["analysis"]["candidateRequests"] == 30
+    reasons = {event["reason"] for event in cluster.list("events.events.k8s.io")}
+    assert {"CandidateChosen", "AnalysisStarted", "CanaryPassed", "Promoted"} <= reasons
+
+
+def _phase(cluster: Cluster, phase: str) -> Any:
+    status = cluster.get("dlsvc", "desk").get("status") or {}
+    return status if status.get("phase") == phase else None
+
+
+def test_a_bad_version_is_rolled_back_and_not_tried_again_though_the_status_is_lost(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    trying(cluster, operators, traffic)
+    traffic.serve(deployment(cluster, "v1"), 60)
+    traffic.serve(deployment(cluster, "v2"), 30, errors=15)
+    eventually(lambda: settled(cluster, "v2", "failed"), 60)
+    failed = deployment(cluster, "v2")
+    assert failed["spec"]["replicas"] == 0
+    assert "errors 50.0%" in failed["metadata"]["annotations"]["driftloop.dev/failed"]
+    eventually(lambda: settled(cluster, "v1", "stable") and _phase(cluster, "Serving"))
+    wipe(cluster)
+    status = eventually(lambda: _phase(cluster, "Serving"))
+    assert status["failedRevisions"] == [failed["metadata"]["labels"]["driftloop.dev/revision"]]
+    assert role(cluster, "v2") == "failed"
+
+
+def wipe(cluster: Cluster) -> None:
+    """Lose every status of the service and its versions; the verdicts come again as a version's own controller does."""
+    for kind, name in (("dlsvc", "desk"), *(("mver", v["metadata"]["name"]) for v in cluster.list("mver"))):
+        patch = json.dumps([{"op": "remove", "path": "/status"}])
+        cluster.kubectl("patch", kind, name, "--subresource=status", "--type=json", "-p", patch)
+
+
+def test_wiping_every_status_in_a_canary_moves_no_traffic(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    trying(cluster, operators, traffic)
+    before = {d["metadata"]["name"]: d["metadata"]["generation"] for d in cluster.list("deployments")}
+    roles = (role(cluster, "v1"), role(cluster, "v2"))
+    wipe(cluster)
+    status = eventually(lambda: _phase(cluster, "Canary"))
+    assert (status["stable"]["version"], status["candidate"]["version"]) == ("v1", "v2")
+    assert {d["metadata"]["name"]: d["metadata"]["generation"] for d in cluster.list("deployments")} == before
+    assert (role(cluster, "v1"), role(cluster, "v2")) == roles
+
+
+def test_alerts_of_two_alertmanagers_delivered_twice_make_one_job(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    operator = serving(cluster, operators, traffic, retraining=RETRAINING)
+    now = datetime.now(UTC) + timedelta(seconds=1)  # an alert of the second of the promotion is not about it
+    for _ in range(2):
+        assert operator.post(alerts(cluster.namespace, now, now + timedelta(milliseconds=300)))[0] == 200
+    [job] = eventually(lambda: cluster.list("ftj"))
+    assert json.loads(job["metadata"]["annotations"]["driftloop.dev/trigger"])["kind"] == "Drift"
+    assert operator.post(alerts(cluster.namespace, now))[0] == 200
+    operator.stop(kill=True)
+    wipe(cluster)
+    again = operators(traffic.flag, identity="b").start().ready()
+    again.post(alerts(cluster.namespace, now))
+    status: Any = eventually(lambda: (_phase(cluster, "Serving") or {}).get("retraining"))
+    assert (status["state"], status["job"]) == ("Running", job["metadata"]["name"])
+    assert [each["metadata"]["name"] for each in cluster.list("ftj")] == [job["metadata"]["name"]]
+
+
+def test_an_upgrade_of_the_operator_restarts_no_pod(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    operator = serving(cluster, operators, traffic)
+    before = deployment(cluster, "v1")
+    assert before is not None
+    operator.stop()
+    upgraded = operators(traffic.flag, "--server-image=server:next", identity="b").start().ready()
+    eventually(lambda: upgraded.metric('driftloop_reconcile_total{kind="InferenceService"') > 0)
+    eventually(lambda: upgraded.metric("driftloop_queue_depth") == 0)
+    after = deployment(cluster, "v1")
+    assert after["spec"] == before["spec"]
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+def test_a_service_of_that_name_is_left_alone(cluster: Cluster, operators: StartOperator, traffic: Traffic) -> None:
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "desk"},
+        "spec": {"ports": [{"name": "x", "port": 1}]},
+    }
+    cluster.create(foreign)
+    before = cluster.get("service", "desk")["metadata"]["resourceVersion"]
+    operators(traffic.flag).start().ready()
+    cluster.create(service())
+    stalled = eventually(lambda: cluster.condition("dlsvc", "desk", "Stalled"))
+    assert stalled["reason"] == "NameTaken"
+    assert cluster.get("service", "desk")["metadata"]["resourceVersion"] == before
