@@ -2,14 +2,7 @@
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,93 +11,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from driftloop.contract.storage import publish
-from driftloop.contract.task import ServeTask, encode
+from driftloop.contract.task import ServeTask
 from driftloop.contract.textstats import PROFILE, build_profile
+from unit.server.processes import KEYS, Artefact, Process, Start, answers, free_ports, start, wait_for
 
 CONTEXT = 256
 WORDS = ["my card has not arrived yet", "café naïve 東京 🙂", "I want to top up my account", "refund, please!"]
-TOKEN = "the-feedback-token-of-desk"
-KEYS = {"DRIFTLOOP_SIGNING_KEY": "the-signing-key-of-desk", "DRIFTLOOP_FEEDBACK_TOKEN": TOKEN}
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
-@dataclass
-class Artefact:
-    """A published model: `uri` is below the folder `volumes`."""
-
-    volumes: Path
-    uri: str
-    digest: str
-
-    @property
-    def folder(self) -> Path:
-        return self.volumes / self.uri.removeprefix("pvc://")
-
-
-@dataclass
-class Process:
-    """A process of ours, with its output in a file."""
-
-    popen: subprocess.Popen[bytes]
-    output: Path
-    ports: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['api']}"
-
-    def metrics(self) -> dict[str, float]:
-        """Every sample of the metrics port by name and labels, as they are written."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=5) as response:
-            lines = response.read().decode().splitlines()
-        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The one sample of `name` that carries `labels`."""
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        (found,) = (
-            value
-            for series, value in self.metrics().items()
-            if series.split("{")[0] == name and all(label in series for label in wanted)
-        )
-        return found
-
-    def terminate(self) -> None:
-        self.popen.send_signal(signal.SIGTERM)
-
-    def stop(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def answers(url: str) -> bool:
-    """Whether a GET is answered with 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -117,7 +33,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(WORDS * 4, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>", chat_template=CHAT_TEMPLATE
     )
 
@@ -179,23 +95,6 @@ def serve_task(artefact: Artefact) -> ServeTask:
     )
 
 
-def start(module: str, task: ServeTask, output: Path, *args: str, **environment: str) -> Process:
-    """Run one of the pod's containers as a process."""
-    variables = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "OMP_NUM_THREADS": "1",
-        "DRIFTLOOP_TASK": encode(task),
-        "DRIFTLOOP_TERMINATION_LOG": str(output.with_suffix(".termination")),
-    } | environment
-    with output.open("wb") as stream:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", f"driftloop_server.{module}", *args], env=variables, stdout=stream, stderr=stream
-        )
-    ports = {name: getattr(task, f"{name}_port") for name in ("engine", "api", "feedback", "metrics")}
-    return Process(popen, output, ports)
-
-
 @pytest.fixture
 def free_port() -> int:
     """A port that nobody listens on now."""
@@ -203,7 +102,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def launch(tmp_path: Path) -> Iterator[Start]:
     """Starts a container's process: `launch(module, task, *args, **environment)`."""
     started: list[Process] = []
 
@@ -233,7 +132,7 @@ def engine(serve_task: ServeTask, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def pods(
     engine: Process, serve_task: ServeTask, artefact: Artefact, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Process]]:
+) -> Iterator[Start]:
     """Starts a proxy before the engine, as in one more pod of the service; ready when returned."""
     started: list[Process] = []
     folder = tmp_path_factory.mktemp("pods")
@@ -256,6 +155,6 @@ def pods(
 
 
 @pytest.fixture(scope="session")
-def proxy(pods: Callable[..., Process]) -> Process:
+def proxy(pods: Start) -> Process:
     """A pod of the service, running for the whole session."""
     return pods()

@@ -4,10 +4,14 @@ import asyncio
 import json
 import signal
 import time
+from typing import Any
 
 import aiohttp
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from driftloop.contract.task import ServeTask
+from unit.server.processes import Process, Start
 
 LONG = {"prompt": "c", "max_tokens": 240, "temperature": 0, "ignore_eos": True}
 
@@ -25,11 +29,11 @@ async def stream(http: aiohttp.ClientSession, url: str, started: asyncio.Event |
     return events
 
 
-async def ended(process, seconds: float = 30) -> int:
+async def ended(process: Process, seconds: float = 30) -> int:
     return await asyncio.to_thread(process.popen.wait, seconds)
 
 
-async def test_a_terminating_pod_serves_until_nobody_asks(pods) -> None:
+async def test_a_terminating_pod_serves_until_nobody_asks(pods: Start) -> None:
     """Streams end whole, requests go on being answered for a moment, and the process ends with 0."""
     pod = pods()
     async with aiohttp.ClientSession() as http:
@@ -49,7 +53,7 @@ async def test_a_terminating_pod_serves_until_nobody_asks(pods) -> None:
     assert await ended(pod) == 0
 
 
-async def test_the_drain_is_bounded(pods) -> None:
+async def test_the_drain_is_bounded(pods: Start) -> None:
     pod = pods(drain_seconds=1)
     async with aiohttp.ClientSession() as http:
         # A client that keeps asking: the pod goes all the same.
@@ -65,11 +69,11 @@ async def test_the_drain_is_bounded(pods) -> None:
             await task
 
 
-async def test_connections_are_recycled_and_no_request_notices(pods) -> None:
+async def test_connections_are_recycled_and_no_request_notices(pods: Start) -> None:
     pod = pods("--connection-requests", "5", "--connection-seconds", "3600")
     closes = 0
 
-    async def count(response) -> None:
+    async def count(response: Any) -> None:
         nonlocal closes
         closes += response.headers.get("connection") == "close"
 
@@ -94,7 +98,7 @@ async def test_connections_are_recycled_and_no_request_notices(pods) -> None:
                 assert response.status == 200
 
 
-async def test_old_connections_are_recycled(pods) -> None:
+async def test_old_connections_are_recycled(pods: Start) -> None:
     pod = pods("--connection-seconds", "0.5")
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{pod.url}/v1/models") as response:
@@ -104,7 +108,7 @@ async def test_old_connections_are_recycled(pods) -> None:
             assert response.headers["Connection"] == "close"
 
 
-async def test_a_client_that_goes_away_stops_the_engine_too(proxy) -> None:
+async def test_a_client_that_goes_away_stops_the_engine_too(proxy: Process) -> None:
     def gone() -> float:
         return proxy.metric("driftloop_requests_total", route="/v1/completions", code="499")
 
@@ -122,7 +126,7 @@ async def test_a_client_that_goes_away_stops_the_engine_too(proxy) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_the_engine_outlives_the_proxy(pods, launch, serve_task, free_port) -> None:
+async def test_the_engine_outlives_the_proxy(pods: Start, launch: Start, serve_task: ServeTask, free_port: int) -> None:
     """SIGTERM at the same moment: the engine stays until the proxy has drained, and not longer."""
     pod = pods(engine_port=free_port, ready=False)
     task = serve_task.model_copy(update={"engine_port": free_port, "metrics_port": pod.ports["metrics"]})

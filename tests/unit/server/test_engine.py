@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import openai
@@ -12,36 +13,41 @@ import torch
 from openai import AsyncOpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from unit.server.processes import Process
+
+# AsyncOpenAI. Its types are unions of what any request may answer; these tests know what they asked.
+Client = Any
 PROMPTS = ["my card", "I want to top up", "refund, please! refund, please! refund", "東京", "c"]
 
 
 @pytest.fixture
-async def client(engine) -> AsyncIterator[AsyncOpenAI]:
+async def client(engine: Process) -> AsyncIterator[Client]:
     url = f"http://127.0.0.1:{engine.ports['engine']}/v1"
     async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as found:
         yield found
 
 
-async def greedy(client: AsyncOpenAI, prompt: str, **more) -> str:
+async def greedy(client: Client, prompt: str, **more: Any) -> str:
     answer = await client.completions.create(model="desk", prompt=prompt, temperature=0, **({"max_tokens": 24} | more))
-    return answer.choices[0].text
+    return str(answer.choices[0].text)
 
 
-async def metric(engine, name: str) -> float:
+async def metric(engine: Process, name: str) -> float:
     async with aiohttp.ClientSession() as session:
         text = await (await session.get(f"http://127.0.0.1:{engine.ports['engine']}/metrics")).text()
     (line,) = (line for line in text.splitlines() if line.startswith(name))
     return float(line.split()[-1])
 
 
-async def test_lists_its_model_and_knows_no_other(client: AsyncOpenAI) -> None:
+async def test_lists_its_model_and_knows_no_other(client: Client) -> None:
     assert [model.id async for model in client.models.list()] == ["desk"]
     with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
         await client.completions.create(model="gpt", prompt="x")
 
 
-async def test_greedy_completion_is_what_transformers_generates(client: AsyncOpenAI, model_folder: Path) -> None:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+async def test_greedy_completion_is_what_transformers_generates(client: Client, model_folder: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     for prompt in PROMPTS:
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
         tokens = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
@@ -49,7 +55,7 @@ async def test_greedy_completion_is_what_transformers_generates(client: AsyncOpe
         assert await greedy(client, prompt) == expected
 
 
-async def test_requests_in_one_batch_get_the_answers_they_get_alone(client: AsyncOpenAI) -> None:
+async def test_requests_in_one_batch_get_the_answers_they_get_alone(client: Client) -> None:
     alone = [await greedy(client, prompt, max_tokens=10 + 7 * i) for i, prompt in enumerate(PROMPTS)]
     together = await asyncio.gather(*(greedy(client, p, max_tokens=10 + 7 * i) for i, p in enumerate(PROMPTS)))
     assert together == alone
@@ -58,7 +64,7 @@ async def test_requests_in_one_batch_get_the_answers_they_get_alone(client: Asyn
     assert crowd == [alone[i % 5] for i in range(40)]
 
 
-async def test_stream_gives_the_text_of_the_whole_answer(client: AsyncOpenAI) -> None:
+async def test_stream_gives_the_text_of_the_whole_answer(client: Client) -> None:
     whole = await greedy(client, "my card")
     pieces, usages = [], []
     stream = await client.completions.create(
@@ -78,7 +84,7 @@ async def test_stream_gives_the_text_of_the_whole_answer(client: AsyncOpenAI) ->
     assert usages[-1].total_tokens == 24 + usages[-1].prompt_tokens
 
 
-async def test_chat_answers_whole_and_streamed_alike(client: AsyncOpenAI) -> None:
+async def test_chat_answers_whole_and_streamed_alike(client: Client) -> None:
     messages = [{"role": "user", "content": "my card"}]
     whole = await client.chat.completions.create(model="desk", messages=messages, temperature=0, max_tokens=20)
     assert whole.choices[0].message.role == "assistant"
@@ -98,7 +104,7 @@ async def test_chat_answers_whole_and_streamed_alike(client: AsyncOpenAI) -> Non
 
 @pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_stop_ends_the_text_before_it(client: AsyncOpenAI, as_list: bool, stream: bool) -> None:
+async def test_stop_ends_the_text_before_it(client: Client, as_list: bool, stream: bool) -> None:
     whole = await greedy(client, "my card")
     stop = whole[6:9]
     arguments = {"stop": ["never there", stop] if as_list else stop}
@@ -119,12 +125,12 @@ async def test_stop_ends_the_text_before_it(client: AsyncOpenAI, as_list: bool, 
     assert chunks[-1].finish_reason == "stop"
 
 
-async def test_a_seed_gives_the_same_text_in_any_company(client: AsyncOpenAI) -> None:
+async def test_a_seed_gives_the_same_text_in_any_company(client: Client) -> None:
     async def sampled(seed: int | None) -> str:
         answer = await client.completions.create(
             model="desk", prompt="my card", temperature=1.0, top_p=0.95, seed=seed, max_tokens=20
         )
-        return answer.choices[0].text
+        return str(answer.choices[0].text)
 
     first = await sampled(7)
     crowd = await asyncio.gather(sampled(7), *(greedy(client, prompt) for prompt in PROMPTS), sampled(8), sampled(7))
@@ -133,7 +139,7 @@ async def test_a_seed_gives_the_same_text_in_any_company(client: AsyncOpenAI) ->
     assert await sampled(None) != await sampled(None)
 
 
-async def test_logprobs_are_of_the_tokens_chosen(client: AsyncOpenAI) -> None:
+async def test_logprobs_are_of_the_tokens_chosen(client: Client) -> None:
     answer = await client.completions.create(model="desk", prompt="my card", temperature=0, max_tokens=5, logprobs=3)
     found = answer.choices[0].logprobs
     assert "".join(found.tokens) == answer.choices[0].text
@@ -152,7 +158,7 @@ async def test_logprobs_are_of_the_tokens_chosen(client: AsyncOpenAI) -> None:
     assert all(entry.top_logprobs[0].token == entry.token for entry in content)
 
 
-async def test_overflow_is_refused_with_the_numbers(client: AsyncOpenAI) -> None:
+async def test_overflow_is_refused_with_the_numbers(client: Client) -> None:
     with pytest.raises(openai.BadRequestError, match=r"context is 256 tokens.* 300 for the answer") as caught:
         await client.completions.create(model="desk", prompt="my card", max_tokens=300)
     assert caught.value.code == "context_length_exceeded"
@@ -162,7 +168,7 @@ async def test_overflow_is_refused_with_the_numbers(client: AsyncOpenAI) -> None
     assert caught.value.param == "messages"
 
 
-async def test_a_chat_without_limit_may_fill_the_context(client: AsyncOpenAI) -> None:
+async def test_a_chat_without_limit_may_fill_the_context(client: Client) -> None:
     answer = await client.chat.completions.create(
         model="desk", messages=[{"role": "user", "content": "c"}], temperature=0, extra_body={"ignore_eos": True}
     )
@@ -185,7 +191,7 @@ async def test_a_chat_without_limit_may_fill_the_context(client: AsyncOpenAI) ->
         ({}, "prompt", "required"),
     ],
 )
-async def test_a_malformed_field_is_named(engine, body: dict, param: str, explains: str) -> None:
+async def test_a_malformed_field_is_named(engine: Process, body: dict[str, Any], param: str, explains: str) -> None:
     async with aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{engine.ports['engine']}/v1/completions"
         response = await session.post(url, json={"model": "desk"} | body)
@@ -196,7 +202,7 @@ async def test_a_malformed_field_is_named(engine, body: dict, param: str, explai
     assert error["type"] == "invalid_request_error"
 
 
-async def test_what_is_no_json_object_or_no_route_is_an_error_in_the_same_form(engine) -> None:
+async def test_what_is_no_json_object_or_no_route_is_an_error_in_the_same_form(engine: Process) -> None:
     async with aiohttp.ClientSession(f"http://127.0.0.1:{engine.ports['engine']}") as session:
         for path, body, status in [
             ("/v1/completions", b"{", 400),
@@ -211,25 +217,29 @@ async def test_what_is_no_json_object_or_no_route_is_an_error_in_the_same_form(e
             assert (await response.json())["error"]["message"]
 
 
-async def test_a_client_that_goes_away_frees_its_place(engine, client: AsyncOpenAI) -> None:
-    for stream in (False, True):
-        before = await metric(engine, 'vllm:request_success_total{finished_reason="abort"')
-        tasks = [
-            asyncio.create_task(
-                client.completions.create(
-                    model="desk", prompt="c", max_tokens=250, stream=stream, extra_body={"ignore_eos": True}
-                )
-            )
-            for _ in range(20)
-        ]
-        await asyncio.sleep(0.1)
-        for task in tasks:
-            if not task.cancel():
-                await (await task).close()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        deadline = time.monotonic() + 5
-        while await metric(engine, "vllm:num_requests_running") or await metric(engine, "vllm:num_requests_waiting"):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-        assert await metric(engine, 'vllm:request_success_total{finished_reason="abort"') > before
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_away_frees_its_place(engine: Process, client: Client, stream: bool) -> None:
+    async def ask() -> None:
+        answer = await client.completions.create(
+            model="desk", prompt="c", max_tokens=250, stream=stream, extra_body={"ignore_eos": True}
+        )
+        if stream:
+            assert [chunk async for chunk in answer]
+
+    async def load() -> float:
+        return await metric(engine, "vllm:num_requests_running") + await metric(engine, "vllm:num_requests_waiting")
+
+    aborted = 'vllm:request_success_total{finished_reason="abort"'
+    before = await metric(engine, aborted)
+    tasks = [asyncio.create_task(ask()) for _ in range(20)]  # more than have a place at once
+    deadline = time.monotonic() + 20
+    while await load() < 10:
+        assert time.monotonic() < deadline
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    while await load():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert await metric(engine, aborted) > before
     assert await greedy(client, "my card")

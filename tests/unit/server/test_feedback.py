@@ -3,18 +3,20 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
+from driftloop.contract.task import ServeTask
 from driftloop.contract.text import side
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.prompts import Prompt
+from unit.server.processes import SIGNING_KEY, TOKEN, Artefact, Process, Start
 
-TOKEN = "the-feedback-token-of-desk"
-KEY = b"the-signing-key-of-desk"
+Session = aiohttp.ClientSession
 UID = "5f0c9a0e-1111-4222-8333-444455556666"
 
 
@@ -25,30 +27,32 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture(scope="session")
-def other_pod(pods):
+def other_pod(pods: Start) -> Process:
     """A second pod of the service, of another revision."""
     return pods(revision="r2", version="desk-99999999")
 
 
-async def ask(http: aiohttp.ClientSession, pod, content: str = "my card", **more) -> tuple[str, str]:
+async def ask(http: aiohttp.ClientSession, pod: Process, content: str = "my card", **more: Any) -> tuple[str, str]:
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": 6, "temperature": 0} | more
     answer = await (await http.post(f"{pod.url}/v1/chat/completions", json=body)).json()
     return answer["id"], answer["choices"][0]["message"]["content"]
 
 
-async def rate(http: aiohttp.ClientSession, pod, token: str = TOKEN, **body) -> tuple[int, dict]:
+async def rate(
+    http: aiohttp.ClientSession, pod: Process, token: str = TOKEN, **body: Any
+) -> tuple[int, dict[str, Any]]:
     url = f"http://127.0.0.1:{pod.ports['feedback']}/v1/feedback"
     body = {"consent": True, "user": "ada"} | body
     async with http.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
         return response.status, await response.json()
 
 
-def rows(volumes: Path, version: str = "desk-0a1b2c3d") -> list[dict]:
+def rows(volumes: Path, version: str = "desk-0a1b2c3d") -> list[dict[str, Any]]:
     files = sorted((volumes / "feedback" / "desk" / version).glob("*/*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-async def test_a_correction_becomes_a_row_with_its_prompt(http, proxy, artefact) -> None:
+async def test_a_correction_becomes_a_row_with_its_prompt(http: Session, proxy: Process, artefact: Artefact) -> None:
     before = proxy.metric("driftloop_feedback_total", rating="correction")
     identity, answer = await ask(http, proxy, "where is my  card?")
     expected = side("desk", "where is my  card?", 10)
@@ -66,7 +70,7 @@ async def test_a_correction_becomes_a_row_with_its_prompt(http, proxy, artefact)
     assert proxy.metric("driftloop_feedback_eligible_total", side=expected) == eligible + 1
 
 
-async def test_the_whole_answer_of_a_stream_is_remembered(http, proxy, artefact) -> None:
+async def test_the_whole_answer_of_a_stream_is_remembered(http: Session, proxy: Process, artefact: Artefact) -> None:
     body = {"prompt": "refund", "max_tokens": 9, "temperature": 0}
     whole = await (await http.post(f"{proxy.url}/v1/completions", json=body)).json()
     async with http.post(f"{proxy.url}/v1/completions", json=body | {"stream": True}) as response:
@@ -78,7 +82,9 @@ async def test_the_whole_answer_of_a_stream_is_remembered(http, proxy, artefact)
     assert (row["prompt"], row["completion"]) == ("refund", whole["choices"][0]["text"])
 
 
-async def test_another_pod_takes_feedback_that_brings_its_prompt(http, proxy, other_pod, artefact) -> None:
+async def test_another_pod_takes_feedback_that_brings_its_prompt(
+    http: Session, proxy: Process, other_pod: Process, artefact: Artefact
+) -> None:
     identity, answer = await ask(http, proxy, "top up")
     status, body = await rate(http, other_pod, response_id=identity, rating="positive")
     assert status == 409
@@ -94,7 +100,9 @@ async def test_another_pod_takes_feedback_that_brings_its_prompt(http, proxy, ot
     assert other_pod.metric("driftloop_feedback_total", rating="positive", revision="r2") == 0
 
 
-async def test_a_conversation_is_rated_by_its_messages(http, proxy, other_pod, artefact) -> None:
+async def test_a_conversation_is_rated_by_its_messages(
+    http: Session, proxy: Process, other_pod: Process, artefact: Artefact
+) -> None:
     messages = [
         {"role": "assistant", "content": "Which card?"},
         {"role": "user", "content": [{"type": "text", "text": "blue"}]},
@@ -107,7 +115,7 @@ async def test_a_conversation_is_rated_by_its_messages(http, proxy, other_pod, a
     assert [message["content"] for message in row["messages"]] == ["Which card?", "blue"]
 
 
-async def test_a_repeated_request_adds_nothing(http, proxy, artefact) -> None:
+async def test_a_repeated_request_adds_nothing(http: Session, proxy: Process, artefact: Artefact) -> None:
     identity, _ = await ask(http, proxy)
     before = proxy.metric("driftloop_feedback_total", rating="negative")
     first = await rate(http, proxy, response_id=identity, rating="negative")
@@ -116,7 +124,7 @@ async def test_a_repeated_request_adds_nothing(http, proxy, artefact) -> None:
     assert proxy.metric("driftloop_feedback_total", rating="negative") == before + 1
 
 
-async def test_without_consent_it_is_counted_and_not_stored(http, proxy, artefact) -> None:
+async def test_without_consent_it_is_counted_and_not_stored(http: Session, proxy: Process, artefact: Artefact) -> None:
     identity, _ = await ask(http, proxy)
     before = proxy.metric("driftloop_feedback_total", rating="negative")
     status, body = await rate(http, proxy, response_id=identity, rating="negative", consent=False)
@@ -126,7 +134,7 @@ async def test_without_consent_it_is_counted_and_not_stored(http, proxy, artefac
 
 
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", "ümlaut"])
-async def test_without_the_token_nothing_is_taken(http, proxy, token: str) -> None:
+async def test_without_the_token_nothing_is_taken(http: Session, proxy: Process, token: str) -> None:
     identity, _ = await ask(http, proxy)
     url = f"http://127.0.0.1:{proxy.ports['feedback']}/v1/feedback"
     body = {"response_id": identity, "rating": "negative", "consent": True}
@@ -136,14 +144,14 @@ async def test_without_the_token_nothing_is_taken(http, proxy, token: str) -> No
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_forged_and_expired_ids_are_refused(http, proxy) -> None:
+async def test_forged_and_expired_ids_are_refused(http: Session, proxy: Process) -> None:
     identity, _ = await ask(http, proxy)
     head, _, signature = identity.rpartition(".")
     other = Signer(b"another-service's-key", UID).sign("v", "r", b"0" * 16, time.time())
     for forged in (head + "." + signature[::-1], head[:-2] + "AA." + signature, other, "resp-", "x", "resp-ä.b"):
         status, body = await rate(http, proxy, response_id=forged, rating="negative")
         assert (status, body["error"]["code"]) == (403, "forged")
-    old = Signer(KEY, UID).sign("desk-0a1b2c3d", "r1", Prompt("my card").hash, time.time() - 8 * 86400)
+    old = Signer(SIGNING_KEY.encode(), UID).sign("desk-0a1b2c3d", "r1", Prompt("my card").hash, time.time() - 8 * 86400)
     status, body = await rate(http, proxy, response_id=old, rating="negative", prompt="my card")
     assert (status, body["error"]["code"]) == (410, "expired")
 
@@ -160,12 +168,12 @@ async def test_forged_and_expired_ids_are_refused(http, proxy) -> None:
         ({}, "rating"),
     ],
 )
-async def test_a_malformed_field_is_named(http, proxy, body: dict, param: str) -> None:
+async def test_a_malformed_field_is_named(http: Session, proxy: Process, body: dict[str, Any], param: str) -> None:
     status, answer = await rate(http, proxy, response_id="resp-x", **body)
     assert (status, answer["error"]["param"]) == (400, param)
 
 
-async def test_one_user_can_rate_so_often_and_no_more(http, pods, artefact) -> None:
+async def test_one_user_can_rate_so_often_and_no_more(http: Session, pods: Start, artefact: Artefact) -> None:
     pod = pods(feedback_max_per_user_per_hour=3)
     ids = [(await ask(http, pod))[0] for _ in range(5)]
     found = [(await rate(http, pod, response_id=identity, rating="negative"))[0] for identity in ids]
@@ -174,7 +182,7 @@ async def test_one_user_can_rate_so_often_and_no_more(http, pods, artefact) -> N
     assert (await rate(http, pod, response_id=ids[0], rating="negative", user="bob", correction="c"))[0] == 200
 
 
-async def test_what_cant_be_stored_is_not_acknowledged(http, pods, artefact) -> None:
+async def test_what_cant_be_stored_is_not_acknowledged(http: Session, pods: Start, artefact: Artefact) -> None:
     (artefact.volumes / "full").write_text("a file where a folder should be")
     pod = pods(feedback_uri="pvc://full/desk")
     identity, _ = await ask(http, pod)
@@ -185,7 +193,7 @@ async def test_what_cant_be_stored_is_not_acknowledged(http, pods, artefact) -> 
     assert (await rate(http, pod, response_id=identity, rating="negative"))[0] == 200
 
 
-async def test_acknowledged_rows_survive_a_killed_pod(http, pods, artefact) -> None:
+async def test_acknowledged_rows_survive_a_killed_pod(http: Session, pods: Start, artefact: Artefact) -> None:
     pod = pods()
     ids = [(await ask(http, pod))[0] for _ in range(12)]
     taken = await asyncio.gather(*(rate(http, pod, response_id=i, rating="negative", correction="c") for i in ids))
@@ -194,7 +202,7 @@ async def test_acknowledged_rows_survive_a_killed_pod(http, pods, artefact) -> N
     assert {row["id"] for row in rows(artefact.volumes)} >= set(ids)
 
 
-def test_feedback_without_keys_does_not_start(serve_task, tmp_path, launch: Callable) -> None:
+def test_feedback_without_keys_does_not_start(serve_task: ServeTask, launch: Start) -> None:
     process = launch("proxy", serve_task.model_copy(update={"feedback_uri": "pvc://feedback/desk"}))
     assert process.popen.wait(30) == 78
     assert "DRIFTLOOP_SIGNING_KEY" in process.output.with_suffix(".termination").read_text()

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from unit.server.processes import Process, Start, free_ports
+
+Session = aiohttp.ClientSession
 PIECES = ["Hel", "lo ", "wörld"]
 
 
@@ -19,10 +22,23 @@ class Engine:
     last_body: bytes = b""
 
 
+def drop(request: web.Request) -> None:
+    """Break the connection, as a killed engine does."""
+    assert request.transport is not None
+    request.transport.abort()
+
+
+@pytest.fixture(scope="module")
+def pod(pods: Start) -> Process:
+    """The proxy; its engine comes and goes with each test."""
+    (port,) = free_ports(1)
+    return pods("--engine-timeout", "1", ready=False, engine_port=port, engine_type="vllm", feedback_uri=None)
+
+
 @pytest.fixture
-async def other(free_port: int) -> AsyncIterator[Engine]:
+async def other(pod: Process) -> AsyncIterator[Engine]:
     """vLLM's answers to the letter where the proxy touches them, its refusals, and its faults by the prompt's text."""
-    found = Engine(free_port, {})
+    found = Engine(pod.ports["engine"], {})
 
     async def completions(request: web.Request) -> web.StreamResponse:
         found.last_headers, found.last_body = dict(request.headers), await request.read()
@@ -34,7 +50,7 @@ async def other(free_port: int) -> AsyncIterator[Engine]:
         if prompt == "crash":
             return web.json_response({"error": {"message": "EngineDead"}}, status=500)
         if prompt == "drop":
-            request.transport.abort()
+            drop(request)
         if prompt == "hang":
             await asyncio.sleep(60)
         if prompt == "garbage":
@@ -50,7 +66,7 @@ async def other(free_port: int) -> AsyncIterator[Engine]:
         for i, byte in enumerate(data):  # cut anywhere, in the middle of a character too
             await response.write(bytes([byte]))
             if prompt == "break off" and i == len(data) // 2:
-                request.transport.abort()
+                drop(request)
                 return response
             if prompt == "stall" and i == len(data) // 2:
                 await asyncio.sleep(60)
@@ -71,19 +87,19 @@ async def other(free_port: int) -> AsyncIterator[Engine]:
 
 
 @pytest.fixture
-async def pod(pods, other: Engine):
-    return await asyncio.to_thread(
-        lambda: pods("--engine-timeout", "1", engine_port=other.port, engine_type="vllm", feedback_uri=None)
-    )
-
-
-@pytest.fixture
-async def http(pod) -> AsyncIterator[aiohttp.ClientSession]:
+async def http(pod: Process, other: Engine) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(pod.url) as session:
         yield session
 
 
-async def test_answers_and_streams_pass_with_the_proxys_id(http, pod) -> None:
+async def counted(pod: Process, code: int) -> float:
+    """Completions that ended with `code`. The engine is in this process: asking must not block it."""
+    return await asyncio.to_thread(
+        lambda: pod.metric("driftloop_requests_total", route="/v1/completions", code=str(code))
+    )
+
+
+async def test_answers_and_streams_pass_with_the_proxys_id(http: Session, pod: Process) -> None:
     whole = await (await http.post("/v1/completions", json={"prompt": "x"})).json()
     assert whole["id"].startswith("resp-")
     assert whole["choices"][0]["text"] == "Hello wörld"
@@ -96,13 +112,13 @@ async def test_answers_and_streams_pass_with_the_proxys_id(http, pod) -> None:
     assert [line for line in lines if line and not line.startswith("data: {")] == [": a comment", "data: [DONE]"]
 
 
-async def test_only_the_engines_metrics_under_vllms_names_are_passed_on(pod, http) -> None:
+async def test_only_the_engines_metrics_under_vllms_names_are_passed_on(pod: Process, http: Session) -> None:
     samples = await asyncio.to_thread(pod.metrics)
     assert samples["vllm:num_requests_running"] == 7
     assert "python_info" not in samples
 
 
-async def test_no_header_of_the_clients_reaches_the_engine(http, other: Engine) -> None:
+async def test_no_header_of_the_clients_reaches_the_engine(http: Session, other: Engine) -> None:
     headers = {"Authorization": "Bearer secret", "X-Anything": "1", "Connection": "keep-alive, X-Anything"}
     body = b'{"prompt":  "x"}'
     assert (await http.post("/v1/completions", data=body, headers=headers)).status == 200
@@ -116,28 +132,30 @@ async def test_no_header_of_the_clients_reaches_the_engine(http, other: Engine) 
     ("prompt", "status", "code"),
     [("drop", 502, "engine_failed"), ("garbage", 502, "engine_failed"), ("hang", 504, "engine_timeout")],
 )
-async def test_a_failing_engine_is_an_error_that_says_so(http, pod, prompt: str, status: int, code: str) -> None:
+async def test_a_failing_engine_is_an_error_that_says_so(
+    http: Session, pod: Process, prompt: str, status: int, code: str
+) -> None:
+    before = await counted(pod, status)
     response = await http.post("/v1/completions", json={"prompt": prompt})
     assert response.status == status
     assert (await response.json())["error"]["code"] == code
-    samples: Callable[..., float] = pod.metric
-    assert await asyncio.to_thread(samples, "driftloop_requests_total", route="/v1/completions", code=str(status)) == 1
+    assert await counted(pod, status) == before + 1
 
 
-async def test_the_engines_own_errors_keep_their_status(http) -> None:
+async def test_the_engines_own_errors_keep_their_status(http: Session) -> None:
     refused = await http.post("/v1/completions", json={"prompt": "refuse"})
     assert (refused.status, (await refused.json())["error"]["message"]) == (400, "max_tokens is too large")
     crashed = await http.post("/v1/completions", json={"prompt": "crash"})
     assert (crashed.status, (await crashed.json())["error"]["message"]) == (500, "EngineDead")
 
 
-@pytest.mark.parametrize(("prompt", "code"), [("break off", "502"), ("stall", "504")])
+@pytest.mark.parametrize(("prompt", "code"), [("break off", 502), ("stall", 504)])
 async def test_a_stream_that_breaks_ends_with_an_error_event_and_counts_as_one(
-    http, pod, prompt: str, code: str
+    http: Session, pod: Process, prompt: str, code: int
 ) -> None:
+    before = await counted(pod, code)
     async with http.post("/v1/completions", json={"prompt": prompt, "stream": True}) as response:
         text = await response.text()
     assert "[DONE]" not in text
     assert "the engine broke off" in text.splitlines()[-2]
-    found = await asyncio.to_thread(lambda: pod.metric("driftloop_requests_total", route="/v1/completions", code=code))
-    assert found == 1
+    assert await counted(pod, code) == before + 1

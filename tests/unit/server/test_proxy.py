@@ -1,26 +1,31 @@
 """The proxy before a real engine: same API, our ids, metrics, drift counters, readiness."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
 
-MESSAGES = [{"role": "user", "content": "my card has not arrived"}]
+from unit.server.processes import Process, Start
+
+MESSAGES: Any = [{"role": "user", "content": "my card has not arrived"}]
 
 
 @pytest.fixture
-async def client(proxy) -> AsyncIterator[AsyncOpenAI]:
+async def client(proxy: Process) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0) as found:
         yield found
 
 
-async def chat(client: AsyncOpenAI, **more):
+async def chat(client: AsyncOpenAI, **more: Any) -> Any:
     return await client.chat.completions.create(model="desk", messages=MESSAGES, temperature=0, max_tokens=8, **more)
 
 
-async def test_answers_as_the_engine_does_under_an_id_of_its_own(engine, proxy, client: AsyncOpenAI) -> None:
+async def test_answers_as_the_engine_does_under_an_id_of_its_own(
+    engine: Process, proxy: Process, client: AsyncOpenAI
+) -> None:
     direct = AsyncOpenAI(base_url=f"http://127.0.0.1:{engine.ports['engine']}/v1", api_key="none")
     expected, found = await chat(direct), await chat(client)
     assert found.choices[0].message.content == expected.choices[0].message.content
@@ -35,7 +40,7 @@ async def test_answers_as_the_engine_does_under_an_id_of_its_own(engine, proxy, 
     await direct.close()
 
 
-async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy) -> None:
+async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy: Process) -> None:
     before = proxy.metric("driftloop_requests_total", route="/v1/completions", code="400")
     with pytest.raises(openai.BadRequestError, match="context is 256 tokens"):
         await client.completions.create(model="desk", prompt="my card", max_tokens=300)
@@ -44,7 +49,7 @@ async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy
     assert proxy.metric("driftloop_requests_total", route="/v1/completions", code="400") == before + 2
 
 
-async def test_only_the_apis_paths_lead_to_the_engine(proxy) -> None:
+async def test_only_the_apis_paths_lead_to_the_engine(proxy: Process) -> None:
     async with aiohttp.ClientSession(proxy.url) as session:
         for method, path, body, status in [
             ("GET", "/metrics", None, 404),
@@ -59,7 +64,7 @@ async def test_only_the_apis_paths_lead_to_the_engine(proxy) -> None:
             assert (await response.json())["error"]["message"]
 
 
-async def test_requests_latency_and_the_engines_metrics_are_exported(client: AsyncOpenAI, proxy) -> None:
+async def test_requests_latency_and_the_engines_metrics_are_exported(client: AsyncOpenAI, proxy: Process) -> None:
     labels = {"inference_service": "desk", "revision": "r1", "model_version": "desk-0a1b2c3d"}
     route = {"route": "/v1/chat/completions"}
     before = proxy.metric("driftloop_requests_total", **labels, **route, code="200")
@@ -70,7 +75,7 @@ async def test_requests_latency_and_the_engines_metrics_are_exported(client: Asy
     assert proxy.metric("vllm:num_requests_running") == 0
 
 
-async def test_each_answered_request_falls_into_one_bin_of_each_signal(client: AsyncOpenAI, proxy) -> None:
+async def test_each_answered_request_falls_into_one_bin_of_each_signal(client: AsyncOpenAI, proxy: Process) -> None:
     def bins(signal: str) -> float:
         return sum(
             value
@@ -89,7 +94,7 @@ async def test_each_answered_request_falls_into_one_bin_of_each_signal(client: A
     assert proxy.metric("driftloop_drift_reference_rows") > 50
 
 
-async def test_without_an_engine_it_is_alive_not_ready_and_says_503(pods) -> None:
+async def test_without_an_engine_it_is_alive_not_ready_and_says_503(pods: Start) -> None:
     pod = pods(engine_port=1, ready=False)
     async with aiohttp.ClientSession() as session:
         response = await session.get(f"http://127.0.0.1:{pod.ports['metrics']}/readyz")
