@@ -52,8 +52,8 @@ def tiny_model(adapter: Adapter | None = None) -> Any:
         max_position_embeddings=64,
         tie_word_embeddings=True,
     )
-    model = LlamaForCausalLM(config).to(torch.float64)
-    return with_adapter(model, adapter or Adapter()).to(torch.float64)
+    model = with_adapter(LlamaForCausalLM(config), adapter or Adapter())
+    return model.to(torch.float64)
 
 
 def run_case(folder: Path, case: dict[str, Any]) -> list[float]:

@@ -1,4 +1,6 @@
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +16,20 @@ LABELS = [[IGNORED, IGNORED, 7, 8], [IGNORED, 10, 11], [IGNORED, 13]]
 
 def dataset(folder: Path, packed: bool) -> Dataset:
     if packed:
-        write_dataset(folder, [sum(ROWS, [])], [sum(LABELS, [])], [[len(row) for row in ROWS]])
+        write_dataset(folder, [list(chain(*ROWS))], [list(chain(*LABELS))], [[len(row) for row in ROWS]])
     else:
         write_dataset(folder, ROWS, LABELS, [[len(row)] for row in ROWS])
     return Dataset(folder / FILE)
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+def model() -> Any:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes)).to(torch.float64)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
+    )
+    model: Any = LlamaForCausalLM(config)
+    return model.to(torch.float64)
 
 
 def test_targets_are_the_next_tokens_and_columns_without_any_are_left_out(tmp_path: Path) -> None:
@@ -35,14 +40,14 @@ def test_targets_are_the_next_tokens_and_columns_without_any_are_left_out(tmp_pa
     assert collate(dataset(tmp_path, False), [0], pad_id=0).kept.tolist() == [1, 2]
 
 
-def test_a_batch_without_rows_counts_nothing(tmp_path: Path, model: LlamaForCausalLM) -> None:
+def test_a_batch_without_rows_counts_nothing(tmp_path: Path, model: Any) -> None:
     loss = loss_sum(model, collate(dataset(tmp_path, False), [], pad_id=0))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_packed_and_padded_rows_have_the_loss_of_rows_alone(tmp_path: Path, model: LlamaForCausalLM) -> None:
+def test_packed_and_padded_rows_have_the_loss_of_rows_alone(tmp_path: Path, model: Any) -> None:
     """Leaking between packed rows is silent: only the loss tells."""
     (tmp_path / "p").mkdir()
     single, packed = dataset(tmp_path, False), dataset(tmp_path / "p", True)

@@ -65,7 +65,7 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
                 logits, torch.tensor(data.labels(row)).long()[1:], ignore_index=IGNORED, reduction="sum"
             )
         loss = total / int(data.trained[rows].sum())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()

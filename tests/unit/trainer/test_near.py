@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,10 +29,8 @@ def test_a_changed_letter_is_found_and_a_changed_meaning_is_not() -> None:
 
 def test_chains_of_small_changes_do_not_make_unlike_texts_copies() -> None:
     words = SENTENCE.split()
-    chain = [
-        " ".join([*words[position:], *(f"word{n}" for n in range(position))]) for position in range(len(words) + 1)
-    ]
-    threshold = min(similarity(shingles(a), shingles(b)) for a, b in zip(chain, chain[1:], strict=False))
+    chain = [" ".join([*words[n:], *(f"word{i}" for i in range(n))]) for n in range(len(words) + 1)]
+    threshold = min(similarity(shingles(one), shingles(following)) for one, following in pairwise(chain))
     index = NearIndex(threshold)
     index.add(chain[0])
     assert index.copies(chain[1]) == [0]

@@ -76,7 +76,7 @@ def test_a_file_that_does_not_read_says_where(
 
 
 def test_a_file_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="pvc://c/none.csv: no such file"):
+    with pytest.raises(StorageError, match=r"pvc://c/none\.csv: no such file"):
         read("none.csv", tmp_path)
 
 
