@@ -140,6 +140,8 @@ class Operator:
                 clusterwide=not namespaces,
                 namespaces=namespaces,
                 standalone=True,
+                # kopf would make one up from the user's name, and a container's user has none.
+                identity=self._options.election.identity,  # type: ignore[arg-type]  # a NewType that kopf keeps private
                 stop_flag=kopf_stop,
                 ready_flag=ready,
             )
