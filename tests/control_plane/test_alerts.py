@@ -10,6 +10,7 @@ import pytest
 from control_plane.harness import TOKEN, Cluster, StartOperator, eventually
 from control_plane.monitoring import Alertmanager, Prometheus
 from control_plane.objects import inferenceservice
+from driftloop.controller.runtime.alerts import fingerprint
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(150)]
 
@@ -75,7 +76,8 @@ def test_the_poll_finds_what_no_webhook_told_and_respects_a_silence(
         unsilenced = drift(cluster)
         unsilenced["labels"]["inference_service"] = "other"
         alertmanager.post("alerts", [drift(cluster), unsilenced])
-        eventually(lambda: (cluster.get("dlsvc", "other").get("status") or {}).get("alerts"))
+        [record] = eventually(lambda: (cluster.get("dlsvc", "other").get("status") or {}).get("alerts"))
+        assert record["key"].partition("/")[0] == fingerprint(unsilenced["labels"])  # Alertmanager's own, as computed
         assert records(cluster) == []
         assert operator.running()
 

@@ -169,7 +169,7 @@ class Api:
             code = answer.status
             text = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(0, "Unreachable", f"{verb} {path}: {error or type(error).__name__}") from error
+            raise ApiError(0, "Unreachable", f"{verb} {path}: {str(error) or type(error).__name__}") from error
         finally:
             API_REQUESTS.labels(verb, str(code)).inc()
         return _decode(code, text)

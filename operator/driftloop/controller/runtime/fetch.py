@@ -24,7 +24,7 @@ async def fetch(
                 raise MetricsUnavailable(f"{url}: {answer.status} {body[:200].decode(errors='replace')}")
             return body
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise MetricsUnavailable(f"{url}: {error or type(error).__name__}") from error
+        raise MetricsUnavailable(f"{url}: {str(error) or type(error).__name__}") from error
 
 
 async def fetch_json(

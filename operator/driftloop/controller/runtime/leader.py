@@ -84,7 +84,7 @@ class Elector:
                 if not await self._take():
                     return False
         except (ApiError, TimeoutError) as error:
-            log.warning("lease not renewed: %s", error or "timed out")
+            log.warning("lease not renewed: %s", str(error) or "timed out")
             return False
         self._valid_until = started + self._election.renew_deadline
         return True

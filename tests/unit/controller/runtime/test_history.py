@@ -1,0 +1,70 @@
+"""Past alerts and silences."""
+
+from typing import Any
+
+import pytest
+
+from driftloop.controller.runtime.history import Silence, fired, selector, silences
+from driftloop.controller.runtime.prometheus import Series
+
+LABELS = {"__name__": "ALERTS", "alertstate": "firing", "alertname": "Drift", "inference_service": "support"}
+
+
+def series(*times: float, **labels: str) -> Series:
+    return Series(LABELS | labels, tuple((at, 1.0) for at in times))
+
+
+def silence(starts: float, ends: float, **matcher: Any) -> Silence:
+    return Silence(({"name": "inference_service", "value": "support", "isRegex": False} | matcher,), starts, ends)
+
+
+def test_an_episode_is_one_alert_from_its_first_to_its_last_sample() -> None:
+    [found] = fired([series(100, 115, 130)], [])
+    assert (found.started.timestamp(), found.ended and found.ended.timestamp()) == (100, 130)
+    assert found.labels == {"alertname": "Drift", "inference_service": "support"}
+
+
+def test_a_pause_makes_two_alerts_and_a_gap_does_not() -> None:
+    assert len(fired([series(0, 15, 30, 1000, 1015)], [])) == 2
+    assert len(fired([series(0, 15, 200, 215)], [])) == 1
+
+
+def test_what_was_silenced_throughout_does_not_count() -> None:
+    assert fired([series(100, 115)], [silence(0, 200)]) == []
+    assert len(fired([series(100, 115)], [silence(0, 110)])) == 1
+    assert fired([series(100, 115)], [silence(0, 110), silence(105, 200)]) == []
+    assert len(fired([series(100)], [silence(0, 200, value="other")])) == 1
+
+
+@pytest.mark.parametrize(
+    ("matcher", "covered"),
+    [
+        ({"value": "supp.*", "isRegex": True}, True),
+        ({"value": "supp", "isRegex": True}, False),
+        ({"value": "support", "isEqual": False}, False),
+        ({"value": "other", "isEqual": False}, True),
+        ({"name": "absent", "value": ""}, True),
+        ({"value": "(unreadable", "isRegex": True}, True),
+    ],
+)
+def test_matchers_are_alertmanagers(matcher: Any, covered: bool) -> None:
+    assert silence(0, 10, **matcher).covers({"inference_service": "support"}, 5) is covered
+
+
+def test_a_silence_is_read_from_the_api() -> None:
+    raw = {
+        "matchers": [{"name": "a", "value": "b"}],
+        "startsAt": "1970-01-01T00:00:01Z",
+        "endsAt": "1970-01-01T00:01:00Z",
+    }
+    assert silences([raw]) == [Silence(({"name": "a", "value": "b"},), 1.0, 60.0)]
+
+
+@pytest.mark.parametrize("answer", [{}, [1], [{"matchers": []}], [{"matchers": [], "startsAt": "x", "endsAt": "y"}]])
+def test_an_answer_that_holds_no_silences_is_an_error_and_not_none_of_them(answer: Any) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        silences(answer)
+
+
+def test_names_are_quoted_for_promql() -> None:
+    assert selector(['a"b', "c.d"], 60.4) == 'ALERTS{alertstate="firing",alertname=~"a\\"b|c\\\\.d"}[60s]'
