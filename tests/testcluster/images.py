@@ -6,18 +6,21 @@ new pods really use it, and a pod that refers to the old one keeps working.
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from testcluster import containers
+from testcluster.binaries import binary
 from testcluster.console import Error, Step
 from testcluster.node import Node
 from testcluster.paths import REPOSITORY, cache
@@ -41,6 +44,14 @@ def build_arguments(environment: dict[str, str]) -> dict[str, str]:
     return arguments
 
 
+def prepare(names: Iterable[str], root: Path = REPOSITORY) -> None:
+    """Put into the build context what images copy and git doesn't hold: Prometheus, from the cache."""
+    target = root / "build/images/prometheus"
+    if "monitoring" in names and not (target.exists() and filecmp.cmp(binary("prometheus"), target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(binary("prometheus"), target)
+
+
 def reference(name: str, arguments: dict[str, str], root: Path = REPOSITORY) -> str:
     """The full name of an image; its tag is a hash of its Dockerfile, every file that this copies, and `arguments`."""
     dockerfile = root / DOCKERFILES[name]
@@ -62,6 +73,7 @@ def _files(source: Path) -> list[Path]:
 def provide(names: list[str], nodes: list[Node]) -> dict[str, str]:
     """Build the images `names` and load them into `nodes`; returns each one's reference."""
     arguments = {**build_arguments(dict(os.environ)), "BASE_IMAGE": BASE_IMAGE}
+    prepare(names)
     references = {name: reference(name, arguments) for name in names}
     with _exclusive():
         for name, image in references.items():

@@ -46,6 +46,7 @@ def down() -> None:
 def provide_images(names: list[str]) -> dict[str, str]:
     """Build the images `names` where they changed, and load them into the nodes; returns their references."""
     arguments = images.build_arguments(dict(os.environ))
+    images.prepare(names)
     references = {name: images.reference(name, arguments) for name in names}
     for name, image in references.items():
         if not _run("docker", "images", "--quiet", image):
