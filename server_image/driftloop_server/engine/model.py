@@ -105,22 +105,24 @@ def _end_tokens(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _self_test(loaded: LoadedModel) -> None:
-    """Generate in a batch what was generated alone. Raises BadInput for models whose rows influence each other.
+    """Generate step by step, alone and in a batch, what one pass over the whole text gives. Raises BadInput.
 
-    Left padding needs a cache of keys and values a position and positions or masks that are respected; a recurrent
-    state has neither, and would answer without an error.
+    Left padding needs a cache of keys and values a position, and positions and masks that are respected. A recurrent
+    model has no such cache, and would answer nonsense without an error.
     """
     short, long = [1, 2, 3], [4, 5, 6, 7, 8, 9, 10]
     try:
-        alone, together = Batch(loaded.model), Batch(loaded.model)
-        expected = [alone.join([short])[0], alone.step([1])[0]]
-        together.join([long])
-        found = [together.join([short])[0], together.step([2, 1])[1]]
-        together.keep([1])
+        expected = [Batch(loaded.model).join([short])[0], Batch(loaded.model).join([[*short, 1]])[0]]
+        batch = Batch(loaded.model)
+        batch.join([long])
+        found = [batch.join([short])[0], batch.step([2, 1])[1]]
+        batch.keep([1])
     except Exception as error:
         raise BadInput("ModelUnsupported", f"the model can't generate in batches: {error!r}") from error
     for one, other in zip(expected, found, strict=True):
         if one.isnan().any():
             raise BadInput("BrokenWeights", "the model's output is not a number")
         if torch.cosine_similarity(one.float(), other.float(), dim=0) < 0.99:
-            raise BadInput("ModelUnsupported", "a row's answer depends on its neighbours in the batch: use engine vllm")
+            raise BadInput(
+                "ModelUnsupported", "the model doesn't work with a cache of keys and values: use engine vllm"
+            )

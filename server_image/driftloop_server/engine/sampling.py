@@ -69,5 +69,6 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[flo
     masses = masses * kept
     total = masses.cumsum(dim=-1)
     at = torch.searchsorted(total, column(uniform) * total[:, -1:], right=True)
-    at = at.minimum(kept.sum(dim=-1, keepdim=True) - 1)  # rounding may point past the last one kept
+    # Rounding may point past the last one kept; of a row of NaN none is kept.
+    at = at.minimum(kept.sum(dim=-1, keepdim=True) - 1).clamp(min=0)
     return [int(token) for token in order.gather(1, at)[:, 0].tolist()]

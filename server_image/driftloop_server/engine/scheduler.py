@@ -47,6 +47,7 @@ class Scheduler:
         self._cache_tokens = cache_tokens
         self._broken = broken
         self._waiting: deque[Running] = deque()
+        self._joining: list[Running] = []  # taken from the queue, not in the batch yet
         self._running: list[Running] = []  # row i of the batch belongs to the i-th
         self._closed = False
         self._wake = threading.Condition()
@@ -55,7 +56,7 @@ class Scheduler:
     @property
     def load(self) -> int:
         """Requests running or waiting."""
-        return len(self._running) + len(self._waiting)
+        return len(self._running) + len(self._joining) + len(self._waiting)
 
     def start(self) -> None:
         self._thread.start()
@@ -109,9 +110,10 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._leave()
-        newcomers = self._take_waiting()
-        if newcomers:
-            self._join(newcomers)
+        self._joining = self._take_waiting()
+        if self._joining:
+            self._join(self._joining)
+            self._joining = []
             self._leave()
         if self._running:
             logits = self._batch.step([request.token for request in self._running])
@@ -122,12 +124,8 @@ class Scheduler:
         stay = [i for i, r in enumerate(self._running) if not (r.finish_reason or r.cancelled)]
         if len(stay) == len(self._running):
             return
-        for request in self._running:
-            if request.finish_reason:
-                self._metrics.finished[request.finish_reason].inc()
-                self._metrics.duration.observe(time.monotonic() - request.arrived)
-            elif request.cancelled:
-                self._metrics.finished["abort"].inc()
+        cut = sum(r.cancelled and not r.finish_reason for r in self._running)
+        self._metrics.finished["abort"].inc(cut)
         self._batch.keep(stay)
         self._running = [self._running[i] for i in stay]
 
@@ -177,7 +175,11 @@ class Scheduler:
             histogram.observe(now - (request.arrived if since is None else since))
             request.last_token_at = now
             self._metrics.generation_tokens.inc()
-            if output := request.accept(token, scores.get(i)):
+            output = request.accept(token, scores.get(i))
+            if request.finish_reason:
+                self._metrics.finished[request.finish_reason].inc()
+                self._metrics.duration.observe(now - request.arrived)
+            if output:
                 request.deliver(output)
 
     def _measure(self) -> None:
@@ -190,10 +192,10 @@ class Scheduler:
         request.cancelled = True
 
     def _fail_running(self, message: str) -> None:
-        for request in self._running:
+        for request in (*self._running, *self._joining):
             if not (request.finish_reason or request.cancelled):
                 self._fail(request, message)
-        self._running = []
+        self._running, self._joining = [], []
         self._batch.clear()
         self._measure()
 

@@ -1,0 +1,75 @@
+"""A model folder that can't be served is refused before the first request."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from driftloop_server.engine.model import load
+from driftloop_server.stage import BadInput
+
+
+@pytest.fixture
+def changed(model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The model with fields of its config changed."""
+
+    def build(**fields: Any) -> Path:
+        folder = tmp_path / "model"
+        shutil.copytree(model_folder, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | fields))
+        return folder
+
+    return build
+
+
+def test_an_unknown_architecture_is_named(changed: Callable[..., Path]) -> None:
+    with pytest.raises(BadInput, match="holographic") as caught:
+        load(changed(model_type="holographic", architectures=["HolographicLM"]))
+    assert caught.value.reason == "ModelUnreadable"
+
+
+def test_the_context_is_the_models_or_shorter(model_folder: Path) -> None:
+    assert load(model_folder).max_model_len == 256
+    assert load(model_folder, max_model_len=100).max_model_len == 100
+    with pytest.raises(BadInput, match=r"maxModelLen is 300.*256"):
+        load(model_folder, max_model_len=300)
+
+
+def test_broken_weights_are_found_at_the_start(changed: Callable[..., Path]) -> None:
+    folder = changed()
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="not a number"):
+        load(folder)
+
+
+def test_a_recurrent_model_is_refused_with_the_way_out(model_folder: Path, tmp_path: Path) -> None:
+    """Its state has no positions: in a padded batch it would give wrong answers without an error."""
+    config = AutoConfig.for_model(
+        "mamba", vocab_size=400, hidden_size=32, state_size=4, num_hidden_layers=2, max_position_embeddings=256
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for file in model_folder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path)
+    assert caught.value.reason == "ModelUnsupported"
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen2", "mistral", "gpt_neox"])
+def test_other_architectures_are_served(model_folder: Path, tmp_path: Path, model_type: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    more = {"mistral": {"sliding_window": 4, "num_key_value_heads": 1}, "qwen2": {"num_key_value_heads": 1}}
+    config = AutoConfig.for_model(model_type, vocab_size=400, **sizes | more.get(model_type, {}))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for file in model_folder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    assert load(tmp_path).vocabulary == 400

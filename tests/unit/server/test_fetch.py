@@ -1,0 +1,105 @@
+"""Only the model that was promised, and nothing that runs code, gets into the pod."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from driftloop.contract.manifest import Manifest
+from driftloop.contract.result import StageError, decode
+from driftloop.contract.storage import publish
+from driftloop.contract.task import ServeTask
+from driftloop_server.fetch import fetch
+from driftloop_server.stage import BadInput
+from unit.server.processes import Artefact, Start
+
+
+@pytest.fixture
+def publish_with(
+    model_folder: Path, tmp_path: Path, serve_task: ServeTask, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., ServeTask]:
+    """The task of a model that was published with some files more (None: one less)."""
+    monkeypatch.setenv("DRIFTLOOP_VOLUMES", str(tmp_path / "volumes"))
+
+    def build(files: dict[str, str | None]) -> ServeTask:
+        folder = tmp_path / "changed"
+        shutil.copytree(model_folder, folder)
+        for name, content in files.items():
+            if content is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_text(content)
+        digest = publish(folder, "pvc://models/changed").digest
+        return serve_task.model_copy(
+            update={
+                "artefact_uri": "pvc://models/changed",
+                "artefact_digest": digest,
+                "model_dir": str(tmp_path / "model"),
+            }
+        )
+
+    return build
+
+
+def test_the_promised_model_is_brought_and_may_be_brought_again(publish_with: Callable[..., ServeTask]) -> None:
+    task = publish_with({})
+    assert fetch(task).digest == task.artefact_digest
+    stale = Path(task.model_dir) / "left-by-another-run.json"
+    stale.write_text("{}")
+    fetch(task)
+    assert not stale.exists()
+    assert Manifest.of(Path(task.model_dir)).digest == task.artefact_digest
+
+
+def test_what_the_manifest_does_not_list_stays_out(publish_with: Callable[..., ServeTask], tmp_path: Path) -> None:
+    task = publish_with({})
+    (tmp_path / "volumes/models/changed/generation_config.json").write_text('{"temperature": 9}')
+    with pytest.raises(BadInput, match="does not have the content"):
+        fetch(task)
+    (tmp_path / "volumes/models/changed/generation_config.json").unlink()
+    with pytest.raises(BadInput, match="is missing"):
+        fetch(task.model_copy(update={"model_dir": str(tmp_path / "fresh")}))
+
+
+@pytest.mark.parametrize(
+    ("files", "reason", "names"),
+    [
+        ({"pytorch_model.bin": "x"}, "UnsafeWeights", "pytorch_model.bin"),
+        ({"optimizer.pt": "x"}, "UnsafeWeights", "optimizer.pt"),
+        ({"extra.pkl": "x"}, "UnsafeWeights", "extra.pkl"),
+        ({"model.safetensors": None}, "NoWeights", "safetensors"),
+        ({"config.json": None}, "NoConfig", "config.json"),
+        ({"config.json": "{"}, "NoConfig", "config.json"),
+        ({"config.json": json.dumps({"auto_map": {"AutoModel": "code.Model"}})}, "RemoteCode", "config.json"),
+        ({"tokenizer_config.json": json.dumps({"auto_map": {}})}, "RemoteCode", "tokenizer_config.json"),
+    ],
+)
+def test_a_folder_that_is_no_safe_model_is_refused(
+    publish_with: Callable[..., ServeTask], files: dict[str, str | None], reason: str, names: str
+) -> None:
+    with pytest.raises(BadInput, match=names) as caught:
+        fetch(publish_with(files))
+    assert caught.value.reason == reason
+
+
+def test_a_wrong_digest_ends_the_container_with_78_and_says_why(
+    launch: Start, serve_task: ServeTask, artefact: Artefact, tmp_path: Path
+) -> None:
+    task = serve_task.model_copy(update={"artefact_digest": "sha256:" + "0" * 64, "model_dir": str(tmp_path / "m")})
+    process = launch("fetch", task, DRIFTLOOP_VOLUMES=str(artefact.volumes))
+    assert process.popen.wait(60) == 78
+    found = decode(process.output.with_suffix(".termination").read_text())
+    assert isinstance(found, StageError)
+    assert found.reason == "DigestMismatch"
+    assert artefact.digest in found.message
+
+
+def test_storage_that_is_not_there_may_come(launch: Start, serve_task: ServeTask, tmp_path: Path) -> None:
+    task = serve_task.model_copy(update={"artefact_uri": "pvc://gone/model", "model_dir": str(tmp_path / "m")})
+    process = launch("fetch", task, DRIFTLOOP_VOLUMES=str(tmp_path))
+    assert process.popen.wait(60) == 75
+    found = decode(process.output.with_suffix(".termination").read_text())
+    assert isinstance(found, StageError)
+    assert "pvc://gone/model: no such folder" in found.message
