@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,21 +18,6 @@ pytestmark = pytest.mark.control_plane
 Obj = dict[str, Any]
 DIGEST = "sha256:" + "0" * 64
 GONE = object()  # in the table: the field is left out
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with ControlPlane(tmp_path_factory.mktemp("plane")) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def api(plane: ControlPlane) -> ControlPlane:
-    """A control plane that knows our kinds."""
-    plane.kubectl("apply", "--server-side", "-f", str(Path(__file__).parents[2] / "crds"))
-    for kind in KINDS:
-        plane.kubectl("wait", "--for=condition=Established", f"crd/{kind.PLURAL}.driftloop.dev", "--timeout=10s")
-    return plane
 
 
 def thing(kind: str, name: str, spec: Obj) -> Obj:
@@ -199,19 +183,19 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
 
 @pytest.mark.parametrize(("make", "path", "value", "message"), WRONG, ids=label)
 def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
-    api: ControlPlane, make: Callable[[], Obj], path: str, value: Any, message: str
+    plane: ControlPlane, make: Callable[[], Obj], path: str, value: Any, message: str
 ) -> None:
     body = make()
     put(path, value)(body)
     with pytest.raises(Error) as caught:
-        api.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+        plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
     assert re.search(message, str(caught.value)), caught.value
 
 
 @pytest.mark.parametrize("make", [job, pretraining, version, service], ids=label)
-def test_the_server_fills_in_what_pydantic_would(api: ControlPlane, make: Callable[[], Obj]) -> None:
+def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
-    answer = api.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
+    answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
     kind = {each.KIND: each for each in KINDS}[body["kind"]]
     assert json.loads(answer)["spec"] == kind.model_validate(body).dump()["spec"]
 
@@ -233,54 +217,54 @@ FROZEN: list[tuple[Callable[[str], Obj], str, Any, str]] = [
 
 @pytest.mark.parametrize(("make", "path", "value", "message"), FROZEN, ids=label)
 def test_what_is_immutable_is_refused_by_its_name(
-    api: ControlPlane, make: Callable[[str], Obj], path: str, value: Any, message: str
+    plane: ControlPlane, make: Callable[[str], Obj], path: str, value: Any, message: str
 ) -> None:
     body = make("frozen")
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     changed = deepcopy(body)
     put(path, value)(changed)
     with pytest.raises(Error, match=message):
-        api.kubectl("apply", "-f", "-", stdin=json.dumps(changed))
+        plane.kubectl("apply", "-f", "-", stdin=json.dumps(changed))
 
 
-def test_a_free_form_architecture_is_immutable_too(api: ControlPlane) -> None:
+def test_a_free_form_architecture_is_immutable_too(plane: ControlPlane) -> None:
     body = pretraining()
     body["metadata"]["name"] = "free-form"
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     put(f"{FROM}.config.architecture.hidden_size", 64)(body)
     with pytest.raises(Error, match=r"spec.model.*immutable"):
-        api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+        plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 
-def test_a_job_can_be_suspended_and_resumed(api: ControlPlane) -> None:
+def test_a_job_can_be_suspended_and_resumed(plane: ControlPlane) -> None:
     body = job("pausing")
     for suspend in (False, True, False):
         put("spec.suspend", suspend)(body)
-        api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-        assert api.kubectl("get", "ftj", "pausing", "-o", "jsonpath={.spec.suspend}") == str(suspend).lower()
+        plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+        assert plane.kubectl("get", "ftj", "pausing", "-o", "jsonpath={.spec.suspend}") == str(suspend).lower()
 
 
-def test_a_services_job_template_may_change(api: ControlPlane) -> None:
+def test_a_services_job_template_may_change(plane: ControlPlane) -> None:
     body = service("changing")
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     put(f"{TEMPLATE}.training", {"seed": 1})(body)
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-    assert api.kubectl("get", "dlsvc", "changing", "-o", f"jsonpath={{.{TEMPLATE}.training.seed}}") == "1"
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    assert plane.kubectl("get", "dlsvc", "changing", "-o", f"jsonpath={{.{TEMPLATE}.training.seed}}") == "1"
 
 
-def test_spec_and_status_are_written_apart(api: ControlPlane) -> None:
+def test_spec_and_status_are_written_apart(plane: ControlPlane) -> None:
     body = version("status-test") | {"status": {"phase": "Approved"}}
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-    assert api.kubectl("get", "mver", "status-test", "-o", "jsonpath={.status}") == ""
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    assert plane.kubectl("get", "mver", "status-test", "-o", "jsonpath={.status}") == ""
     patch = json.dumps({"status": {"phase": "Approved", "gateSummary": "4 of 4 passed"}, "spec": {"family": "other"}})
-    api.kubectl("patch", "mver", "status-test", "--subresource=status", "--type=merge", "-p", patch)
-    found = json.loads(api.kubectl("get", "mver", "status-test", "-o", "json"))
+    plane.kubectl("patch", "mver", "status-test", "--subresource=status", "--type=merge", "-p", patch)
+    found = json.loads(plane.kubectl("get", "mver", "status-test", "-o", "json"))
     assert found["spec"]["family"] == "support"
     assert found["status"] == {"phase": "Approved", "gateSummary": "4 of 4 passed"}
 
 
-def test_alerts_of_two_writers_are_merged_by_key(api: ControlPlane) -> None:
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(service("merging")))
+def test_alerts_of_two_writers_are_merged_by_key(plane: ControlPlane) -> None:
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(service("merging")))
     for manager, key in (("alerts", "a/1"), ("other", "b/2")):
         alert = {
             "key": key,
@@ -292,22 +276,22 @@ def test_alerts_of_two_writers_are_merged_by_key(api: ControlPlane) -> None:
         body = service("merging") | {"status": {"alerts": [alert]}}
         del body["spec"]
         apply = ("apply", "--server-side", "--subresource=status", f"--field-manager={manager}", "-f", "-")
-        api.kubectl(*apply, stdin=json.dumps(body))
-    assert api.kubectl("get", "dlsvc", "merging", "-o", "jsonpath={.status.alerts[*].key}") == "a/1 b/2"
+        plane.kubectl(*apply, stdin=json.dumps(body))
+    assert plane.kubectl("get", "dlsvc", "merging", "-o", "jsonpath={.status.alerts[*].key}") == "a/1 b/2"
 
 
-def test_an_autoscaler_can_scale_a_service(api: ControlPlane) -> None:
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(service("scaled")))
-    api.kubectl("scale", "inferenceservices.driftloop.dev/scaled", "--replicas=3")
-    assert api.kubectl("get", "dlsvc", "scaled", "-o", "jsonpath={.spec.replicas}") == "3"
+def test_an_autoscaler_can_scale_a_service(plane: ControlPlane) -> None:
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(service("scaled")))
+    plane.kubectl("scale", "inferenceservices.driftloop.dev/scaled", "--replicas=3")
+    assert plane.kubectl("get", "dlsvc", "scaled", "-o", "jsonpath={.spec.replicas}") == "3"
 
 
-def test_the_columns_tell_the_story(api: ControlPlane) -> None:
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(job("columns")))
+def test_the_columns_tell_the_story(plane: ControlPlane) -> None:
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(job("columns")))
     progress = {"step": 21, "totalSteps": 50, "percent": 42, "eta": "1h05m", "loss": "1.93"}
     patch = json.dumps({"status": {"phase": "Training", "progress": progress}})
-    api.kubectl("patch", "ftj", "columns", "--subresource=status", "--type=merge", "-p", patch)
-    head, line = api.kubectl("get", "ftj", "columns").splitlines()
+    plane.kubectl("patch", "ftj", "columns", "--subresource=status", "--type=merge", "-p", patch)
+    head, line = plane.kubectl("get", "ftj", "columns").splitlines()
     assert head.split() == ["NAME", "PHASE", "PROGRESS", "ETA", "LOSS", "NODES", "VERSION", "AGE"]
     assert line.split()[:6] == ["columns", "Training", "42", "1h05m", "1.93", "1"]
-    assert "finetunejob.driftloop.dev/columns" in api.kubectl("get", "driftloop", "-o", "name")
+    assert "finetunejob.driftloop.dev/columns" in plane.kubectl("get", "driftloop", "-o", "name")

@@ -1,0 +1,156 @@
+"""The demo's configuration of Prometheus and the alert rule, with a real Prometheus and a real API server.
+
+The pods run nowhere; the test listens on the addresses that it writes into their status.
+"""
+
+import json
+import random
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from control_plane.harness import Cluster, eventually, http
+from control_plane.monitoring import Process
+from testcluster.binaries import binary
+
+pytestmark = pytest.mark.control_plane
+
+CHART = Path(__file__).parents[2] / "charts/monitoring-demo"
+Labels = dict[str, str]
+
+
+def rendered(namespace: str) -> dict[str, Any]:
+    """The two files of the chart's ConfigMap, for an operator in `namespace`."""
+    values = (f"operator.namespace={namespace}", "operator.token=x", "scrapeInterval=1s")
+    command = [str(binary("helm")), "template", "monitoring", str(CHART), *(f"--set={value}" for value in values)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    (found,) = [
+        each["data"]
+        for each in yaml.safe_load_all(text)
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "prometheus"
+    ]
+    return {name: yaml.safe_load(content) for name, content in found.items()}
+
+
+class Prometheus(Process):
+    """Runs the chart's configuration as it is, but for where it finds the API server and the rule file."""
+
+    name = "prometheus"
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        super().__init__(folder)
+        files = rendered(cluster.namespace)
+        config = files["prometheus.yaml"] | {"rule_files": [str(self.config("alerts.yaml", files["alerts.yaml"]))]}
+        del config["alerting"]
+        for discovery in (each for job in config["scrape_configs"] for each in job["kubernetes_sd_configs"]):
+            discovery["kubeconfig_file"] = str(cluster.plane.kubeconfig)
+        self._config = self.config("prometheus.yaml", config)
+
+    def command(self) -> list[str]:
+        return [
+            str(binary("prometheus")),
+            f"--config.file={self._config}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--storage.tsdb.path={self.folder}/data",
+        ]
+
+    def series(self, promql: str) -> list[Labels]:
+        """The label sets of an instant query's answer."""
+        code, text = http("GET", f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}")
+        assert code == 200, text
+        return [each["metric"] for each in json.loads(text)["data"]["result"]]
+
+
+@dataclass
+class FakePod:
+    """A pod that says Running, and metrics at its address that the test sets."""
+
+    name: str
+    labels: Labels
+    port: int
+    port_name: str
+    address: str = field(default_factory=lambda: f"127.{random.randint(1, 250)}.{random.randint(0, 250)}.7")
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def start(self, cluster: Cluster) -> Any:
+        """Create it and listen; returns the server."""
+        ports = [{"containerPort": 8081, "name": "other"}, {"containerPort": self.port, "name": self.port_name}]
+        spec = {"containers": [{"name": "main", "image": "none", "ports": ports}]}
+        metadata = {"name": self.name, "labels": self.labels}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(body))
+        status = {"phase": "Running", "podIP": self.address, "podIPs": [{"ip": self.address}]}
+        cluster.kubectl(
+            "patch", "pod", self.name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
+        )
+        return start_http_server(self.port, self.address, self.registry)[0]
+
+
+@dataclass
+class Watched:
+    """A Prometheus, an operator and a serving pod."""
+
+    prometheus: Prometheus
+    operator: FakePod
+    server: FakePod
+    namespace: str
+
+
+@pytest.fixture
+def watched(cluster: Cluster, tmp_path: Path) -> Iterator[Watched]:
+    labels = {"app.kubernetes.io/instance": "driftloop", "app.kubernetes.io/component": "operator"}
+    operator = FakePod("operator-0", labels, 8080, "http")
+    server = FakePod("server-0", {"driftloop.dev/stage": "serve"}, 9090, "metrics")
+    listeners = [operator.start(cluster), server.start(cluster)]
+    with Prometheus(tmp_path, cluster) as prometheus:
+        yield Watched(prometheus, operator, server, cluster.namespace)
+    for listener in listeners:
+        listener.shutdown()
+        listener.server_close()
+
+
+def evidence(pod: FakePod, values: dict[str, float]) -> None:
+    """The detector's two gauges as the operator exports them; the threshold is 5 everywhere."""
+    names = ("inference_namespace", "inference_service")
+    log = Gauge("driftloop_drift_log_evidence", "Evidence.", names, registry=pod.registry)
+    threshold = Gauge("driftloop_drift_log_evidence_threshold", "Threshold.", names, registry=pod.registry)
+    for service, value in values.items():
+        log.labels("team", service).set(value)
+        threshold.labels("team", service).set(5)
+
+
+def test_the_alert_fires_for_the_drifted_service_alone_and_names_it(watched: Watched) -> None:
+    evidence(watched.operator, {"drifted": 6, "steady": 1, "unknown": float("nan")})
+    assert eventually(lambda: watched.prometheus.series('ALERTS{alertstate="firing"}')) == [
+        {
+            "__name__": "ALERTS",
+            "alertname": "DriftloopModelDrift",
+            "alertstate": "firing",
+            "inference_namespace": "team",
+            "inference_service": "drifted",
+        }
+    ]
+
+
+def test_a_pods_metrics_carry_its_real_namespace_and_no_verdict_of_the_detector(watched: Watched) -> None:
+    requests = Counter("driftloop_requests", "Requests.", ["namespace", "pod"], registry=watched.server.registry)
+    requests.labels("somebody-elses", "operator-0").inc()
+    evidence(watched.server, {"victim": 100})
+    (found,) = eventually(lambda: watched.prometheus.series("driftloop_requests_total"))
+    assert (found["namespace"], found["pod"]) == (watched.namespace, "server-0")
+    assert found["exported_namespace"] == "somebody-elses"
+    assert watched.prometheus.series("driftloop_drift_log_evidence") == []
+    assert watched.prometheus.series("ALERTS") == []
+
+
+def test_every_pod_is_one_target(watched: Watched) -> None:
+    ours = f'{{namespace="{watched.namespace}"}}'
+    eventually(lambda: len(watched.prometheus.series(f"up{ours} == 1")) == 2)
+    assert sorted(each["pod"] for each in watched.prometheus.series(f"up{ours}")) == ["operator-0", "server-0"]
