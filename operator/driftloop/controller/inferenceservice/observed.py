@@ -65,6 +65,7 @@ class Revision:
     replicas: int  # wanted
     available: int = 0  # ready for minReadySeconds
     pods: int = 0  # existing
+    current: bool = True  # the status is about the spec as it is
     analysis_started: datetime | None = None
     promoted: datetime | None = None
     failed: str | None = None
@@ -202,6 +203,7 @@ def parse_revision(obj: Obj, problem: str = "") -> Revision | None:
         available=status.get("availableReplicas") or 0,
         # Until the controller has looked, there may be as many pods as ever were wanted.
         pods=(status.get("replicas") or 0) if current else max(1, status.get("replicas") or 0),
+        current=current,
         analysis_started=_moment(notes.get(ANALYSIS)),
         promoted=_moment(notes.get(PROMOTED)),
         failed=notes.get(FAILED),

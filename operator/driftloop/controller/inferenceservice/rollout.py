@@ -81,10 +81,11 @@ def _step(observed: Observed, choice: Choice, settings: Settings, now: datetime)
         return _first(observed, candidate, choice, settings, now)
     if choice.version is None or choice.revision is None or choice.revision == stable.revision:
         return _steady(observed, stable, candidate, choice)
-    if candidate and candidate.revision == choice.revision:
-        return _canary(observed, stable, candidate, choice.version, now)
-    if candidate and candidate.promoted:
-        return _steady(observed, stable, candidate, choice)  # stable gets its pods back before the next one comes
+    if candidate and (candidate.revision == choice.revision or not stable.available):
+        # A candidate that alone serves users is not given up for the next one.
+        return _canary(observed, stable, candidate, observed.version(candidate.version), now)
+    if candidate and _is_needed(observed, stable, candidate):
+        return _steady(observed, stable, candidate, choice)
     return _start(observed, stable, choice.version, choice.revision, settings, now)
 
 
@@ -127,8 +128,7 @@ def _steady(observed: Observed, stable: Revision, candidate: Revision | None, ch
     replicas = observed.spec.replicas
     actions: tuple[Action, ...] = _scale(observed, stable, replicas)
     short = stable.available < replicas
-    if candidate and candidate.promoted and short:
-        # Stable has given up pods for it: not before stable has them back.
+    if candidate and _is_needed(observed, stable, candidate):
         message = f"returns to {stable.version}: {stable.available} of {replicas} pods are ready"
         return Rollout("Canary", "Returning", message, actions, candidate=candidate, requeue_after=POLL_SECONDS)
     events: tuple[Event, ...] = ()
@@ -157,23 +157,25 @@ def _start(
     return replace(step, actions=(*_scale(observed, stable, observed.spec.replicas), *step.actions))
 
 
-def _canary(observed: Observed, stable: Revision, candidate: Revision, version: Version, now: datetime) -> Rollout:
+def _canary(
+    observed: Observed, stable: Revision, candidate: Revision, version: Version | None, now: datetime
+) -> Rollout:
     replicas = observed.spec.replicas
     if candidate.promoted or replicas == 0:
         return _exchange(observed, stable, candidate, now)
     size = canary_size(replicas)
     keep = (*_scale(observed, stable, replicas), *_scale(observed, candidate, size))
-    if candidate.available < size:
-        return _await_candidate(observed, stable, candidate, keep, now)
-    if _given_up(observed, stable, now):
+    if candidate.available and _given_up(observed, stable, now):
         # Waiting for a comparison with pods that never come would keep the way out shut.
         return _promote(observed, candidate, keep, None, now, f"{stable.version} has no ready pod to compare with")
+    if candidate.available < size:
+        return _await_candidate(observed, stable, candidate, keep, now)
     if candidate.analysis_started is None:
         return _begin_analysis(observed, stable, candidate, keep, now)
     found = analyse(observed.spec.canary, observed.arms, candidate.analysis_started, now)
-    if found.verdict == "RollBack":
+    if found.verdict == "RollBack" and stable.available:
         return _roll_back(observed, stable, candidate, "CanaryWorse", found.message or "", found)
-    if found.verdict == "Promote" and version.phase == "Approved":
+    if found.verdict == "Promote" and version and version.phase == "Approved":
         return _promote(observed, candidate, keep, found, now, found.message or "")
     paused = found.verdict == "Paused"
     message = f"{candidate.version} beside {stable.version}: {found.message}"
@@ -195,9 +197,11 @@ def _await_candidate(
 ) -> Rollout:
     size, deadline = canary_size(observed.spec.replicas), observed.spec.canary.progress_deadline_seconds
     message = f"{candidate.version}: {candidate.available} of {size} candidate pods are ready" + _because(candidate)
-    # A pod that goes away during the analysis has as long to come back as a new one has to come.
+    # A pod that goes away during the analysis has as long to come back as a new one has to come, and so has one that
+    # came to be wanted just now: until the Deployment's controller has looked, its conditions are about fewer pods.
     since = max(candidate.since, candidate.unavailable_since or candidate.since)
-    if now - since > timedelta(seconds=deadline):
+    overdue = now - since > timedelta(seconds=deadline) and candidate.current and candidate.replicas == size
+    if overdue and (stable.available or not candidate.available):
         return _roll_back(observed, stable, candidate, "ProgressDeadlineExceeded", f"{message} after {deadline} s")
     return Rollout("Canary", "CandidateStarting", message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
 
@@ -375,6 +379,12 @@ def _adjust(
 
 def _because(revision: Revision) -> str:
     return f": {revision.problem}" if revision.problem else ""
+
+
+def _is_needed(observed: Observed, stable: Revision, candidate: Revision) -> bool:
+    """Whether users would miss the candidate: stable gave up pods for it and hasn't got them back, or has none."""
+    short = stable.available < (observed.spec.replicas if candidate.promoted else min(1, observed.spec.replicas))
+    return candidate.available > 0 and short
 
 
 def _given_up(observed: Observed, stable: Revision, now: datetime) -> bool:

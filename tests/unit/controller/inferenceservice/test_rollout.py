@@ -236,6 +236,27 @@ def test_a_candidate_replaces_a_stable_revision_that_is_long_dead() -> None:
     assert PROMOTED in of(observed, go(observed), "v2").annotations
 
 
+def test_more_replicas_in_a_canary_do_not_make_the_candidate_late() -> None:
+    """Its status is about the fewer pods of before: an old `since` must not roll it back."""
+    observed = canary({"since": ago(5000), "analysis_started": ago(4000)}, {"replicas": 6})
+    assert of(observed, go(observed), "v2").replicas == 3
+    scaled = replace(observed.revisions[1], replicas=3, current=False)
+    waiting = go(replace(observed, revisions=(replace(observed.revisions[0], replicas=6, available=6), scaled)))
+    assert (waiting.reason, waiting.actions) == ("CandidateStarting", ())
+
+
+def test_the_last_ready_pods_are_never_taken_away() -> None:
+    base = replace(canary({"replicas": 2, "available": 1, "since": ago(5000)}, {"replicas": 4}), versions=(V1, V2, V3))
+    dead = replace(base.revisions[0], available=0, replicas=4, unavailable_since=ago(5))
+    superseded = replace(base, revisions=(dead, base.revisions[1]))
+    assert not adjusted(go(superseded).actions, base.revisions[1].uid)
+    late = replace(superseded, versions=(V1, V2))
+    assert not adjusted(go(late).actions, base.revisions[1].uid)
+    unwanted = replace(superseded, versions=(V1, replace(V2, phase="Rejected")))
+    step = go(unwanted)
+    assert (step.reason, adjusted(step.actions, base.revisions[1].uid)) == ("Returning", [])
+
+
 def test_a_retry_starts_afresh_and_is_used_up_by_the_next_failure() -> None:
     base = service(versions=(V1, V2))
     name = revision_of(base, V2)
@@ -333,6 +354,37 @@ def test_there_never_are_fewer_ready_pods_than_wanted_in_a_rollout(
             assert stable.replicas == replicas
         if stable.version == "v2":
             assert stable.available == stable.replicas == replicas
+
+
+PODS = st.sampled_from(["more", "none", "stable dies", "candidate dies", "v3"])
+
+
+STARTS = st.sampled_from([{}, {"analysis_started": ago(60)}, {"replicas": 2, "promoted": ago(5)}])
+
+
+@settings(max_examples=200, deadline=None)
+@given(start=STARTS, ticks=st.lists(st.tuples(PODS, ARMS, st.sampled_from([5, 700])), max_size=12))
+def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tuple[str, Arms | None, int]]) -> None:
+    observed = canary(start)
+    now = NOW
+    for pods, arms, seconds in ticks:
+        now += timedelta(seconds=seconds)
+        if pods == "v3":
+            observed = replace(observed, versions=(V1, V2, V3))
+        observed = replace(observed, revisions=tuple(_lived(r, pods, now) for r in observed.revisions), arms=arms)
+        before = sum(r.available for r in observed.revisions)
+        observed = applied(observed, roll(observed, SETTINGS, now), now)
+        assert before == 0 or sum(r.available for r in observed.revisions) > 0
+
+
+def _lived(old: Revision, pods: str, now: datetime) -> Revision:
+    available = old.available
+    if pods == "more":
+        available = min(old.replicas, available + 1)
+    elif pods == f"{old.role} dies":
+        available = 0
+    since = (old.unavailable_since or now) if available < old.replicas else None
+    return replace(old, available=available, unavailable_since=since)
 
 
 @settings(max_examples=100, deadline=None)
