@@ -377,6 +377,22 @@ def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tup
         assert before == 0 or sum(r.available for r in observed.revisions) > 0
 
 
+@settings(max_examples=150, deadline=None)
+@given(cuts=st.lists(st.integers(0, 3), max_size=30))
+def test_a_rollout_that_is_cut_short_anywhere_ends_as_one_that_is_not(cuts: list[int]) -> None:
+    """Of each plan only the first actions are done, and the status, which comes last, is lost; then it goes on."""
+    observed = service(versions=(V1, V2))
+    observed = replace(observed, revisions=(revision(observed, V1, "stable", 2),), arms=GOOD)
+    now = NOW
+    for cut in [*cuts, *[99] * 20]:
+        now += timedelta(seconds=40)
+        observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
+        step = roll(observed, SETTINGS, now)
+        after = applied(observed, replace(step, actions=step.actions[:cut]), now)
+        observed = after if cut == 99 else replace(after, status=observed.status)
+    assert [(r.version, r.role, r.replicas) for r in observed.revisions] == [("v2", "stable", 2)]
+
+
 def _lived(old: Revision, pods: str, now: datetime) -> Revision:
     available = old.available
     if pods == "more":
