@@ -1,0 +1,72 @@
+"""The real API server takes every object around a service, and the restricted Pod Security Standard its pods."""
+
+import json
+from typing import Any
+
+import pytest
+
+from control_plane.harness import Cluster
+from driftloop.controller.core import Apply, Create, Obj
+from driftloop.controller.inferenceservice.decide import decide
+from testcluster.console import Error
+from unit.controller.inferenceservice.builders import NOW, SETTINGS, service, version
+
+pytestmark = pytest.mark.control_plane
+
+ENGINES: list[Obj] = [
+    {"type": "transformers", "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "2Gi"}}},
+    {"type": "vllm", "image": "vllm/vllm-openai:v0.20.0", "gpus": 2, "args": ["--enable-prefix-caching"]},
+]
+OVERRIDES = {
+    "labels": {"cost": "team"},
+    "nodeSelector": {"pool": "gpu"},
+    "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "imagePullSecrets": [{"name": "pull"}],
+    "storageSecret": {"name": "credentials"},
+}
+
+
+def rendered(namespace: str, engine: Obj) -> list[Obj]:
+    """Everything that a new service with one version creates, and the pod of its Deployment."""
+    spec = {"engine": engine, "feedback": {"storage": "pvc://shared/feedback"}, "podOverrides": OVERRIDES}
+    plan = decide(service(spec, versions=(version("v1"),)), SETTINGS, NOW)
+    bodies = [action.body for action in plan.actions if isinstance(action, Create | Apply)]
+    [template] = [body["spec"]["template"] for body in bodies if body["kind"] == "Deployment"]
+    pod: Obj = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": template["metadata"] | {"name": "pod"}}
+    return [body | {"metadata": body["metadata"] | {"namespace": namespace}} for body in (*bodies, pod)]
+
+
+def dry_run(cluster: Cluster, body: Obj) -> Any:
+    text = cluster.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-", stdin=json.dumps(body)
+    )
+    return json.loads(text)
+
+
+@pytest.fixture
+def restricted(cluster: Cluster) -> Cluster:
+    """A namespace that admits restricted pods alone."""
+    cluster.kubectl("label", "namespace", cluster.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    return cluster
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=["transformers", "vllm"])
+def test_every_object_is_taken_as_it_is(restricted: Cluster, engine: Obj) -> None:
+    bodies = rendered(restricted.namespace, engine)
+    kinds = [dry_run(restricted, body)["kind"] for body in bodies]
+    assert kinds == [
+        "Service",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+        "Service",
+        "Secret",
+        "Deployment",
+        "Pod",
+    ]
+
+
+def test_the_standard_would_refuse_a_pod_with_more_rights(restricted: Cluster) -> None:
+    pod = rendered(restricted.namespace, ENGINES[0])[-1]
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(Error, match="PodSecurity"):
+        dry_run(restricted, pod)
