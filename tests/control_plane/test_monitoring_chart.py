@@ -79,8 +79,8 @@ class FakePod:
     address: str = field(default_factory=lambda: f"127.{random.randint(1, 250)}.{random.randint(0, 250)}.7")
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
-    def start(self, cluster: Cluster) -> Any:
-        """Create it and listen; returns the server."""
+    def create(self, cluster: Cluster) -> None:
+        """Create it and say that it runs."""
         ports = [{"containerPort": 8081, "name": "other"}, {"containerPort": self.port, "name": self.port_name}]
         spec = {"containers": [{"name": "main", "image": "none", "ports": ports}]}
         metadata = {"name": self.name, "labels": self.labels}
@@ -90,6 +90,10 @@ class FakePod:
         cluster.kubectl(
             "patch", "pod", self.name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
         )
+
+    def start(self, cluster: Cluster) -> Any:
+        """Create it and listen; returns the server."""
+        self.create(cluster)
         return start_http_server(self.port, self.address, self.registry)[0]
 
 
@@ -150,7 +154,10 @@ def test_a_pods_metrics_carry_its_real_namespace_and_no_verdict_of_the_detector(
     assert watched.prometheus.series("ALERTS") == []
 
 
-def test_every_pod_is_one_target(watched: Watched) -> None:
+def test_every_pod_with_metrics_is_one_target(watched: Watched, cluster: Cluster) -> None:
+    worker = {"driftloop.dev/stage": "train", "batch.kubernetes.io/job-completion-index": "1"}
+    for pod in (FakePod("train-1", worker, 9090, "metrics"), FakePod("foreign", {}, 9090, "metrics")):
+        pod.create(cluster)
     ours = f'{{namespace="{watched.namespace}"}}'
     eventually(lambda: len(watched.prometheus.series(f"up{ours} == 1")) == 2)
     assert sorted(each["pod"] for each in watched.prometheus.series(f"up{ours}")) == ["operator-0", "server-0"]
