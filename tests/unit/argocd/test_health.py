@@ -31,3 +31,9 @@ def test_health(kind: str, path: str, expected: dict[str, str]) -> None:
 def test_every_object_in_testdata_is_a_case(kind: str) -> None:
     listed = {case.values[1] for case in cases() if case.values[0] == kind}
     assert listed == {f"testdata/{path.name}" for path in (CHECKS / kind / "testdata").iterdir()}
+
+
+def test_the_patch_of_argocds_settings_holds_these_very_checks() -> None:
+    data = yaml.safe_load((CHECKS.parent / "argocd-cm.yaml").read_text())["data"]
+    prefix = "resource.customizations.health.driftloop.dev_"
+    assert data == {prefix + kind: (CHECKS / kind / "health.lua").read_text() for kind in KINDS}
