@@ -22,7 +22,7 @@ class Answer:
 
 
 class Memory:
-    """Least recently added entries go first."""
+    """The oldest go first."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_characters: int = MAX_CHARACTERS) -> None:
         self._max_entries = max_entries
@@ -31,15 +31,12 @@ class Memory:
         self._characters = 0
 
     def add(self, identity: str, answer: Answer) -> None:
-        self._forget(identity)
+        """Ids are given once."""
         self._answers[identity] = answer
         self._characters += answer.size
         while len(self._answers) > self._max_entries or self._characters > self._max_characters:
-            self._forget(next(iter(self._answers)))
+            _, oldest = self._answers.popitem(last=False)
+            self._characters -= oldest.size
 
     def get(self, identity: str) -> Answer | None:
         return self._answers.get(identity)
-
-    def _forget(self, identity: str) -> None:
-        if answer := self._answers.pop(identity, None):
-            self._characters -= answer.size

@@ -15,6 +15,12 @@ from driftloop_server.engine.model import load
 from driftloop_server.stage import BadInput
 
 
+def save(config: Any, folder: Path) -> None:
+    """A random model of this architecture."""
+    model: Any = AutoModelForCausalLM
+    model.from_config(config).save_pretrained(folder)
+
+
 @pytest.fixture
 def changed(model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     """The model with fields of its config changed."""
@@ -56,7 +62,7 @@ def test_a_recurrent_model_is_refused_with_the_way_out(model_folder: Path, tmp_p
     config = AutoConfig.for_model(
         "mamba", vocab_size=400, hidden_size=32, state_size=4, num_hidden_layers=2, max_position_embeddings=256
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    save(config, tmp_path)
     for file in model_folder.glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     with pytest.raises(BadInput) as caught:
@@ -69,7 +75,7 @@ def test_other_architectures_are_served(model_folder: Path, tmp_path: Path, mode
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     more = {"mistral": {"sliding_window": 4, "num_key_value_heads": 1}, "qwen2": {"num_key_value_heads": 1}}
     config = AutoConfig.for_model(model_type, vocab_size=400, **sizes | more.get(model_type, {}))
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    save(config, tmp_path)
     for file in model_folder.glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     assert load(tmp_path).vocabulary == 400

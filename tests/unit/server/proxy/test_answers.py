@@ -1,0 +1,71 @@
+"""Answers pass unchanged but for their id, wherever the stream is cut."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop_server.proxy.answers import MAX_EVENT, MAX_KEPT, AnswerTooLong, EventRewriter, rewrite
+
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
+
+
+def event(piece: str, **more: object) -> bytes:
+    document = {"id": "cmpl-1", "choices": [{"index": 0, "delta": {"content": piece}}]} | more
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n".encode()
+
+
+@given(
+    pieces=st.lists(st.text(max_size=5), max_size=6),
+    unknown=json_values,
+    cuts=st.lists(st.integers(1, 40), max_size=40),
+)
+def test_a_stream_keeps_all_but_its_id_however_it_is_cut(pieces: list[str], unknown: object, cuts: list[int]) -> None:
+    data = b": hello\n\n" + b"".join(event(piece, unknown=unknown) for piece in pieces) + b"data: [DONE]\n\n"
+    rewriter, out, rest = EventRewriter("resp-1"), b"", data
+    for size in [*cuts, len(data)]:
+        out += rewriter.feed(rest[:size])
+        rest = rest[size:]
+    out += rewriter.flush()
+    expected = [json.loads(event(piece, unknown=unknown)[6:]) | {"id": "resp-1"} for piece in pieces]
+    lines = [line for line in out.split(b"\n") if line]
+    assert lines[0] == b": hello"
+    assert lines[-1] == b"data: [DONE]"
+    assert [json.loads(line[6:]) for line in lines[1:-1]] == expected
+    assert rewriter.text == "".join(pieces)
+
+
+def test_an_error_event_has_no_id_and_gets_none() -> None:
+    error = b'data: {"error": {"message": "x"}}\n\n'
+    assert EventRewriter("resp-1").feed(error) == error
+
+
+def test_an_endless_event_is_an_error() -> None:
+    rewriter = EventRewriter("resp-1")
+    assert rewriter.feed(b"x" * MAX_EVENT) == b""
+    with pytest.raises(AnswerTooLong):
+        rewriter.feed(b"x")
+
+
+def test_of_an_endless_answer_a_part_is_kept() -> None:
+    rewriter = EventRewriter("resp-1")
+    for _ in range(100):
+        rewriter.feed(event("x" * 1000))
+    assert MAX_KEPT <= len(rewriter.text) <= MAX_KEPT + 1000
+
+
+@pytest.mark.parametrize(
+    ("choices", "text"),
+    [
+        ([{"text": "a"}], "a"),
+        ([{"message": {"content": "b"}}], "b"),
+        ([{"message": {"content": None, "tool_calls": []}}], ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_text_of_any_answer_is_found(choices: object, text: str) -> None:
+    body, found = rewrite(json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1")
+    assert json.loads(body) == {"id": "resp-1", "choices": choices, "usage": {"total_tokens": 3}}
+    assert found == text

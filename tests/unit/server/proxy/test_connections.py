@@ -1,0 +1,34 @@
+"""When a pod that ends may go."""
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from driftloop_server.proxy.connections import SILENT_SECONDS, Connections
+
+
+async def test_it_waits_for_requests_and_for_connections_in_use() -> None:
+    now = [0.0]
+    connections = Connections(clock=lambda: now[0])
+    during: list[bool] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        now[0] += 1
+        during.append(connections.quiet())
+        return web.Response(text="x")
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    connections.watch(app)
+    async with TestClient(TestServer(app)) as client:
+        assert connections.quiet()
+        await (await client.get("/")).read()
+        assert during == [False]
+        assert not connections.quiet()  # the client may ask again at once
+        now[0] += SILENT_SECONDS
+        assert connections.quiet()
+        await (await client.get("/")).read()
+        connections.draining = True
+        response = await client.get("/")
+        assert response.headers["Connection"] == "close"
+        await response.read()
+        assert connections.quiet()  # nobody can ask on a closed connection

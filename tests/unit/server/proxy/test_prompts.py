@@ -1,0 +1,63 @@
+"""The prompt of a request, as drift and feedback see it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop_server.proxy.prompts import Prompt, prompt_from, prompt_of
+
+SYSTEM = {"role": "system", "content": "Be short."}
+USER = {"role": "user", "content": "my card"}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"prompt": "my card"}, "my card"),
+        ({"prompt": ["my card"]}, "my card"),
+        ({"prompt": [1, 2]}, None),
+        ({"prompt": ["a", "b"]}, None),
+        ({"messages": [USER]}, "my card"),
+        ({"messages": [SYSTEM, USER]}, "my card"),
+        ({"messages": [USER, {"role": "assistant", "content": "Which?"}, {"role": "user", "content": "blue"}]}, "blue"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}]}, "a"),
+        ({"messages": [SYSTEM]}, None),
+        ({"messages": "my card"}, "my card"),
+        ({"messages": [1]}, None),
+        ({}, None),
+    ],
+)
+def test_it_is_the_last_user_turn(body: dict[str, Any], text: str | None) -> None:
+    found = prompt_of(body)
+    assert (found.text if found else None) == text
+
+
+def test_a_turn_alone_is_the_same_as_its_text() -> None:
+    """So that whoever corrects an answer may send back the text that the user typed."""
+    assert prompt_from([USER]) == prompt_from("my card")
+
+
+def test_the_hash_is_of_all_that_was_asked() -> None:
+    asked = [
+        prompt_from("my card"),
+        prompt_from([SYSTEM, USER]),
+        prompt_from([SYSTEM | {"content": "Be long."}, USER]),
+        prompt_from([SYSTEM | {"role": "developer"}, USER]),
+    ]
+    assert len({prompt.hash for prompt in asked if prompt}) == len(asked)
+
+
+fields = st.sampled_from(["role", "content", "type", "text"])
+values = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["user", "text", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(fields, inner),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_no_body_is_too_strange(value: Any) -> None:
+    assert isinstance(prompt_of({"messages": value}), Prompt | None)
+    assert isinstance(prompt_of({"prompt": value}), Prompt | None)
