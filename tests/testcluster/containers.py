@@ -6,7 +6,7 @@ import json
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from testcluster import wait
@@ -48,6 +48,16 @@ def ctr(node: Node, *arguments: str, seconds: float = 60) -> str:
 def images(node: Node) -> set[str]:
     """The references of the images that the node has."""
     return set(ctr(node, "images", "list", "--quiet").split())
+
+
+def remove_images(node: Node, unwanted: Callable[[str], bool]) -> None:
+    """Remove the images whose reference is `unwanted` and that no container uses, with the layers only they have."""
+    used = {line.split()[1] for line in ctr(node, "containers", "list").splitlines()[1:]}
+    rows = [line.split()[:3] for line in ctr(node, "images", "list").splitlines()[1:]]
+    digests = {digest for image, _, digest in rows if unwanted(image) and image not in used}
+    # The kubelet's side of containerd keeps a second reference to each image, by its id: both have to go.
+    if references := [image for image, _, digest in rows if digest in digests]:
+        ctr(node, "images", "remove", "--sync", *references)
 
 
 def load(node: Node, archive: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from testcluster import cgroups, containers, images, network, packages, wait
+from testcluster import builder, cgroups, containers, network, packages, wait
 from testcluster.binaries import binary, every_binary
 from testcluster.console import Error, Step, say
 from testcluster.controlplane import (
@@ -249,7 +249,7 @@ def _node(name: str) -> Node:
 def provide_images(names: list[str]) -> dict[str, str]:
     """Build the images `names` where they changed, and load them into the nodes; returns their references."""
     load()
-    return images.provide(names, NODES)
+    return builder.provide(names, NODES)
 
 
 def add_volume(name: str) -> None:

@@ -21,6 +21,7 @@ PACKAGES = {
     "nftables": "nft",
     "openssl": "openssl",
     "runc": "runc",
+    "skopeo": "skopeo",
 }
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLICY = Path("/usr/sbin/policy-rc.d")
