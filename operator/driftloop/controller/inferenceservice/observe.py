@@ -21,7 +21,7 @@ from driftloop.controller.inferenceservice.observed import (
 )
 from driftloop.controller.inferenceservice.retraining import samples_since
 from driftloop.controller.naming import controlled_by
-from driftloop.controller.pods.outcome import trouble
+from driftloop.controller.pods.outcome import Broken, trouble
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.runtime.world import World
 
@@ -70,8 +70,11 @@ def _revisions(service: Obj, world: World) -> list[Revision]:
             continue
         if revision.available < revision.replicas:
             labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
-            why = trouble(world.list("Pod", meta["namespace"], labels))
-            revision = replace(revision, problem=f"{why.reason}: {why.message}" if why else "")
+            pods = world.list("Pod", meta["namespace"], labels)
+            why = trouble([pod for pod in pods if not pod["metadata"].get("deletionTimestamp")])
+            if why:
+                problem = f"{why.reason}: {why.message}"
+                revision = replace(revision, problem=problem, hopeless=isinstance(why, Broken))
         found.append(revision)
     return found
 

@@ -72,6 +72,7 @@ class Revision:
     retried: bool = False
     unavailable_since: datetime | None = None
     problem: str = ""  # its pods' own reason
+    hopeless: bool = False  # which no restart will change
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def parse_version(obj: Obj) -> Version | None:
     )
 
 
-def parse_revision(obj: Obj, problem: str = "") -> Revision | None:
+def parse_revision(obj: Obj) -> Revision | None:
     """None for a Deployment without our labels."""
     meta, status = obj["metadata"], obj.get("status") or {}
     labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
@@ -209,7 +210,6 @@ def parse_revision(obj: Obj, problem: str = "") -> Revision | None:
         failed=notes.get(FAILED),
         retried=RETRIED in notes,
         unavailable_since=_unavailable_since(status.get("conditions") or []),
-        problem=problem,
     )
 
 

@@ -102,7 +102,7 @@ def deployment(observed: Observed, version: Version, replicas: int, settings: Se
             "replicas": replicas,
             "revisionHistoryLimit": 0,
             "minReadySeconds": MIN_READY_SECONDS,
-            "progressDeadlineSeconds": max(spec.canary.progress_deadline_seconds, MIN_READY_SECONDS + 1),
+            "progressDeadlineSeconds": spec.canary.progress_deadline_seconds,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": selector},
             "template": template,

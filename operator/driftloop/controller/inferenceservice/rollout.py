@@ -106,6 +106,8 @@ def _first(
         return Rollout(
             "Serving", "Serving", message, (taken,), (Event("Normal", "Serving", message),), requeue_after=POLL_SECONDS
         )
+    if candidate.hopeless:
+        return _roll_back(observed, candidate, "PodsBroken", candidate.problem)
     late = now - candidate.since > timedelta(seconds=observed.spec.canary.progress_deadline_seconds)
     message = f"{candidate.version}: {candidate.available} of {replicas} pods are ready" + _because(candidate)
     # Nothing else serves, so it goes on trying: its image may come, a node may be added.
@@ -174,7 +176,7 @@ def _canary(
         return _begin_analysis(observed, stable, candidate, keep, now)
     found = analyse(observed.spec.canary, observed.arms, candidate.analysis_started, now)
     if found.verdict == "RollBack" and stable.available:
-        return _roll_back(observed, stable, candidate, "CanaryWorse", found.message or "", found)
+        return _roll_back(observed, candidate, "CanaryWorse", found.message or "", found, keep)
     if found.verdict == "Promote" and version and version.phase == "Approved":
         return _promote(observed, candidate, keep, found, now, found.message or "")
     paused = found.verdict == "Paused"
@@ -201,8 +203,9 @@ def _await_candidate(
     # came to be wanted just now: until the Deployment's controller has looked, its conditions are about fewer pods.
     since = max(candidate.since, candidate.unavailable_since or candidate.since)
     overdue = now - since > timedelta(seconds=deadline) and candidate.current and candidate.replicas == size
-    if overdue and (stable.available or not candidate.available):
-        return _roll_back(observed, stable, candidate, "ProgressDeadlineExceeded", f"{message} after {deadline} s")
+    if (overdue or candidate.hopeless) and (stable.available or not candidate.available):
+        reason = "PodsBroken" if candidate.hopeless else "ProgressDeadlineExceeded"
+        return _roll_back(observed, candidate, reason, message, keep=keep)
     return Rollout("Canary", "CandidateStarting", message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
 
 
@@ -270,17 +273,22 @@ def _exchange(observed: Observed, stable: Revision, candidate: Revision, now: da
 
 
 def _roll_back(
-    observed: Observed, stable: Revision, candidate: Revision, reason: str, why: str, found: Analysis | None = None
+    observed: Observed,
+    candidate: Revision,
+    reason: str,
+    why: str,
+    found: Analysis | None = None,
+    keep: tuple[Adjust, ...] = (),
 ) -> Rollout:
     used_up = observed.annotations.get(RETRY) == candidate.revision
     notes = {FAILED: shorten(f"{reason}: {why}", 1000), ANALYSIS: None, RETRIED: "true" if used_up else None}
     failed = _adjust(observed, candidate, 0, role="failed", notes=notes)
     message = f"{candidate.version} (revision {candidate.revision}) was rolled back: {why}"
     return Rollout(
-        "Serving",
+        "Serving" if observed.role("stable") else "Pending",
         "RolledBack",
         message,
-        (failed, *_scale(observed, stable, observed.spec.replicas)),
+        (failed, *(action for action in keep if action.uid != candidate.uid)),
         (Event("Warning", "RolledBack", shorten(message, 1000)),),
         analysis=found,
         failed=(candidate.revision,),

@@ -96,11 +96,16 @@ def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], 
     return tuple(failed), min(waits, default=None)
 
 
-def trouble(pods: list[Obj]) -> Running | None:
-    """What keeps pods from running, as far as they say: stuck, unschedulable, or how a container ended last."""
+def trouble(pods: list[Obj]) -> Running | Broken | None:
+    """What keeps pods from serving, as far as they say: stuck, unschedulable, or how a container ended last.
+
+    Broken when a container found its input wrong: it will find it wrong again, however often it is restarted.
+    """
+    cause = _worst(pods)
+    if cause and cause.exit_code == EXIT_BAD_INPUT:
+        return Broken(cause.reason, cause.message)
     if found := _stuck(pods) or _unschedulable(pods):
         return found
-    cause = _worst(pods)
     return Running(cause.reason, cause.message) if cause else None
 
 

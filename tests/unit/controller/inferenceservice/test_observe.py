@@ -114,6 +114,25 @@ async def test_a_revision_that_is_not_available_has_its_pods_reason() -> None:
     assert "no such image" in found.problem
 
 
+async def test_a_pod_that_found_its_input_wrong_is_hopeless() -> None:
+    body = served("v1", "candidate", available=0)
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    ended = {
+        "terminated": {"exitCode": 78, "message": '{"kind":"Error","reason":"DigestMismatch","message":"changed"}'}
+    }
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": labels},
+        "status": {"initContainerStatuses": [{"name": "fetch", "state": ended}]},
+    }
+    [found] = (await Cluster(service(), body, pod).look()).revisions
+    assert (found.problem, found.hopeless) == ("DigestMismatch: changed", True)
+    ending = pod | {"metadata": pod["metadata"] | {"deletionTimestamp": timestamp(NOW)}}
+    [found] = (await Cluster(service(), body, ending).look()).revisions
+    assert not found.hopeless  # a pod of an earlier try
+
+
 async def test_a_settled_service_asks_prometheus_nothing() -> None:
     cluster = Cluster(service(retraining()), model_version("v1", phase="Approved"), served("v1", "stable"))
     await cluster.look()

@@ -161,6 +161,24 @@ def test_a_candidate_that_is_not_ready_in_time_is_rolled_back_with_the_pods_reas
     assert "OOMKilled" in step.events[0].message
 
 
+def test_a_candidate_whose_pods_cannot_run_is_rolled_back_at_once() -> None:
+    observed = canary({"available": 0, "problem": "DigestMismatch: it was changed", "hopeless": True})
+    change = of(observed, go(observed), "v2")
+    assert (change.replicas, change.labels) == (0, {ROLE: "failed"})
+    assert "DigestMismatch" in str(change.annotations[FAILED])
+
+
+def test_a_first_version_whose_pods_cannot_run_is_given_up_and_says_what_to_do() -> None:
+    observed = service(versions=(V1,))
+    broken = revision(observed, V1, "candidate", 2, available=0, problem="PickleWeights: convert it", hopeless=True)
+    observed = replace(observed, revisions=(broken,))
+    step = go(observed)
+    assert of(observed, step, "v1").labels == {ROLE: "failed"}
+    after = go(applied(observed, step, NOW))
+    assert (after.phase, after.reason, after.blocked, after.actions) == ("Pending", "RevisionFailed", True, ())
+    assert "PickleWeights" in after.message
+
+
 def test_a_candidate_pod_lost_in_the_analysis_has_time_to_come_back() -> None:
     observed = canary({"available": 0, "since": ago(5000), "unavailable_since": ago(10), "analysis_started": ago(60)})
     assert go(observed).actions == ()
