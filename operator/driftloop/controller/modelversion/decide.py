@@ -175,7 +175,7 @@ def _judged(observed: Observed, job: Obj, result: EvaluateResult) -> Step:
 def _uses(observed: Observed) -> dict[str, int]:
     """By suite, the other versions that were judged by the very same items."""
     others = [
-        {suite.get("digest") for suite in ((version["spec"].get("evaluation") or {}).get("suites") or [])}
+        {suite.get("digest") for suite in ((version.get("spec") or {}).get("evaluation") or {}).get("suites") or []}
         for version in observed.versions
         if version["metadata"]["uid"] != observed.uid and versions.phase(version) in ("Approved", "Rejected")
     ]
