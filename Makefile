@@ -49,8 +49,9 @@ lint: .venv/ready ## ruff, mypy --strict, the layers, and what is generated.
 	PYTHONPATH=operator $(PYTHON) -m driftloop.cli.main crds --check
 
 .PHONY: crds
-crds: .venv/ready ## Generate crds/ and the chart's copies from the pydantic models.
+crds: .venv/ready ## Generate crds/ and the chart's copies from the models, and from the chart deploy/.
 	PYTHONPATH=operator $(PYTHON) -m driftloop.cli.main crds
+	$(PYTHON) deploy/generate.py
 
 .PHONY: lock
 lock: .venv/ready ## Resolve pyproject.toml into constraints.txt.
