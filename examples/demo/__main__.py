@@ -40,7 +40,7 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
     """One run; the report."""
     installed = install.install(timeline, options.cluster)
     kube, namespace = installed.kube, options.namespace
-    install.namespace(installed, namespace)
+    install.namespace_with_claim(installed, namespace)
     install.put_data(installed, namespace, pools)
     timeline.event(f"storage and data ready: {len(pools.training)} rows to train on")
     kube.run("apply", "-k", str(install.ROOT / "examples/support-desk"), "-n", namespace)

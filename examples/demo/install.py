@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.corpus import Row
-from demo.kube import Kube, KubectlError, Obj
+from demo.kube import Kube, KubectlError, Obj, restricted_pod
 from demo.pools import Pools, is_held_out
 from demo.timeline import Timeline
 from testcluster import providers  # the tool of `make cluster`
@@ -105,7 +105,7 @@ def _image(reference: str) -> dict[str, str]:
     return {"repository": repository, "tag": tag}
 
 
-def namespace(installed: Installed, name: str) -> None:
+def namespace_with_claim(installed: Installed, name: str) -> None:
     """An empty namespace under the restricted standard, with a shared claim. An older one of that name goes first."""
     kube = installed.kube
     if kube.get("namespace", name, "default"):
@@ -177,30 +177,7 @@ def _csv(lines: Sequence[tuple[str, str]]) -> str:
 
 
 def _writer(namespace: str, image: str) -> Obj:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "writer", "namespace": namespace},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "runAsGroup": 65532,
-                "fsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "writer",
-                    "image": image,
-                    "command": ["sleep", "infinity"],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [{"name": "data", "mountPath": f"/volumes/{CLAIM}"}],
-                }
-            ],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}],
-        },
-    }
+    pod = restricted_pod("writer", namespace, image, ["sleep", "infinity"])
+    pod["spec"]["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": CLAIM}}]
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": f"/volumes/{CLAIM}"}]
+    return pod

@@ -64,3 +64,26 @@ def condition(obj: Obj | None, kind: str) -> Obj:
     """The condition of that type, or an empty object."""
     conditions = (obj or {}).get("status", {}).get("conditions", [])
     return next((c for c in conditions if c["type"] == kind), {})
+
+
+def restricted_pod(name: str, namespace: str, image: str, command: list[str]) -> Obj:
+    """A pod with one container that the restricted Pod Security Standard lets in."""
+    container = {
+        "name": name,
+        "image": image,
+        "command": command,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    user = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {**user, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        },
+    }

@@ -7,7 +7,7 @@ from collections import Counter
 from importlib.resources import files
 from typing import Any
 
-from demo.kube import Kube, Obj
+from demo.kube import Kube, restricted_pod
 from demo.pools import Pools
 
 POD = "load"
@@ -32,7 +32,7 @@ class Traffic:
         }
 
     def __enter__(self) -> "Traffic":
-        self.kube.apply(_pod(self.namespace, self.image))
+        self.kube.apply(restricted_pod(POD, self.namespace, self.image, ["sleep", "infinity"]))
         self.kube.run(
             "wait", "-n", self.namespace, f"pod/{POD}", "--for=condition=Ready", "--timeout=120s", timeout=130
         )
@@ -94,25 +94,3 @@ class Traffic:
             counts = json.loads(line)
             self.by_phase = {name: Counter(values) for name, values in counts["byPhase"].items()}
             self.errors = counts["errors"]
-
-
-def _pod(namespace: str, image: str) -> Obj:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": POD, "namespace": namespace},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [
-                {
-                    "name": POD,
-                    "image": image,
-                    "command": ["sleep", "infinity"],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }
-            ],
-        },
-    }

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.lab import Lab, tiny_pools
+from demo.install import Installed, install, namespace_with_claim, put_data
+from demo.timeline import Timeline
 from testcluster import providers
 from testcluster.client import Cluster
 
@@ -26,3 +29,20 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster) -> Installed:
+    """The chart, Prometheus and Alertmanager."""
+    return install(Timeline(), "auto")
+
+
+@pytest.fixture(scope="session")
+def lab(installed: Installed) -> Iterator[Lab]:
+    """One namespace for all fault tests, with a claim and a small corpus; each test uses names of its own."""
+    name = "fault-lab"
+    namespace_with_claim(installed, name)
+    put_data(installed, name, tiny_pools())
+    found = Lab(installed, name)
+    yield found
+    found.kube.run("delete", "namespace", name, "--wait=false")

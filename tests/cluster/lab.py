@@ -1,0 +1,174 @@
+"""A namespace with Driftloop's objects in it, and what the fault tests do there."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from demo import install
+from demo.kube import Kube, Obj, condition, restricted_pod
+from demo.pools import Pools, generated
+from driftloop.contract.result import TrainResult, decode
+
+TINY: Obj = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One namespace."""
+
+    installed: install.Installed
+    namespace: str
+
+    @property
+    def kube(self) -> Kube:
+        return self.installed.kube
+
+    def get(self, kind: str, name: str) -> Obj:
+        """The object, or an empty one."""
+        return self.kube.get(kind, name, self.namespace) or {}
+
+    def list(self, kind: str, selector: str = "") -> list[Obj]:
+        return self.kube.list(kind, self.namespace, selector)
+
+    def pretrain(self, name: str, **changes: Any) -> None:
+        """Pretrain a tiny model on the corpus. `changes`: fields of the spec, merged one level deep."""
+        spec: Obj = {
+            "model": {"from": {"config": {"architecture": TINY, "tokenizer": {"vocabSize": 512}}}},
+            "data": {"sources": [source("corpus", "corpus.csv", text="text")], "heldOutPercent": 0},
+            "training": {
+                "method": "pretrain",
+                "maxLength": 48,
+                "trainBatchSize": 32,
+                "learningRate": 2e-3,
+                "numTrainEpochs": 2,
+                "saveSteps": 20,
+            },
+            "compute": {
+                "nodes": 2,
+                "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}},
+            },
+            "storage": f"pvc://{install.CLAIM}/{name}",
+            "output": {"family": name},
+        }
+        for field, value in changes.items():
+            spec[field] = {**spec[field], **value} if isinstance(value, dict) and field in spec else value
+        self.kube.apply(
+            {
+                "apiVersion": "driftloop.dev/v1alpha1",
+                "kind": "FineTuneJob",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": spec,
+            }
+        )
+
+    def phase(self, name: str, *phases: str, seconds: float) -> Obj:
+        """Wait until the FineTuneJob is in one of `phases`."""
+
+        def there() -> Obj | None:
+            job = self.get("finetunejob", name)
+            return job if job.get("status", {}).get("phase") in phases else None
+
+        job: Obj = self.kube.wait(f"{name} {phases}", there, seconds, tell=lambda: self.story(name))
+        return job
+
+    def training_beyond(self, name: str, step: int, seconds: float = 300) -> int:
+        """Wait until more than `step` steps are done; the step seen."""
+
+        def beyond() -> int | None:
+            done = self.get("finetunejob", name).get("status", {}).get("progress", {}).get("step", 0)
+            return done if done > step else None
+
+        seen: int = self.kube.wait(
+            f"{name} beyond step {step}", beyond, seconds, every=0.5, tell=lambda: self.story(name)
+        )
+        return seen
+
+    def stalled(self, name: str, seconds: float = 120) -> Obj:
+        """Wait for the condition Stalled of a FineTuneJob."""
+
+        def stalled() -> Obj | None:
+            found = condition(self.get("finetunejob", name), "Stalled")
+            return found if found.get("status") == "True" else None
+
+        found: Obj = self.kube.wait(f"{name} Stalled", stalled, seconds, tell=lambda: self.story(name))
+        return found
+
+    def train_result(self, name: str) -> TrainResult:
+        """What the train stage's index 0 told at its end."""
+        for pod in self.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"):
+            for status in pod["status"].get("containerStatuses", []):
+                ended = status["state"].get("terminated", {})
+                if ended.get("exitCode") == 0:
+                    result = decode(ended["message"])
+                    assert isinstance(result, TrainResult)
+                    return result
+        raise AssertionError(f"{name}: no train pod ended well: {self.story(name)}")
+
+    def story(self, name: str) -> str:
+        """Conditions and pods, for a failed wait."""
+        job = self.get("finetunejob", name)
+        pods = [
+            f"{p['metadata']['name']} {p['status'].get('phase')}"
+            for p in self.list("pods", f"driftloop.dev/job={name}")
+        ]
+        return json.dumps({"status": job.get("status"), "pods": pods})[:3000]
+
+    def run_pod(self, name: str, image: str, command: Sequence[str], seconds: float = 120) -> str:
+        """Run a command in a pod of its own to its end, whatever that is; what it printed."""
+        pod = restricted_pod(name, self.namespace, image, [*command])
+        pod["spec"]["restartPolicy"] = "Never"
+        self.kube.apply(pod)
+
+        def ended() -> bool:
+            return bool(self.get("pod", name)["status"].get("phase") in ("Succeeded", "Failed"))
+
+        self.kube.wait(f"pod {name}", ended, seconds)
+        printed = self.kube.run("logs", "-n", self.namespace, name)
+        self.kube.run("delete", "pod", name, "-n", self.namespace, "--wait=false")
+        return printed
+
+    def operator_pod(self) -> Obj:
+        """The operator's running pod."""
+        pods = self.kube.list("pods", install.SYSTEM, "app.kubernetes.io/name=driftloop")
+        running = [p for p in pods if "deletionTimestamp" not in p["metadata"] and p["status"]["phase"] == "Running"]
+        assert running, "no operator runs"
+        return running[0]
+
+    def kill_operator(self) -> None:
+        """Kill the operator at once, as a crash would; its Deployment brings another."""
+        name = self.operator_pod()["metadata"]["name"]
+        self.kube.run("delete", "pod", name, "-n", install.SYSTEM, "--grace-period=0", "--force", "--wait=false")
+
+    def wipe_status(self, kind: str, name: str) -> None:
+        """Replace an object's status by nothing."""
+        for _ in range(10):
+            found = self.get(kind, name) | {"status": {}}
+            try:
+                self.kube.run("replace", "--subresource=status", "-f", "-", stdin=json.dumps(found))
+                return
+            except Exception as error:
+                if "Conflict" not in str(error) and "modified" not in str(error):
+                    raise
+                time.sleep(0.2)
+        raise AssertionError(f"the status of {kind} {name} could not be wiped")
+
+
+def source(name: str, file: str, **columns: str) -> Obj:
+    """A data source in the claim."""
+    return {"name": name, "uri": f"pvc://{install.CLAIM}/support-desk/data/{file}", "columns": columns}
+
+
+def tiny_pools() -> Pools:
+    """A corpus that trains in seconds."""
+    return generated(40)
