@@ -1,6 +1,6 @@
 """One rank of a small training run in float64, for test_exactness.py: `sharded_run.py FOLDER RANK WORLD_SIZE`.
 
-Reads FOLDER/cases.json, a list of {name, micro_size, first, steps, save_steps, world_size?}; writes the losses that
+Reads FOLDER/cases.json (see CASES in test_exactness.py), runs those of this world size, and writes the losses that
 rank 0 saw to FOLDER/<name>.json. In FOLDER lie train.parquet and, as pvc://FOLDER, the checkpoints.
 """
 
@@ -60,7 +60,13 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
     """Losses of the steps that a case runs. It resumes when there is a checkpoint of its `run`."""
     adapter = Adapter(type="lora", r=4) if case.get("lora") else Adapter()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    model = shard(tiny_model(adapter), mesh, bf16=False, gradient_checkpointing=case.get("checkpointing", False))
+    model = shard(
+        tiny_model(adapter),
+        mesh,
+        bf16=False,
+        gradient_checkpointing=case.get("checkpointing", False),
+        unit_bytes=case.get("unit_bytes", 1),
+    )
     optimizer = build_optimizer(model, training())
     run = Run(f"pvc://{case.get('run', case['name'])}", "0000-test")
     if dist.get_rank() == 0:

@@ -20,6 +20,8 @@ from unit.trainer.sharded_run import BATCH, STEPS, tiny_model, training
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 CASES = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
+    {"name": "two layers a unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 100_000},
+    {"name": "one unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 2**30},
     {"name": "accumulated", "world_size": 2, "micro_size": 1, "save_steps": 100},
     {"name": "recomputed", "world_size": 2, "micro_size": 2, "save_steps": 100, "checkpointing": True},
     {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
@@ -94,7 +96,7 @@ def losses(folder: Path, name: str) -> list[float]:
     return list(json.loads((folder / f"{name}.json").read_text()))
 
 
-@pytest.mark.parametrize("name", ["plain", "accumulated", "recomputed"])
+@pytest.mark.parametrize("name", ["plain", "two layers a unit", "one unit", "accumulated", "recomputed"])
 def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE)), abs=1e-9)
 

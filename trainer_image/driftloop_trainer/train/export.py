@@ -26,6 +26,8 @@ def export(model: Any, task: TrainTask, base: Path, data: Path, scratch: Path, f
     load_tokenizer(base, task.model.uri or "model").save_pretrained(folder)
     shutil.copyfile(data / PROFILE, folder / PROFILE)
     (folder / "README.md").write_text(model_card(task, facts))
+    for path in folder.rglob("*"):
+        path.chmod(0o644)  # safetensors writes files that only their owner may read
     return publish(folder, task.output).digest
 
 

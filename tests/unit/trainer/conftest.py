@@ -1,0 +1,41 @@
+"""What the trainer's tests share: a mounted volume, and a tokenizer trained once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftloop_trainer.prepare.newmodel import train_tokenizer
+
+TEXTS = [
+    "where is my card",
+    "I lost my card",
+    "why was I charged a fee",
+    "how do I get a refund",
+    "card_arrival",
+    "fee",
+]
+ARCHITECTURE = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that is pvc://claim."""
+    monkeypatch.setenv("DRIFTLOOP_VOLUMES", str(tmp_path / "volumes"))
+    folder = tmp_path / "volumes" / "claim"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A small byte-level BPE with the chat template of new models."""
+    return train_tokenizer(TEXTS, 320)

@@ -1,0 +1,141 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftloop.api.base import SuiteSpec
+from driftloop.contract.manifest import Manifest, ManifestError
+from driftloop.contract.result import encode
+from driftloop.contract.task import PrepareTask
+from driftloop_trainer.dataset import FILE, Dataset
+from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.prepare.stage import HELD_OUT_KEYS, TRAIN_KEYS, prepare
+from unit.trainer.conftest import ARCHITECTURE
+
+ITEMS = ["card", "refund", "transfer", "statement", "pin"]
+ROWS = [(f"question {n * 7919} about my {item} number {n**3}", f"about_{item}") for n in range(40) for item in ITEMS]
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([("text", "category"), *rows])
+
+
+def task(name: str, **fields: Any) -> PrepareTask:
+    source = {"name": "rows", "uri": "pvc://claim/rows.csv", "columns": {"prompt": "text", "completion": "category"}}
+    document = {
+        "job": "job",
+        "jobUid": name,
+        "family": "family",
+        "model": {"new": {"architecture": ARCHITECTURE, "tokenizer": {"vocabSize": 400}}},
+        "data": {"sources": [source], "steps": [{"type": "normalise"}, {"type": "dedupExact"}]},
+        "training": {"method": "pretrain", "maxLength": 64},
+        "suites": [SuiteSpec(name="target", kind="target", items="data").dump()],
+        "storage": "pvc://claim/store",
+        "output": f"pvc://claim/store/prepared/{name}",
+    }
+    return PrepareTask.model_validate(document | fields)
+
+
+@pytest.fixture
+def rows(volume: Path) -> Path:
+    write_csv(volume / "rows.csv", ROWS)
+    return volume
+
+
+def test_a_new_model_and_its_data_are_whole_disjoint_and_told(rows: Path) -> None:
+    result = prepare(task("one"))
+    folder = rows / "store" / "prepared" / "one"
+    Manifest.read(folder).verify(folder, result.digest)
+    Manifest.read(folder / "model").verify(folder / "model", result.model_digest)
+    assert len(encode(result)) < 4096
+
+    train, held_out = ((folder / name).read_text().split() for name in (TRAIN_KEYS, HELD_OUT_KEYS))
+    assert not set(train) & set(held_out)
+    assert len(train) == result.train_rows
+    assert len(held_out) == result.held_out_rows == result.suites[0].items > 5
+    items = [json.loads(line) for line in (folder / "heldout" / "target.jsonl").read_text().splitlines()]
+    assert {item["id"] for item in items} == set(held_out)
+    assert (folder / "drift_profile.json").exists()
+
+    data = Dataset(folder / FILE)
+    assert len(data) == result.sequences == result.train_rows
+    assert data.lengths.sum() == result.tokens
+    assert data.trained.sum() == result.trained_tokens
+    assert data.lengths.max() == result.longest_row_tokens
+
+
+def test_a_stage_run_again_tells_the_same_and_changes_nothing(rows: Path) -> None:
+    first = prepare(task("one"))
+    (rows / "rows.csv").unlink()
+    assert prepare(task("one")) == first
+
+
+def test_a_finished_folder_that_was_tampered_with_is_refused(rows: Path) -> None:
+    prepare(task("one"))
+    (rows / "store" / "prepared" / "one" / TRAIN_KEYS).write_text("")
+    with pytest.raises(ManifestError, match=TRAIN_KEYS):
+        prepare(task("one"))
+
+
+def test_the_same_job_gives_the_same_digest(rows: Path) -> None:
+    assert prepare(task("one")).digest == prepare(task("other")).digest
+
+
+def test_the_next_job_trains_on_no_held_out_row_and_replays_by_part(rows: Path) -> None:
+    base = prepare(task("base"))
+    write_csv(rows / "new.csv", [(f"something new {n * 7919} of kind {n**3}", "new") for n in range(60)])
+    old = {"name": "old", "uri": "pvc://claim/rows.csv", "columns": {"prompt": "text", "completion": "category"}}
+    data = {
+        "sources": [old | {"name": "new", "uri": "pvc://claim/new.csv"}],
+        "replay": {"sources": [old], "fraction": 0.5},
+        "steps": [{"type": "normalise"}, {"type": "dedupExact"}],
+    }
+    suites = [
+        {"name": "target", "kind": "target", "items": "data"},
+        {"name": "retention", "kind": "retention", "items": "replay"},
+    ]
+    model = {"uri": base.model_uri, "digest": base.model_digest}
+    result = prepare(task("next", model=model, data=data, suites=suites, training={"method": "sft", "maxLength": 64}))
+    folders = [rows / "store" / "prepared" / name for name in ("base", "next")]
+    held_out = set((folders[0] / HELD_OUT_KEYS).read_text().split())
+    assert not held_out & set((folders[1] / TRAIN_KEYS).read_text().split())
+    assert 0.3 * base.train_rows < result.replay_rows < 0.7 * base.train_rows
+    assert [suite.items for suite in result.suites][1] == base.held_out_rows
+    assert result.model_uri is None
+
+
+def test_packing_fills_sequences(rows: Path) -> None:
+    result = prepare(task("packed", training={"method": "pretrain", "maxLength": 64, "packing": True}))
+    data = Dataset(rows / "store" / "prepared" / "packed" / FILE)
+    assert data.packed
+    assert result.sequences == len(data) < result.train_rows
+    assert data.lengths.max() <= 64
+    assert data.trained.sum() == result.trained_tokens
+
+
+def source(**columns: str) -> dict[str, Any]:
+    return {"sources": [{"name": "rows", "uri": "pvc://claim/rows.csv", "columns": columns}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"data": source(prompt="question")}, "WrongColumn"),
+        ({"data": source(prompt="text") | {"steps": [{"type": "filterLength", "minCharacters": 999}]}}, "EmptyData"),
+        ({"data": source(prompt="text"), "training": {"method": "sft"}}, "AllRowsMasked"),
+        ({"model": {"new": {"architecture": {"model_type": "hal9000"}}}}, "UnknownArchitecture"),
+    ],
+)
+def test_bad_input_ends_with_its_reason(rows: Path, fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(StageFailure, match=reason):
+        prepare(task("bad", **fields))
+
+
+def test_a_wrong_digest_of_the_model_is_refused(rows: Path) -> None:
+    base = prepare(task("base"))
+    with pytest.raises(ManifestError, match="expected sha256:0000"):
+        prepare(task("next", model={"uri": base.model_uri, "digest": "sha256:" + "0" * 64}))
