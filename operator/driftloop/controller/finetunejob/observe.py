@@ -1,15 +1,17 @@
 """Read what deciding about a FineTuneJob needs: caches, and the training pod's metrics. Writes nothing."""
 
 import secrets
+from dataclasses import replace
 from datetime import datetime
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobStatus, Progress
-from driftloop.contract.names import JOB, METRICS_PORT
+from driftloop.contract.names import JOB, METRICS_PORT, STAGE
 from driftloop.controller.conditions import parse_timestamp
 from driftloop.controller.core import Key, Obj
 from driftloop.controller.finetunejob import progress
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.pods.jobs import TRAIN
 from driftloop.controller.runtime.samples import MetricsUnavailable
 from driftloop.controller.runtime.world import World
 
@@ -17,33 +19,53 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 async def observe(key: Key, world: World) -> Observed | None:
-    """Everything about the job now; None when it is gone. Raises pydantic.ValidationError."""
+    """Everything about the job now; None when it is gone. Raises pydantic.ValidationError.
+
+    Whole collections are read only while they matter: with thousands of jobs each reads its own Jobs and pods.
+    """
     job = world.get("FineTuneJob", key.namespace, key.name)
     if job is None:
         return None
     parsed = FineTuneJob.model_validate(job)
     uid, namespace = job["metadata"]["uid"], key.namespace
     children = [child for child in world.owned("Job", namespace, uid) if controlled_by(child, uid)]
-    pods = [pod for pod in world.list("Pod", namespace, {JOB: key.name}) if of_a_job_of(job, pod)]
-    source = parsed.spec.model.from_
-    serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
-    feedback = parsed.spec.data.feedback
+    pods = _pods(job, parsed.status, children, world)
     version = world.get("ModelVersion", namespace, version_name(parsed.spec.output.family, uid))
-    return Observed(
+    found = Observed(
         job=job,
         spec=parsed.spec,
         status=parsed.status,
         jobs=tuple(children),
         pods=tuple(pods),
         version=version if version and _came_of(version, uid) else None,
+        progress=await _progress(parsed.status, children, pods, world),
+        fresh_secret=secrets.token_urlsafe(32),
+    )
+    return found if children else _with_start(found, world)
+
+
+def _with_start(observed: Observed, world: World) -> Observed:
+    """What must be there before the first Job."""
+    namespace, source = observed.namespace, observed.spec.model.from_
+    serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
+    feedback = observed.spec.data.feedback
+    return replace(
+        observed,
         versions=tuple(world.list("ModelVersion", namespace)),
         claims={claim["metadata"]["name"]: claim for claim in world.list("PersistentVolumeClaim", namespace)},
         serving=serving,
         serving_deployments=tuple(world.list("Deployment", namespace)) if serving else (),
         feedback=world.get("InferenceService", namespace, feedback.service) if feedback else None,
-        progress=await _progress(parsed.status, children, pods, world),
-        fresh_secret=secrets.token_urlsafe(32),
     )
+
+
+def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World) -> list[Obj]:
+    """The pods of the job's Jobs; between two attempts also those that a deleted Job left behind."""
+    namespace = job["metadata"]["namespace"]
+    if status.attempt and not any(child["metadata"]["labels"].get(STAGE) == TRAIN for child in children):
+        labelled = world.list("Pod", namespace, {JOB: job["metadata"]["name"]})
+        return [pod for pod in labelled if of_a_job_of(job, pod)]
+    return [pod for child in children for pod in world.owned("Pod", namespace, child["metadata"]["uid"])]
 
 
 async def _progress(status: FineTuneJobStatus, children: list[Obj], pods: list[Obj], world: World) -> Progress | None:

@@ -17,11 +17,13 @@ class Observed:
     jobs: tuple[Obj, ...] = ()  # controlled by this FineTuneJob
     pods: tuple[Obj, ...] = ()  # of Jobs named like this FineTuneJob's; results count only from pods a Job controls
     version: Obj | None = None  # the ModelVersion that came of this very job
+    # What is looked at before the first Job, and left out once there is one.
     versions: tuple[Obj, ...] = ()  # all ModelVersions of the namespace
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
     serving: Obj | None = None  # the InferenceService of model.from.serving
     serving_deployments: tuple[Obj, ...] = ()
     feedback: Obj | None = None  # the InferenceService of data.feedback.service
+
     progress: Progress | None = None  # freshly read
     fresh_secret: str = ""  # random; becomes the Ray token if the Secret isn't there yet
 

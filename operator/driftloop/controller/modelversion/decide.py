@@ -26,7 +26,7 @@ from driftloop.controller.modelversion.baseline import (
     engine_of,
     is_candidate,
 )
-from driftloop.controller.modelversion.observed import Observed
+from driftloop.controller.modelversion.observed import JUDGED, Observed
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge, missing_claim
 from driftloop.controller.pods.outcome import (
@@ -45,7 +45,6 @@ from driftloop.controller.reasons import Reason
 RECHECK_SECONDS = 60.0
 SETTLE_SECONDS = 10.0
 Phase = Literal["Pending", "Evaluating", "Approved", "Rejected", "Failed"]
-_JUDGED = ("Approved", "Rejected", "Failed")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
 
 def _settled(observed: Observed) -> bool:
     """Judged, and against what it would replace now."""
-    if observed.status.phase not in _JUDGED:
+    if observed.status.phase not in JUDGED:
         return False
     if observed.status.phase != "Approved" or not is_candidate(observed):
         return True

@@ -1,13 +1,11 @@
 """Read what deciding about a ModelVersion needs, from the caches. Writes nothing."""
 
-from driftloop.api.modelversion import ModelVersion
-from driftloop.contract.names import STAGE, VERSION
-from driftloop.controller import versions
-from driftloop.controller.core import Key
-from driftloop.controller.modelversion.observed import Observed
-from driftloop.controller.naming import controlled_by, of_a_job_of
-from driftloop.controller.pods import jobs
+from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
+from driftloop.controller.core import Key, Obj
+from driftloop.controller.modelversion.observed import JUDGED, Observed
+from driftloop.controller.naming import controlled_by
 from driftloop.controller.runtime.world import World
+from driftloop.controller.versions import follows, stable_version
 
 
 async def observe(key: Key, world: World) -> Observed | None:
@@ -17,16 +15,28 @@ async def observe(key: Key, world: World) -> Observed | None:
         return None
     parsed = ModelVersion.model_validate(version)
     uid, namespace = version["metadata"]["uid"], key.namespace
-    pods = world.list("Pod", namespace, {VERSION: key.name, STAGE: jobs.EVALUATE})
-    services = world.list("InferenceService", namespace)
+    children = [job for job in world.owned("Job", namespace, uid) if controlled_by(job, uid)]
+    services = [found for found in world.list("InferenceService", namespace) if follows(found, parsed.spec.family)]
+    deployments = world.list("Deployment", namespace)
     return Observed(
         version=version,
         spec=parsed.spec,
         status=parsed.status,
-        jobs=tuple(job for job in world.owned("Job", namespace, uid) if controlled_by(job, uid)),
-        pods=tuple(pod for pod in pods if of_a_job_of(version, pod)),
-        services=tuple(service for service in services if versions.follows(service, parsed.spec.family)),
-        deployments=tuple(world.list("Deployment", namespace)),
-        versions=tuple(world.list("ModelVersion", namespace)),
+        jobs=tuple(children),
+        pods=tuple(pod for job in children for pod in world.owned("Pod", namespace, job["metadata"]["uid"])),
+        services=tuple(services),
+        deployments=tuple(deployments),
+        versions=tuple(_versions(parsed.status, services, deployments, namespace, world)),
         claims={claim["metadata"]["name"]: claim for claim in world.list("PersistentVolumeClaim", namespace)},
     )
+
+
+def _versions(
+    status: ModelVersionStatus, services: list[Obj], deployments: list[Obj], namespace: str, world: World
+) -> list[Obj]:
+    """All of them while this one is to be judged, to count uses of its items; then only what it is compared with."""
+    if status.phase not in JUDGED:
+        return world.list("ModelVersion", namespace)
+    stable = {name for service in services if (name := stable_version(service, deployments))}
+    found = (world.get("ModelVersion", namespace, name) for name in sorted(stable))
+    return [version for version in found if version is not None]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from driftloop.api.modelversion import ModelVersionSpec, ModelVersionStatus
 from driftloop.controller.core import Obj
 
+JUDGED = ("Approved", "Rejected", "Failed")
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -15,10 +17,10 @@ class Observed:
     spec: ModelVersionSpec
     status: ModelVersionStatus = field(default_factory=ModelVersionStatus)
     jobs: tuple[Obj, ...] = ()  # controlled by this ModelVersion
-    pods: tuple[Obj, ...] = ()  # of Jobs named like this ModelVersion's
+    pods: tuple[Obj, ...] = ()  # of those Jobs
     services: tuple[Obj, ...] = ()  # InferenceServices of the family, by name
     deployments: tuple[Obj, ...] = ()  # all Deployments of ours in the namespace
-    versions: tuple[Obj, ...] = ()  # all ModelVersions of the namespace
+    versions: tuple[Obj, ...] = ()  # the namespace's ModelVersions; once judged, those that are stable
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
 
     @property

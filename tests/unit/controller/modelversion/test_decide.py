@@ -300,3 +300,27 @@ def test_the_policy_lets_nobody_in_before_the_pod_is_there() -> None:
     kinds = [action.body["kind"] for action in plan.actions if isinstance(action, Create | Apply)]
     assert kinds == ["NetworkPolicy", "Job"]
     assert isinstance(plan.actions[-1], Create)
+
+
+def run_through(survive: int | None) -> tuple[Obj, list[tuple[str, str]], list[str]]:
+    """To the end; the operator dies once, with its `survive`-th write and before the status that belongs to it."""
+    run, writes = Run(), 0
+    for turn in range(8):
+        found = observe_version(run.body, run.cluster, run.status, **SERVED, versions=(STABLE, run.body))
+        plan = decide(found, SETTINGS, NOW)
+        for action in plan.actions:
+            run.cluster.take(Plan(actions=(action,)))
+        writes_now = len(run.cluster.writes)
+        if survive is not None and writes < survive <= writes_now:
+            survive = None  # dead before the status was written; it starts again
+        elif plan.status is not None:
+            run.status = plan.status
+        writes = writes_now
+        if turn == 3:
+            run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    return run.status, sorted(run.cluster.objects), run.cluster.writes
+
+
+def test_a_crash_before_a_status_was_written_ends_as_the_clean_run() -> None:
+    assert run_through(1) == run_through(None)
+    assert run_through(None)[0]["phase"] == "Approved"
