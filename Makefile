@@ -15,13 +15,13 @@ help: ## List the targets.
 	@echo
 	@echo 'Variables: CLUSTER=auto|current|kind|local, DATA=FOLDER and SHIFT=FOLDER (demo on your own data), CONTROLS=1'
 
-.venv/ready: constraints.txt pyproject.toml
+.venv/ready: constraints-dev.txt pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed: apt-get install python3'; exit 1; }
 	@python3 -c 'import ensurepip' 2>/dev/null || { echo 'python3-venv is needed: apt-get install python3-venv'; exit 1; }
 	@echo 'Setting up .venv (torch is large: minutes the first time)'
 	@test -x $(PYTHON) || python3 -m venv .venv
 	@.venv/bin/pip install -q --disable-pip-version-check uv==0.13.9
-	@.venv/bin/uv pip install -q -p $(PYTHON) -r constraints.txt
+	@.venv/bin/uv pip install -q -p $(PYTHON) -r constraints-dev.txt
 	@.venv/bin/uv pip install -q -p $(PYTHON) --no-deps -e .
 	@touch $@
 
@@ -54,8 +54,11 @@ crds: .venv/ready ## Generate crds/ and the chart's copies from the models, and 
 	$(PYTHON) deploy/generate.py
 
 .PHONY: lock
-lock: .venv/ready ## Resolve pyproject.toml into constraints.txt.
-	.venv/bin/uv pip compile -q pyproject.toml --all-extras -o constraints.txt --no-header --no-annotate
+lock: .venv/ready ## Resolve pyproject.toml into constraints.txt (images) and constraints-dev.txt (.venv).
+	.venv/bin/uv pip compile -q pyproject.toml --extra operator --extra trainer --extra server \
+		-o constraints.txt --no-header --no-annotate
+	.venv/bin/uv pip compile -q pyproject.toml --all-extras -c constraints.txt \
+		-o constraints-dev.txt --no-header --no-annotate
 
 .PHONY: cluster
 cluster: ## Start a two-node cluster (CLUSTER=current|kind|local).
