@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(150)]
 POLL = "--alert-poll-seconds=1"
 
 
-def records(cluster: Cluster) -> list[Any]:
-    return list((cluster.get("dlsvc", "support").get("status") or {}).get("alerts") or [])
+def records(cluster: Cluster, service: str = "support") -> list[Any]:
+    return list((cluster.get("dlsvc", service).get("status") or {}).get("alerts") or [])
 
 
 def drift_labels(cluster: Cluster) -> dict[str, str]:
@@ -76,7 +76,7 @@ def test_the_poll_finds_what_no_webhook_told_and_respects_a_silence(
         unsilenced = drift(cluster)
         unsilenced["labels"]["inference_service"] = "other"
         alertmanager.post("alerts", [drift(cluster), unsilenced])
-        [record] = eventually(lambda: (cluster.get("dlsvc", "other").get("status") or {}).get("alerts"))
+        [record] = eventually(lambda: records(cluster, "other"))
         assert record["key"].partition("/")[0] == fingerprint(unsilenced["labels"])  # Alertmanager's own, as computed
         assert records(cluster) == []
         assert operator.running()

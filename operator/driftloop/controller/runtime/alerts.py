@@ -12,7 +12,8 @@ from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.core import Obj
 
 MAX_RECORDS = 64
-MAX_KEY = 128
+MAX_NAME = 1024  # of an alert, as the CRD has it
+MAX_FINGERPRINT = 64
 GAP = timedelta(minutes=5)  # a shorter pause in a series doesn't make two alerts of one
 SERVICE_LABEL, NAMESPACE_LABEL = "inference_service", "inference_namespace"
 
@@ -38,7 +39,7 @@ class Alert:
     @property
     def key(self) -> str:
         """Fingerprint and start."""
-        return f"{self.fingerprint}/{_time(self.started)}"[:MAX_KEY]
+        return f"{self.fingerprint}/{_time(self.started)}"
 
     @property
     def namespace(self) -> str:
@@ -55,14 +56,23 @@ def parse(raw: Any) -> Alert:
         raise BadAlert("labels must be an object of strings")
     if not labels.get("alertname"):
         raise BadAlert("labels.alertname is missing")
+    if len(labels["alertname"]) > MAX_NAME:
+        raise BadAlert(f"labels.alertname is longer than {MAX_NAME}")
+    given = raw.get("fingerprint") or fingerprint(labels)
+    if not isinstance(given, str) or len(given) > MAX_FINGERPRINT:
+        raise BadAlert(f"fingerprint must be a string of at most {MAX_FINGERPRINT}")
+    return Alert(given, labels, _started(raw.get("startsAt")))
+
+
+def _started(text: Any) -> datetime:
     try:
-        started = datetime.fromisoformat(str(raw.get("startsAt")).replace("Z", "+00:00"))
-    except ValueError:
-        raise BadAlert(f"startsAt is no RFC 3339 time: {str(raw.get('startsAt'))[:64]}") from None
-    if started.tzinfo is None:
+        found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+        utc = found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadAlert(f"startsAt is no RFC 3339 time: {str(text)[:64]}") from None
+    if found.tzinfo is None:
         raise BadAlert("startsAt has no time zone")
-    given = raw.get("fingerprint")
-    return Alert(given if isinstance(given, str) and given else fingerprint(labels), labels, started)
+    return utc
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:

@@ -28,6 +28,12 @@ def stamped(body: Obj) -> Obj:
     return found
 
 
+def is_stamped(live: Obj) -> bool:
+    """Whether it carries our label."""
+    name, value = MANAGED_BY
+    return bool((live["metadata"].get("labels") or {}).get(name) == value)
+
+
 def hashed(body: Obj) -> Obj:
     """`body` with the hash of itself as an annotation."""
     metadata = body["metadata"]

@@ -22,7 +22,7 @@ class Caches:
         self._objects: dict[str, dict[str, dict[str, Obj]]] = {resource.kind: {} for resource in WATCHED}
         self._by_owner: dict[tuple[str, str], dict[str, Obj]] = defaultdict(dict)
         self._by_uid: dict[str, Obj] = {}
-        self._gone: OrderedDict[str, None] = OrderedDict()  # UIDs of deleted objects
+        self._gone: OrderedDict[str, int] = OrderedDict()  # UIDs of deleted objects, and up to which revision
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:
         """One object."""
@@ -45,7 +45,7 @@ class Caches:
     def put(self, obj: Obj) -> bool:
         """Take in an object, unless it is known to be older than what is here or deleted; whether it was news."""
         metadata = obj["metadata"]
-        if metadata["uid"] in self._gone:
+        if self._gone.get(metadata["uid"], -1) >= _revision(obj):
             return False
         old = self.get(obj["kind"], _namespace(obj), _name(obj))
         if old is not None and _revision(old) >= _revision(obj):
@@ -60,12 +60,16 @@ class Caches:
         return True
 
     def remove(self, obj: Obj) -> bool:
-        """That very object (by UID) is gone; whether it was here."""
+        """That very object (by UID) is gone, or lost the label that it is watched by; whether it was here.
+
+        What is older than its last known revision doesn't bring it back. It may come back: with the label.
+        """
         uid = obj["metadata"]["uid"]
-        self._gone[uid] = None
+        known = self._by_uid.get(uid)
+        last = int(obj["metadata"].get("resourceVersion") or 0)
+        self._gone[uid] = max(last, _revision(known) if known else 0)
         if len(self._gone) > TOMBSTONES:
             self._gone.popitem(last=False)
-        known = self._by_uid.get(uid)
         if known is None:
             return False
         self._forget(known)

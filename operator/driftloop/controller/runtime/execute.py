@@ -14,7 +14,7 @@ from driftloop.controller.runtime import applied, ownership
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.events import Recorder
-from driftloop.controller.runtime.resources import RESOURCES, Resource
+from driftloop.controller.runtime.resources import MANAGED_BY, RESOURCES, Resource
 from driftloop.controller.runtime.status import merge_patch, wanted_status, without_foreign
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,10 @@ class Executor:
             raise Stale(f"{resource.kind} {body['metadata']['name']} was there and is gone")
         if not ownership.same_origin(body, live):
             raise NameTaken(ownership.describe(live))
+        if not applied.is_stamped(live):  # somebody took our label off it, so no watch shows it
+            metadata = live["metadata"]
+            label = {"metadata": {"labels": dict([MANAGED_BY]), "uid": metadata["uid"]}}
+            live = await self._api.merge(resource, metadata["namespace"], metadata["name"], label)
         self._caches_put(resource, live)
 
     async def _apply(self, body: Obj) -> bool:
@@ -222,8 +226,12 @@ def _changes(old: dict[str, str] | None, wanted: Mapping[str, str | None]) -> di
 
 
 def _stale(error: ApiError) -> Exception:
-    """409 on a write guarded by UID or resourceVersion: not an error but news."""
-    return Stale(error.message) if error.code == 409 else error
+    """A write that was guarded by UID or resourceVersion and refused: not an error but news.
+
+    Patching another object's UID is 422 for the built-in kinds: "metadata.uid: field is immutable".
+    """
+    other = any(cause.get("field") == "metadata.uid" for cause in error.causes)
+    return Stale(error.message) if error.code == 409 or other else error
 
 
 def _phase(pod: Obj) -> str | None:

@@ -72,7 +72,7 @@ class Operator:
         elector = Elector(lease_api, options.election)
         api = Api(found, TokenBucket(options.qps, options.burst), may_write=elector.leads)
         queue: WorkQueue[Key] = WorkQueue(asyncio.get_running_loop().time)
-        QUEUE_DEPTH.set_function(lambda: len(queue))
+        QUEUE_DEPTH.set_function(lambda: len(queue) if elector.leads() else 0)
         watcher = Watcher(api, self._caches, queue.add, options.settings.namespaces)
         kopf_stop = asyncio.Event()
         stopping = asyncio.create_task(stop.wait(), name="stop")

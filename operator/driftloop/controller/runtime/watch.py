@@ -31,12 +31,14 @@ class Watcher:
         self._caches = caches
         self._enqueue = enqueue
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
+        self._filled = False
 
     async def sync(self) -> None:
         """LIST every watched kind into the caches. Objects that are gone are dropped. Raises ApiError."""
         for resource in WATCHED:
             for namespace in self._namespaces:
                 await self._list(resource, namespace)
+        self._filled = True
 
     async def sync_at_start(self) -> None:
         """The same until it works, saying what is missing."""
@@ -83,15 +85,10 @@ class Watcher:
         return registry
 
     def take(self, obj: Obj, deleted: bool) -> None:
-        """One event of a watch."""
-        if deleted:
-            concerned = keys_for(obj["kind"], obj, self._caches)  # while its owners can still be looked up
-            changed = self._caches.remove(obj)
-        else:
-            changed = self._caches.put(obj)
-            concerned = keys_for(obj["kind"], obj, self._caches) if changed else set()
-        if changed:
-            for key in concerned:
+        """One event of a watch. Until the caches are filled nobody is told: everybody will be queued then."""
+        changed = self._caches.remove(obj) if deleted else self._caches.put(obj)
+        if changed and self._filled:
+            for key in keys_for(obj["kind"], obj, self._caches):
                 self._enqueue(key)
 
     def _handler(self, resource: Resource) -> Callable[..., Any]:

@@ -110,6 +110,9 @@ def test_a_fingerprint_depends_on_every_label_and_not_on_their_order() -> None:
         ({"labels": {}}, "alertname is missing"),
         ({"labels": {"alertname": "A"}}, "startsAt"),
         ({"labels": {"alertname": "A"}, "startsAt": "2026-01-01T00:00:00"}, "time zone"),
+        ({"labels": {"alertname": "A"}, "startsAt": "0001-01-01T00:00:00+10:00"}, "startsAt"),
+        ({"labels": {"alertname": "A" * 1025}, "startsAt": "2026-01-01T00:00:00Z"}, "alertname is longer"),
+        ({"labels": {"alertname": "A"}, "fingerprint": 1, "startsAt": "2026-01-01T00:00:00Z"}, "fingerprint"),
     ],
 )
 def test_nonsense_is_refused_by_field(raw: Any, message: str) -> None:

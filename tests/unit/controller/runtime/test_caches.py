@@ -46,9 +46,17 @@ def test_a_late_event_does_not_bring_a_deleted_object_back() -> None:
     caches = Caches()
     caches.put(obj())
     assert caches.remove(obj())
-    assert not caches.put(obj(revision=9))
+    assert not caches.put(obj())
     assert revision(caches) is None
     assert caches.put(obj(uid="another", revision=10))
+
+
+def test_an_object_that_lost_our_label_comes_back_with_it() -> None:
+    caches = Caches()
+    caches.put(obj())
+    assert caches.remove(obj(revision=5))  # a watch by label tells of it as of a deletion
+    assert not caches.put(obj(revision=4))
+    assert caches.put(obj(revision=6))
 
 
 def test_deleting_the_old_object_leaves_the_new_one_of_that_name() -> None:

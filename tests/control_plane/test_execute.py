@@ -1,0 +1,232 @@
+"""Each action of a plan against a real API server: what it writes, what it leaves, and that a second time is free."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from control_plane.harness import Cluster
+from control_plane.objects import finetunejob
+from driftloop.api.base import API_VERSION
+from driftloop.api.finetunejob import FineTuneJobStatus
+from driftloop.controller.core import Action, Adjust, Apply, Create, Delete, Event, FailPod, Key, Label, NameTaken, Plan
+from driftloop.controller.naming import owner_reference
+from driftloop.controller.runtime.api import Api, credentials
+from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.events import Recorder
+from driftloop.controller.runtime.execute import Executor, Stale
+from driftloop.controller.runtime.resources import RESOURCES, WATCHED
+
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(60)]
+
+
+class Runtime:
+    """An executor with caches that are filled when asked to be."""
+
+    def __init__(self, cluster: Cluster, api: Api) -> None:
+        self.cluster = cluster
+        self.api = api
+        self.caches = Caches()
+        self.executor = Executor(api, self.caches, Recorder(api, "test"))
+
+    async def parent(self, name: str = "one") -> Any:
+        """A FineTuneJob, as the API server has it now."""
+        await self.sync()
+        return self.caches.get("FineTuneJob", self.cluster.namespace, name)
+
+    async def sync(self) -> None:
+        """LIST what is there."""
+        for resource in WATCHED:
+            async for page, _ in self.api.pages(resource, self.cluster.namespace, resource.selector):
+                for obj in page:
+                    self.caches.put(obj)
+
+    async def run(self, *actions: Action, **more: Any) -> bool:
+        """Execute a plan of the FineTuneJob `one`."""
+        return await self.executor.execute(await self.parent(), Plan(actions, **more), FineTuneJobStatus)
+
+
+@pytest.fixture
+async def runtime(cluster: Cluster) -> AsyncIterator[Runtime]:
+    cluster.create(finetunejob("one"))
+    api = Api(await credentials(str(cluster.plane.kubeconfig)))
+    yield Runtime(cluster, api)
+    await api.close()
+
+
+def child(runtime: Runtime, parent: Any, kind: str, name: str, spec: Any = None, **more: Any) -> Any:
+    return {
+        "apiVersion": RESOURCES[kind].api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": runtime.cluster.namespace,
+            "ownerReferences": [owner_reference(parent)],
+        },
+        **({"spec": spec} if spec else {}),
+        **more,
+    }
+
+
+def template(**labels: str) -> Any:
+    containers = [{"name": "main", "image": "i", "resources": {"limits": {"cpu": "1000m"}}}]
+    return {"metadata": {"labels": {"app": "x", **labels}}, "spec": {"containers": containers}}
+
+
+def deployment(runtime: Runtime, parent: Any) -> Any:
+    return child(
+        runtime,
+        parent,
+        "Deployment",
+        "d",
+        {"replicas": 2, "selector": {"matchLabels": {"app": "x"}}, "template": template()},
+    )
+
+
+async def test_created_once_and_found_again_without_a_cache(runtime: Runtime) -> None:
+    parent = await runtime.parent()
+    body = deployment(runtime, parent)
+    assert await runtime.run(Create(body))
+    live = runtime.cluster.get("deployment", "d")
+    assert live["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "driftloop"
+    assert not await runtime.run(Create(body))
+    blind = Runtime(runtime.cluster, runtime.api)
+    assert await blind.executor.execute(parent, Plan((Create(body),)), FineTuneJobStatus)  # it learned of it
+    assert runtime.cluster.get("deployment", "d")["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
+
+
+async def test_a_secret_is_created_and_never_read(runtime: Runtime) -> None:
+    parent = await runtime.parent()
+    first = child(runtime, parent, "Secret", "s", stringData={"token": "first"})
+    assert await runtime.run(Create(first))
+    assert not await runtime.run(Create(first | {"stringData": {"token": "second"}}))
+    assert runtime.cluster.kubectl("get", "secret", "s", "-o", "jsonpath={.data.token}") == "Zmlyc3Q="
+
+
+async def test_a_label_that_was_taken_off_comes_back(runtime: Runtime) -> None:
+    body = deployment(runtime, await runtime.parent())
+    await runtime.run(Create(body))
+    runtime.cluster.kubectl("label", "deployment", "d", "app.kubernetes.io/managed-by-")
+    blind = Runtime(runtime.cluster, runtime.api)
+    assert await blind.run(Create(body))
+    labels = runtime.cluster.get("deployment", "d")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/managed-by"] == "driftloop"
+
+
+async def test_apply_writes_what_is_new_and_then_nothing(runtime: Runtime) -> None:
+    parent = await runtime.parent()
+
+    def policy(port: int) -> Apply:
+        ingress = [{"ports": [{"port": port}]}, {"from": [{"podSelector": {"matchLabels": {"a": "b"}}}]}]
+        spec = {"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Ingress"], "ingress": ingress}
+        return Apply(child(runtime, parent, "NetworkPolicy", "n", spec))
+
+    budget = {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}}
+    service = {"selector": {"a": "b"}, "ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]}
+    rest = (
+        Apply(child(runtime, parent, "PodDisruptionBudget", "p", budget)),
+        Apply(child(runtime, parent, "Service", "s", service)),
+        Apply(deployment(runtime, parent)),
+    )
+    assert await runtime.run(policy(80), *rest)
+    before = runtime.cluster.revisions()
+    assert not await runtime.run(policy(80), *rest)
+    assert not await Runtime(runtime.cluster, runtime.api).run(policy(80), *rest)
+    assert runtime.cluster.revisions() == before
+    assert await runtime.run(policy(90), *rest)
+    changed = {name for name, revision in runtime.cluster.revisions().items() if before[name] != revision}
+    assert changed == {"NetworkPolicy/n"}
+
+
+async def test_what_others_own_is_not_taken_over(runtime: Runtime) -> None:
+    parent = await runtime.parent()
+    runtime.cluster.create(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [{"port": 1}]}}
+    )
+    body = child(runtime, parent, "Service", "s", {"ports": [{"port": 80}]})
+    for action in (Apply(body), Create(body)):
+        with pytest.raises(NameTaken, match="Service s exists already"):
+            await runtime.run(action)
+    assert runtime.cluster.get("service", "s")["spec"]["ports"][0]["port"] == 1
+
+
+async def test_adjust_and_label_change_what_they_name(runtime: Runtime) -> None:
+    await runtime.run(Create(deployment(runtime, await runtime.parent())))
+    uid = runtime.cluster.get("deployment", "d")["metadata"]["uid"]
+    adjust = Adjust(runtime.cluster.namespace, "d", uid, 3, {"role": "stable"}, {"note": "x"})
+    label = Label(Key("FineTuneJob", runtime.cluster.namespace, "one"), {"in-use": "true"})
+    assert await runtime.run(adjust, label)
+    assert not await runtime.run(adjust, label)
+    live = runtime.cluster.get("deployment", "d")
+    assert live["spec"]["replicas"] == 3
+    assert live["metadata"]["labels"]["role"] == "stable"
+    assert runtime.cluster.get("ftj", "one")["metadata"]["labels"] == {"in-use": "true"}
+    with pytest.raises(Stale):
+        await runtime.run(Adjust(runtime.cluster.namespace, "d", "another-uid", 9))
+    assert await runtime.run(Label(label.key, {"in-use": None}))
+    assert "labels" not in runtime.cluster.get("ftj", "one")["metadata"]
+
+
+async def test_delete_means_that_very_object(runtime: Runtime) -> None:
+    await runtime.run(Create(deployment(runtime, await runtime.parent())))
+    uid = runtime.cluster.get("deployment", "d")["metadata"]["uid"]
+    delete = Delete("apps/v1", "Deployment", runtime.cluster.namespace, "d", "another-uid")
+    await runtime.run(delete)
+    assert runtime.cluster.get("deployment", "d")
+    await runtime.run(Delete("apps/v1", "Deployment", runtime.cluster.namespace, "d", uid))
+    assert runtime.cluster.get("deployment", "d") is None
+    await runtime.run(Delete("apps/v1", "Deployment", runtime.cluster.namespace, "d", uid))
+
+
+async def test_a_lost_pod_is_failed_as_a_disruption(runtime: Runtime) -> None:
+    labels = {"app.kubernetes.io/managed-by": "driftloop"}
+    metadata = {"name": "p", "labels": labels, "finalizers": ["batch.kubernetes.io/job-tracking"]}
+    runtime.cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template()["spec"]})
+    running = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    runtime.cluster.patch_status("pod", "p", {"phase": "Running", "conditions": running})
+    uid = runtime.cluster.get("pod", "p")["metadata"]["uid"]
+    fail = FailPod(runtime.cluster.namespace, "p", uid, "node-b is lost")
+    assert await runtime.run(fail)
+    assert not await runtime.run(fail)
+    status = runtime.cluster.get("pod", "p")["status"]
+    assert status["phase"] == "Failed"
+    assert {each["type"] for each in status["conditions"]} == {"Ready", "DisruptionTarget"}
+    assert not await runtime.run(FailPod(runtime.cluster.namespace, "p", "another-uid", ""))
+
+
+async def test_a_status_is_written_when_it_differs_and_not_over_a_newer_one(runtime: Runtime) -> None:
+    status = {"phase": "Training", "progress": {"step": 1}}
+    event = Event("Normal", "Started", "started")
+    assert await runtime.run(status=status, events=(event,))
+    assert not await runtime.run(status=status, events=(event, Event("Normal", "Idle", "told by nobody")))
+    stale = await runtime.parent()
+    runtime.cluster.patch_status("ftj", "one", {"version": "other"})
+    with pytest.raises(Stale):
+        await runtime.executor.execute(stale, Plan(status=status | {"phase": "Failed"}), FineTuneJobStatus)
+    assert await runtime.run(status=status)  # what is not wanted goes
+    live = runtime.cluster.get("ftj", "one")["status"]
+    assert "version" not in live
+    assert live["phase"] == "Training"
+    assert [each["reason"] for each in runtime.cluster.list("events.events.k8s.io")] == ["Started"]
+
+
+async def test_a_version_of_another_job_has_the_name(runtime: Runtime) -> None:
+    def version(uid: str) -> Create:
+        digest = "sha256:" + "0" * 64
+        return Create(
+            {
+                "apiVersion": API_VERSION,
+                "kind": "ModelVersion",
+                "metadata": {"name": "v", "namespace": runtime.cluster.namespace},
+                "spec": {
+                    "family": "f",
+                    "artefact": {"uri": "hf://a/b", "digest": digest},
+                    "lineage": {"jobUid": uid},
+                },
+            }
+        )
+
+    assert await runtime.run(version("1"))
+    assert not await runtime.run(version("1"))
+    with pytest.raises(NameTaken, match="ModelVersion v exists"):
+        await runtime.run(version("2"))
