@@ -90,7 +90,7 @@ def fetch_folder(uri: str, destination: Path, digest: str | None = None, verify:
     if path is not None:
         if not path.is_dir():
             raise StorageError(f"{uri}: no such folder")
-        shutil.copytree(path, destination, dirs_exist_ok=True)
+        _copy(path, destination)
     else:
         fs, remote = _filesystem(uri)
         try:
@@ -120,12 +120,23 @@ def publish(folder: Path, uri: str) -> Manifest:
     return manifest
 
 
+def _copy(source: Path, destination: Path) -> None:
+    """Content alone: a pod may not set modes or times of a volume's root, which belongs to root (copytree tries to)."""
+    for path in sorted(source.rglob("*")):
+        target = destination / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
 def _publish_local(folder: Path, path: Path) -> None:
     if folder.resolve() == path.resolve():
         return
     staged = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    staged.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, staged)
+    staged.mkdir(parents=True)
+    _copy(folder, staged)
     if path.exists():
         shutil.rmtree(path)
     staged.rename(path)

@@ -69,3 +69,16 @@ def test_another_scheme_goes_through_fsspec(tmp_path: Path) -> None:
     assert storage.exists(f"{uri}/{MANIFEST}")
     storage.fetch_folder(uri, tmp_path / "copy", digest)
     assert (tmp_path / "copy" / "model.txt").read_text() == "weights"
+
+
+def test_a_copy_has_the_content_and_not_the_modes(tmp_path: Path) -> None:
+    """A pod may not change the root of a volume, which belongs to root: `fetch` failed on a real node by trying."""
+    storage.publish(folder_with(tmp_path, "weights"), "pvc://claim/a")
+    folder = storage.local_path("pvc://claim/a")
+    assert folder is not None
+    folder.chmod(0o500)
+    (folder / "model.txt").chmod(0o400)
+    copy = tmp_path / "copy"
+    storage.fetch_folder("pvc://claim/a", copy)
+    assert copy.stat().st_mode & 0o200
+    assert (copy / "model.txt").stat().st_mode & 0o200
