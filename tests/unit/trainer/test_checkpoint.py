@@ -1,0 +1,86 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from driftloop_trainer.train.checkpoint import Run, Superseded
+
+URI = "pvc://claim/runs/uid"
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def run(token: str) -> Run:
+    run = Run(URI, token)
+    run.take_over()
+    return run
+
+
+@pytest.mark.usefixtures("alone")
+def test_weights_and_moments_come_back(volume: Path) -> None:
+    model, optimizer = model_and_optimizer()
+    saved = run("0000-a").save(3, model, optimizer, keep=2)
+    other, other_optimizer = model_and_optimizer()
+    last = run("0001-b").last()
+    assert last == saved
+    run("0001-b").load(saved, other, other_optimizer)
+    assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
+    moments = [o.state[next(iter(o.state))]["exp_avg"] for o in (optimizer, other_optimizer)]
+    assert torch.equal(*moments)
+
+
+@pytest.mark.usefixtures("alone")
+def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume: Path) -> None:
+    mine = run("0000-a")
+    model, optimizer = model_and_optimizer()
+    for step in (1, 2, 3):
+        mine.save(step, model, optimizer, keep=2)
+    cut_off = volume / "runs" / "uid" / "step-00000009-0000-a"
+    cut_off.mkdir()
+    (cut_off / "__0_0.distcp").write_bytes(b"half")
+    last = mine.last()
+    assert last is not None
+    assert last.step == 3
+    assert sorted(p.name for p in (volume / "runs" / "uid").glob("step-*")) == [
+        "step-00000002-0000-a",
+        "step-00000003-0000-a",
+        cut_off.name,
+    ]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_run_that_was_taken_over_writes_nothing_more(volume: Path) -> None:
+    old, (model, optimizer) = run("0000-a"), model_and_optimizer()
+    old.save(1, model, optimizer, keep=2)
+    run("0000-b")
+    with pytest.raises(Superseded):
+        old.save(2, model, optimizer, keep=2)
+    assert [p.name for p in (volume / "runs" / "uid").glob("step-*")] == ["step-00000001-0000-a"]
+
+
+def test_starts_are_counted_and_noted(volume: Path) -> None:
+    assert [run("0000-a").record_start(step, 2, 2) for step in (0, 40)] == [0, 1]
+    noted = [json.loads(path.read_text())["step"] for path in sorted((volume / "runs" / "uid" / "starts").iterdir())]
+    assert noted == [0, 40]
+
+
+def test_a_new_run_has_no_checkpoint(volume: Path) -> None:
+    assert Run(URI, "0000-a").last() is None
