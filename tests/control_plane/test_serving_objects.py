@@ -56,9 +56,9 @@ def test_every_object_is_taken_as_it_is(restricted: Cluster, engine: Obj) -> Non
     kinds = [dry_run(restricted, body)["kind"] for body in bodies]
     assert kinds == [
         "Service",
+        "Service",
         "PodDisruptionBudget",
         "NetworkPolicy",
-        "Service",
         "Secret",
         "Deployment",
         "Pod",

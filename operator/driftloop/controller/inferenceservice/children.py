@@ -4,7 +4,7 @@ None of them changes with a revision, so that a rollout touches nothing but Depl
 """
 
 from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT, SERVICE, STAGE
-from driftloop.controller.core import Action, Apply, Obj, Settings
+from driftloop.controller.core import Action, Apply, Delete, Obj, Settings
 from driftloop.controller.inferenceservice.observed import Observed
 from driftloop.controller.inferenceservice.revision import keys_secret_name
 from driftloop.controller.naming import child_name, owner_reference
@@ -12,11 +12,16 @@ from driftloop.controller.pods.serving import SERVE, SIGNING_KEY, TOKEN
 
 
 def children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
-    """Everything but the Deployments and the Secret."""
-    bodies = [service(observed, settings), disruption_budget(observed, settings), network_policy(observed, settings)]
+    """Everything but the Deployments and the Secret; a feedback Service goes when feedback is no longer taken."""
+    services = [service(observed, settings)]
     if observed.spec.feedback is not None:
-        bodies.append(feedback_service(observed, settings))
-    return tuple(Apply(body) for body in bodies)
+        services.append(feedback_service(observed, settings))
+    wanted = {body["metadata"]["name"] for body in services}
+    bodies = [*services, disruption_budget(observed, settings), network_policy(observed, settings)]
+    return (
+        *(Apply(body) for body in bodies),
+        *(_delete(left) for left in observed.services if left["metadata"]["name"] not in wanted),
+    )
 
 
 def pod_labels(observed: Observed) -> dict[str, str]:
@@ -77,6 +82,11 @@ def network_policy(observed: Observed, settings: Settings) -> Obj:
     }
     name = child_name(observed.service, "pods")
     return _object(observed, "networking.k8s.io/v1", "NetworkPolicy", name, {"spec": spec}, settings)
+
+
+def _delete(body: Obj) -> Delete:
+    meta = body["metadata"]
+    return Delete("v1", "Service", meta["namespace"], meta["name"], meta["uid"])
 
 
 def _service(observed: Observed, settings: Settings, name: str, port: int) -> Obj:

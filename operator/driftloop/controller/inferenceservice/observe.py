@@ -36,6 +36,7 @@ async def observe(key: Key, world: World) -> Observed | None:
     if service is None:
         return None
     parsed = InferenceService.model_validate(service)
+    uid = service["metadata"]["uid"]
     found = [parse_version(v) for v in world.list("ModelVersion", key.namespace) if _follows(parsed, v)]
     jobs = [parse_job(job) for job in world.list("FineTuneJob", key.namespace, {SERVICE: key.name})]
     observed = Observed(
@@ -46,6 +47,9 @@ async def observe(key: Key, world: World) -> Observed | None:
         versions=tuple(version for version in found if version),
         revisions=tuple(_revisions(service, world)),
         jobs=tuple(job for job in jobs if job),
+        services=tuple(
+            s for s in world.owned("Service", key.namespace, _uid(service)) if controlled_by(s, _uid(service))
+        ),
     )
     return replace(
         observed,

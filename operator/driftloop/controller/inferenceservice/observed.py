@@ -126,6 +126,7 @@ class Observed:
     versions: tuple[Version, ...] = ()
     revisions: tuple[Revision, ...] = ()
     jobs: tuple[Job, ...] = ()
+    services: tuple[Obj, ...] = ()  # Services that it owns
     arms: Arms | None = None  # None: not asked for, or Prometheus could not say
     counters: Counters | None = None  # likewise
     samples: int | None = None  # likewise

@@ -1,6 +1,8 @@
 """What stands around the pods."""
 
+from driftloop.controller.core import Delete
 from driftloop.controller.inferenceservice.children import (
+    children,
     disruption_budget,
     feedback_service,
     keys_secret,
@@ -27,6 +29,15 @@ def test_api_and_feedback_have_a_service_each() -> None:
         ("desk-feedback", 8081),
     ]
     assert url(service(), SETTINGS) == "http://desk.team.svc.cluster.local"
+
+
+def test_the_feedback_service_goes_with_the_feedback() -> None:
+    metadata = {"namespace": "team", "name": "desk-feedback", "uid": "u"}
+    left = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
+    gone = children(service(services=(left,)), SETTINGS)[-1]
+    assert gone == Delete("v1", "Service", "team", "desk-feedback", "u")
+    taken = children(service({"feedback": {"storage": "pvc://shared/feedback"}}, services=(left,)), SETTINGS)
+    assert not [action for action in taken if isinstance(action, Delete)]
 
 
 def test_the_keys_are_random_and_belong_to_the_service() -> None:

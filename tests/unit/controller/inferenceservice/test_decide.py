@@ -56,7 +56,7 @@ def trying(**parts: Any) -> Observed:
 def test_the_services_come_before_the_pods() -> None:
     found = plan(service({"feedback": {"storage": "pvc://shared/feedback"}}, versions=(V1,)))
     kinds = [action.body["kind"] for action in found.actions if isinstance(action, Apply | Create)]
-    assert kinds == ["Service", "PodDisruptionBudget", "NetworkPolicy", "Service", "Secret", "Deployment"]
+    assert kinds == ["Service", "Service", "PodDisruptionBudget", "NetworkPolicy", "Secret", "Deployment"]
 
 
 def test_without_feedback_there_is_no_feedback_service() -> None:
