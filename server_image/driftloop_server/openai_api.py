@@ -1,10 +1,13 @@
 """What engine and proxy share of the OpenAI API: paths and the body of an error."""
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+
+log = logging.getLogger(__name__)
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -51,11 +54,18 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(error)
     except web.HTTPRequestEntityTooLarge as error:
         return error_response(ApiError(413, f"the body is too large: {error.text}", code="body_too_large"))
+    except web.RequestPayloadError as error:
+        return error_response(ApiError(400, f"the body can't be read: {error}"))
     except web.HTTPException as error:
         if error.status < 400:
             raise
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return error_response(ApiError(error.status, f"{request.method} {request.path}: {error.reason}", headers=allow))
+    except Exception:
+        if request.writer.output_size:
+            raise  # the answer has begun: all that is left is to break it off
+        log.exception("%s %s failed", request.method, request.path)
+        return error_response(ApiError(500, "an error of this server; see its log"))
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:

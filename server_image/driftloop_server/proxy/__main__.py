@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import Literal
 
 from aiohttp import web
 
@@ -72,20 +73,22 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
         drift = DriftCounters(read_profile(Path(task.model_dir)), metrics)
         connections = Connections(options.connection_requests, options.connection_seconds)
         api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness).app()
-        connections.watch(api)
-        apps = [(Probes(readiness, metrics, upstream).app(), task.metrics_port), (api, task.api_port)]
+        apps = [(api, task.api_port)]
         if task.feedback_uri:
             segments = Segments(task.feedback_uri, socket.gethostname())
-            feedback = Feedback(task, keys.token, signer, memory, segments, metrics).app()
-            apps.append((feedback, task.feedback_port))
-        runners = [await _listen(app, port, cancel=app is api) for app, port in apps]
+            apps.append((Feedback(task, keys.token, signer, memory, segments, metrics).app(), task.feedback_port))
+        for app, _ in apps:
+            connections.watch(app)
+        # The probes first: the engine takes their port's closing, the last thing here, for our end.
+        probes = Probes(readiness, metrics, upstream).app()
+        runners = [await _listen(app, port, cancel=app is api) for app, port in [(probes, task.metrics_port), *apps]]
         watching = asyncio.create_task(readiness.watch())
         log.info("%s: API on port %d, engine %s", task.version, task.api_port, task.engine_type)
-        await terminated.wait()
+        await _first(watching, asyncio.create_task(terminated.wait()))
         readiness.draining = connections.draining = True
         await _drain(connections, task.drain_seconds, LINGER_SECONDS if keys.of_a_service else 0)
         watching.cancel()
-        for runner in reversed(runners):  # the probes last: the engine takes their port's closing for our end
+        for runner in reversed(runners):
             await runner.cleanup()
 
 
@@ -97,6 +100,13 @@ async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRu
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", port).start()  # noqa: S104 - a pod's port; NetworkPolicies guard it
     return runner
+
+
+async def _first(*tasks: asyncio.Task[None] | asyncio.Task[Literal[True]]) -> None:
+    """Wait for one of them; what it raised is raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
 
 
 async def _drain(connections: Connections, seconds: float, linger: float) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable
+from contextlib import suppress
 
 import aiohttp
 from aiohttp import web
@@ -28,7 +30,11 @@ from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, read_bounded
 
 MAX_BODY = 4 << 20  # bytes of a request
 BODY_SECONDS = 30.0  # in which it must have come
-_BROKEN = web.RequestKey("broken", int)  # code of a stream that failed after its 200 had left
+_CODE = web.RequestKey("code", int)  # how a stream ended whose 200 had left before
+
+
+class ClientGone(Exception):
+    """The client's connection broke: aiohttp's own error for it is also one of the engine's connection."""
 
 
 class Api:
@@ -91,23 +97,23 @@ class Api:
     ) -> web.StreamResponse:
         """Pass the events on. After the 200 has left, a failure is an event of the stream."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        await response.prepare(request)
         events = EventRewriter(identity)
         try:
+            await _to_client(response.prepare(request))
             async for block in answer.content.iter_any():
                 if rewritten := events.feed(block):
-                    await response.write(rewritten)
-            await response.write(events.flush())
+                    await _to_client(response.write(rewritten))
+            await _to_client(response.write(events.flush()))
             self._readiness.proven()
-        except ConnectionError:
-            raise  # the client's connection, not the engine's
+        except ClientGone:
+            request[_CODE] = CLIENT_GONE
         except (aiohttp.ClientError, AnswerTooLong) as error:
-            request[_BROKEN] = 504 if isinstance(error, aiohttp.ServerTimeoutError) else 502
-            message = error_body(request[_BROKEN], f"the engine broke off: {type(error).__name__}")
-            await response.write(b"data: " + json.dumps(message).encode() + b"\n\n")
+            request[_CODE] = 504 if isinstance(error, aiohttp.ServerTimeoutError) else 502
+            message = error_body(request[_CODE], f"the engine broke off: {type(error).__name__}")
+            with suppress(ClientGone):
+                await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
             self._memory.add(identity, Answer(prompt, events.text))
-        await response.write_eof()
         return response
 
     @web.middleware
@@ -115,13 +121,20 @@ class Api:
         began, code = time.monotonic(), 500
         try:
             response = await handler(request)
-            code = request.get(_BROKEN, response.status)
+            code = request.get(_CODE, response.status)
             return response
         except (asyncio.CancelledError, ConnectionError):
             code = CLIENT_GONE
             raise
         finally:
             self._metrics.request(request.path, code, time.monotonic() - began)
+
+
+async def _to_client(sending: Awaitable[object]) -> None:
+    try:
+        await sending
+    except ConnectionError as error:
+        raise ClientGone from error
 
 
 async def _body(request: web.Request) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from driftloop_server.proxy.upstream import Upstream
+from driftloop_server.proxy.upstream import BUSY, Upstream
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Readiness:
         if trouble is None:
             self.proven()
             return
+        if trouble == BUSY and self._proven_at is not None:
+            return  # so many requests are no sign of a fault
         self._failures += 1
         self._reason = f"the engine generates no token: {trouble}"
         if self._proven_at is not None:

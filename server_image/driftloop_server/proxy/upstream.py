@@ -16,6 +16,7 @@ from driftloop_server.openai_api import COMPLETIONS, ApiError
 KEEPALIVE = 2.0
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 10.0
+BUSY = "its queue is full"
 MAX_METRICS = 4 << 20  # bytes
 MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
 
@@ -64,7 +65,7 @@ class Upstream:
         try:
             async with asyncio.timeout(PROBE_SECONDS), self.request("POST", COMPLETIONS, body) as answer:
                 if answer.status == 429:
-                    return None  # its queue is full of requests: busy, not broken
+                    return BUSY
                 if answer.status != 200:
                     return f"status {answer.status}"
                 document: dict[str, Any] = json.loads(await read_bounded(answer, MAX_ANSWER))
