@@ -47,9 +47,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         versions=tuple(version for version in found if version),
         revisions=tuple(_revisions(service, world)),
         jobs=tuple(job for job in jobs if job),
-        services=tuple(
-            s for s in world.owned("Service", key.namespace, _uid(service)) if controlled_by(s, _uid(service))
-        ),
+        services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
     )
     return replace(
         observed,
