@@ -29,3 +29,13 @@ def inferenceservice(name: str, triggers: list[Any] | None = None) -> Any:
         "metadata": {"name": name},
         "spec": spec,
     }
+
+
+def modelversion(name: str) -> Any:
+    """An imported ModelVersion."""
+    return {
+        "apiVersion": "driftloop.dev/v1alpha1",
+        "kind": "ModelVersion",
+        "metadata": {"name": name},
+        "spec": {"family": "family", "artefact": {"uri": "hf://models/imported", "digest": "sha256:" + "0" * 64}},
+    }

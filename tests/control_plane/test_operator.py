@@ -1,27 +1,21 @@
 """`driftloop operator` with the real deciders: that the parts fit together. The rules have tests of their own."""
 
 import time
+from functools import partial
 
 import pytest
 
 from control_plane.harness import Cluster, StartOperator, eventually
-from control_plane.objects import finetunejob, inferenceservice
+from control_plane.objects import finetunejob, inferenceservice, modelversion
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(120)]
 
 
 def test_takes_up_all_three_kinds_and_rests(cluster: Cluster, operators: StartOperator) -> None:
     operator = operators().start().ready()
-    digest = "sha256:" + "0" * 64
-    version = {
-        "apiVersion": "driftloop.dev/v1alpha1",
-        "kind": "ModelVersion",
-        "metadata": {"name": "imported"},
-        "spec": {"family": "family", "artefact": {"uri": "hf://models/imported", "digest": digest}},
-    }
-    cluster.create(finetunejob("one"), inferenceservice("support"), version)
+    cluster.create(finetunejob("one"), inferenceservice("support"), modelversion("imported"))
     for kind, name in (("ftj", "one"), ("mver", "imported"), ("dlsvc", "support")):
-        eventually(lambda kind=kind, name=name: cluster.condition(kind, name, "Ready"))
+        eventually(partial(cluster.condition, kind, name, "Ready"))
         assert cluster.get(kind, name)["status"]["observedGeneration"] == 1
     eventually(lambda: cluster.list("jobs"))
     before = eventually(lambda: at_rest(cluster))

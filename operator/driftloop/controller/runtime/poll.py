@@ -9,6 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 
@@ -70,11 +71,11 @@ class Poll:
         params.append(("filter", f'alertname=~"{history.names_regex(names)}"'))
         try:
             found = await fetch_json(self._session, f"{url}/api/v2/alerts", params)
-            return [parse(each) for each in found] if isinstance(found, list) else []
-        except (MetricsUnavailable, BadAlert) as error:
+        except MetricsUnavailable as error:
             ERRORS.labels("poll").inc()
             log.warning("can't poll alerts: %s", error)
             return []
+        return read_alerts(found)
 
     async def _past(self, names: set[str]) -> list[Alert] | None:
         """What fired since the last time; None when it can't be told, for want of Prometheus or of the silences."""
@@ -108,3 +109,15 @@ class Poll:
                 log.warning("alerts not recorded: %s", error)
                 complete = False
         return complete
+
+
+def read_alerts(found: Any) -> list[Alert]:
+    """The alerts of /api/v2/alerts. What is none is logged: the others still count."""
+    alerts = []
+    for each in found if isinstance(found, list) else [found]:
+        try:
+            alerts.append(parse(each))
+        except BadAlert as error:
+            ERRORS.labels("poll").inc()
+            log.warning("not an alert: %s", error)
+    return alerts
