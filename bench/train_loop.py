@@ -1,0 +1,114 @@
+"""Our training step beside a bare torch loop: `python bench/train_loop.py [--steps N]`.
+
+Both train the 1.1M-parameter Llama of the demo on one CPU thread on the same random batches; turns of both alternate,
+so that a busy machine slows them alike. Prints tokens per second of CPU time and the ratio (1.0: as fast as bare).
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from driftloop.api.finetunejob import TrainingSpec
+from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
+from driftloop_trainer.train.batches import collate
+from driftloop_trainer.train.loop import build_optimizer
+from driftloop_trainer.train.order import Order
+from driftloop_trainer.train.sharding import shard
+from driftloop_trainer.train.step import train_step
+
+BATCH, ROWS, VOCABULARY = 64, 2048, 2048
+
+
+def new_model() -> Any:
+    """The demo's model."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, **sizes))  # type: ignore[arg-type]
+
+
+def data(folder: Path, masked: bool) -> Dataset:
+    """Rows as long as support requests; with `masked` only their last third counts, as a completion does."""
+    random = np.random.default_rng(0)
+    ids = [random.integers(1, VOCABULARY, size=int(n)).tolist() for n in random.integers(8, 40, size=ROWS)]
+    labels = [[IGNORED] * (2 * len(row) // 3 if masked else 1) for row in ids]
+    labels = [mask + row[len(mask) :] for mask, row in zip(labels, ids, strict=True)]
+    write_dataset(folder, ids, labels, [[len(row)] for row in ids])
+    return Dataset(folder / FILE)
+
+
+def ours(dataset: Dataset) -> Callable[[Any], None]:
+    """A step of the product on the rows given."""
+    model = shard(new_model(), init_device_mesh("cpu", (1,)), bf16=False, gradient_checkpointing=False)
+    optimizer = build_optimizer(model, TrainingSpec())
+
+    def step(rows: Any) -> None:
+        train_step(model, optimizer, [collate(dataset, rows, 0)], int(dataset.trained[rows].sum()), 1.0)
+
+    return step
+
+
+def bare(dataset: Dataset) -> Callable[[Any], None]:
+    """The shortest loop that does the same: pad, forward, cross-entropy, backward, clip, step."""
+    model = new_model()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step(rows: Any) -> None:
+        sequences = [torch.from_numpy(dataset.ids(row).astype(np.int64)) for row in rows]
+        labels = [torch.from_numpy(dataset.labels(row).astype(np.int64)) for row in rows]
+        ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)[:, 1:]
+        logits = model(ids, use_cache=False).logits[:, :-1]
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def compare(dataset: Dataset, steps: int) -> dict[str, float]:
+    """Tokens per second of CPU time of either loop."""
+    order = Order(dataset.lengths, BATCH, seed=0)
+    loops = {"ours": ours(dataset), "bare": bare(dataset)}
+    spent = dict.fromkeys(loops, 0.0)
+    tokens = 0
+    for number in range(steps + 2):
+        rows = order.batch(number)
+        for name, step in loops.items():
+            started = time.process_time()
+            step(rows)
+            spent[name] += (time.process_time() - started) * (number >= 2)  # the first steps warm up
+        tokens += int(dataset.lengths[rows].sum()) * (number >= 2)
+    return {name: tokens / seconds for name, seconds in spent.items()}
+
+
+def main() -> None:
+    """Print one line a kind of data."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100, help="steps a loop")
+    steps = parser.parse_args().steps
+    with tempfile.TemporaryDirectory() as name:
+        dist.init_process_group("gloo", init_method=f"file://{name}/store", rank=0, world_size=1)
+        for kind, masked in (("all tokens count", False), ("the last third counts", True)):
+            found = compare(data(Path(name), masked), steps)
+            ratio = found["ours"] / found["bare"]
+            print(f"{kind}: ours {found['ours']:.0f}, bare {found['bare']:.0f} tokens/s, ratio {ratio:.2f}")
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
