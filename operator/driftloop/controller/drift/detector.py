@@ -8,23 +8,24 @@ inequality R reaches 72,000 / a within 72,000 requests with probability a at mos
 Sources: e-detectors, Shin, Ramdas & Rinaldo 2023 (arXiv 2203.03532); bets on a bounded mean, Waudby-Smith & Ramdas
 2024; normal scores, van der Waerden 1952.
 
-Limits. The guarantee is for requests that come independently; `LOOK_LIMIT` keeps one user's burst from raising an
-alarm by itself, but a user who sends the same for an hour is a shift of the traffic, and is reported as one. A mean
-score doesn't see a spread that grows on both sides alike.
+Limits. The guarantee is for requests that come independently. Of a burst no bet wins more than a few requests' worth
+(`pace`; a bet that wins less than it might keeps its guarantee), but a user who sends the same for hours is a shift of
+the traffic, and is reported as one. A mean score doesn't see a spread that grows on both sides alike.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from statistics import NormalDist
 
 from driftloop.contract.names import SIGNALS
+from driftloop.controller.drift.pace import believed
 
 FEEDBACK = "feedback"  # the fourth signal; its bins are good and bad ratings
 WATCHED = (*SIGNALS, FEEDBACK)
 MONTH = 72_000  # requests that the false-alarm budget is for
-LOOK_LIMIT = 2.5  # nats: no single look multiplies evidence by more (clipping an e-value leaves it one)
 STANDARD_ERRORS = 2.33  # 99 %: how far a finite reference may be off
 FRACTIONS = (0.15, 0.45, 0.9)  # of the largest stake that can't lose everything
 
@@ -52,7 +53,7 @@ class Reference:
     """What is normal for one signal: shares of the bins, and the rows they were counted on."""
 
     rows: float
-    masses: Sequence[float]
+    masses: tuple[float, ...]
 
 
 State = Mapping[str, Sequence[float]]  # signal -> ln R of each of its bets
@@ -64,9 +65,14 @@ def threshold(false_alarms_per_month: float) -> float:
 
 
 def update(
-    state: State, bins: Mapping[str, Sequence[float]], references: Mapping[str, Reference], tolerance: float, cap: float
+    state: State,
+    bins: Mapping[str, Sequence[float]],
+    references: Mapping[str, Reference],
+    tolerance: float,
+    cap: float,
+    expected: float = math.inf,
 ) -> dict[str, tuple[float, ...]]:
-    """The state after one window.
+    """The state after one window in which `expected` requests are usual.
 
     A signal without a reference, or whose increments are missing, negative or no numbers, stays as it was: what is
     not known is no evidence. Evidence is cut at `cap` (ln R), so that it can fall again when the traffic is back.
@@ -80,7 +86,8 @@ def update(
         before = found.get(signal, ())
         if len(before) != len(tables):
             before = (-math.inf,) * len(tables)
-        found[signal] = tuple(_step(ln, table, counts, cap) for ln, table in zip(before, tables, strict=True))
+        most = [believed(expected * mass) for mass in smoothed(reference)]
+        found[signal] = tuple(_step(ln, table, counts, most, cap) for ln, table in zip(before, tables, strict=True))
     return found
 
 
@@ -94,6 +101,7 @@ def signal_evidence(state: State, signal: str) -> float:
     return _log_mean(state.get(signal, ()))
 
 
+@lru_cache(maxsize=256)  # a reference that has stopped growing is used at every look
 def bets(signal: str, reference: Reference, tolerance: float) -> list[tuple[float, ...]]:
     """ln of the factor of each bin, a bet: up and down at each of FRACTIONS; of feedback, only more bad ratings.
 
@@ -155,11 +163,12 @@ def usable(counts: Sequence[float] | None) -> Sequence[float]:
     return counts
 
 
-def _step(before: float, table: Sequence[float], counts: Sequence[float], cap: float) -> float:
+def _step(before: float, table: Sequence[float], counts: Sequence[float], most: Sequence[float], cap: float) -> float:
     # Every request could be the first after the change: as many new bets begin as there are requests, all of them
     # with the window's first one, since its order isn't known.
-    gain = sum(count * factor for count, factor in zip(counts, table, strict=True))
-    after = _log_add(before, math.log(sum(counts))) + min(gain, LOOK_LIMIT)
+    after = _log_add(before, math.log(sum(counts)))
+    for factor, count, limit in zip(table, counts, most, strict=True):
+        after += factor * (min(count, limit) if factor > 0 else count)
     return min(max(after, _LOWEST), cap)
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from driftloop.api.inferenceservice import Drift, DriftStatus, ReferenceSignal
 from driftloop.contract.names import SIGNALS
-from driftloop.controller.conditions import timestamp
+from driftloop.controller.conditions import parse_timestamp, timestamp
 from driftloop.controller.drift.detector import (
     FEEDBACK,
     WATCHED,
@@ -28,10 +28,13 @@ from driftloop.controller.drift.detector import (
     update,
     usable,
 )
+from driftloop.controller.drift.pace import Pace, advance, believed, usual
 
 GROWTH = 10
 HEALTHY = 0.5  # a larger share of bad ratings is no state to call normal
 MIN_RATINGS = 10  # fewer say nothing
+
+_PACE = "pace"  # its key beside the signals' evidence
 
 _AT_REST = 1 / 3  # of the threshold (of ln R); above it the change has begun
 _CAP = 2.0  # times the threshold
@@ -49,19 +52,16 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     if counters is None:
         return status
     limit = threshold(spec.false_alarms_per_month)
+    pace, seconds = _decoded_pace(status.evidence.get(_PACE, "")), _seconds(status, counters)
+    expected = usual(pace, counters.requests, seconds)
     collected = _counts(status.baseline)
     collecting = _rows(collected) < spec.baseline_requests
-    state = update(
-        decode(status.evidence),
-        counters.bins,
-        references(collected, collecting, counters),
-        spec.tolerance,
-        _CAP * limit,
-    )
+    compared = references(collected, collecting, counters)
+    state = update(decode(status.evidence), counters.bins, compared, spec.tolerance, _CAP * limit, expected)
     evidence = log_evidence(state)
     at_rest = evidence <= _AT_REST * limit
     if collecting or (at_rest and _rows(collected) < GROWTH * spec.baseline_requests):
-        collected = _added(collected, counters.bins)
+        collected = _added(collected, counters, expected)
     first = status.first_baseline
     if collecting and _rows(collected) >= spec.baseline_requests and not first and is_healthy(collected):
         first = _signals(collected)
@@ -70,7 +70,7 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
         update={
             "consumed_until": timestamp(counters.until),
             "requests": status.requests + (0 if collecting else round(counters.requests)),
-            "evidence": encode(state),
+            "evidence": encode(state) | {_PACE: _encoded_pace(advance(pace, counters.requests, seconds))},
             "log_evidence": decimal(evidence),
             "threshold": decimal(limit),
             "baseline": _signals(collected),
@@ -91,7 +91,8 @@ def references(collected: Mapping[str, Sequence[int]], collecting: bool, counter
         return {signal: _reference(counts) for signal, counts in collected.items()}
     found = {FEEDBACK: Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))}
     if not collecting and counters.reference_rows > 0:
-        found |= {s: Reference(counters.reference_rows, m) for s, m in counters.reference.items() if s in SIGNALS}
+        profile = {s: Reference(counters.reference_rows, tuple(m)) for s, m in counters.reference.items()}
+        found |= {signal: reference for signal, reference in profile.items() if signal in SIGNALS}
     return found
 
 
@@ -124,6 +125,23 @@ def decimal(value: float) -> str:
     return f"{value:.4f}"
 
 
+def _seconds(status: DriftStatus, counters: Counters) -> float:
+    began = parse_timestamp(status.consumed_until) if status.consumed_until else counters.until
+    return (counters.until - began).total_seconds()
+
+
+def _encoded_pace(pace: Pace) -> str:
+    return f"{pace.rate:.6g} {pace.seconds:.0f}"
+
+
+def _decoded_pace(text: str) -> Pace:
+    try:
+        rate, seconds = (float(part) for part in text.split())
+    except ValueError:
+        return Pace()
+    return Pace(rate, seconds) if math.isfinite(rate) and math.isfinite(seconds) else Pace()
+
+
 def _started(status: DriftStatus, version: str, spec: Drift, now: datetime) -> DriftStatus:
     return DriftStatus(
         version=version,
@@ -152,13 +170,15 @@ def _reference(counts: Sequence[int]) -> Reference:
     return Reference(rows, tuple(count / rows for count in counts) if rows else ())
 
 
-def _added(collected: Mapping[str, Sequence[int]], bins: Mapping[str, Sequence[float]]) -> dict[str, tuple[int, ...]]:
+def _added(collected: Mapping[str, Sequence[int]], counters: Counters, expected: float) -> dict[str, tuple[int, ...]]:
+    """The baseline with a window's counts; of a burst, no more than what is usual a few times over."""
     found = {signal: tuple(counts) for signal, counts in collected.items()}
+    weight = min(1.0, believed(expected) / counters.requests) if counters.requests > 0 else 1.0
     for signal in WATCHED:
-        counts = usable(bins.get(signal))
+        counts = usable(counters.bins.get(signal))
         before = found.get(signal) or (0,) * len(counts)
         if len(before) == len(counts) > 0:
-            found[signal] = tuple(round(a + b) for a, b in zip(before, counts, strict=True))
+            found[signal] = tuple(round(a + weight * b) for a, b in zip(before, counts, strict=True))
     return found
 
 

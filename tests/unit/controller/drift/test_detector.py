@@ -11,7 +11,6 @@ from driftloop.contract.names import SIGNALS
 from driftloop.controller.drift import detector
 from driftloop.controller.drift.detector import (
     FEEDBACK,
-    LOOK_LIMIT,
     MONTH,
     Counters,
     Reference,
@@ -125,14 +124,22 @@ def test_evidence_is_always_a_number_below_the_cap(
     assert all(not math.isnan(value) for values in state.values() for value in values)
 
 
-@given(st.integers(1, 10_000))
-def test_one_look_moves_evidence_by_a_bounded_factor(burst: int) -> None:
-    """A user who sends the same ten thousand times between two looks raises no alarm."""
-    before = after([1.0] * 10, 50)
-    state = update(before, {"surprisal": [0.0] * 9 + [float(burst)]}, REFERENCES, TOLERANCE, CAP)
-    for old, new in zip(before["surprisal"], state["surprisal"], strict=True):
-        assert new <= math.log(math.exp(old) + burst) + LOOK_LIMIT + 1e-9
-    assert log_evidence(state) < LIMIT
+@given(st.integers(10, 10_000), st.integers(0, 9))
+def test_a_burst_of_like_requests_counts_for_a_few(burst: int, bin_: int) -> None:
+    """One user sends the same up to ten thousand times in a window in which ten requests are usual."""
+    state = after([1.0] * 10, 50)
+    counts = [0.0] * 10
+    counts[bin_] = float(burst)
+    state = update(state, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, expected=10)
+    assert log_evidence(state) < LIMIT * 0.9
+
+
+@given(st.lists(st.floats(0, 100), min_size=10, max_size=10), st.floats(0, 100), st.floats(0, 100))
+def test_believing_less_never_adds_evidence(counts: list[float], expected: float, more: float) -> None:
+    before = after([1.0] * 10, 5)
+    less = update(before, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, expected)
+    full = update(before, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, expected + more)
+    assert log_evidence(less) <= log_evidence(full) + 1e-9
 
 
 def test_evidence_falls_again_when_the_traffic_is_back() -> None:

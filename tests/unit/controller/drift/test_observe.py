@@ -103,9 +103,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 async def world(prometheus: str) -> AsyncIterator[World]:
     async with aiohttp.ClientSession() as session:
-        async with asyncio.timeout(30):
-            while not await _is_ready(session, prometheus):
-                await asyncio.sleep(0.1)
+        for _ in range(300):
+            if await _is_ready(session, prometheus):
+                break
+            await asyncio.sleep(0.1)
         now = START + timedelta(minutes=5) + SETTLE
         yield cast(World, SimpleNamespace(metrics=Prometheus(session, prometheus), now=lambda: now))
 
