@@ -98,7 +98,8 @@ def test_pods_of_two_nodes_reach_each_other_by_address_service_and_name(
 
 def test_logs_are_shown_and_a_deleted_pod_goes(cluster: Cluster, namespace: str, servers: list[str]) -> None:
     for name in servers:
-        assert "listening" in cluster.kubectl("-n", namespace, "logs", name)
+        line = cluster.kubectl("-n", namespace, "logs", "--follow", "--limit-bytes=9", name)
+        assert line == "listening"
     cluster.kubectl("-n", namespace, "delete", "pod", servers[0], "--timeout=30s")
     assert [each["metadata"]["name"] for each in cluster.get("-n", namespace, "pods")["items"]] == servers[1:]
 

@@ -42,9 +42,12 @@ def provide(names: list[str], nodes: list[Node]) -> dict[str, str]:
 def _provide(name: str, arguments: dict[str, str], nodes: list[Node]) -> str:
     image = images.reference(name, arguments)
     if not _lacking(image, nodes):
-        return image  # without the lock: who needs no build need not wait for another's
-    with _exclusive():
+        return image  # without a lock: who needs no build need not wait for another's
+    _remove_leftovers()
+    # Trainer and server together, as the second finds the first one's gigabytes in the store.
+    with _locked("builds", fcntl.LOCK_SH), _locked("torch" if name in ("trainer", "server") else name, fcntl.LOCK_EX):
         image = _build(name, arguments)
+    with _locked("layout", fcntl.LOCK_EX):
         layout = _export(image)
         for node in _lacking(image, nodes):
             with Step(f"load {image} into {node.name}"):
@@ -62,7 +65,8 @@ def _build(name: str, arguments: dict[str, str]) -> str:
     for _ in range(3):
         image = images.reference(name, arguments)
         if not _buildah("images", "--quiet", "--filter", f"reference={image}"):
-            _build_base()
+            with _locked("base", fcntl.LOCK_EX):
+                _build_base()
             with Step(f"build {image}") as step, _package_index() as secrets:
                 command = ["build", "--isolation", "chroot", "--network", "host", "--layers"]
                 command += [f"--build-arg={key}={value}" for key, value in arguments.items()]
@@ -244,8 +248,14 @@ def _follow(arguments: list[str], step: Step) -> None:
         raise Error(f"the build failed:\n{''.join(lines[-30:])}")
 
 
+def _remove_leftovers() -> None:
+    """Remove what killed builds left in the store, unless somebody builds now."""
+    with contextlib.suppress(BlockingIOError), _locked("builds", fcntl.LOCK_EX | fcntl.LOCK_NB):
+        _buildah("rm", "--all")
+
+
 @contextlib.contextmanager
-def _exclusive() -> Iterator[None]:
-    with (_folder() / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _locked(what: str, how: int) -> Iterator[None]:
+    with (_folder() / f".{what}.lock").open("w") as lock:
+        fcntl.flock(lock, how)
         yield

@@ -17,18 +17,24 @@ BRANCH = "driftloop-testcluster"
 V2_CONTROLLERS = "+cpuset +cpu +io +memory +hugetlb +pids"
 
 
-def hierarchies(mounts: str | None = None) -> list[Path]:
-    """Where cgroups are mounted: one folder with cgroup v2, one a controller with v1 (`mounts`: /proc/mounts' text)."""
+def mounted(mounts: str | None = None) -> dict[str, list[Path]]:
+    """Where cgroups are mounted, by version: `cgroup` and `cgroup2` (`mounts`: the text of /proc/mounts)."""
     lines = (Path("/proc/mounts").read_text() if mounts is None else mounts).splitlines()
-    by_type: dict[str, list[Path]] = {"cgroup": [], "cgroup2": []}
+    found: dict[str, list[Path]] = {"cgroup": [], "cgroup2": []}
     for _, folder, kind, *_ in map(str.split, lines):
-        if kind in by_type:
-            by_type[kind].append(Path(folder))
+        if kind in found:
+            found[kind].append(Path(folder))
+    return found
+
+
+def hierarchies(mounts: str | None = None) -> list[Path]:
+    """The folders in which to make a group: one with cgroup v2, one a controller with v1."""
+    found = mounted(mounts)
     # Where both are mounted (v1 with a v2 "unified" folder beside it), the controllers sit in v1.
-    found = by_type["cgroup"] or by_type["cgroup2"]
-    if not found:
+    chosen = found["cgroup"] or found["cgroup2"]
+    if not chosen:
         raise Error("no cgroups are mounted on this machine; nodes need them (a container may have to be privileged)")
-    return sorted(set(found))
+    return sorted(set(chosen))
 
 
 def service_group(name: str) -> Path:
@@ -90,14 +96,10 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
 
 def remove_branch() -> None:
     """Remove all our groups; every process in them must have ended."""
-    for root in hierarchies():
+    found = mounted()
+    for root in {*found["cgroup"], *found["cgroup2"]}:  # runc makes groups in an idle v2 hierarchy too
         for folder, _, _ in os.walk(root / BRANCH, topdown=False):
             _rmdir(Path(folder))
-
-
-def exists() -> bool:
-    """Whether any of our groups is there."""
-    return any((root / BRANCH).exists() for root in hierarchies())
 
 
 def _rmdir(group: Path, attempts: int = 50) -> None:

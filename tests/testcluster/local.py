@@ -206,8 +206,7 @@ def _clear() -> None:
     containers.remove_shim_sockets(NODES)
     _unmount_below(STATE)
     network.remove(NETWORKS)
-    if cgroups.exists():
-        cgroups.remove_branch()
+    cgroups.remove_branch()
     if STATE.exists():
         shutil.rmtree(STATE)
 

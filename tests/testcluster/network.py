@@ -94,11 +94,6 @@ def remove(nodes: list[NodeNetwork]) -> None:
         _ip("link", "delete", BRIDGE)
 
 
-def exists(nodes: list[NodeNetwork]) -> bool:
-    """Whether any link or namespace of ours is there."""
-    return _exists(BRIDGE) or any(_exists(node.cable) or Path(node.netns_file).exists() for node in nodes)
-
-
 def _exists(link: str) -> bool:
     return Path(f"/sys/class/net/{link}").exists()
 
