@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
-from driftloop.contract.storage import fetch_folder
+from driftloop.contract.storage import StorageError, fetch_folder
 from driftloop.contract.task import ServeTask
-from driftloop_server.stage import BadInput, fail, serve_task, setup_logging
+from driftloop_server.stage import BadInput, StageFailure, TryAgain, fail, serve_task, setup_logging
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +18,15 @@ _PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 def fetch(task: ServeTask) -> Manifest:
     """Copy the artefact into `task.model_dir` and verify it.
 
-    Raises BadInput when the content is not what its digest says or could run code, StorageError when it can't be read.
+    Raises BadInput when the content is not what its digest says or could run code, TryAgain when it can't be read.
     """
     folder = Path(task.model_dir)
     try:
         manifest = fetch_folder(task.artefact_uri, folder, task.artefact_digest)
     except ManifestError as error:
         raise BadInput("DigestMismatch", f"{task.artefact_uri}: {error}") from error
+    except (StorageError, OSError) as error:
+        raise TryAgain("StorageUnreadable", f"{task.artefact_uri}: {error}") from error
     _drop_unlisted(folder, manifest)
     refuse_code(folder)
     return manifest
@@ -70,7 +72,7 @@ def main() -> None:
     try:
         task = serve_task()
         manifest = fetch(task)
-    except (BadInput, ValueError, OSError) as error:
+    except StageFailure as error:
         fail(error)
     size = sum(entry.size for entry in manifest.files)
     log.info("%s: %d files, %d bytes, %s", task.version, len(manifest.files), size, manifest.digest)

@@ -10,12 +10,24 @@ from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY
 log = logging.getLogger(__name__)
 
 
-class BadInput(Exception):
-    """The task or the model is wrong: trying again won't help. `reason` is CamelCase, the message says what to fix."""
+class StageFailure(Exception):
+    """Why a container can't go on. `reason` is one CamelCase word, the message says what to fix."""
+
+    exit_code = EXIT_RETRY
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class BadInput(StageFailure):
+    """The task or the model is wrong: trying again won't help."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class TryAgain(StageFailure):
+    """Something is not there now, and may be later."""
 
 
 def serve_task() -> task.ServeTask:
@@ -34,14 +46,11 @@ def setup_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
-def fail(error: Exception) -> NoReturn:
-    """Leave the reason as termination message and exit: 78 for a BadInput, 75 for all that may pass."""
-    bad = isinstance(error, BadInput)
-    reason = error.reason if isinstance(error, BadInput) else type(error).__name__
-    log.error("%s: %s", reason, error)
-    document = result.StageError(reason=reason[:63], message=str(error)[:1500])
+def fail(error: StageFailure) -> NoReturn:
+    """Leave the reason as termination message, and exit with its code."""
+    log.error("%s: %s", error.reason, error)
     try:
-        result.emit(document)
+        result.emit(result.StageError(reason=error.reason, message=str(error)[:1500]))
     except (OSError, ValueError) as trouble:  # outside a pod there is no such file
         log.warning("no termination message: %s", trouble)
-    sys.exit(EXIT_BAD_INPUT if bad else EXIT_RETRY)
+    sys.exit(error.exit_code)

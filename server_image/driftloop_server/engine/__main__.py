@@ -20,7 +20,7 @@ from driftloop_server.engine.metrics import EngineMetrics
 from driftloop_server.engine.model import LoadedModel, load
 from driftloop_server.engine.scheduler import Scheduler
 from driftloop_server.engine.server import EngineServer
-from driftloop_server.stage import BadInput, fail, serve_task, setup_logging
+from driftloop_server.stage import StageFailure, TryAgain, fail, serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.engine")
 
@@ -38,7 +38,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 async def serve(task: ServeTask, loaded: LoadedModel, max_waiting: int) -> None:
-    """Serve until SIGTERM, and then until the proxy is gone. Raises RuntimeError when the model breaks."""
+    """Serve until SIGTERM, and then until the proxy is gone. Raises TryAgain when the model breaks."""
     loop = asyncio.get_running_loop()
     terminated, broken = asyncio.Event(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -68,7 +68,7 @@ async def serve(task: ServeTask, loaded: LoadedModel, max_waiting: int) -> None:
     await runner.cleanup()
     scheduler.close()
     if broken.is_set():
-        raise RuntimeError("the model does not answer any more: the container must start anew")
+        raise TryAgain("ModelFailed", "the model does not answer any more: the container must start anew")
 
 
 async def _until_unneeded(terminated: asyncio.Event, scheduler: Scheduler, task: ServeTask) -> None:
@@ -97,7 +97,7 @@ def main() -> None:
         task = serve_task()
         loaded = load(Path(task.model_dir), dtype=task.dtype, max_model_len=task.max_model_len, threads=options.threads)
         asyncio.run(serve(task, loaded, options.max_waiting))
-    except (BadInput, RuntimeError, OSError) as error:
+    except StageFailure as error:
         fail(error)
 
 

@@ -25,7 +25,7 @@ from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
 from driftloop_server.proxy.upstream import Upstream
-from driftloop_server.stage import BadInput, fail, serve_task, setup_logging
+from driftloop_server.stage import BadInput, StageFailure, fail, serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.proxy")
 
@@ -125,7 +125,7 @@ def main() -> None:
         task = serve_task()
         keys = Keys(task)
         asyncio.run(serve(task, keys, arguments()))
-    except (BadInput, OSError) as error:
+    except StageFailure as error:
         fail(error)
 
 

@@ -102,4 +102,5 @@ def test_storage_that_is_not_there_may_come(launch: Start, serve_task: ServeTask
     assert process.popen.wait(60) == 75
     found = decode(process.output.with_suffix(".termination").read_text())
     assert isinstance(found, StageError)
+    assert found.reason == "StorageUnreadable"
     assert "pvc://gone/model: no such folder" in found.message
