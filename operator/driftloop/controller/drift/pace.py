@@ -23,7 +23,8 @@ def advance(pace: Pace, requests: float, seconds: float) -> Pace:
     if seconds <= 0 or (requests <= 0 and pace.seconds <= 0):
         return pace
     observed = min(pace.seconds + seconds, MEMORY)
-    return Pace(pace.rate + (requests / seconds - pace.rate) * min(1.0, seconds / observed), observed)
+    weight = min(1.0, seconds / observed)
+    return Pace((1 - weight) * pace.rate + weight * requests / seconds, observed)
 
 
 def usual(pace: Pace, requests: float, seconds: float) -> float:
