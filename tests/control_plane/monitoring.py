@@ -86,15 +86,24 @@ class Alertmanager(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that evaluates one alert rule every second."""
+    """A Prometheus that evaluates one alert rule every second, and tells `alertmanager` if there is one."""
 
     name = "prometheus"
 
-    def __init__(self, folder: Path, alert: str, expression: str, labels: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        alert: str,
+        expression: str,
+        labels: dict[str, str],
+        alertmanager: Alertmanager | None = None,
+    ) -> None:
         super().__init__(folder)
         rule = {"alert": alert, "expr": expression, "labels": labels}
         rules = self.config("rules.yml", {"groups": [{"name": "test", "interval": "1s", "rules": [rule]}]})
-        self._config = self.config("config.yml", {"rule_files": [str(rules)]})
+        targets = [f"127.0.0.1:{alertmanager.port}"] if alertmanager else []
+        alerting = {"alertmanagers": [{"static_configs": [{"targets": targets}]}]}
+        self._config = self.config("config.yml", {"rule_files": [str(rules)], "alerting": alerting})
 
     def command(self) -> list[str]:
         return [
@@ -102,6 +111,8 @@ class Prometheus(Process):
             f"--config.file={self._config}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--storage.tsdb.path={self.folder}/data",
+            # It finds its Alertmanager seconds after the first alert, and would tell it again after a minute.
+            "--rules.alert.resend-delay=1s",
         ]
 
     def query(self, promql: str) -> list[Any]:

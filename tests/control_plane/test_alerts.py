@@ -2,12 +2,13 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from control_plane.harness import TOKEN, Cluster, StartOperator, eventually
+from control_plane.harness import TOKEN, Cluster, OperatorProcess, StartOperator, eventually
 from control_plane.monitoring import Alertmanager, Prometheus
 from control_plane.objects import inferenceservice
 from driftloop.controller.runtime.alerts import fingerprint
@@ -19,6 +20,12 @@ POLL = "--alert-poll-seconds=1"
 
 def records(cluster: Cluster, service: str = "support") -> list[Any]:
     return list((cluster.get("dlsvc", service).get("status") or {}).get("alerts") or [])
+
+
+def told(operator: OperatorProcess, source: str) -> float:
+    """Alerts that came from there and concerned a service."""
+    results = ("recorded", "known")
+    return sum(operator.metric(f'driftloop_alerts_total{{result="{each}",source="{source}"}}') for each in results)
 
 
 def drift_labels(cluster: Cluster) -> dict[str, str]:
@@ -63,6 +70,26 @@ def test_webhook_and_poll_of_two_alertmanagers_make_one_record(
         eventually(lambda: operator.metric('driftloop_alerts_total{result="known",source="Poll"}') > 1)
         eventually(lambda: operator.metric('driftloop_alerts_total{result="known",source="Webhook"}') > 0)
         assert len(records(cluster)) == 1
+
+
+def test_webhook_poll_and_history_of_one_alert_make_one_record(
+    cluster: Cluster, simple: StartOperator, tmp_path: Path
+) -> None:
+    operator = simple(POLL)
+    cluster.create(inferenceservice("support"))
+    with Alertmanager(tmp_path, f"http://127.0.0.1:{operator.webhook}/alerts", TOKEN) as alertmanager:
+        expression = f"vector(time()) < {time.time() + 15}"
+        labels = drift_labels(cluster)
+        with Prometheus(tmp_path, "DriftloopModelDrift", expression, labels, alertmanager) as prometheus:
+            operator.add(
+                f"--alertmanager-urls={alertmanager.url}", f"--prometheus-url={prometheus.url}"
+            ).start().ready()
+            for source in ("Webhook", "Poll"):  # whichever comes first
+                eventually(partial(told, operator, source))
+            eventually(lambda: not prometheus.query('ALERTS{alertstate="firing"}'))
+            polls = operator.metric("driftloop_alert_polls_total")
+            eventually(lambda: operator.metric("driftloop_alert_polls_total") >= polls + 2)
+            assert len(records(cluster)) == 1
 
 
 def test_the_poll_finds_what_no_webhook_told_and_respects_a_silence(

@@ -126,20 +126,20 @@ def _matches(alert: Alert, trigger: Obj) -> bool:
 
 
 def _same(record: Obj, alert: Alert) -> bool:
-    """The same key; or the same name and time, for what Prometheus' history has.
+    """The same key; or, where Prometheus' history is involved, the same name at about the same time.
 
-    There an alert lacks external labels, so its fingerprint is another, and a restarted Prometheus lets it begin anew.
+    There an alert lacks external labels, so its fingerprint is another; and a Prometheus that was just started writes
+    its first sample some evaluations after the alert began, or lets it begin anew.
     """
     if record.get("key") == alert.key:
         return True
     if record.get("alertname") != alert.name:
         return False
-    started = datetime.fromisoformat(str(record["started"]).replace("Z", "+00:00"))
-    if alert.ended is None:
-        return _time(started) == _time(alert.started)
-    return alert.started - GAP <= started <= alert.ended
+    slack = GAP if alert.ended or record.get("source") == "Poll" else timedelta(0)
+    begin, end = _time(alert.started - slack), _time((alert.ended or alert.started) + slack)
+    return begin <= str(record["started"]) <= end
 
 
 def _time(moment: datetime) -> str:
-    """Milliseconds, as Prometheus has them."""
+    """Milliseconds, as Prometheus has them; in the order of time as text too."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

@@ -89,7 +89,7 @@ class Operator:
             watching = asyncio.create_task(self._watch(watcher, found, stop, kopf_stop), name="kopf")
             await _first(stopping, beating, leading, watching)
             leading.cancel()
-            await asyncio.wait([leading])
+            await asyncio.wait([leading], timeout=10)
             await elector.release()
             kopf_stop.set()
             await asyncio.wait([watching], timeout=10)

@@ -44,7 +44,7 @@ async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], s
                 continue
             raise
         ALERTS.labels(source, "recorded").inc(new)
-        log.info("recorded %d alerts for %s/%s", new, namespace, name)
+        log.info("%s: recorded %d alerts for %s/%s", source, new, namespace, name)
         return new
     raise ApiError(409, "Conflict", f"InferenceService {namespace}/{name} changed {TRIES} times while recording alerts")
 

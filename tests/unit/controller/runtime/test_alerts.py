@@ -78,9 +78,17 @@ def test_history_that_overlaps_a_record_is_no_news() -> None:
         return Alert("f2", {"alertname": "DriftloopModelDrift"}, start, end)
 
     assert merged(records, past(-1, 10), "Poll", NOW) is None
+    assert merged(records, past(-8, -1), "Poll", NOW) is None
     assert merged(records, past(1, 10), "Poll", NOW) is None  # Prometheus was restarted
     assert merged(records, past(-60, -30), "Poll", NOW) is not None
     assert merged(records, past(30, 60), "Poll", NOW) is not None
+
+
+def test_history_is_no_news_to_the_webhook_that_follows() -> None:
+    records = merged([], Alert("f2", {"alertname": "DriftloopModelDrift"}, NOW, NOW), "Poll", NOW)
+    assert records is not None
+    assert merged(records, alert(started=NOW - timedelta(seconds=2)), "Webhook", NOW) is None
+    assert merged(records, alert(started=NOW + timedelta(minutes=10)), "Webhook", NOW) is not None
 
 
 @given(st.lists(st.integers(0, 200), max_size=150))
