@@ -9,7 +9,7 @@ from driftloop.contract.storage import StorageError, fetch_folder
 from driftloop.contract.task import ServeTask
 from driftloop_server.stage import BadInput, StageFailure, TryAgain, fail, serve_task, setup_logging
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("driftloop_server.fetch")  # run as __main__
 
 # Formats that run code when they are read.
 _PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}

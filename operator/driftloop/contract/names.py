@@ -54,6 +54,8 @@ class Metric:
     # Proxy: every series carries inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code
     LATENCY = "driftloop_request_duration_seconds"  # histogram, + route
+    # Of feedback, revision and model_version are those of the answer, which another pod than the exporting one may
+    # have given: query them by label, never by pod.
     FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction
     FEEDBACK_ELIGIBLE = "driftloop_feedback_eligible_total"  # + side: train | heldOut
     DRIFT_BIN = "driftloop_drift_bin_total"  # counter, + signal, bin (00, 01 ...)

@@ -1,10 +1,12 @@
 """The proxy's metrics. Every series carries the labels of the pod's service, revision and version."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from driftloop.contract.names import Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
+
+disable_created_metrics()  # a `_created` beside every counter would double the series and tell nothing
 
 ROUTES = (COMPLETIONS, CHAT, MODELS)
 # Prometheus sees no increase in a series that appears with its first event: series start at 0.
