@@ -6,7 +6,8 @@ from driftloop.contract.names import Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
 
-disable_created_metrics()  # a `_created` beside every counter would double the series and tell nothing
+# A `_created` beside every counter would double the series and tell nothing.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 ROUTES = (COMPLETIONS, CHAT, MODELS)
 # Prometheus sees no increase in a series that appears with its first event: series start at 0.
