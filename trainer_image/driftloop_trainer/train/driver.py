@@ -22,6 +22,8 @@ from driftloop_trainer.train.checkpoint import Run
 from driftloop_trainer.train.node import configure, join, start_head, wait_for_head
 from driftloop_trainer.train.worker import ASSIGNMENT, Assignment, Outcome, work
 
+_SETTLED = 60  # seconds after which a node had joined: Ray gives up on a head that doesn't answer before
+_HEAD_PAUSE = 5  # seconds in which a dying head's port may still answer
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
 
 
@@ -40,11 +42,21 @@ def lead(task: TrainTask) -> TrainResult:
 
 
 def lend(task: TrainTask) -> NoReturn:
-    """Give this pod's workers to the head until the head is gone: only index 0 completes the job."""
+    """Give this pod's workers to the head, and to the next one when it is gone: only index 0 completes the job.
+
+    A head that finished looks like one that was lost; then the Job ends this pod while it waits.
+    """
     configure(task.workers_per_node)
-    wait_for_head(task.head, time.monotonic() + task.startup_timeout_seconds)
-    code = join(task.head, task.workers_per_node, task.gpus_per_node)
-    raise StageFailure("HeadGone", f"Ray ended with {code}: its head is gone", EXIT_RETRY)
+    deadline, lost = time.monotonic() + task.startup_timeout_seconds, 0
+    while lost <= task.backoff_limit:
+        wait_for_head(task.head, deadline)
+        joined = time.monotonic()
+        code = join(task.head, task.workers_per_node, task.gpus_per_node)
+        _say(f"Ray ended here with {code}")
+        if time.monotonic() - joined > _SETTLED:  # sooner, the head was not up yet: the same wait goes on
+            deadline, lost = time.monotonic() + task.startup_timeout_seconds, lost + 1
+        time.sleep(_HEAD_PAUSE)
+    raise StageFailure("HeadGone", f"lost the head {lost} times", EXIT_RETRY)
 
 
 def check_inputs(task: TrainTask, scratch: Path) -> None:

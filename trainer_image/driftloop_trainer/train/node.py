@@ -7,6 +7,7 @@ the driver before it had told its result.
 import os
 import socket
 import subprocess
+import sys
 import time
 
 from driftloop.contract.names import EXIT_RETRY
@@ -44,7 +45,7 @@ def own_address() -> str:
 
 def start_head(cpus: int, gpus: int) -> str:
     """Start Ray's head in the background; returns its address. Raises StageFailure."""
-    command = [*_command(cpus, gpus), "--head", f"--port={PORT}", "--include-dashboard=false"]
+    command = [*_command(cpus, gpus), "--head", f"--port={PORT}", "--include-dashboard=false", "--no-monitor"]
     try:
         subprocess.run(command, check=True, timeout=_START_TIMEOUT)  # noqa: S603 - the command is ours
     except (subprocess.SubprocessError, OSError) as error:
@@ -71,6 +72,7 @@ def wait_for_head(host: str, deadline: float) -> None:
 
 def _command(cpus: int, gpus: int) -> list[str]:
     return [
-        *("ray", "start", "--disable-usage-stats", f"--node-ip-address={own_address()}"),
-        *(f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"),
+        *(f"--node-ip-address={own_address()}", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
+        *(f"--num-cpus={cpus}", f"--num-gpus={gpus}"),
     ]
