@@ -42,8 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="testcluster", description="A Kubernetes cluster for tests and demos.")
     parser.add_argument(
         "--provider",
-        choices=["auto", *providers.PROVIDERS],
-        default=os.environ.get("CLUSTER", "auto"),
+        default=os.environ.get("CLUSTER") or "auto",
         help="current: kubectl's context; kind: in Docker; local: on this machine, as root (default: $CLUSTER or auto)",
     )
     commands = parser.add_subparsers(dest="command", required=True)

@@ -43,7 +43,6 @@ def _provide(name: str, arguments: dict[str, str], nodes: list[Node]) -> str:
     image = images.reference(name, arguments)
     if not _lacking(image, nodes):
         return image  # without a lock: who needs no build need not wait for another's
-    _remove_leftovers()
     # Trainer and server together, as the second finds the first one's gigabytes in the store.
     with _locked("builds", fcntl.LOCK_SH), _locked("torch" if name in ("trainer", "server") else name, fcntl.LOCK_EX):
         image = _build(name, arguments)
@@ -52,7 +51,8 @@ def _provide(name: str, arguments: dict[str, str], nodes: list[Node]) -> str:
         for node in _lacking(image, nodes):
             with Step(f"load {image} into {node.name}"):
                 _load(image, layout, node)
-        _prune(layout, nodes)
+        with contextlib.suppress(BlockingIOError), _locked("builds", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _prune(layout, nodes)  # unless somebody builds: next time
     return image
 
 
@@ -163,7 +163,8 @@ def _load(image: str, layout: Path, node: Node) -> None:
 
 
 def _prune(layout: Path, nodes: list[Node]) -> None:
-    """Forget all but the newest versions of each image, except those that containers use."""
+    """Forget what killed builds left, and all but the newest versions of each image, save those that containers use."""
+    _buildah("rm", "--all")
     index = json.loads((layout / "index.json").read_text())
     kept = newest([each["annotations"][_NAME] for each in index["manifests"]], KEPT)  # in order of their making
     index["manifests"] = [each for each in index["manifests"] if each["annotations"][_NAME] in kept]
@@ -246,12 +247,6 @@ def _follow(arguments: list[str], step: Step) -> None:
             step.detail = line.strip()[:60]
     if process.returncode != 0:
         raise Error(f"the build failed:\n{''.join(lines[-30:])}")
-
-
-def _remove_leftovers() -> None:
-    """Remove what killed builds left in the store, unless somebody builds now."""
-    with contextlib.suppress(BlockingIOError), _locked("builds", fcntl.LOCK_EX | fcntl.LOCK_NB):
-        _buildah("rm", "--all")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from testcluster import wait
+from testcluster import cgroups, wait
 from testcluster.console import Error
 from testcluster.node import SANDBOX_IMAGE, Node
 
@@ -18,15 +18,16 @@ PAUSE = Path("/usr/bin/catatonit")
 
 
 def start(node: Node) -> None:
-    """Start the node's containerd on an image store without containers, and give it the sandbox image."""
+    """Start the node's containerd, on a store without the containers of a former cluster, with the sandbox image."""
     containerd = node.containerd()
     if containerd.running():
         return
     node.images.mkdir(parents=True, exist_ok=True)
+    survivors = cgroups.processes(cgroups.service_group(containerd.name))  # shims: it had crashed, its pods run on
     _start_and_wait(node)
     # The store outlives the cluster for its images' sake, and remembers the containers of the last one. containerd's
     # CRI part reads them at its start: so forget them, and start again.
-    if left := ctr(node, "containers", "list", "--quiet").split():
+    if not survivors and (left := ctr(node, "containers", "list", "--quiet").split()):
         ctr(node, "containers", "delete", *left)
         containerd.stop()
         _start_and_wait(node)

@@ -174,15 +174,15 @@ def _start(cluster: Cluster) -> None:
     with Step("etcd and kube-apiserver"):
         etcd.start()
         apiserver.start()
-        wait.until(lambda: apiserver.check() and is_ready(SERVER, cluster.authority), "kube-apiserver", 60)
+        wait.until(lambda: apiserver.check() and is_ready(SERVER, cluster.authority), "kube-apiserver", 120)
         _write_kubeconfig(cluster.authority)
     with Step("containerd on both nodes"):
         for node in NODES:
             containers.start(node)
     with Step("controller manager, scheduler, cluster DNS"):
+        kubectl(KUBECONFIG, "apply", "-f", str(MANIFESTS))  # first, or CoreDNS is refused, and waits 5 s to ask again
         for service in others:
             service.start()
-        kubectl(KUBECONFIG, "apply", "-f", str(MANIFESTS))
         wait.until(_default_account_exists, "the controller manager", 30)
         wait.until(_dns_answers, f"the cluster's DNS; see {LOGS}/coredns.log", 30)
     with Step("kubelet and kube-proxy on both nodes"):
@@ -259,7 +259,11 @@ def add_volume(name: str) -> None:
 def status() -> str:
     """Which daemons run, and what the API server says of the nodes."""
     lines = [f"{'running' if each.running() else 'STOPPED':8} {each.name}" for each in load().services]
-    return "\n".join([*lines, f"logs: {LOGS}", kubectl(KUBECONFIG, "get", "nodes", "-o", "wide")])
+    try:
+        nodes = kubectl(KUBECONFIG, "get", "nodes", "-o", "wide", "--request-timeout=5s")
+    except Error as failed:
+        nodes = str(failed)
+    return "\n".join([*lines, f"logs: {LOGS}", nodes])
 
 
 def _default_account_exists() -> bool:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from testcluster import current, kind, local
+from testcluster.console import Error
 from testcluster.paths import BUILD
 
 
@@ -26,6 +27,8 @@ def choose(asked: str) -> Provider:
     """The provider called `asked`; for `auto` the one in use, else kind where it can run, else local."""
     if asked == "auto":
         asked = _CHOSEN.read_text() if _CHOSEN.exists() else "kind" if kind.usable() else "local"
+    if asked not in PROVIDERS:
+        raise Error(f"CLUSTER={asked} is unknown; there are: auto, {', '.join(PROVIDERS)}")
     return PROVIDERS[asked]
 
 
