@@ -62,6 +62,7 @@ def _lacking(image: str, nodes: list[Node]) -> list[Node]:
 
 def _build(name: str, arguments: dict[str, str]) -> str:
     """Build the image from the files as they are now, and return its reference."""
+    outdated: list[str] = []  # someone edited a file meanwhile: such a name promises what the image isn't
     for _ in range(3):
         image = images.reference(name, arguments)
         if not _buildah("images", "--quiet", "--filter", f"reference={image}"):
@@ -74,8 +75,10 @@ def _build(name: str, arguments: dict[str, str]) -> str:
                 command += ["--file", str(REPOSITORY / images.DOCKERFILES[name]), "--tag", image, str(REPOSITORY)]
                 _follow(command, step)
         if images.reference(name, arguments) == image:
+            for each in outdated:  # only now: with the last image that uses them its layers go, and take minutes again
+                _buildah("rmi", each)
             return image
-        _buildah("rmi", image)  # someone edited a file meanwhile: the name would promise what the image isn't
+        outdated.append(image)
     raise Error(f"the files of the image {name} change all the time; build it when they are at rest")
 
 
