@@ -13,7 +13,7 @@ from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_DONE, EXIT_RETRY
 from driftloop.contract.result import AnyResult, StageError, emit
 from driftloop.contract.storage import StorageError
 
-_MESSAGE_LIMIT = 2048
+_MESSAGE_BYTES = 1900  # at worst each is a quote, which JSON writes as two: a termination message holds 4,096
 
 
 class StageFailure(Exception):
@@ -39,8 +39,14 @@ def run_stage(stage: Callable[[], AnyResult]) -> int:
         if failure.exit_code != EXIT_BAD_INPUT:
             traceback.print_exc()
     print(f"error: {failure}", file=sys.stderr, flush=True)
-    emit(StageError(reason=failure.reason, message=failure.message[:_MESSAGE_LIMIT]))
+    emit(StageError(reason=failure.reason, message=bounded(failure.message)))
     return failure.exit_code
+
+
+def bounded(message: str) -> str:
+    """The beginning of `message` on one line, short enough for a termination message."""
+    line = "".join(character if character.isprintable() else " " for character in message)
+    return line.encode()[:_MESSAGE_BYTES].decode(errors="ignore")
 
 
 def classify(error: BaseException) -> StageFailure:

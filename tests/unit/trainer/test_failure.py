@@ -2,11 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from driftloop.contract.manifest import ManifestError
-from driftloop.contract.result import AnyResult
+from driftloop.contract.result import AnyResult, StageError, encode
 from driftloop.contract.storage import StorageError
-from driftloop_trainer.failure import StageFailure, run_stage
+from driftloop_trainer.failure import StageFailure, bounded, run_stage
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -41,3 +43,8 @@ def test_a_failure_is_told_with_its_reason_and_exit_code(
     assert told["kind"] == "Error"
     assert told["reason"] == reason
     assert len(log.read_bytes()) <= 4096
+
+
+@given(st.one_of(st.text(), st.text(alphabet='"\\\n\x00é🦙', min_size=1).map(lambda text: text * 3000)))
+def test_any_message_fits_into_a_termination_message(message: str) -> None:
+    assert encode(StageError(reason="R" * 63, message=bounded(message)))
