@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from testcluster.console import Error
+from testcluster.paths import NAME
 
-BRANCH = "driftloop-testcluster"
+BRANCH = NAME
 V2_CONTROLLERS = "+cpuset +cpu +io +memory +hugetlb +pids"
 
 

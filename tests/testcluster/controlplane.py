@@ -19,10 +19,11 @@ from types import TracebackType
 from testcluster import wait
 from testcluster.binaries import binary
 from testcluster.console import Error
+from testcluster.paths import INSTANCE
 from testcluster.pki import Authority, Certificate
 
-SERVICE_CIDR = "10.202.0.0/16"
-KUBERNETES_SERVICE = "10.202.0.1"  # always the first address of SERVICE_CIDR
+SERVICE_CIDR = f"10.{202 + 3 * INSTANCE}.0.0/16"
+KUBERNETES_SERVICE = f"10.{202 + 3 * INSTANCE}.0.1"  # always the first address of SERVICE_CIDR
 ADMIN_GROUP = "system:masters"
 
 

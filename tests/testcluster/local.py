@@ -27,7 +27,7 @@ from testcluster.controlplane import (
 )
 from testcluster.network import MACHINE, POD_CIDR, NodeNetwork
 from testcluster.node import DNS_DOMAIN, Node
-from testcluster.paths import KUBECONFIG, SHARED, STATE
+from testcluster.paths import KUBECONFIG, NAME, SHARED, STATE
 from testcluster.pki import Authority
 from testcluster.services import LOGS, Service
 from testcluster.storage import provide_volume
@@ -36,7 +36,7 @@ NODES = [Node(NodeNetwork("node-a", 1)), Node(NodeNetwork("node-b", 2))]
 NETWORKS = [node.network for node in NODES]
 SERVER = f"https://{MACHINE}:6443"
 MANIFESTS = Path(__file__).parent / "manifests.yaml"
-_LOCK = Path("/run/driftloop-testcluster.lock")
+_LOCK = Path(f"/run/{NAME}.lock")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from testcluster.console import Error
 from testcluster.controlplane import SERVICE_CIDR
+from testcluster.paths import INSTANCE, SUFFIX
 
-BRIDGE = "driftloop0"
-MACHINE = "10.200.0.1"  # the machine's address on the bridge: where the API server and the cluster's DNS listen
-POD_CIDR = "10.201.0.0/16"
+_NODES, _PODS = 200 + 3 * INSTANCE, 201 + 3 * INSTANCE  # second byte of the addresses
+BRIDGE = f"driftloop{INSTANCE}"
+MACHINE = f"10.{_NODES}.0.1"  # the machine's address on the bridge: where the API server and the cluster's DNS listen
+POD_CIDR = f"10.{_PODS}.0.0/16"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class NodeNetwork:
 
     @property
     def netns(self) -> str:
-        return f"driftloop-{self.node}"
+        return f"driftloop{SUFFIX}-{self.node}"
 
     @property
     def netns_file(self) -> str:
@@ -34,15 +36,15 @@ class NodeNetwork:
     @property
     def cable(self) -> str:
         """The machine's end of the veth pair (a link's name may have 15 characters)."""
-        return f"driftloop-{self.index}"
+        return f"driftloop{SUFFIX}-{self.index}"
 
     @property
     def address(self) -> str:
-        return f"10.200.0.{10 + self.index}"
+        return f"10.{_NODES}.0.{10 + self.index}"
 
     @property
     def pod_cidr(self) -> str:
-        return f"10.201.{self.index}.0/24"
+        return f"10.{_PODS}.{self.index}.0/24"
 
 
 def create(nodes: list[NodeNetwork]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from testcluster import cgroups
 from testcluster.binaries import binary
 from testcluster.network import MACHINE, POD_CIDR, NodeNetwork
-from testcluster.paths import STATE, cache
+from testcluster.paths import STATE, SUFFIX, cache
 from testcluster.pki import Authority
 from testcluster.services import Service
 
@@ -36,7 +36,7 @@ class Node:
     @property
     def images(self) -> Path:
         """containerd's own store, kept in the cache: loading gigabytes of images again takes minutes."""
-        return cache() / "nodes" / self.name
+        return cache() / f"nodes{SUFFIX}" / self.name
 
     def containerd(self) -> Service:
         config = self.directory / "containerd.toml"
