@@ -27,7 +27,8 @@ class Runtime:
         self.cluster = cluster
         self.api = api
         self.caches = Caches()
-        self.executor = Executor(api, self.caches, Recorder(api, "test"))
+        self.changed: list[Any] = []
+        self.executor = Executor(api, self.caches, Recorder(api, "test"), self.changed.append)
 
     async def parent(self, name: str = "one") -> Any:
         """A FineTuneJob, as the API server has it now."""
@@ -230,3 +231,14 @@ async def test_a_version_of_another_job_has_the_name(runtime: Runtime) -> None:
     assert not await runtime.run(version("1"))
     with pytest.raises(NameTaken, match="ModelVersion v exists"):
         await runtime.run(version("2"))
+
+
+async def test_whoever_depends_on_what_was_written_is_told(runtime: Runtime) -> None:
+    """The watch finds it in the cache already and tells nobody: the ModelVersion of a job was never evaluated."""
+    parent = await runtime.parent()
+    service = child(runtime, parent, "Service", "web", {"ports": [{"port": 80}]})
+    await runtime.run(Apply(service), status={"phase": "Training"})
+    assert [obj["kind"] for obj in runtime.changed] == ["Service", "FineTuneJob"]
+    runtime.changed.clear()
+    await runtime.run(Apply(service), status={"phase": "Training"})
+    assert runtime.changed == []

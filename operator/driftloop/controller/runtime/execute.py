@@ -29,12 +29,17 @@ class Stale(Exception):
 
 
 class Executor:
-    """Writes what a plan wants."""
+    """Writes what a plan wants.
 
-    def __init__(self, api: Api, caches: Caches, recorder: Recorder) -> None:
+    `changed` is told of every object that a write of ours made or changed. The watch brings it later, when the cache
+    has it already and it is no news: a ModelVersion that a job created would otherwise wait for the next resync.
+    """
+
+    def __init__(self, api: Api, caches: Caches, recorder: Recorder, changed: Callable[[Obj], None]) -> None:
         self._api = api
         self._caches = caches
         self._recorder = recorder
+        self._changed = changed
 
     async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> bool:
         """Actions, then events, then status; whether anything was written.
@@ -203,8 +208,8 @@ class Executor:
         return await self._api.get(resource, body["metadata"]["namespace"], body["metadata"]["name"])
 
     def _caches_put(self, resource: Resource, obj: Obj) -> None:
-        if resource.watched:
-            self._caches.put(obj)
+        if resource.watched and self._caches.put(obj):
+            self._changed(obj)
 
 
 def adjustment(action: Adjust, live: Obj) -> Obj:

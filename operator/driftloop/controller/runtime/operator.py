@@ -111,7 +111,7 @@ class Operator:
         options = self._options
         prometheus = Prometheus(session, options.settings.prometheus_url)
         world = World(self._caches, Metrics(session, prometheus), options.settings)
-        executor = Executor(api, self._caches, Recorder(api, options.election.identity))
+        executor = Executor(api, self._caches, Recorder(api, options.election.identity), watcher.changed)
         reconciler = Reconciler(self._kinds, world, self._caches, executor, api)
         poll = Poll(
             session,

@@ -32,6 +32,7 @@ class Watcher:
         self._enqueue = enqueue
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._filled = False
+        caches.on_change = self._tell
 
     async def sync(self) -> None:
         """LIST every watched kind into the caches. Objects that are gone are dropped. Raises ApiError."""
@@ -88,13 +89,20 @@ class Watcher:
         """One event of a watch. Until the caches are filled nobody is told: everybody will be queued then."""
         changed = self._caches.remove(obj) if deleted else self._caches.put(obj)
         if changed and self._filled:
-            for key in keys_for(obj["kind"], obj, self._caches):
-                self._enqueue(key)
+            self.changed(obj)
+
+    def changed(self, obj: Obj) -> None:
+        """Queue whoever an object concerns that the caches have taken in."""
+        for key in keys_for(obj["kind"], obj, self._caches):
+            self._enqueue(key)
 
     def _handler(self, resource: Resource) -> Callable[..., Any]:
         async def on_event(event: Any, **_: Any) -> None:
             obj = {"apiVersion": resource.api_version, "kind": resource.kind, **event["object"]}
-            self.take(obj, deleted=event["type"] == "DELETED")
+            if event["type"] == "DELETED":
+                self._caches.remove(obj)
+            else:
+                self._caches.put(obj)
 
         return on_event
 
@@ -104,9 +112,9 @@ class Watcher:
         async for items, revision in self._api.pages(resource, namespace, resource.selector):  # noqa: B007
             for obj in items:
                 listed.append(obj["metadata"]["uid"])
-                self.take(obj, deleted=False)
+                self._caches.put(obj)
         for ghost in self._caches.ghosts(resource.kind, namespace, listed, revision):
-            self.take(ghost, deleted=True)
+            self._caches.remove(ghost)
 
 
 def kopf_settings() -> kopf.OperatorSettings:
