@@ -32,7 +32,6 @@ class Watcher:
         self._enqueue = enqueue
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._filled = False
-        caches.on_change = self._tell
 
     async def sync(self) -> None:
         """LIST every watched kind into the caches. Objects that are gone are dropped. Raises ApiError."""
@@ -99,10 +98,7 @@ class Watcher:
     def _handler(self, resource: Resource) -> Callable[..., Any]:
         async def on_event(event: Any, **_: Any) -> None:
             obj = {"apiVersion": resource.api_version, "kind": resource.kind, **event["object"]}
-            if event["type"] == "DELETED":
-                self._caches.remove(obj)
-            else:
-                self._caches.put(obj)
+            self.take(obj, deleted=event["type"] == "DELETED")
 
         return on_event
 
@@ -112,9 +108,9 @@ class Watcher:
         async for items, revision in self._api.pages(resource, namespace, resource.selector):  # noqa: B007
             for obj in items:
                 listed.append(obj["metadata"]["uid"])
-                self._caches.put(obj)
+                self.take(obj, deleted=False)
         for ghost in self._caches.ghosts(resource.kind, namespace, listed, revision):
-            self._caches.remove(ghost)
+            self.take(ghost, deleted=True)
 
 
 def kopf_settings() -> kopf.OperatorSettings:
