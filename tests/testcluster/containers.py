@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from testcluster import cgroups, wait
+from testcluster import wait
 from testcluster.console import Error
 from testcluster.node import SANDBOX_IMAGE, Node
 
@@ -18,23 +18,29 @@ PAUSE = Path("/usr/bin/catatonit")
 
 
 def start(node: Node) -> None:
-    """Start the node's containerd, on a store without the containers of a former cluster, with the sandbox image."""
+    """Start the node's containerd, the first time on a store without a former cluster's containers."""
     containerd = node.containerd()
-    if containerd.running():
+    prepared = node.directory / "containerd-prepared"
+    if containerd.running() and prepared.exists():
         return
-    node.images.mkdir(parents=True, exist_ok=True)
-    survivors = cgroups.processes(cgroups.service_group(containerd.name))  # shims: it had crashed, its pods run on
-    _start_and_wait(node)
-    # The store outlives the cluster for its images' sake, and remembers the containers of the last one. containerd's
-    # CRI part reads them at its start: so forget them, and start again.
-    if not survivors and (left := ctr(node, "containers", "list", "--quiet").split()):
-        ctr(node, "containers", "delete", *left)
-        containerd.stop()
+    if not prepared.exists():
+        containerd.stop()  # a killed run may have come half-way
+        node.images.mkdir(parents=True, exist_ok=True)
         _start_and_wait(node)
-    if SANDBOX_IMAGE not in images(node):
+        _forget_containers(node)
+        containerd.stop()  # its CRI part has read them at its start
+    _start_and_wait(node)
+    if not prepared.exists():
         with tempfile.NamedTemporaryFile(suffix=".tar") as file:
             write_sandbox_image(Path(file.name))
-            load(node, Path(file.name))
+            ctr(node, "images", "import", file.name)
+        prepared.touch()
+
+
+def _forget_containers(node: Node) -> None:
+    """Delete the containers of a former cluster: the store outlives it, for its images' sake, and remembers them."""
+    if left := ctr(node, "containers", "list", "--quiet").split():
+        ctr(node, "containers", "delete", *left)
 
 
 def ctr(node: Node, *arguments: str, seconds: float = 60) -> str:
@@ -47,8 +53,9 @@ def ctr(node: Node, *arguments: str, seconds: float = 60) -> str:
 
 
 def images(node: Node) -> set[str]:
-    """The references of the images that the node has."""
-    return set(ctr(node, "images", "list", "--quiet").split())
+    """The references of the images that the node has, in full: one whose loading was cut short has only the name."""
+    rows = [line.split() for line in ctr(node, "images", "check").splitlines()[1:]]
+    return {row[0] for row in rows if row[3] == "complete" and row[-1] == "true"}
 
 
 def remove_images(node: Node, unwanted: Callable[[str], bool]) -> None:
@@ -59,11 +66,6 @@ def remove_images(node: Node, unwanted: Callable[[str], bool]) -> None:
     # The kubelet's side of containerd keeps a second reference to each image, by its id: both have to go.
     if references := [image for image, _, digest in rows if digest in digests]:
         ctr(node, "images", "remove", "--sync", *references)
-
-
-def load(node: Node, archive: Path) -> None:
-    """Load the images of a Docker archive."""
-    ctr(node, "images", "import", str(archive), seconds=600)
 
 
 def write_sandbox_image(archive: Path) -> None:
