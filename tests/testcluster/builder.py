@@ -26,7 +26,7 @@ from testcluster.paths import REPOSITORY, cache
 
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
 BASE_IMAGE = f"localhost/driftloop-base:bookworm-{hashlib.sha256(BASE_PACKAGES.encode()).hexdigest()[:8]}"
-KEPT = 5  # versions of an image: gigabytes each when what they were made from changed
+KEPT = 3  # versions of an image: gigabytes each when what they were made from changed
 _RUNROOT = "/run/driftloop-testcluster-images"
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _NAME = "org.opencontainers.image.ref.name"
