@@ -81,10 +81,7 @@ class Loop:
                 return self.judged(status["version"])
             progress = status.get("progress") or {}
             if phase == "Training" and progress:
-                self.timeline.live(
-                    f"{name} {bar(progress.get('percent', 0))} step {progress.get('step')}/{progress.get('totalSteps')}"
-                    f" loss {progress.get('loss')} ETA {progress.get('eta')}"
-                )
+                self.timeline.live(f"{name} {_progress(progress)}")
                 self.found.train = {
                     "nodes": job["spec"]["compute"]["nodes"],
                     "worldSize": status["plan"]["worldSize"],
@@ -264,6 +261,12 @@ def run(loop: Loop, traffic: Callable[[], Traffic]) -> None:
         loop.after(running)
     found.requests = running.totals()
     loop.measure()
+
+
+def _progress(progress: Obj) -> str:
+    """Bar, steps, and of loss and ETA what is known."""
+    known = [f"{what} {progress[field]}" for what, field in (("loss", "loss"), ("ETA", "eta")) if field in progress]
+    return " ".join([bar(progress["percent"]), f"step {progress['step']}/{progress['totalSteps']}", *known])
 
 
 def _time(text: str) -> datetime:

@@ -21,6 +21,8 @@ def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
     step, total = _count(metrics.get(Metric.TRAIN_STEP)), _count(metrics.get(Metric.TRAIN_TOTAL_STEPS))
     if step is None or not total or step > total:
         return None
+    if step == 0:  # the other metrics say 0 until a step is done, and an ETA of 0s is a lie
+        return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
     eta = _count(metrics.get(Metric.TRAIN_ETA_SECONDS))
     return Progress(
         step=step,

@@ -41,6 +41,12 @@ def test_metrics_become_progress() -> None:
     )
 
 
+def test_before_the_first_step_neither_loss_nor_eta_is_claimed() -> None:
+    found = read(METRICS | {Metric.TRAIN_STEP: 0.0, Metric.TRAIN_LOSS: 0.0, Metric.TRAIN_ETA_SECONDS: 0.0}, NOW)
+    assert found is not None
+    assert (found.percent, found.loss, found.eta) == (0, None, None)
+
+
 @pytest.mark.parametrize("missing", [Metric.TRAIN_STEP, Metric.TRAIN_TOTAL_STEPS])
 def test_without_steps_there_is_no_progress(missing: str) -> None:
     assert read({name: value for name, value in METRICS.items() if name != missing}, NOW) is None
