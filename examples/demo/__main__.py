@@ -90,7 +90,7 @@ def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]
             continue
         folder = job["status"]["data"]["uri"].removeprefix(f"pvc://{install.CLAIM}/")
         trained |= set(install.read_file(installed, loop.namespace, f"{folder}/train_keys.txt").split())
-        asked |= set(install.read_file(installed, loop.namespace, f"{folder}/held_out_keys.txt").split())
+        asked |= set(install.read_file(installed, loop.namespace, f"{folder}/heldout_keys.txt").split())
     return trained, asked
 
 
