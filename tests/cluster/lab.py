@@ -41,6 +41,10 @@ class Lab:
     def list(self, kind: str, selector: str = "") -> list[Obj]:
         return self.kube.list(kind, self.namespace, selector)
 
+    def apply(self, obj: Obj) -> None:
+        """Apply an object in this namespace."""
+        self.kube.apply({**obj, "metadata": {**obj["metadata"], "namespace": self.namespace}})
+
     def pretrain(self, name: str, **changes: Any) -> None:
         """Pretrain a tiny model on the corpus. `changes`: fields of the spec, merged one level deep."""
         spec: Obj = {

@@ -43,8 +43,10 @@ def node_without_operator(lab: Lab) -> Iterator[str]:
 def test_a_lost_node_is_given_up_and_the_job_goes_on_elsewhere(lab: Lab, node_without_operator: str) -> None:
     name = "lost-node"
     compute = {"nodes": 1, "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}}
-    lab.pretrain(name, training={"method": "pretrain", **LONG, "maxSteps": 400}, compute=compute)
-    seen = lab.training_beyond(name, 60)
+    # Long enough that the process on the lost node, which trains on, is not done before it is given up.
+    slow = {"trainBatchSize": 128, "perDeviceTrainBatchSize": 128, "maxSteps": 900}
+    lab.pretrain(name, training={"method": "pretrain", **LONG, **slow}, compute=compute)
+    seen = lab.training_beyond(name, 30)
     kept = lab.operator_pod()["spec"]["nodeName"]
     lab.kube.run("uncordon", kept)
     lab.installed.provider.fail_node(node_without_operator)

@@ -1,0 +1,148 @@
+"""A service under load while its pods, its status and its settings change: no request is lost."""
+
+import base64
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.lab import Lab, tiny_pools
+from demo.install import CLAIM
+from demo.kube import Obj
+from demo.traffic import Traffic
+from testcluster import wait
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+NAME = "served"
+
+
+def service(**changes: object) -> Obj:
+    spec = {
+        "model": {"family": NAME},
+        "replicas": 2,
+        "drainSeconds": 10,
+        "canary": {"minRequests": 30, "minSeconds": 5, "maxLatencyRatio": 10},
+        "feedback": {"storage": f"pvc://{CLAIM}/{NAME}/feedback"},
+        "engine": {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}},
+    }
+    return {
+        "apiVersion": "driftloop.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": NAME},
+        "spec": spec | changes,
+    }
+
+
+def pods(lab: Lab) -> list[Obj]:
+    return [
+        pod
+        for pod in lab.list("pods", f"driftloop.dev/service={NAME}")
+        if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") == "Running"
+    ]
+
+
+def serving(lab: Lab) -> Obj | None:
+    """The status, once the service serves and nothing is under way."""
+    found: Obj = lab.get("inferenceservice", NAME).get("status", {})
+    return found if found.get("phase") == "Serving" and not found.get("candidate") else None
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab) -> Obj:
+    """A tiny model in service, two pods."""
+    lab.pretrain(NAME, training={"method": "pretrain", "numTrainEpochs": 1})
+    lab.phase(NAME, "Succeeded", seconds=300)
+    lab.apply(service())
+    status: Obj = lab.kube.wait(
+        "serving", lambda: serving(lab), 240, tell=lambda: str(lab.get("inferenceservice", NAME))
+    )
+    return status
+
+
+@pytest.fixture
+def traffic(lab: Lab, served: Obj) -> Iterator[Traffic]:
+    """Ten requests a second, kept-alive connections, one in ten a stream; at the end none may have failed."""
+    with Traffic(lab.kube, lab.namespace, lab.installed.images["operator"], NAME, _token(lab), tiny_pools()) as running:
+        running.phase("load", 10, old=1.0)
+        wait.until(lambda: running.sent("load") > 30, "first requests", 60)
+        yield running
+
+
+def failures(traffic: Traffic) -> int:
+    """Failed requests, after some more were sent and those under way had time to end."""
+    beyond = traffic.sent("load") + 60
+    wait.until(lambda: traffic.sent("load") > beyond, "more requests", 60)
+    time.sleep(2)
+    return int(traffic.totals()["failed"])
+
+
+def test_a_deleted_pod_costs_no_request(lab: Lab, traffic: Traffic) -> None:
+    victim = pods(lab)[0]["metadata"]["name"]
+    lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--wait=false")
+    wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
+    assert failures(traffic) == 0, traffic.totals()["errors"]
+
+
+def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, traffic: Traffic) -> None:
+    victim = pods(lab)[0]["metadata"]["name"]
+    lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
+    wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
+    assert failures(traffic) <= 10, traffic.totals()["errors"]
+
+
+def test_a_wiped_status_moves_no_traffic(lab: Lab, traffic: Traffic) -> None:
+    before = serving(lab)
+    assert before is not None
+    uids = {pod["metadata"]["uid"] for pod in pods(lab)}
+    lab.wipe_status("inferenceservice", NAME)
+    after: Obj = lab.kube.wait("status again", lambda: serving(lab), 90)
+    assert after["stable"]["revision"] == before["stable"]["revision"]
+    assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
+    assert failures(traffic) == 0, traffic.totals()["errors"]
+
+
+def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, traffic: Traffic) -> None:
+    uids = {pod["metadata"]["uid"] for pod in pods(lab)}
+    lab.kill_operator()
+    time.sleep(20)
+    assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
+    assert failures(traffic) == 0, traffic.totals()["errors"]
+
+
+def test_a_rollout_costs_no_request(lab: Lab, traffic: Traffic) -> None:
+    before = serving(lab)
+    assert before is not None
+    lab.apply(service(drainSeconds=12))
+
+    def promoted() -> Obj | None:
+        status = serving(lab)
+        return status if status and status["stable"]["revision"] != before["stable"]["revision"] else None
+
+    lab.kube.wait("promotion", promoted, 300, tell=lambda: str(lab.get("inferenceservice", NAME).get("status")))
+    assert failures(traffic) == 0, traffic.totals()["errors"]
+
+
+def test_feedback_that_is_forged_or_without_token_is_refused(lab: Lab, served: Obj) -> None:
+    code = f"""
+import json, urllib.error, urllib.request
+def post(token, body):
+    url = "http://{NAME}-feedback.{lab.namespace}.svc/v1/feedback"
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    request.add_header("Authorization", "Bearer " + token)
+    try:
+        print(urllib.request.urlopen(request, timeout=20).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)
+body = {{"response_id": "resp-Zm9yZ2Vk.Zm9yZ2Vk", "rating": "correction", "correction": "x", "consent": True}}
+post("wrong", body)
+post({_token(lab)!r}, body)
+"""
+    printed = lab.run_pod("forger", lab.installed.images["operator"], ["python3", "-c", code])
+    assert printed.split() == ["401", "403"]
+
+
+def _token(lab: Lab) -> str:
+    secret = lab.list("secrets", f"driftloop.dev/service={NAME}")[0]
+    return base64.b64decode(secret["data"]["token"]).decode()
