@@ -62,12 +62,12 @@ lock: .venv/ready ## Resolve pyproject.toml into constraints.txt (images) and co
 
 .PHONY: cluster
 cluster: ## Start a two-node cluster (CLUSTER=current|kind|local).
-	$(TESTCLUSTER) up --provider $(CLUSTER)
+	$(TESTCLUSTER) --provider $(CLUSTER) up
 
 .PHONY: cluster-down
 cluster-down: ## Stop it and leave nothing behind.
-	$(TESTCLUSTER) down
+	$(TESTCLUSTER) --provider $(CLUSTER) down
 
 .PHONY: images
 images: ## Build the images and load them into the cluster.
-	$(TESTCLUSTER) images
+	$(TESTCLUSTER) --provider $(CLUSTER) images
