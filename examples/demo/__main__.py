@@ -25,7 +25,7 @@ def main() -> int:
     options = _parser().parse_args()
     timeline = Timeline()
     try:
-        pools = from_folder(options.data, options.shift) if options.data else generated(120 if options.short else 200)
+        pools = from_folder(options.data, options.shift) if options.data else generated(160 if options.short else 200)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
