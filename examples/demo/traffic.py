@@ -51,7 +51,8 @@ class Traffic:
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
         self.reader.join(timeout=10)
-        self.kube.run("delete", "pod", POD, "-n", self.namespace, "--wait=false", "--ignore-not-found")
+        # To the end: the next client has the same name.
+        self.kube.run("delete", "pod", POD, "-n", self.namespace, "--ignore-not-found", "--timeout=60s")
 
     def phase(self, name: str, rate: float, **mix: float) -> None:
         """From now on `rate` requests a second, drawn from the pools by the weights of `mix`."""
