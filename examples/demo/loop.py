@@ -237,7 +237,9 @@ class Loop:
         retraining = self.service().get("retraining") or {}
         created = _time(job["metadata"]["creationTimestamp"])
         received = _time(record["received"])
-        self.found.alert["webhookToDecisionSeconds"] = (_time(retraining["since"]) - received).total_seconds()
+        # `since` has whole seconds: against the full time of receipt a decision came before its alert.
+        decided = _time(retraining["since"]) - received.replace(microsecond=0)
+        self.found.alert["webhookToDecisionSeconds"] = decided.total_seconds()
         self.found.alert["webhookToJobSeconds"] = None if waited else (created - received).total_seconds()
         self.found.hops["alertToWebhookSeconds"] = (received - _time(record["started"])).total_seconds()
         self.found.hops["webhookToJobSeconds"] = (created - received).total_seconds()
