@@ -5,16 +5,15 @@ but for what nothing else remembers (attempt, times, progress, the end itself).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from driftloop.api.base import Condition
 from driftloop.api.finetunejob import DataStatus, FineTuneJobPhase
 from driftloop.contract.names import STAGE, VERSION
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.contract.task import PrepareTask
-from driftloop.controller import conditions
+from driftloop.controller import conditions, step
 from driftloop.controller.core import Action, Apply, Create, Obj, Plan, Settings
 from driftloop.controller.finetunejob import progress, tasks
 from driftloop.controller.finetunejob.observed import Observed
@@ -35,21 +34,14 @@ from driftloop.controller.pods.outcome import (
     outcome,
 )
 from driftloop.controller.reasons import Reason
+from driftloop.controller.step import to_plan
 
 RECHECK_SECONDS = 60.0  # something beside the job has to change; most of it wakes us, and this is for the rest
 PREPARING = "the data is being prepared"
 SETTLE_SECONDS = 10.0  # a finished Job was seen before its pod
 
 
-@dataclass(frozen=True)
-class Step:
-    """Where the job is, and what brings it further. `changes` are fields of the status."""
-
-    phase: FineTuneJobPhase
-    conditions: list[Condition]
-    actions: tuple[Action, ...] = ()
-    requeue_after: float | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
+Step = step.Step[FineTuneJobPhase]
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -59,10 +51,8 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     failed, wait = lost_pods(observed.pods, now)
     if (end := _ended(observed)) is not None:
         return Plan(actions=failed, status=end, requeue_after=wait)
-    step = _step(observed, settings, now)
-    found = _written(observed, step, now)
-    waits = [seconds for seconds in (step.requeue_after, wait) if seconds is not None]
-    return replace(found, actions=(*failed, *step.actions), requeue_after=min(waits, default=None))
+    found = _timed(observed, _step(observed, settings, now), now)
+    return to_plan(found, observed.job, observed.status, now, failed, wait)
 
 
 def _ended(observed: Observed) -> Obj | None:
@@ -228,19 +218,14 @@ def _failed(reason: str, message: str, changes: dict[str, Any] | None = None) ->
     return Step("Failed", conditions.failed(reason, message), changes=changes or {})
 
 
-def _written(observed: Observed, step: Step, now: datetime) -> Plan:
-    """The status that the step amounts to, and its Event."""
-    old = [entry.dump() for entry in observed.status.conditions]
-    generation = observed.job["metadata"].get("generation")
+def _timed(observed: Observed, found: Step, now: datetime) -> Step:
+    """The step with the times of start and end, where it is one of these."""
     times: dict[str, Any] = {}
-    if observed.status.started is None and step.phase not in ("Pending", "Suspended"):
+    if observed.status.started is None and found.phase not in ("Pending", "Suspended"):
         times["started"] = conditions.timestamp(now)
-    if step.phase in ("Succeeded", "Failed"):
+    if found.phase in ("Succeeded", "Failed"):
         times["finished"] = conditions.timestamp(now)
-    update = {"phase": step.phase, "observed_generation": generation, **times, **step.changes}
-    status = observed.status.model_copy(update=update).dump()
-    status["conditions"] = conditions.merge(old, step.conditions, generation, now)
-    return Plan(status=status, events=conditions.transition(old, step.conditions))
+    return replace(found, changes=times | found.changes)
 
 
 def _known_data(observed: Observed, now: datetime) -> dict[str, Any]:

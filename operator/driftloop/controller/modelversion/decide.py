@@ -4,17 +4,16 @@ A judgement stands, but for a version that may still be rolled out: when what it
 evaluated again, against that.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
-from driftloop.api.base import Condition
 from driftloop.api.modelversion import Artefact, BaselineStatus
 from driftloop.contract.names import IN_USE
 from driftloop.contract.result import EvaluateResult
-from driftloop.controller import conditions, versions
+from driftloop.controller import conditions, step, versions
 from driftloop.controller.core import Action, Apply, Create, Key, Label, Obj, Plan, Settings
 from driftloop.controller.modelversion import evaluation, gates
 from driftloop.controller.modelversion.baseline import (
@@ -41,21 +40,14 @@ from driftloop.controller.pods.outcome import (
     outcome,
 )
 from driftloop.controller.reasons import Reason
+from driftloop.controller.step import to_plan
 
 RECHECK_SECONDS = 60.0
 SETTLE_SECONDS = 10.0
 Phase = Literal["Pending", "Evaluating", "Approved", "Rejected", "Failed"]
 
 
-@dataclass(frozen=True)
-class Step:
-    """Where the version is, and what brings it further. `changes` are fields of the status."""
-
-    phase: Phase
-    conditions: list[Condition]
-    actions: tuple[Action, ...] = ()
-    requeue_after: float | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
+Step = step.Step[Phase]
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -68,11 +60,9 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     if _settled(observed):
         status = observed.status.model_copy(update={"services": services}).dump()
         return Plan((*failed, *protection), status, requeue_after=wait)
-    step = _step(observed, settings, now)
-    found = _written(observed, replace(step, changes=step.changes | {"services": services}), now)
-    waits = [seconds for seconds in (step.requeue_after, wait) if seconds is not None]
-    actions = (*failed, *protection, *step.actions)
-    return replace(found, actions=actions, requeue_after=min(waits, default=None))
+    found = _step(observed, settings, now)
+    found = replace(found, changes=found.changes | {"services": services})
+    return to_plan(found, observed.version, observed.status, now, (*failed, *protection), wait)
 
 
 def _settled(observed: Observed) -> bool:
@@ -102,8 +92,8 @@ def _step(observed: Observed, settings: Settings, now: datetime) -> Step:
     if job is None:
         return _begun(observed, against, settings)
     superseded = tuple(delete_job(other) for other in observed.jobs if other is not job and not finished(other))
-    step = _evaluated(observed, job, settings, now)
-    return replace(step, actions=(*superseded, *step.actions))
+    found = _evaluated(observed, job, settings, now)
+    return replace(found, actions=(*superseded, *found.actions))
 
 
 def _evaluation(observed: Observed, against: Baseline | NoBaseline) -> Obj | None:
@@ -183,13 +173,3 @@ def _uses(observed: Observed) -> dict[str, int]:
         for suite in observed.spec.evaluation.suites
         if suite.digest
     }
-
-
-def _written(observed: Observed, step: Step, now: datetime) -> Plan:
-    """The status that the step amounts to, and its Event."""
-    old = [entry.dump() for entry in observed.status.conditions]
-    generation = observed.version["metadata"].get("generation")
-    update = {"phase": step.phase, "observed_generation": generation, **step.changes}
-    status = observed.status.model_copy(update=update).dump()
-    status["conditions"] = conditions.merge(old, step.conditions, generation, now)
-    return Plan(status=status, events=conditions.transition(old, step.conditions))
