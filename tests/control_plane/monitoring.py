@@ -1,4 +1,4 @@
-"""A real Prometheus and Alertmanager on this machine, from Debian's packages."""
+"""A real Prometheus and Alertmanager on this machine: the cluster's Prometheus, and Debian's Alertmanager."""
 
 import json
 import shutil
@@ -7,18 +7,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
 import yaml
 
 from control_plane.harness import eventually, http
+from testcluster import packages
+from testcluster.binaries import binary
 from testcluster.controlplane import free_port
 
 
 def program(name: str) -> str:
-    """Path of the program; skips the test when it isn't there."""
+    """Path of one of Debian's programs, installed first where it isn't there. Raises Error where that can't be."""
+    packages.ensure(packages.FOR_TESTS)
     found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} isn't installed: apt-get install prometheus prometheus-alertmanager")
+    assert found is not None, name
     return found
 
 
@@ -107,7 +108,7 @@ class Prometheus(Process):
 
     def command(self) -> list[str]:
         return [
-            program("prometheus"),
+            str(binary("prometheus")),
             f"--config.file={self._config}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--storage.tsdb.path={self.folder}/data",

@@ -1,7 +1,7 @@
 """InferenceServices with a real API server, the whole operator and a real Prometheus. The tests play the kubelet."""
 
 import json
-import shutil
+import math
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ class Traffic:
         with (folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    shutil.which("prometheus") or binary("prometheus"),
+                    binary("prometheus"),
                     f"--config.file={folder}/prometheus.yaml",
                     f"--storage.tsdb.path={folder}/data",
                     f"--web.listen-address=127.0.0.1:{self.port}",
@@ -63,7 +63,7 @@ class Traffic:
     def flag(self) -> str:
         return f"--prometheus-url=http://127.0.0.1:{self.port}"
 
-    def serve(self, deployment: Any, requests: int, errors: int = 0, seconds: float = 0.1) -> None:
+    def serve(self, deployment: Any, requests: int, errors: float = 0, seconds: float = 0.1) -> None:
         """Count requests of a revision."""
         meta = deployment["metadata"]
         labels = (
@@ -162,9 +162,9 @@ def serving(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: An
     return operator
 
 
-def trying(cluster: Cluster, start: StartOperator, traffic: Traffic) -> OperatorProcess:
+def trying(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: Any) -> OperatorProcess:
     """And v2 beside it, in its analysis."""
-    operator = serving(cluster, start, traffic)
+    operator = serving(cluster, start, traffic, **spec)
     judged(cluster, "v2", against="v1")
 
     def analysed() -> bool:
@@ -234,6 +234,21 @@ def wipe(cluster: Cluster) -> None:
     for kind, name in (("dlsvc", "desk"), *(("mver", v["metadata"]["name"]) for v in cluster.list("mver"))):
         patch = json.dumps([{"op": "remove", "path": "/status"}])
         cluster.kubectl("patch", kind, name, "--subresource=status", "--type=json", "-p", patch)
+
+
+def test_a_counter_that_is_no_number_pauses_the_rollout_and_says_so(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    trying(cluster, operators, traffic, canary={"minRequests": 20, "minSeconds": 1, "maxSeconds": 1})
+    traffic.serve(deployment(cluster, "v1"), 60)
+    traffic.serve(deployment(cluster, "v2"), 30, errors=math.nan)
+    eventually(lambda: _phase(cluster, "Paused"))
+    condition = cluster.condition("dlsvc", "desk", "Progressing")
+    assert "NaN" in condition["message"], condition
+    assert condition["reason"] == "CanaryPaused"
+    assert (role(cluster, "v1"), role(cluster, "v2")) == ("stable", "candidate")
+    [event] = eventually(lambda: [e for e in cluster.list("events") if e["reason"] == "CanaryPaused"])
+    assert "NaN" in event["message"]
 
 
 def test_wiping_every_status_in_a_canary_moves_no_traffic(

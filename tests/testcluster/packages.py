@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from testcluster.console import Error, Step
@@ -23,18 +23,20 @@ PACKAGES = {
     "runc": "runc",
     "skopeo": "skopeo",
 }
+# What only tests run on this machine: an Alertmanager, and promtool to fill a Prometheus with samples.
+FOR_TESTS = {"prometheus": "promtool", "prometheus-alertmanager": "prometheus-alertmanager"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def missing() -> list[str]:
+def missing(packages: Mapping[str, str] = PACKAGES) -> list[str]:
     """The packages that are not there."""
-    return [package for package, program in PACKAGES.items() if not shutil.which(program, path=_PATH)]
+    return [package for package, program in packages.items() if not shutil.which(program, path=_PATH)]
 
 
-def ensure() -> None:
+def ensure(packages: Mapping[str, str] = PACKAGES) -> None:
     """Install what is missing, as root on a Debian; elsewhere Error with the command that does it."""
-    wanted = missing()
+    wanted = missing(packages)
     if not wanted:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]

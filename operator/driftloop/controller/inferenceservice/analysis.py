@@ -37,9 +37,8 @@ def analyse(canary: Canary, arms: Arms | None, started: datetime, now: datetime)
     elapsed = (now - started).total_seconds()
     found = _figures(arms, started)
     if arms is None:
-        return _wait(
-            found, canary, elapsed, "no figures of the two arms: is Prometheus up, and does it scrape the pods?"
-        )
+        why = "no figures of the two arms: is Prometheus up, does it scrape the pods, and is no counter of theirs NaN?"
+        return _wait(found, canary, elapsed, why)
     fewest = min(arms.stable.requests, arms.candidate.requests)
     if fewest < canary.min_requests:
         return _wait(found, canary, elapsed, f"{int(fewest)} of {canary.min_requests} requests on the quieter arm")

@@ -1,5 +1,6 @@
 """Queries to Prometheus."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from driftloop.controller.runtime.fetch import fetch_json, field
-from driftloop.controller.runtime.samples import MetricsUnavailable, Sample, finite
+from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,16 @@ class Prometheus:
         return self._url is not None
 
     async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
-        """An instant vector; NaN and infinities are left out. Raises MetricsUnavailable."""
+        """An instant vector. Raises MetricsUnavailable, also for a NaN or an infinity in it.
+
+        Left out, a counter of errors that is NaN would read as no errors, which is good news that nobody brought.
+        """
         rows = await self._query(promql, at, "vector")
-        return finite([Sample(_labels(row), _point(row.get("value"))[1]) for row in rows])
+        found = [Sample(_labels(row), _point(row.get("value"))[1]) for row in rows]
+        for sample in found:
+            if not math.isfinite(sample.value):
+                raise MetricsUnavailable(f"{sample.labels} is {sample.value}, which is no number to decide on")
+        return found
 
     async def series(self, selector: str, at: datetime | None = None) -> list[Series]:
         """The raw points of a range selector (`metric{...}[5m]`). Raises MetricsUnavailable."""

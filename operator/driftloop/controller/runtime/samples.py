@@ -17,5 +17,5 @@ class MetricsUnavailable(Exception):
 
 
 def finite(samples: list[Sample]) -> list[Sample]:
-    """Without NaN and infinities: 0/0 is no number to decide on, and a sample that is missing is noticed."""
+    """Without NaN and infinities, which are no numbers to decide on. For gauges, whose absence is noticed."""
     return [sample for sample in samples if math.isfinite(sample.value)]

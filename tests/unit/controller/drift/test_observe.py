@@ -1,12 +1,6 @@
-"""The queries against a real Prometheus, on samples with times of our choosing."""
+"""What needs no Prometheus; the queries are tested in tests/control_plane/test_observe.py."""
 
-import asyncio
 import math
-import os
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import cast
@@ -16,170 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.controller.drift.detector import FEEDBACK
-from driftloop.controller.drift.observe import SETTLE, World, arms, eligible_samples, quantile, read_batch, selector
+from driftloop.controller.drift.observe import World, arms, eligible_samples, quantile, read_batch, selector
 from driftloop.controller.runtime.prometheus import Prometheus
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-SCRAPE = 5  # seconds
-TOOLS = ("prometheus", "promtool")
-needs_prometheus = pytest.mark.skipif(
-    not all(map(shutil.which, TOOLS)), reason="install the Debian package prometheus to run this"
-)
-
-# One series: labels, the second of its first sample, and a value a scrape (None: not scraped).
-Points = tuple[str, int, Sequence[float | None]]
-
-
-def ramp(start: float, step: float, count: int) -> list[float]:
-    return [start + step * i for i in range(count)]
-
-
-def bins(pod: str, first: int, values: Sequence[float | None], version: str = "v1", bin_: str = "00") -> Points:
-    labels = f'namespace="ns",pod="{pod}",inference_service="desk",model_version="{version}",revision="r-{version}"'
-    return f'driftloop_drift_bin_total{{{labels},signal="oov",bin="{bin_}"}}', first, values
-
-
-def metric(name: str, extra: str, values: Sequence[float | None], version: str = "v1", pod: str = "a") -> Points:
-    labels = f'namespace="ns",pod="{pod}",inference_service="desk",model_version="{version}",revision="r-{version}"'
-    return f"{name}{{{labels},{extra}}}", 0, values
-
-
-MINUTE = 60 // SCRAPE + 1
-SERIES: list[Points] = [
-    bins("steady", 0, ramp(100, 2, 61)),  # five minutes, 24 a minute, 100 before
-    bins("born", 90, ramp(0, 1, 43)),
-    bins("dies", 0, ramp(0, 1, 19)),  # its last scrape is at 90 s
-    bins("restarts", 0, [*ramp(50, 1, 15), *ramp(0, 1, 46)]),  # anew at 75 s
-    bins("unseen", 0, [10.0, *[None] * 29, *ramp(40, 1, 31)]),  # not scraped from 5 s to 150 s
-    bins("other", 0, ramp(0, 100, 61), version="v2"),
-    *(bins("steady", 0, ramp(0, 1, 61), bin_="01") for _ in range(1)),
-    metric("driftloop_feedback_total", 'rating="positive"', ramp(0, 3, 61)),
-    metric("driftloop_feedback_total", 'rating="negative"', ramp(0, 1, 61)),
-    metric("driftloop_feedback_total", 'rating="correction"', ramp(5, 1, 61)),
-    metric("driftloop_drift_reference_mass", 'signal="oov",bin="00"', [0.75] * 61),
-    metric("driftloop_drift_reference_mass", 'signal="oov",bin="01"', [0.25] * 61),
-    metric("driftloop_drift_reference_mass", 'signal="oov",bin="00"', [0.75] * 61, pod="b"),
-    metric("driftloop_drift_reference_rows", "", [3285] * 61),
-    metric("driftloop_feedback_eligible_total", 'side="train"', ramp(0, 2, 61)),
-    metric("driftloop_feedback_eligible_total", 'side="train"', ramp(0, 1, 61), version="v2"),
-    metric("driftloop_feedback_eligible_total", 'side="heldOut"', ramp(0, 1, 61)),
-    metric("driftloop_requests_total", 'route="/v1/completions",code="200"', ramp(0, 10, 61)),
-    metric("driftloop_requests_total", 'route="/v1/completions",code="503"', ramp(0, 1, 61)),
-    metric("driftloop_requests_total", 'route="/v1/completions",code="400"', ramp(0, 2, 61)),
-    metric("driftloop_request_duration_seconds_bucket", 'route="/v1/completions",le="0.1"', ramp(0, 5, 61)),
-    metric("driftloop_request_duration_seconds_bucket", 'route="/v1/completions",le="0.5"', ramp(0, 10, 61)),
-    metric("driftloop_request_duration_seconds_bucket", 'route="/v1/completions",le="+Inf"', ramp(0, 10, 61)),
-]
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prometheus that holds SERIES and scrapes nothing."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "samples").write_text(open_metrics(SERIES))
-    (folder / "prometheus.yml").write_text("{}\n")
-    data = folder / "data"
-    make = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "samples"), str(data)]
-    subprocess.run(make, check=True, capture_output=True, timeout=60)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={data}",
-        "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address={address}",
-    ]
-    environment = os.environ | {"GOMAXPROCS": "1"}
-    with (
-        (folder / "log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process,
-    ):
-        yield f"http://{address}"
-        process.terminate()
-
-
-@pytest.fixture
-async def world(prometheus: str) -> AsyncIterator[World]:
-    async with aiohttp.ClientSession() as session:
-        for _ in range(300):
-            if await _is_ready(session, prometheus):
-                break
-            await asyncio.sleep(0.1)
-        now = START + timedelta(minutes=5) + SETTLE
-        yield cast(World, SimpleNamespace(metrics=Prometheus(session, prometheus), now=lambda: now))
-
-
-async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with session.get(f"{url}/-/ready") as response:
-            return response.status == 200
-    except aiohttp.ClientError:
-        return False
-
-
-def open_metrics(series: Sequence[Points]) -> str:
-    lines = []
-    for labels, first, values in series:
-        for i, value in enumerate(values):
-            if value is not None:
-                at = START + timedelta(seconds=first + i * SCRAPE)
-                lines.append(f"{labels.replace(',}', '}')} {value:g} {at.timestamp():.0f}")
-    return "\n".join([*lines, "# EOF"]) + "\n"
-
-
-async def counted(world: World, since: int, until: int) -> tuple[float, ...]:
-    found = await read_batch(
-        world, "ns", "desk", "v1", START + timedelta(seconds=since), START + timedelta(seconds=until)
-    )
-    assert found is not None
-    return tuple(found.bins["oov"])
-
-
-@needs_prometheus
-async def test_increments_are_exact_a_series_and_of_one_version(world: World) -> None:
-    # steady 24, restarts 15, dies 12, in the second minute: steady 24, born (90..120) 6, dies (to 90 s) 6,
-    # restarts 72 -> reset at 75 s: 9 since then
-    assert await counted(world, 0, 60) == (24 + 12 + 12, 12)
-    assert await counted(world, 60, 120) == (24 + 6 + 6 + 9, 12)
-
-
-@needs_prometheus
-async def test_windows_side_by_side_count_each_request_once(world: World) -> None:
-    parts = [await counted(world, start, start + 20) for start in range(80, 300, 20)]
-    assert tuple(map(sum, zip(*parts, strict=True))) == await counted(world, 80, 300)
-
-
-@needs_prometheus
-async def test_a_pod_that_was_not_scraped_for_a_while_counts_from_where_it_was(world: World) -> None:
-    # unseen: 10 at 0 s, 40 at 150 s and 1 a scrape from there
-    assert (await counted(world, 140, 160))[0] == 4 * 2 + 4 + 4 + (42 - 10)
-
-
-@needs_prometheus
-async def test_ratings_and_the_profile_come_along(world: World) -> None:
-    found = await read_batch(world, "ns", "desk", "v1", START, START + timedelta(seconds=60, microseconds=900_000))
-    assert found is not None
-    assert found.bins[FEEDBACK] == (36, 24)
-    assert found.reference == {"oov": (0.75, 0.25)}
-    assert found.reference_rows == 3285
-    assert found.until == START + timedelta(seconds=60)
-    assert found.requests == 60
-
-
-@needs_prometheus
-@pytest.mark.parametrize(
-    ("namespace", "service", "version"), [("else", "desk", "v1"), ("ns", 'de"sk\\', "v1"), ("ns", "desk", "v3")]
-)
-async def test_nothing_seen_is_unknown_not_zero(world: World, namespace: str, service: str, version: str) -> None:
-    assert await read_batch(world, namespace, service, version, START, START + timedelta(seconds=60)) is None
-    assert await eligible_samples(world, "else", service, START) is None
-
-
-@needs_prometheus
-async def test_an_empty_window_is_unknown(world: World) -> None:
-    assert await read_batch(world, "ns", "desk", "v1", START, START) is None
 
 
 async def test_without_prometheus_nothing_is_known() -> None:
@@ -188,21 +22,6 @@ async def test_without_prometheus_nothing_is_known() -> None:
         assert await read_batch(none, "ns", "desk", "v1", START, START + timedelta(seconds=60)) is None
         assert await eligible_samples(none, "ns", "desk", START - timedelta(hours=1)) is None
         assert await arms(none, "ns", "desk", ["r-v1"], START - timedelta(hours=1)) is None
-
-
-@needs_prometheus
-async def test_eligible_samples_of_all_versions_count_on_the_training_side(world: World) -> None:
-    assert await eligible_samples(world, "ns", "desk", START + timedelta(seconds=60)) == (2 + 1) * 48
-
-
-@needs_prometheus
-async def test_arms_are_read_by_revision(world: World) -> None:
-    found = await arms(world, "ns", "desk", ["r-v1", "r-v9"], START)
-    assert found is not None
-    one, other = found["r-v1"], found["r-v9"]
-    assert (one.requests, one.errors, one.ratings, one.negative) == (13 * 60, 60, 5 * 60, 2 * 60)
-    assert one.latency == pytest.approx(0.1 + 0.4 * 0.9)
-    assert (other.requests, other.latency) == (0, None)
 
 
 def test_a_label_s_value_can_not_leave_its_quotes() -> None:

@@ -36,9 +36,15 @@ async def query(session: aiohttp.ClientSession, answer: Any, status: int = 200) 
         return await Prometheus(session, str(server.make_url("/"))).query("up")
 
 
-async def test_numbers_come_with_their_labels_and_the_others_not_at_all(session: aiohttp.ClientSession) -> None:
-    found = await query(session, vector("1.25", "NaN", "+Inf", "-Inf", "3"))
-    assert found == [Sample({"pod": "0"}, 1.25), Sample({"pod": "4"}, 3.0)]
+async def test_numbers_come_with_their_labels(session: aiohttp.ClientSession) -> None:
+    found = await query(session, vector("1.25", "3"))
+    assert found == [Sample({"pod": "0"}, 1.25), Sample({"pod": "1"}, 3.0)]
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf"])
+async def test_what_is_no_number_makes_the_answer_unknown(session: aiohttp.ClientSession, value: str) -> None:
+    with pytest.raises(MetricsUnavailable, match="no number"):
+        await query(session, vector("1.25", value))
 
 
 @pytest.mark.parametrize(
