@@ -1,7 +1,6 @@
 """`make demo`: the whole loop on a real cluster, with nobody touching it."""
 
 import argparse
-import base64
 import json
 import os
 import sys
@@ -48,7 +47,8 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
     loop = Loop(kube, namespace, timeline, pools, pace)
 
     def traffic() -> Traffic:
-        return Traffic(kube, namespace, installed.images["operator"], SERVICE, _feedback_token(loop), pools)
+        rows = {"old": pools.traffic, "shifted": pools.shifted_traffic}
+        return Traffic(kube, namespace, installed.images["operator"], SERVICE, rows)
 
     run(loop, traffic)
     if options.controls:
@@ -71,14 +71,6 @@ def _parser() -> argparse.ArgumentParser:
         "--report", type=Path, default=install.ROOT / "build/demo/report.json", help="where the report goes"
     )
     return parser
-
-
-def _feedback_token(loop: Loop) -> str:
-    """The token for corrections, as a user of the service would read it."""
-    secrets = loop.kube.list("secrets", loop.namespace, f"driftloop.dev/service={SERVICE}")
-    if len(secrets) != 1:
-        raise RuntimeError(f"{len(secrets)} Secrets with the label driftloop.dev/service={SERVICE}, expected one")
-    return base64.b64decode(secrets[0]["data"]["token"]).decode()
 
 
 def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]:

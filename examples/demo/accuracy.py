@@ -15,8 +15,8 @@ from demo.kube import Kube, Obj
 CONCURRENCY = 8
 
 
-def pinned_service(namespace: str, name: str, family: str, version: str) -> Obj:
-    """A service that serves one version, unwatched: asking it moves nobody's drift counters."""
+def pinned_service(namespace: str, name: str, family: str, version: str, **spec: Obj) -> Obj:
+    """A service that serves one version, unwatched: asking it moves nobody's drift counters. `spec`: further fields."""
     return {
         "apiVersion": "driftloop.dev/v1alpha1",
         "kind": "InferenceService",
@@ -26,6 +26,7 @@ def pinned_service(namespace: str, name: str, family: str, version: str) -> Obj:
             "drift": {"enabled": False},
             "drainSeconds": 1,
             "engine": {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}},
+            **spec,
         },
     }
 

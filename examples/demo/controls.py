@@ -1,14 +1,17 @@
 """Two candidates that the gates must refuse: what the demo's approvals are worth shows in what they reject."""
 
-import copy
+from collections.abc import Callable
 from typing import Any
 
 import yaml
 
+from demo import accuracy
 from demo.corpus import Row
 from demo.install import CLAIM, ROOT, Installed, put_rows
 from demo.kube import Obj
 from demo.loop import Loop
+from demo.pools import FAMILY
+from demo.traffic import Traffic
 
 WITHOUT_REPLAY = "control-no-replay"
 SWAPPED = "control-swapped"
@@ -16,13 +19,26 @@ SWAPPED = "control-swapped"
 
 def run(loop: Loop, installed: Installed) -> None:
     """Train both from the version in service and wait for their verdicts."""
-    template = _template()
     put_rows(installed, loop.namespace, "shifted.csv", loop.pools.shifted_traffic[:600])
-    put_rows(installed, loop.namespace, "swapped.csv", swapped(loop.pools.traffic))
-    for name, source in ((WITHOUT_REPLAY, "shifted.csv"), (SWAPPED, "swapped.csv")):
-        loop.kube.apply(_job(template, loop.namespace, name, source))
-        version = loop.job(name)
-        loop.found.controls.append(_verdict(name, version))
+    _judge(loop, WITHOUT_REPLAY, _without_replay)
+    corrected = _mislead(loop, installed)
+    loop.timeline.event(f"{SWAPPED}: {corrected} corrections with swapped labels taken by /v1/feedback")
+    _judge(loop, SWAPPED, _on_swapped_feedback)
+    loop.kube.run("delete", "inferenceservice", SWAPPED, "-n", loop.namespace, "--wait=false")
+
+
+def _mislead(loop: Loop, installed: Installed) -> int:
+    """Ask a service with the second version the old requests and correct every answer to a wrong one; how many."""
+    storage: Obj = {"storage": f"pvc://{CLAIM}/support-desk/feedback"}
+    loop.kube.apply(accuracy.pinned_service(loop.namespace, SWAPPED, FAMILY, loop.found.second, feedback=storage))
+    loop.serving(SWAPPED)
+    rows = swapped(loop.pools.traffic)
+    image = installed.images["operator"]
+    with Traffic(loop.kube, loop.namespace, image, SWAPPED, {"old": rows}, feedback_share=1, wrong_share=0) as traffic:
+        traffic.phase("swapped", loop.pace.rate, old=1.0)
+        loop.until_sent(traffic, "swapped", min(len(rows), loop.pace.steady_requests))
+    corrected: int = traffic.totals()["feedback"]
+    return corrected
 
 
 def swapped(rows: list[Row]) -> list[Row]:
@@ -32,34 +48,33 @@ def swapped(rows: list[Row]) -> list[Row]:
     return [Row(row.text, following[row.category]) for row in rows]
 
 
-def _template() -> Obj:
-    """The spec that the example retrains with."""
-    service = yaml.safe_load((ROOT / "examples/support-desk/inferenceservice.yaml").read_text())
-    spec: Obj = service["spec"]["retraining"]["jobTemplate"]["spec"]
-    return spec
-
-
-def _job(template: Obj, namespace: str, name: str, source: str) -> Obj:
-    """The retraining job with rows of our choice in place of feedback, and no old row replayed."""
-    spec = copy.deepcopy(template)
+def _without_replay(spec: Obj) -> None:
+    """Rows of the shift alone, given as a source; no old row is replayed."""
     del spec["data"]["feedback"]
-    spec["data"]["sources"] = [
-        {
-            "name": "rows",
-            "uri": f"pvc://{CLAIM}/support-desk/data/{source}",
-            "columns": {"prompt": "text", "completion": "category"},
-        }
-    ]
+    uri = f"pvc://{CLAIM}/support-desk/data/shifted.csv"
+    spec["data"]["sources"] = [{"name": "rows", "uri": uri, "columns": {"prompt": "text", "completion": "category"}}]
     spec["data"]["replay"]["fraction"] = 0.0
     for suite in spec["evaluation"]["suites"]:
         suite["items"] = {"feedback": "data"}.get(suite["items"], suite["items"])
-    # A family of its own would have no baseline: the verdict must be the one that guards the service.
-    return {
-        "apiVersion": "driftloop.dev/v1alpha1",
-        "kind": "FineTuneJob",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": spec,
-    }
+
+
+def _on_swapped_feedback(spec: Obj) -> None:
+    """The corrections of the misled service, with the replay that a job has by default."""
+    spec["data"]["feedback"] = {"service": SWAPPED}
+    del spec["data"]["replay"]["fraction"]
+
+
+def _judge(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
+    """Apply the example's retraining job with one change, and wait for the verdict on its version.
+
+    The family is the service's own: another would have no baseline, and the verdict must be the one that guards it.
+    """
+    service = yaml.safe_load((ROOT / "examples/support-desk/inferenceservice.yaml").read_text())
+    spec: Obj = service["spec"]["retraining"]["jobTemplate"]["spec"]
+    change(spec)
+    metadata = {"name": name, "namespace": loop.namespace}
+    loop.kube.apply({"apiVersion": "driftloop.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec})
+    loop.found.controls.append(_verdict(name, loop.job(name)))
 
 
 def _verdict(name: str, version: Obj) -> dict[str, Any]:

@@ -115,10 +115,32 @@ class Loop:
         self.kube.wait(f"{version} as stable", stable, 600, tell=lambda: _why(self.get("inferenceservice", SERVICE)))
         self.timeline.event(f"{SERVICE} serves {version}")
 
+    def serving(self, name: str) -> None:
+        """Wait until an InferenceService serves."""
+
+        def ready() -> bool:
+            return bool(self.get("inferenceservice", name).get("status", {}).get("phase") == "Serving")
+
+        self.kube.wait(name, ready, 300, tell=lambda: _why(self.get("inferenceservice", name)))
+
+    def until_sent(self, traffic: Traffic, phase: str, requests: int) -> None:
+        """Wait until `requests` requests of a phase were sent. Raises TimeoutError at a fifth of the asked rate."""
+        started = time.monotonic()
+        limit = requests / self.pace.rate * 5 + 120
+        while traffic.sent(phase) < requests:
+            if time.monotonic() - started > limit:
+                raise TimeoutError(f"{phase}: {traffic.sent(phase)} of {requests} requests after {limit:.0f} s")
+            self.timeline.live(
+                f"{phase} {bar(100 * traffic.sent(phase) / requests)} {traffic.sent(phase)} requests, "
+                f"{traffic.totals()['failed']} failed, accuracy {traffic.accuracy(phase):.3f}, "
+                f"{clock(time.monotonic() - started)}"
+            )
+            time.sleep(1)
+
     def steady(self, traffic: Traffic) -> None:
         """In-domain traffic: no alarm may come."""
         traffic.phase("steady", self.pace.rate, old=1.0)
-        self._until_sent(traffic, "steady", self.pace.steady_requests)
+        self.until_sent(traffic, "steady", self.pace.steady_requests)
         self.found.alert["alarmsBeforeShift"] = self._alarms()
         drift = self.service().get("drift") or {}
         self.timeline.event(
@@ -183,7 +205,7 @@ class Loop:
         """The shifted traffic goes on: no second alarm may come."""
         before, share = self._alarms(), self.pace.shifted_share
         traffic.phase("after", self.pace.rate, old=1 - share, shifted=share)
-        self._until_sent(traffic, "after", self.pace.after_requests)
+        self.until_sent(traffic, "after", self.pace.after_requests)
         self.found.alert["alarmsAfterPromotion"] = self._alarms() - before
         self.timeline.event(
             f"{traffic.sent('after')} more requests, accuracy {traffic.accuracy('after'):.3f}, "
@@ -197,10 +219,7 @@ class Loop:
             name = f"report-{number}"
             self.kube.apply(accuracy.pinned_service(self.namespace, name, FAMILY, version))
 
-            def ready(name: str = name) -> bool:
-                return bool(self.get("inferenceservice", name).get("status", {}).get("phase") == "Serving")
-
-            self.kube.wait(name, ready, 300)
+            self.serving(name)
             old = accuracy.measure(self.kube, self.namespace, name, self.pools.report[:limit])
             shifted = accuracy.measure(self.kube, self.namespace, name, self.pools.shifted_report[:limit])
             self.found.accuracy[version] = (old, shifted)
@@ -208,19 +227,6 @@ class Loop:
             self.kube.run("delete", "inferenceservice", name, "-n", self.namespace, "--wait=false")
 
     # Small things.
-
-    def _until_sent(self, traffic: Traffic, phase: str, requests: int) -> None:
-        started = time.monotonic()
-        limit = requests / self.pace.rate * 5 + 120
-        while traffic.sent(phase) < requests:
-            if time.monotonic() - started > limit:
-                raise TimeoutError(f"{phase}: {traffic.sent(phase)} of {requests} requests after {limit:.0f} s")
-            self.timeline.live(
-                f"{phase} {bar(100 * traffic.sent(phase) / requests)} {traffic.sent(phase)} requests, "
-                f"{traffic.totals()['failed']} failed, accuracy {traffic.accuracy(phase):.3f}, "
-                f"{clock(time.monotonic() - started)}"
-            )
-            time.sleep(1)
 
     def _alarm(self) -> Obj | None:
         drift: Obj = self.service().get("drift") or {}

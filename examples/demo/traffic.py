@@ -1,34 +1,57 @@
 """The load client's pod, driven from here: commands go in by `kubectl exec`, counts come out."""
 
+import base64
 import json
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from demo.corpus import Row
 from demo.kube import Kube, restricted_pod
-from demo.pools import Pools
 
 POD = "load"
 
 
-class Traffic:
-    """A running load client. Use as a context manager: leaving it stops the client and its pod."""
+def feedback_token(kube: Kube, namespace: str, service: str) -> str:
+    """The token for corrections, as a user of the service would read it. Raises RuntimeError when there is none."""
+    secrets = kube.list("secrets", namespace, f"driftloop.dev/service={service}")
+    if len(secrets) != 1:
+        raise RuntimeError(f"{len(secrets)} Secrets with the label driftloop.dev/service={service}, expected one")
+    return base64.b64decode(secrets[0]["data"]["token"]).decode()
 
-    def __init__(self, kube: Kube, namespace: str, image: str, service: str, token: str, pools: Pools) -> None:
+
+class Traffic:
+    """A running load client. Use as a context manager: leaving it stops the client and its pod.
+
+    It asks `service` what the rows of `pools` ask, and for a share of the answers says what the row's category is; of
+    these a share is wrong.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        image: str,
+        service: str,
+        pools: Mapping[str, Sequence[Row]],
+        feedback_share: float = 0.3,
+        wrong_share: float = 0.02,
+    ) -> None:
         self.kube, self.namespace, self.image = kube, namespace, image
         self.by_phase: dict[str, Counter[str]] = {}
         self.errors: dict[str, int] = {}
         self.config = {
             "url": f"http://{service}.{namespace}.svc",
             "feedbackUrl": f"http://{service}-feedback.{namespace}.svc",
-            "token": token,
+            "token": feedback_token(kube, namespace, service),
             "model": service,
-            "feedbackShare": 0.3,
-            "wrongShare": 0.02,
+            "feedbackShare": feedback_share,
+            "wrongShare": wrong_share,
             "seed": 11,
-            "pools": {"old": pools.traffic, "shifted": pools.shifted_traffic},
+            "pools": dict(pools),
         }
 
     def __enter__(self) -> "Traffic":

@@ -1,6 +1,5 @@
 """A service under load while its pods, its status and its settings change: no request is lost."""
 
-import base64
 import time
 from collections.abc import Iterator
 
@@ -9,7 +8,7 @@ import pytest
 from cluster.lab import Lab, tiny_pools
 from demo.install import CLAIM
 from demo.kube import Obj
-from demo.traffic import Traffic
+from demo.traffic import Traffic, feedback_token
 from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -63,7 +62,8 @@ def served(lab: Lab) -> Obj:
 @pytest.fixture
 def traffic(lab: Lab, served: Obj) -> Iterator[Traffic]:
     """Ten requests a second, kept-alive connections, one in ten a stream; at the end none may have failed."""
-    with Traffic(lab.kube, lab.namespace, lab.installed.images["operator"], NAME, _token(lab), tiny_pools()) as running:
+    rows = {"old": tiny_pools().traffic}
+    with Traffic(lab.kube, lab.namespace, lab.installed.images["operator"], NAME, rows) as running:
         running.phase("load", 10, old=1.0)
         wait.until(lambda: running.sent("load") > 30, "first requests", 60)
         yield running
@@ -137,12 +137,7 @@ def post(token, body):
         print(error.code)
 body = {{"response_id": "resp-Zm9yZ2Vk.Zm9yZ2Vk", "rating": "correction", "correction": "x", "consent": True}}
 post("wrong", body)
-post({_token(lab)!r}, body)
+post({feedback_token(lab.kube, lab.namespace, NAME)!r}, body)
 """
     printed = lab.run_pod("forger", lab.installed.images["operator"], ["python3", "-c", code])
     assert printed.split() == ["401", "403"]
-
-
-def _token(lab: Lab) -> str:
-    secret = lab.list("secrets", f"driftloop.dev/service={NAME}")[0]
-    return base64.b64decode(secret["data"]["token"]).decode()
