@@ -145,7 +145,7 @@ class ModelVersion(ApiModel):
         ("Baseline", "string", ".status.baseline.version"),
         ("Job", "string", ".spec.lineage.job"),
         ("Trigger", "string", ".spec.lineage.trigger.kind"),
-        ("Serving", "string", ".status.services"),
+        ("Serving", "string", ".status.services[*]"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
     spec: ModelVersionSpec = Field(description="What the version is.", json_schema_extra=IMMUTABLE)
