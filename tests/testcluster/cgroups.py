@@ -63,6 +63,11 @@ def make_node_group(node: str) -> str:
     return f"/{BRANCH}/{node}"
 
 
+def node_group(node: str) -> Path:
+    """The group that holds every process of the node's pods."""
+    return _tracking() / BRANCH / node
+
+
 def processes(below: Path | None = None) -> list[int]:
     """The ids of our processes, all or those of one group and its children."""
     top = below or _tracking() / BRANCH

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -229,8 +230,12 @@ def _unescape(target: str) -> str:
 
 
 def fail_node(name: str) -> None:
-    """Cut the node off: its cable is pulled, its processes run on."""
+    """Lose the node as if its machine had died: its cable is pulled, and every process of its pods is killed.
+
+    Pods that ran on behind a cut cable would keep the shared volume, and a training there could end unseen.
+    """
     network.connect(_node(name).network, connected=False)
+    cgroups.send(cgroups.processes(cgroups.node_group(name)), signal.SIGKILL)
 
 
 def heal_node(name: str) -> None:
