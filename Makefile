@@ -7,6 +7,8 @@ SHELL := bash
 CLUSTER ?= auto
 PYTHON := .venv/bin/python
 TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
+# In the order given: reordered, the cluster tests would run beside the others, and starve.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder --durations 20
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help
@@ -34,11 +36,11 @@ demo: .venv/ready ## The main job: the whole loop on a cluster, with a report (b
 
 .PHONY: test
 test: lint cluster images ## Lint, then every level of tests: unit, control_plane, cluster, and a short loop.
-	$(PYTHON) -m pytest tests/unit tests/control_plane tests/cluster
+	$(PYTHON) -m pytest $(PARALLEL) tests/unit tests/control_plane tests/cluster
 
 .PHONY: test-unit
 test-unit: .venv/ready ## The pure tests: seconds.
-	$(PYTHON) -m pytest tests/unit
+	$(PYTHON) -m pytest $(PARALLEL) tests/unit
 
 .PHONY: lint
 lint: .venv/ready ## ruff, mypy --strict, the layers, and what is generated.

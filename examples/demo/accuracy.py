@@ -64,7 +64,7 @@ async def _ask_all(url: str, model: str, rows: Sequence[Row]) -> float:
                 "model": model,
                 "messages": [{"role": "user", "content": row.text}],
                 "temperature": 0,
-                "max_tokens": 24,
+                "max_tokens": 48,
             }
             async with gate, session.post(f"{url}/v1/chat/completions", json=body) as response:
                 response.raise_for_status()

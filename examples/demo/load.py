@@ -59,9 +59,10 @@ class Load:
 
     async def _read_commands(self, stdin: asyncio.StreamReader) -> None:
         while line := await stdin.readline():
-            self.phase = json.loads(line)
-            if self.phase.get("stop"):
+            command = json.loads(line)
+            if command.get("stop"):  # never the phase: the sender, about to end, would look for a rate in it
                 return
+            self.phase = command
 
     async def _report(self) -> None:
         while True:
@@ -100,7 +101,7 @@ class Load:
             "model": self.model,
             "messages": [{"role": "user", "content": text}],
             "temperature": 0,
-            "max_tokens": 24,
+            "max_tokens": 48,
             "stream": stream,
         }
         async with session.post(f"{self.url}/v1/chat/completions", json=body) as response:

@@ -67,15 +67,18 @@ class Traffic:
         self.reader.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._send({"stop": True})
             self.process.wait(timeout=120)
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
+            self.process.wait()
         self.reader.join(timeout=10)
         # To the end: the next client has the same name.
         self.kube.run("delete", "pod", POD, "-n", self.namespace, "--ignore-not-found", "--timeout=60s")
+        if self.process.returncode and kind is None:  # its last counts are missing: no total would be true
+            raise RuntimeError(f"the load client ended with status {self.process.returncode}")
 
     def phase(self, name: str, rate: float, **mix: float) -> None:
         """From now on `rate` requests a second, drawn from the pools by the weights of `mix`."""

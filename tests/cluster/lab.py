@@ -86,6 +86,16 @@ class Lab:
         job: Obj = self.kube.wait(f"{name} {phases}", there, seconds, tell=lambda: self.story(name))
         return job
 
+    def judged(self, version: str, seconds: float = 200) -> Obj:
+        """Wait until a ModelVersion is Approved, Rejected or Failed."""
+
+        def ended() -> Obj | None:
+            found = self.get("modelversion", version)
+            return found if found.get("status", {}).get("phase") in ("Approved", "Rejected", "Failed") else None
+
+        found: Obj = self.kube.wait(f"{version} judged", ended, seconds)
+        return found
+
     def training_beyond(self, name: str, step: int, seconds: float = 300) -> int:
         """Wait until more than `step` steps are done; the step seen."""
 
@@ -107,6 +117,15 @@ class Lab:
 
         found: Obj = self.kube.wait(f"{name} Stalled", stalled, seconds, tell=lambda: self.story(name))
         return found
+
+    def starts(self, name: str) -> Sequence[int]:
+        """The step from which each start of the job's workers went on, in order."""
+        uid = self.get("finetunejob", name)["metadata"]["uid"]
+        folder = f"/volumes/{install.CLAIM}/{name}/runs/{uid}/starts"
+        # Each file ends without a newline.
+        command = f"for file in {folder}/*.json; do cat $file; echo; done"
+        lines = self.kube.run("exec", "-n", self.namespace, "writer", "--", "sh", "-c", command).split("\n")
+        return [json.loads(line)["step"] for line in lines if line.strip()]
 
     def train_result(self, name: str) -> TrainResult:
         """What the train stage's index 0 told at its end."""

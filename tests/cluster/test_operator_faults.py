@@ -27,22 +27,31 @@ def test_an_operator_killed_again_and_again_starts_nothing_twice(lab: Lab) -> No
     assert len([job for job in jobs if "-train" in job]) == 1, jobs
 
 
-def test_a_job_created_again_under_its_name_gets_a_version_of_its_own(lab: Lab) -> None:
-    name = "again"
+@pytest.fixture(scope="module")
+def done(lab: Lab) -> str:
+    """A job that succeeded, and whose version is approved."""
+    name = "done"
     lab.pretrain(name)
-    first = lab.phase(name, "Succeeded", seconds=400)["status"]["version"]
-    lab.kube.run("delete", "finetunejob", name, "-n", lab.namespace)
-    lab.pretrain(name)
-    second = lab.phase(name, "Succeeded", seconds=400)["status"]["version"]
+    version = lab.phase(name, "Succeeded", seconds=400)["status"]["version"]
+    lab.judged(version)
+    return name
+
+
+def test_wiped_statuses_come_back_as_they_were(lab: Lab, done: str) -> None:
+    version = lab.get("finetunejob", done)["status"]["version"]
+    verdict = lab.get("modelversion", version)["status"]["gates"]
+    lab.wipe_status("finetunejob", done)
+    lab.wipe_status("modelversion", version)
+    assert lab.phase(done, "Succeeded", seconds=120)["status"]["version"] == version
+    assert lab.judged(version)["status"]["gates"] == verdict
+    for stage, jobs in (("train", f"driftloop.dev/job={done}"), ("evaluate", f"driftloop.dev/version={version}")):
+        assert len(lab.list("jobs", f"{jobs},driftloop.dev/stage={stage}")) == 1
+
+
+def test_a_job_created_again_under_its_name_gets_a_version_of_its_own(lab: Lab, done: str) -> None:
+    first = lab.get("finetunejob", done)["status"]["version"]
+    lab.kube.run("delete", "finetunejob", done, "-n", lab.namespace)
+    lab.pretrain(done)
+    second = lab.phase(done, "Succeeded", seconds=400)["status"]["version"]
     assert first != second
     assert {first, second} <= {version["metadata"]["name"] for version in lab.list("modelversions")}
-
-
-def test_a_wiped_status_comes_back_as_it_was(lab: Lab) -> None:
-    name = "wiped"
-    lab.pretrain(name)
-    before = lab.phase(name, "Succeeded", seconds=400)["status"]
-    lab.wipe_status("finetunejob", name)
-    after = lab.phase(name, "Succeeded", seconds=120)["status"]
-    assert after["version"] == before["version"]
-    assert len(lab.list("jobs", f"driftloop.dev/job={name},driftloop.dev/stage=train")) == 1

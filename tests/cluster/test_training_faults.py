@@ -1,6 +1,7 @@
 """Pods and nodes lost while a model is trained: it goes on from the last checkpoint."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -14,18 +15,40 @@ LONG = {"maxSteps": 400, "saveSteps": SAVE_STEPS}
 ENDLESS = {"maxSteps": 100_000, "saveSteps": 1000}  # for what is deleted while it trains
 
 
-@pytest.mark.parametrize(("index", "who"), [("1", "worker"), ("0", "head")])
-def test_a_lost_pod_costs_at_most_one_checkpoint_interval(lab: Lab, index: str, who: str) -> None:
-    name = f"lost-{who}"
-    lab.pretrain(name, training={"method": "pretrain", **LONG})
-    seen = lab.training_beyond(name, 60)
+def lose_pod(lab: Lab, name: str, index: int) -> None:
+    """Kill the running train pod of an index; 0 is Ray's head."""
     pods = lab.list("pods", f"driftloop.dev/job={name},batch.kubernetes.io/job-completion-index={index}")
     victim = next(p for p in pods if p["status"]["phase"] == "Running")["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
-    lab.phase(name, "Succeeded", seconds=480)
-    result = lab.train_result(name)
-    assert result.steps == LONG["maxSteps"]
-    assert result.resumed_from_step >= seen - SAVE_STEPS
+
+
+def suspend_and_resume(lab: Lab, name: str) -> None:
+    """Suspend the job until no pod of it is left, then let it go on."""
+    patch = ("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p")
+    lab.kube.run(*patch, '{"spec":{"suspend":true}}')
+    lab.phase(name, "Suspended", seconds=90)
+    wait.until(lambda: not lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"), "pods gone", 90)
+    lab.kube.run(*patch, '{"spec":{"suspend":false}}')
+
+
+def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(lab: Lab) -> None:
+    name = "interrupted"
+    lab.pretrain(name, training={"method": "pretrain", "maxSteps": 1000, "saveSteps": SAVE_STEPS})
+    seen = 40
+    for interrupt in (partial(lose_pod, index=1), partial(lose_pod, index=0), suspend_and_resume):
+        seen = lab.training_beyond(name, seen + SAVE_STEPS)
+        before = len(lab.starts(name))
+        interrupt(lab, name)
+        resumed: list[int] = lab.kube.wait(
+            f"{name} to go on after {interrupt}",
+            lambda before=before: found if len(found := lab.starts(name)) > before else None,  # type: ignore[misc]
+            200,
+            tell=lambda: lab.story(name),
+        )
+        assert resumed[-1] >= seen - SAVE_STEPS, (interrupt, seen, resumed)
+    job = lab.phase(name, "Succeeded", seconds=300)
+    assert lab.train_result(name).steps == 1000
+    assert job["status"]["attempt"] == 2
 
 
 @pytest.fixture
@@ -75,19 +98,6 @@ def test_more_nodes_than_join_ends_with_what_to_do_and_releases_all(lab: Lab) ->
         "all pods released",
         60,
     )
-
-
-def test_a_suspended_job_keeps_its_checkpoints_and_resumes_from_them(lab: Lab) -> None:
-    name = "suspended"
-    lab.pretrain(name, training={"method": "pretrain", **LONG})
-    seen = lab.training_beyond(name, 60)
-    lab.kube.run("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p", '{"spec":{"suspend":true}}')
-    lab.phase(name, "Suspended", seconds=90)
-    wait.until(lambda: not lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"), "pods gone", 90)
-    lab.kube.run("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p", '{"spec":{"suspend":false}}')
-    job = lab.phase(name, "Succeeded", seconds=480)
-    assert job["status"]["attempt"] == 2
-    assert lab.train_result(name).resumed_from_step >= seen - SAVE_STEPS
 
 
 def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab) -> None:
