@@ -172,18 +172,6 @@ class Lab:
         """The Events about an object."""
         return [e for e in self.list("events") if e["involvedObject"]["name"] == name]
 
-    def operator_pod(self) -> Obj:
-        """The operator's running pod."""
-        pods = self.kube.list("pods", install.SYSTEM, "app.kubernetes.io/name=driftloop")
-        running = [p for p in pods if "deletionTimestamp" not in p["metadata"] and p["status"]["phase"] == "Running"]
-        assert running, "no operator runs"
-        return running[0]
-
-    def kill_operator(self) -> None:
-        """Kill the operator at once, as a crash would; its Deployment brings another."""
-        name = self.operator_pod()["metadata"]["name"]
-        self.kube.run("delete", "pod", name, "-n", install.SYSTEM, "--grace-period=0", "--force", "--wait=false")
-
     def wipe_status(self, kind: str, name: str) -> None:
         """Replace an object's status by nothing."""
         for _ in range(10):
@@ -196,6 +184,20 @@ class Lab:
                     raise
                 time.sleep(0.2)
         raise AssertionError(f"the status of {kind} {name} could not be wiped")
+
+
+def operator_pod(kube: Kube) -> Obj:
+    """The operator's running pod."""
+    pods = kube.list("pods", install.SYSTEM, "app.kubernetes.io/name=driftloop")
+    running = [p for p in pods if "deletionTimestamp" not in p["metadata"] and p["status"]["phase"] == "Running"]
+    assert running, "no operator runs"
+    return running[0]
+
+
+def kill_operator(kube: Kube) -> None:
+    """Kill the operator at once, as a crash would; its Deployment brings another."""
+    name = operator_pod(kube)["metadata"]["name"]
+    kube.run("delete", "pod", name, "-n", install.SYSTEM, "--grace-period=0", "--force", "--wait=false")
 
 
 def source(name: str, file: str, **columns: str) -> Obj:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.lab import Lab, tiny_pools
+from cluster.lab import Lab, kill_operator, tiny_pools
 from demo.install import CLAIM
 from demo.kube import Obj
 from demo.traffic import Traffic, feedback_token
@@ -104,7 +104,7 @@ def test_a_wiped_status_moves_no_traffic(lab: Lab, traffic: Traffic) -> None:
 
 def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, traffic: Traffic) -> None:
     uids = {pod["metadata"]["uid"] for pod in pods(lab)}
-    lab.kill_operator()
+    kill_operator(lab.kube)
     time.sleep(20)
     assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
     assert failures(traffic) == 0, traffic.totals()["errors"]

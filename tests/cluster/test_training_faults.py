@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from cluster.lab import Lab
+from cluster.lab import Lab, operator_pod
 from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -54,7 +54,7 @@ def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_e
 @pytest.fixture
 def node_without_operator(lab: Lab) -> Iterator[str]:
     """A node to lose: the operator's own is cordoned while the job is placed."""
-    kept = lab.operator_pod()["spec"]["nodeName"]
+    kept = operator_pod(lab.kube)["spec"]["nodeName"]
     nodes = [node["metadata"]["name"] for node in lab.kube.list("nodes", lab.namespace)]
     lost = next(node for node in nodes if node != kept)
     lab.kube.run("cordon", kept)
@@ -70,7 +70,7 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(lab: Lab, node_withou
     lab.pretrain(name, training={"method": "pretrain", **LONG}, compute=compute)
     seen = lab.training_beyond(name, 60)
     lab.installed.provider.fail_node(node_without_operator)
-    lab.kube.run("uncordon", lab.operator_pod()["spec"]["nodeName"])
+    lab.kube.run("uncordon", operator_pod(lab.kube)["spec"]["nodeName"])
     lab.phase(name, "Succeeded", seconds=480)
     result = lab.train_result(name)
     assert result.steps == LONG["maxSteps"]
