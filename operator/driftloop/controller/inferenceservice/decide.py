@@ -13,6 +13,7 @@ from driftloop.controller.inferenceservice.observed import Observed, Revision
 from driftloop.controller.inferenceservice.retraining import Decision, retrain
 from driftloop.controller.inferenceservice.rollout import Rollout, roll
 from driftloop.controller.pods.serving import SERVE
+from driftloop.controller.reasons import Reason
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -86,7 +87,7 @@ def _conditions(observed: Observed, rollout: Rollout, retraining: Decision) -> l
     if rollout.blocked:
         found.append(condition("Stalled", "True", rollout.reason, rollout.message))
     elif retraining.blocked and retraining.status:
-        found.append(condition("Stalled", "True", "RetrainingBlocked", retraining.status.message or ""))
+        found.append(condition("Stalled", "True", Reason.RETRAINING_BLOCKED, retraining.status.message or ""))
     elif rollout.phase in ("Pending", "Deploying", "Canary", "Paused") or not serving:
         found.append(condition("Reconciling", "True", rollout.reason, rollout.message))
     return found

@@ -8,6 +8,7 @@ from driftloop.controller.core import Event
 from driftloop.controller.drift.observe import SETTLE
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.inferenceservice.observed import Observed
+from driftloop.controller.reasons import Reason
 
 LOOK_SECONDS = 10.0  # between two looks: a write of the status each
 
@@ -25,7 +26,7 @@ def look(observed: Observed, now: datetime) -> tuple[DriftStatus | None, tuple[E
         return before, ()
     after = watch(before or DriftStatus(), stable.version, observed.counters, observed.spec.drift, now)
     rises = after.alarm and not (before and before.alarm and before.version == after.version)
-    event = Event("Warning", "DriftDetected", f"{stable.version}: {after.message}")
+    event = Event("Warning", Reason.DRIFT_DETECTED, f"{stable.version}: {after.message}")
     return after, (event,) if rises else ()
 
 

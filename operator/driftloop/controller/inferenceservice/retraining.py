@@ -24,6 +24,7 @@ from driftloop.controller.inferenceservice.observed import Job, Observed, Revisi
 from driftloop.controller.inferenceservice.revision import revision_of
 from driftloop.controller.inferenceservice.selection import UNJUDGED, failed_revisions
 from driftloop.controller.naming import MAX_RESOURCE_NAME, owner_reference
+from driftloop.controller.reasons import Reason
 
 Ending = Literal["InFlight", "Rejected", "Promoted", "Superseded"]
 State = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
@@ -255,14 +256,14 @@ def _blocked(observed: Observed, base: RetrainingStatus, rejections: int) -> Dec
         "then raise spec.retraining.maxRejections, or have another version promoted"
     )
     kept = _keep(base, "Blocked", message)
-    events = (Event("Warning", "RetrainingBlocked", message),) if _changes(observed, "Blocked") else ()
+    events = (Event("Warning", Reason.RETRAINING_BLOCKED, message),) if _changes(observed, "Blocked") else ()
     return Decision(kept.status, events=events, blocked=True, requeue_after=kept.requeue_after)
 
 
 def _await_approval(observed: Observed, base: RetrainingStatus, proposal: str) -> Decision:
     message = f"kubectl annotate dlsvc {observed.name} --overwrite {APPROVE}={proposal}"
     kept = _keep(base, "AwaitingApproval", message)
-    event = Event("Normal", "RetrainingProposed", f"{base.trigger} asks for {proposal}: {message}")
+    event = Event("Normal", Reason.RETRAINING_PROPOSED, f"{base.trigger} asks for {proposal}: {message}")
     return Decision(kept.status, events=(event,) if _changes(observed, "AwaitingApproval") else ())
 
 
@@ -293,7 +294,7 @@ def _start(observed: Observed, retraining: Retraining, base: RetrainingStatus, n
             "handled_alerts": list(dict.fromkeys(handled))[-_MAX_HANDLED:],
         }
     )
-    event = Event("Normal", "RetrainingStarted", f"{ask.kind}: created FineTuneJob {name}")
+    event = Event("Normal", Reason.RETRAINING_STARTED, f"{ask.kind}: created FineTuneJob {name}")
     return Decision(status, (Create(body),), (event,), requeue_after=POLL_SECONDS)
 
 

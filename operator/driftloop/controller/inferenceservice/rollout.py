@@ -36,6 +36,7 @@ from driftloop.controller.inferenceservice.observed import (
 )
 from driftloop.controller.inferenceservice.revision import deployment
 from driftloop.controller.inferenceservice.selection import Choice, choose, failed_revisions
+from driftloop.controller.reasons import Reason
 
 Phase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
 POLL_SECONDS = 5.0  # how often the figures of a canary are looked at
@@ -47,7 +48,7 @@ class Rollout:
     """What to do now, and how the service stands."""
 
     phase: Phase
-    reason: str
+    reason: Reason | Literal[""]  # "" is only what a Choice without a reason would pass on
     message: str
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
@@ -104,16 +105,21 @@ def _first(
         taken = _take_over(observed, candidate, now)
         message = f"{candidate.version} serves as revision {candidate.revision}"
         return Rollout(
-            "Serving", "Serving", message, (taken,), (Event("Normal", "Serving", message),), requeue_after=POLL_SECONDS
+            "Serving",
+            Reason.SERVING,
+            message,
+            (taken,),
+            (Event("Normal", Reason.SERVING, message),),
+            requeue_after=POLL_SECONDS,
         )
     if candidate.hopeless:
-        return _roll_back(observed, candidate, "PodsBroken", candidate.problem)
+        return _roll_back(observed, candidate, Reason.PODS_BROKEN, candidate.problem)
     late = now - candidate.since > timedelta(seconds=observed.spec.canary.progress_deadline_seconds)
     message = f"{candidate.version}: {candidate.available} of {replicas} pods are ready" + _because(candidate)
     # Nothing else serves, so it goes on trying: its image may come, a node may be added.
     return Rollout(
         "Degraded" if late else "Deploying",
-        "ProgressDeadlineExceeded" if late else "Deploying",
+        Reason.PROGRESS_DEADLINE_EXCEEDED if late else Reason.DEPLOYING,
         message,
         _scale(observed, candidate, replicas),
         candidate=candidate,
@@ -132,19 +138,19 @@ def _steady(observed: Observed, stable: Revision, candidate: Revision | None, ch
     short = stable.available < replicas
     if candidate and _is_needed(observed, stable, candidate):
         message = f"returns to {stable.version}: {stable.available} of {replicas} pods are ready"
-        return Rollout("Canary", "Returning", message, actions, candidate=candidate, requeue_after=POLL_SECONDS)
+        return Rollout("Canary", Reason.RETURNING, message, actions, candidate=candidate, requeue_after=POLL_SECONDS)
     events: tuple[Event, ...] = ()
     if candidate:
         actions += (_retire(observed, candidate),)
         message = f"{candidate.version} (revision {candidate.revision}) is no longer wanted"
-        events = (Event("Normal", "CanaryWithdrawn", message),)
+        events = (Event("Normal", Reason.CANARY_WITHDRAWN, message),)
     message = f"{stable.version} serves: {stable.available} of {replicas} pods are ready"
     if short:
         message += _because(stable)
     if choice.message:
         message += f". {choice.message}"
     phase: Phase = "Degraded" if short and stable.available == 0 else "Serving"
-    reason = choice.reason or ("PodsNotReady" if short else "Serving")
+    reason = choice.reason or (Reason.PODS_NOT_READY if short else Reason.SERVING)
     return Rollout(phase, reason, message, actions, events, requeue_after=POLL_SECONDS if short else None)
 
 
@@ -176,15 +182,15 @@ def _canary(
         return _begin_analysis(observed, stable, candidate, keep, now)
     found = analyse(observed.spec.canary, observed.arms, candidate.analysis_started, now)
     if found.verdict == "RollBack" and stable.available:
-        return _roll_back(observed, candidate, "CanaryWorse", found.message or "", found, keep)
+        return _roll_back(observed, candidate, Reason.CANARY_WORSE, found.message or "", found, keep)
     if found.verdict == "Promote" and version and version.phase == "Approved":
         return _promote(observed, candidate, keep, found, now, found.message or "")
     paused = found.verdict == "Paused"
     message = f"{candidate.version} beside {stable.version}: {found.message}"
-    events = (Event("Warning", "CanaryPaused", message),) if paused and observed.status.phase != "Paused" else ()
+    events = (Event("Warning", Reason.CANARY_PAUSED, message),) if paused and observed.status.phase != "Paused" else ()
     return Rollout(
         "Paused" if paused else "Canary",
-        "CanaryPaused" if paused else "Analysing",
+        Reason.CANARY_PAUSED if paused else Reason.ANALYSING,
         message,
         keep,
         events,
@@ -204,9 +210,9 @@ def _await_candidate(
     since = max(candidate.since, candidate.unavailable_since or candidate.since)
     overdue = now - since > timedelta(seconds=deadline) and candidate.current and candidate.replicas == size
     if (overdue or candidate.hopeless) and (stable.available or not candidate.available):
-        reason = "PodsBroken" if candidate.hopeless else "ProgressDeadlineExceeded"
+        reason = Reason.PODS_BROKEN if candidate.hopeless else Reason.PROGRESS_DEADLINE_EXCEEDED
         return _roll_back(observed, candidate, reason, message, keep=keep)
-    return Rollout("Canary", "CandidateStarting", message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
+    return Rollout("Canary", Reason.CANDIDATE_STARTING, message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
 
 
 def _begin_analysis(
@@ -215,12 +221,14 @@ def _begin_analysis(
     if stable.available == 0:
         message = f"{candidate.version} is ready and waits for a pod of {stable.version} to be compared with"
         message += _because(stable)
-        return Rollout("Canary", "StableNotReady", message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
+        return Rollout(
+            "Canary", Reason.STABLE_NOT_READY, message, keep, candidate=candidate, requeue_after=POLL_SECONDS
+        )
     note = _adjust(observed, candidate, notes={ANALYSIS: timestamp(now)})
     arms = f"{candidate.available} pods with {stable.available}"
     message = f"compares {candidate.version} with {stable.version}: {arms}"
-    event = Event("Normal", "AnalysisStarted", message)
-    return Rollout("Canary", "Analysing", message, (*keep, note), (event,), candidate, requeue_after=POLL_SECONDS)
+    event = Event("Normal", Reason.ANALYSIS_STARTED, message)
+    return Rollout("Canary", Reason.ANALYSING, message, (*keep, note), (event,), candidate, requeue_after=POLL_SECONDS)
 
 
 def _promote(
@@ -234,10 +242,10 @@ def _promote(
     notes: dict[str, str | None] = {PROMOTED: timestamp(now)}
     passed = _adjust(observed, candidate, observed.spec.replicas, notes=notes)
     message = f"{candidate.version} passed: {why}"
-    event = Event("Normal", "CanaryPassed", shorten(message, 1000))
+    event = Event("Normal", Reason.CANARY_PASSED, shorten(message, 1000))
     scaled = tuple(action for action in keep if action.uid != candidate.uid)
     return Rollout(
-        "Canary", "Promoting", message, (*scaled, passed), (event,), candidate, found, requeue_after=POLL_SECONDS
+        "Canary", Reason.PROMOTING, message, (*scaled, passed), (event,), candidate, found, requeue_after=POLL_SECONDS
     )
 
 
@@ -248,10 +256,10 @@ def _exchange(observed: Observed, stable: Revision, candidate: Revision, now: da
         message = f"{candidate.version} (revision {candidate.revision}) serves instead of {stable.version}"
         # The new stable first: between the two writes the later one counts.
         actions = (_take_over(observed, candidate, now), _retire(observed, stable))
-        event = Event("Normal", "Promoted", message)
+        event = Event("Normal", Reason.PROMOTED, message)
         return Rollout(
             "Serving",
-            "Serving",
+            Reason.SERVING,
             message,
             actions,
             (event,),
@@ -263,7 +271,7 @@ def _exchange(observed: Observed, stable: Revision, candidate: Revision, now: da
     message += _because(candidate)
     return Rollout(
         "Canary",
-        "Promoting",
+        Reason.PROMOTING,
         message,
         (*_scale(observed, candidate, replicas), *_scale(observed, stable, left)),
         candidate=candidate,
@@ -275,7 +283,7 @@ def _exchange(observed: Observed, stable: Revision, candidate: Revision, now: da
 def _roll_back(
     observed: Observed,
     candidate: Revision,
-    reason: str,
+    reason: Reason,
     why: str,
     found: Analysis | None = None,
     keep: tuple[Adjust, ...] = (),
@@ -286,10 +294,10 @@ def _roll_back(
     message = f"{candidate.version} (revision {candidate.revision}) was rolled back: {why}"
     return Rollout(
         "Serving" if observed.role("stable") else "Pending",
-        "RolledBack",
+        Reason.ROLLED_BACK,
         message,
         (failed, *(action for action in keep if action.uid != candidate.uid)),
-        (Event("Warning", "RolledBack", shorten(message, 1000)),),
+        (Event("Warning", Reason.ROLLED_BACK, shorten(message, 1000)),),
         analysis=found,
         failed=(candidate.revision,),
         requeue_after=POLL_SECONDS,
@@ -318,8 +326,8 @@ def _bring_up(
         afresh = {SINCE: timestamp(now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
         actions = (_adjust(observed, known, replicas, role="candidate", notes=afresh),)
     message = f"brings up {version.name} as revision {revision}, {replicas} pods"
-    event = Event("Normal", "CandidateChosen", message)
-    reason = "CandidateStarting" if phase == "Canary" else "Deploying"
+    event = Event("Normal", Reason.CANDIDATE_CHOSEN, message)
+    reason = Reason.CANDIDATE_STARTING if phase == "Canary" else Reason.DEPLOYING
     return Rollout(phase, reason, message, actions, (event,), candidate=known, requeue_after=POLL_SECONDS)
 
 

@@ -5,10 +5,12 @@ What cannot be chosen is said, and what serves goes on serving.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from driftloop.contract.names import RETRY
 from driftloop.controller.inferenceservice.observed import Observed, Revision, Version
 from driftloop.controller.inferenceservice.revision import revision_of
+from driftloop.controller.reasons import Reason
 
 UNJUDGED = (None, "Pending", "Evaluating")
 
@@ -22,7 +24,7 @@ class Choice:
 
     version: Version | None = None
     revision: str | None = None
-    reason: str = ""
+    reason: Reason | Literal[""] = ""
     message: str = ""
     blocked: bool = False
 
@@ -54,19 +56,19 @@ def _pinned(observed: Observed, stable: Revision | None, name: str) -> Choice:
     version = observed.version(name)
     if version is None:
         return Choice(
-            reason="VersionNotFound",
+            reason=Reason.VERSION_NOT_FOUND,
             message=f"spec.model.version: there is no ModelVersion {name} of family {family} in this namespace",
             blocked=True,
         )
     if version.phase in ("Rejected", "Failed"):
         return Choice(
-            reason="VersionNotApproved",
+            reason=Reason.VERSION_NOT_APPROVED,
             message=f"spec.model.version: {name} is {version.phase} ({version.summary or 'see its gates'}): "
             "pin an Approved version",
             blocked=True,
         )
     if not _may_serve(observed, version):
-        return Choice(reason="VersionNotApproved", message=f"spec.model.version: {name} has not been judged yet")
+        return Choice(reason=Reason.VERSION_NOT_APPROVED, message=f"spec.model.version: {name} has not been judged yet")
     return _take(observed, version, stable) or _failed(observed, version)
 
 
@@ -126,7 +128,7 @@ def _failed(observed: Observed, version: Version) -> Choice:
     revision = revision_of(observed, version)
     why = next((r.failed for r in observed.revisions if r.revision == revision and r.failed), "it was rolled back")
     return Choice(
-        reason="RevisionFailed",
+        reason=Reason.REVISION_FAILED,
         message=f"revision {revision} of {version.name} is not tried again: {why}. Change the spec, or "
         f"annotate the service with {RETRY}={revision}",
         blocked=True,
@@ -135,7 +137,7 @@ def _failed(observed: Observed, version: Version) -> Choice:
 
 def _outdated(version: Version) -> Choice:
     return Choice(
-        reason="EvidenceOutdated",
+        reason=Reason.EVIDENCE_OUTDATED,
         message=f"{version.name} was compared with another version than the one that serves now: "
         "it waits to be evaluated again",
     )
@@ -146,4 +148,4 @@ def _nothing(observed: Observed) -> Choice:
     failed = [v for v in observed.versions if v.phase == "Approved"]
     if failed:
         return _failed(observed, max(failed, key=lambda v: v.age_key))
-    return Choice(reason="NoApprovedVersion", message=f"waits for an Approved ModelVersion of family {family}")
+    return Choice(reason=Reason.NO_APPROVED_VERSION, message=f"waits for an Approved ModelVersion of family {family}")
