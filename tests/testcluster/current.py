@@ -31,7 +31,8 @@ def down() -> None:
 
 def provide_images(names: list[str]) -> dict[str, str]:
     """Images for a cluster of the user's own come from a registry that it can pull from."""
-    raise Error("CLUSTER=current: push the images to your registry and name them in the chart's values")
+    wanted = ", ".join(f'"{name}": "REGISTRY/driftloop/{name}:TAG"' for name in names if name != "monitoring")
+    raise Error(f"CLUSTER=current: push the images to a registry and name them: DRIFTLOOP_IMAGES='{{{wanted}}}'")
 
 
 def add_volume(name: str) -> None:
