@@ -12,7 +12,9 @@ class Reason(StrEnum):
 
     # Any kind.
     INVALID_SPEC = "InvalidSpec"
-    NAME_TAKEN = "NameTaken"  # set by the runtime
+    NAME_TAKEN = "NameTaken"  # set by the runtime, as are the next two
+    FIELD_CONFLICT = "FieldConflict"
+    API_REFUSED = "ApiRefused"
     CLAIM_NOT_FOUND = "ClaimNotFound"
     TASK_TOO_LARGE = "TaskTooLarge"
 

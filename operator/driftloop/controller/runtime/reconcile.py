@@ -13,6 +13,7 @@ from driftloop.api.base import Condition
 from driftloop.controller import conditions
 from driftloop.controller.core import Event, Key, NameTaken, Obj, Plan
 from driftloop.controller.kinds import Kind
+from driftloop.controller.reasons import Reason
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.execute import Executor, FieldConflict, Stale
@@ -57,13 +58,13 @@ class Reconciler:
         try:
             kind.model.model_validate(obj)
         except ValidationError as error:
-            return await self._complain(kind, obj, "InvalidSpec", _fields(error))
+            return await self._complain(kind, obj, Reason.INVALID_SPEC, _fields(error))
         try:
             return await self._run(kind, key, obj)
         except NameTaken as error:
-            return await self._complain(kind, obj, "NameTaken", str(error))
+            return await self._complain(kind, obj, Reason.NAME_TAKEN, str(error))
         except FieldConflict as error:
-            return await self._complain(kind, obj, "FieldConflict", str(error))
+            return await self._complain(kind, obj, Reason.FIELD_CONFLICT, str(error))
         except Stale as error:
             log.info("stale: %s", error)
             return await self._refresh(key)
@@ -71,7 +72,7 @@ class Reconciler:
             if error.transient or error.has_cause("NamespaceTerminating"):
                 log.warning("API server: %s", error)
                 return Result("retry", retry=True)
-            return await self._complain(kind, obj, "ApiRefused", f"the API server refused: {error}")
+            return await self._complain(kind, obj, Reason.API_REFUSED, f"the API server refused: {error}")
 
     async def _run(self, kind: Kind, key: Key, obj: Obj) -> Result:
         observed = await kind.observe(key, self._world)
@@ -81,7 +82,7 @@ class Reconciler:
         wrote = await self._executor.execute(obj, plan, kind.status)
         return Result("written" if wrote else "settled", wrote=wrote, after=plan.requeue_after)
 
-    async def _complain(self, kind: Kind, obj: Obj, reason: str, message: str) -> Result:
+    async def _complain(self, kind: Kind, obj: Obj, reason: Reason, message: str) -> Result:
         """Tell what is wrong in the object's conditions, leave the rest of its status, and come back later."""
         log.warning("%s: %s", reason, message)
         conflict = Result("retry", retry=True)
