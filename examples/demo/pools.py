@@ -56,7 +56,7 @@ def from_folder(folder: Path, shift: Path | None, seed: int = 7) -> Pools:
     rng = random.Random(seed)
     for part in (train, test, later, later_test):
         rng.shuffle(part)
-    cut = len(train) * 90 // 100
+    cut = len(train) * 95 // 100
     return _distinct(Pools(train[:cut], train[cut:], later, test, later_test))
 
 
