@@ -168,8 +168,8 @@ class Loop:
             message = retraining.get("message") or ""
             if message.split(":")[0] not in told:
                 told.append(message.split(":")[0])
-                self.timeline.event(f"retraining {retraining.get('state')}: {message}")
-            self.timeline.live(f"retraining {retraining.get('state')}: {message}")
+                self.timeline.event(f"retraining {message}")
+            self.timeline.live(f"retraining {message}")
             job: str | None = retraining.get("job")
             return job
 
