@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.lab import Lab, tiny_pools
+from cluster.lab import TRAINED, Lab, tiny_pools
 from demo.install import Installed, install, namespace_with_claim, put_data
 from demo.timeline import Timeline
 from testcluster import providers
@@ -46,3 +46,12 @@ def lab(installed: Installed) -> Iterator[Lab]:
     found = Lab(installed, name)
     yield found
     found.kube.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def trained(lab: Lab) -> str:
+    """A tiny model, trained and approved: the name of its job, which is its family's too."""
+    lab.pretrain(TRAINED, training={"method": "pretrain", "numTrainEpochs": 1})
+    version = lab.phase(TRAINED, "Succeeded", seconds=400)["status"]["version"]
+    assert lab.judged(version)["status"]["phase"] == "Approved"
+    return TRAINED

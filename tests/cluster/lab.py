@@ -23,6 +23,9 @@ TINY: Obj = {
 }
 
 
+TRAINED = "trained"  # the job, and the family, of the model that tests share
+
+
 @dataclass(frozen=True)
 class Lab:
     """One namespace."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.lab import TINY, Lab, source
+from cluster.lab import TINY, TRAINED, Lab, source
 from demo.install import CLAIM
 from demo.kube import Obj
 from driftloop.contract.manifest import Manifest
@@ -38,6 +38,7 @@ CASES: dict[str, tuple[Obj, list[str]]] = {
         {
             "data": {"sources": [source("requests", "requests.csv", prompt="text", completion="category")]},
             "training": {"method": "sft", "lossOn": "completion", "maxLength": 8},
+            **model(family=TRAINED),
         },
         ["AllRowsMasked", "maxLength"],
     ),
@@ -52,8 +53,8 @@ CASES: dict[str, tuple[Obj, list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def started(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All jobs at once, as each takes seconds to start and nothing to run."""
+def started(lab: Lab, trained: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All jobs at once, as each takes seconds to start and nothing to run. One needs the model `trained`."""
     lab.write("support-desk/data/broken.parquet", "no parquet at all")
     lab.write("support-desk/data/empty.csv", "text,category\n")
     lab.write("pickled/config.json", CONFIG)

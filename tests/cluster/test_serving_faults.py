@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.lab import Lab, kill_operator, tiny_pools
+from cluster.lab import TRAINED, Lab, kill_operator, tiny_pools
 from demo.install import CLAIM
 from demo.kube import Obj
 from demo.traffic import Traffic, feedback_token
@@ -18,7 +18,7 @@ NAME = "served"
 
 def service(**changes: object) -> Obj:
     spec = {
-        "model": {"family": NAME},
+        "model": {"family": TRAINED},
         "replicas": 2,
         "drainSeconds": 10,
         "canary": {"minRequests": 30, "minSeconds": 5, "maxLatencyRatio": 10},
@@ -48,10 +48,9 @@ def serving(lab: Lab) -> Obj | None:
 
 
 @pytest.fixture(scope="module")
-def served(lab: Lab) -> Obj:
-    """A tiny model in service, two pods."""
-    lab.pretrain(NAME, training={"method": "pretrain", "numTrainEpochs": 1})
-    lab.phase(NAME, "Succeeded", seconds=300)
+def served(lab: Lab, trained: str) -> Obj:
+    """The tiny model in service, two pods."""
+    assert lab.get("finetunejob", trained)["status"]["phase"] == "Succeeded"
     lab.apply(service())
     status: Obj = lab.kube.wait(
         "serving", lambda: serving(lab), 240, tell=lambda: str(lab.get("inferenceservice", NAME))

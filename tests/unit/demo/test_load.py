@@ -27,7 +27,7 @@ def test_a_client_that_is_stopped_while_it_sends_ends_well_with_all_its_counts()
         for command in (CONFIG, {"phase": "steady", "rate": 50, "mix": {"old": 1.0}}):
             client.stdin.write(json.dumps(command) + "\n")
             client.stdin.flush()
-        seen = {}
+        seen: dict[str, int] = {}
         while seen.get("sent", 0) < 20:
             seen = json.loads(client.stdout.readline())["byPhase"].get("steady", {})
         time.sleep(0.1)
