@@ -8,7 +8,7 @@ CLUSTER ?= auto
 PYTHON := .venv/bin/python
 TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
 # In the order given: reordered, the cluster tests would run beside the others, and starve.
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder --durations 20
+PARALLEL := -n 2 --no-loadscope-reorder --durations 20
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help

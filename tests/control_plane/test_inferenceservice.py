@@ -239,10 +239,10 @@ def wipe(cluster: Cluster) -> None:
 def test_a_counter_that_is_no_number_pauses_the_rollout_and_says_so(
     cluster: Cluster, operators: StartOperator, traffic: Traffic
 ) -> None:
-    trying(cluster, operators, traffic, canary={"minRequests": 20, "minSeconds": 1, "maxSeconds": 60})
+    trying(cluster, operators, traffic, canary={"minRequests": 20, "minSeconds": 1, "maxSeconds": 10})
     traffic.serve(deployment(cluster, "v1"), 60)
     traffic.serve(deployment(cluster, "v2"), 30, errors=math.nan)
-    eventually(lambda: _phase(cluster, "Paused"), 90)
+    eventually(lambda: _phase(cluster, "Paused"), 60)
     condition = cluster.condition("dlsvc", "desk", "Reconciling")
     assert "NaN" in condition["message"], condition
     assert condition["reason"] == "CanaryPaused"
