@@ -39,7 +39,7 @@ test: lint cluster images ## Lint, then every level of tests: unit, control_plan
 	$(PYTHON) -m pytest $(PARALLEL) tests/unit tests/control_plane tests/cluster
 
 .PHONY: test-unit
-test-unit: .venv/ready ## The pure tests: seconds.
+test-unit: .venv/ready ## The pure tests: a minute.
 	$(PYTHON) -m pytest $(PARALLEL) tests/unit
 
 .PHONY: lint
