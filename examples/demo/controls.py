@@ -20,10 +20,12 @@ SWAPPED = "control-swapped"
 def run(loop: Loop, installed: Installed) -> None:
     """Train both from the version in service and wait for their verdicts."""
     put_rows(installed, loop.namespace, "shifted.csv", loop.pools.shifted_traffic[:600])
-    _judge(loop, WITHOUT_REPLAY, _without_replay)
+    _start(loop, WITHOUT_REPLAY, _without_replay)
     corrected = _mislead(loop, installed)
     loop.timeline.event(f"{SWAPPED}: {corrected} corrections with swapped labels taken by /v1/feedback")
-    _judge(loop, SWAPPED, _on_swapped_feedback)
+    _start(loop, SWAPPED, _on_swapped_feedback)
+    for name in (WITHOUT_REPLAY, SWAPPED):
+        loop.found.controls.append(_verdict(name, loop.job(name)))
     loop.kube.run("delete", "inferenceservice", SWAPPED, "-n", loop.namespace, "--wait=false")
 
 
@@ -64,8 +66,8 @@ def _on_swapped_feedback(spec: Obj) -> None:
     del spec["data"]["replay"]["fraction"]
 
 
-def _judge(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
-    """Apply the example's retraining job with one change, and wait for the verdict on its version.
+def _start(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
+    """Apply the example's retraining job with one change.
 
     The family is the service's own: another would have no baseline, and the verdict must be the one that guards it.
     """
@@ -74,7 +76,6 @@ def _judge(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
     change(spec)
     metadata = {"name": name, "namespace": loop.namespace}
     loop.kube.apply({"apiVersion": "driftloop.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec})
-    loop.found.controls.append(_verdict(name, loop.job(name)))
 
 
 def _verdict(name: str, version: Obj) -> dict[str, Any]:
