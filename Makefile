@@ -10,6 +10,8 @@ TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
 # In the order given: reordered, the cluster tests would run beside the others, and starve.
 PARALLEL := -n 2 --no-loadscope-reorder --durations 20
 export PYTHONUNBUFFERED := 1
+# Types of torch and its kind take more than a minute to read anew in each checkout.
+export MYPY_CACHE_DIR ?= $(HOME)/.cache/driftloop/mypy
 
 .PHONY: help
 help: ## List the targets.

@@ -5,6 +5,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
+LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has a second cluster of its own
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
@@ -15,7 +16,8 @@ class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no ty
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return CLUSTER if nodeid.startswith(CLUSTER) else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        return CLUSTER if file.startswith(CLUSTER) and file != LIFECYCLE else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
