@@ -1,10 +1,11 @@
 """Debian's packages that the local cluster runs on."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from testcluster.console import Error, Step
@@ -26,6 +27,7 @@ PACKAGES = {
 # What only tests run on this machine: an Alertmanager, and promtool to fill a Prometheus with samples.
 FOR_TESTS = {"prometheus": "promtool", "prometheus-alertmanager": "prometheus-alertmanager"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOCK = Path("/tmp/driftloop-packages.lock")
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -36,7 +38,13 @@ def missing(packages: Mapping[str, str] = PACKAGES) -> list[str]:
 
 def ensure(packages: Mapping[str, str] = PACKAGES) -> None:
     """Install what is missing, as root on a Debian; elsewhere Error with the command that does it."""
-    wanted = missing(packages)
+    if missing(packages):
+        with _LOCK.open("w") as lock:  # two test processes may want them at once, and apt refuses the second
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _install(missing(packages))
+
+
+def _install(wanted: Sequence[str]) -> None:
     if not wanted:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]
