@@ -12,7 +12,7 @@ from control_plane.objects import inferenceservice
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(120)]
 
 
-def alert(cluster: Cluster, service: str = "support", started: str = "2026-11-24T10:00:00.123Z", **labels: str) -> Any:
+def alert(cluster: Cluster, service: str = "support", started: str = "2126-11-24T10:00:00.123Z", **labels: str) -> Any:
     """A firing drift alert, as Alertmanager sends it."""
     return {
         "status": "firing",
@@ -74,7 +74,7 @@ def test_two_alertmanagers_telling_two_replicas_make_one_record(cluster: Cluster
     assert sum(json.loads(text)["recorded"] for _, text in answers) == 1
     [record] = records(cluster)
     assert record["alertname"] == "DriftloopModelDrift"
-    assert record["started"] == "2026-11-24T10:00:00.123Z"
+    assert record["started"] == "2126-11-24T10:00:00.123Z"
     assert record["source"] == "Webhook"
 
 
@@ -85,13 +85,13 @@ def test_different_alerts_at_once_are_all_recorded_and_the_newest_are_kept(
     for each in replicas:
         each.ready()
     cluster.create(inferenceservice("support"))
-    bodies = [body(alert(cluster, started=f"2026-11-24T10:00:0{number}Z")) for number in range(6)]
+    bodies = [body(alert(cluster, started=f"2126-11-24T10:00:0{number}Z")) for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda number: replicas[number % 2].post(bodies[number]), range(6)))
     assert {code for code, _ in answers} == {200}
     assert len(records(cluster)) == 6
     many = [
-        alert(cluster, started=f"2026-11-24T{hour:02}:{minute:02}:00Z") for hour in (11, 12) for minute in range(40)
+        alert(cluster, started=f"2126-11-24T{hour:02}:{minute:02}:00Z") for hour in (11, 12) for minute in range(40)
     ]
     assert replicas[0].post(body(*many))[0] == 200
     assert len(records(cluster)) == 64

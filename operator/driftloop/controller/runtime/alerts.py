@@ -85,7 +85,11 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
 
 def concerned(alert: Alert, services: Iterable[Obj]) -> list[Obj]:
-    """The services that `alert` is about: its own drift alert by its labels, others' by `spec.retraining.triggers`."""
+    """The services that `alert` is about: its own drift alert by its labels, others' by `spec.retraining.triggers`.
+
+    What began before a service was made is about another one of its name: Prometheus remembers that one's alerts, and
+    the poll once gave them to its successor.
+    """
     return [service for service in services if _concerns(alert, service)]
 
 
@@ -105,11 +109,16 @@ def merged(records: list[Obj], alert: Alert, source: Literal["Webhook", "Poll"],
 
 def _concerns(alert: Alert, service: Obj) -> bool:
     metadata = service["metadata"]
-    if alert.namespace != metadata["namespace"]:
+    if alert.namespace != metadata["namespace"] or alert.started < _created(metadata):
         return False
     if alert.name == ALERT_NAME:
         return bool(alert.labels.get(SERVICE_LABEL) == metadata["name"])
     return any(_matches(alert, trigger) for trigger in triggers(service))
+
+
+def _created(metadata: Obj) -> datetime:
+    """In whole seconds, as the API server has it: what begins within that second counts."""
+    return datetime.fromisoformat(metadata["creationTimestamp"])
 
 
 def triggers(service: Obj) -> list[Obj]:

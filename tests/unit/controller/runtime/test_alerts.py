@@ -18,7 +18,11 @@ def alert(name: str = "DriftloopModelDrift", started: datetime = NOW, print_: st
 
 def service(name: str, namespace: str = "ns", triggers: Any = None) -> Any:
     spec = {"retraining": {"triggers": triggers}} if triggers is not None else {}
-    return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+    return {"metadata": metadata(name, namespace), "spec": spec}
+
+
+def metadata(name: str, namespace: str = "ns") -> Any:
+    return {"name": name, "namespace": namespace, "creationTimestamp": "2026-11-24T12:00:00Z"}
 
 
 def names(found: list[Any]) -> list[str]:
@@ -28,7 +32,13 @@ def names(found: list[Any]) -> list[str]:
 def test_its_own_alert_concerns_the_service_it_names() -> None:
     services = [service("a"), service("b"), service("a", "other")]
     found = concerned(alert(inference_namespace="ns", inference_service="a"), services)
-    assert [each["metadata"] for each in found] == [{"name": "a", "namespace": "ns"}]
+    assert [each["metadata"] for each in found] == [metadata("a")]
+
+
+def test_what_began_before_a_service_was_made_is_about_another_of_its_name() -> None:
+    of = {"inference_namespace": "ns", "inference_service": "a"}
+    assert names(concerned(alert(started=NOW, **of), [service("a")])) == ["a"]
+    assert concerned(alert(started=NOW - timedelta(seconds=1), **of), [service("a")]) == []
 
 
 def test_the_namespace_of_the_scraped_pod_does_not_count_beside_the_services() -> None:
@@ -52,7 +62,7 @@ def test_its_own_alert_cannot_be_named_as_a_trigger_for_all() -> None:
 
 @pytest.mark.parametrize("spec", [None, "text", {"retraining": "text"}, {"retraining": {"triggers": ["text"]}}])
 def test_a_service_that_does_not_parse_is_not_concerned(spec: Any) -> None:
-    broken = {"metadata": {"name": "a", "namespace": "ns"}, "spec": spec}
+    broken = {"metadata": metadata("a"), "spec": spec}
     assert concerned(alert("X", namespace="ns"), [broken]) == []
 
 
