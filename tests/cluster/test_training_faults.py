@@ -12,7 +12,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SAVE_STEPS = 20
 LONG = {"maxSteps": 400, "saveSteps": SAVE_STEPS}
-ENDLESS = {"maxSteps": 100_000, "saveSteps": 1000}  # for what is deleted while it trains
 
 
 def lose_pod(lab: Lab, name: str, index: int) -> None:
@@ -80,36 +79,45 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(lab: Lab, node_withou
     assert done["spec"]["nodeName"] != node_without_operator
 
 
-def test_more_nodes_than_join_ends_with_what_to_do_and_releases_all(lab: Lab) -> None:
+@pytest.fixture(scope="module")
+def waiting(lab: Lab) -> str:
+    """A job whose head waits a minute for a third node, which there isn't."""
     name = "too-many-nodes"
-    compute = {"nodes": 3, "startupTimeoutSeconds": 20, "backoffLimit": 0}
-    lab.pretrain(name, compute=compute)
-    job = lab.phase(name, "Failed", seconds=300)
-    message = next(c["message"] for c in job["status"]["conditions"] if c["type"] == "Failed")
-    assert "compute.nodes" in message, message
-    wait.until(
-        lambda: (
-            not [
-                p
-                for p in lab.list("pods", f"driftloop.dev/job={name}")
-                if p["status"]["phase"] in ("Running", "Pending")
-            ]
-        ),
-        "all pods released",
-        60,
-    )
+    lab.pretrain(name, compute={"nodes": 3, "startupTimeoutSeconds": 60, "backoffLimit": 0})
+    return name
 
 
-def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab) -> None:
-    name = "guarded"
-    lab.pretrain(name, training={"method": "pretrain", **ENDLESS})
-    lab.training_beyond(name, 1)
-    pods = lab.list("pods", f"driftloop.dev/job={name},batch.kubernetes.io/job-completion-index=0")
-    head = next(p for p in pods if p["status"]["phase"] == "Running")["status"]["podIP"]
+def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab, waiting: str) -> None:
+    def address() -> str | None:
+        heads = lab.list("pods", f"driftloop.dev/job={waiting},batch.kubernetes.io/job-completion-index=0")
+        return next((pod["status"]["podIP"] for pod in heads if pod["status"]["phase"] == "Running"), None)
+
+    head = lab.kube.wait("the head", address, 120, tell=lambda: lab.story(waiting))
     code = f"import ray; ray.init(address='{head}:6379')"
     # Ray tries again for minutes; its first answer is what counts.
-    command = ["timeout", "20", "env", "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN=0000", "python3", "-c", code]
+    command = ["timeout", "30", "env", "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN=0000", "python3", "-c", code]
     assert "InvalidAuthToken" in lab.run_pod("foreigner", lab.installed.images["trainer"], command)
-    lab.kube.run("delete", "finetunejob", name, "-n", lab.namespace)
-    wait.until(lambda: not lab.list("jobs", f"driftloop.dev/job={name}"), "the job's Jobs gone", 60)
-    wait.until(lambda: not lab.list("pods", f"driftloop.dev/job={name}"), "the job's pods gone", 90)
+
+
+def test_more_nodes_than_join_end_with_what_to_do_and_all_is_released(lab: Lab, waiting: str) -> None:
+    job = lab.phase(waiting, "Failed", seconds=300)
+    message = next(c["message"] for c in job["status"]["conditions"] if c["type"] == "Failed")
+    assert "compute.nodes" in message, message
+
+    def at_work() -> list[str]:
+        pods = lab.list("pods", f"driftloop.dev/job={waiting}")
+        return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in ("Running", "Pending")]
+
+    wait.until(lambda: not at_work(), "all pods released", 60)
+
+
+def test_a_deleted_job_leaves_nothing_in_the_cluster(lab: Lab, waiting: str) -> None:
+    lab.phase(waiting, "Failed", seconds=300)
+
+    def left() -> list[str]:
+        kinds = ("jobs", "pods", "services", "secrets", "networkpolicies")
+        return [kind for kind in kinds if lab.list(kind, f"driftloop.dev/job={waiting}")]
+
+    assert {"jobs", "pods", "secrets"} <= set(left())
+    lab.kube.run("delete", "finetunejob", waiting, "-n", lab.namespace)
+    lab.kube.wait("nothing left", lambda: not left(), 90, tell=lambda: str(left()))
