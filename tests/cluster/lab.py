@@ -164,12 +164,11 @@ class Lab:
         self.kube.run("delete", "pod", name, "-n", self.namespace, "--wait=false")
         return printed
 
-    def write(self, path: str, text: str) -> str:
-        """Write a file below the claim's root; its URI."""
+    def write(self, path: str, text: str) -> None:
+        """Write a file below the claim's root."""
         target = f"/volumes/{install.CLAIM}/{path}"
         command = f"mkdir -p $(dirname {target}) && cat > {target}"
         self.kube.run("exec", "-i", "-n", self.namespace, "writer", "--", "sh", "-c", command, stdin=text)
-        return f"pvc://{install.CLAIM}/{path}"
 
     def events(self, name: str) -> Sequence[Obj]:
         """The Events about an object."""

@@ -76,7 +76,7 @@ def _write_whole(lab: Lab, folder: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_input_ends_in_a_condition_and_an_event_that_say_what_to_fix(lab: Lab, name: str) -> None:
     job = lab.phase(name, "Failed", seconds=250)
-    found = next(c for c in job["status"]["conditions"] if c["type"] == "Failed")
+    found = condition(job, "Failed")
     for expected in CASES[name][1]:
         assert expected in f"{found['reason']}: {found['message']}"
     events = [event for event in lab.events(name) if event["reason"] == found["reason"]]

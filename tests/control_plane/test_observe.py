@@ -38,7 +38,6 @@ def metric(name: str, extra: str, values: Sequence[float | None], version: str =
     return f"{name}{{{labels},{extra}}}", 0, values
 
 
-MINUTE = 60 // SCRAPE + 1
 SERIES: list[Points] = [
     bins("steady", 0, ramp(100, 2, 61)),  # five minutes, 24 a minute, 100 before
     bins("born", 90, ramp(0, 1, 43)),
