@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.card import model_card
 from driftloop_trainer.train.driver import check_inputs, to_result
-from driftloop_trainer.train.node import wait_for_head
 from driftloop_trainer.train.worker import Outcome
 from unit.trainer.conftest import ARCHITECTURE
 
@@ -69,12 +67,6 @@ def test_inputs_are_checked_before_any_worker_starts(volume: Path, tmp_path: Pat
     with pytest.raises(ManifestError, match="expected sha256:0000"):
         check_inputs(task(), tmp_path)
     check_inputs(task(dataDigest=manifest.digest), tmp_path)
-
-
-def test_a_head_that_never_comes_ends_the_wait() -> None:
-    with pytest.raises(StageFailure, match="NodesMissing") as failure:
-        wait_for_head("127.0.0.1", time.monotonic() + 0.1)
-    assert failure.value.exit_code == 75
 
 
 def test_the_card_names_where_the_model_came_from() -> None:

@@ -7,6 +7,8 @@ from driftloop.contract.result import AnyResult
 from driftloop.contract.task import TrainTask, from_environment
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.failure import StageFailure, exit_on_sigterm, run_stage
+from driftloop_trainer.train.lend import lend
+from driftloop_trainer.train.node import configure, start_head
 
 _INDEX = "JOB_COMPLETION_INDEX"
 
@@ -15,11 +17,13 @@ def _stage() -> AnyResult:
     task = from_environment()
     if not isinstance(task, TrainTask):
         raise StageFailure("BadTask", f"expected a Train task, got {task.kind}")
-    from driftloop_trainer.train import driver  # imports Ray and torch: --help should not wait for them
-
+    configure(task.workers_per_node)
     if os.environ.get(_INDEX, "0") != "0":
-        driver.lend(task)
-    return driver.lead(task)
+        lend(task)
+    head = start_head(task.workers_per_node, task.gpus_per_node)
+    from driftloop_trainer.train.driver import lead  # imports torch and its kin for seconds, while Ray starts
+
+    return lead(task, head)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from prometheus_client import Gauge, start_http_server
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from driftloop.contract.names import METRICS_PORT, Metric
-from driftloop_trainer.train.loop import Progress
+from driftloop_trainer.train.progress import Progress
 
 _INTERVAL = 0.5  # seconds between messages
 

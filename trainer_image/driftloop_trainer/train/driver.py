@@ -1,10 +1,11 @@
-"""Pod index 0: lead the training. The other pods lend their workers until they are stopped."""
+"""Pod index 0: lead the training."""
 
+import subprocess
 import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -19,16 +20,17 @@ from driftloop_trainer.folders import finished, open_folder, record
 from driftloop_trainer.models import check_model_folder
 from driftloop_trainer.train.board import start_board
 from driftloop_trainer.train.checkpoint import Run
-from driftloop_trainer.train.node import configure, join, start_head, wait_for_head
+from driftloop_trainer.train.node import await_head
 from driftloop_trainer.train.worker import ASSIGNMENT, Assignment, Outcome, work
 
-_SETTLED = 60  # seconds after which a node had joined: Ray gives up on a head that doesn't answer before
-_HEAD_PAUSE = 5  # seconds in which a dying head's port may still answer
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
 
 
-def lead(task: TrainTask) -> TrainResult:
-    """Train on all pods and leave the model at `task.output`. Raises StageFailure and its kin."""
+def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
+    """Train on all pods and leave the model at `task.output`. `head`: the command that starts Ray here.
+
+    Raises StageFailure, StorageError or ManifestError.
+    """
     with tempfile.TemporaryDirectory(prefix="driver-") as name:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
@@ -36,27 +38,9 @@ def lead(task: TrainTask) -> TrainResult:
             _say(f"{task.output} is already whole: nothing to do")
             return earlier
         check_inputs(task, scratch)
-        result = _train(task, name)
+        result = _train(task, head, name)
     record(task.output, encode(result))
     return result
-
-
-def lend(task: TrainTask) -> NoReturn:
-    """Give this pod's workers to the head, and to the next one when it is gone: only index 0 completes the job.
-
-    A head that finished looks like one that was lost; then the Job ends this pod while it waits.
-    """
-    configure(task.workers_per_node)
-    deadline, lost = time.monotonic() + task.startup_timeout_seconds, 0
-    while lost <= task.backoff_limit:
-        wait_for_head(task.head, deadline)
-        joined = time.monotonic()
-        code = join(task.head, task.workers_per_node, task.gpus_per_node)
-        _say(f"Ray ended here with {code}")
-        if time.monotonic() - joined > _SETTLED:  # sooner, the head was not up yet: the same wait goes on
-            deadline, lost = time.monotonic() + task.startup_timeout_seconds, lost + 1
-        time.sleep(_HEAD_PAUSE)
-    raise StageFailure("HeadGone", f"lost the head {lost} times", EXIT_RETRY)
 
 
 def check_inputs(task: TrainTask, scratch: Path) -> None:
@@ -70,10 +54,9 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
     open_folder(task.data_uri, scratch / "data", task.data_digest)
 
 
-def _train(task: TrainTask, scratch: str) -> TrainResult:
-    configure(task.workers_per_node)
+def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> TrainResult:
     deadline = time.monotonic() + task.startup_timeout_seconds
-    ray.init(address=start_head(task.workers_per_node, task.gpus_per_node))
+    ray.init(address=await_head(head))
     exit_on_sigterm()  # ray.init put its own handler there
     wait_for_nodes(task.nodes, deadline)
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")

@@ -15,21 +15,11 @@ from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.batches import Batch, collate
 from driftloop_trainer.train.checkpoint import Run
 from driftloop_trainer.train.order import Order, share
+from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.schedule import learning_rate_factor
 from driftloop_trainer.train.step import train_step
 
 _RECENT = 20  # steps over which loss and pace are averaged
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run has come. `step` counts finished steps, `seconds` and `tokens` since this start."""
-
-    step: int
-    total: int
-    loss: float
-    tokens_per_second: float
-    eta_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,20 @@ def own_address() -> str:
     return socket.gethostbyname(socket.gethostname())
 
 
-def start_head(cpus: int, gpus: int) -> str:
-    """Start Ray's head in the background; returns its address. Raises StageFailure."""
+def start_head(cpus: int, gpus: int) -> subprocess.Popen[bytes]:
+    """Begin to start Ray's head, whose processes outlive the command that starts them. See `await_head`."""
     command = [*_command(cpus, gpus), "--head", f"--port={PORT}", "--include-dashboard=false", "--no-monitor"]
+    return subprocess.Popen(command)  # noqa: S603 - the command is ours
+
+
+def await_head(head: subprocess.Popen[bytes]) -> str:
+    """Wait until the head that was begun runs; its address. Raises RayFailed."""
     try:
-        subprocess.run(command, check=True, timeout=_START_TIMEOUT)  # noqa: S603 - the command is ours
-    except (subprocess.SubprocessError, OSError) as error:
+        code = head.wait(_START_TIMEOUT)
+    except subprocess.TimeoutExpired as error:
         raise StageFailure("RayFailed", str(error), EXIT_RETRY) from error
+    if code != 0:
+        raise StageFailure("RayFailed", f"`ray start --head` ended with exit code {code}; see the log", EXIT_RETRY)
     return f"{own_address()}:{PORT}"
 
 

@@ -1,0 +1,14 @@
+import subprocess
+import sys
+
+import pytest
+
+SLOW = {"ray", "torch", "transformers"}
+
+
+@pytest.mark.parametrize("module", ["driftloop_trainer.train.__main__", "driftloop_trainer.train.board"])
+def test_what_needs_no_torch_does_not_wait_for_it(module: str) -> None:
+    allowed = {"ray"} if module.endswith("board") else set()
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not (SLOW - allowed) & set(loaded)
