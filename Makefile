@@ -7,7 +7,7 @@ SHELL := bash
 CLUSTER ?= auto
 PYTHON := .venv/bin/python
 TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
-# In the order given: reordered, the cluster tests would run beside the others, and starve.
+# In the order of tests/conftest.py, not the largest file first.
 PARALLEL := -n 2 --no-loadscope-reorder --durations 20
 export PYTHONUNBUFFERED := 1
 # Types of torch and its kind take more than a minute to read anew in each checkout.

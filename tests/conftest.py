@@ -1,4 +1,4 @@
-"""How the tests are spread over processes: a file stays together, and the cluster's tests run one after another."""
+"""How the tests are spread over processes: the cluster's run one after another, and all others beside them."""
 
 import pytest
 from xdist.remote import Producer
@@ -6,18 +6,27 @@ from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has a second cluster of its own
+ORDER = {CLUSTER: 0, LIFECYCLE: 2}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cluster's tests first: they wait for pods, and leave time to the others. The second cluster's last."""
+    items.sort(key=lambda item: ORDER.get(_unit(item.nodeid), 1))
+
+
+def _unit(nodeid: str) -> str:
+    """What may not be split: the tests of a file, and all that share the cluster."""
+    file = nodeid.partition("::")[0]
+    return CLUSTER if file.startswith(CLUSTER) and file != LIFECYCLE else file
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Files are the units of work, and the cluster's are one unit: there is one cluster.
-
-    Not `--dist loadgroup`, which pytest-xdist 3.8 does by a suffix of the node's id that pytest 9.2 ignores: the
+    """Not `--dist loadgroup`, which pytest-xdist 3.8 does by a suffix of the node's id that pytest 9.2 ignores: the
     cluster's tests ran two at a time and deleted each other's namespaces.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return CLUSTER if file.startswith(CLUSTER) and file != LIFECYCLE else file
+        return _unit(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:

@@ -15,9 +15,8 @@ from demo.timeline import Timeline, clock
 from demo.traffic import Traffic
 
 NAMESPACE = "support-desk"
-SHORT = Pace(
-    steady_requests=500, after_requests=500, report_rows=300
-)  # what the tests run; `make demo` runs the full one
+# What the tests run; `make demo` runs the full one.
+SHORT = Pace(steady_requests=500, after_requests=500, report_rows=300, rate=30)
 
 
 def main() -> int:
@@ -52,7 +51,10 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
 
     run(loop, traffic)
     if options.controls:
-        controls.run(loop, installed)
+        controls.begin(loop, installed)  # it trains while the accuracies are measured
+    loop.measure()
+    if options.controls:
+        controls.finish(loop, installed)
     keys = _keys(installed, loop)
     return report.build(kube, namespace, loop.found, account(pools, *keys), _cluster(installed), timeline)
 

@@ -17,10 +17,14 @@ WITHOUT_REPLAY = "control-no-replay"
 SWAPPED = "control-swapped"
 
 
-def run(loop: Loop, installed: Installed) -> None:
-    """Train both from the version in service and wait for their verdicts."""
+def begin(loop: Loop, installed: Installed) -> None:
+    """Start to train without replay, from the version in service."""
     put_rows(installed, loop.namespace, "shifted.csv", loop.pools.shifted_traffic[:600])
     _start(loop, WITHOUT_REPLAY, _without_replay)
+
+
+def finish(loop: Loop, installed: Installed) -> None:
+    """Train on swapped labels too, and wait for both verdicts."""
     corrected = _mislead(loop, installed)
     loop.timeline.event(f"{SWAPPED}: {corrected} corrections with swapped labels taken by /v1/feedback")
     _start(loop, SWAPPED, _on_swapped_feedback)

@@ -214,14 +214,15 @@ class Loop:
 
     def measure(self) -> None:
         """Accuracy of both versions on both domains, by rows that no pod was given."""
-        limit = self.pace.report_rows
-        for number, version in enumerate((self.found.first, self.found.second), 1):
-            name = f"report-{number}"
+        services = {"report-1": self.found.first, "report-2": self.found.second}
+        for name, version in services.items():
             self.kube.apply(accuracy.pinned_service(self.namespace, name, FAMILY, version))
-
+        for name, version in services.items():
             self.serving(name)
-            old = accuracy.measure(self.kube, self.namespace, name, self.pools.report[:limit])
-            shifted = accuracy.measure(self.kube, self.namespace, name, self.pools.shifted_report[:limit])
+            old, shifted = (
+                accuracy.measure(self.kube, self.namespace, name, rows[: self.pace.report_rows])
+                for rows in (self.pools.report, self.pools.shifted_report)
+            )
             self.found.accuracy[version] = (old, shifted)
             self.timeline.event(f"{version}: accuracy {old:.3f} in the old domain, {shifted:.3f} in the shifted one")
             self.kube.run("delete", "inferenceservice", name, "-n", self.namespace, "--wait=false")
@@ -268,7 +269,6 @@ def run(loop: Loop, traffic: Callable[[], Traffic]) -> None:
         loop.rollout(running)
         loop.after(running)
     found.requests = running.totals()
-    loop.measure()
 
 
 def _progress(progress: Obj) -> str:

@@ -120,3 +120,13 @@ def test_pods_survive_the_crash_of_daemons_and_leave_nothing_when_the_cluster_go
 
     succeed(checkout, "down")
     assert traces() == []
+
+
+def test_a_lost_node_is_seen_and_returns(checkouts: list[Path]) -> None:
+    checkout = checkouts[0]
+    succeed(checkout, "up")
+    ready = '--for=jsonpath={.status.conditions[?(@.type=="Ready")].status}='
+    succeed(checkout, "fail-node", "node-b")
+    kubectl(checkout, "wait", "node/node-b", f"{ready}Unknown", "--timeout=60s")
+    succeed(checkout, "heal-node", "node-b")
+    kubectl(checkout, "wait", "node/node-b", f"{ready}True", "--timeout=60s")

@@ -21,7 +21,7 @@ def test_wiped_statuses_come_back_as_they_were(lab: Lab, trained: str) -> None:
 def test_a_job_created_again_under_its_name_gets_a_version_of_its_own(lab: Lab, trained: str) -> None:
     first = lab.get("finetunejob", trained)["status"]["version"]
     lab.kube.run("delete", "finetunejob", trained, "-n", lab.namespace)
-    lab.pretrain(trained)
+    lab.pretrain(trained, training={"method": "pretrain", "maxSteps": 2})
     second = lab.phase(trained, "Succeeded", seconds=400)["status"]["version"]
     lab.judged(second)
     assert first != second

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -58,39 +59,57 @@ def served(lab: Lab, trained: str) -> Obj:
     return status
 
 
-@pytest.fixture
-def traffic(lab: Lab, served: Obj) -> Iterator[Traffic]:
-    """Ten requests a second, kept-alive connections, one in ten a stream; at the end none may have failed."""
+@pytest.fixture(scope="module")
+def client(lab: Lab, served: Obj) -> Iterator[Traffic]:
+    """The load client: kept-alive connections, one request in ten a stream."""
     rows = {"old": tiny_pools().traffic}
     with Traffic(lab.kube, lab.namespace, lab.installed.images["operator"], NAME, rows) as running:
-        running.phase("load", 10, old=1.0)
-        wait.until(lambda: running.sent("load") > 30, "first requests", 60)
         yield running
 
 
-def failures(traffic: Traffic) -> int:
-    """Failed requests, after some more were sent and those under way had time to end."""
-    beyond = traffic.sent("load") + 60
-    wait.until(lambda: traffic.sent("load") > beyond, "more requests", 60)
-    time.sleep(2)
-    return int(traffic.totals()["failed"])
+@dataclass(frozen=True)
+class Load:
+    """Ten requests a second, counted for one test."""
+
+    traffic: Traffic
+    phase: str
+
+    def sent(self, requests: int) -> None:
+        """Wait until so many more were sent."""
+        beyond = self.traffic.sent(self.phase) + requests
+        wait.until(lambda: self.traffic.sent(self.phase) > beyond, f"{requests} more requests", 60)
+
+    def failures(self) -> int:
+        """Failed requests, after some more were sent and those under way had time to end."""
+        self.sent(60)
+        time.sleep(2)
+        return int(self.traffic.by_phase[self.phase]["failed"])
 
 
-def test_a_deleted_pod_costs_no_request(lab: Lab, traffic: Traffic) -> None:
+@pytest.fixture
+def load(client: Traffic, request: pytest.FixtureRequest) -> Load:
+    """Load for this test, begun."""
+    client.phase(request.node.name, 10, old=1.0)
+    found = Load(client, request.node.name)
+    found.sent(30)
+    return found
+
+
+def test_a_deleted_pod_costs_no_request(lab: Lab, load: Load) -> None:
     victim = pods(lab)[0]["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--wait=false")
     wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
-    assert failures(traffic) == 0, traffic.totals()["errors"]
+    assert load.failures() == 0, load.traffic.errors
 
 
-def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, traffic: Traffic) -> None:
+def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, load: Load) -> None:
     victim = pods(lab)[0]["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
     wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
-    assert failures(traffic) <= 10, traffic.totals()["errors"]
+    assert load.failures() <= 10, load.traffic.errors
 
 
-def test_a_wiped_status_moves_no_traffic(lab: Lab, traffic: Traffic) -> None:
+def test_a_wiped_status_moves_no_traffic(lab: Lab, load: Load) -> None:
     before = serving(lab)
     assert before is not None
     uids = {pod["metadata"]["uid"] for pod in pods(lab)}
@@ -98,18 +117,18 @@ def test_a_wiped_status_moves_no_traffic(lab: Lab, traffic: Traffic) -> None:
     after: Obj = lab.kube.wait("status again", lambda: serving(lab), 90)
     assert after["stable"]["revision"] == before["stable"]["revision"]
     assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
-    assert failures(traffic) == 0, traffic.totals()["errors"]
+    assert load.failures() == 0, load.traffic.errors
 
 
-def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, traffic: Traffic) -> None:
+def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, load: Load) -> None:
     uids = {pod["metadata"]["uid"] for pod in pods(lab)}
     kill_operator(lab.kube)
     time.sleep(20)
     assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
-    assert failures(traffic) == 0, traffic.totals()["errors"]
+    assert load.failures() == 0, load.traffic.errors
 
 
-def test_a_rollout_costs_no_request(lab: Lab, traffic: Traffic) -> None:
+def test_a_rollout_costs_no_request(lab: Lab, load: Load) -> None:
     before = serving(lab)
     assert before is not None
     lab.apply(service(drainSeconds=12))
@@ -119,7 +138,7 @@ def test_a_rollout_costs_no_request(lab: Lab, traffic: Traffic) -> None:
         return status if status and status["stable"]["revision"] != before["stable"]["revision"] else None
 
     lab.kube.wait("promotion", promoted, 300, tell=lambda: str(lab.get("inferenceservice", NAME).get("status")))
-    assert failures(traffic) == 0, traffic.totals()["errors"]
+    assert load.failures() == 0, load.traffic.errors
 
 
 def test_feedback_that_is_forged_or_without_token_is_refused(lab: Lab, served: Obj) -> None:

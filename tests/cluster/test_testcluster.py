@@ -152,17 +152,3 @@ def test_a_file_written_on_one_node_is_read_on_the_other(
         done = "--for=jsonpath={.status.phase}=Succeeded"
         cluster.kubectl("-n", namespace, "wait", f"pod/{name}", done, "--timeout=60s", seconds=70)
     assert cluster.kubectl("-n", namespace, "logs", "reader").strip() == "from the other node"
-
-
-def test_a_lost_node_is_seen_and_returns(cluster: Cluster) -> None:
-    def ready(node: str) -> str:
-        conditions = cluster.get(f"node/{node}")["status"]["conditions"]
-        return next(str(each["status"]) for each in conditions if each["type"] == "Ready")
-
-    node = cluster.workers()[1]
-    try:
-        cluster.provider.fail_node(node)
-        wait.until(lambda: ready(node) == "Unknown", f"{node} to be missed", 60, every=1)
-    finally:
-        cluster.provider.heal_node(node)
-    wait.until(lambda: ready(node) == "True", f"{node} to return", 60, every=1)

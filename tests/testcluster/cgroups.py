@@ -16,6 +16,8 @@ from testcluster.paths import NAME
 
 BRANCH = NAME
 V2_CONTROLLERS = "+cpuset +cpu +io +memory +hugetlb +pids"
+# Pods before what else runs on the machine, such as other tests: probes and `ray start` give up after seconds.
+PRIORITY = {"cpu.shares": "8192", "cpu.weight": "800"}  # eight times the default, in v1 and in v2
 
 
 def mounted(mounts: str | None = None) -> dict[str, list[Path]]:
@@ -60,6 +62,9 @@ def make_node_group(node: str) -> str:
             if (root / setting).exists():
                 for child in (root / BRANCH, group):
                     (child / setting).write_text((root / setting).read_text())
+        for setting, value in PRIORITY.items():
+            if (root / BRANCH / setting).exists():
+                (root / BRANCH / setting).write_text(value)
     return f"/{BRANCH}/{node}"
 
 
