@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SYSTEM = "driftloop-system"
 MONITORING = "driftloop-monitoring"
 CLAIM = "driftloop"
-DATA = f"/volumes/{CLAIM}/support-desk/data"
+DATA = "support-desk/data"  # folder in the claim
 PROMETHEUS = f"http://prometheus.{MONITORING}.svc:9090"
 ALERTMANAGER = f"http://alertmanager.{MONITORING}.svc:9093"
 
@@ -151,15 +151,20 @@ def put_data(installed: Installed, namespace: str, pools: Pools) -> None:
     kube = installed.kube
     kube.apply(_writer(namespace, installed.images["operator"]))
     kube.run("wait", "-n", namespace, "pod/writer", "--for=condition=Ready", "--timeout=120s", timeout=130)
-    kube.run("exec", "-n", namespace, "writer", "--", "mkdir", "-p", DATA)
     put_rows(installed, namespace, "corpus.csv", [row for row in pools.training if not is_held_out(row)])
     put_rows(installed, namespace, "requests.csv", pools.training)
 
 
 def put_rows(installed: Installed, namespace: str, name: str, rows: list[Row]) -> None:
     """Write `rows` as a CSV file with the columns text and category into the claim's data folder."""
-    command = ("exec", "-i", "-n", namespace, "writer", "--", "sh", "-c", f"cat > {DATA}/{name}")
-    installed.kube.run(*command, stdin=_csv([("text", "category"), *rows]))
+    write_file(installed, namespace, f"{DATA}/{name}", _csv([("text", "category"), *rows]))
+
+
+def write_file(installed: Installed, namespace: str, path: str, text: str) -> None:
+    """Write a file of the claim, by the pod that wrote the data."""
+    command = ("exec", "-i", "-n", namespace, "writer", "--", "sh", "-c")
+    target = f"/volumes/{CLAIM}/{path}"
+    installed.kube.run(*command, f"mkdir -p $(dirname {target}) && cat > {target}", stdin=text)
 
 
 def read_file(installed: Installed, namespace: str, path: str) -> str:

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 Obj = dict[str, Any]
+
+
+JUDGED = ("Approved", "Rejected", "Failed")  # the phases in which a ModelVersion stays
 
 
 class KubectlError(RuntimeError):
@@ -59,11 +62,41 @@ class Kube:
             time.sleep(every)
         raise TimeoutError(f"{what}: not after {seconds:.0f} s" + (f": {tell()}" if tell else ""))
 
+    def phase(
+        self,
+        kind: str,
+        name: str,
+        namespace: str,
+        phases: Collection[str],
+        seconds: float,
+        tell: Callable[[], str] | None = None,
+    ) -> Obj:
+        """Wait until an object is in one of `phases`. Raises TimeoutError; `tell` says why, else its conditions."""
+
+        def there() -> Obj | None:
+            found = self.get(kind, name, namespace) or {}
+            return found if found.get("status", {}).get("phase") in phases else None
+
+        found: Obj = self.wait(
+            f"{name} {' or '.join(phases)}",
+            there,
+            seconds,
+            tell=tell or (lambda: conditions(self.get(kind, name, namespace))),
+        )
+        return found
+
 
 def condition(obj: Obj | None, kind: str) -> Obj:
     """The condition of that type, or an empty object."""
-    conditions = (obj or {}).get("status", {}).get("conditions", [])
-    return next((c for c in conditions if c["type"] == kind), {})
+    found = (obj or {}).get("status", {}).get("conditions", [])
+    return next((c for c in found if c["type"] == kind), {})
+
+
+def conditions(obj: Obj | None) -> str:
+    """Phase and conditions in one line."""
+    status = (obj or {}).get("status", {})
+    found = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", [])]
+    return f"phase {status.get('phase')}; " + "; ".join(found)
 
 
 def restricted_pod(name: str, namespace: str, image: str, command: list[str]) -> Obj:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from demo import accuracy
-from demo.kube import Kube, Obj, condition
+from demo.kube import JUDGED, Kube, Obj, condition, conditions
 from demo.pools import FAMILY, Pools
 from demo.timeline import Timeline, bar, clock
 from demo.traffic import Traffic
@@ -76,7 +76,7 @@ class Loop:
                 self.timeline.event(f"{name}: {phase}")
                 told = phase
             if phase == "Failed" or condition(job, "Stalled").get("status") == "True":
-                raise RuntimeError(f"{name}: {_why(job)}")
+                raise RuntimeError(f"{name}: {conditions(job)}")
             if phase == "Succeeded":
                 return self.judged(status["version"])
             progress = status.get("progress") or {}
@@ -89,19 +89,12 @@ class Loop:
                 }
             time.sleep(1)
         raise TimeoutError(
-            f"{name}: not done after {self.pace.job_seconds:.0f} s: {_why(self.get('finetunejob', name))}"
+            f"{name}: not done after {self.pace.job_seconds:.0f} s: {conditions(self.get('finetunejob', name))}"
         )
 
     def judged(self, name: str) -> Obj:
         """Wait until a ModelVersion is Approved, Rejected or Failed."""
-
-        def done() -> Obj | None:
-            version = self.get("modelversion", name)
-            return version if version.get("status", {}).get("phase") in ("Approved", "Rejected", "Failed") else None
-
-        version: Obj = self.kube.wait(
-            name, done, self.pace.job_seconds, tell=lambda: _why(self.get("modelversion", name))
-        )
+        version = self.kube.phase("modelversion", name, self.namespace, JUDGED, self.pace.job_seconds)
         self.timeline.event(f"{name}: {version['status']['phase']} ({version['status'].get('gateSummary')})")
         return version
 
@@ -112,16 +105,14 @@ class Loop:
             status = self.service()
             return (status.get("stable") or {}).get("version") == version and status.get("phase") == "Serving"
 
-        self.kube.wait(f"{version} as stable", stable, 600, tell=lambda: _why(self.get("inferenceservice", SERVICE)))
+        self.kube.wait(
+            f"{version} as stable", stable, 600, tell=lambda: conditions(self.get("inferenceservice", SERVICE))
+        )
         self.timeline.event(f"{SERVICE} serves {version}")
 
     def serving(self, name: str) -> None:
         """Wait until an InferenceService serves."""
-
-        def ready() -> bool:
-            return bool(self.get("inferenceservice", name).get("status", {}).get("phase") == "Serving")
-
-        self.kube.wait(name, ready, 300, tell=lambda: _why(self.get("inferenceservice", name)))
+        self.kube.phase("inferenceservice", name, self.namespace, ["Serving"], 300)
 
     def until_sent(self, traffic: Traffic, phase: str, requests: int) -> None:
         """Wait until `requests` requests of a phase were sent. Raises TimeoutError at a fifth of the asked rate."""
@@ -279,10 +270,3 @@ def _progress(progress: Obj) -> str:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-def _why(obj: Obj) -> str:
-    """The conditions in one line."""
-    status = obj.get("status", {})
-    conditions = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", [])]
-    return f"phase {status.get('phase')}; " + "; ".join(conditions)

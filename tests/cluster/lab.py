@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo import install
-from demo.kube import Kube, Obj, condition, restricted_pod
+from demo.kube import JUDGED, Kube, Obj, condition, restricted_pod
 from demo.pools import Pools, generated
 from driftloop.contract.result import TrainResult, decode
 
@@ -81,23 +81,11 @@ class Lab:
 
     def phase(self, name: str, *phases: str, seconds: float) -> Obj:
         """Wait until the FineTuneJob is in one of `phases`."""
-
-        def there() -> Obj | None:
-            job = self.get("finetunejob", name)
-            return job if job.get("status", {}).get("phase") in phases else None
-
-        job: Obj = self.kube.wait(f"{name} {phases}", there, seconds, tell=lambda: self.story(name))
-        return job
+        return self.kube.phase("finetunejob", name, self.namespace, phases, seconds, tell=lambda: self.story(name))
 
     def judged(self, version: str, seconds: float = 200) -> Obj:
         """Wait until a ModelVersion is Approved, Rejected or Failed."""
-
-        def ended() -> Obj | None:
-            found = self.get("modelversion", version)
-            return found if found.get("status", {}).get("phase") in ("Approved", "Rejected", "Failed") else None
-
-        found: Obj = self.kube.wait(f"{version} judged", ended, seconds)
-        return found
+        return self.kube.phase("modelversion", version, self.namespace, JUDGED, seconds)
 
     def training_beyond(self, name: str, step: int, seconds: float = 300) -> int:
         """Wait until more than `step` steps are done; the step seen."""
@@ -166,9 +154,7 @@ class Lab:
 
     def write(self, path: str, text: str) -> None:
         """Write a file below the claim's root."""
-        target = f"/volumes/{install.CLAIM}/{path}"
-        command = f"mkdir -p $(dirname {target}) && cat > {target}"
-        self.kube.run("exec", "-i", "-n", self.namespace, "writer", "--", "sh", "-c", command, stdin=text)
+        install.write_file(self.installed, self.namespace, path, text)
 
     def events(self, name: str) -> Sequence[Obj]:
         """The Events about an object."""

@@ -10,6 +10,7 @@ from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
+INTERRUPTED = "interrupted"
 SAVE_STEPS = 20
 STEPS = 500  # half a minute's
 LONG = {"method": "pretrain", "maxSteps": STEPS, "saveSteps": SAVE_STEPS}
@@ -32,7 +33,7 @@ def suspend_and_resume(lab: Lab, name: str) -> None:
 
 
 def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(lab: Lab) -> None:
-    name = "interrupted"
+    name = INTERRUPTED
     lab.pretrain(name, training=LONG)
     seen = 40
     for interrupt in (partial(lose_pod, index=1), partial(lose_pod, index=0), suspend_and_resume):
@@ -64,27 +65,33 @@ def node_without_operator(lab: Lab) -> Iterator[str]:
     lab.kube.run("wait", f"node/{lost}", "--for=condition=Ready", "--timeout=120s", timeout=130)
 
 
-def test_a_lost_node_costs_at_most_one_checkpoint_interval(lab: Lab, node_without_operator: str) -> None:
-    name = "lost-node"
+def test_a_job_created_again_is_another_one_and_a_lost_node_costs_it_a_checkpoint_interval(
+    lab: Lab, node_without_operator: str
+) -> None:
+    first = lab.get("finetunejob", INTERRUPTED)["status"]["version"]
+    lab.kube.run("delete", "finetunejob", INTERRUPTED, "-n", lab.namespace)
     compute = {"nodes": 1, "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}}
-    lab.pretrain(name, training=LONG, compute=compute)
-    seen = lab.training_beyond(name, 60)
+    lab.pretrain(INTERRUPTED, training=LONG, compute=compute)
+    seen = lab.training_beyond(INTERRUPTED, 60)
+    assert lab.starts(INTERRUPTED) == [0], "it went on from the checkpoint of a job that was deleted"
     lab.installed.provider.fail_node(node_without_operator)
     lab.kube.run("uncordon", operator_pod(lab.kube)["spec"]["nodeName"])
-    lab.phase(name, "Succeeded", seconds=480)
-    result = lab.train_result(name)
+    second = lab.phase(INTERRUPTED, "Succeeded", seconds=480)["status"]["version"]
+    result = lab.train_result(INTERRUPTED)
     assert result.steps == STEPS
     assert result.resumed_from_step >= seen - SAVE_STEPS
-    pods = lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train")
+    pods = lab.list("pods", f"driftloop.dev/job={INTERRUPTED},driftloop.dev/stage=train")
     done = next(pod for pod in pods if pod["status"]["phase"] == "Succeeded")
     assert done["spec"]["nodeName"] != node_without_operator
+    assert first != second
+    assert {first, second} <= {version["metadata"]["name"] for version in lab.list("modelversions")}
 
 
 @pytest.fixture(scope="module")
 def waiting(lab: Lab) -> str:
-    """A job whose head waits a minute for a third node, which there isn't."""
+    """A job whose head waits for a third node, which there isn't."""
     name = "too-many-nodes"
-    lab.pretrain(name, compute={"nodes": 3, "startupTimeoutSeconds": 60, "backoffLimit": 0})
+    lab.pretrain(name, compute={"nodes": 3, "startupTimeoutSeconds": 45, "backoffLimit": 0})
     return name
 
 

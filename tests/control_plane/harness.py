@@ -23,8 +23,11 @@ TOKEN = "a-token-for-tests"
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], seconds: float = 30, every: float = 0.1) -> T:
-    """The first truthy answer of `check`; fails with its last answer or error after `seconds`."""
+def eventually(check: Callable[[], T], seconds: float = 120, every: float = 0.25) -> T:
+    """The first truthy answer of `check`; fails with its last answer or error after `seconds`.
+
+    Ten times what it takes alone: `make test` runs this beside the cluster's tests, whose pods come first.
+    """
     deadline = time.monotonic() + seconds
     while True:
         last: object
@@ -123,7 +126,7 @@ class OperatorProcess:
 
     def ready(self) -> "OperatorProcess":
         """Wait until its caches are filled."""
-        eventually(lambda: self.probe("/readyz")[0] == 200, 60)
+        eventually(lambda: self.probe("/readyz")[0] == 200)
         return self
 
     def stop(self, kill: bool = False) -> int:

@@ -42,7 +42,7 @@ class Process:
     def __enter__(self) -> Any:
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(self.command(), cwd=self.folder, stdout=log, stderr=log)
-        eventually(lambda: http("GET", f"{self.url}/-/ready")[0] == 200, 30)
+        eventually(lambda: http("GET", f"{self.url}/-/ready")[0] == 200)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:

@@ -13,7 +13,7 @@ from control_plane.monitoring import Alertmanager, Prometheus
 from control_plane.objects import inferenceservice
 from driftloop.controller.runtime.alerts import fingerprint
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 POLL = "--alert-poll-seconds=1"
 

@@ -7,7 +7,7 @@ import pytest
 from testcluster.console import Error
 from testcluster.controlplane import ControlPlane
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def test_data_and_address_survive_crashes_of_the_api_server_and_of_etcd(tmp_path: Path) -> None:

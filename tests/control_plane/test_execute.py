@@ -17,7 +17,7 @@ from driftloop.controller.runtime.events import Recorder
 from driftloop.controller.runtime.execute import Executor, Stale
 from driftloop.controller.runtime.resources import RESOURCES, WATCHED
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 class Runtime:

@@ -10,7 +10,7 @@ from driftloop.contract.names import EXIT_BAD_INPUT, STAGE
 from driftloop.contract.result import AnyResult, StageError, encode
 from unit.controller.stages import EARLIER, evaluated, facts, job, prepared, trained, version
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 CLAIM = {
     "apiVersion": "v1",

@@ -8,7 +8,7 @@ from control_plane.harness import Cluster, OperatorProcess, StartOperator, event
 from control_plane.objects import finetunejob
 from driftloop.controller.runtime.operator import LEASE_LOST
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def leads(operator: OperatorProcess) -> bool:

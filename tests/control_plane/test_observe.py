@@ -15,7 +15,7 @@ from driftloop.controller.drift.observe import SETTLE, World, arms, eligible_sam
 from driftloop.controller.runtime.prometheus import Prometheus
 from testcluster.binaries import binary
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SCRAPE = 5  # seconds

@@ -8,7 +8,7 @@ import pytest
 from control_plane.harness import Cluster, StartOperator, eventually
 from control_plane.objects import finetunejob, inferenceservice, modelversion
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def test_takes_up_all_three_kinds_and_rests(cluster: Cluster, operators: StartOperator) -> None:

@@ -12,7 +12,7 @@ from control_plane.harness import ROOT, Cluster, StartOperator, eventually
 from control_plane.objects import finetunejob, inferenceservice, modelversion
 from testcluster.binaries import binary
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def kubeconfig(cluster: Cluster, folder: Path, *flags: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from control_plane.harness import Cluster, StartOperator, eventually
 from control_plane.objects import finetunejob
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 FOREIGN: Any = {
     "apiVersion": "v1",
@@ -50,17 +50,17 @@ def test_a_restart_with_200_objects_writes_nothing(cluster: Cluster, simple: Sta
     flags = ("--qps=500", "--burst=500")
     first = simple(*flags).start().ready()
     cluster.create(*(finetunejob(f"job-{number}") for number in range(200)))
-    eventually(lambda: len(cluster.list("jobs")) == 200, 60)
+    eventually(lambda: len(cluster.list("jobs")) == 200)
     for job in cluster.list("jobs")[:20]:
         complete(cluster, job["metadata"]["name"])
-    eventually(lambda: sum(is_done(each) for each in cluster.list("ftj")) == 20, 60)
+    eventually(lambda: sum(is_done(each) for each in cluster.list("ftj")) == 20)
     eventually(lambda: first.metric("driftloop_queue_depth") == 0)
     assert first.stop() == 0
 
     before = cluster.revisions()
     assert len(before) >= 600
     second = simple(*flags, identity="b").start().ready()
-    eventually(lambda: second.metric("driftloop_reconcile_total") >= 200, 60)
+    eventually(lambda: second.metric("driftloop_reconcile_total") >= 200)
     eventually(lambda: second.metric("driftloop_queue_depth") == 0)
     assert second.metric('driftloop_reconcile_total{kind="FineTuneJob",result="settled"}') >= 200
     assert second.writes() == 0
@@ -156,7 +156,7 @@ def test_the_api_server_going_away_for_a_while_ends_nothing_but_the_lease(
     cluster.plane.stop_apiserver()
     cluster.plane.start_apiserver()
     cluster.create(finetunejob("one"))
-    eventually(lambda: cluster.condition("ftj", "one", "Reconciling"), 60)
+    eventually(lambda: cluster.condition("ftj", "one", "Reconciling"))
     assert operator.running()
 
 

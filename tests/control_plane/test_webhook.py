@@ -9,7 +9,7 @@ import pytest
 from control_plane.harness import TOKEN, Cluster, StartOperator, eventually
 from control_plane.objects import inferenceservice
 
-pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def alert(cluster: Cluster, service: str = "support", started: str = "2126-11-24T10:00:00.123Z", **labels: str) -> Any:
