@@ -87,11 +87,16 @@ class Lab:
         """Wait until a ModelVersion is Approved, Rejected or Failed."""
         return self.kube.phase("modelversion", version, self.namespace, JUDGED, seconds)
 
-    def training_beyond(self, name: str, step: int, seconds: float = 300) -> int:
-        """Wait until more than `step` steps are done; the step seen."""
+    def checkpoint_beyond(self, name: str, step: int, seconds: float = 300) -> int:
+        """Wait until there is a whole checkpoint of more than `step` steps; its steps.
+
+        `status.progress` is written at 5 %, and is seconds old: a small job ends between two looks at it.
+        """
 
         def beyond() -> int | None:
-            done = self.get("finetunejob", name).get("status", {}).get("progress", {}).get("step", 0)
+            run = self.run_folder(name)
+            files = self.shell(f"ls -d {run}/step-*/complete.json 2>/dev/null || true").split()
+            done = max((int(file.split("step-")[-1].split("-")[0]) for file in files), default=0)
             return done if done > step else None
 
         seen: int = self.kube.wait(
@@ -111,12 +116,19 @@ class Lab:
 
     def starts(self, name: str) -> Sequence[int]:
         """The step from which each start of the job's workers went on, in order."""
-        uid = self.get("finetunejob", name)["metadata"]["uid"]
-        folder = f"/volumes/{install.CLAIM}/{name}/runs/{uid}/starts"
         # Each file ends without a newline.
-        command = f"for file in {folder}/*.json; do cat $file; echo; done"
-        lines = self.kube.run("exec", "-n", self.namespace, "writer", "--", "sh", "-c", command).split("\n")
+        command = f"for file in {self.run_folder(name)}/starts/*.json; do cat $file; echo; done"
+        lines = self.shell(command).split("\n")
         return [json.loads(line)["step"] for line in lines if line.strip()]
+
+    def run_folder(self, name: str) -> str:
+        """Where a job's checkpoints are, as the writer's pod sees it."""
+        uid = self.get("finetunejob", name)["metadata"]["uid"]
+        return f"/volumes/{install.CLAIM}/{name}/runs/{uid}"
+
+    def shell(self, command: str) -> str:
+        """What a command printed in the writer's pod, which has the claim."""
+        return self.kube.run("exec", "-n", self.namespace, "writer", "--", "sh", "-c", command)
 
     def train_result(self, name: str) -> TrainResult:
         """What the train stage's index 0 told at its end."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -87,21 +88,16 @@ class Alertmanager(Process):
 
 
 class Prometheus(Process):
-    """A Prometheus that evaluates one alert rule every second, and tells `alertmanager` if there is one."""
+    """A Prometheus with one alert that fires until it is ended, and tells `alertmanager` if there is one."""
 
     name = "prometheus"
 
     def __init__(
-        self,
-        folder: Path,
-        alert: str,
-        expression: str,
-        labels: dict[str, str],
-        alertmanager: Alertmanager | None = None,
+        self, folder: Path, alert: str, labels: dict[str, str], alertmanager: Alertmanager | None = None
     ) -> None:
         super().__init__(folder)
-        rule = {"alert": alert, "expr": expression, "labels": labels}
-        rules = self.config("rules.yml", {"groups": [{"name": "test", "interval": "1s", "rules": [rule]}]})
+        self._rule = {"alert": alert, "labels": labels}
+        rules = self._write("vector(1)")
         targets = [f"127.0.0.1:{alertmanager.port}"] if alertmanager else []
         alerting = {"alertmanagers": [{"static_configs": [{"targets": targets}]}]}
         self._config = self.config("config.yml", {"rule_files": [str(rules)], "alerting": alerting})
@@ -116,6 +112,16 @@ class Prometheus(Process):
             "--rules.alert.resend-delay=1s",
         ]
 
-    def query(self, promql: str) -> list[Any]:
-        """An instant query."""
-        return list(json.loads(http("GET", f"{self.url}/api/v1/query?query={promql}")[1])["data"]["result"])
+    def firing(self) -> list[Any]:
+        """The alert's series, while it fires."""
+        found = http("GET", f'{self.url}/api/v1/query?query=ALERTS{{alertstate="firing"}}')[1]
+        return list(json.loads(found)["data"]["result"])
+
+    def end_alert(self) -> None:
+        """From the next look at the rule on it doesn't fire. Not by a time in the rule: a slow start would miss it."""
+        self._write("vector(1) < 0")
+        self._process.send_signal(signal.SIGHUP)
+
+    def _write(self, expression: str) -> Path:
+        rules = [{**self._rule, "expr": expression}]
+        return self.config("rules.yml", {"groups": [{"name": "test", "interval": "1s", "rules": rules}]})

@@ -77,19 +77,18 @@ def test_webhook_poll_and_history_of_one_alert_make_one_record(
 ) -> None:
     operator = simple(POLL)
     cluster.create(inferenceservice("support"))
-    with Alertmanager(tmp_path, f"http://127.0.0.1:{operator.webhook}/alerts", TOKEN) as alertmanager:
-        expression = f"vector(time()) < {time.time() + 15}"
-        labels = drift_labels(cluster)
-        with Prometheus(tmp_path, "DriftloopModelDrift", expression, labels, alertmanager) as prometheus:
-            operator.add(
-                f"--alertmanager-urls={alertmanager.url}", f"--prometheus-url={prometheus.url}"
-            ).start().ready()
-            for source in ("Webhook", "Poll"):  # whichever comes first
-                eventually(partial(told, operator, source))
-            eventually(lambda: not prometheus.query('ALERTS{alertstate="firing"}'))
-            polls = operator.metric("driftloop_alert_polls_total")
-            eventually(lambda: operator.metric("driftloop_alert_polls_total") >= polls + 2)
-            assert len(records(cluster)) == 1
+    with (
+        Alertmanager(tmp_path, f"http://127.0.0.1:{operator.webhook}/alerts", TOKEN) as alertmanager,
+        Prometheus(tmp_path, "DriftloopModelDrift", drift_labels(cluster), alertmanager) as prometheus,
+    ):
+        operator.add(f"--alertmanager-urls={alertmanager.url}", f"--prometheus-url={prometheus.url}").start().ready()
+        for source in ("Webhook", "Poll"):  # whichever comes first
+            eventually(partial(told, operator, source))
+        prometheus.end_alert()
+        eventually(lambda: not prometheus.firing())
+        polls = operator.metric("driftloop_alert_polls_total")
+        eventually(lambda: operator.metric("driftloop_alert_polls_total") >= polls + 2)
+        assert len(records(cluster)) == 1
 
 
 def test_the_poll_finds_what_no_webhook_told_and_respects_a_silence(
@@ -118,12 +117,10 @@ def test_an_alert_that_fired_and_ended_while_the_operator_was_down_counts_unless
         if silenced:
             alertmanager.post("silences", silence(cluster))
             time.sleep(1.5)
-        ends = time.time() + 6
-        with Prometheus(
-            tmp_path, "DriftloopModelDrift", f"vector(time()) < {ends}", drift_labels(cluster)
-        ) as prometheus:
-            eventually(lambda: prometheus.query('ALERTS{alertstate="firing"}'))
-            eventually(lambda: not prometheus.query('ALERTS{alertstate="firing"}'))
+        with Prometheus(tmp_path, "DriftloopModelDrift", drift_labels(cluster)) as prometheus:
+            eventually(prometheus.firing)
+            prometheus.end_alert()
+            eventually(lambda: not prometheus.firing())
             operator = (
                 simple(POLL, f"--alertmanager-urls={alertmanager.url}", f"--prometheus-url={prometheus.url}")
                 .start()
