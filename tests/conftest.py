@@ -1,12 +1,16 @@
 """How the tests are spread over processes: the cluster's run one after another, and all others beside them."""
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has a second cluster of its own
 ORDER = {CLUSTER: 0, LIFECYCLE: 2}
+
+settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

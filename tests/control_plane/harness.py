@@ -106,7 +106,7 @@ class OperatorProcess:
             *("--listen-host=127.0.0.1", f"--health-port={self.health}", f"--webhook-port={self.webhook}"),
             f"--webhook-token-file={token}",
             *(f"--lease-namespace={cluster.namespace}", f"--identity={identity}"),
-            *("--lease-seconds=4", "--renew-deadline-seconds=3", "--retry-seconds=0.5"),
+            *("--lease-seconds=6", "--renew-deadline-seconds=5", "--retry-seconds=0.5"),
             *flags,
         ]
         self.process: subprocess.Popen[bytes] | None = None

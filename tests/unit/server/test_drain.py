@@ -120,7 +120,7 @@ async def test_a_client_that_goes_away_stops_the_engine_too(proxy: Process) -> N
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while gone() < before + 4 or proxy.metric("vllm:num_requests_running"):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
