@@ -26,7 +26,7 @@ T = TypeVar("T")
 def eventually(check: Callable[[], T], seconds: float = 120, every: float = 0.25) -> T:
     """The first truthy answer of `check`; fails with its last answer or error after `seconds`.
 
-    Ten times what it takes alone: `make test` runs this beside the cluster's tests, whose pods come first.
+    Ten times what it takes alone: two files run at a time, on two cores.
     """
     deadline = time.monotonic() + seconds
     while True:

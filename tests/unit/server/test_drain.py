@@ -146,4 +146,4 @@ async def test_the_engine_outlives_the_proxy(pods: Start, launch: Start, serve_t
         async with http.post(f"{pod.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}) as late:
             assert late.status == 200
     assert await ended(pod) == 0
-    assert await ended(engine, 10) == 0
+    assert await ended(engine, 30) == 0
