@@ -90,7 +90,9 @@ class Drift(ApiModel):
 
     enabled: bool = Field(True, description="Watch this service.")
     false_alarms_per_month: Fraction = Field(
-        0.01, description="The budget: chance of a false alarm in 72,000 requests."
+        0.01,
+        description="The budget: chance of a false alarm in 72,000 requests, if they come independently. Users who "
+        "send much and unlike the others cost some of it.",
     )
     tolerance: Fraction = Field(
         0.02,
