@@ -1,11 +1,12 @@
 """The runtime against a real API server, with the deciders of simple.py."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
-from control_plane.harness import Cluster, StartOperator, eventually
+from control_plane.harness import Cluster, OperatorProcess, StartOperator, eventually
 from control_plane.objects import finetunejob
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
@@ -50,7 +51,7 @@ def test_a_restart_with_200_objects_writes_nothing(cluster: Cluster, simple: Sta
     flags = ("--qps=500", "--burst=500")
     first = simple(*flags).start().ready()
     cluster.create(*(finetunejob(f"job-{number}") for number in range(200)))
-    eventually(lambda: len(cluster.list("jobs")) == 200)
+    eventually(partial(has_jobs, cluster, first, 200))
     for job in cluster.list("jobs")[:20]:
         complete(cluster, job["metadata"]["name"])
     eventually(lambda: sum(is_done(each) for each in cluster.list("ftj")) == 20)
@@ -65,6 +66,14 @@ def test_a_restart_with_200_objects_writes_nothing(cluster: Cluster, simple: Sta
     assert second.metric('driftloop_reconcile_total{kind="FineTuneJob",result="settled"}') >= 200
     assert second.writes() == 0
     assert cluster.revisions() == before
+
+
+def has_jobs(cluster: Cluster, operator: OperatorProcess, count: int) -> bool:
+    """Raises with how far the operator is, else: twice it had not come that far, and nothing said where it stood."""
+    found = len(cluster.list("jobs"))
+    seen = {name: operator.metric(f"driftloop_{name}") for name in ("queue_depth", "leader", "reconcile_total")}
+    assert found == count, f"{found} Jobs; {seen}; {operator.process and operator.process.poll()}"
+    return True
 
 
 def is_done(obj: Any) -> bool:
