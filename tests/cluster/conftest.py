@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.lab import TRAINED, Lab, tiny_pools
+from cluster.interruptions import Interruption, interrupt
+from cluster.lab import LONG, TRAINED, Lab, tiny_pools
 from demo.install import Installed, install, namespace_with_claim, put_data
 from demo.timeline import Timeline
 from testcluster import providers
@@ -49,9 +50,15 @@ def lab(installed: Installed) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def trained(lab: Lab) -> str:
-    """A tiny model, trained and approved: the name of its job, which is its family's too."""
-    lab.pretrain(TRAINED, training={"method": "pretrain", "numTrainEpochs": 1})
-    version = lab.phase(TRAINED, "Succeeded", seconds=400)["status"]["version"]
+def interrupted(lab: Lab) -> dict[str, Interruption]:
+    """How the training of the model that tests share was interrupted."""
+    lab.pretrain(TRAINED, training=LONG)
+    return interrupt(lab, TRAINED)
+
+
+@pytest.fixture(scope="session")
+def trained(lab: Lab, interrupted: dict[str, Interruption]) -> str:
+    """A tiny model, trained in spite of that and approved: the name of its job, which is its family's too."""
+    version = lab.phase(TRAINED, "Succeeded", seconds=300)["status"]["version"]
     assert lab.judged(version)["status"]["phase"] == "Approved"
     return TRAINED

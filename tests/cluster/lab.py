@@ -24,6 +24,8 @@ TINY: Obj = {
 
 
 TRAINED = "trained"  # the job, and the family, of the model that tests share
+STEPS = 400  # of its training: twenty seconds' or more
+LONG = {"method": "pretrain", "maxSteps": STEPS, "saveSteps": 20}
 
 
 @dataclass(frozen=True)

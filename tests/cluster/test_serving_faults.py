@@ -49,14 +49,15 @@ def serving(lab: Lab) -> Obj | None:
 
 
 @pytest.fixture(scope="module")
-def served(lab: Lab, trained: str) -> Obj:
-    """The tiny model in service, two pods."""
+def served(lab: Lab, trained: str) -> Iterator[Obj]:
+    """The tiny model in service, two pods; gone when other versions of the family come."""
     assert lab.get("finetunejob", trained)["status"]["phase"] == "Succeeded"
     lab.apply(service())
     status: Obj = lab.kube.wait(
         "serving", lambda: serving(lab), 240, tell=lambda: str(lab.get("inferenceservice", NAME))
     )
-    return status
+    yield status
+    lab.kube.run("delete", "inferenceservice", NAME, "-n", lab.namespace)
 
 
 @pytest.fixture(scope="module")

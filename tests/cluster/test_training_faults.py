@@ -1,34 +1,14 @@
 """Pods and nodes lost while a model is trained: it goes on from the last checkpoint."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 
-from cluster.lab import Lab, operator_pod
+from cluster.interruptions import Interruption
+from cluster.lab import LONG, STEPS, Lab, operator_pod
 from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-
-INTERRUPTED = "interrupted"
-STEPS = 400  # twenty seconds' or more
-LONG = {"method": "pretrain", "maxSteps": STEPS, "saveSteps": 20}
-
-
-def lose_pod(lab: Lab, name: str, index: int) -> None:
-    """Kill the running train pod of an index; 0 is Ray's head."""
-    pods = lab.list("pods", f"driftloop.dev/job={name},batch.kubernetes.io/job-completion-index={index}")
-    victim = next(p for p in pods if p["status"]["phase"] == "Running")["metadata"]["name"]
-    lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
-
-
-def suspend_and_resume(lab: Lab, name: str) -> None:
-    """Suspend the job until no pod of it is left, then let it go on."""
-    patch = ("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p")
-    lab.kube.run(*patch, '{"spec":{"suspend":true}}')
-    lab.phase(name, "Suspended", seconds=90)
-    wait.until(lambda: not lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"), "pods gone", 90)
-    lab.kube.run(*patch, '{"spec":{"suspend":false}}')
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +31,13 @@ def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab, waiting: str) -> None:
     assert "InvalidAuthToken" in lab.run_pod("foreigner", lab.installed.images["trainer"], command)
 
 
-def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(lab: Lab) -> None:
-    name = INTERRUPTED
-    lab.pretrain(name, training=LONG)
-    seen = 0
-    for interrupt in (partial(lose_pod, index=1), partial(lose_pod, index=0), suspend_and_resume):
-        seen = lab.checkpoint_beyond(name, seen)
-        before = len(lab.starts(name))
-        interrupt(lab, name)
-        resumed: list[int] = lab.kube.wait(
-            f"{name} to go on after {interrupt}",
-            lambda before=before: found if len(found := lab.starts(name)) > before else None,  # type: ignore[misc]
-            200,
-            tell=lambda: lab.story(name),
-        )
-        assert resumed[-1] >= seen, "a checkpoint was lost"
-    job = lab.phase(name, "Succeeded", seconds=300)
-    assert lab.train_result(name).steps == STEPS
-    assert job["status"]["attempt"] == 2
+def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(
+    lab: Lab, trained: str, interrupted: dict[str, Interruption]
+) -> None:
+    for what, found in interrupted.items():
+        assert found.resumed >= found.seen > 0, f"{what}: a checkpoint was lost"
+    assert lab.train_result(trained).steps == STEPS
+    assert lab.get("finetunejob", trained)["status"]["attempt"] == 2
 
 
 def test_more_nodes_than_join_end_with_what_to_do_and_all_is_released(lab: Lab, waiting: str) -> None:
@@ -109,21 +78,21 @@ def node_without_operator(lab: Lab) -> Iterator[str]:
 
 
 def test_a_job_created_again_is_another_one_and_a_lost_node_costs_it_a_checkpoint_interval(
-    lab: Lab, node_without_operator: str
+    lab: Lab, trained: str, node_without_operator: str
 ) -> None:
-    first = lab.get("finetunejob", INTERRUPTED)["status"]["version"]
-    lab.kube.run("delete", "finetunejob", INTERRUPTED, "-n", lab.namespace)
+    first = lab.get("finetunejob", trained)["status"]["version"]
+    lab.kube.run("delete", "finetunejob", trained, "-n", lab.namespace)
     compute = {"nodes": 1, "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}}
-    lab.pretrain(INTERRUPTED, training=LONG, compute=compute)
-    seen = lab.checkpoint_beyond(INTERRUPTED, 40)
-    assert lab.starts(INTERRUPTED) == [0], "it went on from the checkpoint of a job that was deleted"
+    lab.pretrain(trained, training=LONG, compute=compute)
+    seen = lab.checkpoint_beyond(trained, 40)
+    assert lab.starts(trained) == [0], "it went on from the checkpoint of a job that was deleted"
     lab.installed.provider.fail_node(node_without_operator)
     lab.kube.run("uncordon", operator_pod(lab.kube)["spec"]["nodeName"])
-    second = lab.phase(INTERRUPTED, "Succeeded", seconds=480)["status"]["version"]
-    result = lab.train_result(INTERRUPTED)
+    second = lab.phase(trained, "Succeeded", seconds=480)["status"]["version"]
+    result = lab.train_result(trained)
     assert result.steps == STEPS
     assert result.resumed_from_step >= seen
-    pods = lab.list("pods", f"driftloop.dev/job={INTERRUPTED},driftloop.dev/stage=train")
+    pods = lab.list("pods", f"driftloop.dev/job={trained},driftloop.dev/stage=train")
     done = next(pod for pod in pods if pod["status"]["phase"] == "Succeeded")
     assert done["spec"]["nodeName"] != node_without_operator
     assert first != second

@@ -1,0 +1,59 @@
+"""Training that is interrupted: by a lost worker, a lost head and a suspension, one after the other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from cluster.lab import Lab
+from testcluster import wait
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """`seen`: the steps of the last whole checkpoint before it. `resumed`: the step from which training went on."""
+
+    seen: int
+    resumed: int
+
+
+def lose_pod(lab: Lab, name: str, index: int) -> None:
+    """Kill the running train pod of an index; 0 is Ray's head."""
+    pods = lab.list("pods", f"driftloop.dev/job={name},batch.kubernetes.io/job-completion-index={index}")
+    victim = next(p for p in pods if p["status"]["phase"] == "Running")["metadata"]["name"]
+    lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
+
+
+def suspend_and_resume(lab: Lab, name: str) -> None:
+    """Suspend the job until no pod of it is left, then let it go on."""
+    patch = ("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p")
+    lab.kube.run(*patch, '{"spec":{"suspend":true}}')
+    lab.phase(name, "Suspended", seconds=90)
+    wait.until(lambda: not lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"), "pods gone", 90)
+    lab.kube.run(*patch, '{"spec":{"suspend":false}}')
+
+
+INTERRUPTS: Mapping[str, Callable[[Lab, str], None]] = {
+    "a lost worker": partial(lose_pod, index=1),
+    "a lost head": partial(lose_pod, index=0),
+    "a suspension": suspend_and_resume,
+}
+
+
+def interrupt(lab: Lab, name: str) -> dict[str, Interruption]:
+    """Interrupt a training three times, each time after one more checkpoint."""
+    found: dict[str, Interruption] = {}
+    for what, happen in INTERRUPTS.items():
+        seen = lab.checkpoint_beyond(name, max((each.seen for each in found.values()), default=0))
+        before = len(lab.starts(name))
+        happen(lab, name)
+        found[what] = Interruption(seen, _next_start(lab, name, before, what))
+    return found
+
+
+def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
+    def started() -> list[int] | None:
+        starts = list(lab.starts(name))
+        return starts if len(starts) > before else None
+
+    starts: list[int] = lab.kube.wait(f"{name} to go on after {what}", started, 200, tell=lambda: lab.story(name))
+    return starts[-1]
