@@ -10,7 +10,7 @@ from demo.install import CLAIM
 from demo.kube import Obj, condition
 from driftloop.contract.manifest import Manifest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]  # with the training that it needs
 
 CONFIG = '{"model_type": "llama"}'
 OTHER = {"uri": f"pvc://{CLAIM}/other", "digest": "sha256:" + "0" * 64}
