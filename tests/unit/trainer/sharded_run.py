@@ -18,9 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import with_adapter
-from driftloop_trainer.train.checkpoint import Run
+from driftloop_trainer.train.checkpoint import load
 from driftloop_trainer.train.loop import Loop, build_optimizer
 from driftloop_trainer.train.progress import Progress
+from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.sharding import shard
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
@@ -75,7 +76,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
     dist.barrier()
     last = run.last()
     if last:
-        run.load(last, model, optimizer)
+        load(last, model, optimizer)
     losses: list[float] = []
     loop = Loop(
         training(case["save_steps"]), Dataset(folder / FILE), PAD, case["micro_size"], STEPS, torch.device("cpu")

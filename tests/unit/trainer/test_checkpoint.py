@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from driftloop_trainer.train.checkpoint import Run, Superseded
+from driftloop_trainer.train.checkpoint import load, save
+from driftloop_trainer.train.run import Run, Superseded
 
 URI = "pvc://claim/runs/uid"
 
@@ -37,11 +37,11 @@ def run(token: str) -> Run:
 @pytest.mark.usefixtures("alone")
 def test_weights_and_moments_come_back(volume: Path) -> None:
     model, optimizer = model_and_optimizer()
-    saved = run("0000-a").save(3, model, optimizer, keep=2)
+    saved = save(run("0000-a"), 3, model, optimizer, keep=2)
     other, other_optimizer = model_and_optimizer()
     last = run("0001-b").last()
     assert last == saved
-    run("0001-b").load(saved, other, other_optimizer)
+    load(saved, other, other_optimizer)
     assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
     moments = [o.state[next(iter(o.state))]["exp_avg"] for o in (optimizer, other_optimizer)]
     assert torch.equal(*moments)
@@ -52,7 +52,7 @@ def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume:
     mine = run("0000-a")
     model, optimizer = model_and_optimizer()
     for step in (1, 2, 3):
-        mine.save(step, model, optimizer, keep=2)
+        save(mine, step, model, optimizer, keep=2)
     cut_off = volume / "runs" / "uid" / "step-00000009-0000-a"
     cut_off.mkdir()
     (cut_off / "__0_0.distcp").write_bytes(b"half")
@@ -69,18 +69,8 @@ def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume:
 @pytest.mark.usefixtures("alone")
 def test_a_run_that_was_taken_over_writes_nothing_more(volume: Path) -> None:
     old, (model, optimizer) = run("0000-a"), model_and_optimizer()
-    old.save(1, model, optimizer, keep=2)
+    save(old, 1, model, optimizer, keep=2)
     run("0000-b")
     with pytest.raises(Superseded):
-        old.save(2, model, optimizer, keep=2)
+        save(old, 2, model, optimizer, keep=2)
     assert [p.name for p in (volume / "runs" / "uid").glob("step-*")] == ["step-00000001-0000-a"]
-
-
-def test_starts_are_counted_and_noted(volume: Path) -> None:
-    assert [run("0000-a").record_start(step, 2, 2) for step in (0, 40)] == [0, 1]
-    noted = [json.loads(path.read_text())["step"] for path in sorted((volume / "runs" / "uid" / "starts").iterdir())]
-    assert noted == [0, 40]
-
-
-def test_a_new_run_has_no_checkpoint(volume: Path) -> None:
-    assert Run(URI, "0000-a").last() is None

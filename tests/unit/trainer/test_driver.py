@@ -9,9 +9,9 @@ from driftloop.contract.storage import StorageError
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
+from driftloop_trainer.train.assignment import Outcome
 from driftloop_trainer.train.card import model_card
 from driftloop_trainer.train.driver import check_inputs, to_result
-from driftloop_trainer.train.worker import Outcome
 from unit.trainer.conftest import ARCHITECTURE
 
 DIGEST = "sha256:" + "0" * 64

@@ -11,7 +11,8 @@ from driftloop.contract.result import encode
 from driftloop.contract.task import PrepareTask
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.stage import HELD_OUT_KEYS, TRAIN_KEYS, prepare
+from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, TRAIN_KEYS
+from driftloop_trainer.prepare.stage import prepare
 from unit.trainer.conftest import ARCHITECTURE
 
 ITEMS = ["card", "refund", "transfer", "statement", "pin"]

@@ -18,10 +18,10 @@ from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure, exit_on_sigterm
 from driftloop_trainer.folders import finished, open_folder, record
 from driftloop_trainer.models import check_model_folder
+from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome, take_up
 from driftloop_trainer.train.board import start_board
-from driftloop_trainer.train.checkpoint import Run
 from driftloop_trainer.train.node import await_head
-from driftloop_trainer.train.worker import ASSIGNMENT, Assignment, Outcome, work
+from driftloop_trainer.train.run import Run
 
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
 
@@ -98,7 +98,7 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
     task = assignment.task
     gpus = task.gpus_per_node > 0
     trainer = _Trainer(
-        work,
+        take_up,
         train_loop_config={ASSIGNMENT: assignment},
         scaling_config=ScalingConfig(num_workers=task.nodes * task.workers_per_node, use_gpu=gpus),
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_EXCHANGE_TIMEOUT),

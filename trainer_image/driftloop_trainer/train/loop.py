@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.batches import Batch, collate
-from driftloop_trainer.train.checkpoint import Run
+from driftloop_trainer.train.checkpoint import save
 from driftloop_trainer.train.order import Order, share
 from driftloop_trainer.train.progress import Progress
+from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.schedule import learning_rate_factor
 from driftloop_trainer.train.step import train_step
 
@@ -67,7 +68,7 @@ class Loop:
             recent.append((loss, time.monotonic() - started, step_tokens))
             report(self._progress(step + 1, recent))
             if (step + 1) % self.training.save_steps == 0 and step + 1 < self.total_steps:
-                run.save(step + 1, model, optimizer, self.training.save_total_limit)
+                save(run, step + 1, model, optimizer, self.training.save_total_limit)
         seconds = time.monotonic() - begun
         loss = sum(entry[0] for entry in recent) / max(1, len(recent))
         return Trained(loss, tokens / max(seconds, 1e-9), seconds)

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,21 @@ from driftloop.contract.task import TrainTask
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_model, load_tokenizer
+from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.board import Reporter
-from driftloop_trainer.train.checkpoint import Run
+from driftloop_trainer.train.checkpoint import load
 from driftloop_trainer.train.export import export
 from driftloop_trainer.train.loop import Loop, build_optimizer
+from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.sharding import shard
 from driftloop_trainer.train.step import NonFinite
 
-ASSIGNMENT = "assignment"  # Ray Train passes a dict
 
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What the driver hands every worker. `token` is the driver's (see checkpoint.py), `board` shows progress."""
-
-    task: TrainTask
-    token: str
-    board: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How training ended. `error` is set when starting again cannot help."""
-
-    digest: str = ""
-    loss: float = 0.0
-    tokens_per_second: float = 0.0
-    seconds: float = 0.0
-    first_step: int = 0
-    restarts: int = 0
-    error: str | None = None
-
-
-def work(config: dict[str, Any]) -> Any:
+def work(assignment: Assignment) -> Outcome:
     """Train this worker's share and export: returns the Outcome, of which only rank 0's counts.
 
     All ranks return in the same way: one that left alone would keep the others waiting in their next exchange.
     """
-    assignment: Assignment = config[ASSIGNMENT]
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         return _work(assignment.task, Run(assignment.task.runs, assignment.token), assignment.board, Path(scratch))
 
@@ -71,7 +47,7 @@ def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
     optimizer = build_optimizer(model, training)
     checkpoint = run.last()
     if checkpoint is not None:
-        run.load(checkpoint, model, optimizer)
+        load(checkpoint, model, optimizer)
     first_step = checkpoint.step if checkpoint else 0
     first = dist.get_rank() == 0
     restarts = run.record_start(first_step, dist.get_world_size(), task.nodes) if first else 0

@@ -1,0 +1,41 @@
+"""What driver and workers hand each other. Imports neither Ray nor torch.
+
+Ray Train's controller reads both, and the driver too: with the worker's modules they waited for seconds at either end
+of a training for what only workers need.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from driftloop.contract.task import TrainTask
+
+ASSIGNMENT = "assignment"  # Ray Train passes a dict
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the driver hands every worker. `token` is the driver's (see run.py), `board` shows progress."""
+
+    task: TrainTask
+    token: str
+    board: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training ended. `error` is set when starting again cannot help."""
+
+    digest: str = ""
+    loss: float = 0.0
+    tokens_per_second: float = 0.0
+    seconds: float = 0.0
+    first_step: int = 0
+    restarts: int = 0
+    error: str | None = None
+
+
+def take_up(config: dict[str, Any]) -> Any:
+    """Ray Train's training function, run in each worker: returns the Outcome (Ray's types know of no answer)."""
+    from driftloop_trainer.train.worker import work  # torch and its kin
+
+    return work(config[ASSIGNMENT])
