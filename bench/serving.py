@@ -1,0 +1,161 @@
+"""The proxy beside the bare engine.
+
+    PYTHONPATH=tests python bench/serving.py [--rounds N] [--clients 1 8]
+
+Both serve a model of the demo's size with random weights on this machine's CPU, and answer the same chats of `--tokens`
+tokens, greedily. They take turns, a round each, so that a busy machine slows them alike. Printed are the medians over
+the rounds of answered tokens per second and of the latency's median and 99th percentile, beside the engine's.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import aiohttp
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from driftloop.contract.storage import publish
+from driftloop.contract.task import ServeTask
+from unit.server.conftest import tiny_tokenizer
+from unit.server.processes import KEYS, Process, answers, free_ports, start, wait_for
+
+SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+VERSION = "bench"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one round: answered tokens per second, and the median and the 99th percentile of the latency in ms."""
+
+    tokens: float
+    p50: float
+    p99: float
+
+
+def save_model(folder: Path) -> None:
+    """The demo's model with random weights, and a tokenizer with a chat template."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=2048,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        initializer_range=0.2,  # the default's greedy choices are ties
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        **SIZES,  # type: ignore[arg-type]
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def servers(folder: Path) -> Iterator[dict[str, str]]:
+    """The base address of each server."""
+    with contextlib.ExitStack() as stack:
+        pod = _pod(folder, stack)
+        yield {"engine": f"http://127.0.0.1:{pod.ports['engine']}", "proxy": pod.url}
+
+
+def _pod(folder: Path, stack: contextlib.ExitStack) -> Process:
+    """Engine and proxy, as in a pod of a service."""
+    model = folder / "volumes" / "models" / VERSION
+    save_model(folder / "model")
+    os.environ["DRIFTLOOP_VOLUMES"] = str(folder / "volumes")
+    digest = publish(folder / "model", f"pvc://models/{VERSION}").digest
+    engine, api, feedback, metrics = free_ports(4)
+    task = ServeTask(
+        namespace="bench",
+        service="bench",
+        service_uid="5f0c9a0e-1111-4222-8333-444455556666",
+        family="bench",
+        version=VERSION,
+        revision="r1",
+        artefact_uri=f"pvc://models/{VERSION}",
+        artefact_digest=digest,
+        model_dir=str(model),
+        engine_port=engine,
+        api_port=api,
+        feedback_port=feedback,
+        metrics_port=metrics,
+        drain_seconds=1,
+    )
+    for module in ("engine", "proxy"):
+        process = start(module, task, folder / f"{module}.log", **KEYS)
+        stack.callback(process.stop)
+    wait_for(lambda: answers(f"http://127.0.0.1:{metrics}/readyz"), 120)
+    return process
+
+
+async def round_of(base: str, clients: int, requests: int, tokens: int) -> Figures:
+    """`requests` chats, `clients` at a time on as many connections. Raises on an answer that is none."""
+    latencies: list[float] = []
+    answered = 0
+    numbers = iter(range(requests))
+
+    async def client(http: aiohttp.ClientSession) -> None:
+        nonlocal answered
+        for number in numbers:
+            messages = [{"role": "user", "content": f"my card {number} has not arrived yet, refund, please!"}]
+            body = {"model": VERSION, "messages": messages, "temperature": 0, "max_tokens": tokens}
+            began = time.perf_counter()
+            async with http.post(f"{base}/v1/chat/completions", json=body) as response:
+                response.raise_for_status()
+                answer = await response.json()
+            latencies.append(1000 * (time.perf_counter() - began))
+            answered += answer["usage"]["completion_tokens"]
+
+    began = time.perf_counter()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+    seconds = time.perf_counter() - began
+    cuts = statistics.quantiles(latencies, n=100)
+    return Figures(answered / seconds, cuts[49], cuts[98])
+
+
+def main() -> None:
+    """Print a line a server and number of clients."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=200, help="chats a round")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens an answer")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], help="chats at a time")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as found:
+        for clients in arguments.clients:
+            rounds: dict[str, list[Figures]] = {server: [] for server in found}
+            for number in range(arguments.rounds + 1):
+                for server, address in found.items():
+                    figures = asyncio.run(round_of(address, clients, arguments.requests, arguments.tokens))
+                    if number:  # the first round warms up
+                        rounds[server].append(figures)
+            _print(clients, rounds)
+
+
+def _print(clients: int, rounds: dict[str, list[Figures]]) -> None:
+    medians = {server: _median(found) for server, found in rounds.items()}
+    engine = medians["engine"]
+    for server, each in medians.items():
+        print(
+            f"{clients} at a time, {server}:"
+            f" {each.tokens:.0f} tokens/s ({each.tokens / engine.tokens:.2f} of the engine),"
+            f" latency p50 {each.p50:.1f} ms ({each.p50 - engine.p50:+.1f}),"
+            f" p99 {each.p99:.1f} ms ({each.p99 - engine.p99:+.1f})"
+        )
+
+
+def _median(found: list[Figures]) -> Figures:
+    return Figures(*(statistics.median(getattr(each, field.name) for each in found) for field in fields(Figures)))
+
+
+if __name__ == "__main__":
+    main()
