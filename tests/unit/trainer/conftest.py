@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from driftloop_trainer.prepare.newmodel import train_tokenizer
+from driftloop_trainer.train.run import Run
 
 TEXTS = [
     "where is my card",
@@ -24,6 +25,7 @@ ARCHITECTURE = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
+RUN = "pvc://claim/runs/uid"
 
 
 @pytest.fixture
@@ -39,3 +41,10 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tokenizer() -> Any:
     """A small byte-level BPE with the chat template of new models."""
     return train_tokenizer(TEXTS, 320)
+
+
+def taken_over(token: str) -> Run:
+    """RUN, as seen by the driver that has just taken it over."""
+    run = Run(RUN, token)
+    run.take_over()
+    return run

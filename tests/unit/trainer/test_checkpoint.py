@@ -7,9 +7,8 @@ import torch.distributed as dist
 from torch import nn
 
 from driftloop_trainer.train.checkpoint import load, save
-from driftloop_trainer.train.run import Run, Superseded
-
-URI = "pvc://claim/runs/uid"
+from driftloop_trainer.train.run import Superseded
+from unit.trainer.conftest import taken_over
 
 
 @pytest.fixture
@@ -28,18 +27,12 @@ def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
     return model, optimizer
 
 
-def run(token: str) -> Run:
-    run = Run(URI, token)
-    run.take_over()
-    return run
-
-
 @pytest.mark.usefixtures("alone")
 def test_weights_and_moments_come_back(volume: Path) -> None:
     model, optimizer = model_and_optimizer()
-    saved = save(run("0000-a"), 3, model, optimizer, keep=2)
+    saved = save(taken_over("0000-a"), 3, model, optimizer, keep=2)
     other, other_optimizer = model_and_optimizer()
-    last = run("0001-b").last()
+    last = taken_over("0001-b").last()
     assert last == saved
     load(saved, other, other_optimizer)
     assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
@@ -49,7 +42,7 @@ def test_weights_and_moments_come_back(volume: Path) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume: Path) -> None:
-    mine = run("0000-a")
+    mine = taken_over("0000-a")
     model, optimizer = model_and_optimizer()
     for step in (1, 2, 3):
         save(mine, step, model, optimizer, keep=2)
@@ -68,9 +61,9 @@ def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume:
 
 @pytest.mark.usefixtures("alone")
 def test_a_run_that_was_taken_over_writes_nothing_more(volume: Path) -> None:
-    old, (model, optimizer) = run("0000-a"), model_and_optimizer()
+    old, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
     save(old, 1, model, optimizer, keep=2)
-    run("0000-b")
+    taken_over("0000-b")
     with pytest.raises(Superseded):
         save(old, 2, model, optimizer, keep=2)
     assert [p.name for p in (volume / "runs" / "uid").glob("step-*")] == ["step-00000001-0000-a"]

@@ -4,14 +4,7 @@ from pathlib import Path
 import pytest
 
 from driftloop_trainer.train.run import Run, Superseded
-
-URI = "pvc://claim/runs/uid"
-
-
-def taken_over(token: str) -> Run:
-    run = Run(URI, token)
-    run.take_over()
-    return run
+from unit.trainer.conftest import RUN, taken_over
 
 
 def test_a_checkpoint_counts_once_it_is_whole_and_only_the_furthest_stay(volume: Path) -> None:
@@ -43,4 +36,4 @@ def test_starts_are_counted_and_noted(volume: Path) -> None:
 
 
 def test_a_new_run_has_no_checkpoint(volume: Path) -> None:
-    assert Run(URI, "0000-a").last() is None
+    assert Run(RUN, "0000-a").last() is None
