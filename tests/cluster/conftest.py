@@ -59,6 +59,6 @@ def interrupted(lab: Lab) -> dict[str, Interruption]:
 @pytest.fixture(scope="session")
 def trained(lab: Lab, interrupted: dict[str, Interruption]) -> str:
     """A tiny model, trained in spite of that and approved: the name of its job, which is its family's too."""
-    version = lab.phase(TRAINED, "Succeeded", seconds=300)["status"]["version"]
+    version = lab.phase(TRAINED, "Succeeded")["status"]["version"]
     assert lab.judged(version)["status"]["phase"] == "Approved"
     return TRAINED

@@ -27,7 +27,7 @@ def suspend_and_resume(lab: Lab, name: str) -> None:
     """Suspend the job until no pod of it is left, then let it go on."""
     patch = ("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p")
     lab.kube.run(*patch, '{"spec":{"suspend":true}}')
-    lab.phase(name, "Suspended", seconds=90)
+    lab.phase(name, "Suspended")
     wait.until(lambda: not lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"), "pods gone", 90)
     lab.kube.run(*patch, '{"spec":{"suspend":false}}')
 

@@ -81,11 +81,11 @@ class Lab:
             }
         )
 
-    def phase(self, name: str, *phases: str, seconds: float) -> Obj:
+    def phase(self, name: str, *phases: str, seconds: float = 600) -> Obj:
         """Wait until the FineTuneJob is in one of `phases`."""
         return self.kube.phase("finetunejob", name, self.namespace, phases, seconds, tell=lambda: self.story(name))
 
-    def judged(self, version: str, seconds: float = 200) -> Obj:
+    def judged(self, version: str, seconds: float = 600) -> Obj:
         """Wait until a ModelVersion is Approved, Rejected or Failed."""
         return self.kube.phase("modelversion", version, self.namespace, JUDGED, seconds)
 
@@ -106,7 +106,7 @@ class Lab:
         )
         return seen
 
-    def stalled(self, name: str, seconds: float = 120) -> Obj:
+    def stalled(self, name: str, seconds: float = 300) -> Obj:
         """Wait for the condition Stalled of a FineTuneJob."""
 
         def stalled() -> Obj | None:
@@ -152,7 +152,7 @@ class Lab:
         ]
         return json.dumps({"status": job.get("status"), "pods": pods})[:3000]
 
-    def run_pod(self, name: str, image: str, command: Sequence[str], seconds: float = 120) -> str:
+    def run_pod(self, name: str, image: str, command: Sequence[str], seconds: float = 300) -> str:
         """Run a command in a pod of its own to its end, whatever that is; what it printed."""
         pod = restricted_pod(name, self.namespace, image, [*command])
         pod["spec"]["restartPolicy"] = "Never"

@@ -12,7 +12,7 @@ from demo.kube import Obj
 from demo.traffic import Traffic, feedback_token
 from testcluster import wait
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 NAME = "served"
 

@@ -8,7 +8,7 @@ from cluster.interruptions import Interruption
 from cluster.lab import LONG, STEPS, Lab, operator_pod
 from testcluster import wait
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_e
 
 
 def test_more_nodes_than_join_end_with_what_to_do_and_all_is_released(lab: Lab, waiting: str) -> None:
-    job = lab.phase(waiting, "Failed", seconds=300)
+    job = lab.phase(waiting, "Failed")
     message = next(c["message"] for c in job["status"]["conditions"] if c["type"] == "Failed")
     assert "compute.nodes" in message, message
 
@@ -53,7 +53,7 @@ def test_more_nodes_than_join_end_with_what_to_do_and_all_is_released(lab: Lab, 
 
 
 def test_a_deleted_job_leaves_nothing_in_the_cluster(lab: Lab, waiting: str) -> None:
-    lab.phase(waiting, "Failed", seconds=300)
+    lab.phase(waiting, "Failed")
 
     def left() -> list[str]:
         kinds = ("jobs", "pods", "services", "secrets", "networkpolicies")
@@ -88,7 +88,7 @@ def test_a_job_created_again_is_another_one_and_a_lost_node_costs_it_a_checkpoin
     assert lab.starts(trained) == [0], "it went on from the checkpoint of a job that was deleted"
     lab.installed.provider.fail_node(node_without_operator)
     lab.kube.run("uncordon", operator_pod(lab.kube)["spec"]["nodeName"])
-    second = lab.phase(trained, "Succeeded", seconds=480)["status"]["version"]
+    second = lab.phase(trained, "Succeeded")["status"]["version"]
     result = lab.train_result(trained)
     assert result.steps == STEPS
     assert result.resumed_from_step >= seen

@@ -122,7 +122,7 @@ def engine(serve_task: ServeTask, tmp_path_factory: pytest.TempPathFactory) -> I
     output = tmp_path_factory.mktemp("engine") / "engine.log"
     process = start("engine", serve_task.model_copy(update={"engine_port": port}), output)
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health") or process.popen.poll() is not None, 60)
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health") or process.popen.poll() is not None)
         assert process.popen.poll() is None, output.read_text()
         yield process
     finally:

@@ -29,7 +29,7 @@ async def stream(http: aiohttp.ClientSession, url: str, started: asyncio.Event |
     return events
 
 
-async def ended(process: Process, seconds: float = 30) -> int:
+async def ended(process: Process, seconds: float = 60) -> int:
     return await asyncio.to_thread(process.popen.wait, seconds)
 
 

@@ -17,7 +17,7 @@ from driftloop_trainer.train.order import Order
 from driftloop_trainer.train.schedule import learning_rate_factor
 from unit.trainer.sharded_run import BATCH, STEPS, tiny_model, training
 
-pytestmark = pytest.mark.timeout(300)  # eight cases on two ranks took 110 s beside the cluster's pods
+pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s beside the cluster's pods
 
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 CASES = [
