@@ -10,6 +10,8 @@ TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
 # In the order of tests/conftest.py, not the largest file first.
 PARALLEL := -n 2 --no-loadscope-reorder --durations 20
 export PYTHONUNBUFFERED := 1
+# Some shells forbid Python to keep what it compiled: every process of a test then compiled torch anew, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # Types of torch and its kind take more than a minute to read anew in each checkout.
 export MYPY_CACHE_DIR ?= $(HOME)/.cache/driftloop/mypy
 

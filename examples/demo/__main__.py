@@ -16,7 +16,7 @@ from demo.traffic import Traffic
 
 NAMESPACE = "support-desk"
 # What the tests run; `make demo` runs the full one.
-SHORT = Pace(steady_requests=500, after_requests=500, report_rows=300, rate=30)
+SHORT = Pace(steady_requests=500, after_requests=500, report_rows=300, rate=30, training_rate=3, rollout_rate=12)
 
 
 def main() -> int:
@@ -41,8 +41,9 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
     install.namespace_with_claim(installed, namespace)
     install.put_data(installed, namespace, pools)
     timeline.event(f"storage and data ready: {len(pools.training)} rows to train on")
-    kube.run("apply", "-k", str(install.ROOT / "examples/support-desk"), "-n", namespace)
-    timeline.event("examples/support-desk applied")
+    manifests = "examples/demo/short" if options.short else "examples/support-desk"
+    kube.run("apply", "-k", str(install.ROOT / manifests), "-n", namespace)
+    timeline.event(f"{manifests} applied")
     loop = Loop(kube, namespace, timeline, pools, pace)
 
     def traffic() -> Traffic:
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shift", type=Path, help="folder with the rows of the shift; the later third of --data if absent"
     )
     parser.add_argument("--controls", action="store_true", help="add two candidates that the gates must refuse")
-    parser.add_argument("--short", action="store_true", help="fewer rows and requests: the form that the tests run")
+    parser.add_argument("--short", action="store_true", help="less of everything: the form that the tests run")
     parser.add_argument("--namespace", default=NAMESPACE, help="namespace of the run; emptied first")
     parser.add_argument("--cluster", default=os.environ.get("CLUSTER", "auto"), help="auto, current, kind or local")
     parser.add_argument(

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import aiohttp
 
 from demo.corpus import Row
-from demo.kube import Kube, Obj
+from demo.kube import Kube
+from demo.reads import Obj
 
 CONCURRENCY = 8
 

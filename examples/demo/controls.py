@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import yaml
-
 from demo import accuracy
 from demo.corpus import Row
-from demo.install import CLAIM, ROOT, Installed, put_rows
-from demo.kube import Obj
-from demo.loop import Loop
+from demo.install import CLAIM, Installed, put_rows
+from demo.loop import SERVICE, Loop
 from demo.pools import FAMILY
+from demo.reads import Obj
 from demo.traffic import Traffic
 
 WITHOUT_REPLAY = "control-no-replay"
@@ -71,12 +69,11 @@ def _on_swapped_feedback(spec: Obj) -> None:
 
 
 def _start(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
-    """Apply the example's retraining job with one change.
+    """Apply the service's own retraining job with one change.
 
     The family is the service's own: another would have no baseline, and the verdict must be the one that guards it.
     """
-    service = yaml.safe_load((ROOT / "examples/support-desk/inferenceservice.yaml").read_text())
-    spec: Obj = service["spec"]["retraining"]["jobTemplate"]["spec"]
+    spec: Obj = loop.get("inferenceservice", SERVICE)["spec"]["retraining"]["jobTemplate"]["spec"]
     change(spec)
     metadata = {"name": name, "namespace": loop.namespace}
     loop.kube.apply({"apiVersion": "driftloop.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec})

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.corpus import Row
-from demo.kube import Kube, KubectlError, Obj, restricted_pod
+from demo.kube import Kube, KubectlError, restricted_pod
 from demo.pools import Pools, is_held_out
+from demo.reads import Obj
 from demo.timeline import Timeline
 from testcluster import providers  # the tool of `make cluster`
 from testcluster.binaries import binary

@@ -1,4 +1,4 @@
-"""kubectl, as the demo uses it: what it does, a person can do by hand."""
+"""The cluster, as the demo uses it: what it changes, a person can change by kubectl."""
 
 import json
 import subprocess
@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-Obj = dict[str, Any]
-
+from demo.reads import Obj, Reads
 
 JUDGED = ("Approved", "Rejected", "Failed")  # the phases in which a ModelVersion stays
 
@@ -22,6 +21,7 @@ class Kube:
 
     def __init__(self, kubectl: Path, kubeconfig: Path | None) -> None:
         self.command = [str(kubectl), *(["--kubeconfig", str(kubeconfig)] if kubeconfig else [])]
+        self._reads = Reads(kubeconfig)
 
     def run(self, *arguments: str, stdin: str | bytes | None = None, timeout: float = 120) -> str:
         """Standard output of `kubectl arguments`. Raises KubectlError."""
@@ -38,13 +38,12 @@ class Kube:
         self.run("apply", "--server-side", "-f", "-", stdin=document)
 
     def get(self, kind: str, name: str, namespace: str) -> Obj | None:
-        found = self.run("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "json")
-        return json.loads(found) if found.strip() else None
+        """An object; None when there is none. Raises ReadError."""
+        return self._reads.get(kind, name, namespace)
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Obj]:
-        found = self.run("get", kind, "-n", namespace, "-l", selector, "-o", "json")
-        items: list[Obj] = json.loads(found)["items"]
-        return items
+        """All objects of a kind with the labels that `selector` asks for. Raises ReadError."""
+        return self._reads.list(kind, namespace, selector)
 
     def wait(
         self,

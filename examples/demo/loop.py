@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from demo import accuracy
-from demo.kube import JUDGED, Kube, Obj, condition, conditions
+from demo.kube import JUDGED, Kube, condition, conditions
 from demo.pools import FAMILY, Pools
+from demo.reads import Obj
 from demo.timeline import Timeline, bar, clock
 from demo.traffic import Traffic
 
@@ -25,6 +26,7 @@ class Pace:
     after_requests: int = 900
     rate: float = 20.0
     training_rate: float = 6.0
+    rollout_rate: float = 20.0
     shifted_share: float = 0.7
     report_rows: int = 1000
     job_seconds: float = 900
@@ -178,7 +180,7 @@ class Loop:
     def rollout(self, traffic: Traffic) -> None:
         """The new version under load: canary, analysis, promotion."""
         share = self.pace.shifted_share
-        traffic.phase("rollout", self.pace.rate, old=1 - share, shifted=share)
+        traffic.phase("rollout", self.pace.rollout_rate, old=1 - share, shifted=share)
         told = ""
 
         def promoted() -> bool:

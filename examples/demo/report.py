@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from demo.kube import Kube, Obj
+from demo.kube import Kube
 from demo.loop import Found
+from demo.reads import Obj
 from demo.timeline import Timeline
 
 LINEAGE = (

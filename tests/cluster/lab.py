@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo import install
-from demo.kube import JUDGED, Kube, Obj, condition, restricted_pod
+from demo.kube import JUDGED, Kube, condition, restricted_pod
 from demo.pools import Pools, generated
+from demo.reads import Obj
 from driftloop.contract.result import TrainResult, decode
 
 TINY: Obj = {

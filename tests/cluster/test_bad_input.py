@@ -7,7 +7,8 @@ import pytest
 
 from cluster.lab import TINY, TRAINED, Lab, source
 from demo.install import CLAIM
-from demo.kube import Obj, condition
+from demo.kube import condition
+from demo.reads import Obj
 from driftloop.contract.manifest import Manifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # with the training that it needs

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from cluster.lab import kill_operator
-from demo.kube import Kube, KubectlError, Obj
+from demo.kube import Kube, KubectlError
+from demo.reads import Obj, ReadError
 from testcluster.binaries import binary
 from testcluster.paths import KUBECONFIG, REPOSITORY
 
@@ -51,13 +52,13 @@ class Killer:
     def _list(self, kind: str) -> list[Obj]:
         try:
             return self.kube.list(kind, NAMESPACE)
-        except KubectlError:  # before the CRDs are installed
+        except ReadError:  # before the CRDs are installed
             return []
 
     def _killed(self) -> bool:
         try:
             kill_operator(self.kube)
-        except (AssertionError, KubectlError):  # the last one killed isn't replaced yet
+        except (AssertionError, KubectlError, ReadError):  # the last one killed isn't replaced yet
             return False
         return True
 

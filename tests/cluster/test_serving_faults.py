@@ -8,7 +8,7 @@ import pytest
 
 from cluster.lab import TRAINED, Lab, kill_operator, tiny_pools
 from demo.install import CLAIM
-from demo.kube import Obj
+from demo.reads import Obj
 from demo.traffic import Traffic, feedback_token
 from testcluster import wait
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.harness import ROOT, Cluster, OperatorProcess, StartOperator
+from demo.reads import Reads
 from testcluster.controlplane import ControlPlane
 
 NUMBERS = itertools.count(1)
@@ -22,13 +23,19 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def reads(plane: ControlPlane) -> Reads:
+    """Reads its objects."""
+    return Reads(plane.kubeconfig)
+
+
 @pytest.fixture
-def cluster(plane: ControlPlane, request: pytest.FixtureRequest) -> Cluster:
+def cluster(plane: ControlPlane, reads: Reads, request: pytest.FixtureRequest) -> Cluster:
     """A namespace of the test's own."""
     test = "".join(each if each.isalnum() else "-" for each in request.node.originalname.lower())
     name = f"{test[:40].strip('-')}-{next(NUMBERS)}"
     plane.kubectl("create", "namespace", name)
-    return Cluster(plane, name)
+    return Cluster(plane, name, reads)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from demo.reads import Reads
 from testcluster.controlplane import ControlPlane, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +46,9 @@ def eventually(check: Callable[[], T], seconds: float = 120, every: float = 0.25
 class Cluster:
     """One namespace of the control plane, as JSON."""
 
-    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+    def __init__(self, plane: ControlPlane, namespace: str, reads: Reads) -> None:
         self.plane = plane
+        self._reads = reads
         self.namespace = namespace
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -55,12 +57,11 @@ class Cluster:
 
     def get(self, kind: str, name: str) -> Any:
         """One object; None when there is none."""
-        text = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
-        return json.loads(text) if text else None
+        return self._reads.get(kind, name, self.namespace)
 
     def list(self, kind: str) -> Any:
         """All objects of a kind."""
-        return json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
+        return self._reads.list(kind, self.namespace)
 
     def create(self, *objects: Any) -> None:
         """Create objects."""

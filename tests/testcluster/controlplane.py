@@ -149,7 +149,7 @@ class ControlPlane:
         try:
             self.start_etcd()
             self.start_apiserver()
-            self.kubeconfig.write_text(self._authority.kubeconfig(self.server, "admin", ADMIN_GROUP))
+            self.kubeconfig.write_text(self.kubeconfig_of("admin", ADMIN_GROUP))
             wait.until(lambda: self._has("namespace/default"), "the namespace `default`", 10)
         except BaseException:
             self.stop()
@@ -182,6 +182,10 @@ class ControlPlane:
     def stop_apiserver(self) -> None:
         """Kill the API server, as a crash would: watches break, connections are refused."""
         self._kill("kube-apiserver")
+
+    def kubeconfig_of(self, user: str, group: str = "") -> str:
+        """The text of a user's kubeconfig."""
+        return self._authority.kubeconfig(self.server, user, group)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as the administrator and return its output; Error with its message when it fails."""

@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(world_size)], env=environment)
             for rank in range(world_size)
         ]
-        assert [rank.wait(110) for rank in ranks] == [0] * world_size
+        assert [rank.wait(500) for rank in ranks] == [0] * world_size
     return folder
 
 
