@@ -7,14 +7,16 @@ from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has a second cluster of its own
-ORDER = ("tests/control_plane/", CLUSTER, "tests/unit/", LIFECYCLE)
+LOOP = f"{CLUSTER}test_loop.py"
+ORDER = ("tests/control_plane/", CLUSTER, LOOP, "tests/unit/", LIFECYCLE)
 
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cluster's tests wait for pods half of their time, and leave it to the pure ones. The second cluster is last.
+    """The faults wait for pods and nodes a good deal, and leave that time to the pure tests; the loop, which leaves
+    none, comes after them. The second cluster is last.
 
     Not to those of the API server: its operator, starved, took minutes for what takes it seconds.
     """
