@@ -6,9 +6,9 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
-LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has a second cluster of its own
+LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has clusters of its own
 LOOP = f"{CLUSTER}test_loop.py"
-ORDER = ("tests/control_plane/", CLUSTER, LOOP, "tests/unit/", LIFECYCLE)
+ORDER = ("tests/control_plane/", CLUSTER, LOOP, LIFECYCLE, "tests/unit/")
 
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")
@@ -16,7 +16,8 @@ settings.load_profile("busy")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The faults wait for pods and nodes a good deal, and leave that time to the pure tests; the loop, which leaves
-    none, comes after them. The second cluster is last.
+    none, comes after them. The faults begin with a training, which leaves none either: beside it run the tests that
+    start clusters of their own and wait for those.
 
     Not to those of the API server: its operator, starved, took minutes for what takes it seconds.
     """

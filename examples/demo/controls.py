@@ -69,11 +69,12 @@ def _on_swapped_feedback(spec: Obj) -> None:
 
 
 def _start(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
-    """Apply the service's own retraining job with one change.
+    """Apply the service's own retraining job on one node with one change.
 
     The family is the service's own: another would have no baseline, and the verdict must be the one that guards it.
     """
     spec: Obj = loop.get("inferenceservice", SERVICE)["spec"]["retraining"]["jobTemplate"]["spec"]
+    spec["compute"]["nodes"] = 1  # the two train beside each other
     change(spec)
     metadata = {"name": name, "namespace": loop.namespace}
     loop.kube.apply({"apiVersion": "driftloop.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec})

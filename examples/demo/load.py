@@ -5,6 +5,7 @@ in ten as a stream; a share of them says what the right answer would have been, 
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 
 STREAM_SHARE = 0.1
+CONNECT_PAUSES = (0.5, 1.0)  # seconds; like openai's client, two more tries of a request that was never sent
 
 
 class Load:
@@ -85,7 +87,7 @@ class Load:
         counts = self.counts.setdefault(phase, Counter())
         counts["sent"] += 1
         try:
-            response_id, answer = await self._chat(session, text)
+            response_id, answer = await self._answer(session, counts, text)
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, IndexError) as error:
             counts["failed"] += 1
             self.errors[f"{type(error).__name__}: {error}"[:160]] += 1
@@ -95,7 +97,15 @@ class Load:
         if self.rng.random() < self.feedback_share:
             await self._correct(session, counts, response_id, text, answer, label)
 
-    async def _chat(self, session: aiohttp.ClientSession, text: str) -> tuple[str, str]:
+    async def _answer(self, session: aiohttp.ClientSession, counts: Counter[str], text: str) -> tuple[str, str]:
+        """Id and text of an answer. What could not be sent, as nobody took the connection, is tried again."""
+        for pause in CONNECT_PAUSES:
+            with contextlib.suppress(aiohttp.ClientConnectorError):
+                return await self._chat(session, counts, text)
+            await asyncio.sleep(pause)
+        return await self._chat(session, counts, text)
+
+    async def _chat(self, session: aiohttp.ClientSession, counts: Counter[str], text: str) -> tuple[str, str]:
         stream = self.rng.random() < STREAM_SHARE
         body = {
             "model": self.model,
@@ -104,13 +114,17 @@ class Load:
             "max_tokens": 48,
             "stream": stream,
         }
-        async with session.post(f"{self.url}/v1/chat/completions", json=body) as response:
-            if response.status != 200:
-                raise ValueError(f"HTTP {response.status}: {(await response.text())[:120]}")
-            if not stream:
-                document = await response.json()
-                return document["id"], document["choices"][0]["message"]["content"] or ""
-            return await _read_stream(response)
+        try:
+            async with session.post(f"{self.url}/v1/chat/completions", json=body) as response:
+                if response.status != 200:
+                    raise ValueError(f"HTTP {response.status}: {(await response.text())[:120]}")
+                if not stream:
+                    document = await response.json()
+                    return document["id"], document["choices"][0]["message"]["content"] or ""
+                return await _read_stream(response)
+        except aiohttp.ClientConnectorError:
+            counts["refused"] += 1
+            raise
 
     async def _correct(
         self, session: aiohttp.ClientSession, counts: Counter[str], response_id: str, text: str, answer: str, label: str

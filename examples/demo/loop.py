@@ -84,11 +84,6 @@ class Loop:
             progress = status.get("progress") or {}
             if phase == "Training" and progress:
                 self.timeline.live(f"{name} {_progress(progress)}")
-                self.found.train = {
-                    "nodes": job["spec"]["compute"]["nodes"],
-                    "worldSize": status["plan"]["worldSize"],
-                    "tokensPerSecond": progress.get("tokensPerSecond"),
-                }
             time.sleep(1)
         raise TimeoutError(
             f"{name}: not done after {self.pace.job_seconds:.0f} s: {conditions(self.get('finetunejob', name))}"
@@ -170,6 +165,7 @@ class Loop:
         self._hops(record, self.get("finetunejob", name), waited=any("Waiting" in message for message in told))
         traffic.phase("retraining", self.pace.training_rate, old=1 - share, shifted=share)
         version = self.job(name)
+        self.found.train = _training(self.get("finetunejob", name))
         if version["status"]["phase"] != "Approved":
             raise RuntimeError(
                 f"{version['metadata']['name']}: {version['status']['phase']}: {version['status']['gates']}"
@@ -262,6 +258,16 @@ def run(loop: Loop, traffic: Callable[[], Traffic]) -> None:
         loop.rollout(running)
         loop.after(running)
     found.requests = running.totals()
+
+
+def _training(job: Obj) -> dict[str, Any]:
+    """How a job was trained, for the report."""
+    status = job["status"]
+    return {
+        "nodes": job["spec"]["compute"]["nodes"],
+        "worldSize": status["plan"]["worldSize"],
+        "tokensPerSecond": (status.get("progress") or {}).get("tokensPerSecond"),
+    }
 
 
 def _progress(progress: Obj) -> str:

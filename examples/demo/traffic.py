@@ -96,7 +96,7 @@ class Traffic:
         return counts["correct"] / counts["sent"] if counts["sent"] else 0.0
 
     def totals(self) -> dict[str, Any]:
-        """`sent`, `failed` and the counts of every phase."""
+        """`sent`, `failed`, `refused` (connections that nobody took) and the counts of every phase."""
         total: Counter[str] = Counter()
         for counts in self.by_phase.values():
             total.update(counts)
@@ -104,6 +104,7 @@ class Traffic:
         return {
             "sent": total["sent"],
             "failed": total["failed"],
+            "refused": total["refused"],
             "feedback": total["feedback"],
             "feedbackFailed": total["feedbackFailed"],
             "byPhase": by_phase,

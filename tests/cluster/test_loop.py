@@ -112,6 +112,7 @@ def test_the_operator_was_killed_at_every_stage_and_nothing_was_started_twice(ru
 def test_no_request_failed_and_no_correction_was_refused(report: dict[str, Any]) -> None:
     requests = report["requests"]
     assert requests["failed"] == 0, requests["errors"]
+    assert requests["refused"] == 0, requests
     assert requests["feedbackFailed"] == 0, requests["errors"]
     assert requests["sent"] > 1000
 

@@ -6,7 +6,7 @@ import time
 from demo import load
 
 CONFIG = {
-    "url": "http://127.0.0.1:9",  # nothing listens: every request fails at once, and is counted
+    "url": "http://127.0.0.1:9",  # nothing listens: every request fails after its tries, and is counted
     "feedbackUrl": "http://127.0.0.1:9",
     "token": "t",
     "model": "m",
@@ -37,3 +37,4 @@ def test_a_client_that_is_stopped_while_it_sends_ends_well_with_all_its_counts()
         assert client.wait(timeout=30) == 0
     counts = json.loads(last)["byPhase"]["steady"]
     assert counts["failed"] == counts["sent"] >= seen["sent"]
+    assert counts["refused"] == (1 + len(load.CONNECT_PAUSES)) * counts["sent"]
