@@ -60,7 +60,8 @@ def table(report: dict[str, Any]) -> str:
     requests, alert = report["requests"], report["alert"]
     lines += [
         "",
-        f"requests {requests['sent']}, failed {requests['failed']}, refused {requests['refused']}, corrections {requests['feedback']}",
+        f"requests {requests['sent']}, failed {requests['failed']}, connections refused {requests['refused']}, "
+        f"corrections {requests['feedback']}",
         f"alarms before the shift {alert['alarmsBeforeShift']}, after the promotion {alert['alarmsAfterPromotion']}; "
         f"requests before the alarm {alert['requestsBeforeAlarm']}",
         "hops: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["hops"].items()),
