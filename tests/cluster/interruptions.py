@@ -55,5 +55,5 @@ def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
         starts = list(lab.starts(name))
         return starts if len(starts) > before else None
 
-    starts: list[int] = lab.kube.wait(f"{name} to go on after {what}", started, 200, tell=lambda: lab.story(name))
+    starts: list[int] = lab.kube.wait(f"{name} to go on after {what}", started, 400, tell=lambda: lab.story(name))
     return starts[-1]
