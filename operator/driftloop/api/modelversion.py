@@ -126,7 +126,9 @@ class ModelVersionStatus(ApiModel):
         description="One entry a gate.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    gate_summary: str | None = Field(None, max_length=256, description="4 of 4 passed, or the first that did not.")
+    gate_summary: str | None = Field(
+        None, max_length=256, description="4 of 4 passed, or the first that failed, else the first that could not tell."
+    )
     baseline: BaselineStatus | None = Field(None, description="What it was compared with.")
     evidence: Artefact | None = Field(None, description="Every question and answer, in storage.")
     services: list[Name] = Field(default=[], max_length=64, description="InferenceServices that serve it now.")

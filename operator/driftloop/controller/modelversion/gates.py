@@ -54,8 +54,11 @@ def verdict(gates: Sequence[Gate]) -> Literal["Approved", "Rejected"]:
 
 
 def summary(gates: Sequence[Gate]) -> str:
-    """`4 of 4 passed`, or the first gate that stood in the way. At most 256 characters."""
-    bad = next((gate for gate in gates if gate.verdict in ("Fail", "Inconclusive")), None)
+    """`4 of 4 passed`, or the gate that stood in the way: the first that failed, else the first that could not tell.
+
+    At most 256 characters.
+    """
+    bad = next((gate for verdict in ("Fail", "Inconclusive") for gate in gates if gate.verdict == verdict), None)
     if bad is not None:
         return f"{bad.name}: {bad.verdict}: {bad.message}"[:256]
     applied = [gate for gate in gates if gate.verdict == "Pass"]

@@ -78,6 +78,14 @@ def test_forgetting_the_old_is_rejected_and_the_summary_names_the_suite() -> Non
     assert summary(gates).startswith("old: Fail: 20 gained, 220 lost of 2000 items")
 
 
+def test_a_suite_that_failed_is_named_before_one_that_could_not_tell() -> None:
+    """Forgetting was reported as too few new items."""
+    found = evaluation(measured(TARGET, 50, 45, gained=2, lost=3), measured(RETENTION, 2000, 1600, gained=20, lost=220))
+    gates = judge(version(TARGET, RETENTION), found, BASELINE)
+    assert {gate.name: gate.verdict for gate in gates}["new"] == "Inconclusive"
+    assert summary(gates).startswith("old: Fail")
+
+
 def test_a_loss_below_delta_that_few_items_show_is_inconclusive_and_says_how_many_are_needed() -> None:
     gate = the_gate(RETENTION, measured(RETENTION, 50, 45, gained=2, lost=3))
     assert gate.verdict == "Inconclusive"
