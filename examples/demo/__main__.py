@@ -91,7 +91,7 @@ def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]
 
 def _cluster(installed: install.Installed) -> dict[str, object]:
     version = json.loads(installed.kube.run("version", "-o", "json"))
-    nodes = json.loads(installed.kube.run("get", "nodes", "-o", "json"))["items"]
+    nodes = installed.kube.list("nodes", "")
     return {
         "kubernetes": version["serverVersion"]["gitVersion"],
         "nodes": [node["metadata"]["name"] for node in nodes],

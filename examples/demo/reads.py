@@ -4,13 +4,14 @@ Each `kubectl get` takes a tenth of a second of CPU before it asks anything: pol
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
+
+from driftloop.controller.runtime.resources import Resource
 
 Obj = dict[str, Any]
 
@@ -20,22 +21,11 @@ TIMEOUT = 30.0  # seconds a request
 
 
 class ReadError(RuntimeError):
-    """The API server refused or did not answer."""
+    """The API server refused, with the status `code`, or did not answer, with 0."""
 
-
-@dataclass(frozen=True)
-class Resource:
-    """Where the objects of a kind are."""
-
-    api_version: str
-    kind: str
-    plural: str
-    namespaced: bool
-
-    def path(self, namespace: str, name: str = "") -> str:
-        root = "api" if "/" not in self.api_version else "apis"
-        scope = f"/namespaces/{namespace}" if self.namespaced else ""
-        return f"/{root}/{self.api_version}{scope}/{self.plural}" + (f"/{name}" if name else "")
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Reads:
@@ -46,47 +36,48 @@ class Reads:
 
     def __init__(self, kubeconfig: Path | None) -> None:
         self._client = config.new_client_from_config(config_file=str(kubeconfig) if kubeconfig else None)
-        self._resources: dict[str, Resource] = {}
+        self._kinds: dict[str, tuple[Resource, bool]] = {}  # and whether it lies in namespaces
 
     def get(self, kind: str, name: str, namespace: str) -> Obj | None:
         """An object; None when there is none."""
-        return self._get(self._resource(kind).path(namespace, name))
+        resource, namespaced = self._kind(kind)
+        try:
+            return self._get(resource.path(namespace if namespaced else None, name))
+        except ReadError as error:
+            if error.code == 404:
+                return None
+            raise
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Obj]:
         """All objects of a kind with the labels that `selector` asks for."""
-        resource = self._resource(kind)
-        found = self._get(resource.path(namespace), {"labelSelector": selector} if selector else {})
-        items: list[Obj] = (found or {}).get("items") or []
+        resource, namespaced = self._kind(kind)
+        query = {"labelSelector": selector} if selector else {}
+        found = self._get(resource.path(namespace if namespaced else None), query)
         # Items of a list lack what every single object has.
-        return [{"apiVersion": resource.api_version, "kind": resource.kind} | item for item in items]
+        return [{"apiVersion": resource.api_version, "kind": resource.kind} | item for item in found["items"]]
 
-    def _resource(self, kind: str) -> Resource:
-        if kind not in self._resources:  # the first, or a definition that is new
-            self._resources = self._discover()
-        if kind not in self._resources:
+    def _kind(self, kind: str) -> tuple[Resource, bool]:
+        if kind not in self._kinds:  # the first, or a definition that is new
+            self._kinds = self._discover()
+        if kind not in self._kinds:
             raise ReadError(f"the API server has no resource {kind}")
-        return self._resources[kind]
+        return self._kinds[kind]
 
-    def _discover(self) -> dict[str, Resource]:
-        found: dict[str, Resource] = {}
+    def _discover(self) -> dict[str, tuple[Resource, bool]]:
+        found: dict[str, tuple[Resource, bool]] = {}
         for root in ("/api", "/apis"):
-            for group in (self._get(root, accept=DISCOVERY) or {}).get("items", []):
+            for group in self._get(root, accept=DISCOVERY)["items"]:
                 name = group["metadata"].get("name")
                 for version in group["versions"]:  # the preferred one first
                     api_version = f"{name}/{version['version']}" if name else version["version"]
                     for each in version["resources"]:
-                        resource = Resource(
-                            api_version,
-                            each["responseKind"]["kind"],
-                            each["resource"],
-                            each["scope"] == "Namespaced",
-                        )
+                        resource = Resource(each["responseKind"]["kind"], api_version, each["resource"])
                         names = [each["resource"], each["singularResource"], *each.get("shortNames", [])]
                         for alias in [*names, f"{each['resource']}.{name}"]:
-                            found.setdefault(alias, resource)
+                            found.setdefault(alias, (resource, each["scope"] == "Namespaced"))
         return found
 
-    def _get(self, path: str, query: dict[str, str] | None = None, accept: str = JSON) -> Obj | None:
+    def _get(self, path: str, query: dict[str, str] | None = None, accept: str = JSON) -> Obj:
         request = self._client.param_serialize(
             "GET", path, query_params=query or {}, header_params={"Accept": accept}, auth_settings=["BearerToken"]
         )
@@ -95,9 +86,7 @@ class Reads:
             body = response.read()
         except (ApiException, HTTPError, OSError) as error:
             raise ReadError(f"GET {path}: {error}") from error
-        if response.status == 404:
-            return None
-        answer: Obj = json.loads(body)
         if response.status != 200:
-            raise ReadError(f"GET {path}: {response.status} {answer.get('message')}")
+            raise ReadError(f"GET {path}: {response.status} {body.decode(errors='replace')[:300]}", response.status)
+        answer: Obj = json.loads(body)
         return answer

@@ -82,15 +82,15 @@ class Lab:
             }
         )
 
-    def phase(self, name: str, *phases: str, seconds: float = 600) -> Obj:
+    def phase(self, name: str, *phases: str) -> Obj:
         """Wait until the FineTuneJob is in one of `phases`."""
-        return self.kube.phase("finetunejob", name, self.namespace, phases, seconds, tell=lambda: self.story(name))
+        return self.kube.phase("finetunejob", name, self.namespace, phases, 600, tell=lambda: self.story(name))
 
-    def judged(self, version: str, seconds: float = 600) -> Obj:
+    def judged(self, version: str) -> Obj:
         """Wait until a ModelVersion is Approved, Rejected or Failed."""
-        return self.kube.phase("modelversion", version, self.namespace, JUDGED, seconds)
+        return self.kube.phase("modelversion", version, self.namespace, JUDGED, 600)
 
-    def checkpoint_beyond(self, name: str, step: int, seconds: float = 300) -> int:
+    def checkpoint_beyond(self, name: str, step: int) -> int:
         """Wait until there is a whole checkpoint of more than `step` steps; its steps.
 
         `status.progress` is written at 5 %, and is seconds old: a small job ends between two looks at it.
@@ -102,19 +102,17 @@ class Lab:
             done = max((int(file.split("step-")[-1].split("-")[0]) for file in files), default=0)
             return done if done > step else None
 
-        seen: int = self.kube.wait(
-            f"{name} beyond step {step}", beyond, seconds, every=0.5, tell=lambda: self.story(name)
-        )
+        seen: int = self.kube.wait(f"{name} beyond step {step}", beyond, 300, every=0.5, tell=lambda: self.story(name))
         return seen
 
-    def stalled(self, name: str, seconds: float = 300) -> Obj:
+    def stalled(self, name: str) -> Obj:
         """Wait for the condition Stalled of a FineTuneJob."""
 
         def stalled() -> Obj | None:
             found = condition(self.get("finetunejob", name), "Stalled")
             return found if found.get("status") == "True" else None
 
-        found: Obj = self.kube.wait(f"{name} Stalled", stalled, seconds, tell=lambda: self.story(name))
+        found: Obj = self.kube.wait(f"{name} Stalled", stalled, 300, tell=lambda: self.story(name))
         return found
 
     def starts(self, name: str) -> Sequence[int]:
@@ -153,7 +151,7 @@ class Lab:
         ]
         return json.dumps({"status": job.get("status"), "pods": pods})[:3000]
 
-    def run_pod(self, name: str, image: str, command: Sequence[str], seconds: float = 300) -> str:
+    def run_pod(self, name: str, image: str, command: Sequence[str]) -> str:
         """Run a command in a pod of its own to its end, whatever that is; what it printed."""
         pod = restricted_pod(name, self.namespace, image, [*command])
         pod["spec"]["restartPolicy"] = "Never"
@@ -162,7 +160,7 @@ class Lab:
         def ended() -> bool:
             return bool(self.get("pod", name)["status"].get("phase") in ("Succeeded", "Failed"))
 
-        self.kube.wait(f"pod {name}", ended, seconds)
+        self.kube.wait(f"pod {name}", ended, 300)
         printed = self.kube.run("logs", "-n", self.namespace, name)
         self.kube.run("delete", "pod", name, "-n", self.namespace, "--wait=false")
         return printed

@@ -80,15 +80,15 @@ class Load:
         beyond = self.traffic.sent(self.phase) + requests
         wait.until(lambda: self.traffic.sent(self.phase) > beyond, f"{requests} more requests", 60)
 
-    def count(self, what: str) -> int:
-        """Requests that failed, or connections that were refused, when some more were sent and all had time to end."""
+    def failures(self) -> int:
+        """Failed requests, after some more were sent and those under way had time to end."""
         self.sent(60)
         time.sleep(2)
-        return self.traffic.by_phase[self.phase][what]
+        return self.traffic.by_phase[self.phase]["failed"]
 
     def lost_nothing(self) -> bool:
         """Whether no request failed and no connection was refused."""
-        return self.count("failed") == 0 and self.traffic.by_phase[self.phase]["refused"] == 0
+        return self.failures() == 0 and self.traffic.by_phase[self.phase]["refused"] == 0
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, load:
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
     wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
     # New ones are refused until every node knows that it is gone; nothing was sent on them, so the client asks again.
-    assert load.count("failed") <= 10, load.traffic.totals()
+    assert load.failures() <= 10, load.traffic.totals()
 
 
 def test_a_wiped_status_moves_no_traffic(lab: Lab, load: Load) -> None:

@@ -27,6 +27,12 @@ def test_what_is_not_there_is_none(cluster: Cluster, reads: Reads) -> None:
     assert reads.list("ftj", "no-such-namespace") == []
 
 
+def test_a_kind_outside_namespaces_needs_none(cluster: Cluster, reads: Reads) -> None:
+    found = reads.get("namespace", cluster.namespace, "")
+    assert found is not None
+    assert found in reads.list("namespaces", "")
+
+
 def test_a_kind_that_is_defined_later_is_found(cluster: Cluster, reads: Reads) -> None:
     with pytest.raises(ReadError, match="no resource widgets"):
         reads.list("widgets", cluster.namespace)
