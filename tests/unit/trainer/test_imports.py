@@ -6,11 +6,22 @@ import pytest
 SLOW = {"ray", "torch", "transformers"}
 
 
+NOTHING: set[str] = set()
+
+
 @pytest.mark.parametrize(
-    "module", ["train.__main__", "train.board", "train.assignment", "train.run", "prepare.__main__"]
+    ("module", "allowed"),
+    [
+        ("prepare.__main__", NOTHING),
+        ("train.__main__", NOTHING),
+        ("train.assignment", NOTHING),
+        ("train.run", NOTHING),
+        ("train.board", {"ray"}),
+        ("train.driver", {"ray"}),
+        ("train.processgroup", {"ray"}),
+    ],
 )
-def test_what_needs_no_torch_does_not_wait_for_it(module: str) -> None:
-    allowed = {"ray"} if module == "train.board" else set()
+def test_what_needs_no_torch_does_not_wait_for_it(module: str, allowed: set[str]) -> None:
     code = f"import sys, driftloop_trainer.{module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not (SLOW - allowed) & set(loaded)

@@ -14,7 +14,8 @@ from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop_trainer.dataset import write_dataset
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import open_folder, record
-from driftloop_trainer.models import check_model_folder, load_config, load_tokenizer, model_facts, tokenizer_digest
+from driftloop_trainer.modelfiles import tokenizer_digest
+from driftloop_trainer.models import check_model_folder, load_config, load_tokenizer, model_facts
 from driftloop_trainer.prepare.gather import Gathered
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model, train_tokenizer
 from driftloop_trainer.prepare.packing import pack

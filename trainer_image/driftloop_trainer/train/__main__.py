@@ -21,7 +21,7 @@ def _stage() -> AnyResult:
     if os.environ.get(_INDEX, "0") != "0":
         lend(task)
     head = start_head(task.workers_per_node, task.gpus_per_node)
-    from driftloop_trainer.train.driver import lead  # imports torch and its kin for seconds, while Ray starts
+    from driftloop_trainer.train.driver import lead  # Ray Train takes seconds to import: while Ray starts
 
     return lead(task, head)
 

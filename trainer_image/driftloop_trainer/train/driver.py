@@ -1,4 +1,4 @@
-"""Pod index 0: lead the training."""
+"""Pod index 0: lead the training. Imports no torch, which only the workers need."""
 
 import subprocess
 import tempfile
@@ -9,18 +9,20 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.result import TrainResult, encode
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure, exit_on_sigterm
 from driftloop_trainer.folders import finished, open_folder, record
-from driftloop_trainer.models import check_model_folder
+from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome, take_up
 from driftloop_trainer.train.board import start_board
 from driftloop_trainer.train.node import await_head
+from driftloop_trainer.train.processgroup import ProcessGroup
 from driftloop_trainer.train.run import Run
 
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
@@ -50,7 +52,7 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
     """
     if task.model.uri is None:
         raise StageFailure("BadTask", "model.uri: training starts from a folder; prepare makes one for a new model")
-    check_model_folder(open_folder(task.model.uri, scratch / "base", task.model.digest), task.model.uri)
+    check_model_files(open_folder(task.model.uri, scratch / "base", task.model.digest), task.model.uri)
     open_folder(task.data_uri, scratch / "data", task.data_digest)
 
 
@@ -83,15 +85,17 @@ def _alive() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
-class _Trainer(TorchTrainer):
-    """Without the cleaner of placement groups: here a driver's end is the cluster's end.
+class _Trainer(DataParallelTrainer):
+    """Without what Ray Train starts for others.
 
-    Without a dashboard it can't ask whether the driver lives, and logged that every second.
+    The cleaner of placement groups: here a driver's end is the cluster's end, and without a dashboard it can't ask
+    whether the driver lives, and logged that every second. The manager of Ray's datasets: one more process, and the
+    workers read the prepared folder themselves.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # its type is version 1's
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback | DatasetsCallback)]
 
 
 def _fit(assignment: Assignment, scratch: str) -> Outcome:
@@ -101,7 +105,7 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
         take_up,
         train_loop_config={ASSIGNMENT: assignment},
         scaling_config=ScalingConfig(num_workers=task.nodes * task.workers_per_node, use_gpu=gpus),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_EXCHANGE_TIMEOUT),
+        backend_config=ProcessGroup("nccl" if gpus else "gloo", _EXCHANGE_TIMEOUT),
         # Ray only leads here: checkpoints and what they resume are ours, so nothing of Ray's needs shared storage.
         run_config=RunConfig(
             name=task.job_uid, storage_path=scratch, failure_config=FailureConfig(max_failures=task.backoff_limit)

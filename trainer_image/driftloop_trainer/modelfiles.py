@@ -1,0 +1,54 @@
+"""The files of a Hugging Face model folder, looked at without loading any. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from driftloop.contract.manifest import Manifest, ManifestEntry, file_sha256
+from driftloop_trainer.failure import StageFailure
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
+    """Refuse what can't be loaded, or only by running code that came with the weights; returns config.json's fields.
+
+    Raises StageFailure.
+    """
+    config = _json(folder / "config.json")
+    if config is None:
+        raise StageFailure("ModelNotFound", f"{uri}: no readable config.json; give the folder of a Hugging Face model")
+    for name, content in (("config.json", config), ("tokenizer_config.json", _json(folder / "tokenizer_config.json"))):
+        if content and "auto_map" in content:
+            raise StageFailure("RemoteCode", f"{uri}: {name} has auto_map, code of its own; only built-in models load")
+    if not any(folder.glob("*.safetensors")):
+        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+            raise StageFailure("PickleWeights", f"{uri}: pickle weights can run code; convert to safetensors")
+        raise StageFailure("ModelNotFound", f"{uri}: no *.safetensors file")
+    return config
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Content digest of the tokenizer's files alone."""
+    present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    entries = [ManifestEntry(path=p.name, size=p.stat().st_size, sha256=file_sha256(p)) for p in present]
+    return Manifest(files=entries).digest
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
