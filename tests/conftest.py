@@ -7,17 +7,17 @@ from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has clusters of its own
-LOOP = f"{CLUSTER}test_loop.py"
-ORDER = ("tests/control_plane/", CLUSTER, LOOP, LIFECYCLE, "tests/unit/")
+# What others take for granted, what one node is enough for, and what the loop runs beside.
+FILES = ("testcluster", "bad_input", "operator_faults", "node_loss", "serving_faults", "training_faults", "loop")
+ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
 
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The faults wait for pods and nodes a good deal, and leave that time to the pure tests; the loop, which leaves
-    none, comes after them. The faults begin with a training, which leaves none either: beside it run the tests that
-    start clusters of their own and wait for those.
+    """The faults wait for pods and nodes a good deal, and leave that time to the loop and to the pure tests. They begin
+    with a training, which leaves none: beside it run the tests that start clusters of their own and wait for those.
 
     Not to those of the API server: its operator, starved, took minutes for what takes it seconds.
     """
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(nodeid: str) -> int:
-    return max((rank for rank, start in enumerate(ORDER) if nodeid.startswith(start)), default=0)
+    return next(rank for rank, start in enumerate((*ORDER, "")) if nodeid.startswith(start))
 
 
 def _unit(nodeid: str) -> str:

@@ -52,10 +52,10 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
 
     run(loop, traffic)
     if options.controls:
-        controls.begin(loop, installed)  # it trains while the accuracies are measured
+        controls.begin(loop, installed)  # they train while the accuracies are measured
     loop.measure()
     if options.controls:
-        controls.finish(loop, installed)
+        controls.finish(loop)
     keys = _keys(installed, loop)
     return report.build(kube, namespace, loop.found, account(pools, *keys), _cluster(installed), timeline)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.interruptions import Interruption, interrupt
-from cluster.lab import LONG, TRAINED, Lab, tiny_pools
+from cluster.interruptions import Interruption, NodeLoss, interrupt, lose_node
+from cluster.lab import LONG, TRAINED, Lab, only_on, operator_pod, tiny_pools
+from cluster.looprun import LoopRun, begun
 from demo.install import Installed, install, namespace_with_claim, put_data
 from demo.timeline import Timeline
 from testcluster import providers
@@ -43,7 +44,10 @@ def lab(installed: Installed) -> Iterator[Lab]:
     """One namespace for all fault tests, with a claim and a small corpus; each test uses names of its own."""
     name = "fault-lab"
     namespace_with_claim(installed, name)
-    put_data(installed, name, tiny_pools())
+    with only_on(
+        installed.kube, operator_pod(installed.kube)["spec"]["nodeName"]
+    ):  # the writer too outlives the loss of a node
+        put_data(installed, name, tiny_pools())
     found = Lab(installed, name)
     yield found
     found.kube.run("delete", "namespace", name, "--wait=false")
@@ -62,3 +66,18 @@ def trained(lab: Lab, interrupted: dict[str, Interruption]) -> str:
     version = lab.phase(TRAINED, "Succeeded")["status"]["version"]
     assert lab.judged(version)["status"]["phase"] == "Approved"
     return TRAINED
+
+
+@pytest.fixture(scope="session")
+def node_lost(lab: Lab, trained: str) -> Iterator[NodeLoss]:
+    """A node lost in training. That is noticed after minutes: what needs no second node is tested until then."""
+    loss = lose_node(lab)
+    yield loss
+    loss.heal()
+
+
+@pytest.fixture(scope="session")
+def loop(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRun]:
+    """The whole loop, begun. It takes a quarter of an hour: other faults are tested beside it."""
+    with begun(tmp_path_factory.mktemp("loop")) as run:
+        yield run

@@ -1,10 +1,10 @@
-"""Training that is interrupted: by a lost worker, a lost head and a suspension, one after the other."""
+"""Interrupted training: by a lost worker, a lost head and a suspension, one after the other; and by a lost node."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from cluster.lab import Lab
+from cluster.lab import LONG, Lab, nodes_without_operator, only_on
 from testcluster import wait
 
 
@@ -57,3 +57,32 @@ def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
 
     starts: list[int] = lab.kube.wait(f"{name} to go on after {what}", started, 400, tell=lambda: lab.story(name))
     return starts[-1]
+
+
+@dataclass
+class NodeLoss:
+    """A job of one node, which is lost. `seen` as in Interruption."""
+
+    lab: Lab
+    job: str
+    node: str
+    seen: int
+    lost: bool = True
+
+    def heal(self) -> None:
+        """Bring the node back."""
+        if self.lost:
+            self.lost = False
+            self.lab.installed.provider.heal_node(self.node)
+            self.lab.kube.run("wait", f"node/{self.node}", "--for=condition=Ready", "--timeout=120s", timeout=130)
+
+
+def lose_node(lab: Lab) -> NodeLoss:
+    """Train on a node that has neither the operator nor the pod through which the tests look, and lose it."""
+    name, node = "stranded", nodes_without_operator(lab.kube)[0]
+    with only_on(lab.kube, node):
+        lab.pretrain(name, training=LONG, compute={"nodes": 1})
+        seen = lab.checkpoint_beyond(name, 40)
+        assert lab.starts(name) == [0]
+    lab.installed.provider.fail_node(node)
+    return NodeLoss(lab, name, node, seen)

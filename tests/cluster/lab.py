@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,11 +189,36 @@ class Lab:
 
 
 def operator_pod(kube: Kube) -> Obj:
-    """The operator's running pod."""
-    pods = kube.list("pods", install.SYSTEM, "app.kubernetes.io/name=driftloop")
-    running = [p for p in pods if "deletionTimestamp" not in p["metadata"] and p["status"]["phase"] == "Running"]
-    assert running, "no operator runs"
-    return running[0]
+    """The operator's running pod. One that was just killed has a successor soon."""
+
+    def running() -> Obj | None:
+        pods = kube.list("pods", install.SYSTEM, "app.kubernetes.io/name=driftloop")
+        alive = (p for p in pods if "deletionTimestamp" not in p["metadata"] and p["status"]["phase"] == "Running")
+        return next(alive, None)
+
+    found: Obj = kube.wait("an operator that runs", running, 120)
+    return found
+
+
+def nodes_without_operator(kube: Kube) -> Sequence[str]:
+    """The nodes that may be lost without losing the operator."""
+    kept = operator_pod(kube)["spec"]["nodeName"]
+    return [name for name in _nodes(kube) if name != kept]
+
+
+@contextmanager
+def only_on(kube: Kube, node: str) -> Iterator[None]:
+    """What is scheduled meanwhile is placed on `node`."""
+    others = [name for name in _nodes(kube) if name != node]
+    kube.run("cordon", *others)
+    try:
+        yield
+    finally:
+        kube.run("uncordon", *others)
+
+
+def _nodes(kube: Kube) -> Sequence[str]:
+    return [node["metadata"]["name"] for node in kube.list("nodes", "")]
 
 
 def kill_operator(kube: Kube) -> None:

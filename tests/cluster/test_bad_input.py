@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cluster.interruptions import NodeLoss
 from cluster.lab import TINY, TRAINED, Lab, source
 from demo.install import CLAIM
 from demo.kube import condition
@@ -54,7 +55,7 @@ CASES: dict[str, tuple[Obj, list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def started(lab: Lab, trained: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def started(lab: Lab, node_lost: NodeLoss, tmp_path_factory: pytest.TempPathFactory) -> None:
     """All jobs at once, as each takes seconds to start and nothing to run. One needs the model `trained`."""
     lab.write("support-desk/data/broken.parquet", "no parquet at all")
     lab.write("support-desk/data/empty.csv", "text,category\n")

@@ -1,102 +1,27 @@
-"""The whole loop in its short form, and the controls: what `make demo CONTROLS=1` runs, judged by its report.
+"""The whole loop in its short form, and the controls, judged by the report: looprun.py runs it."""
 
-Meanwhile the operator is killed once at every stage, and none of the promises may be the weaker for it.
-"""
-
-import json
-import os
-import subprocess
-import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.lab import kill_operator
-from demo.kube import Kube, KubectlError
-from demo.reads import Obj, ReadError
-from testcluster.binaries import binary
-from testcluster.paths import KUBECONFIG, REPOSITORY
+from cluster.looprun import NAMESPACE, STAGES, Ended, LoopRun
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
-NAMESPACE = "loop-test"
-STAGES = ("Preparing", "Training", "Evaluating", "Deploying", "Waiting", "Canary")
 
-
-@dataclass
-class Killer:
-    """Kills the operator when it first sees a stage."""
-
-    kube: Kube
-    seen: list[str] = field(default_factory=list)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        while not self.stop.wait(2):
-            fresh = [stage for stage in self._stages() if stage in STAGES and stage not in self.seen]
-            if fresh and self._killed():
-                self.seen.append(fresh[0])
-
-    def _stages(self) -> Iterator[str]:
-        for kind in ("finetunejobs", "modelversions", "inferenceservices"):
-            for found in self._list(kind):
-                status = found.get("status", {})
-                yield status.get("phase", "")
-                yield (status.get("retraining") or {}).get("state", "")
-
-    def _list(self, kind: str) -> list[Obj]:
-        try:
-            return self.kube.list(kind, NAMESPACE)
-        except ReadError:  # before the CRDs are installed
-            return []
-
-    def _killed(self) -> bool:
-        try:
-            kill_operator(self.kube)
-        except (AssertionError, KubectlError, ReadError):  # the last one killed isn't replaced yet
-            return False
-        return True
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is left of one run."""
-
-    report: dict[str, Any]
-    kube: Kube
-    killed_at: list[str]
+@pytest.fixture(scope="module")
+def run(loop: LoopRun) -> Ended:
+    """The run, ended."""
+    return loop.end()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One run; what it printed goes to the test's output."""
-    path: Path = tmp_path_factory.mktemp("loop") / "report.json"
-    command = [sys.executable, "-m", "demo", "--short", "--controls", "--namespace", NAMESPACE, "--report", str(path)]
-    environment = os.environ | {"PYTHONPATH": "examples:tests:operator"}
-    kube = Kube(binary("kubectl"), KUBECONFIG)
-    killer = Killer(kube)
-    thread = threading.Thread(target=killer.run)
-    thread.start()
-    try:
-        done = subprocess.run(command, env=environment, cwd=REPOSITORY, check=False, timeout=2300)
-    finally:
-        killer.stop.set()
-        thread.join(timeout=60)
-    assert done.returncode == 0, "the demo failed: its output is above"
-    return Run(json.loads(path.read_text()), kube, killer.seen)
-
-
-@pytest.fixture(scope="module")
-def report(run: Run) -> dict[str, Any]:
+def report(run: Ended) -> dict[str, Any]:
     return run.report
 
 
-def test_the_operator_was_killed_at_every_stage_and_nothing_was_started_twice(run: Run) -> None:
+def test_the_operator_was_killed_at_every_stage_and_nothing_was_started_twice(run: Ended) -> None:
     assert sorted(run.killed_at) == sorted(STAGES)
     labels = [job["metadata"]["labels"] for job in run.kube.list("jobs", NAMESPACE)]
     of = Counter(

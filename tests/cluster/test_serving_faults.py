@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from cluster.lab import TRAINED, Lab, kill_operator, tiny_pools
-from demo.install import CLAIM
+from cluster.looprun import LoopRun
+from demo.install import CLAIM, SYSTEM
 from demo.reads import Obj
 from demo.traffic import Traffic, feedback_token
 from testcluster import wait
@@ -42,6 +43,12 @@ def pods(lab: Lab) -> list[Obj]:
     ]
 
 
+def leader(lab: Lab) -> str:
+    """The operator's pod that may act."""
+    lease: Obj = lab.kube.get("lease", "driftloop-operator", SYSTEM) or {}
+    return str(lease["spec"]["holderIdentity"])
+
+
 def serving(lab: Lab) -> Obj | None:
     """The status, once the service serves and nothing is under way."""
     found: Obj = lab.get("inferenceservice", NAME).get("status", {})
@@ -49,8 +56,8 @@ def serving(lab: Lab) -> Obj | None:
 
 
 @pytest.fixture(scope="module")
-def served(lab: Lab, trained: str) -> Iterator[Obj]:
-    """The tiny model in service, two pods; gone when other versions of the family come."""
+def served(lab: Lab, trained: str, loop: LoopRun) -> Iterator[Obj]:
+    """The tiny model in service, two pods, beside the loop; gone when other versions of the family come."""
     assert lab.get("finetunejob", trained)["status"]["phase"] == "Succeeded"
     lab.apply(service())
     status: Obj = lab.kube.wait(
@@ -78,7 +85,7 @@ class Load:
     def sent(self, requests: int) -> None:
         """Wait until so many more were sent."""
         beyond = self.traffic.sent(self.phase) + requests
-        wait.until(lambda: self.traffic.sent(self.phase) > beyond, f"{requests} more requests", 60)
+        wait.until(lambda: self.traffic.sent(self.phase) > beyond, f"{requests} more requests", 120)
 
     def failures(self) -> int:
         """Failed requests, after some more were sent and those under way had time to end."""
@@ -103,14 +110,14 @@ def load(client: Traffic, request: pytest.FixtureRequest) -> Load:
 def test_a_deleted_pod_costs_no_request(lab: Lab, load: Load) -> None:
     victim = pods(lab)[0]["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--wait=false")
-    wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
+    wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 240)
     assert load.lost_nothing(), load.traffic.totals()
 
 
 def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, load: Load) -> None:
     victim = pods(lab)[0]["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
-    wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 120)
+    wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 240)
     # New ones are refused until every node knows that it is gone; nothing was sent on them, so the client asks again.
     assert load.failures() <= 10, load.traffic.totals()
 
@@ -120,7 +127,7 @@ def test_a_wiped_status_moves_no_traffic(lab: Lab, load: Load) -> None:
     assert before is not None
     uids = {pod["metadata"]["uid"] for pod in pods(lab)}
     lab.wipe_status("inferenceservice", NAME)
-    after: Obj = lab.kube.wait("status again", lambda: serving(lab), 90)
+    after: Obj = lab.kube.wait("status again", lambda: serving(lab), 240)
     assert after["stable"]["revision"] == before["stable"]["revision"]
     assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
     assert load.lost_nothing(), load.traffic.totals()
@@ -128,8 +135,9 @@ def test_a_wiped_status_moves_no_traffic(lab: Lab, load: Load) -> None:
 
 def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, load: Load) -> None:
     uids = {pod["metadata"]["uid"] for pod in pods(lab)}
+    before = leader(lab)
     kill_operator(lab.kube)
-    time.sleep(20)
+    wait.until(lambda: leader(lab) != before, "another operator to lead", 120)
     assert {pod["metadata"]["uid"] for pod in pods(lab)} == uids
     assert load.lost_nothing(), load.traffic.totals()
 
