@@ -19,10 +19,6 @@ def folder(tmp_path: Path, tokenizer: Any) -> Path:
     return folder
 
 
-def edit(path: Path, **fields: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
 def test_a_new_model_s_folder_is_accepted_and_loads(folder: Path, tokenizer: Any) -> None:
     check_model_folder(folder, "pvc://claim/model")
     model = load_model(folder, Adapter())
@@ -44,21 +40,10 @@ def test_the_same_texts_give_the_same_tokenizer_and_any_text_encodes() -> None:
     assert one.decode(one("naïve 東京 🦙")["input_ids"]) == "naïve 東京 🦙"
 
 
-@pytest.mark.parametrize(
-    ("break_it", "reason"),
-    [
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "PickleWeights"),
-        (lambda f: (f / "model.safetensors").unlink(), "ModelNotFound"),
-        (lambda f: (f / "config.json").unlink(), "ModelNotFound"),
-        (lambda f: (f / "config.json").write_text("{"), "ModelNotFound"),
-        (lambda f: edit(f / "config.json", auto_map={"AutoModel": "x.Y"}), "RemoteCode"),
-        (lambda f: edit(f / "tokenizer_config.json", auto_map={"AutoTokenizer": "x.Y"}), "RemoteCode"),
-        (lambda f: edit(f / "config.json", model_type="hal9000"), "UnknownArchitecture"),
-    ],
-)
-def test_a_folder_that_must_not_load_is_refused_with_the_reason(folder: Path, break_it: Any, reason: str) -> None:
-    break_it(folder)
-    with pytest.raises(StageFailure, match=rf"{reason}: .*"):
+def test_a_folder_of_another_kind_of_model_is_refused(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "hal9000"}))
+    with pytest.raises(StageFailure, match="UnknownArchitecture: "):
         check_model_folder(folder, "pvc://claim/model")
 
 

@@ -47,6 +47,21 @@ class Asked:
         return found | ({"baseline": _said(self.item, self.baseline)} if self.baseline else {})
 
 
+class Once:
+    """An arm that is asked each prompt once, however many suites have it: at temperature 0 its answer is the same."""
+
+    def __init__(self, arm: Arm, max_tokens: int) -> None:
+        self.arm = arm
+        self._max_tokens = max_tokens
+        self._answers: dict[str, asyncio.Future[Answer]] = {}
+
+    async def ask(self, prompt: str) -> Answer:
+        """Its answer. Raises StageFailure as Arm.ask does."""
+        if prompt not in self._answers:
+            self._answers[prompt] = asyncio.ensure_future(self.arm.ask(prompt, self._max_tokens))
+        return await self._answers[prompt]
+
+
 def is_right(item: Item, answer: Answer) -> bool:
     """Exact match of the normalised texts. No answer is a wrong one."""
     return answer.text is not None and normalise(answer.text) == normalise(item.completion)
@@ -91,9 +106,10 @@ async def _ask_everything(task: EvaluateTask, suites: dict[str, list[Item]], fol
         api = await check_api(candidate, prompts, task.max_tokens)
         print(f"API: {api.passed} checks passed, failed: {api.failed}", flush=True)
         results = []
+        once, baseline_once = Once(candidate, task.max_tokens), Once(baseline, task.max_tokens) if baseline else None
         with (folder / "items.jsonl").open("w") as stream:
             for name, items in suites.items():
-                asked = await _ask_suite(name, items, candidate, baseline, task)
+                asked = await _ask_suite(name, items, once, baseline_once)
                 stream.writelines(json.dumps(entry.evidence(name), ensure_ascii=False) + "\n" for entry in asked)
                 results.append(suite_result(name, [entry.judged() for entry in asked]))
     result = EvaluateResult(
@@ -117,18 +133,16 @@ async def _ask_everything(task: EvaluateTask, suites: dict[str, list[Item]], fol
     return result
 
 
-async def _ask_suite(
-    name: str, items: Sequence[Item], candidate: Arm, baseline: Arm | None, task: EvaluateTask
-) -> list[Asked]:
+async def _ask_suite(name: str, items: Sequence[Item], candidate: Once, baseline: Once | None) -> list[Asked]:
     done = 0
 
     async def ask(item: Item) -> Asked:
         nonlocal done
-        answers = await asyncio.gather(*(arm.ask(item.prompt, task.max_tokens) for arm in (candidate, baseline) if arm))
+        answers = await asyncio.gather(*(arm.ask(item.prompt) for arm in (candidate, baseline) if arm))
         done += 1
         if done % _PROGRESS == 0 or done == len(items):
             print(f"{name}: {done}/{len(items)} items", flush=True)
-        return Asked(item, answers[0], _known(answers[1], baseline) if baseline else None)
+        return Asked(item, answers[0], _known(answers[1], baseline.arm) if baseline else None)
 
     try:
         async with asyncio.TaskGroup() as group:  # the first failure cancels what is still waiting

@@ -5,13 +5,9 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.result import TrainResult, encode
@@ -24,6 +20,7 @@ from driftloop_trainer.train.board import start_board
 from driftloop_trainer.train.node import await_head
 from driftloop_trainer.train.processgroup import ProcessGroup
 from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.trainer import Trainer
 
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
 
@@ -85,23 +82,10 @@ def _alive() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
-class _Trainer(DataParallelTrainer):
-    """Without what Ray Train starts for others.
-
-    The cleaner of placement groups: here a driver's end is the cluster's end, and without a dashboard it can't ask
-    whether the driver lives, and logged that every second. The manager of Ray's datasets: one more process, and the
-    workers read the prepared folder themselves.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback | DatasetsCallback)]
-
-
 def _fit(assignment: Assignment, scratch: str) -> Outcome:
     task = assignment.task
     gpus = task.gpus_per_node > 0
-    trainer = _Trainer(
+    trainer = Trainer(
         take_up,
         train_loop_config={ASSIGNMENT: assignment},
         scaling_config=ScalingConfig(num_workers=task.nodes * task.workers_per_node, use_gpu=gpus),

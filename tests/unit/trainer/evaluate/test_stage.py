@@ -75,6 +75,17 @@ async def test_the_evidence_holds_every_answer_under_the_result_s_digest(claim: 
     assert json.loads((folder / "result.json").read_text())["arms"]["v1"]["route"] == "chat"
 
 
+async def test_an_item_of_several_suites_is_asked_once_and_counted_in_each() -> None:
+    items = {"uri": "pvc://claim/items.jsonl"}
+    suites = [items | {"name": "old", "kind": "retention"}, items | {"name": "floor", "kind": "floor", "minimum": 0.5}]
+    alone, shared, stable = Answerer(RIGHT), Answerer(wrong(1)), Answerer(wrong(2))
+    await run(alone, output="pvc://claim/evaluations/alone")
+    result = await run(shared, stable, suites=suites)
+    assert [(suite.correct, suite.baseline_correct) for suite in result.suites] == [(39, 39), (39, 39)]
+    assert len(shared.asked) <= len(alone.asked) + 1  # the checks of the API draw other prompts
+    assert stable.asked.count("where is parcel 5") == 1
+
+
 async def test_run_again_it_asks_nothing_and_says_the_same() -> None:
     first = await run(Answerer(RIGHT))
     silent = Answerer({})
