@@ -7,9 +7,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has clusters of its own
-# What others take for granted, what one node is enough for, and what the loop runs beside.
-FILES = ("testcluster", "bad_input", "operator_faults", "node_loss", "serving_faults", "training_faults", "loop")
-ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
+# What others take for granted, and the training that others share; what one node is enough for while the other is lost;
+# and what the loop runs beside.
+FIRST = ("testcluster", "interruptions", "operator_faults", "bad_input", "node_loss")
+THEN = ("serving_faults", "training_faults", "loop")
+ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FIRST + THEN), LIFECYCLE, "tests/unit/")
 
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")

@@ -71,7 +71,7 @@ def trained(lab: Lab, interrupted: dict[str, Interruption]) -> str:
 @pytest.fixture(scope="session")
 def node_lost(lab: Lab, trained: str) -> Iterator[NodeLoss]:
     """A node lost in training. That is noticed after minutes: what needs no second node is tested until then."""
-    loss = lose_node(lab)
+    loss = lose_node(lab, trained)
     yield loss
     loss.heal()
 

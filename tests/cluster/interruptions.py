@@ -52,7 +52,7 @@ def interrupt(lab: Lab, name: str) -> dict[str, Interruption]:
 
 def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
     def started() -> list[int] | None:
-        starts = list(lab.starts(name))
+        starts = list(lab.starts(name, before))
         return starts if len(starts) > before else None
 
     starts: list[int] = lab.kube.wait(f"{name} to go on after {what}", started, 400, tell=lambda: lab.story(name))
@@ -61,11 +61,11 @@ def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
 
 @dataclass
 class NodeLoss:
-    """A job of one node, which is lost. `seen` as in Interruption."""
+    """A job of one node, which is lost. `first`: the version of the job of that name before. `seen` as above."""
 
     lab: Lab
-    job: str
     node: str
+    first: str
     seen: int
     lost: bool = True
 
@@ -75,14 +75,21 @@ class NodeLoss:
             self.lost = False
             self.lab.installed.provider.heal_node(self.node)
             self.lab.kube.run("wait", f"node/{self.node}", "--for=condition=Ready", "--timeout=120s", timeout=130)
+            self.lab.kube.run("uncordon", self.node)
 
 
-def lose_node(lab: Lab) -> NodeLoss:
-    """Train on a node that has neither the operator nor the pod through which the tests look, and lose it."""
-    name, node = "stranded", nodes_without_operator(lab.kube)[0]
+def lose_node(lab: Lab, name: str) -> NodeLoss:
+    """Create a job again, on a node that has neither the operator nor the pod through which tests look, and lose it.
+
+    The node is cordoned too: for most of a minute more pods would be sent to it, as it is not missed so soon.
+    """
+    node = nodes_without_operator(lab.kube)[0]
+    first = lab.get("finetunejob", name)["status"]["version"]
+    lab.kube.run("delete", "finetunejob", name, "-n", lab.namespace)
     with only_on(lab.kube, node):
         lab.pretrain(name, training=LONG, compute={"nodes": 1})
         seen = lab.checkpoint_beyond(name, 40)
-        assert lab.starts(name) == [0]
+    assert list(lab.starts(name)) == [0], "it went on from the checkpoint of a job that was deleted"
     lab.installed.provider.fail_node(node)
-    return NodeLoss(lab, name, node, seen)
+    lab.kube.run("cordon", node)
+    return NodeLoss(lab, node, first, seen)

@@ -98,12 +98,15 @@ class Lab:
         """
 
         def beyond() -> int | None:
-            run = self.run_folder(name)
-            files = self.shell(f"ls -d {run}/step-*/complete.json 2>/dev/null || true").split()
-            done = max((int(file.split("step-")[-1].split("-")[0]) for file in files), default=0)
-            return done if done > step else None
+            # It looks again and again in the pod: a kubectl each time took more CPU than the training.
+            files = f"{self.run_folder(name)}/step-*/complete.json"
+            count = f"ls -d {files} 2>/dev/null | sed 's/.*step-0*//; s/-.*//' | sort -n | tail -1"
+            loop = (
+                f'for i in $(seq 100); do n=$({count}); [ "${{n:-0}}" -gt {step} ] && echo $n && break; sleep 0.3; done'
+            )
+            return int(self.shell(loop) or 0) or None
 
-        seen: int = self.kube.wait(f"{name} beyond step {step}", beyond, 300, every=0.5, tell=lambda: self.story(name))
+        seen: int = self.kube.wait(f"{name} beyond step {step}", beyond, 300, tell=lambda: self.story(name))
         return seen
 
     def stalled(self, name: str) -> Obj:
@@ -116,10 +119,12 @@ class Lab:
         found: Obj = self.kube.wait(f"{name} Stalled", stalled, 300, tell=lambda: self.story(name))
         return found
 
-    def starts(self, name: str) -> Sequence[int]:
-        """The step from which each start of the job's workers went on, in order."""
+    def starts(self, name: str, more_than: int = 0) -> Sequence[int]:
+        """The step from which each start of the job's workers went on, in order; waits half a minute for so many."""
+        folder = f"{self.run_folder(name)}/starts"
         # Each file ends without a newline.
-        command = f"for file in {self.run_folder(name)}/starts/*.json; do cat $file; echo; done"
+        wait_for = f"for i in $(seq 30); do [ $(ls {folder} | wc -l) -gt {more_than} ] && break; sleep 1; done"
+        command = f"{wait_for}; for file in {folder}/*.json; do cat $file; echo; done"
         lines = self.shell(command).split("\n")
         return [json.loads(line)["step"] for line in lines if line.strip()]
 

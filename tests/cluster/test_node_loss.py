@@ -1,4 +1,4 @@
-"""A node lost for good while it trains: another takes the training over. The faults tested before came meanwhile."""
+"""A job made again under its name, and its node lost for good: the faults tested before this came meanwhile."""
 
 import pytest
 
@@ -8,12 +8,16 @@ from cluster.lab import STEPS, Lab
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
-def test_a_lost_node_costs_a_checkpoint_interval(lab: Lab, node_lost: NodeLoss) -> None:
-    lab.phase(node_lost.job, "Succeeded")
-    result = lab.train_result(node_lost.job)
+def test_a_job_made_again_is_another_one_and_a_lost_node_costs_it_a_checkpoint_interval(
+    lab: Lab, trained: str, node_lost: NodeLoss
+) -> None:
+    second = lab.phase(trained, "Succeeded")["status"]["version"]
+    result = lab.train_result(trained)
     assert result.steps == STEPS
     assert result.resumed_from_step >= node_lost.seen
-    pods = lab.list("pods", f"driftloop.dev/job={node_lost.job},driftloop.dev/stage=train")
+    pods = lab.list("pods", f"driftloop.dev/job={trained},driftloop.dev/stage=train")
     done = next(pod for pod in pods if pod["status"]["phase"] == "Succeeded")
     assert done["spec"]["nodeName"] != node_lost.node
+    assert second != node_lost.first
+    assert {node_lost.first, second} <= {version["metadata"]["name"] for version in lab.list("modelversions")}
     node_lost.heal()

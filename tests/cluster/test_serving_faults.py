@@ -57,8 +57,8 @@ def serving(lab: Lab) -> Obj | None:
 
 @pytest.fixture(scope="module")
 def served(lab: Lab, trained: str, loop: LoopRun) -> Iterator[Obj]:
-    """The tiny model in service, two pods, beside the loop; gone when other versions of the family come."""
-    assert lab.get("finetunejob", trained)["status"]["phase"] == "Succeeded"
+    """The tiny model in service, two pods, beside the loop."""
+    lab.judged(lab.phase(trained, "Succeeded")["status"]["version"])  # no other version comes up meanwhile
     lab.apply(service())
     status: Obj = lab.kube.wait(
         "serving", lambda: serving(lab), 240, tell=lambda: str(lab.get("inferenceservice", NAME))

@@ -1,9 +1,8 @@
-"""Pods and nodes lost while a model is trained: it goes on from the last checkpoint."""
+"""Training whose pods never meet, or that a stranger would join. Losses: test_interruptions.py, test_node_loss.py."""
 
 import pytest
 
-from cluster.interruptions import INTERRUPTS, Interruption
-from cluster.lab import LONG, STEPS, Lab
+from cluster.lab import Lab
 from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -27,26 +26,6 @@ def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab, waiting: str) -> None:
     # Ray tries again for minutes; its first answer is what counts.
     command = ["bash", "-c", f"grep -m1 -e InvalidAuthToken -e Connected <(timeout 60 env {join} 2>&1)"]
     assert "InvalidAuthToken" in lab.run_pod("foreigner", lab.installed.images["trainer"], command)
-
-
-def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(
-    lab: Lab, trained: str, interrupted: dict[str, Interruption]
-) -> None:
-    assert set(interrupted) == set(INTERRUPTS)
-    for what, found in interrupted.items():
-        assert found.resumed >= found.seen > 0, f"{what}: a checkpoint was lost"
-    assert lab.train_result(trained).steps == STEPS
-    assert lab.get("finetunejob", trained)["status"]["attempt"] == 2
-
-
-def test_a_job_created_again_is_another_one(lab: Lab, trained: str) -> None:
-    first = lab.get("finetunejob", trained)["status"]["version"]
-    lab.kube.run("delete", "finetunejob", trained, "-n", lab.namespace)
-    lab.pretrain(trained, training=LONG | {"maxSteps": 20}, compute={"nodes": 1})
-    second = lab.phase(trained, "Succeeded")["status"]["version"]
-    assert lab.starts(trained) == [0], "it went on from the checkpoint of a job that was deleted"
-    assert first != second
-    assert {first, second} <= {version["metadata"]["name"] for version in lab.list("modelversions")}
 
 
 def test_more_nodes_than_join_end_with_what_to_do_and_all_is_released(lab: Lab, waiting: str) -> None:

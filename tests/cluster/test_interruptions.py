@@ -1,0 +1,18 @@
+"""Pods lost while a model is trained, and a suspension: it goes on from the last checkpoint."""
+
+import pytest
+
+from cluster.interruptions import INTERRUPTS, Interruption
+from cluster.lab import STEPS, Lab
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+
+def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(
+    lab: Lab, trained: str, interrupted: dict[str, Interruption]
+) -> None:
+    assert set(interrupted) == set(INTERRUPTS)
+    for what, found in interrupted.items():
+        assert found.resumed >= found.seen > 0, f"{what}: a checkpoint was lost"
+    assert lab.train_result(trained).steps == STEPS
+    assert lab.get("finetunejob", trained)["status"]["attempt"] == 2
