@@ -77,6 +77,10 @@ class LoopRun:
     process: subprocess.Popen[bytes]
     killer: Killer
 
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.poll() is None
+
     def end(self) -> Ended:
         """Wait for its end. What it printed becomes the test's output."""
         try:
