@@ -7,11 +7,12 @@ from xdist.scheduler import LoadScopeScheduling
 
 CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has clusters of its own
-# What others take for granted, and the training that others share; what one node is enough for while the other is lost;
-# and what the loop runs beside.
-FIRST = ("testcluster", "interruptions", "operator_faults", "bad_input", "node_loss")
-THEN = ("serving_faults", "training_faults", "loop")
-ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FIRST + THEN), LIFECYCLE, "tests/unit/")
+FILES = (
+    *("testcluster", "interruptions", "operator_faults"),  # what others take for granted, and the training they share
+    *("bad_input", "node_loss"),  # one node is enough, while the other is lost
+    *("serving_faults", "training_faults", "loop"),  # the loop, begun before, runs beside the others and ends last
+)
+ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
 
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")
@@ -21,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The faults wait for pods and nodes a good deal, and leave that time to the loop and to the pure tests. They begin
     with a training, which leaves none: beside it run the tests that start clusters of their own and wait for those.
 
-    Not to those of the API server: its operator, starved, took minutes for what takes it seconds.
+    Beside none of it run those of the API server: its operator, starved, took minutes for what takes it seconds.
     """
     items.sort(key=lambda item: _rank(item.nodeid))
 

@@ -44,9 +44,8 @@ def lab(installed: Installed) -> Iterator[Lab]:
     """One namespace for all fault tests, with a claim and a small corpus; each test uses names of its own."""
     name = "fault-lab"
     namespace_with_claim(installed, name)
-    with only_on(
-        installed.kube, operator_pod(installed.kube)["spec"]["nodeName"]
-    ):  # the writer too outlives the loss of a node
+    # Beside the operator: the other node can be lost without the writer.
+    with only_on(installed.kube, operator_pod(installed.kube)["spec"]["nodeName"]):
         put_data(installed, name, tiny_pools())
     found = Lab(installed, name)
     yield found

@@ -101,10 +101,8 @@ class Lab:
             # It looks again and again in the pod: a kubectl each time took more CPU than the training.
             files = f"{self.run_folder(name)}/step-*/complete.json"
             count = f"ls -d {files} 2>/dev/null | sed 's/.*step-0*//; s/-.*//' | sort -n | tail -1"
-            loop = (
-                f'for i in $(seq 100); do n=$({count}); [ "${{n:-0}}" -gt {step} ] && echo $n && break; sleep 0.3; done'
-            )
-            return int(self.shell(loop) or 0) or None
+            look = f'n=$({count}); [ "${{n:-0}}" -gt {step} ] && echo $n && break'
+            return int(self.shell(f"for i in $(seq 100); do {look}; sleep 0.3; done") or 0) or None
 
         seen: int = self.kube.wait(f"{name} beyond step {step}", beyond, 300, tell=lambda: self.story(name))
         return seen

@@ -86,6 +86,7 @@ class LoopRun:
         try:
             code = self.process.wait(_LIMIT)
         finally:
+            self.killer.stop.set()
             print(_output(self.folder).read_text().replace("\r", "\n"))
         assert code == 0, "the demo failed: its output is above"
         return Ended(json.loads(_report(self.folder).read_text()), self.killer.kube, self.killer.seen)

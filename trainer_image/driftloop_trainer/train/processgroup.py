@@ -54,7 +54,7 @@ def _meeting_point() -> tuple[str, int]:
 
 
 def _join(group: ProcessGroup, address: str, port: int) -> None:
-    """Become one of the group, under the environment variables of torchrun."""
+    """Become one of the group. LOCAL_RANK, torchrun's name for it, tells the worker its GPU."""
     import torch.distributed as dist
 
     context = get_context()
