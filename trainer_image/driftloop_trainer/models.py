@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from driftloop.api.finetunejob import Adapter
+from driftloop.contract.heavy import loading
 from driftloop.contract.result import ModelFacts
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.modelfiles import check_model_files
@@ -57,9 +58,10 @@ def load_tokenizer(folder: Path, uri: str) -> Any:
 
 def load_model(folder: Path, adapter: Adapter) -> Any:
     """The causal model of a checked folder in float32 on CPU, wrapped for `adapter`."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    with loading():  # the architecture's modules too
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     return with_adapter(model, adapter)
 
 
@@ -91,7 +93,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
     """Count a model's parameters without allocating them."""
-    with torch.device("meta"):
+    with loading(), torch.device("meta"):
         bare = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         layers = [_count(layer) for layer in decoder_layers(bare)]
         model = with_adapter(bare, adapter)

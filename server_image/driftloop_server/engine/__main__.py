@@ -14,13 +14,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from aiohttp import web
 
+from driftloop.contract.heavy import loading
 from driftloop.contract.task import ServeTask
-from driftloop_server.engine.batch import Batch
-from driftloop_server.engine.metrics import EngineMetrics
-from driftloop_server.engine.model import LoadedModel, load
-from driftloop_server.engine.scheduler import Scheduler
-from driftloop_server.engine.server import EngineServer
-from driftloop_server.stage import StageFailure, TryAgain, fail, serve_task, setup_logging
+
+with loading():
+    from driftloop_server.engine.batch import Batch
+    from driftloop_server.engine.metrics import EngineMetrics
+    from driftloop_server.engine.model import LoadedModel, load
+    from driftloop_server.engine.scheduler import Scheduler
+    from driftloop_server.engine.server import EngineServer
+    from driftloop_server.stage import StageFailure, TryAgain, fail, serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.engine")
 
@@ -90,13 +93,17 @@ async def _listening(port: int) -> bool:
     return False
 
 
+def _loaded(task: ServeTask, threads: int) -> LoadedModel:
+    with loading():
+        return load(Path(task.model_dir), dtype=task.dtype, max_model_len=task.max_model_len, threads=threads)
+
+
 def main() -> None:
     setup_logging()
     options = arguments()
     try:
         task = serve_task()
-        loaded = load(Path(task.model_dir), dtype=task.dtype, max_model_len=task.max_model_len, threads=options.threads)
-        asyncio.run(serve(task, loaded, options.max_waiting))
+        asyncio.run(serve(task, _loaded(task, options.threads), options.max_waiting))
     except StageFailure as error:
         fail(error)
 

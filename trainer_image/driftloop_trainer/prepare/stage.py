@@ -4,6 +4,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from driftloop.contract.heavy import loading
 from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
 from driftloop_trainer.folders import finished
@@ -19,6 +20,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
             print(f"prepare: {task.output} is already whole: nothing to do", flush=True)
             return earlier
         gathered = gather(task, scratch, datetime.now(UTC))
-        from driftloop_trainer.prepare.folder import leave_folder  # torch: wrong data is told seconds before it is here
+        with loading():  # torch: wrong data is told seconds before it is here
+            from driftloop_trainer.prepare.folder import leave_folder
 
         return leave_folder(task, gathered, scratch)

@@ -7,6 +7,7 @@ of a training for what only workers need.
 from dataclasses import dataclass
 from typing import Any
 
+from driftloop.contract.heavy import loading
 from driftloop.contract.task import TrainTask
 
 ASSIGNMENT = "assignment"  # Ray Train passes a dict
@@ -36,6 +37,7 @@ class Outcome:
 
 def take_up(config: dict[str, Any]) -> Any:
     """Ray Train's training function, run in each worker: returns the Outcome (Ray's types know of no answer)."""
-    from driftloop_trainer.train.worker import work  # torch and its kin
+    with loading():
+        from driftloop_trainer.train.worker import work  # torch and its kin
 
     return work(config[ASSIGNMENT])

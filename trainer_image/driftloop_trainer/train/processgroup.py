@@ -14,6 +14,7 @@ import ray
 from ray.train import get_context
 from ray.train.backend import Backend, BackendConfig
 
+from driftloop.contract.heavy import loading
 from driftloop_trainer.train.node import own_address
 
 _LEAVE_TIMEOUT = 5  # seconds; workers that hang are killed anyway
@@ -55,7 +56,8 @@ def _meeting_point() -> tuple[str, int]:
 
 def _join(group: ProcessGroup, address: str, port: int) -> None:
     """Become one of the group. LOCAL_RANK, torchrun's name for it, tells the worker its GPU."""
-    import torch.distributed as dist
+    with loading():
+        import torch.distributed as dist
 
     context = get_context()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
