@@ -1,5 +1,7 @@
 """How the tests are spread over processes: the cluster's run one after another, and the pure ones beside them."""
 
+import gc
+
 import pytest
 from hypothesis import settings
 from xdist.remote import Producer
@@ -14,6 +16,7 @@ FILES = (
 )
 ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
 
+gc.disable()  # while torch is imported (see driftloop.contract.heavy): three seconds of each process's collection
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")
 
@@ -25,6 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Beside none of it run those of the API server: its operator, starved, took minutes for what takes it seconds.
     """
     items.sort(key=lambda item: _rank(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def _rank(nodeid: str) -> int:

@@ -50,9 +50,14 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
         rows = {"old": pools.traffic, "shifted": pools.shifted_traffic}
         return Traffic(kube, namespace, installed.images["operator"], SERVICE, rows)
 
-    run(loop, traffic)
+    def promoted() -> None:  # what takes its time to start does so while the traffic goes on
+        loop.serve_both()
+        if options.controls:
+            controls.begin(loop, installed)
+
+    run(loop, traffic, promoted)
     if options.controls:
-        controls.begin(loop, installed)  # they train while the accuracies are measured
+        controls.mislead(loop, installed)  # both controls train while the accuracies are measured
     loop.measure()
     if options.controls:
         controls.finish(loop)

@@ -16,10 +16,23 @@ SWAPPED = "control-swapped"
 
 
 def begin(loop: Loop, installed: Installed) -> None:
-    """Start to train without replay, from the version in service, and on swapped labels."""
+    """Start to train without replay, from the version in service, and to serve that version to who will mislead it."""
     put_rows(installed, loop.namespace, "shifted.csv", loop.pools.shifted_traffic[:600])
     _start(loop, WITHOUT_REPLAY, _without_replay)
-    corrected = _mislead(loop, installed)
+    storage: Obj = {"storage": f"pvc://{CLAIM}/support-desk/feedback"}
+    loop.kube.apply(accuracy.pinned_service(loop.namespace, SWAPPED, FAMILY, loop.found.second, feedback=storage))
+
+
+def mislead(loop: Loop, installed: Installed) -> None:
+    """Ask that service the old requests, correct every answer to a wrong one, and start to train on those."""
+    loop.serving(SWAPPED)
+    rows = swapped(loop.pools.traffic)
+    image = installed.images["operator"]
+    with Traffic(loop.kube, loop.namespace, image, SWAPPED, {"old": rows}, feedback_share=1, wrong_share=0) as traffic:
+        traffic.phase("swapped", loop.pace.rate, old=1.0)
+        # Against all of the old rows: with a third as many, too few answers were lost for a gate to be sure.
+        loop.until_sent(traffic, "swapped", len(rows) * 3 // 4)
+    corrected = traffic.totals()["feedback"]
     loop.timeline.event(f"{SWAPPED}: {corrected} corrections with swapped labels taken by /v1/feedback")
     _start(loop, SWAPPED, _on_swapped_feedback)
 
@@ -29,21 +42,6 @@ def finish(loop: Loop) -> None:
     for name in (WITHOUT_REPLAY, SWAPPED):
         loop.found.controls.append(_verdict(name, loop.job(name)))
     loop.kube.run("delete", "inferenceservice", SWAPPED, "-n", loop.namespace, "--wait=false")
-
-
-def _mislead(loop: Loop, installed: Installed) -> int:
-    """Ask a service with the second version the old requests and correct every answer to a wrong one; how many."""
-    storage: Obj = {"storage": f"pvc://{CLAIM}/support-desk/feedback"}
-    loop.kube.apply(accuracy.pinned_service(loop.namespace, SWAPPED, FAMILY, loop.found.second, feedback=storage))
-    loop.serving(SWAPPED)
-    rows = swapped(loop.pools.traffic)
-    image = installed.images["operator"]
-    with Traffic(loop.kube, loop.namespace, image, SWAPPED, {"old": rows}, feedback_share=1, wrong_share=0) as traffic:
-        traffic.phase("swapped", loop.pace.rate, old=1.0)
-        # Against all of the old rows: with a third as many, too few answers were lost for a gate to be sure.
-        loop.until_sent(traffic, "swapped", len(rows) * 3 // 4)
-    corrected: int = traffic.totals()["feedback"]
-    return corrected
 
 
 def swapped(rows: list[Row]) -> list[Row]:

@@ -201,12 +201,14 @@ class Loop:
             f"further alarms {self.found.alert['alarmsAfterPromotion']}"
         )
 
+    def serve_both(self) -> None:
+        """A service for each version, for the report."""
+        for name, version in self._report_services().items():
+            self.kube.apply(accuracy.pinned_service(self.namespace, name, FAMILY, version))
+
     def measure(self) -> None:
         """Accuracy of both versions on both domains, by rows that no pod was given."""
-        services = {"report-1": self.found.first, "report-2": self.found.second}
-        for name, version in services.items():
-            self.kube.apply(accuracy.pinned_service(self.namespace, name, FAMILY, version))
-        for name, version in services.items():
+        for name, version in self._report_services().items():
             self.serving(name)
             old, shifted = (
                 accuracy.measure(self.kube, self.namespace, name, rows[: self.pace.report_rows])
@@ -217,6 +219,9 @@ class Loop:
             self.kube.run("delete", "inferenceservice", name, "-n", self.namespace, "--wait=false")
 
     # Small things.
+
+    def _report_services(self) -> dict[str, str]:
+        return {"report-1": self.found.first, "report-2": self.found.second}
 
     def _alarm(self) -> Obj | None:
         drift: Obj = self.service().get("drift") or {}
@@ -241,8 +246,8 @@ class Loop:
         self.found.hops["webhookToJobSeconds"] = (created - received).total_seconds()
 
 
-def run(loop: Loop, traffic: Callable[[], Traffic]) -> None:
-    """Everything from the base model to the second version in service."""
+def run(loop: Loop, traffic: Callable[[], Traffic], promoted: Callable[[], None]) -> None:
+    """Everything from the base model to the second version in service; `promoted` is called when it is."""
     found = loop.found
     base = loop.job(BASE)
     found.versions.append(base)
@@ -256,6 +261,7 @@ def run(loop: Loop, traffic: Callable[[], Traffic]) -> None:
         loop.steady(running)
         loop.shift(running)
         loop.rollout(running)
+        promoted()
         loop.after(running)
     found.requests = running.totals()
 
