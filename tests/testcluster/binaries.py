@@ -32,7 +32,7 @@ PACKAGES = {
         )
     },
     "clients": {
-        "coredns": "github.com/coredns/coredns",
+        "coredns": "./coredns",
         "helm": "helm.sh/helm/v4/cmd/helm",
         "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
     },
@@ -64,9 +64,9 @@ def every_binary() -> None:
 
 
 def fingerprint(module: Path) -> str:
-    """What a build depends on: the pinned versions."""
-    pinned = (module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()
-    return f"{module.name}-{hashlib.sha256(pinned).hexdigest()[:12]}"
+    """What a build depends on: the pinned versions, and what is written here."""
+    files = [module / "go.mod", module / "go.sum", *sorted(module.rglob("*.go"))]
+    return f"{module.name}-{hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]}"
 
 
 def version(module: str, package: str) -> str:
