@@ -1,0 +1,314 @@
+"""The stages of a job on this machine, without a cluster: prepare, plan, train, a kill and a resumption, serve.
+
+    PYTHONPATH=tests:examples:operator:trainer_image:server_image python bench/stages.py [--gpus N] [--model 110m]
+
+Each stage is the pod's own command in a PID namespace of its own (`unshare`, as root), so that its end is the end of
+all its processes, as in a container. Ray Train trains with NCCL on GPUs and with gloo without. Printed are, for a new
+model pretrained on the generated corpus: tokens per second; the GPU's memory beside the plan's estimate; the loss
+beside the CPU's, from the same rows in the same order (--compare); from which step a killed training went on; and the
+engine's answers per second.
+"""
+
+import argparse
+import asyncio
+import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+from demo.pools import generated
+from driftloop.api.finetunejob import FineTuneJobSpec
+from driftloop.contract.result import PrepareResult, TrainResult, decode
+from driftloop.contract.task import ModelSource, PrepareTask, ServeTask, TrainTask, encode
+from driftloop.controller.finetunejob.plan import Refusal, TrainingPlan, plan
+from unit.server.processes import answers, free_ports, wait_for
+
+LLAMA = {"model_type": "llama", "max_position_embeddings": 2048, "tie_word_embeddings": True}
+MODELS: dict[str, dict[str, Any]] = {
+    "demo": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "110m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
+}
+MIB = 1 << 20
+LIMIT = 400  # seconds for a stage
+
+
+def main() -> None:
+    """Run everything once and print what was measured."""
+    options = _parser().parse_args()
+    with tempfile.TemporaryDirectory(prefix="stages-") as name:
+        bench = Bench(Path(name), options)
+        bench.write_corpus()
+        prepared = bench.prepare()
+        if options.compare:
+            bench.compare(prepared)
+        result = bench.train(prepared, "whole", bench.spec(options.gpus))
+        bench.resume(prepared)
+        bench.serve(result)
+
+
+class Bench:
+    """One run in `folder`, which is pvc://bench's."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.folder, self.options = folder, options
+        (folder / "bench").mkdir()
+
+    def spec(self, gpus: int, **training: Any) -> FineTuneJobSpec:
+        """The job's spec, as a user writes it."""
+        options = self.options
+        architecture = LLAMA | MODELS[options.model]
+        fields = {"method": "pretrain", "maxLength": options.length, "packing": True, "maxSteps": options.steps}
+        fields |= {"trainBatchSize": options.batch, "perDeviceTrainBatchSize": options.batch, "learningRate": 3e-4}
+        fields |= {"bf16": gpus > 0, "saveSteps": 10_000}
+        document = {
+            "model": {"from": {"config": {"architecture": architecture, "tokenizer": {"vocabSize": 4096}}}},
+            "data": {"sources": [{"name": "corpus", "uri": "pvc://bench/corpus.csv", "columns": {"text": "text"}}]},
+            "training": fields | training,
+            "compute": {"nodes": 1, "gpusPerNode": gpus},
+            "storage": "pvc://bench/store",
+            "output": {"family": "bench"},
+        }
+        return FineTuneJobSpec.model_validate(document)
+
+    def write_corpus(self) -> None:
+        """The generated corpus, many texts to a row so that the packs are full."""
+        texts = [row.text for row in generated(self.options.rows).training]
+        with (self.folder / "bench" / "corpus.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([["text"], *([text] for text in texts)])
+
+    def prepare(self) -> PrepareResult:
+        """The stage that makes the model and tokenises."""
+        spec = self.spec(self.options.gpus)
+        task = PrepareTask(
+            job="bench",
+            job_uid="bench",
+            family="bench",
+            model=ModelSource(new=spec.model.from_.config),
+            data=spec.data,
+            training=spec.training,
+            storage=spec.storage,
+            output="pvc://bench/store/prepared",
+        )
+        began = time.monotonic()
+        result = self._stage("prepare", task)
+        assert isinstance(result, PrepareResult)
+        print(
+            f"prepare: {time.monotonic() - began:.1f} s, {result.model.parameters / 1e6:.1f}M parameters,"
+            f" {result.sequences} sequences, {result.tokens} tokens"
+        )
+        return result
+
+    def compare(self, prepared: PrepareResult) -> None:
+        """The same few steps in float32 on the CPU and on the GPUs."""
+        losses = {}
+        for gpus in (0, self.options.gpus):
+            spec = self.spec(gpus, bf16=False, maxSteps=self.options.compare, trainBatchSize=8)
+            losses[gpus] = self.train(prepared, f"compare-{gpus}", spec).loss
+        cpu, gpu = losses[0], losses[self.options.gpus]
+        print(
+            f"compare: loss {cpu:.6f} on the CPU, {gpu:.6f} on {self.options.gpus} GPU: {abs(gpu / cpu - 1):.1e} apart"
+        )
+
+    def train(self, prepared: PrepareResult, name: str, spec: FineTuneJobSpec) -> TrainResult:
+        """A training from its start to its end."""
+        found, planned = self._planned(prepared, name, spec)
+        began = time.monotonic()
+        with gpu_memory() as used:
+            result = self._stage("train", found)
+        assert isinstance(result, TrainResult)
+        estimate = planned.status.memory_bytes_per_worker
+        print(
+            f"train {name}: {time.monotonic() - began:.1f} s of which {result.seconds} in steps,"
+            f" {result.tokens_per_second:.0f} tokens/s, loss {result.loss:.4f} after {result.steps} steps;"
+            f" GPU memory {used.peak // MIB} MiB, planned {estimate['total'] // MIB} MiB"
+            f" ({', '.join(f'{part} {size // MIB}' for part, size in estimate.items() if part != 'total')})"
+        )
+        return result
+
+    def resume(self, prepared: PrepareResult) -> None:
+        """Kill a training after its second checkpoint and start it again."""
+        every = max(1, self.options.steps // 5)
+        found, _ = self._planned(prepared, "killed", self.spec(self.options.gpus, saveSteps=every))
+        process = self._start("train", found)
+        runs = self.folder / "bench" / "store" / "runs" / "killed"
+        wait_for(lambda: len(list(runs.glob("step-*/complete.json"))) > 1 or process.poll() is not None, LIMIT)
+        ended = process.poll() is not None
+        _kill(process)
+        result = self._stage("train", found)
+        assert isinstance(result, TrainResult)
+        print(
+            f"killed {'at its end' if ended else f'after step {2 * every}'}:"
+            f" went on from step {result.resumed_from_step} to {result.steps}, loss {result.loss:.4f}"
+        )
+
+    def serve(self, trained: TrainResult) -> None:
+        """The engine on the trained model: completions of 64 tokens, more and more at a time."""
+        model = self.folder / "model"
+        shutil.copytree(self.folder / trained.uri.removeprefix("pvc://"), model)
+        engine, api, feedback, metrics = free_ports(4)
+        task = ServeTask(
+            namespace="bench",
+            service="bench",
+            service_uid="5f0c9a0e-1111-4222-8333-444455556666",
+            family="bench",
+            version="bench",
+            revision="r1",
+            artefact_uri=trained.uri,
+            artefact_digest=trained.digest,
+            model_dir=str(model),
+            max_num_seqs=256,
+            engine_port=engine,
+            api_port=api,
+            feedback_port=feedback,
+            metrics_port=metrics,
+            drain_seconds=1,
+        )
+        began = time.monotonic()
+        process = self._start("driftloop_server.engine", task)
+        base = f"http://127.0.0.1:{engine}"
+        try:
+            wait_for(lambda: answers(f"{base}/v1/models") or process.poll() is not None, LIMIT)
+            print(f"engine: answers after {time.monotonic() - began:.1f} s")
+            for clients in (1, 16, 64, 256):
+                tokens, seconds = asyncio.run(ask(base, clients, 4 * clients, 64))
+                print(f"engine: {clients} at a time: {tokens / seconds:.0f} tokens/s")
+        finally:
+            _kill(process)
+
+    def _planned(self, prepared: PrepareResult, name: str, spec: FineTuneJobSpec) -> tuple[TrainTask, TrainingPlan]:
+        planned = plan(spec, prepared)
+        if isinstance(planned, Refusal):
+            sys.exit(f"error: {planned.message}")
+        task = TrainTask(
+            job=name,
+            job_uid=name,
+            family="bench",
+            model=ModelSource(uri=prepared.model_uri, digest=prepared.model_digest),
+            data_uri=prepared.uri,
+            data_digest=prepared.digest,
+            training=spec.training,
+            nodes=1,
+            workers_per_node=planned.workers_per_node,
+            gpus_per_node=spec.compute.gpus_per_node,
+            gradient_accumulation_steps=planned.status.gradient_accumulation_steps,
+            per_device_train_batch_size=planned.per_device_train_batch_size,
+            total_steps=planned.status.total_steps,
+            head=socket.gethostname(),
+            startup_timeout_seconds=120,
+            backoff_limit=1,
+            attempt=0,
+            runs=f"pvc://bench/store/runs/{name}",
+            output=f"pvc://bench/store/versions/{name}",
+            lineage={"baseDigest": prepared.model_digest},
+        )
+        return task, planned
+
+    def _stage(self, name: str, task: PrepareTask | TrainTask) -> Any:
+        process = self._start(name, task)
+        try:
+            code = process.wait(LIMIT)
+        finally:
+            _kill(process)
+        told = self.folder / "told"
+        if code:
+            print((self.folder / "log").read_text()[-6000:])
+            sys.exit(f"error: {name} ended with {code}: {told.read_text() if told.exists() else ''}")
+        return decode(told.read_text())
+
+    def _start(self, name: str, task: PrepareTask | TrainTask | ServeTask) -> subprocess.Popen[bytes]:
+        module = name if "." in name else f"driftloop_trainer.{name}"
+        (self.folder / "task.json").write_text(encode(task))
+        environment = os.environ | {
+            "DRIFTLOOP_TASK_FILE": str(self.folder / "task.json"),
+            "DRIFTLOOP_VOLUMES": str(self.folder),
+            "DRIFTLOOP_TERMINATION_LOG": str(self.folder / "told"),
+            "RAY_TMPDIR": str(self.folder),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        alone = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+        with (self.folder / "log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - the command is ours
+                [*alone, sys.executable, "-m", module], env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # and with it, by --kill-child, all of its namespace
+    process.wait()
+
+
+@contextmanager
+def gpu_memory() -> Iterator[Any]:
+    """`peak`: the most bytes of the first GPU in use meanwhile, above those at first, looked at four times a second."""
+    found, ended = SimpleNamespace(peak=0), threading.Event()
+    first = _used()
+
+    def look() -> None:
+        while not ended.wait(0.25):
+            found.peak = max(found.peak, _used() - first)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _used() -> int:
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - ours
+    return int(told) * MIB
+
+
+async def ask(base: str, clients: int, requests: int, tokens: int) -> tuple[int, float]:
+    """Completions, `clients` at a time; tokens answered and seconds."""
+    numbers, answered = iter(range(requests)), 0
+
+    async def client(http: aiohttp.ClientSession) -> None:
+        nonlocal answered
+        for number in numbers:
+            body = {"model": "bench", "prompt": f"my order {number} has", "temperature": 0, "max_tokens": tokens}
+            async with http.post(f"{base}/v1/completions", json=body) as response:
+                document = json.loads(await response.text())
+                assert response.status == 200, document
+                answered += document["usage"]["completion_tokens"]
+
+    began = time.monotonic()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as http:
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+    return answered, time.monotonic() - began
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, default=0, help="0: on the CPU")
+    parser.add_argument("--model", choices=MODELS, default="demo")
+    parser.add_argument("--rows", type=int, default=200, help="rows an intent of the corpus")
+    parser.add_argument("--length", type=int, default=64, help="tokens a sequence")
+    parser.add_argument("--batch", type=int, default=32, help="sequences a step")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--compare", type=int, default=0, metavar="STEPS", help="compare with the CPU after so many")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
