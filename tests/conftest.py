@@ -11,8 +11,8 @@ CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has clusters of its own
 FILES = (
     *("testcluster", "interruptions", "operator_faults"),  # what others take for granted, and the training they share
-    *("bad_input", "node_loss"),  # one node is enough, while the other is lost
-    *("serving_faults", "training_faults", "loop"),  # the loop, begun before, runs beside the others and ends last
+    *("bad_input", "node_loss"),  # one node is enough, while the other is lost; also for the loop, which begins here
+    *("serving_faults", "training_faults", "loop"),  # the loop runs beside the others and ends last
 )
 ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
 

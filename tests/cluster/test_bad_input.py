@@ -7,6 +7,7 @@ import pytest
 
 from cluster.interruptions import NodeLoss
 from cluster.lab import TINY, TRAINED, Lab, source
+from cluster.looprun import LoopRun
 from demo.install import CLAIM
 from demo.kube import condition
 from demo.reads import Obj
@@ -55,8 +56,11 @@ CASES: dict[str, tuple[Obj, list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def started(lab: Lab, node_lost: NodeLoss, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All jobs at once, as each takes seconds to start and nothing to run. One needs the model `trained`."""
+def started(lab: Lab, node_lost: NodeLoss, loop: LoopRun, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All jobs at once, as each takes seconds to start and nothing to run. One needs the model `trained`.
+
+    The loop begins here, as its first training needs no second node either.
+    """
     lab.write("support-desk/data/broken.parquet", "no parquet at all")
     lab.write("support-desk/data/empty.csv", "text,category\n")
     lab.write("pickled/config.json", CONFIG)

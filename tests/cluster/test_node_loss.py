@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 def test_a_job_made_again_is_another_one_and_a_lost_node_costs_it_a_checkpoint_interval(
     lab: Lab, trained: str, node_lost: NodeLoss, loop: LoopRun
 ) -> None:
-    assert loop.running(), "the loop, whose first training needs one node, ended before it was asked for"
+    assert loop.running(), "the loop, begun when the node was lost, has ended"
     second = lab.phase(trained, "Succeeded")["status"]["version"]
     result = lab.train_result(trained)
     assert result.steps == STEPS
