@@ -16,7 +16,7 @@ from demo.traffic import Traffic
 
 NAMESPACE = "support-desk"
 # What the tests run; `make demo` runs the full one.
-SHORT = Pace(steady_requests=500, after_requests=300, report_rows=150, rate=30, training_rate=3, rollout_rate=20)
+SHORT = Pace(steady_requests=500, after_requests=300, report_rows=150, rate=30, training_rate=3, rollout_rate=30)
 
 
 def main() -> int:

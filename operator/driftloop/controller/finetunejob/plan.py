@@ -13,8 +13,9 @@ from driftloop.controller.reasons import Reason
 
 FLOAT, HALF = 4, 2  # bytes
 ADAM_STATES = 2  # AdamW keeps two moments, float32 as the weights
-# Python, torch and Ray's share of a worker: about 0.4 GiB resident were measured on CPU.
-RUNTIME_BYTES = 512 << 20
+# Python, torch and Ray's share of a worker's memory: about 0.4 GiB resident were measured. Of a GPU's: CUDA, cuBLAS and
+# NCCL had taken 1.4 GiB with a model of 1.1M parameters on an H200.
+RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 1536 << 20
 # torch prefetches the next layer while one computes.
 GATHERED_LAYERS = 2
 
@@ -51,7 +52,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult) -> TrainingPlan | Refusal:
         message = f"training.trainBatchSize is {training.train_batch_size}, below the {world} workers: raise it"
         return Refusal(Reason.BATCH_TOO_SMALL, message)
     micro = micro_batch(training, world)
-    memory = memory_per_worker(training, data, world, micro)
+    memory = memory_per_worker(training, data, world, micro, on_gpu=compute.gpus_per_node > 0)
     available = available_per_worker(compute)
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available, compute))
@@ -82,12 +83,13 @@ def total_steps(training: TrainingSpec, rows: int) -> int:
     return training.max_steps or max(1, by_epochs)
 
 
-def memory_per_worker(training: TrainingSpec, data: PrepareResult, world: int, micro: int) -> dict[str, int]:
+def memory_per_worker(
+    training: TrainingSpec, data: PrepareResult, world: int, micro: int, *, on_gpu: bool
+) -> dict[str, int]:
     """Estimate in bytes. No part grows with `world`.
 
-    Activations: s·b·h·(18 + 4·ffn/h) bytes a layer at 16 bit, with attention that is not kept (Korthikanti et al. 2022,
-    as in Megatron's theoretical_memory_usage.py); with checkpointing one layer of them and every layer's input.
-    Logits: a copy in float32 and its gradient.
+    Activations: see `_activations_per_token`; with checkpointing one layer of them and every layer's input. Logits:
+    float32, their log-softmax, and what the model gave in half precision.
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
@@ -97,8 +99,8 @@ def memory_per_worker(training: TrainingSpec, data: PrepareResult, world: int, m
         "optimizer": math.ceil(FLOAT * ADAM_STATES * model.trainable_parameters / world),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters),
         "activations": tokens * _activations_per_token(model, width, training.gradient_checkpointing),
-        "logits": tokens * model.vocab_size * 2 * FLOAT,
-        "runtime": RUNTIME_BYTES,
+        "logits": tokens * model.vocab_size * (2 * FLOAT + (HALF if training.bf16 else 0)),
+        "runtime": GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES,
     }
     return parts | {"total": sum(parts.values())}
 
@@ -118,9 +120,15 @@ def quantity(text: str) -> int:
 
 
 def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -> int:
-    layer = (18 * model.hidden_size + 4 * model.intermediate_size) * width // HALF
+    """What backward needs of the forward pass, counted in transformers' Llama (attention's scores are not kept).
+
+    Each of two norms: its input in float32, the normalised and the scaled; q, k, v and the attention's output, before
+    and after its heads are joined; the MLP's gate, its activation, up and their product.
+    """
+    hidden, intermediate = model.hidden_size, model.intermediate_size
+    layer = 2 * hidden * FLOAT + width * (4 * hidden + 5 * hidden + 4 * intermediate)
     if checkpointing:
-        return layer + model.num_layers * model.hidden_size * width
+        return layer + model.num_layers * hidden * width
     return layer * model.num_layers
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, TrainingSpec
+from driftloop.contract.result import ModelFacts
 from driftloop.controller.finetunejob.plan import (
     Refusal,
     TrainingPlan,
@@ -42,7 +43,9 @@ batches = st.builds(
 @given(training=batches, parameters=st.integers(1000, 10**11), world=st.integers(1, 512))
 def test_another_worker_never_makes_one_need_more(training: TrainingSpec, parameters: int, world: int) -> None:
     data = prepared(model=facts(parameters))
-    few, many = (memory_per_worker(training, data, n, micro_batch(training, n)) for n in (world, world + 1))
+    few, many = (
+        memory_per_worker(training, data, n, micro_batch(training, n), on_gpu=False) for n in (world, world + 1)
+    )
     assert all(many[part] <= few[part] for part in few)
 
 
@@ -77,6 +80,27 @@ def test_the_parts_add_up_to_the_total() -> None:
     assert parts.pop("total") == sum(parts.values())
     assert status.world_size == 2
     assert parts["optimizer"] == 2 * parts["gradients"]
+
+
+def test_the_estimate_is_near_what_a_gpu_had_in_use() -> None:
+    """bench/stages.py --gpus 1 --model 110m --length 512 --batch 64, on an H200: 18,233 MiB of it."""
+    model = ModelFacts(
+        model_type="llama",
+        parameters=87_168_768,
+        trainable_parameters=87_168_768,
+        embedding_parameters=2_214_912,
+        largest_layer_parameters=7_079_424,
+        num_layers=12,
+        hidden_size=768,
+        intermediate_size=2048,
+        vocab_size=2884,
+        max_position_embeddings=2048,
+    )
+    training = TrainingSpec(
+        train_batch_size=64, per_device_train_batch_size=64, max_length=512, packing=True, bf16=True
+    )
+    memory = memory_per_worker(training, prepared(model=model), 1, 64, on_gpu=True)
+    assert memory["total"] == pytest.approx(18_233 << 20, rel=0.1)
 
 
 def test_a_limit_on_memory_is_shared_by_the_workers_of_a_pod() -> None:
