@@ -97,9 +97,14 @@ def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]
 def _cluster(installed: install.Installed) -> dict[str, object]:
     version = json.loads(installed.kube.run("version", "-o", "json"))
     nodes = installed.kube.list("nodes", "")
+    info = nodes[0]["status"]["nodeInfo"]
     return {
-        "kubernetes": version["serverVersion"]["gitVersion"],
         "nodes": [node["metadata"]["name"] for node in nodes],
+        "versions": {
+            "kubernetes": version["serverVersion"]["gitVersion"],
+            "containerRuntime": info["containerRuntimeVersion"],
+            "kernel": info["kernelVersion"],
+        },
         "images": installed.images,
     }
 

@@ -59,6 +59,12 @@ def test_the_shifted_domain_was_learned_and_the_old_one_kept(report: dict[str, A
     assert after["accuracyInDomain"] >= before["accuracyInDomain"] - 0.03
 
 
+def test_the_report_names_the_cluster_that_it_is_about(report: dict[str, Any]) -> None:
+    assert len(report["cluster"]["nodes"]) == 2
+    assert all(report["cluster"]["versions"].values())
+    assert report["cluster"]["versions"]["kubernetes"].startswith("v1.")
+
+
 def test_training_was_sharded_over_two_nodes(report: dict[str, Any]) -> None:
     assert report["train"]["nodes"] == 2
     assert report["train"]["worldSize"] == 2

@@ -97,6 +97,7 @@ class OperatorProcess:
             **os.environ,
             "PYTHONPATH": f"{ROOT}/operator",
             "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(folder),  # a killed one leaves its client's key there
         }
         run = [str(script)] if script else ["-m", "driftloop.cli.main", "operator"]
         self._command = [
