@@ -51,7 +51,7 @@ collect: .venv/ready
 	@told=$$($(PYTHON) -m pytest --collect-only -qq $(TESTS) 2>&1) || { echo "$$told"; exit 1; }
 
 .PHONY: test-unit
-test-unit: .venv/ready ## The pure tests: a minute.
+test-unit: .venv/ready ## The pure tests: two minutes.
 	$(PYTHON) -m pytest $(PARALLEL) tests/unit
 
 .PHONY: lint

@@ -14,9 +14,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import torch
@@ -29,6 +30,7 @@ from unit.server.processes import KEYS, Process, answers, free_ports, start, wai
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 VERSION = "bench"
+Request = tuple[str, dict[str, Any]]  # a route below /v1 and its part of the body
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,25 @@ def _pod(folder: Path, stack: contextlib.ExitStack) -> Process:
     save_model(folder / "model")
     os.environ["DRIFTLOOP_VOLUMES"] = str(folder / "volumes")
     digest = publish(folder / "model", f"pvc://models/{VERSION}").digest
+    task = serve_task(f"pvc://models/{VERSION}", digest, model)
+    for module in ("engine", "proxy"):
+        process = start(module, task, folder / f"{module}.log", **KEYS)
+        stack.callback(process.stop)
+    wait_for(lambda: answers(f"http://127.0.0.1:{task.metrics_port}/readyz"), 120)
+    return process
+
+
+def serve_task(uri: str, digest: str, model: Path, **fields: Any) -> ServeTask:
+    """To serve the model at `uri`, fetched to `model`, on ports that are free now."""
     engine, api, feedback, metrics = free_ports(4)
-    task = ServeTask(
+    return ServeTask(
         namespace="bench",
         service="bench",
         service_uid="5f0c9a0e-1111-4222-8333-444455556666",
         family="bench",
         version=VERSION,
         revision="r1",
-        artefact_uri=f"pvc://models/{VERSION}",
+        artefact_uri=uri,
         artefact_digest=digest,
         model_dir=str(model),
         engine_port=engine,
@@ -88,16 +100,20 @@ def _pod(folder: Path, stack: contextlib.ExitStack) -> Process:
         feedback_port=feedback,
         metrics_port=metrics,
         drain_seconds=1,
+        **fields,
     )
-    for module in ("engine", "proxy"):
-        process = start(module, task, folder / f"{module}.log", **KEYS)
-        stack.callback(process.stop)
-    wait_for(lambda: answers(f"http://127.0.0.1:{metrics}/readyz"), 120)
-    return process
 
 
-async def round_of(base: str, clients: int, requests: int, tokens: int) -> Figures:
-    """`requests` chats, `clients` at a time on as many connections. Raises on an answer that is none."""
+def chat(number: int) -> Request:
+    """The number keeps one request from being like another."""
+    messages = [{"role": "user", "content": f"my card {number} has not arrived yet, refund, please!"}]
+    return "chat/completions", {"messages": messages}
+
+
+async def round_of(
+    base: str, clients: int, requests: int, tokens: int, request: Callable[[int], Request] = chat
+) -> Figures:
+    """`requests` of them, `clients` at a time on as many connections. Raises on an answer that is none."""
     latencies: list[float] = []
     answered = 0
     numbers = iter(range(requests))
@@ -105,17 +121,18 @@ async def round_of(base: str, clients: int, requests: int, tokens: int) -> Figur
     async def client(http: aiohttp.ClientSession) -> None:
         nonlocal answered
         for number in numbers:
-            messages = [{"role": "user", "content": f"my card {number} has not arrived yet, refund, please!"}]
-            body = {"model": VERSION, "messages": messages, "temperature": 0, "max_tokens": tokens}
+            route, asked = request(number)
+            body = {"model": VERSION, "temperature": 0, "max_tokens": tokens} | asked
             began = time.perf_counter()
-            async with http.post(f"{base}/v1/chat/completions", json=body) as response:
+            async with http.post(f"{base}/v1/{route}", json=body) as response:
                 response.raise_for_status()
                 answer = await response.json()
             latencies.append(1000 * (time.perf_counter() - began))
             answered += answer["usage"]["completion_tokens"]
 
     began = time.perf_counter()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
+    connector = aiohttp.TCPConnector(limit=clients)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as http:
         await asyncio.gather(*(client(http) for _ in range(clients)))
     seconds = time.perf_counter() - began
     cuts = statistics.quantiles(latencies, n=100)

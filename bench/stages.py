@@ -6,16 +6,14 @@ Each stage is the pod's own command in a PID namespace of its own (`unshare`, as
 all its processes, as in a container. Ray Train trains with NCCL on GPUs and with gloo without. Printed are, for a new
 model pretrained on the generated corpus: tokens per second; the GPU's memory beside the plan's estimate; the loss
 beside the CPU's, from the same rows in the same order (--compare); from which step a killed training went on; and the
-engine's answers per second.
+engine's answers per second. A loss is the mean of the last 20 steps: those after a kill must be as many to compare.
 """
 
 import argparse
 import asyncio
 import csv
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,20 +23,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
-import aiohttp
+from serving import SIZES, Request, round_of, serve_task
 
 from demo.pools import generated
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.result import PrepareResult, TrainResult, decode
 from driftloop.contract.task import ModelSource, PrepareTask, ServeTask, TrainTask, encode
+from driftloop.controller.core import Settings
+from driftloop.controller.finetunejob import tasks
+from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.plan import Refusal, TrainingPlan, plan
-from unit.server.processes import answers, free_ports, wait_for
+from driftloop.controller.finetunejob.start import Start
+from unit.server.processes import answers, wait_for
 
+SETTINGS = Settings(trainer_image="", server_image="")
 LLAMA = {"model_type": "llama", "max_position_embeddings": 2048, "tie_word_embeddings": True}
 MODELS: dict[str, dict[str, Any]] = {
-    "demo": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4},
+    "demo": SIZES,
     "110m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
 }
@@ -85,26 +88,15 @@ class Bench:
         return FineTuneJobSpec.model_validate(document)
 
     def write_corpus(self) -> None:
-        """The generated corpus, many texts to a row so that the packs are full."""
+        """The texts of the generated corpus; training packs several into a sequence."""
         texts = [row.text for row in generated(self.options.rows).training]
         with (self.folder / "bench" / "corpus.csv").open("w", newline="") as stream:
             csv.writer(stream).writerows([["text"], *([text] for text in texts)])
 
     def prepare(self) -> PrepareResult:
         """The stage that makes the model and tokenises."""
-        spec = self.spec(self.options.gpus)
-        task = PrepareTask(
-            job="bench",
-            job_uid="bench",
-            family="bench",
-            model=ModelSource(new=spec.model.from_.config),
-            data=spec.data,
-            training=spec.training,
-            storage=spec.storage,
-            output="pvc://bench/store/prepared",
-        )
         began = time.monotonic()
-        result = self._stage("prepare", task)
+        result = self._stage("prepare", self._prepare_task())
         assert isinstance(result, PrepareResult)
         print(
             f"prepare: {time.monotonic() - began:.1f} s, {result.model.parameters / 1e6:.1f}M parameters,"
@@ -159,63 +151,32 @@ class Bench:
         """The engine on the trained model: completions of 64 tokens, more and more at a time."""
         model = self.folder / "model"
         shutil.copytree(self.folder / trained.uri.removeprefix("pvc://"), model)
-        engine, api, feedback, metrics = free_ports(4)
-        task = ServeTask(
-            namespace="bench",
-            service="bench",
-            service_uid="5f0c9a0e-1111-4222-8333-444455556666",
-            family="bench",
-            version="bench",
-            revision="r1",
-            artefact_uri=trained.uri,
-            artefact_digest=trained.digest,
-            model_dir=str(model),
-            max_num_seqs=256,
-            engine_port=engine,
-            api_port=api,
-            feedback_port=feedback,
-            metrics_port=metrics,
-            drain_seconds=1,
-        )
+        task = serve_task(trained.uri, trained.digest, model, max_num_seqs=256)
         began = time.monotonic()
         process = self._start("driftloop_server.engine", task)
-        base = f"http://127.0.0.1:{engine}"
+        base = f"http://127.0.0.1:{task.engine_port}"
         try:
             wait_for(lambda: answers(f"{base}/v1/models") or process.poll() is not None, LIMIT)
+            if process.poll() is not None:
+                self._fail("engine", process.returncode)
             print(f"engine: answers after {time.monotonic() - began:.1f} s")
             for clients in (1, 16, 64, 256):
-                tokens, seconds = asyncio.run(ask(base, clients, 4 * clients, 64))
-                print(f"engine: {clients} at a time: {tokens / seconds:.0f} tokens/s")
+                figures = asyncio.run(round_of(base, clients, 4 * clients, 64, completion))
+                print(f"engine: {clients} at a time: {figures.tokens:.0f} tokens/s")
         finally:
             _kill(process)
 
-    def _planned(self, prepared: PrepareResult, name: str, spec: FineTuneJobSpec) -> tuple[TrainTask, TrainingPlan]:
-        planned = plan(spec, prepared)
+    def _prepare_task(self) -> PrepareTask:
+        spec = self.spec(self.options.gpus)
+        return tasks.prepare_task(_observed("bench", spec), Start(model=ModelSource(new=spec.model.from_.config)))
+
+    def _planned(self, data: PrepareResult, name: str, spec: FineTuneJobSpec) -> tuple[TrainTask, TrainingPlan]:
+        planned = plan(spec, data)
         if isinstance(planned, Refusal):
             sys.exit(f"error: {planned.message}")
-        task = TrainTask(
-            job=name,
-            job_uid=name,
-            family="bench",
-            model=ModelSource(uri=prepared.model_uri, digest=prepared.model_digest),
-            data_uri=prepared.uri,
-            data_digest=prepared.digest,
-            training=spec.training,
-            nodes=1,
-            workers_per_node=planned.workers_per_node,
-            gpus_per_node=spec.compute.gpus_per_node,
-            gradient_accumulation_steps=planned.status.gradient_accumulation_steps,
-            per_device_train_batch_size=planned.per_device_train_batch_size,
-            total_steps=planned.status.total_steps,
-            head=socket.gethostname(),
-            startup_timeout_seconds=120,
-            backoff_limit=1,
-            attempt=0,
-            runs=f"pvc://bench/store/runs/{name}",
-            output=f"pvc://bench/store/versions/{name}",
-            lineage={"baseDigest": prepared.model_digest},
-        )
-        return task, planned
+        observed, prepared = _observed(name, spec), self._prepare_task()
+        lineage = tasks.lineage(observed, prepared, data, None, "bench")
+        return tasks.train_task(observed, SETTINGS, 0, prepared, data, planned, lineage), planned
 
     def _stage(self, name: str, task: PrepareTask | TrainTask) -> Any:
         process = self._start(name, task)
@@ -223,11 +184,14 @@ class Bench:
             code = process.wait(LIMIT)
         finally:
             _kill(process)
-        told = self.folder / "told"
         if code:
-            print((self.folder / "log").read_text()[-6000:])
-            sys.exit(f"error: {name} ended with {code}: {told.read_text() if told.exists() else ''}")
-        return decode(told.read_text())
+            self._fail(name, code)
+        return decode((self.folder / "told").read_text())
+
+    def _fail(self, name: str, code: int) -> NoReturn:
+        print((self.folder / "log").read_text()[-6000:])
+        told = self.folder / "told"
+        sys.exit(f"error: {name} ended with {code}: {told.read_text() if told.exists() else ''}")
 
     def _start(self, name: str, task: PrepareTask | TrainTask | ServeTask) -> subprocess.Popen[bytes]:
         module = name if "." in name else f"driftloop_trainer.{name}"
@@ -244,6 +208,11 @@ class Bench:
             return subprocess.Popen(  # noqa: S603 - the command is ours
                 [*alone, sys.executable, "-m", module], env=environment, stdout=log, stderr=subprocess.STDOUT
             )
+
+
+def _observed(name: str, spec: FineTuneJobSpec) -> Observed:
+    """A job as the operator sees it."""
+    return Observed({"metadata": {"name": name, "namespace": "bench", "uid": name}}, spec)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -278,24 +247,9 @@ def _used() -> int:
     return int(told) * MIB
 
 
-async def ask(base: str, clients: int, requests: int, tokens: int) -> tuple[int, float]:
-    """Completions, `clients` at a time; tokens answered and seconds."""
-    numbers, answered = iter(range(requests)), 0
-
-    async def client(http: aiohttp.ClientSession) -> None:
-        nonlocal answered
-        for number in numbers:
-            body = {"model": "bench", "prompt": f"my order {number} has", "temperature": 0, "max_tokens": tokens}
-            async with http.post(f"{base}/v1/completions", json=body) as response:
-                document = json.loads(await response.text())
-                assert response.status == 200, document
-                answered += document["usage"]["completion_tokens"]
-
-    began = time.monotonic()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as http:
-        await asyncio.gather(*(client(http) for _ in range(clients)))
-    return answered, time.monotonic() - began
+def completion(number: int) -> Request:
+    """A prompt of the corpus's kind."""
+    return "completions", {"prompt": f"my order {number} has"}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -151,22 +151,23 @@ def prepared(**changes: Any) -> PrepareResult:
     return PrepareResult(**(given | changes))
 
 
-def facts(parameters: int = 1_100_000) -> ModelFacts:
+def facts(parameters: int = 1_100_000, **changes: int) -> ModelFacts:
     """A Llama with 4 layers."""
-    return ModelFacts(
-        model_type="llama",
-        parameters=parameters,
-        trainable_parameters=parameters,
-        embedding_parameters=parameters // 4,
-        largest_layer_parameters=parameters // 5,
-        num_layers=4,
-        hidden_size=128,
-        intermediate_size=384,
-        num_attention_heads=4,
-        vocab_size=2048,
-        max_position_embeddings=512,
-        tied_embeddings=True,
-    )
+    given: dict[str, Any] = {
+        "model_type": "llama",
+        "parameters": parameters,
+        "trainable_parameters": parameters,
+        "embedding_parameters": parameters // 4,
+        "largest_layer_parameters": parameters // 5,
+        "num_layers": 4,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_attention_heads": 4,
+        "vocab_size": 2048,
+        "max_position_embeddings": 512,
+        "tied_embeddings": True,
+    }
+    return ModelFacts(**(given | changes))
 
 
 def trained() -> TrainResult:

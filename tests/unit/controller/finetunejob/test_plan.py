@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, TrainingSpec
-from driftloop.contract.result import ModelFacts
 from driftloop.controller.finetunejob.plan import (
     Refusal,
     TrainingPlan,
@@ -84,17 +83,14 @@ def test_the_parts_add_up_to_the_total() -> None:
 
 def test_the_estimate_is_near_what_a_gpu_had_in_use() -> None:
     """bench/stages.py --gpus 1 --model 110m --length 512 --batch 64, on an H200: 18,233 MiB of it."""
-    model = ModelFacts(
-        model_type="llama",
-        parameters=87_168_768,
-        trainable_parameters=87_168_768,
+    model = facts(
+        87_168_768,
         embedding_parameters=2_214_912,
         largest_layer_parameters=7_079_424,
         num_layers=12,
         hidden_size=768,
         intermediate_size=2048,
         vocab_size=2884,
-        max_position_embeddings=2048,
     )
     training = TrainingSpec(
         train_batch_size=64, per_device_train_batch_size=64, max_length=512, packing=True, bf16=True
