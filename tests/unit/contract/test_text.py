@@ -1,7 +1,9 @@
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.contract.text import normalise, row_key, side
+from driftloop.contract.text import conversation_identity, normalise, row_key, side
 
 
 @given(st.text())
@@ -35,3 +37,27 @@ def test_the_share_is_about_what_was_asked_for_and_differs_by_family() -> None:
 def test_the_rule_is_for_ever() -> None:
     """A change of these would let versions train on rows that judged their ancestors."""
     assert [i for i in range(40) if side("support-desk", f"row {i}", 10) == "heldOut"] == [17, 34]
+
+
+def call(arguments: object, identity: str = "c1") -> dict[str, Any]:
+    called = {"id": identity, "type": "function", "function": {"name": "rate", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [called]}
+
+
+def test_a_turn_alone_is_its_text_whatever_the_instructions() -> None:
+    user = {"role": "user", "content": "My card?"}
+    assert conversation_identity([user]) == "My card?"
+    assert conversation_identity([{"role": "system", "content": "Be kind."}, user]) == "My card?"
+    assert conversation_identity([{"role": "developer", "content": "Be kind."}, user]) == "My card?"
+
+
+def test_all_that_was_said_makes_a_conversation() -> None:
+    turns = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user", "tool")]
+    assert conversation_identity(turns) == "u\na\nu\nt"
+
+
+def test_a_tool_call_counts_by_its_name_and_arguments() -> None:
+    asked = conversation_identity([call({"to": "EUR", "from": "USD"})])
+    assert asked == conversation_identity([call('{"from": "USD", "to": "EUR"}', "c2")])
+    assert asked != conversation_identity([call({"to": "GBP", "from": "USD"})])
+    assert "no JSON" in conversation_identity([call("no JSON")])

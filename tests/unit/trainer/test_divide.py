@@ -10,7 +10,7 @@ TEXTS = st.lists(st.text(alphabet="abcdef ", min_size=8, max_size=40), max_size=
 
 
 def rows(texts: list[str], part: str = "data") -> list[Row]:
-    return [Row(part, "s", text, "x") for text in texts]  # type: ignore[arg-type]
+    return [Row.answering(part, "s", text, "x") for text in texts]  # type: ignore[arg-type]
 
 
 @given(TEXTS)

@@ -8,7 +8,7 @@ from driftloop_trainer.prepare.newmodel import CHAT_TEMPLATE
 from driftloop_trainer.prepare.render import Renderer
 from driftloop_trainer.prepare.rows import Row, Turn
 
-ROW = Row("data", "s", "where is my card", "card_arrival")
+ROW = Row.answering("data", "s", "where is my card", "card_arrival")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_prompt_is_tokenised_as_serving_will(tokenizer: Any) -> None:
 
 
 def test_all_tokens_but_the_first_count_when_pretraining(tokenizer: Any) -> None:
-    example = Renderer(tokenizer, "pretrain", "completion", 64).example(Row("data", "s", "a fee", kind="text"))
+    example = Renderer(tokenizer, "pretrain", "completion", 64).example(Row("data", "s", text="a fee"))
     assert tokenizer.decode(example.ids) == "a fee<|end|>"
     assert example.labels == [IGNORED, *example.ids[1:]]
 
@@ -47,7 +47,7 @@ def test_without_a_template_prompt_and_completion_are_concatenated(plain: Any) -
 
 
 def test_earlier_turns_are_rendered_and_masked(tokenizer: Any) -> None:
-    row = Row(
+    row = Row.answering(
         "data",
         "s",
         "and now?",
@@ -60,7 +60,9 @@ def test_earlier_turns_are_rendered_and_masked(tokenizer: Any) -> None:
     assert tokenizer.decode(example.ids[example.masked :]) == "fee<|end|>"
 
 
-@pytest.mark.parametrize("row", [Row("data", "s", "no answer"), Row("data", "s", "p" * 200, "cut off")])
+@pytest.mark.parametrize(
+    "row", [Row.answering("data", "s", "no answer"), Row.answering("data", "s", "p" * 200, "cut off")]
+)
 def test_rows_without_room_or_answer_have_nothing_to_learn(tokenizer: Any, row: Row) -> None:
     example = Renderer(tokenizer, "sft", "completion", 32).example(row)
     assert example.trained == 0

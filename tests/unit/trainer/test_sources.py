@@ -28,14 +28,14 @@ def test_the_three_formats_give_the_same_rows(volume: Path, tmp_path: Path) -> N
     (volume / "d.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (volume / "d.csv").write_text('\ufeffq,a\n"Say ""hi"",\nplease",007\nÜbung,x\n')
     pq.write_table(pa.Table.from_pylist(records), volume / "d.parquet")
-    expected = [Row("data", "s", record["q"], record["a"]) for record in records]
+    expected = [Row.answering("data", "s", record["q"], record["a"]) for record in records]
     for name in ("d.jsonl", "d.csv", "d.parquet"):
         assert read(name, tmp_path, prompt="q", completion="a") == expected
 
 
 def test_customary_columns_are_found_by_name(volume: Path, tmp_path: Path) -> None:
     (volume / "d.csv").write_text("text\nhello\n")
-    assert read("d.csv", tmp_path) == [Row("data", "s", "hello", kind="text")]
+    assert read("d.csv", tmp_path) == [Row("data", "s", text="hello")]
 
 
 def test_a_conversation_keeps_its_turns(volume: Path, tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_a_conversation_keeps_its_turns(volume: Path, tmp_path: Path) -> None:
     ]
     (volume / "d.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     [row] = read("d.jsonl", tmp_path)
-    assert row == Row("data", "s", "hi", "hello", history=(Turn("system", "be kind"),))
-    assert row.key == Row("data", "s", "hi", "other").key
+    assert row == Row.answering("data", "s", "hi", "hello", history=(Turn("system", "be kind"),))
+    assert row.key == Row.answering("data", "s", "hi", "other").key
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(volume: Path, tmp_path: Path) -> None:

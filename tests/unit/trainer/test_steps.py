@@ -9,7 +9,7 @@ LONG = "why was I charged a fee when I took out money abroad yesterday"
 
 
 def row(prompt: str, completion: str | None = "x", part: str = "data") -> Row:
-    return Row(part, "s", prompt, completion)  # type: ignore[arg-type]
+    return Row.answering(part, "s", prompt, completion)  # type: ignore[arg-type]
 
 
 def test_steps_run_in_order_and_tell_what_they_dropped() -> None:

@@ -1,16 +1,17 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from driftloop.api.base import SuiteSpec
-from driftloop_trainer.prepare.rows import Row, Turn
+from driftloop_trainer.prepare.rows import Part, Row, Turn
 from driftloop_trainer.prepare.suites import suite_items, write_suite
 
 SUITE = SuiteSpec(name="target", kind="target", items="feedback", max_items=10)
 
 
-def row(prompt: str, **fields: object) -> Row:
-    return Row(**{"part": "feedback", "source": "s", "prompt": prompt, "completion": "x"} | fields)  # type: ignore[arg-type]
+def row(prompt: str, completion: str | None = "x", part: Part = "feedback", **fields: Any) -> Row:
+    return Row.answering(part, "s", prompt, completion, **fields)
 
 
 def test_items_come_from_the_suite_s_part_and_have_an_answer() -> None:

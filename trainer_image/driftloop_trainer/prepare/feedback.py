@@ -59,7 +59,7 @@ def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, m
     seen: set[str] = set()
     for record in sorted(records, key=lambda r: (r.created, r.id), reverse=True):
         answer = record.answer
-        row = Row("feedback", "feedback", record.prompt, answer, cluster=record.user or None)
+        row = Row.answering("feedback", "feedback", record.prompt, answer, cluster=record.user or None)
         if record.expires is not None and record.expires <= now:
             skipped["expired"] += 1
         elif answer is None or not answer.strip() or not record.prompt.strip():

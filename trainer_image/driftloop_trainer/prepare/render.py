@@ -1,5 +1,6 @@
 """From a row to token ids and labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -47,16 +48,15 @@ class Renderer:
         """Ids before the completion, and from it on."""
         end = [self._tokenizer.eos_token_id]
         if row.kind == "text" or row.completion is None:
-            return self._encode(row.identity if row.kind == "text" else row.prompt) + end, []
+            return self._encode(row.prompt) + end, []
         if self._tokenizer.chat_template:
-            before, after = self._template(row, row.completion)
+            before, after = self._template(row)
             return self._encode(before, special=False), self._encode(after, special=False)
         return self._encode(row.prompt), self._encode(row.completion, special=False) + end
 
-    def _template(self, row: Row, completion: str) -> tuple[str, str]:
-        turns = [*row.history, Turn("user", row.prompt)]
-        before = self._render(turns, True)
-        whole = self._render([*turns, Turn("assistant", completion)], False)
+    def _template(self, row: Row) -> tuple[str, str]:
+        before = self._render(row.question, True)
+        whole = self._render(row.turns, False)
         if not whole.startswith(before):
             raise StageFailure(
                 "TemplateNotPrefix",
@@ -65,8 +65,8 @@ class Renderer:
             )
         return before, whole[len(before) :]
 
-    def _render(self, turns: list[Turn], generate: bool) -> str:
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    def _render(self, turns: Sequence[Turn], generate: bool) -> str:
+        messages = [turn.message() for turn in turns]
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
 
     def _encode(self, text: str, special: bool = True) -> list[int]:

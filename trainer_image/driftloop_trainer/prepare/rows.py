@@ -1,40 +1,87 @@
 """A row of data, whatever file and column names it came from."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from driftloop.contract.text import normalise, row_key
+from driftloop.contract.text import conversation_identity, normalise, row_key
 
 Part = Literal["data", "feedback", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    `extra` is a JSON object, keys sorted, of what else the message carries and chat templates take: tool_calls,
+    tool_call_id, name, reasoning_content. Empty where there is nothing.
+    """
 
     role: str
     content: str
+    extra: str = ""
+
+    def message(self) -> dict[str, Any]:
+        """What `apply_chat_template` takes. Content is a string beside tool calls too: templates concatenate it."""
+        return {"role": self.role, "content": self.content} | (json.loads(self.extra) if self.extra else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt with or without its completion, or plain text (`kind` text, held in `prompt`)."""
+    """A conversation in order, its answer included, or plain text. Exactly one of `turns` and `text` is set."""
 
     part: Part
     source: str
-    prompt: str
-    completion: str | None = None
-    kind: Literal["text", "chat"] = "chat"
-    history: tuple[Turn, ...] = ()  # turns before the prompt
+    turns: tuple[Turn, ...] = ()
+    text: str = ""
+    tools: str = ""  # JSON list of the tool schemas that the template is given
     cluster: str | None = None  # rows of one cluster are not independent: a user's feedback
+    place: str = field(default="", compare=False)  # in the source, for messages: "line 12", "row 12"
+
+    @classmethod
+    def answering(
+        cls, part: Part, source: str, prompt: str, completion: str | None = None, *, history: tuple[Turn, ...] = (),
+        cluster: str | None = None, place: str = "",
+    ) -> "Row":  # fmt: skip
+        """A user's prompt, with or without its completion, after the turns of `history`."""
+        answer = () if completion is None else (Turn("assistant", completion),)
+        return cls(part, source, (*history, Turn("user", prompt), *answer), cluster=cluster, place=place)
+
+    @property
+    def kind(self) -> Literal["text", "chat"]:
+        """Whether it is a conversation."""
+        return "chat" if self.turns else "text"
+
+    @property
+    def answer(self) -> Turn | None:
+        """The final turn, where it is the assistant's: what there is to learn from the rest."""
+        return self.turns[-1] if self.turns and self.turns[-1].role == "assistant" else None
+
+    @property
+    def question(self) -> tuple[Turn, ...]:
+        """The turns without the answer."""
+        return self.turns if self.answer is None else self.turns[:-1]
+
+    @property
+    def completion(self) -> str | None:
+        """The answer's content; None without an answer. Empty where the answer is nothing but tool calls."""
+        return None if self.answer is None else self.answer.content
+
+    @property
+    def prompt(self) -> str:
+        """The plain text, or the last user turn's content."""
+        return next((turn.content for turn in reversed(self.question) if turn.role == "user"), self.text)
+
+    @property
+    def history(self) -> tuple[Turn, ...]:
+        """The turns before the last user turn."""
+        users = [position for position, turn in enumerate(self.question) if turn.role == "user"]
+        return self.question[: users[-1]] if users else self.question
 
     @property
     def identity(self) -> str:
-        """The text that decides the row's side: the prompt; of a conversation all that users and model said so far.
-
-        System turns don't count: the same question under another system prompt is the same question.
-        """
-        return "\n".join([*(turn.content for turn in self.history if turn.role != "system"), self.prompt])
+        """The text that decides the row's side: the plain text, or all that was said before the answer."""
+        return conversation_identity(turn.message() for turn in self.question) if self.turns else self.text
 
     @property
     def key(self) -> str:
@@ -44,13 +91,9 @@ class Row:
     @property
     def characters(self) -> int:
         """Length of all its text."""
-        return sum(len(turn.content) for turn in self.history) + len(self.prompt) + len(self.completion or "")
+        return len(self.text) + sum(len(turn.content) + len(turn.extra) for turn in self.turns)
 
     def normalised(self) -> "Row":
         """The same row with every text normalised."""
-        return replace(
-            self,
-            prompt=normalise(self.prompt),
-            completion=None if self.completion is None else normalise(self.completion),
-            history=tuple(Turn(turn.role, normalise(turn.content)) for turn in self.history),
-        )
+        turns = tuple(replace(turn, content=normalise(turn.content)) for turn in self.turns)
+        return replace(self, turns=turns, text=normalise(self.text))

@@ -57,9 +57,9 @@ def to_row(record: Record, columns: Columns, part: Part, source: str, number: in
     if not prompt.strip():
         return None
     if columns.prompt is None:
-        return Row(part, source, prompt, kind="text")
+        return Row(part, source, text=prompt)
     completion = _string(record.get(columns.completion)) if columns.completion else ""
-    return Row(part, source, prompt, completion if completion.strip() else None)
+    return Row.answering(part, source, prompt, completion if completion.strip() else None)
 
 
 def _conversation(value: Any, part: Part, source: str, number: int) -> Row | None:
@@ -69,10 +69,10 @@ def _conversation(value: Any, part: Part, source: str, number: int) -> Row | Non
     ):
         raise ValueError(f"row {number}: messages must be a list of objects with role and content")
     turns = [Turn(str(message["role"]), _string(message["content"])) for message in messages]
-    completion = turns.pop().content if turns and turns[-1].role == "assistant" else None
-    if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
+    row = Row(part, source, tuple(turns))
+    if not row.question or row.question[-1].role != "user" or not row.prompt.strip():
         return None
-    return Row(part, source, turns[-1].content, completion, history=tuple(turns[:-1]))
+    return row
 
 
 def _format(source: DataSource) -> str:

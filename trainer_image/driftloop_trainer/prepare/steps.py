@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from driftloop.api.finetunejob import DataStep
 from driftloop_trainer.prepare.near import NearIndex
-from driftloop_trainer.prepare.rows import Row
+from driftloop_trainer.prepare.rows import Row, Turn
 
 
 def clean(rows: Sequence[Row], steps: Iterable[DataStep]) -> tuple[list[Row], dict[str, int]]:
@@ -33,10 +33,10 @@ def apply(step: DataStep, rows: list[Row]) -> list[Row]:
 
 def drop_exact(rows: Iterable[Row]) -> list[Row]:
     """Without rows that say the same as an earlier one: same identity, same completion."""
-    seen: set[tuple[str, str | None]] = set()
+    seen: set[tuple[str, Turn | None]] = set()
     kept = []
     for row in rows:
-        said = (row.key, row.completion)
+        said = (row.key, row.answer)
         if said not in seen:
             seen.add(said)
             kept.append(row)
@@ -51,7 +51,7 @@ def drop_near(rows: Iterable[Row], threshold: float) -> list[Row]:
     index = NearIndex(threshold)
     kept: list[Row] = []
     for row in rows:
-        if any(kept[number].completion == row.completion for number in index.copies(row.identity)):
+        if any(kept[number].answer == row.answer for number in index.copies(row.identity)):
             continue
         index.add(row.identity)
         kept.append(row)
@@ -61,6 +61,6 @@ def drop_near(rows: Iterable[Row], threshold: float) -> list[Row]:
 def feedback_wins(rows: Iterable[Row]) -> tuple[list[Row], int]:
     """Without rows that answer a prompt otherwise than feedback does: a correction is the newest word on it."""
     all_rows = list(rows)
-    answers = {row.key: row.completion for row in all_rows if row.part == "feedback"}
-    kept = [row for row in all_rows if row.kind == "text" or answers.get(row.key, row.completion) == row.completion]
+    answers = {row.key: row.answer for row in all_rows if row.part == "feedback"}
+    kept = [row for row in all_rows if row.kind == "text" or answers.get(row.key, row.answer) == row.answer]
     return kept, len(all_rows) - len(kept)
