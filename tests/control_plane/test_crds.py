@@ -166,6 +166,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.model.family", "other", r"retraining.jobTemplate.spec.output.family.*must be model.family"),
     (service, "spec.engine.type", "vllm", "spec.engine.image.*needs an image"),
     (service, "spec.engine.type", "sglang", "spec.engine.type.*vllm"),
+    (service, "spec.engine.gpus", 2, "spec.engine.gpus.*above 1 needs engine.type vllm"),
     (service, "spec.replicas", -1, "spec.replicas"),
     (service, "spec.drainSeconds", 0, "spec.drainSeconds"),
     (service, "spec.canary.minRequests", 0, "spec.canary.minRequests"),

@@ -38,7 +38,12 @@ class Engine(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            rule("self.type != 'vllm' || has(self.image)", "engine.type vllm needs an image", ".image")
+            rule("self.type != 'vllm' || has(self.image)", "engine.type vllm needs an image", ".image"),
+            rule(
+                "self.type == 'vllm' || self.gpus <= 1",
+                "engine.gpus above 1 needs engine.type vllm: the built-in engine uses one GPU",
+                ".gpus",
+            ),
         )
     )
     type: Literal["transformers", "vllm"] = Field("transformers", description="The engine behind the proxy.")
@@ -51,7 +56,7 @@ class Engine(ApiModel):
     )
     max_num_seqs: int = Field(32, ge=1, le=4096, description="Requests that are batched together.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the weights.")
-    gpus: int = Field(0, ge=0, le=16, description="GPUs a pod.")
+    gpus: int = Field(0, ge=0, le=16, description="GPUs per pod; the engine transformers uses one at most.")
     resources: Resources = Field(default=Resources(), description="Resources of the engine, GPUs aside.")
 
 
