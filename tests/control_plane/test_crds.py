@@ -139,6 +139,11 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.compute.nodes", 513, "spec.compute.nodes.*512"),
     (job, "spec.compute", {"gpusPerNode": 4, "workersPerNode": 2}, "spec.compute.workersPerNode.*leave"),
     (job, "spec.compute.resources.requests", {"cpu": "lots"}, "spec.compute.resources.requests.cpu"),
+    (job, "spec.compute.resources.requests", {"cpu": -1}, "spec.compute.resources.requests.cpu"),
+    (job, "spec.compute.resources.requests", {"cpu": 0.5}, "spec.compute.resources.requests.cpu"),
+    (job, "spec.compute.gpuMemory", "80GiB", "spec.compute.gpuMemory"),
+    (job, "spec.compute.queueName", "q" * 64, "spec.compute.queueName.*63"),
+    (job, "spec.podOverrides.imagePullSecrets", [{"name": "Reg_Cred"}], r"imagePullSecrets\[0\].name"),
     (job, "spec.storage", GONE, "spec.storage: Required"),
     (job, "spec.output.family", "f" * 32, "spec.output.family.*31"),
     (job, "spec.evaluation.suites", suites({}), r"spec.evaluation.suites\[0\].*exactly one of items, uri"),
@@ -199,6 +204,25 @@ def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Call
     answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
     kind = {each.KIND: each for each in KINDS}[body["kind"]]
     assert json.loads(answer)["spec"] == kind.model_validate(body).dump()["spec"]
+
+
+# What clusters have: integers where YAML gives them, exponents, and names of other people's objects.
+RIGHT: list[tuple[str, Any]] = [
+    ("spec.compute.resources", {"requests": {"cpu": 4, "memory": "1e9"}, "limits": {"nvidia.com/gpu": 1}}),
+    ("spec.compute.gpuMemory", 85_899_345_920),
+    ("spec.compute.gpuMemory", "141Gi"),
+    ("spec.compute.queueName", "team-a.research-queue-with-a-name-of-45-characters"),
+    ("spec.podOverrides.imagePullSecrets", [{"name": "regcred.my-company.com"}]),
+    ("spec.podOverrides.storageSecret", {"name": "s3-credentials-of-the-machine-learning-platform"}),
+    ("spec.training.bf16", True),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), RIGHT, ids=label)
+def test_what_the_core_api_takes_is_taken(plane: ControlPlane, path: str, value: Any) -> None:
+    body = job()
+    put(path, value)(body)
+    plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
 
 
 FROZEN: list[tuple[Callable[[str], Obj], str, Any, str]] = [

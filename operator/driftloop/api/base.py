@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 GROUP = "driftloop.dev"
@@ -59,7 +59,35 @@ StorageUri = Annotated[
     ),
 ]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=20)]
+# Names of other people's objects: whatever DNS subdomain they chose.
+SubdomainName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        min_length=1,
+        max_length=253,
+    ),
+]
+# A LocalQueue's name stands in a label of the Job, which holds 63 characters.
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=63)]
+# The core API's own pattern, less what its parser refuses afterwards: negative amounts and broken exponents.
+_QUANTITY = (
+    r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
+    r"(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?[0-9]{1,2}))?$"
+)
+
+
+def _as_text(value: Any) -> Any:
+    """`cpu: 4` is an integer in YAML and a quantity all the same."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(pattern=_QUANTITY, max_length=40),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 40}),
+]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=1024)]
@@ -82,6 +110,12 @@ class ObjectRef(ApiModel):
     """Another object in the same namespace: no reference crosses one."""
 
     name: Name = Field(description="Name of the object, in this namespace.")
+
+
+class ForeignRef(ApiModel):
+    """An object of somebody else's making in the same namespace, such as a Secret."""
+
+    name: SubdomainName = Field(description="Name of the object, in this namespace.")
 
 
 class Resources(ApiModel):
@@ -121,13 +155,13 @@ class PodOverrides(ApiModel):
     )
     node_selector: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels a node must carry.")
     tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods bear.")
-    priority_class_name: str | None = Field(None, max_length=253, description="Priority class of the pods.")
-    runtime_class_name: str | None = Field(None, max_length=253, description="Runtime class of the pods.")
-    service_account_name: str | None = Field(
-        None, max_length=253, description="Service account for cloud storage; its API token is not mounted."
+    priority_class_name: SubdomainName | None = Field(None, description="Priority class of the pods.")
+    runtime_class_name: SubdomainName | None = Field(None, description="Runtime class of the pods.")
+    service_account_name: SubdomainName | None = Field(
+        None, description="Service account for cloud storage; its API token is not mounted."
     )
-    image_pull_secrets: list[ObjectRef] = Field(default=[], max_length=8, description="Secrets to pull images with.")
-    storage_secret: ObjectRef | None = Field(
+    image_pull_secrets: list[ForeignRef] = Field(default=[], max_length=8, description="Secrets to pull images with.")
+    storage_secret: ForeignRef | None = Field(
         None,
         description="Secret whose keys become environment variables of the pods: credentials for storage.",
     )

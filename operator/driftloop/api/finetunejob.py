@@ -13,6 +13,8 @@ from driftloop.api.base import (
     Name,
     ObjectRef,
     PodOverrides,
+    Quantity,
+    QueueName,
     Resources,
     StorageUri,
     SuiteSpec,
@@ -180,7 +182,8 @@ class TrainingSpec(ApiModel):
         32,
         ge=1,
         le=4096,
-        description="Rows a worker takes through the model at once; the rest is accumulated.",
+        description="Rows that a worker takes through the model at once, at most: fewer where its memory is known and "
+        "holds no more. The rest is accumulated, which changes no result.",
     )
     learning_rate: float = Field(2e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field("cosine", description="Its course.")
@@ -190,7 +193,9 @@ class TrainingSpec(ApiModel):
     max_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row may have; longer ones are cut.")
     packing: bool = Field(False, description="Put several rows into one sequence of max_length tokens.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a fifth slower.")
-    bf16: bool = Field(False, description="Compute in bfloat16 with float32 master weights.")
+    bf16: bool | None = Field(
+        None, description="Compute in bfloat16 with float32 master weights; if absent, true with GPUs and false on CPU."
+    )
     save_steps: int = Field(100, ge=1, le=1_000_000, description="Steps between checkpoints: what a failure can cost.")
     save_total_limit: int = Field(2, ge=1, le=100, description="Checkpoints that are kept.")
     seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of order and initialisation.")
@@ -211,8 +216,14 @@ class Compute(ApiModel):
     nodes: int = Field(1, ge=1, le=512, description="Pods, each on a node of its own; the model is sharded over them.")
     gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs a pod; 0 trains on CPU.")
     workers_per_node: int = Field(1, ge=1, le=16, description="Training processes a pod on CPU; with GPUs one each.")
+    gpu_memory: Quantity | None = Field(
+        None,
+        description="Memory of one GPU, such as 80Gi: the plan refuses what can't fit and picks the rows that a worker "
+        "takes at once. If absent, the label nvidia.com/gpu.memory of the nodes says it; if they lack it, nothing is "
+        "refused.",
+    )
     resources: Resources = Field(default=Resources(), description="Resources of each pod, GPUs aside.")
-    queue_name: Name | None = Field(None, description="Kueue queue that admits the pods.")
+    queue_name: QueueName | None = Field(None, description="Kueue queue that admits the pods.")
     startup_timeout_seconds: int = Field(600, ge=10, le=86_400, description="All nodes must have joined by then.")
     backoff_limit: int = Field(3, ge=0, le=100, description="Retries of each pod before the job fails.")
     active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="The longest a stage may take.")

@@ -44,6 +44,7 @@ KEPT = {
     "default",
     RULES,
     OPEN,
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 }

@@ -22,6 +22,7 @@ def _operator(arguments: list[str]) -> int:
     from driftloop.controller.runtime import logs
     from driftloop.controller.runtime.operator import Operator
     from driftloop.controller.runtime.options import add_arguments, options
+    from driftloop.controller.runtime.serverversion import UnsupportedServer
 
     parser = argparse.ArgumentParser(prog="driftloop operator", description="Runs the operator.")
     add_arguments(parser)
@@ -30,7 +31,11 @@ def _operator(arguments: list[str]) -> int:
     except ValueError as error:
         parser.error(str(error))
     logs.configure(found.log_level)
-    asyncio.run(Operator(found, kinds()).run())
+    try:
+        asyncio.run(Operator(found, kinds()).run())
+    except UnsupportedServer as error:
+        print(f"driftloop operator: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -41,7 +41,7 @@ def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
     model = shard(
         load_model(base, training.adapter).to(device),
         init_device_mesh(device.type, (dist.get_world_size(),)),
-        bf16=training.bf16,
+        bf16=bool(training.bf16),  # the plan has decided it
         gradient_checkpointing=training.gradient_checkpointing,
     )
     optimizer = build_optimizer(model, training)

@@ -112,7 +112,7 @@ def _prepared(observed: Observed, settings: Settings, prepare: Obj, now: datetim
 
 def _planned(observed: Observed, settings: Settings, prepare: Obj, task: PrepareTask, data: PrepareResult) -> Step:
     changes: dict[str, Any] = {"data": _data_status(data)}
-    planned = plan(observed.spec, data)
+    planned = plan(observed.spec, data, observed.gpu_memory)
     if isinstance(planned, Refusal):
         return _failed(planned.reason, planned.message, changes)
     changes["plan"] = planned.status
@@ -236,7 +236,7 @@ def _known_data(observed: Observed, now: datetime) -> dict[str, Any]:
     found = outcome(prepare, observed.pods, jobs.PREPARE, now)
     if not isinstance(found, Done) or not isinstance(found.result, PrepareResult):
         return {}
-    planned = plan(observed.spec, found.result)
+    planned = plan(observed.spec, found.result, observed.gpu_memory)
     known = {"plan": planned.status} if not isinstance(planned, Refusal) else {}
     return {"data": _data_status(found.result)} | known
 

@@ -4,14 +4,14 @@ import secrets
 from dataclasses import replace
 from datetime import datetime
 
-from driftloop.api.finetunejob import FineTuneJob, FineTuneJobStatus, Progress
+from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, Progress
 from driftloop.contract.names import JOB, METRICS_PORT, STAGE
 from driftloop.controller.conditions import parse_timestamp
 from driftloop.controller.core import Key, Obj
 from driftloop.controller.finetunejob import progress
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.naming import controlled_by, of_a_job_of, version_name
-from driftloop.controller.pods.jobs import TRAIN
+from driftloop.controller.pods.jobs import PREPARE, TRAIN
 from driftloop.controller.runtime.samples import MetricsUnavailable
 from driftloop.controller.runtime.world import World
 
@@ -38,6 +38,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         jobs=tuple(children),
         pods=tuple(pods),
         version=version if version and _came_of(version, uid) else None,
+        gpu_memory=await _gpu_memory(parsed.spec, children, world),
         progress=await _progress(parsed.status, children, pods, world),
         fresh_secret=secrets.token_urlsafe(32),
     )
@@ -57,6 +58,14 @@ def _with_start(observed: Observed, world: World) -> Observed:
         serving_deployments=tuple(world.list("Deployment", namespace)) if serving else (),
         feedback=world.get("InferenceService", namespace, feedback.service) if feedback else None,
     )
+
+
+async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) -> tuple[int, ...]:
+    """What the nodes say, where a plan is about to be made and the spec leaves it to them."""
+    stages = {(child["metadata"].get("labels") or {}).get(STAGE) for child in children}
+    if not spec.compute.gpus_per_node or spec.compute.gpu_memory is not None or stages != {PREPARE}:
+        return ()
+    return await world.nodes.gpu_memory(spec.pod_overrides.node_selector)
 
 
 def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World) -> list[Obj]:

@@ -24,6 +24,9 @@ class Observed:
     serving_deployments: tuple[Obj, ...] = ()
     feedback: Obj | None = None  # the InferenceService of data.feedback.service
 
+    # What the plan needs besides, until there is a train Job.
+    gpu_memory: tuple[int, ...] = ()  # bytes of a GPU on the nodes that may take the pods, rising; empty: nobody knows
+
     progress: Progress | None = None  # freshly read
     fresh_secret: str = ""  # random; becomes the Ray token if the Secret isn't there yet
 

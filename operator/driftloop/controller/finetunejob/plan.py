@@ -5,10 +5,12 @@ The estimate is meant to refuse what cannot run, before a node is taken; what is
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from driftloop.api.finetunejob import Compute, FineTuneJobSpec, PlanStatus, TrainingSpec
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.quantity import quantity
 from driftloop.controller.reasons import Reason
 
 FLOAT, HALF = 4, 2  # bytes
@@ -19,7 +21,8 @@ RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 1536 << 20
 # torch prefetches the next layer while one computes.
 GATHERED_LAYERS = 2
 
-_SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+# Of a GPU's memory: the driver's own share, and what the allocator can't use between its blocks.
+USABLE = 0.95
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,12 @@ class Refusal:
     message: str
 
 
-def plan(spec: FineTuneJobSpec, data: PrepareResult) -> TrainingPlan | Refusal:
-    """Spread the model over `spec.compute`, or say why not."""
-    training, compute = spec.training, spec.compute
+def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> TrainingPlan | Refusal:
+    """Spread the model over `spec.compute`, or say why not.
+
+    `gpu_memory`: bytes of a GPU on each node that may take the pods, where that is known. The spec's word goes first.
+    """
+    training, compute = resolved(spec), spec.compute
     workers_per_node = compute.gpus_per_node or compute.workers_per_node
     world = compute.nodes * workers_per_node
     rows = data.sequences or data.train_rows
@@ -51,9 +57,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult) -> TrainingPlan | Refusal:
     if training.train_batch_size < world:
         message = f"training.trainBatchSize is {training.train_batch_size}, below the {world} workers: raise it"
         return Refusal(Reason.BATCH_TOO_SMALL, message)
-    micro = micro_batch(training, world)
-    memory = memory_per_worker(training, data, world, micro, on_gpu=compute.gpus_per_node > 0)
-    available = available_per_worker(compute)
+    micro, memory, available = _spread(training, data, compute, world, available_per_worker(compute, gpu_memory))
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available, compute))
     return TrainingPlan(
@@ -72,9 +76,44 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult) -> TrainingPlan | Refusal:
     )
 
 
-def micro_batch(training: TrainingSpec, world: int) -> int:
-    """Rows that a worker takes at once: its share of the batch, at most what the spec allows."""
-    return min(training.per_device_train_batch_size, math.ceil(training.train_batch_size / world))
+def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
+    """`spec.training` with what its compute decides: without a word on it, GPUs compute in bfloat16.
+
+    An H100 multiplies bfloat16 at some fifteen times its pace in float32.
+    """
+    training = spec.training
+    if training.bf16 is not None:
+        return training
+    return training.model_copy(update={"bf16": spec.compute.gpus_per_node > 0})
+
+
+def micro_batches(training: TrainingSpec, world: int) -> Iterator[int]:
+    """Rows that a worker may take at once, falling: the most that the spec allows, then ever smaller equal parts."""
+    share = math.ceil(training.train_batch_size / world)
+    micro = min(training.per_device_train_batch_size, share)
+    yield micro
+    for parts in range(math.ceil(share / micro) + 1, share + 1):
+        if (smaller := math.ceil(share / parts)) < micro:
+            yield smaller
+            micro = smaller
+
+
+def _spread(
+    training: TrainingSpec, data: PrepareResult, compute: Compute, world: int, rooms: Sequence[int]
+) -> tuple[int, dict[str, int], int | None]:
+    """Micro-batch, its memory, and the room that it is measured against: the largest one that fits.
+
+    `rooms` are those of the nodes that may take the pods, rising. Which of them will is not known yet, so the plan is
+    made for the smallest that takes a single row; what not even the largest takes comes back as it is.
+    """
+    on_gpu = compute.gpus_per_node > 0
+    choices = [(m, memory_per_worker(training, data, world, m, on_gpu=on_gpu)) for m in micro_batches(training, world)]
+    for room in rooms:
+        for micro, memory in choices:
+            if memory["total"] <= room:
+                return micro, memory, room
+    micro, memory = choices[-1] if rooms else choices[0]
+    return micro, memory, max(rooms, default=None)
 
 
 def total_steps(training: TrainingSpec, rows: int) -> int:
@@ -86,37 +125,40 @@ def total_steps(training: TrainingSpec, rows: int) -> int:
 def memory_per_worker(
     training: TrainingSpec, data: PrepareResult, world: int, micro: int, *, on_gpu: bool
 ) -> dict[str, int]:
-    """Estimate in bytes. No part grows with `world`.
+    """Estimate in bytes; `total` is the larger of what loading and what training takes.
 
-    Activations: see `_activations_per_token`; with checkpointing one layer of them and every layer's input. Logits:
-    float32, their log-softmax, and what the model gave in half precision.
+    Beyond two workers no part grows with their number. Loading: each worker has the whole model in float32 before it
+    keeps its share. Gradients: while they are accumulated over micro-batches, sharded workers hold them whole (FSDP2's
+    `set_requires_gradient_sync`). Activations: see `_activations_per_token`; with checkpointing one layer of them and
+    every layer's input. Logits: float32, their log-softmax, and what the model gave in half precision.
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
+    accumulating = world > 1 and training.train_batch_size > world * micro
+    runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
     parts = {
         "weights": math.ceil(FLOAT * model.parameters / world),
-        "gradients": math.ceil(FLOAT * model.trainable_parameters / world),
+        "gradients": math.ceil(FLOAT * model.trainable_parameters * (1 / world + accumulating)),
         "optimizer": math.ceil(FLOAT * ADAM_STATES * model.trainable_parameters / world),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters),
         "activations": tokens * _activations_per_token(model, width, training.gradient_checkpointing),
         "logits": tokens * model.vocab_size * (2 * FLOAT + (HALF if training.bf16 else 0)),
-        "runtime": GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES,
+        "runtime": runtime,
     }
-    return parts | {"total": sum(parts.values())}
+    loading = FLOAT * model.parameters
+    return parts | {"loading": loading, "total": max(sum(parts.values()), loading + runtime)}
 
 
-def available_per_worker(compute: Compute) -> int | None:
-    """Bytes that the pod's memory limit leaves a worker; None where nobody set a limit, or a GPU's memory decides."""
+def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> list[int]:
+    """Bytes that a worker may have on each node that may take it, rising; empty where nobody knows.
+
+    On CPU it is the pod's memory limit, shared by its workers; with GPUs what `compute.gpuMemory` says, else the nodes.
+    """
+    if compute.gpus_per_node:
+        known = [quantity(compute.gpu_memory)] if compute.gpu_memory is not None else sorted(set(gpu_memory))
+        return [int(USABLE * each) for each in known]
     limit = compute.resources.limits.get("memory")
-    if limit is None or compute.gpus_per_node:
-        return None
-    return quantity(limit) // compute.workers_per_node
-
-
-def quantity(text: str) -> int:
-    """A Kubernetes quantity as a number, rounded down."""
-    suffix = text.lstrip("0123456789.")
-    return int(float(text.removesuffix(suffix)) * _SUFFIXES.get(suffix, 1))
+    return [] if limit is None else [quantity(limit) // compute.workers_per_node]
 
 
 def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -> int:
@@ -134,10 +176,12 @@ def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -
 
 def _does_not_fit(memory: dict[str, int], available: int, compute: Compute) -> str:
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in memory.items() if name != "total")
+    room = "take GPUs of more memory" if compute.gpus_per_node else "raise compute.resources.limits.memory"
     return (
-        f"a worker needs about {_gib(memory['total'])} ({parts}) and has {_gib(available)}: raise compute.nodes "
-        f"(now {compute.nodes}) or compute.resources.limits.memory, lower training.perDeviceTrainBatchSize or "
-        "training.maxLength, or set gradientCheckpointing, bf16 or a LoRA adapter"
+        f"a worker needs about {_gib(memory['total'])} even with one row at a time ({parts}) and has "
+        f"{_gib(available)}: raise compute.nodes (now {compute.nodes}), {room}, lower training.maxLength, or set "
+        "gradientCheckpointing, bf16 or a LoRA adapter; loading takes the whole model in float32 on each worker, "
+        "however many there are"
     )
 
 

@@ -14,7 +14,7 @@ from driftloop.contract.storage import join
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
 from driftloop.controller.core import Obj, Settings
 from driftloop.controller.finetunejob.observed import Observed
-from driftloop.controller.finetunejob.plan import TrainingPlan
+from driftloop.controller.finetunejob.plan import TrainingPlan, resolved
 from driftloop.controller.finetunejob.start import Start
 from driftloop.controller.naming import version_name
 from driftloop.controller.pods import jobs
@@ -62,7 +62,7 @@ def train_task(
         model=base_model(prepared, data),
         data_uri=data.uri,
         data_digest=data.digest,
-        training=spec.training,
+        training=resolved(spec),
         nodes=spec.compute.nodes,
         workers_per_node=plan.workers_per_node,
         gpus_per_node=spec.compute.gpus_per_node,

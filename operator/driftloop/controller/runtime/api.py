@@ -79,6 +79,10 @@ class Api:
         """Close the connections."""
         await self._client.close()
 
+    async def version(self) -> Obj:
+        """What the server says of itself: major, minor, gitVersion."""
+        return await self._request("GET", "/version")
+
     async def get(self, resource: Resource, namespace: str, name: str) -> Obj | None:
         """One object; None when there is none."""
         try:

@@ -25,12 +25,14 @@ from driftloop.controller.runtime.health import Heartbeat, ObjectMetrics, health
 from driftloop.controller.runtime.leader import Elector
 from driftloop.controller.runtime.listeners import Listeners
 from driftloop.controller.runtime.metrics import LEADER, QUEUE_DEPTH, REGISTRY
+from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.options import Options
 from driftloop.controller.runtime.poll import Poll
 from driftloop.controller.runtime.prometheus import Prometheus
 from driftloop.controller.runtime.queue import WorkQueue
 from driftloop.controller.runtime.ratelimit import TokenBucket
 from driftloop.controller.runtime.reconcile import Reconciler
+from driftloop.controller.runtime.serverversion import require_supported
 from driftloop.controller.runtime.watch import Watcher, kopf_settings
 from driftloop.controller.runtime.webhook import Webhook
 from driftloop.controller.runtime.workers import Workers
@@ -78,6 +80,9 @@ class Operator:
         stopping = asyncio.create_task(stop.wait(), name="stop")
         beating = asyncio.create_task(self._beat(), name="heartbeat")
         try:
+            supported = asyncio.create_task(require_supported(api), name="version")
+            await _first(stopping, beating, supported)
+            supported.cancel()  # told to stop meanwhile
             syncing = asyncio.create_task(watcher.sync_at_start(), name="sync")
             await _first(stopping, beating, syncing)
             self._synced = syncing.done()
@@ -110,7 +115,9 @@ class Operator:
         """Wait for the lease, then work until cancelled; without the lease there is no going on."""
         options = self._options
         prometheus = Prometheus(session, options.settings.prometheus_url)
-        world = World(self._caches, Metrics(session, prometheus), options.settings)
+        # With namespaces to watch the operator has a Role in each, and none of them holds nodes.
+        nodes = Nodes(None if options.settings.namespaces else api)
+        world = World(self._caches, Metrics(session, prometheus), options.settings, nodes)
         executor = Executor(api, self._caches, Recorder(api, options.election.identity), watcher.changed)
         reconciler = Reconciler(self._kinds, world, self._caches, executor, api)
         poll = Poll(

@@ -11,7 +11,7 @@ _OURS = "=".join(MANAGED_BY)
 
 @dataclass(frozen=True)
 class Resource:
-    """One namespaced kind. `watched`: it is cached; `selector`: only objects with this label are."""
+    """One kind; all but nodes are namespaced. `watched`: it is cached; `selector`: only objects with this label are."""
 
     kind: str
     api_version: str
@@ -52,6 +52,7 @@ _TABLE = (
     Resource("Secret", "v1", "secrets"),
     Resource("ConfigMap", "v1", "configmaps"),
     Resource("Event", "events.k8s.io/v1", "events"),
+    Resource("Node", "v1", "nodes"),  # read by label, when a job with GPUs is planned
     Resource("Lease", "coordination.k8s.io/v1", "leases"),
 )
 RESOURCES = {resource.kind: resource for resource in _TABLE}

@@ -7,6 +7,7 @@ import aiohttp
 
 from driftloop.controller.core import Obj, Settings
 from driftloop.controller.runtime.caches import Caches, Objects, matching
+from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.prometheus import Prometheus
 from driftloop.controller.runtime.samples import Sample
 from driftloop.controller.runtime.scrape import scrape
@@ -36,11 +37,13 @@ class World:
         caches: Caches,
         metrics: Metrics,
         settings: Settings,
+        nodes: Nodes,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._caches = caches
         self.metrics = metrics
         self.settings = settings
+        self.nodes = nodes
         self.now = now
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:

@@ -11,9 +11,9 @@ from driftloop.controller.finetunejob.plan import (
     Refusal,
     TrainingPlan,
     memory_per_worker,
-    micro_batch,
+    micro_batches,
     plan,
-    quantity,
+    resolved,
     total_steps,
 )
 from unit.controller.stages import facts, job, prepared
@@ -39,21 +39,24 @@ batches = st.builds(
 )
 
 
-@given(training=batches, parameters=st.integers(1000, 10**11), world=st.integers(1, 512))
-def test_another_worker_never_makes_one_need_more(training: TrainingSpec, parameters: int, world: int) -> None:
+@given(training=batches, parameters=st.integers(1000, 10**11), world=st.integers(2, 512))
+def test_a_third_worker_never_makes_one_need_more(training: TrainingSpec, parameters: int, world: int) -> None:
     data = prepared(model=facts(parameters))
     few, many = (
-        memory_per_worker(training, data, n, micro_batch(training, n), on_gpu=False) for n in (world, world + 1)
+        memory_per_worker(training, data, n, next(micro_batches(training, n)), on_gpu=False) for n in (world, world + 1)
     )
     assert all(many[part] <= few[part] for part in few)
 
 
 @given(training=batches, world=st.integers(1, 512))
 def test_micro_batches_make_up_the_batch_and_none_is_too_large(training: TrainingSpec, world: int) -> None:
-    micro = micro_batch(training, world)
-    steps = math.ceil(training.train_batch_size / (world * micro))
-    assert micro <= training.per_device_train_batch_size
-    assert world * micro * (steps - 1) < training.train_batch_size <= world * micro * steps
+    choices = list(micro_batches(training, world))
+    assert choices == sorted(set(choices), reverse=True)
+    assert choices[-1] == 1
+    for micro in choices:
+        steps = math.ceil(training.train_batch_size / (world * micro))
+        assert micro <= training.per_device_train_batch_size
+        assert world * micro * (steps - 1) < training.train_batch_size <= world * micro * steps
 
 
 @given(rows=st.integers(1, 10**7), epochs=st.floats(0.01, 100), batch=st.integers(1, 4096))
@@ -76,7 +79,8 @@ def test_packs_are_counted_not_rows() -> None:
 def test_the_parts_add_up_to_the_total() -> None:
     status = planned(plan(spec(), prepared())).status
     parts = dict(status.memory_bytes_per_worker)
-    assert parts.pop("total") == sum(parts.values())
+    total, loading = parts.pop("total"), parts.pop("loading")
+    assert total == sum(parts.values()) > loading
     assert status.world_size == 2
     assert parts["optimizer"] == 2 * parts["gradients"]
 
@@ -109,7 +113,7 @@ def test_what_does_not_fit_is_refused_with_numbers_and_remedies() -> None:
     found = plan(spec(), prepared(model=facts(8_000_000_000)))
     assert isinstance(found, Refusal)
     assert found.reason == "DoesNotFit"
-    for part in ("GiB", "optimizer", "compute.nodes", "perDeviceTrainBatchSize"):
+    for part in ("GiB", "optimizer", "compute.nodes", "training.maxLength"):
         assert part in found.message
 
 
@@ -138,8 +142,80 @@ def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     assert found.reason == "BatchTooSmall"
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("1", 1), ("1500m", 1), ("1.5Gi", 3 << 29), ("2G", 2 * 10**9), ("512Mi", 512 << 20)]
+LLAMA_8B = facts(
+    8_030_261_248,
+    embedding_parameters=525_336_576,
+    largest_layer_parameters=218_112_000,
+    num_layers=32,
+    hidden_size=4096,
+    intermediate_size=14_336,
+    vocab_size=128_256,
 )
-def test_quantities_are_read_as_kubernetes_does(text: str, value: int) -> None:
-    assert quantity(text) == value
+H100 = "80Gi"
+
+
+def gpu_job(gpus: int = 8, memory: str | None = H100, /, **training: object) -> FineTuneJobSpec:
+    compute: dict[str, object] = {"nodes": 1, "gpusPerNode": gpus} | ({"gpuMemory": memory} if memory else {})
+    return spec(compute=compute, training={"maxLength": 4096} | training)
+
+
+def test_with_gpus_bfloat16_is_the_default_and_on_cpu_it_is_not() -> None:
+    assert resolved(gpu_job()).bf16 is True
+    assert resolved(gpu_job(bf16=False)).bf16 is False
+    assert resolved(spec()).bf16 is False
+
+
+def test_a_worker_takes_as_many_rows_at_once_as_its_gpu_holds() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    found = planned(plan(gpu_job(trainBatchSize=256, gradientCheckpointing=True), data))
+    assert 1 <= found.per_device_train_batch_size < 32
+    status = found.status
+    assert status.available_bytes_per_worker is not None
+    assert status.memory_bytes_per_worker["total"] <= status.available_bytes_per_worker < 80 << 30
+    assert found.per_device_train_batch_size * 8 * status.gradient_accumulation_steps >= 256
+    larger = planned(plan(gpu_job(8, "141Gi", trainBatchSize=256, gradientCheckpointing=True), data))
+    assert larger.per_device_train_batch_size > found.per_device_train_batch_size
+
+
+@pytest.mark.parametrize(
+    ("parameters", "gpus", "training", "part"),
+    [
+        (70_000_000_000, 1, {}, "optimizer"),
+        (70_000_000_000, 8, {"adapter": {"type": "lora"}}, "loading"),
+        (8_030_261_248, 1, {}, "optimizer"),
+        (8_030_261_248, 8, {"maxLength": 1_000_000}, "logits"),
+    ],
+)
+def test_what_no_gpu_of_the_job_holds_is_refused_before_one_is_taken(
+    parameters: int, gpus: int, training: dict[str, object], part: str
+) -> None:
+    model = LLAMA_8B.model_copy(update={"parameters": parameters, "trainable_parameters": parameters})
+    if "adapter" in training:
+        model = model.model_copy(update={"trainable_parameters": 40_000_000})
+    found = plan(gpu_job(gpus, H100, **training), prepared(model=model, longest_row_tokens=1_000_000))
+    assert isinstance(found, Refusal)
+    assert found.reason == "DoesNotFit"
+    assert part in found.message
+    assert "one row at a time" in found.message
+
+
+def test_nodes_that_differ_are_planned_for_the_smallest_gpu_that_can_do_it() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    wanted = gpu_job(8, None, gradientCheckpointing=True)
+    known = planned(plan(wanted, data, gpu_memory=(24 << 30, 80 << 30, 141 << 30)))
+    assert known.status.available_bytes_per_worker == int(0.95 * (80 << 30))
+    assert isinstance(plan(wanted, data, gpu_memory=(24 << 30,)), Refusal)
+    assert planned(plan(wanted, data)).status.available_bytes_per_worker is None
+
+
+def test_the_specs_word_on_a_gpus_memory_goes_before_the_nodes() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    found = planned(plan(gpu_job(gradientCheckpointing=True), data, gpu_memory=(8 << 30,)))
+    assert found.status.available_bytes_per_worker == int(0.95 * (80 << 30))
+
+
+def test_accumulated_gradients_are_counted_whole() -> None:
+    data = prepared(model=LLAMA_8B)
+    training = TrainingSpec(train_batch_size=16)
+    at_once, in_two = (memory_per_worker(training, data, 8, micro, on_gpu=True)["gradients"] for micro in (2, 1))
+    assert in_two - at_once == 4 * LLAMA_8B.trainable_parameters

@@ -13,6 +13,7 @@ from driftloop.controller.inferenceservice.observe import observe
 from driftloop.controller.inferenceservice.observed import ANALYSIS, Observed
 from driftloop.controller.inferenceservice.revision import deployment
 from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
 from driftloop.controller.runtime.world import Metrics, World
 from unit.controller.inferenceservice.builders import NOW, SETTINGS, ago, digest, retraining, version
@@ -39,7 +40,7 @@ class Cluster:
         self.asked, self._caches, self._number = Asked(), Caches(), 0
         for obj in objects:
             self.put(obj)
-        self.world = World(self._caches, cast(Metrics, self.asked), SETTINGS, lambda: NOW)
+        self.world = World(self._caches, cast(Metrics, self.asked), SETTINGS, Nodes(None, lambda: 0.0), lambda: NOW)
 
     def put(self, obj: Obj) -> None:
         self._number += 1

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.base import ObjectRef, PodOverrides
+from driftloop.api.base import ForeignRef, PodOverrides
 from driftloop.api.inferenceservice import Engine
 from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask, decode
@@ -80,7 +80,7 @@ def test_the_task_reaches_all_three() -> None:
 
 
 def test_only_fetch_sees_the_artefact_and_only_the_proxy_the_feedback_and_the_keys() -> None:
-    found = containers(template(overrides=PodOverrides(storage_secret=ObjectRef(name="s3"))))
+    found = containers(template(overrides=PodOverrides(storage_secret=ForeignRef(name="s3"))))
     claims = {
         name: {mount["mountPath"] for mount in c["volumeMounts"] if mount["mountPath"].startswith("/volumes")}
         for name, c in found.items()

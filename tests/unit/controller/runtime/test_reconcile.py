@@ -5,6 +5,7 @@ from typing import Any
 
 from driftloop.controller.core import Settings
 from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.reconcile import complaint
 from driftloop.controller.runtime.world import World
 
@@ -12,7 +13,9 @@ NOTHING: Any = None
 
 
 def test_a_complaint_keeps_what_is_known_and_says_that_it_goes_no_further() -> None:
-    world = World(Caches(), NOTHING, Settings("t", "s"), now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    world = World(
+        Caches(), NOTHING, Settings("t", "s"), Nodes(None, lambda: 0.0), now=lambda: datetime(2026, 1, 1, tzinfo=UTC)
+    )
     kept = {"type": "Degraded", "status": "True", "reason": "R", "message": "m"}
     obj = {
         "metadata": {"generation": 7},
