@@ -14,16 +14,12 @@ Sources of the formulas:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import BaselineStatus, Gate, ModelVersionSpec, Verdict
+from driftloop.contract.bounds import Z_CONFIDENCE, Z_POWER, Difference, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
-
-Z_CONFIDENCE = NormalDist().inv_cdf(0.95)
-Z_POWER = NormalDist().inv_cdf(0.80)
 
 
 def judge(
@@ -127,39 +123,6 @@ def _fault(suite: SuiteSpec, result: SuiteResult) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The paired difference candidate - baseline, in shares of items."""
-
-    value: float
-    error: float  # its standard error, smoothed
-
-    @property
-    def lower(self) -> float:
-        return self.value - Z_CONFIDENCE * self.error
-
-    @property
-    def upper(self) -> float:
-        return self.value + Z_CONFIDENCE * self.error
-
-    @property
-    def detectable(self) -> float:
-        """The smallest loss that this many items show with power 0.8."""
-        return (Z_CONFIDENCE + Z_POWER) * self.error
-
-
-def paired_difference(items: int, clusters: int, gained: int, lost: int, clustered_error: float) -> Difference:
-    """The difference with a standard error that is never too good.
-
-    The largest of three: the clustered one; that of matched shares with half an observation added to each cell; and
-    that of `clusters` observations of which none differed. So ten items that all agree prove nothing, and nor do a
-    thousand near-copies of three.
-    """
-    more, less, total = gained + 0.5, lost + 0.5, items + 2
-    smoothed = math.sqrt(more + less - (more - less) ** 2 / total) / total
-    return Difference((gained - lost) / items, max(clustered_error, smoothed, 1 / (clusters + 2)))
-
-
 def non_inferiority(difference: Difference, delta: float) -> Verdict:
     """Pass: no loss of `delta` or more, at 95 %, shown by enough items or by being better outright."""
     if difference.upper < -delta:
@@ -198,18 +161,6 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         minimum_detectable_effect=_decimal(found.detectable),
         delta=_decimal(suite.delta),
     )
-
-
-def share_bounds(items: int, clusters: int, correct: int, clustered_error: float) -> tuple[float, float]:
-    """One-sided 95 % bounds of a share: the wider of Wilson's and the clustered one.
-
-    Wilson's holds for few items and shares near 0 or 1, the clustered one for items that are alike.
-    """
-    share, z2 = correct / items, Z_CONFIDENCE**2
-    centre = (share + z2 / (2 * items)) / (1 + z2 / items)
-    half = Z_CONFIDENCE * math.sqrt(share * (1 - share) / items + z2 / (4 * items**2)) / (1 + z2 / items)
-    spread = Z_CONFIDENCE * max(clustered_error, 1 / (clusters + 2))
-    return max(0.0, min(centre - half, share - spread)), min(1.0, max(centre + half, share + spread))
 
 
 def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:

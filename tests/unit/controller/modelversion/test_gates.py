@@ -6,15 +6,9 @@ from hypothesis import strategies as st
 
 from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
+from driftloop.contract.bounds import paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
-from driftloop.controller.modelversion.gates import (
-    judge,
-    non_inferiority,
-    paired_difference,
-    share_bounds,
-    summary,
-    verdict,
-)
+from driftloop.controller.modelversion.gates import judge, non_inferiority, summary, verdict
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BASELINE = BaselineStatus(version="v1", digest=STABLE, service="desk")
