@@ -1,6 +1,6 @@
 """InferenceService: serves a family's best version, watches it, and has it retrained."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -16,9 +16,11 @@ from driftloop.api.base import (
     PodOverrides,
     Resources,
     StorageUri,
+    SubdomainName,
     Text,
     Timestamp,
     cel,
+    exactly_one,
     rule,
 )
 from driftloop.api.finetunejob import FineTuneJobSpec
@@ -33,6 +35,58 @@ class ServedModel(ApiModel):
     version: Name | None = Field(None, description="Pin: serve this ModelVersion and no other.")
 
 
+class SecretKeyRef(ApiModel):
+    """One key of a Secret of this namespace."""
+
+    name: SubdomainName = Field(description="Name of the Secret.")
+    key: str = Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253, description="Key in it.")
+
+
+class EnvVar(ApiModel):
+    """An environment variable: its value, or the Secret that holds it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            exactly_one("value", "secretKeyRef"),
+            rule(
+                "!self.name.startsWith('DRIFTLOOP_') && !(self.name in ['HOME', 'HF_HUB_OFFLINE'])",
+                "this variable is the operator's",
+                ".name",
+            ),
+        )
+    )
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128, description="Name of the variable.")
+    value: str | None = Field(None, max_length=4096, description="Its value, as it is.")
+    secret_key_ref: SecretKeyRef | None = Field(None, description="Where its value lies, if it is nobody's to see.")
+
+    def rendered(self) -> dict[str, Any]:
+        """As the core API has it."""
+        if self.secret_key_ref is not None:
+            return {"name": self.name, "valueFrom": {"secretKeyRef": self.secret_key_ref.dump()}}
+        # Kubernetes expands $(NAME) and makes one of two dollars: each is doubled, so that a value is what it says.
+        return {"name": self.name, "value": (self.value or "").replace("$", "$$")}
+
+
+# Arguments by which an engine would serve another model than the one that was verified, or be reached past the proxy.
+OWNED_ARGUMENTS = (
+    "api-key",
+    "config",
+    "data-parallel-rank",
+    "host",
+    "load-format",
+    "model",
+    "port",
+    "revision",
+    "root-path",
+    "served-model-name",
+    "tokenizer",
+    "trust-remote-code",
+    "uds",
+)
+# vLLM's parser takes underscores for dashes.
+_OWNED = f"^--({'|'.join(OWNED_ARGUMENTS).replace('-', '[-_]')})(=.*)?$"
+
+
 class Engine(ApiModel):
     """What runs the model."""
 
@@ -44,12 +98,25 @@ class Engine(ApiModel):
                 "engine.gpus above 1 needs engine.type vllm: the built-in engine uses one GPU",
                 ".gpus",
             ),
+            rule(
+                f"!self.args.exists(a, a.matches('{_OWNED}'))",
+                f"these arguments are the operator's: --{', --'.join(OWNED_ARGUMENTS)}",
+                ".args",
+            ),
         )
     )
     type: Literal["transformers", "vllm"] = Field("transformers", description="The engine behind the proxy.")
     image: Text | None = Field(None, description="Its image; Driftloop's own server image for transformers if absent.")
     args: list[Annotated[str, Field(max_length=512)]] = Field(
-        default=[], max_length=64, description="Further arguments of the engine."
+        default=[],
+        max_length=64,
+        description="Further arguments of the engine; those that say what it serves and where are the operator's.",
+    )
+    env: list[EnvVar] = Field(
+        default=[],
+        max_length=64,
+        description="Environment variables of the engine, such as VLLM_ATTENTION_BACKEND.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     max_model_len: int | None = Field(
         None, ge=16, le=10_485_760, description="Context length; the model's own if absent."

@@ -9,7 +9,7 @@ from driftloop_server.proxy.upstream import Upstream
 
 
 class Probes:
-    """/healthz: this process runs. /readyz: the engine generates tokens. /metrics: ours and the engine's."""
+    """/healthz: this process runs. /readyz: the engine generates tokens. /enginez: it does not hang. /metrics: both."""
 
     def __init__(self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream) -> None:
         self._readiness = readiness
@@ -20,6 +20,7 @@ class Probes:
         app = web.Application()
         app.router.add_get("/healthz", self.healthz)
         app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/metrics", self.metrics)
         return app
 
@@ -29,6 +30,10 @@ class Probes:
     async def readyz(self, request: web.Request) -> web.Response:
         obstacle = self._readiness.obstacle
         return web.Response(text=f"{obstacle or 'ok'}\n", status=503 if obstacle else 200)
+
+    async def enginez(self, request: web.Request) -> web.Response:
+        trouble = await self._upstream.hangs()
+        return web.Response(text=f"{trouble or 'ok'}\n", status=503 if trouble else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         body = generate_latest(self._metrics.registry) + await self._upstream.metrics()

@@ -16,6 +16,7 @@ from driftloop_server.openai_api import COMPLETIONS, ApiError
 KEEPALIVE = 2.0
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 10.0
+HEALTH_SECONDS = 8.0  # less than the kubelet's own patience
 BUSY = "its queue is full"
 MAX_METRICS = 4 << 20  # bytes
 MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
@@ -76,6 +77,16 @@ class Upstream:
         usage = document.get("usage") if isinstance(document, dict) else None
         tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
         return None if tokens else "an answer without a token"
+
+    async def hangs(self) -> str | None:
+        """Why the engine should be restarted; None while it answers, and while nothing listens: then it is starting."""
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS), self._session.get("/health") as answer:
+                return None if answer.status < 500 else f"/health answers {answer.status}"
+        except aiohttp.ClientConnectorError:
+            return None
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return f"/health gives no answer: {str(error) or type(error).__name__}"
 
     async def metrics(self) -> bytes:
         """The engine's metrics under vLLM's names; empty when it gives none."""

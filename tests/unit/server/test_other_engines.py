@@ -20,6 +20,7 @@ class Engine:
     port: int
     last_headers: dict[str, str]
     last_body: bytes = b""
+    health: int | None = 200  # of GET /health; None: it hangs
 
 
 def drop(request: web.Request) -> None:
@@ -72,6 +73,11 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
                 await asyncio.sleep(60)
         return response
 
+    async def health(request: web.Request) -> web.Response:
+        if found.health is None:
+            await asyncio.sleep(60)
+        return web.Response(status=found.health or 500)
+
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(text="# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 7\npython_info 1\n")
 
@@ -79,6 +85,7 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
     app.router.add_post("/v1/completions", completions)
     app.router.add_post("/v1/chat/completions", completions)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/health", health)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", found.port).start()
@@ -116,6 +123,19 @@ async def test_only_the_engines_metrics_under_vllms_names_are_passed_on(pod: Pro
     samples = await asyncio.to_thread(pod.metrics)
     assert samples["vllm:num_requests_running"] == 7
     assert "python_info" not in samples
+
+
+async def test_an_engine_that_hangs_or_is_dead_inside_is_told_to_the_kubelet(pod: Process, other: Engine) -> None:
+    url = f"http://127.0.0.1:{pod.ports['metrics']}/enginez"
+    async with aiohttp.ClientSession() as session:
+        for health, status in ((200, 200), (503, 503), (None, 503), (404, 200)):
+            other.health = health
+            assert (await session.get(url)).status == status
+
+
+async def test_an_engine_that_is_not_there_yet_is_not_restarted(pod: Process) -> None:
+    async with aiohttp.ClientSession() as session:
+        assert (await session.get(f"http://127.0.0.1:{pod.ports['metrics']}/enginez")).status == 200
 
 
 async def test_no_header_of_the_clients_reaches_the_engine(http: Session, other: Engine) -> None:

@@ -122,17 +122,15 @@ class _Arm:
             self.engine.image or self.image,
             ["python", "-m", "driftloop_server.engine", *self.engine.args],
             settings=self.settings,
-            env=task_env(self.task),
+            env=[*(variable.rendered() for variable in self.engine.env), *task_env(self.task)],
             resources=self.engine.resources,
             gpus=self.engine.gpus,
             mounts=self._mounts(),
         )
         if self.engine.type == "vllm":
-            # The image's own entry point takes these arguments; its Python may be anywhere.
-            del container["command"]
-            container["args"] = _vllm_args(self.task, self.engine)
-            container["env"] += _VLLM_ENV
-        return container
+            container["command"] = _vllm_command(self.task, self.engine)
+            container["env"] = [*_VLLM_DEFAULTS, *container["env"], *_VLLM_ENV]
+        return container | {"livenessProbe": _engine_alive(self.task)}
 
     def _ours(self, name: str, claims: list[Obj], model_read_only: bool = True) -> Obj:
         return restricted_container(
@@ -152,21 +150,25 @@ class _Arm:
         return [model | {"readOnly": True} if model_read_only else model, *scratches]
 
 
-_VLLM_ENV: list[Obj] = [
-    {"name": "HF_HUB_OFFLINE", "value": "1"},
+_VLLM_ENV: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
+_VLLM_DEFAULTS: list[Obj] = [  # which `engine.env` may change: of two variables of a name the later one counts
     {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
     # torch asks for the user's name, and the image has no entry for our UID.
     {"name": "USER", "value": "nonroot"},
 ]
 
 
-def _vllm_args(task: ServeTask, engine: Engine) -> list[str]:
+def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
+    """`vllm serve` by its name: images of other vendors have another entry point, which takes a model that stands first
+    for nothing and serves its default one (https://github.com/vllm-project/vllm/pull/32294).
+    """
     options = {
-        "--model": task.model_dir,
         "--served-model-name": task.service,
         "--host": "127.0.0.1",
         "--port": str(task.engine_port),
         "--load-format": "safetensors",
+        # The model's generation_config would change answers that ask for none of it, greedy ones too.
+        "--generation-config": "vllm",
         "--dtype": engine.dtype,
         "--max-num-seqs": str(engine.max_num_seqs),
     }
@@ -174,7 +176,7 @@ def _vllm_args(task: ServeTask, engine: Engine) -> list[str]:
         options["--max-model-len"] = str(engine.max_model_len)
     if engine.gpus > 1:
         options["--tensor-parallel-size"] = str(engine.gpus)
-    return [*(part for option in options.items() for part in option), *engine.args]
+    return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]
 
 
 def _scratch_prefix(suffix: str) -> str:
@@ -199,6 +201,19 @@ def _ports(task: ServeTask, suffix: str) -> list[Obj]:
     short = suffix[:6]  # a port's name has at most 15 characters
     ports = {"api": task.api_port, "feedback": task.feedback_port, "metrics": task.metrics_port}
     return [{"name": f"{name}{short}", "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+
+
+def _engine_alive(task: ServeTask) -> Obj:
+    """The engine listens on the loopback address, where no kubelet reaches it: the proxy asks it and tells.
+
+    Two minutes of silence, since a restart costs the pod's streams; while nothing listens yet the answer is yes.
+    """
+    return {
+        "httpGet": {"path": "/enginez", "port": task.metrics_port},
+        "periodSeconds": 20,
+        "failureThreshold": 6,
+        "timeoutSeconds": 10,
+    }
 
 
 def _probes(task: ServeTask) -> Obj:

@@ -137,14 +137,14 @@ def test_vllm_runs_its_own_image_on_the_loopback_address_behind_our_proxy() -> N
     engine = found["engine"]
     assert engine["image"] == "vllm:1"
     assert found["proxy"]["image"] == found["fetch"]["image"] == SETTINGS.server_image
-    assert "command" not in engine
-    options = dict(zip(engine["args"][::2], engine["args"][1::2], strict=True))
-    assert options == {
-        "--model": "/model",
+    assert engine["command"][:3] == ["vllm", "serve", "/model"]
+    arguments = engine["command"][3:]
+    assert dict(zip(arguments[::2], arguments[1::2], strict=True)) == {
         "--served-model-name": "desk",
         "--host": "127.0.0.1",
         "--port": "8000",
         "--load-format": "safetensors",
+        "--generation-config": "vllm",
         "--dtype": "auto",
         "--max-num-seqs": "32",
     }
@@ -153,11 +153,37 @@ def test_vllm_runs_its_own_image_on_the_loopback_address_behind_our_proxy() -> N
 def test_vllm_takes_gpus_and_further_arguments_last() -> None:
     engine = vllm(gpus=4, max_model_len=4096, dtype="bfloat16", args=["--enable-prefix-caching"])
     assert engine["resources"]["limits"]["nvidia.com/gpu"] == "4"
-    arguments = " ".join(engine["args"])
+    arguments = " ".join(engine["command"])
     assert "--tensor-parallel-size 4" in arguments
     assert "--max-model-len 4096" in arguments
     assert "--dtype bfloat16" in arguments
-    assert engine["args"][-1] == "--enable-prefix-caching"
+    assert engine["command"][-1] == "--enable-prefix-caching"
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "vllm", "image": "vllm:1"}], ids=["ours", "vllm"])
+def test_the_engine_gets_the_users_variables_and_ours_win(kind: dict[str, Any]) -> None:
+    given = [
+        {"name": "VLLM_NO_USAGE_STATS", "value": "0"},
+        {"name": "PRICE", "value": "$(HOME) $$5"},
+        {"name": "HF_TOKEN", "secretKeyRef": {"name": "hub", "key": "token"}},
+        {"name": "DRIFTLOOP_TASK", "value": "{}"},
+    ]
+    found = containers(template(Engine.model_validate(kind | {"env": given})))
+    env = {variable["name"]: variable for variable in found["engine"]["env"]}  # the last of a name counts
+    assert env["VLLM_NO_USAGE_STATS"]["value"] == "0"
+    assert env["PRICE"]["value"] == "$$(HOME) $$$$5"  # as the kubelet reads it: $(HOME) $$5
+    assert env["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
+    assert decode(env["DRIFTLOOP_TASK"]["value"]) == TASK
+    assert all("PRICE" not in str(found[name]["env"]) for name in ("fetch", "proxy"))
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "vllm", "image": "vllm:1"}], ids=["ours", "vllm"])
+def test_an_engine_that_hangs_is_restarted_and_one_that_is_slow_is_not(kind: dict[str, Any]) -> None:
+    found = containers(template(Engine.model_validate(kind)))
+    probe = found["engine"]["livenessProbe"]
+    # The proxy's port: the engine's own is on the loopback address.
+    assert (probe["httpGet"]["path"], probe["httpGet"]["port"]) == ("/enginez", TASK.metrics_port)
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 120
 
 
 @pytest.mark.parametrize("suffix", ["", "-baseline"])
