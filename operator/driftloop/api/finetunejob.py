@@ -73,7 +73,10 @@ class Columns(ApiModel):
     prompt: Text | None = Field(None, description="Column with what the user says.")
     completion: Text | None = Field(None, description="Column with what the model should answer.")
     text: Text | None = Field(None, description="Column with plain text, for pretraining.")
-    messages: Text | None = Field(None, description="Column with a conversation: a list of role and content.")
+    messages: Text | None = Field(
+        None, description="Column with a conversation: a list of role and content, or ShareGPT's from and value."
+    )
+    tools: Text | None = Field(None, description="Column with the tools of a conversation: a list of JSON schemas.")
 
 
 class DataSource(ApiModel):
@@ -84,7 +87,7 @@ class DataSource(ApiModel):
     format: Literal["csv", "jsonl", "parquet"] | None = Field(None, description="Its format; by its ending if absent.")
     columns: Columns = Field(
         default=Columns(),
-        description="Columns to read; by default those called prompt and completion, text or messages.",
+        description="Columns to read; by default those called prompt and completion, messages, conversations, or text.",
     )
 
 

@@ -1,13 +1,16 @@
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from driftloop.api.finetunejob import Columns, DataSource
+from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.storage import StorageError
-from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.failure import StageFailure, classify
 from driftloop_trainer.prepare.rows import Row, Turn
 from driftloop_trainer.prepare.sources import read_source
 
@@ -19,8 +22,16 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "c"
 
 
+def source(name: str, **columns: str) -> DataSource:
+    return DataSource(name="s", uri=f"pvc://c/{name}", columns=Columns(**columns))
+
+
 def read(name: str, tmp_path: Path, **columns: str) -> list[Row]:
-    return read_source(DataSource(name="s", uri=f"pvc://c/{name}", columns=Columns(**columns)), "data", tmp_path)
+    return read_source(source(name, **columns), "data", tmp_path).rows
+
+
+def lines(*records: Any) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def test_the_three_formats_give_the_same_rows(volume: Path, tmp_path: Path) -> None:
@@ -62,9 +73,23 @@ def test_a_missing_column_is_named_with_those_that_are_there(volume: Path, tmp_p
     ("name", "content", "message"),
     [
         ("d.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
-        ("d.csv", b"text\n\xff\xfe\n", "decode"),
+        ("d.csv", b"text\n\xff\xfe\n", "line 2: byte 0xff is not UTF-8"),
         ("d.parquet", b"no parquet", "Parquet"),
-        ("d.jsonl", b'{"messages": "[{}]"}\n', "role and content"),
+        ("d.jsonl", b'{"messages": "[{}]"}\n', "line 1, column 'messages': message 1: its role is None"),
+        ("d.csv", b"prompt,completion\na,b,c\n", "line 2: 3 cells"),
+        ("d.jsonl", b'{"prompt": "a", "completion": {"label": "b"}}\n', "line 1, column 'completion': .* not a text"),
+        (
+            "d.jsonl",
+            b'{"prompt": "a", "completion": "b"}\n{"prompt": ["a"]}\n',
+            "line 2, column 'prompt': .* not a text",
+        ),
+        ("d.jsonl", b'{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}\n', "must be the assistant's"),
+        (
+            "d.csv",
+            b"prompt,completion\n\"[{'role': 'user', 'content': 'a'}]\",b\n",
+            "line 2, column 'prompt': .*Python's",
+        ),
+        ("d.jsonl", b'{"messages": [], "tools": "f"}\n', "line 1, column 'tools': not JSON"),
     ],
 )
 def test_a_file_that_does_not_read_says_where(
@@ -84,3 +109,105 @@ def test_an_unknown_ending_asks_for_the_format(volume: Path, tmp_path: Path) -> 
     (volume / "d.txt").write_text("hello")
     with pytest.raises(StageFailure, match="UnknownFormat: source s: set format"):
         read("d.txt", tmp_path)
+
+
+ANSWERED = (Turn("user", "hi"), Turn("assistant", "hello"))
+USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "hi", "completion": "hello"},
+        {"prompt": [USER], "completion": [ASSISTANT]},
+        {"prompt": [USER], "completion": "hello"},
+        {"prompt": "hi", "completion": ASSISTANT},
+        {"prompt": json.dumps([USER]), "completion": json.dumps([ASSISTANT])},
+        {"messages": [USER, ASSISTANT]},
+        {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
+        {"conversation": [USER, ASSISTANT]},
+    ],
+)
+def test_a_conversation_reads_the_same_in_every_shape(volume: Path, tmp_path: Path, record: dict[str, Any]) -> None:
+    (volume / "d.jsonl").write_text(lines(record))
+    assert read("d.jsonl", tmp_path) == [Row("data", "s", ANSWERED)]
+    pq.write_table(pa.Table.from_pylist([record]), volume / "d.parquet")
+    assert read("d.parquet", tmp_path) == [Row("data", "s", ANSWERED)]
+
+
+def test_what_holds_nothing_to_learn_is_left_out_and_counted(volume: Path, tmp_path: Path) -> None:
+    conversations = [
+        [USER, ASSISTANT],
+        [USER, ASSISTANT | {"content": ""}],
+        [USER, ASSISTANT | {"content": None}, USER, ASSISTANT],
+        [ASSISTANT],
+        [],
+        [USER | {"content": "cut \ud83d"}, ASSISTANT],
+    ]
+    (volume / "d.jsonl").write_text(lines(*({"messages": messages} for messages in conversations)))
+    found = read_source(source("d.jsonl"), "data", tmp_path)
+    assert found.rows == [Row("data", "s", ANSWERED)]
+    assert found.dropped == {"emptyAnswer": 2, "emptyPrompt": 2, "loneSurrogate": 1}
+
+
+def test_a_row_without_an_answer_keeps_its_prompt_and_one_without_a_prompt_is_counted(
+    volume: Path, tmp_path: Path
+) -> None:
+    records = [{"prompt": "a"}, {"prompt": "b", "completion": "x"}, {"prompt": " ", "completion": "y"}, {}]
+    (volume / "d.jsonl").write_text(lines(*records, {"prompt": "c", "completion": float("nan")}))
+    found = read_source(source("d.jsonl"), "data", tmp_path)
+    assert [(row.prompt, row.completion) for row in found.rows] == [("a", None), ("b", "x"), ("c", None)]
+    assert found.dropped == {"emptyPrompt": 2}
+
+
+def test_two_answers_in_a_row_are_both_kept(volume: Path, tmp_path: Path) -> None:
+    (volume / "d.jsonl").write_text(lines({"messages": [USER, ASSISTANT, ASSISTANT | {"content": "and bye"}]}))
+    assert read("d.jsonl", tmp_path) == [Row("data", "s", (*ANSWERED, Turn("assistant", "and bye")))]
+
+
+def test_labels_that_are_no_text_are_spelled_as_json_does(volume: Path, tmp_path: Path) -> None:
+    (volume / "d.jsonl").write_text(lines(*({"prompt": 0, "completion": label} for label in (7, 0.5, True, 0))))
+    assert [row.completion for row in read("d.jsonl", tmp_path)] == ["7", "0.5", "true", "0"]
+    assert {row.prompt for row in read("d.jsonl", tmp_path)} == {"0"}
+
+
+def test_a_row_has_its_tools_and_its_place(volume: Path, tmp_path: Path) -> None:
+    schemas = [{"type": "function", "function": {"name": "rate"}}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "rate", "arguments": "{}"}}]}
+    (volume / "d.jsonl").write_text("\n" + lines({"messages": [USER, call], "tools": schemas, "schemas": []}))
+    [row] = read("d.jsonl", tmp_path)
+    assert (row.tools, row.place, row.completion) == (json.dumps(schemas), "line 2", "")
+    assert row.answer is not None
+    assert row.answer.message()["tool_calls"][0]["function"] == {"name": "rate", "arguments": {}}
+    assert [row.tools for row in read("d.jsonl", tmp_path, messages="messages", tools="schemas")] == [""]
+    assert [row.tools for row in read("d.jsonl", tmp_path, messages="messages")] == [""]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        ("prompt,prompt,completion\na,b,c\n", {}, "column 'prompt' is there 2 times"),
+        ("prompt,text\na,b\n", {"prompt": "prompt", "text": "text"}, "one of prompt, text and messages"),
+        ("text,completion\na,b\n", {"text": "text", "completion": "completion"}, "a completion without its prompt"),
+        ("instruction,output\na,b\n", {}, "name the columns.*'instruction', 'output'"),
+    ],
+)
+def test_columns_that_are_in_doubt_are_refused(
+    volume: Path, tmp_path: Path, content: str, columns: dict[str, str], message: str
+) -> None:
+    (volume / "d.csv").write_text(content)
+    with pytest.raises(StageFailure, match=f"WrongColumn.*{message}"):
+        read("d.csv", tmp_path, **columns)
+
+
+def test_a_volume_that_fails_is_no_fault_of_the_file(
+    volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (volume / "d.csv").write_text("text\na\n")
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(StorageError, match=r"pvc://c/d\.csv.*Input/output") as failure:
+        read("d.csv", tmp_path)
+    assert classify(failure.value).exit_code == EXIT_RETRY

@@ -1,15 +1,15 @@
 """The data's part of the stage: every source read, cleaned and divided. Imports no torch."""
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from driftloop.api.finetunejob import DataSource
 from driftloop.contract.task import PrepareTask
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed
 from driftloop_trainer.prepare.feedback import read_feedback
-from driftloop_trainer.prepare.rows import Part, Row
+from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.sources import read_source
 from driftloop_trainer.prepare.steps import clean, feedback_wins
 
@@ -27,11 +27,12 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     """Read, clean and divide all parts of the data. Raises StageFailure when no row is left to train on."""
     data = task.data
     feedback = read_feedback(task.feedback, now) if task.feedback else None
-    rows = [
-        *(feedback.rows if feedback else []),
-        *_read(data.sources, "data", scratch),
-        *_read(data.replay.sources if data.replay else [], "replay", scratch),
+    parts = [
+        *(read_source(source, "data", scratch) for source in data.sources),
+        *(read_source(source, "replay", scratch) for source in (data.replay.sources if data.replay else [])),
     ]
+    rows = [*(feedback.rows if feedback else []), *(row for part in parts for row in part.rows)]
+    left_out = sum((part.dropped for part in parts), Counter[str]())
     read = len(rows)
     print(f"prepare: {read} rows read", flush=True)
     rows, contradicted = feedback_wins(rows)
@@ -40,14 +41,10 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     divided = divide(rows, task.family, data.held_out_percent, min(near, default=FENCE_THRESHOLD))
     train = [row for row in divided.train if replayed(row, data.replay.fraction if data.replay else 1.0)]
     if not train:
-        raise StageFailure("EmptyData", _why_empty(read, dropped, divided))
-    dropped |= {"contradicted": contradicted, "nearHeldOut": divided.fenced}
+        raise StageFailure("EmptyData", _why_empty(read, left_out | dropped, divided))
+    dropped |= left_out | {"contradicted": contradicted, "nearHeldOut": divided.fenced}
     dropped |= {f"feedback.{reason}": count for reason, count in (feedback.skipped if feedback else {}).items()}
     return Gathered(train, divided.held_out, {step: count for step, count in dropped.items() if count})
-
-
-def _read(sources: list[DataSource], part: Part, scratch: Path) -> list[Row]:
-    return [row for source in sources for row in read_source(source, part, scratch)]
 
 
 def _why_empty(read: int, dropped: dict[str, int], divided: Divided) -> str:

@@ -1,37 +1,69 @@
 """Read the files of a job's sources into rows."""
 
-import csv
-import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from driftloop.api.finetunejob import Columns, DataSource
-from driftloop.contract.storage import fetch_file
+from driftloop.contract.storage import StorageError, fetch_file
 from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.prepare.cells import Unreadable, cell_text
+from driftloop_trainer.prepare.conversations import answers_nothing, conversation, is_conversation, tool_schemas
+from driftloop_trainer.prepare.files import Format, Record, format_of, open_table
 from driftloop_trainer.prepare.rows import Part, Row, Turn
 
-Record = dict[str, Any]
-_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+T = TypeVar("T")
+
+_CUSTOMARY = (
+    Columns(prompt="prompt", completion="completion"),
+    Columns(messages="messages"),
+    Columns(messages="conversations"),
+    Columns(messages="conversation"),
+    Columns(text="text"),
+)
 
 
-def read_source(source: DataSource, part: Part, scratch: Path) -> list[Row]:
-    """All rows of one source; rows whose prompt or text is empty are left out.
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The rows of a source, and how many records were left out for which reason."""
 
-    Raises StorageError when the file isn't there, StageFailure when it doesn't read or lacks a column.
+    rows: list[Row]
+    dropped: Counter[str]
+
+
+class LeftOut(Exception):
+    """A record that holds nothing to learn from; the message is the reason it is counted by."""
+
+
+def read_source(source: DataSource, part: Part, scratch: Path) -> Read:
+    """All rows of one source. Records without a prompt or with an empty answer are left out and counted.
+
+    Raises StorageError when the file can't be had, StageFailure when it doesn't read or lacks a column.
     """
     path = fetch_file(source.uri, scratch)
-    columns: Columns | None = None
+    dropped: Counter[str] = Counter()
     rows: list[Row] = []
     try:
-        for number, (present, record) in enumerate(_records(path, _format(source)), start=1):
-            columns = columns or resolve_columns(source.columns, present, source.name)
-            row = to_row(record, columns, part, source.name, number)
-            if row is not None:
-                rows.append(row)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, ValueError, OSError) as error:
-        raise StageFailure("DataUnreadable", f"source {source.name}, {source.uri}: {error}") from error
-    return rows
+        table = open_table(path, _format(source), scratch, source.columns.model_dump(exclude_none=True).values())
+        if table.columns is None:
+            return Read([], dropped)
+        columns = resolve_columns(source.columns, table.columns, source.name)
+        names = list(columns.model_dump(exclude_none=True).values())
+        for record in table.records(names):
+            try:
+                rows.append(to_row(record, columns, part, source.name))
+            except LeftOut as reason:
+                dropped[str(reason)] += 1
+    except OSError as error:
+        if error.errno is not None:  # the volume's, not the file's
+            raise StorageError(f"{source.uri}: {error}") from error
+        raise _unreadable(source, error) from error
+    except (ValueError, NotImplementedError) as error:  # what Arrow lacks is no ValueError
+        raise _unreadable(source, error) from error
+    _say(source, names, table.columns)
+    return Read(rows, dropped)
 
 
 def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
@@ -40,43 +72,93 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
         missing = sorted(column for column in named.values() if column not in present)
         if missing:
             raise _wrong_column(source, f"no column {', '.join(map(repr, missing))}", present)
-        if not {"prompt", "text", "messages"} & named.keys():
-            raise _wrong_column(source, "columns names neither prompt, text nor messages", present)
-        return asked
-    for customary in (("prompt", "completion"), ("messages",), ("text",)):
-        if set(customary) <= set(present):
-            return Columns(**{name: name for name in customary})
-    raise _wrong_column(source, "found neither prompt and completion, messages nor text", present)
+        if len({"prompt", "text", "messages"} & named.keys()) != 1:
+            raise _wrong_column(source, "columns must name one of prompt, text and messages", present)
+        if "completion" in named and "prompt" not in named:
+            raise _wrong_column(source, "columns names a completion without its prompt", present)
+        return _once(asked, present, source)
+    for columns in _CUSTOMARY:
+        if set(columns.model_dump(exclude_none=True).values()) <= set(present):
+            tools = "tools" if "tools" in present and columns.text is None else None
+            return _once(columns.model_copy(update={"tools": tools}), present, source)
+    raise _wrong_column(
+        source,
+        "found neither prompt and completion, messages, conversations nor text: name the columns to read in "
+        "data.sources[].columns",
+        present,
+    )
 
 
-def to_row(record: Record, columns: Columns, part: Part, source: str, number: int) -> Row | None:
-    """One record as a row; None when it holds nothing to learn from."""
-    if columns.messages is not None:
-        return _conversation(record.get(columns.messages), part, source, number)
-    prompt = _string(record.get(columns.prompt or columns.text or ""))
-    if not prompt.strip():
-        return None
-    if columns.prompt is None:
-        return Row(part, source, text=prompt)
-    completion = _string(record.get(columns.completion)) if columns.completion else ""
-    return Row.answering(part, source, prompt, completion if completion.strip() else None)
-
-
-def _conversation(value: Any, part: Part, source: str, number: int) -> Row | None:
-    messages = json.loads(value) if isinstance(value, str) else value
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and "role" in m and "content" in m for m in messages
-    ):
-        raise ValueError(f"row {number}: messages must be a list of objects with role and content")
-    turns = [Turn(str(message["role"]), _string(message["content"])) for message in messages]
-    row = Row(part, source, tuple(turns))
-    if not row.question or row.question[-1].role != "user" or not row.prompt.strip():
-        return None
+def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
+    """One record as a row. Raises LeftOut when it holds nothing to learn from, Unreadable when that is in doubt."""
+    if columns.text is not None:
+        row = Row(part, source, text=_cell(record, columns.text, _text), place=record.place)
+    else:
+        turns = _turns(record, columns)
+        tools = _cell(record, columns.tools, tool_schemas) if columns.tools else ""
+        row = Row(part, source, turns, tools=tools, place=record.place)
+    if not row.prompt.strip():
+        raise LeftOut("emptyPrompt")
+    if any(answers_nothing(turn) for turn in row.turns):
+        raise LeftOut("emptyAnswer")
+    if not _is_unicode(row):
+        raise LeftOut("loneSurrogate")
     return row
 
 
-def _format(source: DataSource) -> str:
-    found = source.format or _FORMATS.get(Path(source.uri).suffix.lower())
+def _turns(record: Record, columns: Columns) -> tuple[Turn, ...]:
+    if columns.messages is not None:
+        return _cell(record, columns.messages, conversation)
+    prompt = _cell(record, columns.prompt or "", _prompt_turns)
+    completion = _cell(record, columns.completion, _completion_turns) if columns.completion else ()
+    return (*prompt, *completion)
+
+
+def _prompt_turns(value: Any) -> tuple[Turn, ...]:
+    return conversation(value) if is_conversation(value) else (Turn("user", _text(value)),)
+
+
+def _completion_turns(value: Any) -> tuple[Turn, ...]:
+    """The answer; none where it is empty, so that the row has a prompt alone."""
+    if not is_conversation(value):
+        text = _text(value)
+        return (Turn("assistant", text),) if text.strip() else ()
+    turns = conversation(value)
+    if turns[-1].role != "assistant":
+        raise Unreadable(f"the last message of a completion must be the assistant's, not the {turns[-1].role}'s")
+    return turns
+
+
+def _text(value: Any) -> str:
+    return (cell_text(value) or "") if value != [] else ""
+
+
+def _cell(record: Record, column: str, read: Callable[[Any], T]) -> T:
+    try:
+        return read(record.values.get(column))
+    except ValueError as error:
+        raise Unreadable(f"{record.place}, column {column!r}: {error}") from error
+
+
+def _is_unicode(row: Row) -> bool:
+    """Whether all its text can be encoded: half of a surrogate pair is what is left where an emoji was cut."""
+    try:
+        for text in (row.text, row.tools, *(part for turn in row.turns for part in (turn.content, turn.extra))):
+            text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _once(columns: Columns, present: list[str], source: str) -> Columns:
+    for column in columns.model_dump(exclude_none=True).values():
+        if present.count(column) > 1:
+            raise _wrong_column(source, f"column {column!r} is there {present.count(column)} times", present)
+    return columns
+
+
+def _format(source: DataSource) -> Format:
+    found = source.format or format_of(source.uri)
     if found is None:
         raise StageFailure(
             "UnknownFormat", f"source {source.name}: set format to csv, jsonl or parquet; {source.uri} doesn't tell"
@@ -84,46 +166,17 @@ def _format(source: DataSource) -> str:
     return found
 
 
-def _records(path: Path, file_format: str) -> Iterator[tuple[list[str], Record]]:
-    """Each record with the columns it could have."""
-    readers = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
-    return readers[file_format](path)
-
-
-def _csv(path: Path) -> Iterator[tuple[list[str], Record]]:
-    # The csv module keeps every cell a string: a type guesser would turn the label 007 into 7.
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        for record in reader:
-            yield list(reader.fieldnames or []), record
-
-
-def _jsonl(path: Path) -> Iterator[tuple[list[str], Record]]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}: {error}") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"line {number}: expected an object")
-            yield list(record), record
-
-
-def _parquet(path: Path) -> Iterator[tuple[list[str], Record]]:
-    import pyarrow.parquet  # slow to import, and only this format needs it
-
-    with pyarrow.parquet.ParquetFile(path) as table:
-        for batch in table.iter_batches():
-            for record in batch.to_pylist():
-                yield table.schema_arrow.names, record
-
-
-def _string(value: Any) -> str:
-    return "" if value is None else str(value)
+def _unreadable(source: DataSource, error: Exception) -> StageFailure:
+    return StageFailure("DataUnreadable", f"source {source.name}, {source.uri}: {error}")
 
 
 def _wrong_column(source: str, what: str, present: list[str]) -> StageFailure:
     return StageFailure("WrongColumn", f"source {source}: {what}; the file has {', '.join(map(repr, present[:50]))}")
+
+
+def _say(source: DataSource, names: list[str], present: list[str]) -> None:
+    others = [name for name in present if name not in names][:20]
+    print(
+        f"prepare: source {source.name}: reads {', '.join(names)}" + (f", not {', '.join(others)}" if others else ""),
+        flush=True,
+    )

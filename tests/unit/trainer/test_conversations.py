@@ -1,0 +1,140 @@
+import json
+from typing import Any
+
+import pytest
+
+from driftloop_trainer.prepare.cells import Unreadable
+from driftloop_trainer.prepare.conversations import answers_nothing, conversation, is_conversation, tool_schemas
+from driftloop_trainer.prepare.rows import Turn
+
+MESSAGES: list[dict[str, Any]] = [
+    {"role": "system", "content": "be kind"},
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+]
+TURNS = (Turn("system", "be kind"), Turn("user", "hi"), Turn("assistant", "hello"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        MESSAGES,
+        json.dumps(MESSAGES),
+        [message | {"content": [{"type": "text", "text": message["content"]}]} for message in MESSAGES],
+        [message | {"role": message["role"].upper(), "tool_calls": None, "name": ""} for message in MESSAGES],
+        [
+            {"from": "system", "value": "be kind"},
+            {"from": "human", "value": "hi"},
+            {"from": "gpt", "value": "hello"},
+        ],
+        [{"role": "developer", "content": "be kind"}, *MESSAGES[1:]],
+        {"role": [m["role"] for m in MESSAGES], "content": [m["content"] for m in MESSAGES]},
+    ],
+)
+def test_one_conversation_in_its_many_shapes(value: Any) -> None:
+    assert conversation(value) == TURNS
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", " ", [], "[]"])
+def test_nothing_is_no_turns(value: Any) -> None:
+    assert conversation(value) == ()
+
+
+def test_a_message_alone_is_a_conversation() -> None:
+    assert conversation(MESSAGES[1]) == TURNS[1:2]
+
+
+CALL = {"type": "function", "function": {"name": "rate", "arguments": {"to": "EUR", "from": "USD"}}}
+
+
+def test_tool_calls_and_results_are_kept_for_the_template() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "c1", "name": "rate", "content": {"rate": 1.1}}
+    turns = conversation([MESSAGES[1], called, result])
+    assert [turn.message() for turn in turns] == [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": '{"rate": 1.1}', "tool_call_id": "c1", "name": "rate"},
+    ]
+    assert '"to": "EUR", "from": "USD"' in turns[1].extra  # in their order, as templates render them
+
+
+def test_sharegpt_s_calls_and_observations_are_those_of_tools() -> None:
+    call = json.dumps({"name": "rate", "arguments": {"to": "EUR", "from": "USD"}})
+    turns = conversation([{"from": "function_call", "value": call}, {"from": "observation", "value": "1.1"}])
+    assert turns[0].message() == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert turns[1] == Turn("tool", "1.1")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no json", "not JSON"),
+        (str(MESSAGES), "Python's spelling"),
+        (7, "7 is not a list of messages"),
+        ([7], "message 1: 7 is not an object"),
+        ([MESSAGES[0], {"role": "user"}], "message 2: it has neither content nor tool_calls"),
+        ([{"role": "asistant", "content": "x"}], "message 1: its role is 'asistant'"),
+        ([{"content": "x"}], "its role is None"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url"),
+        ([{"role": "user", "content": "look", "images": ["x"]}], "it has images"),
+        ([{"role": "user", "content": {"a": 1}}], "not a text"),
+        ([{"role": "assistant", "content": "x", "weight": 0}], "weight 0"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "message 1: tool_calls"),
+        ([{"from": "function_call", "value": "f()"}], "function_call is 'f\\(\\)'"),
+        ({"role": ["user"], "content": []}, "not a list of messages"),
+    ],
+)
+def test_what_is_in_doubt_is_refused_by_name(value: Any, message: str) -> None:
+    with pytest.raises(Unreadable, match=message):
+        conversation(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (MESSAGES, True),
+        (json.dumps(MESSAGES), True),
+        (MESSAGES[0], True),
+        ([{"from": "human", "value": "hi"}], True),
+        ([{"role": "assistant", "tool_calls": [CALL]}], True),
+        ("hi", False),
+        ('[{"role": "admin"}] is the list: what is wrong?', False),
+        ("[1, 2]", False),
+        (["hi"], False),
+        ([], False),
+        ({"a": 1}, False),
+        (None, False),
+    ],
+)
+def test_messages_are_told_from_text(value: Any, expected: bool) -> None:
+    assert is_conversation(value) is expected
+
+
+def test_python_s_spelling_of_messages_is_refused() -> None:
+    with pytest.raises(Unreadable, match=r"Python's spelling.*JSON"):
+        is_conversation(str(MESSAGES))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "assistant", "content": " "}, True),
+        ({"role": "assistant", "content": None, "tool_calls": []}, True),
+        ({"role": "assistant", "content": "", "reasoning_content": "hm"}, True),
+        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, False),
+        ({"role": "user", "content": ""}, False),
+    ],
+)
+def test_an_answer_of_nothing_is_known(message: dict[str, Any], expected: bool) -> None:
+    assert answers_nothing(conversation([message])[0]) is expected
+
+
+def test_tools_are_a_list_of_schemas() -> None:
+    schemas = [{"type": "function", "function": {"name": "rate", "parameters": {}}}]
+    assert tool_schemas(schemas) == tool_schemas(json.dumps(schemas)) == json.dumps(schemas)
+    nothing: list[Any] = [None, "", "[]", [], float("nan")]
+    assert {tool_schemas(value) for value in nothing} == {""}
+    for wrong in ("rate", {"a": 1}, ["rate"], 7):
+        with pytest.raises(Unreadable, match="tool schemas"):
+            tool_schemas(wrong)
