@@ -9,7 +9,7 @@ from typing import Any
 
 from demo.reads import Obj, Reads
 
-JUDGED = ("Approved", "Rejected", "Failed")  # the phases in which a ModelVersion stays
+JUDGED = ("Approved", "AwaitingApproval", "Rejected", "Failed")  # the phases in which a ModelVersion stays
 
 
 class KubectlError(RuntimeError):

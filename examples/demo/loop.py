@@ -90,7 +90,7 @@ class Loop:
         )
 
     def judged(self, name: str) -> Obj:
-        """Wait until a ModelVersion is Approved, Rejected or Failed."""
+        """Wait until a ModelVersion is judged."""
         version = self.kube.phase("modelversion", name, self.namespace, JUDGED, self.pace.job_seconds)
         self.timeline.event(f"{name}: {version['status']['phase']} ({version['status'].get('gateSummary')})")
         return version

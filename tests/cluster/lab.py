@@ -11,6 +11,7 @@ from demo import install
 from demo.kube import JUDGED, Kube, condition, restricted_pod
 from demo.pools import Pools, generated
 from demo.reads import Obj
+from driftloop.contract.names import APPROVE_VERSION
 from driftloop.contract.result import TrainResult, decode
 
 TINY: Obj = {
@@ -88,8 +89,13 @@ class Lab:
         return self.kube.phase("finetunejob", name, self.namespace, phases, 600, tell=lambda: self.story(name))
 
     def judged(self, version: str) -> Obj:
-        """Wait until a ModelVersion is Approved, Rejected or Failed."""
+        """Wait until a ModelVersion is judged."""
         return self.kube.phase("modelversion", version, self.namespace, JUDGED, 600)
+
+    def approve(self, version: str) -> None:
+        """Let services take a version that no suite judged."""
+        self.kube.run("annotate", "modelversion", version, "-n", self.namespace, f"{APPROVE_VERSION}={version}")
+        self.kube.phase("modelversion", version, self.namespace, ["Approved"], 60)
 
     def checkpoint_beyond(self, name: str, step: int) -> int:
         """Wait until there is a whole checkpoint of more than `step` steps; its steps.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from control_plane.harness import Cluster, StartOperator, eventually
-from driftloop.contract.names import EXIT_BAD_INPUT, STAGE
+from driftloop.contract.names import APPROVE_VERSION, EXIT_BAD_INPUT, STAGE
 from driftloop.contract.result import AnyResult, StageError, encode
 from unit.controller.stages import EARLIER, evaluated, facts, job, prepared, trained, version
 
@@ -102,7 +102,8 @@ def revisions(cluster: Cluster) -> set[str]:
 
 def test_a_job_becomes_an_approved_version(cluster: Cluster, operators: StartOperator) -> None:
     operators().start().ready()
-    cluster.create(CLAIM, body())
+    floor = {"name": "new", "kind": "floor", "items": "data", "minimum": 0.9}
+    cluster.create(CLAIM, body(evaluation={"suites": [floor]}))
     finish(cluster, "prepare", prepared())
     finish(cluster, "train", trained())
     eventually(lambda: reason(cluster, "Complete") == "Succeeded")
@@ -112,7 +113,7 @@ def test_a_job_becomes_an_approved_version(cluster: Cluster, operators: StartOpe
     eventually(lambda: phase(cluster, "mver", made) == "Approved")
     found = cluster.get("mver", made)
     assert found["spec"]["lineage"]["jobUid"] == cluster.get("ftj", "tune")["metadata"]["uid"]
-    assert [gate["verdict"] for gate in found["status"]["gates"]] == ["Pass", "Pass", "NotApplicable"]
+    assert [gate["verdict"] for gate in found["status"]["gates"]] == ["Pass", "Pass", "Pass"]
     told = [event["reason"] for event in cluster.list("events.events.k8s.io")]
     assert {"Preparing", "Training", "Succeeded", "Evaluating", "Approved"} <= set(told)
     assert len(told) == len(set(told))
@@ -198,9 +199,13 @@ def test_a_job_made_again_under_its_name_is_another_job(cluster: Cluster, operat
     assert phase(cluster, "ftj", "tune") == "Preparing"
 
 
-def test_an_imported_version_is_evaluated_like_any_other(cluster: Cluster, operators: StartOperator) -> None:
+def test_an_imported_version_that_nothing_compares_is_evaluated_and_waits_for_a_person(
+    cluster: Cluster, operators: StartOperator
+) -> None:
     operators().start().ready()
     imported = version("imported")
     cluster.create(CLAIM, imported | {"metadata": {"name": "imported"}})
     finish(cluster, "evaluate", evaluated(imported["spec"]["artefact"]["digest"]))
+    eventually(lambda: phase(cluster, "mver", "imported") == "AwaitingApproval")
+    cluster.kubectl("annotate", "mver", "imported", f"{APPROVE_VERSION}=imported")
     eventually(lambda: phase(cluster, "mver", "imported") == "Approved")

@@ -181,9 +181,34 @@ class SuiteSpec(ApiModel):
     uri: StorageUri | None = Field(None, description="JSONL or CSV file with the columns prompt and completion.")
     digest: Digest | None = Field(None, description="sha256 of the items file at `uri`; checked before use.")
     delta: Fraction = Field(
-        0.05,
-        description="target, retention: the loss of accuracy against the stable version that is still accepted.",
+        0.05, description="retention: the loss of accuracy against the stable version that is still accepted."
+    )
+    min_gain: Fraction = Field(
+        0.0,
+        description="target: the gain of accuracy over the stable version that must be exceeded: its lower bound must "
+        "lie above this.",
     )
     minimum: Fraction = Field(0.5, description="floor: the accuracy whose lower bound must be reached.")
     max_items: int = Field(2000, ge=10, le=100_000, description="At most this many items are asked.")
+    max_tokens: int | None = Field(
+        None, ge=1, le=32_768, description="The longest answer, in tokens; `evaluation.maxTokens` if absent."
+    )
     model_config = ConfigDict(json_schema_extra=cel(exactly_one("items", "uri")))
+
+
+class EvaluationSettings(ApiModel):
+    """How versions are asked the items of their suites."""
+
+    max_tokens: int = Field(
+        32, ge=1, le=32_768, description="The longest answer, in tokens: longer ones are cut, and are wrong."
+    )
+    concurrency: int = Field(8, ge=1, le=1024, description="Items that are asked at a time.")
+    queue_name: QueueName | None = Field(
+        None, description="Kueue queue that admits the pods; of a job's versions `compute.queueName` if absent."
+    )
+    startup_timeout_seconds: int = Field(
+        600, ge=10, le=86_400, description="The served model must be ready by then, its download included."
+    )
+    active_deadline_seconds: int = Field(
+        21_600, ge=60, le=31_536_000, description="The longest that one version may take to answer."
+    )

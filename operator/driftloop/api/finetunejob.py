@@ -8,6 +8,7 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
+    EvaluationSettings,
     Family,
     Fraction,
     Name,
@@ -55,7 +56,9 @@ class ModelFrom(ApiModel):
     digest: Digest | None = Field(None, description="Content digest of the folder at `uri`; checked before use.")
     version_ref: ObjectRef | None = Field(None, description="A ModelVersion of this namespace.")
     family: Family | None = Field(
-        None, description="The last Approved version of this family; waits until there is one."
+        None,
+        description="The last Approved version of this family, or where there is none the last that awaits approval; "
+        "waits until there is one.",
     )
     serving: ObjectRef | None = Field(None, description="The stable version of this InferenceService.")
     config: NewModel | None = Field(None, description="No model yet: initialise one and train its tokenizer.")
@@ -232,7 +235,7 @@ class Compute(ApiModel):
     active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="The longest a stage may take.")
 
 
-class Evaluation(ApiModel):
+class Evaluation(EvaluationSettings):
     """The gates that the version must pass."""
 
     suites: list[SuiteSpec] = Field(
@@ -317,10 +320,7 @@ class DataStatus(ApiModel):
     held_out_rows: int = Field(description="Rows that never are.")
     feedback_rows: int = Field(0, description="Training rows that came from feedback.")
     replay_rows: int = Field(0, description="Training rows that are replayed.")
-    dropped_rows: int = Field(0, description="Rows that were read and are neither trained on nor held out.")
-    dropped: dict[str, int] = Field(
-        default={}, max_length=24, description="The dropped rows by reason; see docs/data.md for what each means."
-    )
+    dropped_rows: int = Field(0, description="Rows that cleaning removed.")
     tokens: int = Field(0, description="Tokens in the training rows.")
 
 

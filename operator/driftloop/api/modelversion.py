@@ -9,6 +9,7 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
+    EvaluationSettings,
     Family,
     Name,
     PodOverrides,
@@ -49,7 +50,7 @@ class Lineage(ApiModel):
     trigger: Trigger = Field(default=Trigger(kind="User"), description="Why the training was started.")
 
 
-class VersionEvaluation(ApiModel):
+class VersionEvaluation(EvaluationSettings):
     """The gates that it must pass."""
 
     suites: list[SuiteSpec] = Field(
@@ -93,7 +94,10 @@ class Gate(ApiModel):
     minimum_detectable_effect: str | None = Field(
         None, max_length=16, description="The smallest loss that n items show with power 0.8."
     )
-    delta: str | None = Field(None, max_length=16, description="The loss that is accepted, or the minimum demanded.")
+    delta: str | None = Field(
+        None, max_length=16, description="The loss that is accepted, the gain or the minimum that is demanded."
+    )
+    cut: int | None = Field(None, description="Answers of this version that maxTokens cut short.")
     uses: int | None = Field(
         None, description="Versions that were judged by these very items: the more, the less they prove."
     )
@@ -111,8 +115,11 @@ class ModelVersionStatus(ApiModel):
     """What was seen last."""
 
     observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
-    phase: Literal["Pending", "Evaluating", "Approved", "Rejected", "Failed"] | None = Field(
-        None, description="Where the version is. Failed: it could not be judged."
+    phase: Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"] | None = Field(
+        None,
+        description="Where the version is. AwaitingApproval: no suite judged it; it may be trained from, and without a "
+        "stable version the annotation driftloop.dev/approve with its name lets it serve. Failed: it could not be "
+        "judged; another value of the annotation driftloop.dev/retry tries again.",
     )
     conditions: list[Condition] = Field(
         default=[],
@@ -130,6 +137,10 @@ class ModelVersionStatus(ApiModel):
         None, max_length=256, description="4 of 4 passed, or the first that failed, else the first that could not tell."
     )
     baseline: BaselineStatus | None = Field(None, description="What it was compared with.")
+    engine: str | None = Field(None, max_length=16, description="Hash of the engine that the evidence is about.")
+    retried: str | None = Field(
+        None, max_length=253, description="The value of driftloop.dev/retry that was followed last."
+    )
     evidence: Artefact | None = Field(None, description="Every question and answer, in storage.")
     services: list[Name] = Field(default=[], max_length=64, description="InferenceServices that serve it now.")
 

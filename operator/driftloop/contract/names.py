@@ -12,7 +12,8 @@ REVISION = f"{GROUP}/revision"
 ROLE = f"{GROUP}/role"  # stable | candidate, on Deployments
 IN_USE = f"{GROUP}/in-use"  # on ModelVersions: deletion is refused
 APPROVE = f"{GROUP}/approve-retraining"  # annotation: name of the proposal
-RETRY = f"{GROUP}/retry"  # annotation: a failed revision to try again
+APPROVE_VERSION = f"{GROUP}/approve"  # annotation on a ModelVersion that no suite judged: its own name
+RETRY = f"{GROUP}/retry"  # annotation: a failed revision to try again; on a ModelVersion any value that is new
 TRIGGER = f"{GROUP}/trigger"  # annotation on a FineTuneJob: the Trigger as JSON
 ALERT_NAME = "DriftloopModelDrift"
 

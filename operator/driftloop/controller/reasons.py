@@ -38,7 +38,9 @@ class Reason(StrEnum):
     # ModelVersion.
     EVALUATING = "Evaluating"
     APPROVED = "Approved"
+    AWAITING_APPROVAL = "AwaitingApproval"
     REJECTED = "Rejected"
+    UNDECIDED = "Undecided"
     BASELINE_NOT_FOUND = "BaselineNotFound"
 
     # InferenceService.

@@ -7,6 +7,9 @@ from driftloop.controller.core import Obj
 from driftloop.controller.inferenceservice.observed import SINCE
 from driftloop.controller.naming import controlled_by
 
+# What may be trained from. Nothing speaks against a version that awaits approval; it only isn't served.
+TRAINABLE = ("Approved", "AwaitingApproval")
+
 
 def phase(version: Obj) -> str | None:
     """Where a version is."""
@@ -20,10 +23,14 @@ def family(version: Obj) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def last_approved(versions: Iterable[Obj], of_family: str) -> Obj | None:
-    """The Approved version of the family that was created last."""
-    approved = [version for version in versions if family(version) == of_family and phase(version) == "Approved"]
-    return max(approved, key=lambda v: (v["metadata"]["creationTimestamp"], v["metadata"]["name"]), default=None)
+def to_start_from(versions: Iterable[Obj], of_family: str) -> Obj | None:
+    """The Approved version of the family that was created last; where there is none, the last that no suite judged."""
+    found = [version for version in versions if family(version) == of_family and phase(version) in TRAINABLE]
+    return max(
+        found,
+        key=lambda v: (phase(v) == "Approved", v["metadata"]["creationTimestamp"], v["metadata"]["name"]),
+        default=None,
+    )
 
 
 def follows(service: Obj, of_family: str) -> bool:

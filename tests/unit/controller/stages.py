@@ -230,7 +230,8 @@ class Cluster:
 
     def job(self, stage: str) -> Obj:
         """The Job of a stage; the latest, where there are several."""
-        return [obj for obj in self.of_kind("Job") if obj["metadata"]["labels"][STAGE] == stage][-1]
+        found = [obj for obj in self.of_kind("Job") if obj["metadata"]["labels"][STAGE] == stage]
+        return max(found, key=lambda obj: int(obj["metadata"]["uid"].removeprefix("uid-")))
 
     def finish(self, stage: str, result: AnyResult) -> None:
         """The pod with index 0 ends well, and so does the Job."""

@@ -15,13 +15,20 @@ def test_the_last_approved_is_the_one_created_last_whatever_came_after_unjudged(
         version("c", created="2026-01-01T12:00:00Z"),
         approved(version("d", created="2026-01-01T13:00:00Z", family="other")),
     ]
-    assert versions.last_approved(found, "support") == found[1]
-    assert versions.last_approved(found[2:], "support") is None
+    assert versions.to_start_from(found, "support") == found[1]
+    assert versions.to_start_from(found[2:], "support") is None
+
+
+def test_training_starts_from_what_awaits_approval_only_where_nothing_is_approved() -> None:
+    waits = version("b", created="2026-01-01T11:00:00Z") | {"status": {"phase": "AwaitingApproval"}}
+    good = approved(version("a", created="2026-01-01T10:00:00Z"))
+    assert versions.to_start_from([good, waits], "support") == good
+    assert versions.to_start_from([waits], "support") == waits
 
 
 def test_of_two_of_the_same_second_the_name_decides() -> None:
     found = [approved(version("b")), approved(version("a"))]
-    assert versions.last_approved(found, "support") == found[0]
+    assert versions.to_start_from(found, "support") == found[0]
 
 
 def test_objects_that_do_not_parse_are_passed_over() -> None:
@@ -29,7 +36,7 @@ def test_objects_that_do_not_parse_are_passed_over() -> None:
         {"metadata": {"name": "x"}},
         {"metadata": {"name": "y"}, "spec": {"family": 3}, "status": {"phase": 4}},
     ]
-    assert versions.last_approved([*odd, approved(version("a"))], "support") == approved(version("a"))
+    assert versions.to_start_from([*odd, approved(version("a"))], "support") == approved(version("a"))
     assert not versions.follows({"metadata": {}}, "support")
 
 

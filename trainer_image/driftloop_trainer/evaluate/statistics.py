@@ -20,6 +20,8 @@ class Judged:
     candidate: bool
     baseline: bool | None = None
     answered: bool = True
+    cut: bool = False  # the limit of tokens ended the candidate's answer
+    baseline_cut: bool = False
 
 
 def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
@@ -31,8 +33,9 @@ def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
         items=len(judged),
         clusters=len(set(clusters)),
         correct=sum(item.candidate for item in judged),
-        standard_error=clustered_error(right, clusters),
+        standard_error=_rounded(clustered_error(right, clusters)),
         errors=sum(not item.answered for item in judged),
+        cut=sum(item.cut for item in judged) or None,
     )
     if not judged or any(item.baseline is None for item in judged):
         return alone
@@ -42,7 +45,8 @@ def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
             "baseline_correct": sum(bool(item.baseline) for item in judged),
             "gained": difference.count(1.0),
             "lost": difference.count(-1.0),
-            "difference_standard_error": clustered_error(difference, clusters),
+            "baseline_cut": sum(item.baseline_cut for item in judged) or None,
+            "difference_standard_error": _rounded(clustered_error(difference, clusters)),
         }
     )
 
@@ -57,3 +61,8 @@ def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
         sums[cluster] += value - mean
     spread = math.fsum(total**2 for total in sums.values())
     return math.sqrt(spread * len(sums) / (len(sums) - 1)) / len(values)
+
+
+def _rounded(error: float) -> float:
+    """Six decimals, upwards: sixteen suites must fit into a termination message, and no error may get too small."""
+    return math.ceil(error * 1e6) / 1e6

@@ -1,4 +1,4 @@
--- Healthy when approved; rejected or impossible to judge is Degraded.
+-- Healthy when approved, suspended while it waits for approval; rejected or impossible to judge is Degraded.
 local health = {}
 local status = obj.status or {}
 -- A status of an older spec says nothing of this one: without this check health flaps at each sync.
@@ -19,6 +19,12 @@ local ready = conditions.Ready or { status = "Unknown", message = "no condition 
 if conditions.Stalled then
   health.status = "Degraded"
   health.message = conditions.Stalled.message
+  return health
+end
+-- A version that no suite judged waits for a person, and holds up no wave.
+if ready.reason == "AwaitingApproval" then
+  health.status = "Suspended"
+  health.message = ready.message
   return health
 end
 if ready.status == "True" then

@@ -97,9 +97,10 @@ def _model(observed: Observed) -> Start | Obstacle:
     if source.uri is not None:
         return Start(ModelSource(uri=source.uri, digest=source.digest))
     if source.family is not None:
-        version = versions.last_approved(observed.versions, source.family)
+        version = versions.to_start_from(observed.versions, source.family)
         if version is None:
-            return Waiting(Reason.NO_APPROVED_VERSION, f"family {source.family} has no Approved version yet")
+            message = f"family {source.family} has no version yet that is Approved, or awaits approval to be served"
+            return Waiting(Reason.NO_APPROVED_VERSION, message)
         return _from_version(version)
     name = source.version_ref.name if source.version_ref else None
     if source.serving is not None:
@@ -118,7 +119,7 @@ def _model(observed: Observed) -> Start | Obstacle:
 
 def _unapproved(version: Obj) -> Obstacle | None:
     phase, name = versions.phase(version), version["metadata"]["name"]
-    if phase == "Approved":
+    if phase in versions.TRAINABLE:
         return None
     if phase in ("Rejected", "Failed"):
         return Refused(Reason.VERSION_NOT_APPROVED, f"ModelVersion {name} is {phase}: start from an Approved one")

@@ -38,7 +38,7 @@ def prepare_task(observed: Observed, start: Start) -> PrepareTask:
         data=spec.data,
         feedback=start.feedback,
         training=spec.training,
-        suites=tuple(spec.evaluation.suites),
+        suites=tuple(_bounded(suite, spec) for suite in spec.evaluation.suites),
         storage=spec.storage,
         output=join(spec.storage, "prepared", observed.uid),
     )
@@ -110,7 +110,10 @@ def lineage(
 def draft(spec: FineTuneJobSpec, origin: Lineage, data: PrepareResult) -> str:
     """The spec of the ModelVersion but for the artefact, as JSON. Raises InvalidResult when a suite has no items."""
     try:
+        asked = spec.evaluation.model_dump(exclude={"suites"})
+        asked["queue_name"] = spec.evaluation.queue_name or spec.compute.queue_name
         evaluation = VersionEvaluation(
+            **asked,
             suites=[_resolved(suite, data) for suite in spec.evaluation.suites],
             storage=join(spec.storage, "evaluations"),
         )
@@ -164,10 +167,15 @@ def _trigger(job: Obj) -> Trigger:
         return Trigger(kind="User")
 
 
+def _bounded(suite: SuiteSpec, spec: FineTuneJobSpec) -> SuiteSpec:
+    """The suite with its own limit of tokens: prepare refuses items that no answer could match."""
+    return suite.model_copy(update={"max_tokens": suite.max_tokens or spec.evaluation.max_tokens})
+
+
 def _resolved(suite: SuiteSpec, data: PrepareResult) -> SuiteSpec:
     items = next((found for found in data.suites if found.name == suite.name), None)
     if items is not None:
-        return suite.model_copy(update={"items": None, "uri": data.items_uri(items), "digest": items.digest})
+        return suite.model_copy(update={"items": None, "uri": items.uri, "digest": items.digest})
     if suite.uri is None:
         raise InvalidResult(f"prepare wrote no items for suite {suite.name}")
     return suite

@@ -127,7 +127,8 @@ def ending(observed: Observed, stable: Revision, serving: Version, job: Job, now
         return _without_version(job, now)
     if version.name == stable.version:
         return "Promoted"
-    if version.phase in ("Rejected", "Failed"):
+    # Beside a stable version one that no suite judged is served by nobody.
+    if version.phase in ("Rejected", "Failed", "AwaitingApproval"):
         return "Rejected"
     if version.phase in UNJUDGED:
         return "InFlight"

@@ -7,7 +7,7 @@ What cannot be chosen is said, and what serves goes on serving.
 from dataclasses import dataclass
 from typing import Literal
 
-from driftloop.contract.names import RETRY
+from driftloop.contract.names import APPROVE_VERSION, RETRY
 from driftloop.controller.inferenceservice.observed import Observed, Revision, Version
 from driftloop.controller.inferenceservice.revision import revision_of
 from driftloop.controller.reasons import Reason
@@ -68,7 +68,9 @@ def _pinned(observed: Observed, stable: Revision | None, name: str) -> Choice:
             blocked=True,
         )
     if not _may_serve(observed, version):
-        return Choice(reason=Reason.VERSION_NOT_APPROVED, message=f"spec.model.version: {name} has not been judged yet")
+        unproven = version.phase == "AwaitingApproval"
+        why = "awaits approval: no suite judged it, see its condition" if unproven else "has not been judged yet"
+        return Choice(reason=Reason.VERSION_NOT_APPROVED, message=f"spec.model.version: {name} {why}")
     return _take(observed, version, stable) or _failed(observed, version)
 
 
@@ -110,7 +112,8 @@ def evidence_holds(observed: Observed, version: Version, stable: Revision | None
 
 def _may_serve(observed: Observed, version: Version) -> bool:
     """Approved, or in use while its status was lost: wiping a status must move no traffic."""
-    return version.phase == "Approved" or (version.phase in UNJUDGED and version.name in _used(observed))
+    in_doubt = (*UNJUDGED, "AwaitingApproval")
+    return version.phase == "Approved" or (version.phase in in_doubt and version.name in _used(observed))
 
 
 def _used(observed: Observed) -> set[str]:
@@ -148,4 +151,8 @@ def _nothing(observed: Observed) -> Choice:
     failed = [v for v in observed.versions if v.phase == "Approved"]
     if failed:
         return _failed(observed, max(failed, key=lambda v: v.age_key))
-    return Choice(reason=Reason.NO_APPROVED_VERSION, message=f"waits for an Approved ModelVersion of family {family}")
+    message = f"waits for an Approved ModelVersion of family {family}"
+    if unproven := [v for v in observed.versions if v.phase == "AwaitingApproval"]:
+        name = max(unproven, key=lambda v: v.age_key).name
+        message += f"; {name} awaits approval: kubectl annotate mver {name} {APPROVE_VERSION}={name}"
+    return Choice(reason=Reason.NO_APPROVED_VERSION, message=message)

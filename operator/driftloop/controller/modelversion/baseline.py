@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from driftloop.api.inferenceservice import Engine
-from driftloop.api.modelversion import Artefact, BaselineStatus
+from driftloop.api.modelversion import Artefact, BaselineStatus, ModelVersionSpec
 from driftloop.controller import versions
 from driftloop.controller.core import Obj
 from driftloop.controller.modelversion.observed import Observed
@@ -48,6 +48,11 @@ def baseline(observed: Observed) -> Baseline | NoBaseline | Unknown:
 def digest_of(found: Baseline | NoBaseline) -> str | None:
     """Digest of the baseline; None where there is none."""
     return found.status.digest if isinstance(found, Baseline) else None
+
+
+def is_compared(spec: ModelVersionSpec) -> bool:
+    """Whether some suite compares the version with the stable one."""
+    return any(suite.kind != "floor" for suite in spec.evaluation.suites)
 
 
 def is_candidate(observed: Observed) -> bool:

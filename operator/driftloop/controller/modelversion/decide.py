@@ -6,7 +6,6 @@ evaluated again, against that.
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -15,7 +14,7 @@ from driftloop.contract.names import IN_USE
 from driftloop.contract.result import EvaluateResult
 from driftloop.controller import conditions, step, versions
 from driftloop.controller.core import Action, Apply, Create, Key, Label, Obj, Plan, Settings
-from driftloop.controller.modelversion import evaluation, gates
+from driftloop.controller.modelversion import approval, evaluation, gates
 from driftloop.controller.modelversion.baseline import (
     Baseline,
     NoBaseline,
@@ -24,8 +23,9 @@ from driftloop.controller.modelversion.baseline import (
     digest_of,
     engine_of,
     is_candidate,
+    is_compared,
 )
-from driftloop.controller.modelversion.observed import JUDGED, Observed
+from driftloop.controller.modelversion.observed import JUDGED, Observed, Phase
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge, missing_claim
 from driftloop.controller.pods.outcome import (
@@ -44,9 +44,6 @@ from driftloop.controller.step import to_plan
 
 RECHECK_SECONDS = 60.0
 SETTLE_SECONDS = 10.0
-Phase = Literal["Pending", "Evaluating", "Approved", "Rejected", "Failed"]
-
-
 Step = step.Step[Phase]
 
 
@@ -57,10 +54,13 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     failed, wait = lost_pods(observed.pods, now)
     services = versions.services_of(observed.name, observed.deployments)
     protection = _protection(observed, bool(services))
-    if _settled(observed):
+    if not _settled(observed):
+        found = _step(observed, settings, now)
+    elif observed.status.phase == "AwaitingApproval":
+        found = approval.unproven(observed, observed.status.gate_summary or "")
+    else:
         status = observed.status.model_copy(update={"services": services}).dump()
         return Plan((*failed, *protection), status, requeue_after=wait)
-    found = _step(observed, settings, now)
     found = replace(found, changes=found.changes | {"services": services})
     return to_plan(found, observed.version, observed.status, now, (*failed, *protection), wait)
 
@@ -69,7 +69,9 @@ def _settled(observed: Observed) -> bool:
     """Judged, and against what it would replace now."""
     if observed.status.phase not in JUDGED:
         return False
-    if observed.status.phase != "Approved" or not is_candidate(observed):
+    if observed.status.phase not in ("Approved", "AwaitingApproval") or not is_candidate(observed):
+        return True
+    if observed.status.phase == "AwaitingApproval" and not is_compared(observed.spec):
         return True
     found = baseline(observed)
     judged = observed.status.baseline.digest if observed.status.baseline else None
@@ -153,12 +155,19 @@ def _judged(observed: Observed, job: Obj, result: EvaluateResult) -> Step:
         message = f"the evaluation names {result.uri!r} as the place of its evidence: that is no storage URI"
         return Step("Failed", conditions.stalled(Reason.INVALID_RESULT, message))
     compared = evaluation.compared_with(job)
-    found = gates.judge(observed.spec, result, compared, evaluation.why_no_baseline(job), _uses(observed))
-    verdict, summary = gates.verdict(found), gates.summary(found)
-    changes = {"gates": found, "gate_summary": summary, "baseline": compared, "evidence": evidence}
-    if verdict == "Approved":
-        return Step(verdict, conditions.ready(Reason.APPROVED, summary), changes=changes)
-    return Step(verdict, conditions.stalled(Reason.REJECTED, summary), changes=changes)
+    judged = gates.judge(observed.spec, result, compared, evaluation.why_no_baseline(job), _uses(observed))
+    verdict, summary = gates.verdict(judged), gates.summary(judged)
+    changes = {"gates": judged, "gate_summary": summary, "baseline": compared, "evidence": evidence}
+    match verdict:
+        case "Approved":
+            return Step(verdict, conditions.ready(Reason.APPROVED, summary), changes=changes)
+        case "Unproven":
+            found = approval.unproven(observed, summary)
+            return replace(found, changes=changes | found.changes)
+        case "Undecided":
+            return Step("Failed", conditions.stalled(Reason.UNDECIDED, summary), changes=changes)
+        case "Rejected":
+            return Step(verdict, conditions.stalled(Reason.REJECTED, summary), changes=changes)
 
 
 def _uses(observed: Observed) -> dict[str, int]:

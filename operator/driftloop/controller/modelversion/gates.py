@@ -6,10 +6,9 @@ single test does (intersection-union test, Berger 1982). Unknown is inconclusive
 Sources of the formulas:
 - pairing the questions and clustering the standard errors: Miller 2024, "Adding Error Bars to Evals",
   arXiv 2411.00640; the client computes both, this file judges;
-- non-inferiority: the lower bound of the paired difference must lie above -delta (Blackwelder 1982);
-- minimum detectable effect, (z.95 + z.80) standard errors: Miller 2024;
-- standard error of matched shares with half an observation added to each of the four cells: Agresti & Min 2005;
-- lower bound of a share: Wilson 1927.
+- non-inferiority (retention): the lower bound of the paired difference must lie above -delta (Blackwelder 1982);
+- superiority (target): it must lie above the gain that is asked for;
+- the bounds themselves: contract/bounds.py.
 """
 
 import math
@@ -18,7 +17,14 @@ from typing import Literal
 
 from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import BaselineStatus, Gate, ModelVersionSpec, Verdict
-from driftloop.contract.bounds import Z_CONFIDENCE, Z_POWER, Difference, paired_difference, share_bounds
+from driftloop.contract.bounds import (
+    Z_CONFIDENCE,
+    Z_POWER,
+    Difference,
+    least_items,
+    paired_difference,
+    share_bounds,
+)
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
 
 
@@ -42,11 +48,28 @@ def judge(
     return gates
 
 
-def verdict(gates: Sequence[Gate]) -> Literal["Approved", "Rejected"]:
-    """Approved only if every gate passed or does not apply, and the digest and the API were looked at."""
-    seen = {gate.kind for gate in gates if gate.verdict == "Pass"}
-    good = all(gate.verdict in ("Pass", "NotApplicable") for gate in gates)
-    return "Approved" if good and {"digest", "api"} <= seen else "Rejected"
+Judgement = Literal["Approved", "Unproven", "Undecided", "Rejected"]
+
+
+def verdict(gates: Sequence[Gate]) -> Judgement:
+    """Approved: every gate passed or does not apply, digest and API were looked at, and a suite passed.
+
+    Unproven: nothing speaks against it, but no suite judged it. Undecided: only the API's checks could not tell, which
+    another look may. Else Rejected.
+    """
+    bad = {gate.verdict for gate in gates} - {"Pass", "NotApplicable"}
+    passed = {gate.kind for gate in gates if gate.verdict == "Pass"}
+    if not bad and {"digest", "api"} <= passed:
+        return "Approved" if passed - {"digest", "api"} else "Unproven"
+    told = all(gate.verdict in ("Pass", "NotApplicable") for gate in gates if gate.kind != "api")
+    if told and "digest" in passed and any(g.kind == "api" and g.verdict == "Inconclusive" for g in gates):
+        return "Undecided"
+    return "Rejected"
+
+
+def has_shown_gain(gates: Sequence[Gate]) -> bool:
+    """Whether a target suite showed that the version learned what it was made for."""
+    return any(gate.kind == "target" and gate.verdict == "Pass" for gate in gates)
 
 
 def summary(gates: Sequence[Gate]) -> str:
@@ -59,7 +82,8 @@ def summary(gates: Sequence[Gate]) -> str:
         return f"{bad.name}: {bad.verdict}: {bad.message}"[:256]
     applied = [gate for gate in gates if gate.verdict == "Pass"]
     rest = len(gates) - len(applied)
-    return f"{len(applied)} of {len(gates)} passed" + (f", {rest} not applicable" if rest else "")
+    unproven = ", no suite judged it" if verdict(gates) == "Unproven" else ""
+    return f"{len(applied)} of {len(gates)} passed" + (f", {rest} not applicable" if rest else "") + unproven
 
 
 def _digest_gate(spec: ModelVersionSpec, result: EvaluateResult, baseline: BaselineStatus | None) -> Gate:
@@ -74,10 +98,14 @@ def _digest_gate(spec: ModelVersionSpec, result: EvaluateResult, baseline: Basel
 
 
 def _api_gate(api: ApiCheck) -> Gate:
-    total = api.passed + len(api.failed)
+    total = api.passed + len(api.failed) + len(api.uncertain)
     if api.failed:
         message = f"{len(api.failed)} of {total} checks failed: {'; '.join(api.failed)}"[:1024]
         return Gate(name="api", kind="api", verdict="Fail", message=message)
+    if api.uncertain:
+        said = "; ".join(api.uncertain)
+        message = f"{len(api.uncertain)} of {total} checks differ from one look to the next: {said}"[:1024]
+        return Gate(name="api", kind="api", verdict="Inconclusive", message=message)
     if total == 0:
         return Gate(name="api", kind="api", verdict="Inconclusive", message="no check of the API was made")
     return Gate(name="api", kind="api", verdict="Pass", message=f"{total} checks passed")
@@ -102,7 +130,7 @@ def _unjudged(suite: SuiteSpec, verdict: Verdict, message: str, result: SuiteRes
         message=message,
         value=value,
         items=result.items if result else None,
-        delta=_decimal(suite.minimum if suite.kind == "floor" else suite.delta),
+        delta=_decimal({"floor": suite.minimum, "target": suite.min_gain, "retention": suite.delta}[suite.kind]),
     )
 
 
@@ -127,30 +155,32 @@ def non_inferiority(difference: Difference, delta: float) -> Verdict:
     """Pass: no loss of `delta` or more, at 95 %, shown by enough items or by being better outright."""
     if difference.upper < -delta:
         return "Fail"
-    if difference.lower > 0 or (difference.lower > -delta and difference.detectable <= delta):
+    if difference.excludes_loss(delta):
         return "Pass"
     return "Inconclusive" if difference.detectable > delta else "Fail"
 
 
+def superiority(difference: Difference, gain: float) -> Verdict:
+    """Pass: a gain above `gain`, at 95 %. Fail: there is no such gain, at 95 %."""
+    if difference.lower > gain:
+        return "Pass"
+    return "Fail" if difference.upper <= gain else "Inconclusive"
+
+
 def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
-    gained, lost = result.gained or 0, result.lost or 0
-    found = paired_difference(result.items, result.clusters, gained, lost, result.difference_standard_error or 0.0)
-    judged = non_inferiority(found, suite.delta)
-    needed = math.ceil(result.items * (found.detectable / suite.delta) ** 2) if suite.delta > 0 else None
-    counted = f"{gained} gained, {lost} lost of {result.items} items"
-    if judged == "Pass":
-        message = f"{counted}: at 95 % the loss is below {_decimal(suite.delta)}"
-    elif judged == "Fail":
-        message = f"{counted}: a loss of {_decimal(suite.delta)} or more can't be excluded at 95 %"
-    elif needed is None:
-        message = f"{counted}: delta 0 asks for a version that is better, and this one isn't shown to be"
-    else:
-        message = f"{counted}: they show losses of {_decimal(found.detectable)} and up; needs n >= {needed}"
+    found = paired_difference(
+        result.items,
+        result.clusters,
+        result.gained or 0,
+        result.lost or 0,
+        result.difference_standard_error or 0.0,
+    )
+    judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, found)
     return Gate(
         name=suite.name,
         kind=suite.kind,
         verdict=judged,
-        message=message + _unanswered(result),
+        message=f"{result.gained} gained, {result.lost} lost of {result.items} items: {message}{_notes(result)}"[:1024],
         value=_decimal(result.correct / result.items),
         baseline=_decimal((result.baseline_correct or 0) / result.items),
         difference=_decimal(found.value),
@@ -158,9 +188,66 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         upper=_decimal(found.upper),
         items=result.items,
         items_needed=needed,
-        minimum_detectable_effect=_decimal(found.detectable),
-        delta=_decimal(suite.delta),
+        minimum_detectable_effect=_decimal(found.detectable) if math.isfinite(found.detectable) else None,
+        delta=_decimal(suite.min_gain if suite.kind == "target" else suite.delta),
+        cut=result.cut,
     )
+
+
+Finding = tuple[Verdict, str, int | None]  # with the items that are needed, where a number of them would do
+
+
+def _target(suite: SuiteSpec, result: SuiteResult, found: Difference) -> Finding:
+    judged, gain = superiority(found, suite.min_gain), _decimal(suite.min_gain)
+    if judged == "Pass":
+        return judged, f"at 95 % the gain is above {gain}", None
+    if judged == "Fail":
+        return judged, f"at 95 % there is no gain above {gain}", None
+    if _next_to_nothing(result):
+        return judged, f"neither version is right on a share that could be told from none: {_MEASURES_NOTHING}", None
+    if (shown := found.value - suite.min_gain) <= 0:
+        return judged, f"no gain above {gain} is shown", None
+    needed = _needed(result.items, found.value - found.lower, shown)
+    return judged, f"a gain above {gain} is not sure at 95 %; needs n >= {needed}", needed
+
+
+def _retention(suite: SuiteSpec, result: SuiteResult, found: Difference) -> Finding:
+    judged, delta = non_inferiority(found, suite.delta), _decimal(suite.delta)
+    if judged != "Fail" and found.lower <= 0 and (empty := _measures_nothing(suite, result)):
+        return "Inconclusive", empty, None
+    if judged == "Pass":
+        return judged, f"at 95 % the loss is below {delta}", _needed(result.items, found.detectable, suite.delta)
+    if suite.delta == 0:
+        return judged, "delta 0 asks for a version that is better, and this one isn't shown to be", None
+    least = max(_needed(result.items, found.detectable, suite.delta) or 0, least_items(suite) or 0)
+    if judged == "Fail":
+        return judged, f"a loss of {delta} or more can't be excluded at 95 %", least
+    return judged, f"they show losses of {_decimal(found.detectable)} and up; needs n >= {least}", least
+
+
+_MEASURES_NOTHING = "the suite measures nothing: see the answers in the evidence, the items and maxTokens"
+
+
+def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
+    """A stable version that gets no more than delta right has no more to lose: the loss couldn't show."""
+    sure = share_bounds(result.items, result.clusters, result.baseline_correct or 0, 0.0)[0]
+    if sure > suite.delta:
+        return None
+    return (
+        f"the suite measures nothing of the stable version, which is right on {result.baseline_correct} of "
+        f"{result.items} items: a loss of {_decimal(suite.delta)} could not show. See the evidence, the items and "
+        "maxTokens"
+    )
+
+
+def _next_to_nothing(result: SuiteResult) -> bool:
+    right = max(result.correct, result.baseline_correct or 0)
+    return share_bounds(result.items, result.clusters, right, 0.0)[0] <= 0
+
+
+def _needed(items: int, shown: float, wanted: float) -> int | None:
+    """Items with which `shown`, which falls with their root, would be `wanted`."""
+    return math.ceil(items * (shown / wanted) ** 2) if wanted > 0 and math.isfinite(shown) else None
 
 
 def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
@@ -180,7 +267,7 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         name=suite.name,
         kind="floor",
         verdict=judged,
-        message=message + _unanswered(result),
+        message=message + _notes(result),
         value=_decimal(share),
         lower=_decimal(lower),
         upper=_decimal(upper),
@@ -188,11 +275,18 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         items_needed=needed,
         minimum_detectable_effect=_decimal((share - lower) * (1 + Z_POWER / Z_CONFIDENCE)),
         delta=_decimal(suite.minimum),
+        cut=result.cut,
     )
 
 
-def _unanswered(result: SuiteResult) -> str:
-    return f"; {result.errors} unanswered items count as wrong" if result.errors else ""
+def _notes(result: SuiteResult) -> str:
+    """What else is to know: answers that were cut may be right but for their end."""
+    notes = f"; {result.errors} unanswered items count as wrong" if result.errors else ""
+    if result.cut:
+        notes += f"; {result.cut} answers were cut at maxTokens"
+    if result.baseline_cut:
+        notes += f"; {result.baseline_cut} of the stable version's answers were cut at maxTokens"
+    return notes
 
 
 def _decimal(value: float) -> str:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from driftloop.api.modelversion import ModelVersionSpec, ModelVersionStatus
 from driftloop.controller.core import Obj
 
-JUDGED = ("Approved", "Rejected", "Failed")
+Phase = Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"]
+JUDGED = ("Approved", "AwaitingApproval", "Rejected", "Failed")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Observed:
     deployments: tuple[Obj, ...] = ()  # all Deployments of ours in the namespace
     versions: tuple[Obj, ...] = ()  # the namespace's ModelVersions; once judged, those that are stable
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """What people told about the version."""
+        return self.version["metadata"].get("annotations") or {}
 
     @property
     def name(self) -> str:

@@ -75,13 +75,11 @@ def test_the_stages_follow_each_other_to_a_model_version() -> None:
     run = Run()
     run.step()
     assert run.status["phase"] == "Preparing"
-    run.cluster.finish("prepare", prepared(dropped_rows=7, dropped={"emptyAnswer": 5, "dedupExact": 2}))
+    run.cluster.finish("prepare", prepared())
     run.step()
     assert (run.status["phase"], run.status["attempt"]) == ("Training", 1)
     assert run.status["plan"]["totalSteps"] == 63  # ceil(1000 rows * 2 epochs / 32)
     assert run.status["data"]["trainRows"] == 1000
-    assert run.status["data"]["droppedRows"] == 7
-    assert run.status["data"]["dropped"] == {"emptyAnswer": 5, "dedupExact": 2}
     run.cluster.finish("train", trained())
     run.step()
     assert (run.status["phase"], run.status["progress"]["percent"]) == ("Succeeded", 100)
@@ -335,6 +333,13 @@ def test_a_job_waits_for_the_familys_first_approved_version() -> None:
     run.step(versions=(version("base-1", family="base"),))
     assert (run.status["phase"], run.condition("Reconciling")["reason"]) == ("Pending", "NoApprovedVersion")
     run.step(versions=(approved(version("base-1", family="base")),))
+    assert run.status["phase"] == "Preparing"
+
+
+@pytest.mark.parametrize("source", [{"family": "support"}, {"versionRef": {"name": "support-1"}}])
+def test_training_starts_from_a_version_that_awaits_approval_to_be_served(source: Obj) -> None:
+    run = Run(model={"from": source})
+    run.step(versions=(version("support-1") | {"status": {"phase": "AwaitingApproval"}},))
     assert run.status["phase"] == "Preparing"
 
 

@@ -162,6 +162,14 @@ def test_a_job_whose_version_is_not_seen_yet_is_in_flight() -> None:
     assert state(go(serving(jobs=(done,)))) == "Running"
 
 
+def test_a_retrained_version_that_no_suite_judged_is_turned_down() -> None:
+    v2 = version("v2", 50, "AwaitingApproval", judged=ago(40), job_uid=f"uid-{name_of(0)}")
+    done = job(name_of(0), 90, "Succeeded", finished=ago(60), version="v2")
+    decision = go(serving(jobs=(done,), versions=(v2,)))
+    assert decision.status is not None
+    assert (decision.status.rejections, decision.status.job) == (1, None)
+
+
 def rejected(n: int, age: float) -> tuple[Job, Version]:
     found = job(name_of(n), age + 50, "Succeeded", finished=ago(age + 10), version=f"r{n}")
     return found, version(f"r{n}", age + 10, "Rejected", judged=ago(age), job_uid=found.uid)

@@ -16,11 +16,23 @@ def test_the_last_approved_version_is_chosen() -> None:
     assert choose(observed).version == observed.version("v2")
 
 
-@pytest.mark.parametrize("phase", [None, "Pending", "Evaluating", "Rejected", "Failed"])
+@pytest.mark.parametrize("phase", [None, "Pending", "Evaluating", "AwaitingApproval", "Rejected", "Failed"])
 def test_a_version_that_is_not_approved_is_never_chosen(phase: str | None) -> None:
     choice = choose(service(versions=(version("v1", phase=phase),)))
     assert choice.revision is None
     assert choice.reason == "NoApprovedVersion"
+
+
+def test_a_version_that_awaits_approval_is_named_with_the_command_that_gives_it() -> None:
+    choice = choose(service(versions=(version("v1", phase="AwaitingApproval"),)))
+    assert "kubectl annotate mver v1 driftloop.dev/approve=v1" in choice.message
+
+
+def test_what_serves_goes_on_serving_though_its_judgement_was_lost() -> None:
+    v1 = version("v1", phase="AwaitingApproval")
+    observed = service({"model": {"family": "desk", "version": "v1"}}, versions=(v1,))
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    assert choose(observed).version == v1
 
 
 def test_versions_of_the_same_second_are_told_apart_by_name() -> None:
@@ -49,6 +61,7 @@ def test_the_pinned_version_is_chosen_though_it_is_older() -> None:
         ((version("v9", phase="Rejected"),), "VersionNotApproved", True),
         ((version("v9", phase="Failed"),), "VersionNotApproved", True),
         ((version("v9", phase="Evaluating"),), "VersionNotApproved", False),
+        ((version("v9", phase="AwaitingApproval"),), "VersionNotApproved", False),
     ],
 )
 def test_a_pin_that_cannot_be_had_says_why(versions: tuple, reason: str, blocked: bool) -> None:  # type: ignore[type-arg]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.contract.names import IN_USE
+from driftloop.contract.names import APPROVE_VERSION, IN_USE
 from driftloop.contract.result import StageError, encode
 from driftloop.contract.task import EvaluateTask
 from driftloop.controller.core import Apply, Create, Delete, Key, Label, Obj, Plan
@@ -30,6 +30,7 @@ from unit.controller.stages import (
 LATER = "2026-01-01T11:30:00Z"
 DESK = service()
 STABLE = approved(version("support-1", "1"))
+FLOOR = {"suites": [{"name": "new", "kind": "floor", "uri": "pvc://shared/new.jsonl", "minimum": 0.9}]}
 SERVED: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-1"),)}
 
 
@@ -98,17 +99,59 @@ def test_without_a_stable_version_comparisons_do_not_apply() -> None:
     assert run.task.baseline is None
     run.cluster.finish("evaluate", evaluated(digest("2")))
     run.step()
-    assert run.status["phase"] == "Approved"
     gate = run.status["gates"][2]
     assert (gate["verdict"], "no InferenceService follows family support" in gate["message"]) == ("NotApplicable", True)
 
 
-def test_without_suites_digest_and_api_still_are_gates() -> None:
+def test_a_version_without_suites_waits_for_a_person_and_may_be_approved_by_one() -> None:
     run = Run(evaluation={"storage": "pvc://shared/evaluations"})
     run.step()
     run.cluster.finish("evaluate", evaluated(digest("2")).model_copy(update={"suites": []}))
     run.step()
     assert [gate["name"] for gate in run.status["gates"]] == ["digest", "api"]
+    ready = run.condition("Ready")
+    assert (run.status["phase"], ready["status"], ready["reason"]) == ("AwaitingApproval", "False", "AwaitingApproval")
+    assert f"{APPROVE_VERSION}=support-2" in ready["message"]
+    assert run.condition("Stalled") == {}
+    run.body["metadata"]["annotations"] = {APPROVE_VERSION: "another"}
+    run.step()
+    assert run.status["phase"] == "AwaitingApproval"
+    run.body["metadata"]["annotations"] = {APPROVE_VERSION: "support-2"}
+    assert run.step().actions == ()
+    assert (run.status["phase"], run.condition("Ready")["status"]) == ("Approved", "True")
+    run.status = {}
+    run.step()
+    assert run.status["phase"] == "Approved"
+
+
+@pytest.mark.parametrize("suites", [[], [{"name": "new", "kind": "target", "uri": "pvc://shared/new.jsonl"}]])
+def test_what_no_suite_judged_awaits_approval_without_a_stable_version(suites: list[Obj]) -> None:
+    run = Run(evaluation={"suites": suites})
+    run.step()
+    run.cluster.finish("evaluate", evaluated(digest("2")).model_copy(update={"suites": []}))
+    run.step()
+    assert run.status["phase"] == "AwaitingApproval"
+
+
+def test_beside_a_stable_version_nobody_approves_what_no_suite_judged() -> None:
+    run = Run(evaluation={})
+    run.body["metadata"]["annotations"] = {APPROVE_VERSION: "support-2"}
+    run.step(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")).model_copy(update={"suites": []}))
+    run.step(**SERVED)
+    assert run.status["phase"] == "AwaitingApproval"
+    assert "beside support-1, which serves, no service takes it" in run.condition("Ready")["message"]
+
+
+def test_a_version_that_awaits_approval_is_compared_once_there_is_something_to_compare_with() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    assert run.status["phase"] == "AwaitingApproval"
+    run.step(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
     assert run.status["phase"] == "Approved"
 
 
@@ -163,7 +206,7 @@ def test_a_candidate_is_evaluated_again_when_another_version_became_stable() -> 
 
 
 def test_an_older_version_keeps_its_judgement_when_a_newer_one_is_promoted() -> None:
-    run = Run()
+    run = Run(evaluation=FLOOR)
     run.step()
     run.cluster.finish("evaluate", evaluated(digest("2")))
     run.step()
@@ -270,7 +313,7 @@ def test_what_serves_is_labelled_and_told_by_whom() -> None:
 
 
 def test_the_label_follows_use_though_the_version_was_judged_long_ago() -> None:
-    run = Run()
+    run = Run(evaluation=FLOOR)
     run.step()
     run.cluster.finish("evaluate", evaluated(digest("2")))
     run.step()

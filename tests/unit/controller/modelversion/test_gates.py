@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
-from driftloop.contract.bounds import paired_difference, share_bounds
+from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
-from driftloop.controller.modelversion.gates import judge, non_inferiority, summary, verdict
+from driftloop.controller.modelversion.gates import has_shown_gain, judge, non_inferiority, summary, verdict
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BASELINE = BaselineStatus(version="v1", digest=STABLE, service="desk")
-TARGET = SuiteSpec(name="new", kind="target", uri="pvc://c/new.jsonl", delta=0.05)
+TARGET = SuiteSpec(name="new", kind="target", uri="pvc://c/new.jsonl")
 RETENTION = SuiteSpec(name="old", kind="retention", uri="pvc://c/old.jsonl", delta=0.05)
 FLOOR = SuiteSpec(name="least", kind="floor", uri="pvc://c/all.jsonl", minimum=0.8)
 
@@ -118,12 +118,95 @@ def test_another_model_than_the_expected_is_never_approved(result: EvaluateResul
 
 
 @pytest.mark.parametrize(
-    ("api", "expected"), [(ApiCheck(passed=6, failed=["stop: ignored"]), "Fail"), (ApiCheck(passed=0), "Inconclusive")]
+    ("api", "expected", "judgement"),
+    [
+        (ApiCheck(passed=6, failed=["stop: ignored"]), "Fail", "Rejected"),
+        (ApiCheck(passed=5, failed=["stop: ignored"], uncertain=["stream: differs"]), "Fail", "Rejected"),
+        (ApiCheck(passed=6, uncertain=["stream: differs"]), "Inconclusive", "Undecided"),
+        (ApiCheck(passed=0), "Inconclusive", "Undecided"),
+    ],
 )
-def test_a_broken_or_unchecked_api_is_never_approved(api: ApiCheck, expected: str) -> None:
-    gates = judge(version(), evaluation(api=api), BASELINE)
+def test_a_broken_or_unchecked_api_is_never_approved(api: ApiCheck, expected: str, judgement: str) -> None:
+    """And answers that differ by chance reject nobody."""
+    gates = judge(version(FLOOR), evaluation(measured(FLOOR, 500, 450), api=api), BASELINE)
     assert gates[1].verdict == expected
+    assert verdict(gates) == judgement
+
+
+def test_another_look_at_the_api_helps_no_version_that_a_suite_turned_down() -> None:
+    api = ApiCheck(passed=6, uncertain=["stream: differs"])
+    gates = judge(version(FLOOR), evaluation(measured(FLOOR, 500, 100), api=api), BASELINE)
     assert verdict(gates) == "Rejected"
+
+
+def test_a_version_that_no_suite_judged_is_not_approved() -> None:
+    nothing = judge(version(), evaluation(), BASELINE)
+    assert (verdict(nothing), summary(nothing)) == ("Unproven", "2 of 2 passed, no suite judged it")
+    uncompared = judge(version(TARGET, RETENTION), evaluation(baseline_digest=None), None)
+    assert (verdict(uncompared), summary(uncompared)) == (
+        "Unproven",
+        "2 of 4 passed, 2 not applicable, no suite judged it",
+    )
+
+
+def test_a_version_that_learned_nothing_new_does_not_pass_its_target() -> None:
+    """The same test as for retention let an unchanged model through, and drift was declared over."""
+    gate = the_gate(TARGET, measured(TARGET, 2000, 0))
+    assert gate.verdict == "Inconclusive"
+    assert "the suite measures nothing" in gate.message
+    gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=45))
+    assert (gate.verdict, "no gain above 0.0000 is shown" in gate.message) == ("Inconclusive", True)
+    gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=145))
+    assert (gate.verdict, "at 95 % there is no gain" in gate.message) == ("Fail", True)
+
+
+def test_a_gain_that_few_items_show_is_inconclusive_and_says_how_many_are_needed() -> None:
+    gate = the_gate(TARGET, measured(TARGET, 40, 20, gained=8, lost=4))
+    assert (gate.verdict, gate.delta) == ("Inconclusive", "0.0000")
+    assert gate.items_needed is not None
+    more = 2 * gate.items_needed // 40
+    assert the_gate(TARGET, measured(TARGET, 40 * more, 20 * more, gained=8 * more, lost=4 * more)).verdict == "Pass"
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.0, "Pass"), (0.2, "Pass"), (0.3, "Inconclusive"), (0.5, "Fail")])
+def test_a_target_asks_for_the_gain_that_its_suite_states(gain: float, expected: str) -> None:
+    suite = TARGET.model_copy(update={"min_gain": gain})
+    assert the_gate(suite, measured(suite, 400, 320, gained=130, lost=10)).verdict == expected
+
+
+def test_only_a_target_that_passed_has_shown_a_gain() -> None:
+    found = evaluation(measured(TARGET, 400, 320, gained=130), measured(RETENTION, 2000, 1800))
+    assert has_shown_gain(judge(version(TARGET, RETENTION), found, BASELINE))
+    assert not has_shown_gain(judge(version(RETENTION), found, BASELINE))
+    assert not has_shown_gain(judge(version(TARGET), found, None))
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0, "Inconclusive"), (100, "Inconclusive"), (140, "Pass")])
+def test_a_suite_on_which_the_stable_version_has_nothing_to_lose_is_inconclusive(right: int, expected: str) -> None:
+    """0 of 2,000 against 0 of 2,000 passed, and with it a ruined model."""
+    gate = the_gate(RETENTION, measured(RETENTION, 2000, right))
+    assert gate.verdict == expected
+    assert ("measures nothing of the stable version" in gate.message) == (expected == "Inconclusive")
+
+
+def test_better_beyond_doubt_passes_though_the_stable_version_could_nothing() -> None:
+    assert the_gate(RETENTION, measured(RETENTION, 200, 100, gained=100)).verdict == "Pass"
+
+
+def test_a_suite_of_which_no_version_misses_anything_needs_as_many_items_as_its_delta() -> None:
+    least = least_items(RETENTION)
+    assert least is not None
+    few = the_gate(RETENTION, measured(RETENTION, least - 1, least - 1))
+    assert (few.verdict, f"needs n >= {least}" in few.message) == ("Inconclusive", True)
+    assert the_gate(RETENTION, measured(RETENTION, least, least)).verdict == "Pass"
+
+
+def test_answers_that_were_cut_are_told() -> None:
+    gate = the_gate(RETENTION, measured(RETENTION, 500, 450, cut=7, baseline_cut=9))
+    assert gate.cut == 7
+    assert gate.message.endswith(
+        "7 answers were cut at maxTokens; 9 of the stable version's answers were cut at maxTokens"
+    )
 
 
 @pytest.mark.parametrize(
