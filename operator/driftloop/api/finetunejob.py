@@ -320,7 +320,10 @@ class DataStatus(ApiModel):
     held_out_rows: int = Field(description="Rows that never are.")
     feedback_rows: int = Field(0, description="Training rows that came from feedback.")
     replay_rows: int = Field(0, description="Training rows that are replayed.")
-    dropped_rows: int = Field(0, description="Rows that cleaning removed.")
+    dropped_rows: int = Field(0, description="Rows that were read and are neither trained on nor held out.")
+    dropped: dict[str, int] = Field(
+        default={}, max_length=24, description="The dropped rows by reason; see docs/data.md for what each means."
+    )
     tokens: int = Field(0, description="Tokens in the training rows.")
 
 

@@ -5,6 +5,7 @@ Unknown fields are ignored, every field is bounded.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +13,15 @@ from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest
 from driftloop.contract.names import TERMINATION_ENV, TERMINATION_LOG
+from driftloop.contract.storage import join
 
 RESULT_VERSION = 1
 MAX_BYTES = 4096
+ITEMS_FOLDER = "heldout"  # of a prepared folder: the items of its suites, <name>.jsonl
+MAX_REASONS = 24
+OTHER_REASONS = "other"
 Count = Annotated[int, Field(ge=0, le=10**15)]
+Reason = Annotated[str, Field(max_length=40)]
 
 
 class ModelFacts(ApiModel):
@@ -39,7 +45,7 @@ class SuiteItems(ApiModel):
     """The items that prepare wrote for a suite."""
 
     name: str = Field(max_length=63)
-    uri: str = Field(max_length=512)
+    uri: str = Field("", max_length=512)  # empty: in ITEMS_FOLDER of the prepared folder
     digest: Digest  # sha256 of the file
     items: Count
 
@@ -57,6 +63,7 @@ class PrepareResult(ApiModel):
     feedback_rows: Count = 0
     replay_rows: Count = 0
     dropped_rows: Count = 0
+    dropped: dict[Reason, Count] = Field(default={}, max_length=MAX_REASONS)  # dropped rows by reason
     tokens: Count
     trained_tokens: Count  # tokens that count in the loss
     longest_row_tokens: Count
@@ -65,6 +72,10 @@ class PrepareResult(ApiModel):
     tokenizer_digest: Digest
     model: ModelFacts
     suites: list[SuiteItems] = Field(default=[], max_length=16)
+
+    def items_uri(self, suite: SuiteItems) -> str:
+        """Where the items of a suite lie."""
+        return suite.uri or join(self.uri, ITEMS_FOLDER, f"{suite.name}.jsonl")
 
 
 class TrainResult(ApiModel):
@@ -138,12 +149,28 @@ AnyResult = PrepareResult | TrainResult | EvaluateResult | StageError
 _ADAPTER: TypeAdapter[AnyResult] = TypeAdapter(Result)
 
 
+def counted(reasons: Mapping[str, int], most: int = MAX_REASONS) -> dict[str, int]:
+    """Counts by reason, the largest first, at most `most` of them: the rest is one count."""
+    found = sorted(((reason[:40], count) for reason, count in reasons.items() if count), key=lambda item: -item[1])
+    if len(found) <= most:
+        return dict(found)
+    return dict(found[: most - 1]) | {OTHER_REASONS: sum(count for _, count in found[most - 1 :])}
+
+
+def fitting(result: PrepareResult) -> PrepareResult:
+    """The result with as many reasons for dropped rows as a termination message has room for."""
+    for most in range(MAX_REASONS, 1, -1):
+        found = result.model_copy(update={"dropped": counted(result.dropped, most)})
+        if _size(found) <= MAX_BYTES:
+            return found
+    return result.model_copy(update={"dropped": {}})
+
+
 def encode(result: AnyResult) -> str:
     """The document. Raises ValueError above 4,096 bytes: a kubelet would cut it."""
-    document = result.model_dump_json(by_alias=True, exclude_none=True)
-    if len(document.encode()) > MAX_BYTES:
-        raise ValueError(f"result of {len(document.encode())} bytes, a termination message holds {MAX_BYTES}")
-    return document
+    if (size := _size(result)) > MAX_BYTES:
+        raise ValueError(f"result of {size} bytes, a termination message holds {MAX_BYTES}")
+    return _document(result)
 
 
 def decode(document: str) -> AnyResult:
@@ -154,3 +181,11 @@ def decode(document: str) -> AnyResult:
 def emit(result: AnyResult) -> None:
     """Write the termination message of this pod."""
     Path(os.environ.get(TERMINATION_ENV, TERMINATION_LOG)).write_text(encode(result))
+
+
+def _document(result: AnyResult) -> str:
+    return result.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _size(result: AnyResult) -> int:
+    return len(_document(result).encode())

@@ -1,10 +1,19 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from driftloop.contract import result
-from driftloop.contract.result import ApiCheck, EvaluateResult, StageError, SuiteResult
+from driftloop.contract.result import (
+    ApiCheck,
+    EvaluateResult,
+    ModelFacts,
+    PrepareResult,
+    StageError,
+    SuiteItems,
+    SuiteResult,
+)
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -37,6 +46,39 @@ def test_sixteen_suites_fit_into_a_termination_message() -> None:
         suites=[suite(f"suite-{i}") for i in range(16)],
     )
     assert result.decode(result.encode(found)) == found
+
+
+def prepared(**fields: Any) -> PrepareResult:
+    facts = {
+        "model_type": "m" * 64, "parameters": 10**12, "trainable_parameters": 10**12, "num_layers": 100,
+        "hidden_size": 10**5, "vocab_size": 10**6, "max_position_embeddings": 10**6,
+    }  # fmt: skip
+    given = {
+        "uri": "pvc://claim/" + "folder/" * 16, "digest": DIGEST, "train_rows": 10**9, "held_out_rows": 10**8,
+        "tokens": 10**12, "trained_tokens": 10**12, "longest_row_tokens": 10**6, "tokenizer_digest": DIGEST,
+        "model_uri": "pvc://claim/" + "folder/" * 16, "model_digest": DIGEST, "model": ModelFacts(**facts),
+    }  # fmt: skip
+    return PrepareResult.model_validate(given | fields)
+
+
+def test_sixteen_suites_and_all_reasons_for_dropped_rows_fit_too() -> None:
+    suites = [SuiteItems(name=f"{n:040d}", digest=DIGEST, items=100_000) for n in range(16)]
+    reasons = {f"{n:040d}": 10**6 + n for n in range(24)}
+    found = result.fitting(prepared(suites=suites, dropped=reasons))
+    assert result.decode(result.encode(found)) == found
+    assert sum(found.dropped.values()) == sum(reasons.values())
+    assert len(result.fitting(prepared(dropped=reasons)).dropped) == 24
+
+
+def test_the_items_of_a_suite_lie_in_the_prepared_folder_unless_it_is_said() -> None:
+    found = prepared(uri="pvc://claim/prepared/x/")
+    assert found.items_uri(SuiteItems(name="s", digest=DIGEST, items=1)) == "pvc://claim/prepared/x/heldout/s.jsonl"
+    assert found.items_uri(SuiteItems(name="s", uri="s3://b/i", digest=DIGEST, items=1)) == "s3://b/i"
+
+
+def test_counts_are_the_largest_and_the_rest_in_one() -> None:
+    assert result.counted({"a": 1, "b": 0, "c" * 50: 3}) == {"c" * 40: 3, "a": 1}
+    assert result.counted({"a": 1, "b": 2, "c": 3}, most=2) == {"c": 3, "other": 3}
 
 
 def test_a_result_that_a_kubelet_would_cut_is_refused() -> None:

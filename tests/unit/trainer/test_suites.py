@@ -35,9 +35,8 @@ def test_one_user_s_items_are_one_cluster() -> None:
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     items = suite_items([row("ä"), row("b")], SUITE)
-    told = write_suite(items, SUITE, tmp_path, "pvc://claim/prepared")
+    told = write_suite(items, SUITE, tmp_path)
     content = (tmp_path / "heldout" / "target.jsonl").read_bytes()
     assert [json.loads(line) for line in content.splitlines()] == items
     assert told.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
-    assert told.uri == "pvc://claim/prepared/heldout/target.jsonl"
     assert told.items == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.contract.manifest import Manifest
-from driftloop.contract.result import PrepareResult, SuiteItems, encode
+from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
 from driftloop.contract.storage import join, publish, write_text
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE, build_profile
@@ -56,6 +56,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         feedback_rows=sum(row.part == "feedback" for row in rows),
         replay_rows=sum(row.part == "replay" for row in rows),
         dropped_rows=sum(dropped.values()),
+        dropped=counted(dropped),
         tokens=sum(len(example.ids) for example in examples),
         trained_tokens=sum(example.trained for example in examples),
         longest_row_tokens=max(len(example.ids) for example in examples),
@@ -65,6 +66,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         model=model_facts(config, task.training.adapter),
         suites=suites,
     )
+    result = fitting(result)
     record(task.output, encode(result))
     _say(f"{len(rows)} rows in {len(sequences)} sequences, {len(gathered.held_out)} held out, dropped: {dropped}")
     return result
@@ -128,7 +130,7 @@ def _write_keys(folder: Path, train: list[Row], held_out: list[Row]) -> None:
 
 
 def _write_suites(task: PrepareTask, held_out: list[Row], folder: Path) -> list[SuiteItems]:
-    return [write_suite(suite_items(held_out, s), s, folder, task.output) for s in task.suites if s.items is not None]
+    return [write_suite(suite_items(held_out, s), s, folder) for s in task.suites if s.items is not None]
 
 
 def _write_provenance(task: PrepareTask, dropped: dict[str, int]) -> None:

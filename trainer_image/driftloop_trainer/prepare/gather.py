@@ -32,7 +32,7 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
         *(read_source(source, "replay", scratch) for source in (data.replay.sources if data.replay else [])),
     ]
     rows = [*(feedback.rows if feedback else []), *(row for part in parts for row in part.rows)]
-    left_out = sum((part.dropped for part in parts), Counter[str]())
+    left_out = dict(sum((part.dropped for part in parts), Counter[str]()))
     read = len(rows)
     print(f"prepare: {read} rows read", flush=True)
     rows, contradicted = feedback_wins(rows)
@@ -43,6 +43,7 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     if not train:
         raise StageFailure("EmptyData", _why_empty(read, left_out | dropped, divided))
     dropped |= left_out | {"contradicted": contradicted, "nearHeldOut": divided.fenced}
+    dropped["notReplayed"] = len(divided.train) - len(train)
     dropped |= {f"feedback.{reason}": count for reason, count in (feedback.skipped if feedback else {}).items()}
     return Gathered(train, divided.held_out, {step: count for step, count in dropped.items() if count})
 

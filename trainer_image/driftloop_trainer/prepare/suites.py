@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from driftloop.api.base import SuiteSpec
-from driftloop.contract.result import SuiteItems
-from driftloop.contract.storage import join
+from driftloop.contract.result import ITEMS_FOLDER, SuiteItems
 from driftloop_trainer.prepare.rows import Row
-
-FOLDER = "heldout"
 
 
 def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, str]]:
@@ -31,15 +28,14 @@ def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, str]]:
     return [items[key] for key in sorted(items)[: suite.max_items]]
 
 
-def write_suite(items: list[dict[str, str]], suite: SuiteSpec, folder: Path, output: str) -> SuiteItems:
-    """Write `heldout/<name>.jsonl` below `folder`, which will lie at `output`."""
-    path = folder / FOLDER / f"{suite.name}.jsonl"
+def write_suite(items: list[dict[str, str]], suite: SuiteSpec, folder: Path) -> SuiteItems:
+    """Write `heldout/<name>.jsonl` below `folder`."""
+    path = folder / ITEMS_FOLDER / f"{suite.name}.jsonl"
     path.parent.mkdir(exist_ok=True)
     content = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items).encode()
     path.write_bytes(content)
     return SuiteItems(
         name=suite.name,
-        uri=join(output, FOLDER, path.name),
         digest=f"sha256:{hashlib.sha256(content).hexdigest()}",
         items=len(items),
     )

@@ -175,7 +175,7 @@ def _bounded(suite: SuiteSpec, spec: FineTuneJobSpec) -> SuiteSpec:
 def _resolved(suite: SuiteSpec, data: PrepareResult) -> SuiteSpec:
     items = next((found for found in data.suites if found.name == suite.name), None)
     if items is not None:
-        return suite.model_copy(update={"items": None, "uri": items.uri, "digest": items.digest})
+        return suite.model_copy(update={"items": None, "uri": data.items_uri(items), "digest": items.digest})
     if suite.uri is None:
         raise InvalidResult(f"prepare wrote no items for suite {suite.name}")
     return suite

@@ -75,11 +75,13 @@ def test_the_stages_follow_each_other_to_a_model_version() -> None:
     run = Run()
     run.step()
     assert run.status["phase"] == "Preparing"
-    run.cluster.finish("prepare", prepared())
+    run.cluster.finish("prepare", prepared(dropped_rows=7, dropped={"emptyAnswer": 5, "dedupExact": 2}))
     run.step()
     assert (run.status["phase"], run.status["attempt"]) == ("Training", 1)
     assert run.status["plan"]["totalSteps"] == 63  # ceil(1000 rows * 2 epochs / 32)
     assert run.status["data"]["trainRows"] == 1000
+    assert run.status["data"]["droppedRows"] == 7
+    assert run.status["data"]["dropped"] == {"emptyAnswer": 5, "dedupExact": 2}
     run.cluster.finish("train", trained())
     run.step()
     assert (run.status["phase"], run.status["progress"]["percent"]) == ("Succeeded", 100)
