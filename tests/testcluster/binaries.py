@@ -31,6 +31,7 @@ PACKAGES = {
             "kubectl",
         )
     },
+    "s3": {"versitygw": "github.com/versity/versitygw/cmd/versitygw"},
     "clients": {
         "coredns": "./coredns",
         "helm": "helm.sh/helm/v4/cmd/helm",

@@ -57,11 +57,7 @@ def classify(error: BaseException) -> StageFailure:
         case ManifestError():
             return StageFailure("DigestMismatch", str(error))
         case StorageError():
-            # Fsspec's other OSErrors are a network's or a service's: those pass.
-            passing = isinstance(error.__cause__, OSError) and not isinstance(
-                error.__cause__, FileNotFoundError | PermissionError
-            )
-            return StageFailure("StorageUnreadable", str(error), EXIT_RETRY if passing else EXIT_BAD_INPUT)
+            return StageFailure("StorageUnreadable", str(error), EXIT_RETRY if error.passing else EXIT_BAD_INPUT)
         case ValidationError():
             return StageFailure("BadTask", str(error))
         case _:

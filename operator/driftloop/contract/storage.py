@@ -3,17 +3,32 @@
 A `pvc://` URI is a mounted folder; the others go through fsspec, with credentials from the environment.
 """
 
+import errno
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from driftloop.contract.manifest import MANIFEST, Manifest
 from driftloop.contract.names import VOLUMES, VOLUMES_ENV
 
+# What no second try mends. The last ones are botocore's and google-auth's, known by name: only pods have those.
+_FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ValueError, ImportError)
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}
+
 
 class StorageError(ValueError):
-    """A URI can't be read or written; the message names the URI and the fix."""
+    """A URI can't be read or written; the message names the URI and the fix.
+
+    `passing`: it is the network's or the service's trouble, and the same may succeed later.
+    """
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 def local_path(uri: str) -> Path | None:
@@ -33,34 +48,64 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file or folder at `uri`."""
+    """Whether there is a file or folder at `uri`. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
         return path.exists()
-    fs, remote = _filesystem(uri)
-    return bool(fs.exists(remote))
+    with _remote(uri) as (fs, remote):
+        return bool(fs.exists(remote))
 
 
 def read_text(uri: str) -> str | None:
-    """The small text file at `uri`; None when there is none."""
+    """The small text file at `uri`; None when there is none. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
         return path.read_text() if path.is_file() else None
-    fs, remote = _filesystem(uri)
-    return str(fs.read_text(remote)) if fs.exists(remote) else None
+    with _remote(uri) as (fs, remote):
+        try:
+            return bytes(fs.cat_file(remote)).decode()
+        except FileNotFoundError:
+            return None
 
 
 def write_text(uri: str, text: str) -> None:
-    """Write a small text file, whole or not at all."""
+    """Write a small text file, whole or not at all. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-        staged.write_text(text)
-        staged.rename(path)
+        _stage(path, text).rename(path)
         return
-    fs, remote = _filesystem(uri)
-    fs.write_text(remote, text)
+    with _remote(uri) as (fs, remote):
+        fs.pipe_file(remote, text.encode())
+
+
+def read_files(uri: str, pattern: str) -> Iterator[bytes]:
+    """The files below the folder at `uri` that match, sorted by path; none where there is no folder.
+
+    Raises StorageError.
+    """
+    folder = local_path(uri)
+    if folder is not None:
+        yield from (path.read_bytes() for path in sorted(folder.glob(pattern)))
+        return
+    with _remote(uri) as (fs, remote):
+        fs.invalidate_cache()
+        yield from (bytes(fs.cat_file(path)) for path in sorted(fs.glob(f"{remote}/{pattern}")))
+
+
+def create_text(uri: str, text: str) -> bool:
+    """Write a small text file, whole or not at all, unless there is one: of several writers one wins.
+
+    Returns whether it was ours. Raises StorageError.
+    """
+    path = local_path(uri)
+    if path is not None:
+        return _create(path, text)
+    with _remote(uri) as (fs, remote):
+        try:
+            fs.pipe_file(remote, text.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
 
 
 def fetch_file(uri: str, scratch: Path) -> Path:
@@ -71,11 +116,8 @@ def fetch_file(uri: str, scratch: Path) -> Path:
             raise StorageError(f"{uri}: no such file")
         return path
     target = scratch / f"{uuid.uuid4().hex}-{uri.rstrip('/').rsplit('/', 1)[-1]}"
-    fs, remote = _filesystem(uri)
-    try:
+    with _remote(uri) as (fs, remote):
         fs.get_file(remote, str(target))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{uri}: {error}") from error
     return target
 
 
@@ -92,11 +134,10 @@ def fetch_folder(uri: str, destination: Path, digest: str | None = None, verify:
             raise StorageError(f"{uri}: no such folder")
         _copy(path, destination)
     else:
-        fs, remote = _filesystem(uri)
-        try:
+        with _remote(uri) as (fs, remote):
+            if not fs.isdir(remote):
+                raise StorageError(f"{uri}: no such folder")
             fs.get(remote.rstrip("/") + "/", str(destination), recursive=True)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{uri}: {error}") from error
     if digest is None and not (destination / MANIFEST).exists():
         return Manifest.of(destination)
     manifest = Manifest.read(destination)
@@ -113,10 +154,10 @@ def publish(folder: Path, uri: str) -> Manifest:
     if path is not None:
         _publish_local(folder, path)
         return manifest
-    fs, remote = _filesystem(uri)
-    for entry in manifest.files:
-        fs.put_file(str(folder / entry.path), f"{remote}/{entry.path}")
-    fs.put_file(str(folder / MANIFEST), f"{remote}/{MANIFEST}")
+    with _remote(uri) as (fs, remote):
+        for entry in manifest.files:
+            fs.put_file(str(folder / entry.path), f"{remote}/{entry.path}")
+        fs.put_file(str(folder / MANIFEST), f"{remote}/{MANIFEST}")
     return manifest
 
 
@@ -137,15 +178,50 @@ def _publish_local(folder: Path, path: Path) -> None:
     staged = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     staged.mkdir(parents=True)
     _copy(folder, staged)
-    if path.exists():
-        shutil.rmtree(path)
-    staged.rename(path)
+    if path.exists():  # out of the way and not deleted first: a reader misses the folder for an instant at most
+        old = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}-old")
+        path.rename(old)
+        staged.rename(path)
+        shutil.rmtree(old)
+    else:
+        staged.rename(path)
 
 
-def _filesystem(uri: str):  # type: ignore[no-untyped-def]  # fsspec has no types
+def _stage(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    staged.write_text(text)
+    return staged
+
+
+def _create(path: Path, text: str) -> bool:
+    staged = _stage(path, text)
+    try:
+        os.link(staged, path)  # unlike a rename it takes nobody's place
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # A file system without links. Between the look and the rename another writer may still come.
+        if path.exists():
+            return False
+        staged.replace(path)
+        return True
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _remote(uri: str) -> Iterator[tuple[Any, str]]:
+    """fsspec's file system for `uri`, and the path in it. All that goes wrong within is a StorageError."""
     import fsspec  # only pods have it, and only these schemes need it
 
     try:
-        return fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise StorageError(f"{uri}: {error}") from error
+        yield fsspec.core.url_to_fs(uri)
+    except StorageError:
+        raise
+    except Exception as error:  # each store's client has errors of its own
+        final = isinstance(error, _FINAL) or type(error).__name__ in _NO_CREDENTIALS
+        raise StorageError(f"{uri}: {str(error) or type(error).__name__}", passing=not final) from error

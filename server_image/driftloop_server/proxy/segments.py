@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from driftloop.contract.storage import StorageError, join, local_path
+from driftloop.contract.storage import StorageError, join, local_path, write_text
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Segment(Protocol):
     """One file being written."""
 
     def append(self, lines: bytes) -> None:
-        """Returns when the lines are durable. Raises OSError."""
+        """Returns when the lines are durable. Raises OSError, or StorageError."""
 
     def close(self) -> None: ...
 
@@ -58,14 +58,13 @@ class RemoteSegment:
     """An object in a store. Objects can't be appended to, so the whole segment, which is bounded, is put again."""
 
     def __init__(self, uri: str) -> None:
-        import fsspec  # only remote storage needs it
-
-        self._fs, self._path = fsspec.core.url_to_fs(uri)
-        self._content = b""
+        self._uri = uri
+        self._content = ""
 
     def append(self, lines: bytes) -> None:
-        self._fs.pipe_file(self._path, self._content + lines)
-        self._content += lines
+        content = self._content + lines.decode()
+        write_text(self._uri, content)
+        self._content = content
 
     def close(self) -> None:
         pass

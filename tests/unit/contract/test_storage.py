@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,21 @@ def test_a_copy_has_the_content_and_not_the_modes(tmp_path: Path) -> None:
     storage.fetch_folder("pvc://claim/a", copy)
     assert copy.stat().st_mode & 0o200
     assert (copy / "model.txt").stat().st_mode & 0o200
+
+
+def test_of_several_writers_of_a_file_the_first_one_wins() -> None:
+    for uri in ("pvc://claim/sub/result", "memory://bucket/result"):
+        assert [storage.create_text(uri, text) for text in ("one", "two")] == [True, False]
+        assert storage.read_text(uri) == "one"
+
+
+def test_the_first_one_wins_where_a_file_system_has_no_links_too(
+    monkeypatch: pytest.MonkeyPatch, volumes: Path
+) -> None:
+    def link(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    assert [storage.create_text("pvc://claim/result", text) for text in ("one", "two")] == [True, False]
+    assert storage.read_text("pvc://claim/result") == "one"
+    assert [path.name for path in (volumes / "claim").iterdir()] == ["result"]

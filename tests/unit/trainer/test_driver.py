@@ -5,14 +5,17 @@ import pytest
 
 from driftloop.api.finetunejob import NewModel
 from driftloop.contract.manifest import Manifest, ManifestError
-from driftloop.contract.storage import StorageError
+from driftloop.contract.result import TrainResult
+from driftloop.contract.storage import StorageError, join, publish
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.assignment import Outcome
 from driftloop_trainer.train.card import model_card
-from driftloop_trainer.train.driver import check_inputs, to_result
-from unit.trainer.conftest import ARCHITECTURE
+from driftloop_trainer.train.driver import check_inputs, settle, to_result
+from driftloop_trainer.train.run import Run, Superseded
+from unit.trainer.conftest import ARCHITECTURE, taken_over
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -50,9 +53,53 @@ def test_a_lost_loss_is_wrong_input_with_what_to_change() -> None:
 
 
 def test_the_result_tells_what_a_resumed_run_did() -> None:
-    outcome = Outcome(DIGEST, loss=0.5, tokens_per_second=10.0, seconds=2.0, first_step=4, restarts=1)
+    outcome = Outcome(
+        "pvc://claim/versions/uid/0000-a",
+        DIGEST,
+        loss=0.5,
+        tokens_per_second=10.0,
+        seconds=2.0,
+        first_step=4,
+        restarts=1,
+    )
     result = to_result(task(), outcome)
+    assert (result.uri, result.digest) == ("pvc://claim/versions/uid/0000-a", DIGEST)
     assert (result.resumed_from_step, result.restarts, result.world_size, result.steps) == (4, 1, 2, 10)
+
+
+def trained(run: Run, text: str, volume: Path) -> TrainResult:
+    """What a driver has when its workers have exported."""
+    output = join(task().output, run.token)
+    folder = volume.parent.parent / f"model-{run.token}"
+    folder.mkdir()
+    (folder / "weights").write_text(text)
+    return to_result(task(), Outcome(output, publish(folder, output).digest))
+
+
+def test_a_driver_that_was_cut_off_before_it_settled_leaves_no_trace_in_the_version(
+    volume: Path, tmp_path: Path
+) -> None:
+    old = taken_over("0000-a")
+    lost = trained(old, "of the old driver", volume)
+    new = taken_over("0000-b")
+    new.complete(new.begin(3), keep=2)
+    with pytest.raises(Superseded) as ended:
+        settle(task(), old, lost)
+    assert ended.value.exit_code == 75
+    assert new.last() is not None
+    assert finished(task().output, tmp_path) is None
+    mine = settle(task(), new, trained(new, "of the new driver", volume))
+    assert mine.uri.endswith("0000-b")
+    assert finished(task().output, tmp_path) == mine
+    assert new.last() is None
+
+
+def test_the_first_to_record_has_trained_the_model_and_both_say_so(volume: Path, tmp_path: Path) -> None:
+    old = taken_over("0000-a")
+    first = settle(task(), old, trained(old, "one", volume))
+    new = taken_over("0000-b")
+    assert settle(task(), new, trained(new, "other", volume)) == first
+    assert finished(task().output, tmp_path) == first
 
 
 def test_inputs_are_checked_before_any_worker_starts(volume: Path, tmp_path: Path, tokenizer: Any) -> None:

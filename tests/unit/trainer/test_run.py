@@ -29,6 +29,19 @@ def test_who_was_superseded_is_told(volume: Path) -> None:
         old.check_owner()
 
 
+def test_who_was_superseded_deletes_nothing_and_lets_nothing_count(volume: Path) -> None:
+    old = taken_over("0000-a")
+    begun = old.begin(1)
+    old.complete(begun, keep=2)
+    late = old.begin(2)
+    new = taken_over("0000-b")
+    with pytest.raises(Superseded):
+        old.drop_all_but(0)
+    with pytest.raises(Superseded):
+        old.complete(late, keep=2)
+    assert new.last() == begun
+
+
 def test_starts_are_counted_and_noted(volume: Path) -> None:
     assert [taken_over("0000-a").record_start(step, 2, 2) for step in (0, 40)] == [0, 1]
     noted = [json.loads(path.read_text())["step"] for path in sorted((volume / "runs" / "uid" / "starts").iterdir())]

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, ValidationError
 
 from driftloop.api.base import ApiModel
-from driftloop.contract.storage import local_path
+from driftloop.contract.storage import read_files
 from driftloop.contract.task import FeedbackSource
 from driftloop_trainer.prepare.rows import Row
 
@@ -94,16 +93,5 @@ def read_feedback(source: FeedbackSource, now: datetime) -> Selected:
 
 
 def _lines(uri: str) -> Iterator[bytes]:
-    for content in _segments(uri):
+    for content in read_files(uri, "*/*/*.jsonl"):
         yield from (line for line in content.splitlines() if line.strip())
-
-
-def _segments(uri: str) -> Iterator[bytes]:
-    path: Path | None = local_path(uri)
-    if path is not None:
-        yield from (segment.read_bytes() for segment in sorted(path.glob("*/*/*.jsonl")))
-        return
-    import fsspec  # only remote storage needs it
-
-    fs, remote = fsspec.core.url_to_fs(uri)
-    yield from (fs.cat_file(segment) for segment in sorted(fs.glob(f"{remote}/*/*/*.jsonl")))

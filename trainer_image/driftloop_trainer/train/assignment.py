@@ -24,8 +24,12 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How training ended. `error` is set when starting again cannot help."""
+    """How training ended. `error` is set when starting again cannot help, `superseded` when another driver goes on.
 
+    `uri`, `digest`: the model's folder.
+    """
+
+    uri: str = ""
     digest: str = ""
     loss: float = 0.0
     tokens_per_second: float = 0.0
@@ -33,6 +37,7 @@ class Outcome:
     first_step: int = 0
     restarts: int = 0
     error: str | None = None
+    superseded: bool = False
 
 
 def take_up(config: dict[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """What a checkpoint holds: weights and moments, sharded, and independent of how many ranks wrote them."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
@@ -9,19 +10,38 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
-from driftloop_trainer.train.run import Checkpoint, Run, plain
+from driftloop_trainer.train.run import Checkpoint, Run, Superseded, plain
 
 
 def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
-    """Write a checkpoint; every rank calls it. Then rank 0 drops all but the `keep` furthest. Raises Superseded."""
+    """Write a checkpoint; every rank calls it. Then rank 0 drops all but the `keep` furthest.
+
+    Raises Superseded on every rank.
+    """
+    check_owner(run)
     first = dist.get_rank() == 0
-    if first:
-        run.check_owner()
     checkpoint = run.begin(step)
     save_state(_state(model, optimizer), storage_writer=FsspecWriter(plain(checkpoint.uri)))
     if first:
-        run.complete(checkpoint, keep)
+        with suppress(Superseded):  # meanwhile: all ranks are told at the next look
+            run.complete(checkpoint, keep)
     return checkpoint
+
+
+def check_owner(run: Run) -> None:
+    """Rank 0 looks whether the run is still ours, and all ranks hear of it. Raises Superseded on every rank.
+
+    One rank that left alone would keep the others waiting in their next exchange until its time is over.
+    """
+    answer: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            run.check_owner()
+        except Superseded as error:
+            answer = [error.uri]
+    dist.broadcast_object_list(answer, src=0)
+    if (uri := answer[0]) is not None:
+        raise Superseded(uri)
 
 
 def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:

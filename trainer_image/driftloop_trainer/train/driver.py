@@ -13,13 +13,13 @@ from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.result import TrainResult, encode
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure, exit_on_sigterm
-from driftloop_trainer.folders import finished, open_folder, record
+from driftloop_trainer.folders import finished, open_folder, record_once
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome, take_up
 from driftloop_trainer.train.board import start_board
 from driftloop_trainer.train.node import await_head
 from driftloop_trainer.train.processgroup import ProcessGroup
-from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.trainer import Trainer
 
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
@@ -37,9 +37,7 @@ def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
             _say(f"{task.output} is already whole: nothing to do")
             return earlier
         check_inputs(task, scratch)
-        result = _train(task, head, name)
-    record(task.output, encode(result))
-    return result
+        return _train(task, head, name)
 
 
 def check_inputs(task: TrainTask, scratch: Path) -> None:
@@ -61,8 +59,21 @@ def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> Trai
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
     run.take_over()
     outcome = _fit(Assignment(task, run.token, start_board(task.total_steps)), scratch)
+    if outcome.superseded:
+        raise Superseded(task.runs)
+    return settle(task, run, to_result(task, outcome))
+
+
+def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
+    """Let the trained model count, and drop the checkpoints; the result that counts.
+
+    A driver that was cut off trains to its end while its replacement does. The first of them to record its result has
+    trained the model; the operator hears of that one from both. Raises Superseded.
+    """
+    run.check_owner()
+    counted = record_once(task.output, encode(result))
     run.drop_all_but(0)
-    return to_result(task, outcome)
+    return counted if isinstance(counted, TrainResult) else result
 
 
 def wait_for_nodes(nodes: int, deadline: float) -> None:
@@ -110,7 +121,7 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         )
         raise StageFailure("NonFiniteLoss", message)
     return TrainResult(
-        uri=task.output,
+        uri=outcome.uri,
         digest=outcome.digest,
         steps=task.total_steps,
         loss=round(outcome.loss, 6),

@@ -15,8 +15,10 @@ from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.card import model_card
 
 
-def export(model: Any, task: TrainTask, base: Path, data: Path, scratch: Path, facts: dict[str, Any]) -> str:
-    """Publish the model at `task.output`; every rank calls it. Returns the folder's digest (rank 0, else empty)."""
+def export(
+    model: Any, task: TrainTask, base: Path, data: Path, scratch: Path, facts: dict[str, Any], output: str
+) -> str:
+    """Publish the model at `output`; every rank calls it. Returns the folder's digest (rank 0, else empty)."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     weights = get_model_state_dict(model, options=options)
     if dist.get_rank() != 0:
@@ -28,7 +30,7 @@ def export(model: Any, task: TrainTask, base: Path, data: Path, scratch: Path, f
     (folder / "README.md").write_text(model_card(task, facts))
     for path in folder.rglob("*"):
         path.chmod(0o644)  # safetensors writes files that only their owner may read
-    return publish(folder, task.output).digest
+    return publish(folder, output).digest
 
 
 def _merged(weights: dict[str, Any], task: TrainTask, base: Path) -> Any:

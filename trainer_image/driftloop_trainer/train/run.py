@@ -5,7 +5,7 @@
     runs/<job uid>/starts/                    one file a start of the workers: from which step, with how many
 
 A node that is cut off may still train while its replacement does. Each driver takes the run over by writing its
-token; workers of another token stop at their next checkpoint, and never write into another's folder.
+token; workers of another token stop at their next checkpoint or at the end, and never write into another's folder.
 """
 
 import json
@@ -14,14 +14,20 @@ from dataclasses import dataclass
 
 import fsspec
 
+from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.storage import join, local_path, read_text, write_text
+from driftloop_trainer.failure import StageFailure
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
 _COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
 
 
-class Superseded(RuntimeError):
-    """Another driver has taken the run over."""
+class Superseded(StageFailure):
+    """Another driver has taken the run over: this one neither writes nor deletes any more."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__("Superseded", f"another driver has taken over {uri}: this one ends", EXIT_RETRY)
+        self.uri = uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class Run:
     def check_owner(self) -> None:
         """Raises Superseded when another driver took over."""
         if read_text(join(self._uri, _OWNER)) != self.token:
-            raise Superseded(f"another driver took over {self._uri}")
+            raise Superseded(self._uri)
 
     def last(self) -> Checkpoint | None:
         """The furthest whole checkpoint, whoever wrote it."""
@@ -65,11 +71,13 @@ class Run:
 
     def complete(self, checkpoint: Checkpoint, keep: int) -> None:
         """Let a checkpoint that is wholly written count, and drop all but the `keep` furthest."""
+        self.check_owner()
         write_text(join(checkpoint.uri, _COMPLETE), json.dumps({"step": checkpoint.step}))
         self.drop_all_but(keep)
 
     def drop_all_but(self, keep: int) -> None:
-        """Delete the least far of the whole checkpoints. A later one than ours is never among them."""
+        """Delete the least far of the whole checkpoints, while the run is ours. Raises Superseded."""
+        self.check_owner()
         found = sorted(self._complete(), key=lambda checkpoint: checkpoint.step, reverse=True)
         for checkpoint in found[keep:]:
             fs, path = fsspec.core.url_to_fs(plain(checkpoint.uri))

@@ -9,16 +9,17 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from driftloop.contract.storage import join
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.board import Reporter
-from driftloop_trainer.train.checkpoint import load
+from driftloop_trainer.train.checkpoint import check_owner, load
 from driftloop_trainer.train.export import export
 from driftloop_trainer.train.loop import Loop, build_optimizer
-from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.sharding import shard
 from driftloop_trainer.train.step import NonFinite
 
@@ -61,10 +62,15 @@ def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
     )
     try:
         trained = loop.run(model, optimizer, run, first_step, Reporter(board) if first else lambda _: None)
+        check_owner(run)
     except NonFinite as error:
         return Outcome(error=str(error))
-    digest = export(model, task, base, data, scratch, {"final loss": f"{trained.loss:.4f}"})
-    return Outcome(digest, trained.loss, trained.tokens_per_second, trained.seconds, first_step, restarts)
+    except Superseded:  # no failure of a worker's, which Ray would start again
+        return Outcome(superseded=True)
+    # In a folder of this driver's own: one that is superseded from now on publishes over nobody's model.
+    output = join(task.output, run.token)
+    digest = export(model, task, base, data, scratch, {"final loss": f"{trained.loss:.4f}"}, output)
+    return Outcome(output, digest, trained.loss, trained.tokens_per_second, trained.seconds, first_step, restarts)
 
 
 def _device() -> torch.device:

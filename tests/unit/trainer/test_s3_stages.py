@@ -1,0 +1,159 @@
+"""A whole job with its data, checkpoints and version in a bucket: the pods' own commands against a real S3 server."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from driftloop.api.finetunejob import FineTuneJobSpec
+from driftloop.contract.names import VOLUMES_ENV
+from driftloop.contract.result import AnyResult, PrepareResult, TrainResult, decode
+from driftloop.contract.task import FeedbackSource, ModelSource, PrepareTask, ServeTask, TrainTask, encode
+from driftloop.controller.core import Settings
+from driftloop.controller.finetunejob import tasks
+from driftloop.controller.finetunejob.observed import Observed
+from driftloop.controller.finetunejob.plan import TrainingPlan, plan
+from driftloop.controller.finetunejob.start import Start
+from testcluster.s3 import Server, server
+from unit.trainer.conftest import ARCHITECTURE
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="a network and a PID namespace of its own need root"),
+]
+
+STAGE_SECONDS = 300
+ROWS = [(f"question {number} about my card", f"answer {number % 7}") for number in range(120)]
+SPEC = FineTuneJobSpec.model_validate(
+    {
+        "model": {"from": {"config": {"architecture": ARCHITECTURE, "tokenizer": {"vocabSize": 320}}}},
+        "data": {
+            "sources": [{"name": "rows", "uri": "s3://team/data/rows.csv"}],
+            "feedback": {"service": "desk"},
+            "steps": [{"type": "normalise"}],
+        },
+        "training": {"method": "pretrain", "trainBatchSize": 32, "maxSteps": 6, "saveSteps": 2, "maxLength": 32},
+        "storage": "s3://team/work",
+        "output": {"family": "desk"},
+    }
+)
+OBSERVED = Observed({"metadata": {"name": "tune", "namespace": "team", "uid": "uid"}}, SPEC)
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Runs one stage as its pod would: the module, its task, the Secret's variables, no volume."""
+
+    folder: Path
+    s3: Server
+
+    def run(self, module: str, task: PrepareTask | TrainTask | ServeTask) -> AnyResult | None:
+        """The result that the stage told, if any; fails with its output when it ends badly."""
+        told, log = self.folder / "told", self.folder / f"{module}.log"
+        told.unlink(missing_ok=True)
+        environment = os.environ | self.s3.environment
+        environment |= {
+            "DRIFTLOOP_TASK": encode(task),
+            "DRIFTLOOP_TERMINATION_LOG": str(told),
+            VOLUMES_ENV: str(self.folder / "no-volumes"),
+            "RAY_TMPDIR": str(self.folder),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        # Ray's ports are a pod's own, and all that it starts ends with it. The bucket's server comes along, on the same
+        # folder: this loopback is another one.
+        script = 'ip link set lo up; "$@" & shift $#; sleep 1; exec "$PYTHON" -m "$MODULE"'
+        alone = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]
+        with log.open("wb") as output:
+            ended = subprocess.run(
+                [*alone, *self.s3.command],
+                env=environment | {"PYTHON": sys.executable, "MODULE": module},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=STAGE_SECONDS,
+                check=False,
+            )
+        assert ended.returncode == 0, log.read_text(errors="replace")[-4000:]
+        return decode(told.read_text()) if told.exists() else None
+
+
+@pytest.fixture
+def pods() -> Iterator[Pods]:
+    assert shutil.which("unshare"), "util-linux is needed: apt-get install util-linux"
+    # A short path: Ray's sockets lie below it, and a socket's name holds 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="s3-") as name, server(Path(name) / "s3") as found:
+        yield Pods(Path(name), found)
+
+
+def test_data_corrections_checkpoints_and_version_live_in_a_bucket(pods: Pods) -> None:
+    bucket = pods.s3.bucket("team")
+    (bucket / "data").mkdir()
+    (bucket / "data" / "rows.csv").write_text(rows())
+    segment = bucket / "corrections" / "uid-desk" / "desk-1" / "pod-a" / "000000000000001.jsonl"
+    segment.parent.mkdir(parents=True)
+    segment.write_text(correction())
+
+    feedback = FeedbackSource(uri="s3://team/corrections/uid-desk")
+    start = Start(model=ModelSource(new=SPEC.model.from_.config), feedback=feedback)
+    order = tasks.prepare_task(OBSERVED, start)
+    prepared = pods.run("driftloop_trainer.prepare", order)
+    assert isinstance(prepared, PrepareResult)
+    assert prepared.uri == "s3://team/work/prepared/uid"
+    assert prepared.feedback_rows == 1
+    assert prepared.train_rows + prepared.held_out_rows == len(ROWS) + 1
+
+    planned = plan(SPEC, prepared)
+    assert isinstance(planned, TrainingPlan)
+    lineage = tasks.lineage(OBSERVED, order, prepared, None, "trainer")
+    train = tasks.train_task(OBSERVED, Settings("", ""), 0, order, prepared, planned, lineage)
+    trained = pods.run("driftloop_trainer.train", train)
+    assert isinstance(trained, TrainResult)
+    assert trained.uri.startswith("s3://team/work/versions/uid/")
+    assert trained.steps == 6
+    assert not list((bucket / "work" / "runs" / "uid").glob("step-*"))  # checkpoints go with the end of the training
+    assert pods.run("driftloop_trainer.train", train) == trained  # the bucket remembers
+
+    model = pods.folder / "model"
+    serve = ServeTask(
+        namespace="team",
+        service="desk",
+        service_uid="uid-desk",
+        family="desk",
+        version="desk-1",
+        revision="r1",
+        artefact_uri=trained.uri,
+        artefact_digest=trained.digest,
+        model_dir=str(model),
+    )
+    assert pods.run("driftloop_server.fetch", serve) is None
+    assert (model / "model.safetensors").stat().st_size > 0
+
+
+def rows() -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows([("prompt", "completion"), *ROWS])
+    return out.getvalue()
+
+
+def correction() -> str:
+    record = {
+        "id": "resp-1",
+        "version": "desk-1",
+        "prompt": "a question that nobody asked before",
+        "completion": "answer 1",
+        "rating": "correction",
+        "correction": "answer 2",
+        "user": "hashed",
+        "created": datetime.now(UTC).isoformat(),
+        "side": "train",
+    }
+    return json.dumps(record) + "\n"
