@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from driftloop.api.finetunejob import TrainingSpec
+from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.batches import collate
 from driftloop_trainer.train.loop import build_optimizer
@@ -82,7 +83,8 @@ def bare(dataset: Dataset) -> Callable[[Any], None]:
 
 def compare(dataset: Dataset, steps: int) -> dict[str, float]:
     """Tokens per second of CPU time of either loop."""
-    order = Order(dataset.lengths, BATCH, seed=0)
+    training = TrainingSpec(train_batch_size=BATCH, max_steps=steps + 2)
+    order = Order(dataset.lengths, Course.of(training, len(dataset)), seed=0)
     loops = {"ours": ours(dataset), "bare": bare(dataset)}
     spent = dict.fromkeys(loops, 0.0)
     tokens = 0

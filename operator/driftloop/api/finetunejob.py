@@ -179,7 +179,13 @@ class TrainingSpec(ApiModel):
     method: Literal["pretrain", "sft"] = Field("sft", description="pretrain: next token on text. sft: on examples.")
     adapter: Adapter = Field(default=Adapter(), description="Full weights, or LoRA.")
     loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss (sft).")
-    num_train_epochs: float = Field(3.0, gt=0, le=1000, description="Passes over the training rows.")
+    num_train_epochs: float = Field(
+        3.0,
+        gt=0,
+        le=1000,
+        description="Passes over the training rows: each row is trained on so often. What a pass leaves over of a "
+        "batch begins the next pass.",
+    )
     max_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Stop after so many steps, whatever the epochs."
     )

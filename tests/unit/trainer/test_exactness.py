@@ -12,10 +12,11 @@ import torch
 from torch.nn import functional
 
 from driftloop.api.finetunejob import Adapter
+from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.order import Order
 from driftloop_trainer.train.schedule import learning_rate_factor
-from unit.trainer.sharded_run import BATCH, STEPS, tiny_model, training
+from unit.trainer.sharded_run import STEPS, tiny_model, training
 
 pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s beside the cluster's pods
 
@@ -54,7 +55,7 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
     )
-    order = Order(data.lengths, BATCH, spec.seed)
+    order = Order(data.lengths, Course.of(spec, len(data)), spec.seed)
     losses = []
     for step in range(STEPS):
         factor = learning_rate_factor("cosine", step, STEPS, spec.warmup_ratio)

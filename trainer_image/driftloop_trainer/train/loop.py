@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 
 from driftloop.api.finetunejob import TrainingSpec
+from driftloop.contract.course import Course
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.batches import Batch, collate
 from driftloop_trainer.train.checkpoint import save
@@ -52,7 +53,8 @@ class Loop:
         report: Callable[[Progress], None],
     ) -> Trained:
         """Train from `first_step` to the end, with checkpoints. Raises NonFinite, Superseded."""
-        order = Order(self.dataset.lengths, self.training.train_batch_size, self.training.seed)
+        course = Course.of(self.training, len(self.dataset.lengths))
+        order = Order(self.dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
         tokens, begun = 0, time.monotonic()
         model.train()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from driftloop.api.finetunejob import Compute, FineTuneJobSpec, PlanStatus, TrainingSpec
+from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.quantity import quantity
 from driftloop.controller.reasons import Reason
@@ -68,7 +69,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
             world_size=world,
             parameters=data.model.parameters,
             trainable_parameters=data.model.trainable_parameters,
-            total_steps=total_steps(training, rows),
+            total_steps=Course.of(training, rows).steps,
             gradient_accumulation_steps=math.ceil(training.train_batch_size / (world * micro)),
             memory_bytes_per_worker=memory,
             available_bytes_per_worker=available,
@@ -114,12 +115,6 @@ def _spread(
                 return micro, memory, room
     micro, memory = choices[-1] if rooms else choices[0]
     return micro, memory, max(rooms, default=None)
-
-
-def total_steps(training: TrainingSpec, rows: int) -> int:
-    """Optimizer steps: `max_steps`, or what the epochs come to, the last step of them being a smaller one."""
-    by_epochs = math.ceil(rows * training.num_train_epochs / training.train_batch_size)
-    return training.max_steps or max(1, by_epochs)
 
 
 def memory_per_worker(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, TrainingSpec
+from driftloop.contract.course import Course
 from driftloop.controller.finetunejob.plan import (
     Refusal,
     TrainingPlan,
@@ -14,7 +15,6 @@ from driftloop.controller.finetunejob.plan import (
     micro_batches,
     plan,
     resolved,
-    total_steps,
 )
 from unit.controller.stages import facts, job, prepared
 
@@ -60,15 +60,10 @@ def test_micro_batches_make_up_the_batch_and_none_is_too_large(training: Trainin
 
 
 @given(rows=st.integers(1, 10**7), epochs=st.floats(0.01, 100), batch=st.integers(1, 4096))
-def test_the_steps_are_enough_for_the_epochs_and_not_one_more(rows: int, epochs: float, batch: int) -> None:
-    steps = total_steps(TrainingSpec(num_train_epochs=epochs, train_batch_size=batch), rows)
-    assert steps >= 1
-    assert steps * batch >= rows * epochs
-    assert steps == 1 or (steps - 1) * batch < rows * epochs
-
-
-def test_max_steps_wins_over_epochs() -> None:
-    assert total_steps(TrainingSpec(max_steps=7, num_train_epochs=100), 10**6) == 7
+def test_the_steps_are_those_of_the_course(rows: int, epochs: float, batch: int) -> None:
+    found = spec(training={"numTrainEpochs": epochs, "trainBatchSize": batch}, compute={"nodes": 1})
+    steps = planned(plan(found, prepared(train_rows=rows, sequences=0))).status.total_steps
+    assert steps == Course.of(found.training, rows).steps
 
 
 def test_packs_are_counted_not_rows() -> None:
