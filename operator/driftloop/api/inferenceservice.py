@@ -295,6 +295,11 @@ class DriftStatus(ApiModel):
         default=[], max_length=16, description="The first baseline ever, for the long view."
     )
     alarm: bool = Field(False, description="Evidence is above the threshold.")
+    held_from: Name | None = Field(
+        None,
+        description="The version under which the alarm rose, where another one serves now that has shown no gain on a "
+        "target suite: the alarm stands until one has.",
+    )
     change_point: Timestamp | None = Field(None, description="When the change began, as estimated.")
     message: str | None = Field(None, max_length=512, description="What drifted.")
 

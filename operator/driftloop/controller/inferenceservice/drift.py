@@ -6,6 +6,7 @@ from driftloop.api.inferenceservice import DriftStatus
 from driftloop.controller.conditions import parse_timestamp
 from driftloop.controller.core import Event
 from driftloop.controller.drift.observe import SETTLE
+from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.inferenceservice.observed import Observed
 from driftloop.controller.reasons import Reason
@@ -24,8 +25,11 @@ def look(observed: Observed, now: datetime) -> tuple[DriftStatus | None, tuple[E
         return None, ()
     if stable is None:
         return before, ()
-    after = watch(before or DriftStatus(), stable.version, observed.counters, observed.spec.drift, now)
-    rises = after.alarm and not (before and before.alarm and before.version == after.version)
+    serving = observed.version(stable.version)
+    state = hand_over(before or DriftStatus(), stable.version, serving is not None and serving.gained)
+    held = state.held_from is not None
+    after = state if held else watch(state, stable.version, observed.counters, observed.spec.drift, now)
+    rises = after.alarm and not held and not (before and before.alarm and before.version == after.version)
     event = Event("Warning", Reason.DRIFT_DETECTED, f"{stable.version}: {after.message}")
     return after, (event,) if rises else ()
 
@@ -35,7 +39,7 @@ def window(observed: Observed, now: datetime) -> tuple[datetime, datetime] | Non
     stable, status = observed.role("stable"), observed.status.drift
     if not observed.spec.drift.enabled or stable is None or status is None or status.version != stable.version:
         return None
-    if status.consumed_until is None:
+    if status.consumed_until is None or status.held_from is not None:
         return None
     since, until = parse_timestamp(status.consumed_until), now - SETTLE
     return (since, until) if until - since >= timedelta(seconds=LOOK_SECONDS) else None

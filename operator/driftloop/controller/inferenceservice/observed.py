@@ -15,6 +15,7 @@ from driftloop.contract.names import REVISION, ROLE, TRIGGER, VERSION
 from driftloop.controller.conditions import parse_timestamp
 from driftloop.controller.core import Obj
 from driftloop.controller.drift.detector import Counters
+from driftloop.controller.modelversion.gates import has_shown_gain
 
 Role = Literal["stable", "candidate", "retired", "failed"]
 ROLES: tuple[Role, ...] = ("stable", "candidate", "retired", "failed")
@@ -44,6 +45,7 @@ class Version:
     baseline_service: str | None = None
     baseline_digest: str | None = None
     job_uid: str | None = None
+    gained: bool = False  # a target suite showed that it learned what it was made for
 
     @property
     def age_key(self) -> tuple[datetime, str]:
@@ -181,6 +183,7 @@ def parse_version(obj: Obj) -> Version | None:
         baseline_service=baseline.service if baseline else None,
         baseline_digest=baseline.digest if baseline else None,
         job_uid=parsed.spec.lineage.job_uid,
+        gained=has_shown_gain(parsed.status.gates),
     )
 
 

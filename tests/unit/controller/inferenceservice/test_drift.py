@@ -47,6 +47,25 @@ def test_an_alarm_is_told_once() -> None:
     assert events == ["DriftDetected"]
 
 
+def promoted(state: DriftStatus, gained: bool) -> Observed:
+    """Another version serves, with that alarm in the status."""
+    v2 = version("v2", 100, gained=gained)
+    observed = replace(serving(state), versions=(V1, v2))
+    return replace(observed, revisions=(revision(observed, v2, "stable", 2),))
+
+
+def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
+    """An unchanged model was promoted, the shifted traffic became normal, and drift was declared over."""
+    alarm, _ = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    held, events = seen(promoted(alarm, gained=False), *[SHIFTED] * 30)
+    assert (held.alarm, held.version, held.held_from, held.baseline) == (True, "v2", "v1", alarm.baseline)
+    assert events == []
+    assert window(promoted(held, gained=False), NOW) is None
+    learned = SHIFTED | {"feedback": NORMAL["feedback"]}
+    fresh, _ = seen(promoted(alarm, gained=True), *[learned] * 30)
+    assert (fresh.alarm, fresh.version, fresh.held_from) == (False, "v2", None)
+
+
 def test_without_figures_nothing_changes() -> None:
     before, _ = seen(serving(), NORMAL)
     after, events = look(serving(before), NOW)

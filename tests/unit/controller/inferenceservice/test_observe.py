@@ -91,6 +91,16 @@ async def test_a_version_is_read_with_its_verdict_and_what_it_was_compared_with(
     assert (found.phase, found.baseline_service, found.baseline_digest) == ("Approved", "desk", digest("v0"))
 
 
+@pytest.mark.parametrize(("verdict", "gained"), [("Pass", True), ("Inconclusive", False), ("NotApplicable", False)])
+async def test_a_version_is_read_with_whether_it_has_shown_a_gain(verdict: str, gained: bool) -> None:
+    gates = [
+        {"name": "old", "kind": "retention", "verdict": "Pass", "message": ""},
+        {"name": "new", "kind": "target", "verdict": verdict, "message": ""},
+    ]
+    [found] = (await Cluster(service(), model_version("v1", phase="Approved", gates=gates)).look()).versions
+    assert found.gained == gained
+
+
 async def test_only_deployments_that_the_service_controls_are_its_revisions() -> None:
     foreign = served("v2", "stable")
     foreign["metadata"]["ownerReferences"] = []
