@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+UNREADABLE = "unreadable"  # of a stored message: why it isn't all text; such a conversation is never trained on
+
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning")  # vLLM has had both names
 
@@ -90,7 +92,7 @@ def _arguments(value: Any) -> Any:
     if isinstance(value, str):
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
         return parsed if isinstance(parsed, dict) else value
     if not isinstance(value, dict):

@@ -150,11 +150,12 @@ class Feedback:
         answer = self._memory.get(body.response_id)
         prompt = answer.prompt if answer else None
         if body.prompt is not None:
-            prompt = prompt_from(body.prompt)
-            if prompt is None or prompt.hash != identity.prompt:
+            told = prompt_from(body.prompt)
+            if told is None or told.hash != identity.prompt:
                 raise ApiError(
                     409, "prompt: not the one that response_id belongs to", param="prompt", code="prompt_mismatch"
                 )
+            prompt = prompt or told  # what is remembered has the tools too
         completion = answer.completion if answer else body.completion
         if prompt is None or (completion is None and body.rating == "positive"):
             raise ApiError(
@@ -167,7 +168,7 @@ class Feedback:
         return Rated(identity, body, rating, Answer(prompt, completion or ""))
 
     async def _store(self, rated: Rated, now: datetime) -> Side:
-        place = side(self._task.family, rated.answer.prompt.text, self._task.held_out_percent)
+        place = side(self._task.family, rated.answer.prompt.identity, self._task.held_out_percent)
         try:
             await self._segments.append(rated.identity.version, self._row(rated, place, now))
         except STORAGE_ERRORS as error:
@@ -181,10 +182,10 @@ class Feedback:
 
     def _row(self, rated: Rated, place: Side, now: datetime) -> dict[str, Any]:
         answer, user = rated.answer, rated.body.user
-        row: dict[str, Any] = {
+        return {
             "id": rated.body.response_id,
             "version": rated.identity.version,
-            "prompt": answer.prompt.text,
+            **answer.prompt.stored(),
             "completion": answer.completion,
             "rating": rated.rating,
             "correction": rated.body.correction,
@@ -193,7 +194,6 @@ class Feedback:
             "expires": _timestamp(now + timedelta(days=self._task.feedback_retention_days)),
             "side": place,
         }
-        return row | ({"messages": list(answer.prompt.messages)} if answer.prompt.messages else {})
 
 
 def parse_feedback(document: dict[str, Any]) -> FeedbackBody:

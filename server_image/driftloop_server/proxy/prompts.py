@@ -3,16 +3,24 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from driftloop.contract.messages import UNREADABLE, carried, plain_content
+from driftloop.contract.text import conversation_identity
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`text`: the prompt, or the last user turn. `messages`: the conversation, where it is more than that turn."""
+    """`text`: the prompt, or the last user turn. `messages`: the conversation, where it is more than that turn.
+
+    `tools` is the JSON list of tool schemas that came with it. It is no part of what was said: who corrects an answer
+    sends back the messages alone.
+    """
 
     text: str
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: str = field(default="", compare=False)
 
     @property
     def hash(self) -> bytes:
@@ -21,32 +29,53 @@ class Prompt:
         return hashlib.sha256(document.encode()).digest()[:16]
 
     @property
+    def identity(self) -> str:
+        """The text that decides the side of the fence, as prepare sees the same conversation."""
+        return conversation_identity(self.messages) if self.messages else self.text
+
+    @property
     def size(self) -> int:
         """Characters held."""
-        return len(self.text) + sum(len(message["content"]) for message in self.messages)
+        return len(self.text) + len(self.tools) + sum(_size(message) for message in self.messages)
+
+    def stored(self) -> dict[str, Any]:
+        """Its part of a row of feedback."""
+        conversation = {"messages": list(self.messages)} if self.messages else {}
+        return {"prompt": self.text} | conversation | ({"tools": self.tools} if self.tools else {})
 
 
 def prompt_of(body: dict[str, Any]) -> Prompt | None:
     """The prompt of a request's body; None where there is no text (token ids, images alone, a malformed body)."""
     if "messages" in body:
-        return prompt_from(body["messages"])
+        tools = body.get("tools")
+        return prompt_from(body["messages"], json.dumps(tools, ensure_ascii=False) if tools else "")
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     return prompt_from(prompt)
 
 
-def prompt_from(value: Any) -> Prompt | None:
+def prompt_from(value: Any, tools: str = "") -> Prompt | None:
     """The prompt in a string or a list of messages; None for anything else."""
     if isinstance(value, str):
         return Prompt(value)
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         return None
-    messages = [{"role": str(m.get("role", "")), "content": _text(m.get("content"))} for m in value]
+    messages = [_message(message) for message in value]
     turns = [message["content"] for message in messages if message["role"] == "user"]
     if not turns:
         return None
-    return Prompt(turns[-1], () if len(messages) == 1 else tuple(messages))
+    alone = len(messages) == 1 and messages[0].keys() == {"role", "content"}
+    return Prompt(turns[-1], () if alone else tuple(messages), tools)
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """The form in which rows of data keep a message too."""
+    role, content = str(message.get("role", "")), message.get("content")
+    try:
+        return {"role": role, "content": plain_content(content), **carried(message)}
+    except ValueError as error:
+        return {"role": role, "content": _text(content), UNREADABLE: str(error)[:200]}
 
 
 def _text(content: Any) -> str:
@@ -54,3 +83,7 @@ def _text(content: Any) -> str:
         return content
     parts: Sequence[Any] = content if isinstance(content, list) else ()
     return "".join(str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part)
+
+
+def _size(message: dict[str, Any]) -> int:
+    return len(message["content"]) + (len(json.dumps(message)) if len(message) > 2 else 0)

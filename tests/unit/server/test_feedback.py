@@ -115,6 +115,16 @@ async def test_a_conversation_is_rated_by_its_messages(
     assert [message["content"] for message in row["messages"]] == ["Which card?", "blue"]
 
 
+async def test_the_side_is_that_of_the_whole_conversation(http: Session, proxy: Process, artefact: Artefact) -> None:
+    words = (f"blue {n}" for n in range(1000))
+    word = next(w for w in words if side("desk", w, 10) != side("desk", f"Which card?\n{w}", 10))
+    messages = [{"role": "assistant", "content": "Which card?"}, {"role": "user", "content": word}]
+    identity, _ = await ask(http, proxy, messages=messages)
+    _, body = await rate(http, proxy, response_id=identity, rating="negative", correction="card_blue", prompt=messages)
+    (row,) = (row for row in rows(artefact.volumes) if row["id"] == identity)
+    assert body["side"] == row["side"] == side("desk", f"Which card?\n{word}", 10)
+
+
 async def test_a_repeated_request_adds_nothing(http: Session, proxy: Process, artefact: Artefact) -> None:
     identity, _ = await ask(http, proxy)
     before = proxy.metric("driftloop_feedback_total", rating="negative")

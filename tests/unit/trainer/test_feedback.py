@@ -1,11 +1,12 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from driftloop.contract.task import FeedbackSource
-from driftloop_trainer.prepare.feedback import FeedbackRecord, read_feedback, select
+from driftloop_trainer.prepare.feedback import FeedbackRecord, Selected, read_feedback, select
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -37,6 +38,55 @@ def test_corrections_and_confirmations_become_rows_and_complaints_do_not() -> No
 
 def test_the_newest_word_on_a_prompt_counts() -> None:
     assert answers(record("Q", "old", age=5), record("q ", "new", age=1)) == [("q ", "new")]
+
+
+def chat(*messages: dict[str, Any], answer: str = "a", age: int = 1, **fields: Any) -> FeedbackRecord:
+    users = [message["content"] for message in messages if message["role"] == "user"]
+    return record(users[-1], answer, age=age, messages=messages, **fields)
+
+
+SYSTEM, YES = {"role": "system", "content": "Be short."}, {"role": "user", "content": "yes"}
+BLOCK = ({"role": "user", "content": "my card"}, {"role": "assistant", "content": "Block it?"})
+CANCEL = ({"role": "user", "content": "my order"}, {"role": "assistant", "content": "Cancel it?"})
+
+
+def rows(*records: FeedbackRecord) -> Selected:
+    return select(records, now=NOW, max_rows=100, max_rows_per_user=100)
+
+
+def test_a_correction_keeps_its_conversation_and_its_tools() -> None:
+    tools = '[{"type": "function", "function": {"name": "block"}}]'
+    [row] = rows(chat(SYSTEM, *BLOCK, YES, answer="blocked", tools=tools)).rows
+    assert [(turn.role, turn.content) for turn in row.turns] == [
+        ("system", "Be short."),
+        ("user", "my card"),
+        ("assistant", "Block it?"),
+        ("user", "yes"),
+        ("assistant", "blocked"),
+    ]
+    assert row.tools == tools
+
+
+def test_the_same_word_after_two_conversations_is_two_questions() -> None:
+    blocked, cancelled = chat(*BLOCK, YES, answer="blocked"), chat(*CANCEL, YES, answer="cancelled", age=2)
+    again = chat(SYSTEM, *BLOCK, YES, answer="of old", age=3)
+    found = rows(blocked, cancelled, again)
+    assert [row.completion for row in found.rows] == ["blocked", "cancelled"]
+    assert found.skipped == {"superseded": 1}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [YES | {"unreadable": "content has a part of type image_url"}],
+        [{"role": "user", "content": "rate?"}, {"role": "assistant", "content": ""}, YES],  # a call that got lost
+        [{"role": "narrator", "content": "x"}, YES],
+        [{"role": "user", "content": "cut \ud83d"}],
+    ],
+)
+def test_a_conversation_that_is_not_all_text_is_counted_and_left_out(messages: list[dict[str, Any]]) -> None:
+    found = rows(chat(*messages))
+    assert (found.rows, found.skipped) == ([], {"unreadable": 1})
 
 
 def test_expired_records_are_left_out() -> None:

@@ -1,7 +1,8 @@
 """Training rows from what users said about a service's answers.
 
 Segments are JSON lines at `uri/version/pod/sequence.jsonl`:
-{id, version, prompt, completion, rating: positive|negative|correction, correction, user, created, expires, side}.
+{id, version, prompt, messages, tools, completion, rating: positive|negative|correction, correction, user, created,
+expires, side}. `messages` is there where the conversation is more than the prompt, `tools` where tools were offered.
 """
 
 import json
@@ -9,14 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, ValidationError
 
 from driftloop.api.base import ApiModel
+from driftloop.contract.messages import UNREADABLE
 from driftloop.contract.storage import read_files
 from driftloop.contract.task import FeedbackSource
-from driftloop_trainer.prepare.rows import Row
+from driftloop_trainer.prepare.cells import Unreadable
+from driftloop_trainer.prepare.conversations import answers_nothing, conversation, tool_schemas
+from driftloop_trainer.prepare.rows import Row, Turn
 
 
 class FeedbackRecord(ApiModel):
@@ -24,6 +28,8 @@ class FeedbackRecord(ApiModel):
 
     id: str
     prompt: str
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: str = ""
     completion: str = ""
     rating: Literal["positive", "negative", "correction"]
     correction: str | None = None
@@ -38,6 +44,18 @@ class FeedbackRecord(ApiModel):
             return self.correction
         return self.completion if self.rating == "positive" else None
 
+    def row(self, answer: str) -> Row:
+        """The conversation with its answer. Raises Unreadable where it isn't all text."""
+        for message in self.messages:
+            if reason := message.get(UNREADABLE):
+                raise Unreadable(str(reason))
+        asked = conversation(list(self.messages)) if self.messages else (Turn("user", self.prompt),)
+        turns = (*asked, Turn("assistant", answer))
+        if any(answers_nothing(turn) for turn in turns):  # calls that older proxies didn't store
+            raise Unreadable("an assistant's turn says nothing")
+        tools = tool_schemas(self.tools)
+        return Row("feedback", "feedback", turns, tools=tools, cluster=self.user or None, place=f"rating {self.id}")
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:
@@ -48,9 +66,10 @@ class Selected:
 
 
 def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, max_rows_per_user: int) -> Selected:
-    """Newest first: one answer a prompt, a capped share a user, none that expired. Pure.
+    """Newest first: one answer per question, a capped share per user, none that expired. Pure.
 
-    Users contradict themselves and each other: the newest word on a prompt counts, the older ones are left out.
+    Users contradict themselves and each other: the newest word on a question counts, the older ones are left out. The
+    same words after another conversation are another question.
     """
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
@@ -58,11 +77,12 @@ def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, m
     seen: set[str] = set()
     for record in sorted(records, key=lambda r: (r.created, r.id), reverse=True):
         answer = record.answer
-        row = Row.answering("feedback", "feedback", record.prompt, answer, cluster=record.user or None)
         if record.expires is not None and record.expires <= now:
             skipped["expired"] += 1
         elif answer is None or not answer.strip() or not record.prompt.strip():
             skipped["noAnswer"] += 1
+        elif (row := _row(record, answer)) is None:
+            skipped["unreadable"] += 1
         elif row.key in seen:
             skipped["superseded"] += 1
         elif record.user and per_user[record.user] >= max_rows_per_user:
@@ -89,7 +109,17 @@ def read_feedback(source: FeedbackSource, now: datetime) -> Selected:
         except (ValidationError, ValueError):
             unreadable += 1
     found = select(records, now=now, max_rows=source.max_rows, max_rows_per_user=source.max_rows_per_user)
-    return Selected(found.rows, found.skipped | ({"unreadable": unreadable} if unreadable else {}))
+    skipped = Counter(found.skipped)
+    skipped["unreadable"] += unreadable
+    return Selected(found.rows, dict(+skipped))
+
+
+def _row(record: FeedbackRecord, answer: str) -> Row | None:
+    try:
+        row = record.row(answer)
+    except Unreadable:
+        return None
+    return row if row.is_unicode else None
 
 
 def _lines(uri: str) -> Iterator[bytes]:

@@ -93,6 +93,16 @@ class Row:
         """Length of all its text."""
         return len(self.text) + sum(len(turn.content) + len(turn.extra) for turn in self.turns)
 
+    @property
+    def is_unicode(self) -> bool:
+        """Whether all its text can be encoded: half of a surrogate pair is what is left where an emoji was cut."""
+        try:
+            for text in (self.text, self.tools, *(part for turn in self.turns for part in (turn.content, turn.extra))):
+                text.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+
     def normalised(self) -> "Row":
         """The same row with every text normalised."""
         turns = tuple(replace(turn, content=normalise(turn.content)) for turn in self.turns)

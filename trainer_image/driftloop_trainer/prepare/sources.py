@@ -101,7 +101,7 @@ def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
         raise LeftOut("emptyPrompt")
     if any(answers_nothing(turn) for turn in row.turns):
         raise LeftOut("emptyAnswer")
-    if not _is_unicode(row):
+    if not row.is_unicode:
         raise LeftOut("loneSurrogate")
     return row
 
@@ -138,16 +138,6 @@ def _cell(record: Record, column: str, read: Callable[[Any], T]) -> T:
         return read(record.values.get(column))
     except ValueError as error:
         raise Unreadable(f"{record.place}, column {column!r}: {error}") from error
-
-
-def _is_unicode(row: Row) -> bool:
-    """Whether all its text can be encoded: half of a surrogate pair is what is left where an emoji was cut."""
-    try:
-        for text in (row.text, row.tools, *(part for turn in row.turns for part in (turn.content, turn.extra))):
-            text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _once(columns: Columns, present: list[str], source: str) -> Columns:

@@ -1,5 +1,6 @@
 """The prompt of a request, as drift and feedback see it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -49,7 +50,47 @@ def test_the_hash_is_of_all_that_was_asked() -> None:
     assert len({prompt.hash for prompt in asked if prompt}) == len(asked)
 
 
-fields = st.sampled_from(["role", "content", "type", "text"])
+CALL = {"id": "c1", "type": "function", "function": {"name": "rate", "arguments": {}}}
+
+
+def test_a_conversation_keeps_its_calls_results_and_tools() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "content": "1.1", "tool_call_id": "c1"}
+    found = prompt_of({"messages": [USER, called, result], "tools": [CALL], "temperature": 0})
+    assert found is not None
+    assert found.stored() == {
+        "prompt": "my card",
+        "messages": [USER, called | {"content": ""}, result],
+        "tools": json.dumps([CALL]),
+    }
+    assert found.hash == (prompt_from([USER, called, result]) or found).hash
+    assert found.size > len(json.dumps(CALL))
+
+
+def test_a_turn_alone_is_stored_as_its_text() -> None:
+    assert (prompt_from([USER]) or Prompt("")).stored() == {"prompt": "my card"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {}}]},
+        {"role": "user", "content": "look", "name": 7},
+    ],
+)
+def test_what_is_not_all_text_is_marked(message: dict[str, Any]) -> None:
+    found = prompt_from([message])
+    assert found is not None
+    assert found.text == "look"
+    assert found.messages[0]["unreadable"]
+
+
+def test_its_identity_leaves_out_the_instructions() -> None:
+    found = [prompt_from([USER]), prompt_from([SYSTEM, USER]), prompt_from([SYSTEM | {"role": "developer"}, USER])]
+    assert {prompt.identity for prompt in found if prompt} == {"my card"}
+
+
+fields = st.sampled_from(["role", "content", "type", "text", "tool_calls", "function", "name", "arguments"])
 values = st.recursive(
     st.none() | st.integers() | st.sampled_from(["user", "text", ""]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(fields, inner),
