@@ -58,7 +58,8 @@ def read_source(source: DataSource, part: Part, scratch: Path) -> Read:
                 dropped[str(reason)] += 1
     except OSError as error:
         if error.errno is not None:  # the volume's, not the file's
-            raise StorageError(f"{source.uri}: {error}") from error
+            passing = not isinstance(error, FileNotFoundError | PermissionError)
+            raise StorageError(f"{source.uri}: {error}", passing) from error
         raise _unreadable(source, error) from error
     except (ValueError, NotImplementedError) as error:  # what Arrow lacks is no ValueError
         raise _unreadable(source, error) from error
