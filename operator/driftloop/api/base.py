@@ -194,21 +194,3 @@ class SuiteSpec(ApiModel):
         None, ge=1, le=32_768, description="The longest answer, in tokens; `evaluation.maxTokens` if absent."
     )
     model_config = ConfigDict(json_schema_extra=cel(exactly_one("items", "uri")))
-
-
-class EvaluationSettings(ApiModel):
-    """How versions are asked the items of their suites."""
-
-    max_tokens: int = Field(
-        32, ge=1, le=32_768, description="The longest answer, in tokens: longer ones are cut, and are wrong."
-    )
-    concurrency: int = Field(8, ge=1, le=1024, description="Items that are asked at a time.")
-    queue_name: QueueName | None = Field(
-        None, description="Kueue queue that admits the pods; of a job's versions `compute.queueName` if absent."
-    )
-    startup_timeout_seconds: int = Field(
-        600, ge=10, le=86_400, description="The served model must be ready by then, its download included."
-    )
-    active_deadline_seconds: int = Field(
-        21_600, ge=60, le=31_536_000, description="The longest that one version may take to answer."
-    )

@@ -8,7 +8,6 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
-    EvaluationSettings,
     Family,
     Fraction,
     Name,
@@ -25,6 +24,7 @@ from driftloop.api.base import (
     exactly_one,
     rule,
 )
+from driftloop.api.evaluation import EvaluationSettings
 
 
 class NewTokenizer(ApiModel):

@@ -9,7 +9,6 @@ from driftloop.api.base import (
     ApiModel,
     Condition,
     Digest,
-    EvaluationSettings,
     Family,
     Name,
     PodOverrides,
@@ -18,6 +17,7 @@ from driftloop.api.base import (
     Text,
     Timestamp,
 )
+from driftloop.api.evaluation import EvaluationSettings
 
 
 class Artefact(ApiModel):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from driftloop.api.inferenceservice import Engine
+from driftloop.api.engine import Engine
 from driftloop.api.modelversion import Artefact, BaselineStatus, ModelVersionSpec
 from driftloop.controller import versions
 from driftloop.controller.core import Obj
@@ -70,7 +70,9 @@ def is_candidate(observed: Observed) -> bool:
 
 
 def engine_of(observed: Observed) -> Engine:
-    """The engine that will serve the version: that of the family's first service, else the default."""
+    """The engine that the spec gives, else the one that will serve: of the family's first service, else the default."""
+    if observed.spec.evaluation.engine is not None:
+        return observed.spec.evaluation.engine
     for service in observed.services:
         try:
             return Engine.model_validate((service.get("spec") or {}).get("engine") or {})

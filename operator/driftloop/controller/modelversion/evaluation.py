@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from driftloop.api.base import Digest
-from driftloop.api.inferenceservice import Engine
+from driftloop.api.engine import Engine
 from driftloop.api.modelversion import Artefact, BaselineStatus
 from driftloop.contract.names import (
     API_PORT,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from driftloop.api.base import PodOverrides
+from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import Compute
-from driftloop.api.inferenceservice import Engine
 from driftloop.contract.names import EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
 from driftloop.contract.task import EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
 from driftloop.controller.core import Obj, Settings

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from driftloop.api.base import PodOverrides, Resources
-from driftloop.api.inferenceservice import Engine
+from driftloop.api.engine import Engine
 from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask
 from driftloop.controller.core import Obj, Settings

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from driftloop.api.base import ForeignRef, PodOverrides
-from driftloop.api.inferenceservice import Engine
+from driftloop.api.engine import Engine
 from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.core import Obj, Settings
