@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
+CLIENT = "X-Driftloop-Client"  # from the proxy to the engine: who asks, and has its fair part of the engine
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 # Before transformers is imported, which reads it once: models come from the fetched folder and from nowhere else.
@@ -19,11 +20,12 @@ from driftloop.contract.task import ServeTask
 
 with loading():
     from driftloop_server.engine.batch import Batch
+    from driftloop_server.engine.budget import cache_cells, cell_bytes, free_bytes, longest_context
     from driftloop_server.engine.metrics import EngineMetrics
     from driftloop_server.engine.model import LoadedModel, load
     from driftloop_server.engine.scheduler import Scheduler
     from driftloop_server.engine.server import EngineServer
-    from driftloop_server.stage import StageFailure, TryAgain, fail, serve_task, setup_logging
+    from driftloop_server.stage import BadInput, StageFailure, TryAgain, fail, serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.engine")
 
@@ -40,8 +42,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def serve(task: ServeTask, loaded: LoadedModel, max_waiting: int) -> None:
-    """Serve until SIGTERM, and then until the proxy is gone. Raises TryAgain when the model breaks."""
+async def serve(task: ServeTask, loaded: LoadedModel, cells: int, max_waiting: int) -> None:
+    """Serve until SIGTERM, and then until the proxy is gone. `cells`: tokens that the cache may have memory for.
+
+    Raises TryAgain when the model breaks.
+    """
     loop = asyncio.get_running_loop()
     terminated, broken = asyncio.Event(), asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -53,7 +58,7 @@ async def serve(task: ServeTask, loaded: LoadedModel, max_waiting: int) -> None:
         metrics,
         max_num_seqs=task.max_num_seqs,
         max_waiting=max_waiting,
-        cache_tokens=task.max_num_seqs * loaded.max_model_len,
+        cache_cells=cells,
         broken=lambda: loop.call_soon_threadsafe(broken.set),
     )
     scheduler.start()
@@ -98,12 +103,27 @@ def _loaded(task: ServeTask, threads: int) -> LoadedModel:
         return load(Path(task.model_dir), dtype=task.dtype, max_model_len=task.max_model_len, threads=threads)
 
 
+def _bounded(loaded: LoadedModel, max_num_seqs: int) -> tuple[LoadedModel, int]:
+    """The cache's bound in tokens, and the model with a context that fits into it. Raises BadInput."""
+    free, per_cell = free_bytes(loaded.model.device), cell_bytes(loaded.model)
+    cells = cache_cells(free, per_cell, max_num_seqs, loaded.max_model_len)
+    context = longest_context(cells, loaded.max_model_len)
+    facts = f"{free >> 20} MiB are free beside the model, and a token takes {per_cell} bytes in the cache"
+    log.info("%s: %d tokens of it", facts, cells)
+    if not context:
+        raise BadInput("NoMemory", f"{facts}: give the engine more memory (engine.resources)")
+    if context < loaded.max_model_len:
+        log.warning("%s: the context is %d tokens, not %d", facts, context, loaded.max_model_len)
+    return replace(loaded, max_model_len=context), cells
+
+
 def main() -> None:
     setup_logging()
     options = arguments()
     try:
         task = serve_task()
-        asyncio.run(serve(task, _loaded(task, options.threads), options.max_waiting))
+        loaded, cells = _bounded(_loaded(task, options.threads), task.max_num_seqs)
+        asyncio.run(serve(task, loaded, cells, options.max_waiting))
     except StageFailure as error:
         fail(error)
 

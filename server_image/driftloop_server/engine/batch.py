@@ -1,109 +1,122 @@
-"""The rows that are generated together, and their key-value cache."""
+"""What is in the model at one time: rows by length, and prompts on their way to them."""
 
-import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from transformers import DynamicCache
 
-PREFILL_TOKENS = 8192  # cells (rows by longest prompt) of one prefill: running requests wait for it
+from driftloop_server.engine.cache import Block, Forward, Owner, cells_for, longest_of, size_class
 
 
-class Batch:
-    """Rows of different length, left-padded to one. Rows join after a prefill of their own and leave at any step.
+class Prefill(Generic[Owner]):
+    """Prompts that are read: several at once, or a long one in pieces."""
 
-    The cache keeps every position in layers of one kind, also where the model attends to a window only (the model's
-    mask sees to that): a window would be another length in every row.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._cache: Any = None  # DynamicCache; keys and values are [rows, heads, length, head size]
-        self._mask: Tensor = torch.zeros((0, 0), dtype=torch.long, device=model.device)  # [rows, length], 1: a token
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-
-    def __len__(self) -> int:
-        return self._mask.shape[0]
+    def __init__(self, forward: Forward, owners: Sequence[Owner], prompts: Sequence[Sequence[int]]) -> None:
+        self.prompts = list(prompts)
+        self.longest = max(map(len, prompts))
+        alone = len(prompts) == 1
+        # A row alone is read where it may stay; several are copied to their places afterwards.
+        self.block = Block(forward, owners, cells_for(self.longest + 1) if alone else self.longest)
+        self._done = 0
 
     @property
-    def tokens(self) -> int:
-        """Tokens in the cache, padding aside."""
-        return int(self._mask.sum())
+    def owners(self) -> list[Owner]:
+        return self.block.owners
 
-    @torch.inference_mode()
-    def join(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Add a row for each prompt, below the others. Returns the logits after it, [prompts, vocabulary].
+    def __len__(self) -> int:
+        return len(self.block)
 
-        Nothing has changed when this raises.
-        """
-        longest = max(len(prompt) for prompt in prompts)
-        device = self._mask.device
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        cache = DynamicCache()
-        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
-        if len(self):
-            self._merge(cache, mask)
-        else:
-            self._cache, self._mask = cache, mask
-        return logits
+    @property
+    def remaining(self) -> int:
+        """Cells (rows by longest prompt) still to be read."""
+        return len(self) * (self.longest - self._done)
 
-    @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row. Returns the logits after it, [rows, vocabulary]."""
-        positions = self._mask.sum(-1, keepdim=True)
-        self._mask = pad(self._mask, (0, 1), value=1)
-        ids = torch.tensor(tokens, device=self._mask.device)[:, None]
-        return self._forward(ids, self._mask, positions, self._cache)
+    def advance(self, tokens: int) -> Tensor | None:
+        """Read up to so many tokens of a prompt that is alone, or all. Logits [prompts, vocabulary] at the end."""
+        pieces = self.prompts
+        if len(pieces) == 1:
+            pieces = [pieces[0][self._done : self._done + tokens]]
+        logits = self.block.append(pieces)
+        self.block.commit([len(piece) for piece in pieces])
+        self._done += max(map(len, pieces))
+        return logits if self._done == self.longest else None
 
-    @torch.inference_mode()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, and the columns that only dropped rows needed."""
-        if not rows:
-            self.clear()
+
+class Lane(Generic[Owner]):
+    """Prompts that wait for each other alone: a client's short ones, or its long ones. The shortest is read first."""
+
+    def __init__(self) -> None:
+        self.prefills: list[Prefill[Owner]] = []
+        self.spent: float | None = None  # see turns.py
+
+    @property
+    def owners(self) -> list[Owner]:
+        return [owner for prefill in self.prefills for owner in prefill.owners]
+
+    def owes(self, floor: float) -> bool:
+        """It had more than its share, by what those have had who had least."""
+        return self.spent is not None and self.spent > floor
+
+    @property
+    def first(self) -> Prefill[Owner]:
+        return min(self.prefills, key=lambda prefill: prefill.remaining)
+
+
+class Batch(Generic[Owner]):
+    """Blocks of rows, one a length class: a step of short rows costs the same whatever long ones are beside them."""
+
+    def __init__(self, model: Any) -> None:
+        self.forward = Forward(model)
+        self._blocks: dict[int, Block[Owner]] = {}
+
+    @property
+    def blocks(self) -> list[Block[Owner]]:
+        return list(self._blocks.values())
+
+    @property
+    def cells(self) -> int:
+        """Tokens that the memory of its rows could hold."""
+        return sum(cells_for(length + 1) for block in self.blocks for length in block.lengths)
+
+    def place(self, prefill: Prefill[Owner]) -> None:
+        """Give each row its place. Those that have none when this raises are still the prefill's owners."""
+        kind = size_class(prefill.block.lengths[0] + 1)
+        if len(prefill) == 1 and kind not in self._blocks:
+            self._blocks[kind] = prefill.block
             return
-        self._mask = self._mask[list(rows)]
-        start = self._mask.shape[1] - int(self._mask.sum(-1).max())
-        self._mask = self._mask[:, start:]
-        for layer in self._cache.layers:
-            layer.keys = layer.keys[list(rows), :, start:]
-            layer.values = layer.values[list(rows), :, start:]
+        while len(prefill):
+            self._move(prefill.block, len(prefill) - 1)
+
+    def promote(self, block: Block[Owner]) -> None:
+        """Move the rows that have outgrown their class."""
+        kind = next(kind for kind, each in self._blocks.items() if each is block)
+        for row in reversed(range(len(block))):
+            if block.lengths[row] >= longest_of(kind):
+                self._move(block, row)
+        self.sweep()
+
+    def remove(self, block: Block[Owner], row: int) -> None:
+        block.remove(row)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Give back the memory of blocks without rows."""
+        self._blocks = {kind: block for kind, block in self._blocks.items() if len(block)}
 
     def clear(self) -> None:
         """Drop every row."""
-        self._cache, self._mask = None, self._mask[:0, :0]
+        self._blocks = {}
 
     @torch.inference_mode()
     def probe(self) -> None:
         """Raises when the model can't take one token, whatever is in the batch."""
-        one = torch.ones((1, 1), dtype=torch.long, device=self._mask.device)
-        logits = self._forward(one, one, one - 1, DynamicCache())
-        if logits.isnan().any():
+        if Block(self.forward, [None], 1).append([[1]]).isnan().any():
             raise ValueError("the model's output is not a number: its weights are broken")
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        extra = {"position_ids": positions} if self._takes_positions else {}
-        output = self._model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra, **self._last_only
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    def _merge(self, cache: Any, mask: Tensor) -> None:
-        length = max(self._mask.shape[1], mask.shape[1])
-
-        def grow(states: Tensor) -> Tensor:
-            return pad(states, (0, 0, length - states.shape[-2], 0))
-
-        merged = [
-            (torch.cat([grow(old.keys), grow(new.keys)]), torch.cat([grow(old.values), grow(new.values)]))
-            for old, new in zip(self._cache.layers, cache.layers, strict=True)
-        ]
-        for layer, (keys, values) in zip(self._cache.layers, merged, strict=True):
-            layer.keys, layer.values = keys, values
-        self._mask = torch.cat([pad(m, (length - m.shape[1], 0)) for m in (self._mask, mask)])
+    def _move(self, block: Block[Owner], row: int) -> None:
+        kind = size_class(block.lengths[row] + 1)
+        if kind not in self._blocks:
+            self._blocks[kind] = Block(self.forward, [], cells_for(longest_of(kind)))
+        self._blocks[kind].take(block, row)
+        block.remove(row)

@@ -27,11 +27,12 @@ class EngineMetrics:
 
         self.running = gauge("vllm:num_requests_running", "Requests in the batch.")
         self.waiting = gauge("vllm:num_requests_waiting", "Requests waiting for a place in the batch.")
-        self.cache_usage = gauge("vllm:kv_cache_usage_perc", "Tokens in the cache against its bound; 1 is full.")
+        self.cache_usage = gauge("vllm:kv_cache_usage_perc", "Cells of the cache in use; 1 is full.")
         self.first_token = histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", _LONG)
         self.between_tokens = histogram("vllm:inter_token_latency_seconds", "One token to the next.", _SHORT)
         self.duration = histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", _LONG)
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts.")
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
+        self.preemptions = counter("vllm:num_preemptions", "Requests that lost their place for lack of memory.")
         success = Counter("vllm:request_success", "Requests finished.", [*label, "finished_reason"], registry=registry)
         self.finished = {reason: success.labels(model_name, reason) for reason in ("stop", "length", "abort")}

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from driftloop_server.engine.batch import Batch
+from driftloop_server.engine.batch import Batch, Prefill
+from driftloop_server.engine.cache import Block, Forward
+from driftloop_server.engine.tokenising import Abandoned
 from driftloop_server.fetch import refuse_code
 from driftloop_server.openai_api import ApiError
 from driftloop_server.stage import BadInput
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # Threads of one small matrix product cost more than they bring, up to 10x where cores are shared (measured).
 SMALL_MODEL = 100_000_000
+PIECE = 1 << 14  # characters of a long text that are counted at a time
+CUT_TOKENS = 64  # by which a cut may change the count
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,12 @@ class LoadedModel:
     tokenizer: Any
     max_model_len: int
     end_tokens: frozenset[int]
+    wanted: Callable[[], bool] = lambda: True  # whether anybody still waits for what is tokenised
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token: no text of more than so many times the context fits."""
+        return max(map(len, self.tokenizer.get_vocab()))
 
     @property
     def vocabulary(self) -> int:
@@ -37,9 +48,8 @@ class LoadedModel:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def encode(self, text: str) -> list[int]:
-        """A plain prompt, with the special tokens that the tokenizer puts before a text."""
-        tokens: list[int] = self.tokenizer(text)["input_ids"]
-        return tokens
+        """A plain prompt, with the special tokens that the tokenizer puts before a text. Raises ApiError 400."""
+        return self._tokens(text, "prompt")
 
     def render(self, messages: list[dict[str, str]]) -> list[int]:
         """A conversation, up to where the answer begins. Raises ApiError 400."""
@@ -51,7 +61,29 @@ class LoadedModel:
             raise ApiError(
                 400, f"messages: the model's chat template refuses them: {error}", param="messages"
             ) from error
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokens(text, "messages", add_special_tokens=False)
+
+    def _tokens(self, text: str, field: str, **options: bool) -> list[int]:
+        """Count a long text by pieces first: what doesn't fit, or nobody wants, is not tokenised to its end.
+
+        A tokenizer takes minutes for megabytes without a space, and can't be stopped. A cut changes only the tokens
+        beside it.
+        """
+        counted = 0
+        for start in range(0, len(text) if len(text) > 2 * PIECE else 0, PIECE):
+            if not self.wanted():
+                raise Abandoned
+            piece = self.tokenizer(text[start : start + PIECE], add_special_tokens=False)["input_ids"]
+            counted += max(len(piece) - CUT_TOKENS, 0)
+            if counted >= self.max_model_len:
+                raise ApiError(
+                    400,
+                    f"this model's context is {self.max_model_len} tokens; the first {start + PIECE} of {len(text)} "
+                    f"characters in {field} are more already: shorten the text",
+                    param=field,
+                    code="context_length_exceeded",
+                )
+        tokens: list[int] = self.tokenizer(text, **options)["input_ids"]
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -111,12 +143,19 @@ def _self_test(loaded: LoadedModel) -> None:
     model has no such cache, and would answer nonsense without an error.
     """
     short, long = [1, 2, 3], [4, 5, 6, 7, 8, 9, 10]
+    forward = Forward(loaded.model)
     try:
-        expected = [Batch(loaded.model).join([short])[0], Batch(loaded.model).join([[*short, 1]])[0]]
-        batch = Batch(loaded.model)
-        batch.join([long])
-        found = [batch.join([short])[0], batch.step([2, 1])[1]]
-        batch.keep([1])
+        expected = [Block(forward, [None], 8).append([text])[0] for text in (short, [*short, 1])]
+        batch = Batch[int](loaded.model)
+        first, second = Prefill(forward, [0], [long]), Prefill(forward, [1], [short])
+        first.advance(4)  # in pieces, as long prompts are read
+        first.advance(4)
+        whole = second.advance(4)
+        assert whole is not None
+        batch.place(first)
+        batch.place(second)
+        (block,) = batch.blocks
+        found = torch.stack([whole[0], block.append([[2], [1]])[1]])
     except Exception as error:
         raise BadInput("ModelUnsupported", f"the model can't generate in batches: {error!r}") from error
     for one, other in zip(expected, found, strict=True):

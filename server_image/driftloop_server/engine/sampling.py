@@ -1,6 +1,5 @@
 """The next token of each request in a batch."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,17 +25,17 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def choose(logits: Tensor, samplings: Sequence[Sampling], draws: Sequence[random.Random]) -> list[int | None]:
+def choose(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]) -> list[int | None]:
     """One token a row of `logits` [rows, vocabulary]; None where the row holds a NaN: there is no answer.
 
-    Each row draws one number from its own generator and inverts the distribution function with it, so that a seed
-    gives the same tokens whichever requests share the batch.
+    Each row's number of `uniform`, drawn by its own generator, inverts its distribution function: a seed gives the
+    same tokens whichever requests share the batch.
     """
     best = logits.max(dim=-1)
     tokens = best.indices.tolist()
     rows = [i for i, sampling in enumerate(samplings) if sampling.temperature > 0]
     if rows:
-        sampled = _sample(logits[rows].float(), [samplings[i] for i in rows], [draws[i].random() for i in rows])
+        sampled = _sample(logits[rows].float(), [samplings[i] for i in rows], [uniform[i] for i in rows])
         for row, token in zip(rows, sampled, strict=True):
             tokens[row] = token
     broken = best.values.isnan().tolist()
@@ -64,7 +63,7 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[flo
     likelier = masses.cumsum(dim=-1) - masses  # mass before each token: below top_p for the first one at least
     rank = torch.arange(vocabulary, device=logits.device)
     kept = (likelier < column([sampling.top_p for sampling in samplings])) & (
-        rank < column([sampling.top_k or vocabulary for sampling in samplings])
+        rank < column([min(sampling.top_k or vocabulary, vocabulary) for sampling in samplings])
     )
     masses = masses * kept
     total = masses.cumsum(dim=-1)

@@ -27,13 +27,14 @@ class Generation:
 
 @dataclass(slots=True)
 class Output:
-    """Text that is new. The last one has a `finish_reason`, or an `error`."""
+    """Text that is new. The last one has a `finish_reason`, or an `error` with its HTTP status."""
 
     text: str = ""
     tokens: int = 0  # generated so far, the end token included
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: str | None = None
+    status: int = 500
 
     @property
     def last(self) -> bool:
@@ -41,16 +42,28 @@ class Output:
 
 
 class Running:
-    """A generation and how far it is. `deliver` gets its outputs, in the model thread."""
+    """A generation and how far it is. `deliver` gets its outputs, in the model thread.
 
-    def __init__(self, generation: Generation, decode: Decode, deliver: Callable[[Output], object], now: float) -> None:
+    `client` is who shares its part of the engine with it; None: nobody.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        decode: Decode,
+        deliver: Callable[[Output], object],
+        now: float,
+        client: str | None = None,
+    ) -> None:
         self.generation = generation
+        self.client = client or f"request {id(self)}"
         self.deliver = deliver
-        self.random = random.Random(generation.seed)  # noqa: S311 - sampling, not secrecy
+        self._random = random.Random(generation.seed)  # noqa: S311 - sampling, not secrecy
+        self._drawn: float | None = None
         self.cancelled = False  # set by the server, read by the model thread at its next step
         self.arrived = now
         self.last_token_at: float | None = None
-        self.token = -1  # the last one chosen
+        self.generated: list[int] = []
         self.finish_reason: FinishReason | None = None
         self._text = TokenText(decode, generation.prompt)
         self._stop = StopText(generation.stops)
@@ -61,9 +74,31 @@ class Running:
         """Tokens generated so far."""
         return self._pending.tokens
 
+    @property
+    def text(self) -> list[int]:
+        """The tokens to read for the next one: the prompt, and what was generated before it lost its place."""
+        return [*self.generation.prompt, *self.generated]
+
+    @property
+    def size(self) -> int:
+        """Tokens so far, prompt and answer."""
+        return len(self.generation.prompt) + len(self.generated)
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is generated for it."""
+        return self.cancelled or self.finish_reason is not None
+
+    def draw(self) -> float:
+        """The number that chooses the next token: the same until one is accepted, so that a choice can be retried."""
+        if self._drawn is None:
+            self._drawn = self._random.random()
+        return self._drawn
+
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> Output | None:
         """Take the next token. Returns what is to be delivered: at the end only, unless it streams."""
-        self.token = token
+        self.generated.append(token)
+        self._drawn = None
         out = self._pending
         out.tokens += 1
         if logprob is not None:

@@ -1,12 +1,13 @@
 """The engine over HTTP: OpenAI's API for one model, on loopback."""
 
 import asyncio
+import copy
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -15,9 +16,19 @@ from prometheus_client import generate_latest
 from driftloop_server.engine import requests
 from driftloop_server.engine.model import LoadedModel
 from driftloop_server.engine.replies import Reply
-from driftloop_server.engine.scheduler import QueueFull, Scheduler
+from driftloop_server.engine.scheduler import QUEUE_FULL, QueueFull, Scheduler
 from driftloop_server.engine.sequence import Generation, Output
-from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS, ApiError, error_body, errors_as_json, read_json
+from driftloop_server.engine.tokenising import LANES, Crowded, Tokenising, refuse_hopeless
+from driftloop_server.openai_api import (
+    CHAT,
+    CLIENT,
+    COMPLETIONS,
+    MODELS,
+    ApiError,
+    error_body,
+    errors_as_json,
+    parse_json,
+)
 
 MAX_BODY = 4 << 20  # bytes
 RETRY_AFTER = "1"  # seconds
@@ -31,9 +42,11 @@ class EngineServer:
         self._scheduler = scheduler
         self._registry = registry
         self._name = name
+        self._longest_token = loaded.longest_token
         self._created = int(time.time())
-        # One thread: tokenizers in Rust release the GIL, and two of them must not change one tokenizer's settings.
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        self._tokenising = Tokenising()
+        # A tokenizer each thread: two of them must not change one's settings.
+        self._by_lane = [replace(loaded, tokenizer=copy.deepcopy(loaded.tokenizer)) for _ in LANES]
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
@@ -54,21 +67,31 @@ class EngineServer:
         return web.json_response({"object": "list", "data": [self._card()]})
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        asked = requests.parse(requests.CompletionRequest, await read_json(request))
-        self._check_model(asked.model)
-        generation = await self._in_tokens(requests.completion, asked, self._loaded)
+        asked, generation = await self._understood(request, requests.CompletionRequest, requests.completion)
         return await self._answer(request, asked, generation)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        asked = requests.parse(requests.ChatRequest, await read_json(request))
-        self._check_model(asked.model)
-        generation = await self._in_tokens(requests.chat, asked, self._loaded)
+        asked, generation = await self._understood(request, requests.ChatRequest, requests.chat)
         return await self._answer(request, asked, generation)
 
-    async def _in_tokens(self, build: Any, asked: Any, loaded: LoadedModel) -> Generation:
-        loop = asyncio.get_running_loop()
-        generation: Generation = await loop.run_in_executor(self._tokenizing, build, asked, loaded)
-        return generation
+    async def _understood(
+        self, request: web.Request, kind: type[requests.Request], build: Callable[..., Generation]
+    ) -> tuple[requests.Request, Generation]:
+        """The request in its body, and the same in tokens."""
+        body = await request.read()
+
+        def work(lane: int, wanted: Callable[[], bool]) -> tuple[requests.Request, Generation]:
+            loaded = replace(self._by_lane[lane], wanted=wanted)
+            document = parse_json(body)
+            refuse_hopeless(document, loaded.max_model_len, self._longest_token)
+            asked = requests.parse(kind, document)
+            self._check_model(asked.model)
+            return asked, build(asked, loaded)
+
+        try:
+            return await self._tokenising.run(len(body), work)
+        except Crowded:
+            raise _busy(429, QUEUE_FULL, "queue_full") from None
 
     async def _answer(self, request: web.Request, asked: requests.Common, generation: Generation) -> web.StreamResponse:
         is_chat = isinstance(asked, requests.ChatRequest)
@@ -80,27 +103,25 @@ class EngineServer:
             is_chat=is_chat,
             string=lambda token: str(self._loaded.tokenizer.decode([token])),
         )
-        async with self._outputs(generation) as outputs:
+        async with self._outputs(generation, request.headers.get(CLIENT)) as outputs:
+            first = await anext(outputs)
+            if first.error:
+                raise _failure(first)
             if asked.stream:
-                return await _stream(request, reply, outputs, asked.stream_options.include_usage)
-            output = await anext(outputs)
-        if output.error:
-            raise ApiError(500, output.error, code="engine_failed")
-        return web.json_response(reply.whole(output))
+                return await _stream(request, reply, first, outputs, asked.stream_options.include_usage)
+        return web.json_response(reply.whole(first))
 
     @asynccontextmanager
-    async def _outputs(self, generation: Generation) -> AsyncIterator[AsyncIterator[Output]]:
+    async def _outputs(self, generation: Generation, client: str | None) -> AsyncIterator[AsyncIterator[Output]]:
         """The outputs of a generation. Leaving early (a client that went away) frees its place in the batch."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Output] = asyncio.Queue()
         try:
             running = self._scheduler.submit(
-                generation, lambda output: loop.call_soon_threadsafe(queue.put_nowait, output)
+                generation, lambda output: loop.call_soon_threadsafe(queue.put_nowait, output), client
             )
         except QueueFull:
-            raise ApiError(
-                429, "too many requests are waiting: try again", code="queue_full", headers={"Retry-After": RETRY_AFTER}
-            ) from None
+            raise _busy(429, QUEUE_FULL, "queue_full") from None
         try:
             yield _until_last(queue)
         finally:
@@ -131,15 +152,16 @@ async def _until_last(queue: asyncio.Queue[Output]) -> AsyncIterator[Output]:
 
 
 async def _stream(
-    request: web.Request, reply: Reply, outputs: AsyncIterator[Output], include_usage: bool
+    request: web.Request, reply: Reply, first: Output, outputs: AsyncIterator[Output], include_usage: bool
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
     if reply.is_chat:
         await response.write(_event(reply.opening()))
-    async for output in outputs:
+    async for output in _chained(first, outputs):
         if output.error:
-            await response.write(_event(error_body(500, output.error, code="engine_failed")))
+            failure = _failure(output)
+            await response.write(_event(error_body(failure.status, failure.message, code=failure.code)))
             break
         await response.write(_event(reply.chunk(output)))
         if output.last and include_usage:
@@ -147,6 +169,24 @@ async def _stream(
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
+
+
+async def _chained(first: Output, outputs: AsyncIterator[Output]) -> AsyncIterator[Output]:
+    yield first
+    if not first.last:
+        async for output in outputs:
+            yield output
+
+
+def _failure(output: Output) -> ApiError:
+    message = output.error or ""
+    if output.status == 500:
+        return ApiError(500, message, code="engine_failed")
+    return _busy(output.status, message, "queue_full" if output.status == 429 else "out_of_memory")
+
+
+def _busy(status: int, message: str, code: str) -> ApiError:
+    return ApiError(status, message, code=code, headers={"Retry-After": RETRY_AFTER})
 
 
 def _event(document: dict[str, Any]) -> bytes:

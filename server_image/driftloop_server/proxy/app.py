@@ -73,7 +73,7 @@ class Api:
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         prompt = prompt_of(parse_json(body)) or Prompt("")
-        async with self._upstream.request("POST", request.path, body) as answer:
+        async with self._upstream.request("POST", request.path, body, request.remote) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
             if prompt.text:

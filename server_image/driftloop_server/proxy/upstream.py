@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from driftloop_server.openai_api import COMPLETIONS, ApiError
+from driftloop_server.openai_api import CLIENT, COMPLETIONS, ApiError
 
 # Less than any engine's own: uvicorn, vLLM's server, closes an idle connection after 5 s, and a request that meets a
 # closing connection is lost.
@@ -41,13 +41,19 @@ class Upstream:
         await self._session.close()
 
     @asynccontextmanager
-    async def request(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def request(
+        self, method: str, path: str, body: bytes | None = None, client: str | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send our own request with the client's body: no header of the client's reaches the engine.
+
+        `client` is its address: the engine shares itself among those.
 
         Leaving early closes the connection, which the engine takes for a client gone. Raises ApiError 502, 503, 504,
         from within the block too.
         """
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"} | (
+            {CLIENT: client} if client else {}
+        )
         try:
             async with self._session.request(method, path, data=body, headers=headers) as answer:
                 yield answer

@@ -140,12 +140,14 @@ async def test_an_engine_that_is_not_there_yet_is_not_restarted(pod: Process) ->
 
 async def test_no_header_of_the_clients_reaches_the_engine(http: Session, other: Engine) -> None:
     headers = {"Authorization": "Bearer secret", "X-Anything": "1", "Connection": "keep-alive, X-Anything"}
+    headers["X-Driftloop-Client"] = "somebody else"
     body = b'{"prompt":  "x"}'
     assert (await http.post("/v1/completions", data=body, headers=headers)).status == 200
     assert other.last_body == body
     assert set(other.last_headers) == {
-        "Host", "Content-Type", "Accept", "Accept-Encoding", "User-Agent", "Content-Length"
+        "Host", "Content-Type", "Accept", "Accept-Encoding", "User-Agent", "Content-Length", "X-Driftloop-Client"
     }  # fmt: skip
+    assert other.last_headers["X-Driftloop-Client"] == "127.0.0.1"  # the proxy's word, not the client's
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from driftloop_server.engine.model import load
+from driftloop_server.engine.tokenising import Abandoned
+from driftloop_server.openai_api import ApiError
 from driftloop_server.stage import BadInput
 
 
@@ -79,3 +82,34 @@ def test_other_architectures_are_served(model_folder: Path, tmp_path: Path, mode
     for file in model_folder.glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     assert load(tmp_path).vocabulary == 400
+
+
+def test_a_long_text_is_given_up_where_it_can_not_fit_any_more(model_folder: Path) -> None:
+    loaded = load(model_folder)
+    seen: list[int] = []
+
+    def tokenizer(text: str, **options: bool) -> Any:
+        seen.append(len(text))
+        return loaded.tokenizer(text, **options)
+
+    spied = replace(loaded, tokenizer=tokenizer)
+    with pytest.raises(ApiError, match=r"first 16384 of 3900000 characters in prompt are more already") as caught:
+        spied.encode("a" * 3_900_000)
+    assert caught.value.code == "context_length_exceeded"
+    assert seen == [16384]
+    left = replace(spied, wanted=lambda: len(seen) < 3, max_model_len=10**9)
+    with pytest.raises(Abandoned):
+        left.encode("a" * 3_900_000)
+    assert seen == [16384] * 3
+
+
+def test_a_long_text_that_fits_is_tokenised_as_a_whole(model_folder: Path) -> None:
+    loaded = replace(load(model_folder), max_model_len=10**6)
+    text = "I want to top up my account, refund, please! 東京 " * 1000
+    assert loaded.encode(text) == loaded.tokenizer(text)["input_ids"]
+
+
+def test_no_text_of_more_characters_than_the_longest_token_fits(model_folder: Path) -> None:
+    loaded = load(model_folder)
+    for text in ("I want to top up my account", "refund, please!" * 9, "東京🙂" * 9):
+        assert len(text) <= loaded.longest_token * len(loaded.encode(text))

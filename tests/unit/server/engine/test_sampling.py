@@ -12,8 +12,8 @@ from driftloop_server.engine.sampling import Sampling, choose, logprobs
 GREEDY = Sampling(temperature=0)
 
 
-def dice(*seeds: int) -> list[random.Random]:
-    return [random.Random(seed) for seed in seeds]
+def dice(*seeds: int) -> list[float]:
+    return [random.Random(seed).random() for seed in seeds]
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
@@ -28,7 +28,9 @@ def test_samples_follow_the_softmax_at_the_temperature() -> None:
     counts = torch.zeros(3)
     rows = 500
     for _ in range(20):
-        for token in choose(logits.expand(rows, 3), [Sampling(temperature=0.7)] * rows, [draw] * rows):
+        for token in choose(
+            logits.expand(rows, 3), [Sampling(temperature=0.7)] * rows, [draw.random() for _ in range(rows)]
+        ):
             counts[token or 0] += 1
     assert (counts / counts.sum() - expected).abs().max() < 0.02  # six standard errors
 

@@ -1,0 +1,152 @@
+"""From a request's body to tokens, beside the event loop: no long prompt in front of a short one, none for nobody."""
+
+import asyncio
+import heapq
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+from driftloop_server.openai_api import ApiError
+
+# Bytes of the bodies that a thread takes at most. One that has begun can't be stopped, so each size has its own.
+LANES = (1 << 14, 1 << 18, 1 << 62)
+MAX_JOBS, MAX_BYTES = 256, 64 << 20  # that wait in all lanes; more are refused
+
+Result = TypeVar("Result")
+
+
+class Crowded(Exception):
+    """So much waits already that more would only time out."""
+
+
+class Abandoned(Exception):
+    """Nobody waits for the result any more."""
+
+
+@dataclass(order=True)
+class _Job:
+    size: int
+    number: int
+    work: Callable[[Callable[[], bool]], Any] = field(compare=False)
+    done: Callable[[Any, BaseException | None], object] = field(compare=False)
+    wanted: bool = field(compare=False, default=True)
+
+    def run(self) -> None:
+        try:
+            result = self.work(lambda: self.wanted) if self.wanted else None
+        except BaseException as error:  # whatever it is, who waits shall have it
+            self.done(None, error)
+            return
+        self.done(result, None)
+
+
+class Tokenising:
+    """Threads for work on bodies, a lane each size; within a lane the smallest is first."""
+
+    def __init__(self) -> None:
+        self._lanes = [_Lane(f"tokenise-{number}") for number in range(len(LANES))]
+        self._numbers = count()
+        self._jobs = self._bytes = 0
+
+    async def run(self, size: int, work: Callable[[int, Callable[[], bool]], Result]) -> Result:
+        """Do `work(lane, wanted)` for a body of `size` bytes. Raises Crowded.
+
+        When the caller is cancelled, work that has not begun never does, and `wanted()` is False in what has.
+        """
+        if self._jobs >= MAX_JOBS or self._bytes + size > MAX_BYTES:
+            raise Crowded
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        lane = next(number for number, limit in enumerate(LANES) if size <= limit)
+
+        def done(result: Any, error: BaseException | None) -> None:
+            loop.call_soon_threadsafe(_settle, future, result, error)
+
+        job = _Job(size, next(self._numbers), lambda wanted: work(lane, wanted), done)
+        self._jobs, self._bytes = self._jobs + 1, self._bytes + size
+        self._lanes[lane].add(job)
+        try:
+            return await future
+        finally:
+            job.wanted = False
+            self._lanes[lane].drop(job)
+            self._jobs, self._bytes = self._jobs - 1, self._bytes - size
+
+
+class _Lane:
+    """A thread that does the smallest job first."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: list[_Job] = []
+        self._wake = threading.Condition()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def add(self, job: _Job) -> None:
+        with self._wake:
+            heapq.heappush(self._jobs, job)
+            self._wake.notify()
+
+    def drop(self, job: _Job) -> None:
+        """A job that is over, or that nobody wants: its body is forgotten."""
+        with self._wake:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                heapq.heapify(self._jobs)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._jobs)
+                job = heapq.heappop(self._jobs)
+            job.run()
+            del job  # or its body would stay until the next one
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+def refuse_hopeless(body: dict[str, Any], context: int, longest_token: int) -> None:
+    """Raise ApiError 400 for a text that can't fit into `context` tokens, by its characters: nothing is tokenised.
+
+    A token has `longest_token` characters at most; a message has a token at least. What is malformed passes: it is
+    refused by its field later.
+    """
+    room = context * longest_token
+    prompt, messages = body.get("prompt"), body.get("messages")
+    for each in prompt if isinstance(prompt, list) else [prompt]:
+        if isinstance(each, str) and len(each) > room:
+            raise _too_long("prompt", f"{len(each)} characters", f"{room} characters", context)
+    if isinstance(prompt, list) and len(prompt) > context:
+        raise _too_long("prompt", f"{len(prompt)} items", f"{context} tokens", context)
+    if not isinstance(messages, list):
+        return
+    if len(messages) > context:
+        raise _too_long("messages", f"{len(messages)} messages", f"{context} tokens", context)
+    characters = sum(_characters(message) for message in messages)
+    if characters > room:
+        raise _too_long("messages", f"{characters} characters", f"{room} characters", context)
+
+
+def _characters(message: Any) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return len(content)
+    texts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _too_long(field: str, has: str, holds: str, context: int) -> ApiError:
+    return ApiError(
+        400,
+        f"{field}: it has {has}, and this model's context of {context} tokens holds {holds} at most: shorten the text",
+        param=field,
+        code="context_length_exceeded",
+    )
