@@ -97,7 +97,7 @@ def test_the_next_job_trains_on_no_held_out_row_and_replays_by_part(rows: Path) 
     }
     suites = [
         {"name": "target", "kind": "target", "items": "data"},
-        {"name": "retention", "kind": "retention", "items": "replay"},
+        {"name": "retention", "kind": "retention", "items": "replay", "delta": 0.3},
     ]
     model = {"uri": base.model_uri, "digest": base.model_digest}
     result = prepare(task("next", model=model, data=data, suites=suites, training={"method": "sft", "maxLength": 64}))
@@ -127,13 +127,30 @@ def source(**columns: str) -> dict[str, Any]:
     [
         ({"data": source(prompt="question")}, "WrongColumn"),
         ({"data": source(prompt="text") | {"steps": [{"type": "filterLength", "minCharacters": 999}]}}, "EmptyData"),
-        ({"data": source(prompt="text"), "training": {"method": "sft"}}, "AllRowsMasked"),
+        ({"data": source(prompt="text"), "training": {"method": "sft"}, "suites": []}, "AllRowsMasked"),
         ({"model": {"new": {"architecture": {"model_type": "hal9000"}}}}, "UnknownArchitecture"),
+        ({"suites": [{"name": "s", "kind": "retention", "items": "data", "delta": 0.01}]}, "SuiteTooShort.*delta 0.01"),
+        ({"suites": [{"name": "s", "kind": "floor", "items": "feedback"}]}, "SuiteTooShort: suite s: 0 items"),
+        ({"suites": [{"name": "s", "kind": "floor", "uri": "pvc://claim/rows.csv"}]}, "BadItems.*text, category"),
     ],
 )
 def test_bad_input_ends_with_its_reason(rows: Path, fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(StageFailure, match=reason):
         prepare(task("bad", **fields))
+
+
+def test_rows_under_a_system_prompt_have_their_items(rows: Path) -> None:
+    system = {"role": "system", "content": "Name the topic."}
+    lines = [
+        {"messages": [system, {"role": "user", "content": text}, {"role": "assistant", "content": topic}]}
+        for text, topic in ROWS
+    ]
+    (rows / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"sources": [{"name": "chats", "uri": "pvc://claim/chats.jsonl"}]}
+    result = prepare(task("chats", data=data))
+    assert result.suites[0].items == result.held_out_rows > 5
+    [first, *_] = (rows / "store" / "prepared" / "chats" / "heldout" / "target.jsonl").read_text().splitlines()
+    assert json.loads(first)["messages"][0] == system
 
 
 def test_a_wrong_digest_of_the_model_is_refused(rows: Path) -> None:

@@ -3,9 +3,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from driftloop.api.base import SuiteSpec
+from driftloop.contract.bounds import least_items
+from driftloop_trainer.evaluate.items import read_items
+from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.rows import Part, Row, Turn
-from driftloop_trainer.prepare.suites import suite_items, write_suite
+from driftloop_trainer.prepare.suites import refuse_too_short, suite_items, write_suite
 
 SUITE = SuiteSpec(name="target", kind="target", items="feedback", max_items=10)
 
@@ -15,8 +20,57 @@ def row(prompt: str, completion: str | None = "x", part: Part = "feedback", **fi
 
 
 def test_items_come_from_the_suite_s_part_and_have_an_answer() -> None:
-    rows = [row("a"), row("b", part="data"), row("c", completion=None), row("d", history=(Turn("user", "x"),))]
+    call = Turn("assistant", "", '{"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}')
+    only_a_call = Row("feedback", "s", (Turn("user", "d"), call))
+    rows = [row("a"), row("b", part="data"), row("c", completion=None), only_a_call, Row("feedback", "s", text="e")]
     assert [item["prompt"] for item in suite_items(rows, SUITE)] == ["a"]
+
+
+def test_a_conversation_is_an_item_with_its_messages_and_is_read_back(tmp_path: Path) -> None:
+    history = (Turn("system", "be kind"), Turn("user", "x"), Turn("assistant", "y"))
+    rows = [row("a", history=history), row("a"), row("b", history=history[:1])]
+    items = suite_items(rows, SUITE)
+    write_suite(items, SUITE, tmp_path)
+    found = {item.id: item for item in read_items(tmp_path / "heldout" / "target.jsonl", "target.jsonl", tmp_path)}
+    assert len(found) == 3
+    for each in rows:
+        assert found[each.key].question.chat["messages"] == [turn.message() for turn in each.question]
+        assert found[each.key].completion == each.completion
+
+
+LEAST = least_items(SuiteSpec(name="s", kind="retention", items="data", delta=0.05)) or 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "items", "clusters", "message"),
+    [
+        (
+            {},
+            LEAST - 1,
+            LEAST - 1,
+            f"s: {LEAST - 1} items, .*retention, delta 0.05.* {LEAST} independent.*heldOutPercent",
+        ),
+        ({}, 10 * LEAST, 3, f"{10 * LEAST} items in 3 clusters"),
+        ({}, 0, 0, "0 items"),
+        ({"delta": 0.01}, 200, 200, "delta 0.01"),
+        ({"delta": 0.001}, 2000, 2000, "raise maxItems, 2000 now"),
+        ({"items": None, "uri": "s3://b/i.csv"}, 5, 5, "add items to s3://b/i.csv"),
+        ({"kind": "floor", "minimum": 0.99}, 50, 50, "floor, minimum 0.99"),
+        ({"kind": "floor", "minimum": 1.0}, 2000, 2000, "no number of items can show minimum 1"),
+        ({"kind": "target"}, 0, 0, "target, minGain 0"),
+    ],
+)
+def test_a_suite_that_can_show_nothing_is_refused_with_the_counts(
+    fields: dict[str, Any], items: int, clusters: int, message: str
+) -> None:
+    suite = SuiteSpec.model_validate({"name": "s", "kind": "retention", "items": "data", "delta": 0.05} | fields)
+    with pytest.raises(StageFailure, match=f"SuiteTooShort: suite {message}" if message[0] == "s" else message):
+        refuse_too_short(suite, items, clusters)
+
+
+def test_as_many_items_as_the_gate_needs_will_do() -> None:
+    refuse_too_short(SuiteSpec(name="s", kind="retention", items="data", delta=0.05), LEAST, LEAST)
+    refuse_too_short(SuiteSpec(name="s", kind="floor", items="data", minimum=0.5), 20, 20)
 
 
 def test_a_prompt_is_asked_once_and_no_more_than_the_most_items() -> None:

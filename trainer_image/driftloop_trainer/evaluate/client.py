@@ -54,6 +54,22 @@ class Answer:
     status: int = 200
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked. `prompt` is the last user turn."""
+
+    prompt: str
+    messages: str = ""  # JSON list of the conversation, where it is more than that turn
+    tools: str = ""  # JSON list of the tool schemas that it is offered
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """Its part of a chat request. Tools are shown to the model, and its answer is taken as text."""
+        messages = json.loads(self.messages) if self.messages else [{"role": "user", "content": self.prompt}]
+        offered = {"tools": json.loads(self.tools), "tool_choice": "none"} if self.tools else {}
+        return {"messages": [_as_sent(message) for message in messages], **offered}
+
+
 class Arm:
     """One served model. Not more than `concurrency` requests at a time."""
 
@@ -109,9 +125,9 @@ class Arm:
                 EXIT_RETRY,
             )
 
-    async def ask(self, prompt: str, max_tokens: int) -> Answer:
+    async def ask(self, question: str | Question, max_tokens: int) -> Answer:
         """Its answer at temperature 0. Raises StageFailure, to be tried again, when nothing answers at all."""
-        reply = await self.generate(prompt, max_tokens=max_tokens)
+        reply = await self.generate(question, max_tokens=max_tokens)
         if reply.status == 0:
             raise StageFailure("Unreachable", f"{self.version} stopped answering: {reply.body}", EXIT_RETRY)
         if reply.status != 200:
@@ -119,9 +135,9 @@ class Arm:
         text = text_of(reply.document)
         return Answer(text) if text is not None else Answer(None, "the answer has no text", reply.status)
 
-    async def generate(self, prompt: str, **fields: Any) -> Reply:
+    async def generate(self, question: str | Question, **fields: Any) -> Reply:
         """One request on the model's route, temperature 0 unless given otherwise; transient failures tried again."""
-        return await self.post(self.path, self.request(prompt, **fields))
+        return await self.post(self.path, self.request(question, **fields))
 
     async def stream(self, prompt: str, **fields: Any) -> tuple[str, str | None, bool]:
         """(text, finish reason, whether [DONE] came) of a streamed answer. Raises aiohttp.ClientError, ValueError."""
@@ -147,9 +163,16 @@ class Arm:
     def path(self) -> str:
         return "/v1/chat/completions" if self.route == "chat" else "/v1/completions"
 
-    def request(self, prompt: str, **fields: Any) -> dict[str, Any]:
-        """The body of a request."""
-        asked = {"messages": [{"role": "user", "content": prompt}]} if self.route == "chat" else {"prompt": prompt}
+    def request(self, question: str | Question, **fields: Any) -> dict[str, Any]:
+        """The body of a request. Raises StageFailure for a conversation with a model that knows only prompts."""
+        question = Question(question) if isinstance(question, str) else question
+        if self.route == "completions" and question.messages:
+            raise StageFailure(
+                "NoChatTemplate",
+                f"{self.version} has no chat template, and an item is a conversation: give the model a template, or "
+                "the suite items that are prompts alone",
+            )
+        asked = question.chat if self.route == "chat" else {"prompt": question.prompt}
         return {"model": self.model, "temperature": 0, **asked, **fields}
 
     async def get(self, path: str) -> Reply:
@@ -203,3 +226,16 @@ def text_of(document: dict[str, Any]) -> str | None:
     message = choices[0].get("message")
     text = message.get("content") if isinstance(message, dict) else choices[0].get("text")
     return text if isinstance(text, str) else None
+
+
+def _as_sent(message: dict[str, Any]) -> dict[str, Any]:
+    """As OpenAI's API has it: the arguments of a call are JSON text, where templates take the object."""
+    calls = [
+        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
+        for call in message.get("tool_calls", [])
+    ]
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def _json(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

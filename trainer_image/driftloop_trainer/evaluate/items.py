@@ -1,18 +1,22 @@
 """The questions of a suite, from its file."""
 
-import csv
-import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.manifest import file_sha256
-from driftloop.contract.storage import fetch_file
-from driftloop.contract.text import row_key
+from driftloop.contract.storage import StorageError, fetch_file
+from driftloop_trainer.evaluate.client import Question
 from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.prepare.cells import Unreadable
+from driftloop_trainer.prepare.conversations import calls_tools, conversation, tool_schemas
+from driftloop_trainer.prepare.files import Record, format_of, open_table
+from driftloop_trainer.prepare.rows import Row, Turn
+from driftloop_trainer.prepare.sources import completion_turns, prompt_turns, read_cell
+
+_COLUMNS = ("id", "prompt", "messages", "tools", "completion", "cluster")
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,10 @@ class Item:
     """One question with its one right answer. Items of a cluster are alike."""
 
     id: str
-    prompt: str
+    question: Question
     completion: str
     cluster: str
+    key: str  # `row_key` of the question
 
 
 def load_items(suite: SuiteSpec, scratch: Path) -> list[Item]:
@@ -39,50 +44,84 @@ def load_items(suite: SuiteSpec, scratch: Path) -> list[Item]:
         message = f"suite {suite.name}: {suite.uri} has {digest}, expected {suite.digest}: the file was changed"
         raise StageFailure("DigestMismatch", message)
     try:
-        items = parse_items(path.read_text(encoding="utf-8-sig"), is_csv=suite.uri.endswith(".csv"))
-    except (ValueError, csv.Error) as error:
+        items = read_items(path, suite.uri, scratch)
+    except OSError as error:
+        if error.errno is not None:  # the volume's, not the file's
+            raise StorageError(f"{suite.uri}: {error}", passing=True) from error
+        raise StageFailure("BadItems", f"suite {suite.name}: {suite.uri}: {error}") from error
+    except (ValueError, NotImplementedError) as error:
         raise StageFailure("BadItems", f"suite {suite.name}: {suite.uri}: {error}") from error
     if not items:
         raise StageFailure("NoItems", f"suite {suite.name}: {suite.uri} has no items")
-    return sorted(items, key=lambda item: (row_key(item.prompt), item.id))[: suite.max_items]
+    return sorted(items, key=lambda item: (item.key, item.id))[: suite.max_items]
 
 
-def parse_items(text: str, *, is_csv: bool) -> list[Item]:
-    """Items of CSV or JSON lines: prompt and completion, and if given id and cluster. Raises ValueError.
+def read_items(path: Path, name: str, scratch: Path) -> list[Item]:
+    """Items of a file, JSON lines unless its `name` tells another format. Raises Unreadable, OSError.
 
-    Without an id it is the line; without a cluster the same prompt makes one.
+    Columns: prompt, or messages up to the answer; completion; and if given tools, id and cluster. Without an id it is
+    the line; without a cluster the same question makes one.
     """
-    rows = _csv_rows(text) if is_csv else _json_rows(text)
-    return [_item(line, row) for line, row in rows]
+    table = open_table(path, format_of(name) or "jsonl", scratch)
+    if table.columns is None:
+        return []
+    names = [column for column in _COLUMNS if column in table.columns]
+    if not {"prompt", "messages"} & set(names):
+        raise Unreadable(f"neither prompt nor messages: the columns are {', '.join(table.columns[:50])}")
+    if twice := [column for column in names if table.columns.count(column) > 1]:
+        raise Unreadable(f"column {twice[0]!r} is there twice")
+    return [_item(record, table.columns) for record in table.records(names)]
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for row in reader:
-        yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+def question_of(row: Row) -> Question:
+    """What is asked of a model that is to answer as the row does."""
+    tools = row.tools
+    if row.question == (Turn("user", row.prompt),):
+        return Question(row.prompt, tools=tools)
+    return Question(row.prompt, json.dumps([turn.message() for turn in row.question], ensure_ascii=False), tools)
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Not splitlines(): it also cuts at U+2028, which JSON leaves inside its strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is not a JSON object")
-            yield number, row
+def is_item(row: Row) -> bool:
+    """Whether it asks something, and has one text as its answer."""
+    return bool(row.prompt.strip() and row.answer and row.answer.content.strip() and not calls_tools(row.answer))
 
 
-def _item(line: int, row: dict[str, Any]) -> Item:
-    for field in ("prompt", "completion"):
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise ValueError(f"line {line}: {field} must be a text that isn't empty; the columns are {', '.join(row)}")
-    prompt = row["prompt"]
+def _item(record: Record, columns: list[str]) -> Item:
+    row = _row(record)
+    if not is_item(row):
+        field = "completion" if row.prompt.strip() else "prompt"
+        raise Unreadable(
+            f"{record.place}: {field} must be a text that isn't empty; the columns are {', '.join(columns[:50])}"
+        )
     return Item(
-        id=str(row.get("id") or line),
-        prompt=prompt,
-        completion=row["completion"],
-        cluster=str(row.get("cluster") or row_key(prompt)),
+        id=str(record.values.get("id") or record.place.split()[-1]),
+        question=question_of(row),
+        completion=row.completion or "",
+        cluster=str(record.values.get("cluster") or row.key),
+        key=row.key,
     )
+
+
+def _row(record: Record) -> Row:
+    """Messages with their answer, or a prompt with its completion."""
+    asked: tuple[Turn, ...] = read_cell(record, "messages", conversation) or read_cell(record, "prompt", prompt_turns)
+    answer: tuple[Turn, ...] = read_cell(record, "completion", completion_turns)
+    if answer and asked[-1].role == "assistant":
+        raise Unreadable(f"{record.place}: the conversation ends with an answer, and there is a completion too")
+    tools: str = read_cell(record, "tools", tool_schemas)
+    return Row("data", "suite", (*asked, *answer), tools=tools, place=record.place)
+
+
+def as_document(row: Row) -> dict[str, Any]:
+    """A row as a line of an items file, which `read_items` reads back."""
+    question = question_of(row)
+    conversation_fields = {
+        name: json.loads(value) for name, value in (("messages", question.messages), ("tools", question.tools)) if value
+    }
+    return {
+        "id": row.key,
+        "prompt": row.prompt,
+        **conversation_fields,
+        "completion": row.completion,
+        "cluster": row.cluster or row.key,
+    }

@@ -16,7 +16,7 @@ from driftloop.contract.storage import publish
 from driftloop.contract.task import EvaluateTask
 from driftloop.contract.text import normalise
 from driftloop_trainer.evaluate.checks import check_api
-from driftloop_trainer.evaluate.client import Answer, Arm
+from driftloop_trainer.evaluate.client import Answer, Arm, Question
 from driftloop_trainer.evaluate.items import Item, load_items
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
 from driftloop_trainer.failure import StageFailure
@@ -42,24 +42,26 @@ class Asked:
         )
 
     def evidence(self, suite: str) -> dict[str, Any]:
-        item = {"suite": suite, "id": self.item.id, "cluster": self.item.cluster, "prompt": self.item.prompt}
+        question = self.item.question
+        item = {"suite": suite, "id": self.item.id, "cluster": self.item.cluster, "prompt": question.prompt}
+        item |= {"messages": json.loads(question.messages)} if question.messages else {}
         found = item | {"expected": self.item.completion, "candidate": _said(self.item, self.candidate)}
         return found | ({"baseline": _said(self.item, self.baseline)} if self.baseline else {})
 
 
 class Once:
-    """An arm that is asked each prompt once, however many suites have it: at temperature 0 its answer is the same."""
+    """An arm that is asked each question once, however many suites have it: at temperature 0 its answer is the same."""
 
     def __init__(self, arm: Arm, max_tokens: int) -> None:
         self.arm = arm
         self._max_tokens = max_tokens
-        self._answers: dict[str, asyncio.Future[Answer]] = {}
+        self._answers: dict[Question, asyncio.Future[Answer]] = {}
 
-    async def ask(self, prompt: str) -> Answer:
+    async def ask(self, question: Question) -> Answer:
         """Its answer. Raises StageFailure as Arm.ask does."""
-        if prompt not in self._answers:
-            self._answers[prompt] = asyncio.ensure_future(self.arm.ask(prompt, self._max_tokens))
-        return await self._answers[prompt]
+        if question not in self._answers:
+            self._answers[question] = asyncio.ensure_future(self.arm.ask(question, self._max_tokens))
+        return await self._answers[question]
 
 
 def is_right(item: Item, answer: Answer) -> bool:
@@ -102,7 +104,7 @@ async def _ask_everything(task: EvaluateTask, suites: dict[str, list[Item]], fol
         arms = [arm for arm in (candidate, baseline) if arm]
         await asyncio.gather(*(arm.wait_ready(task.startup_timeout_seconds) for arm in arms))
         await asyncio.gather(*(arm.get_to_know() for arm in arms))
-        prompts = [item.prompt for items in suites.values() for item in items] or ["Hello"]
+        prompts = [item.question.prompt for items in suites.values() for item in items] or ["Hello"]
         api = await check_api(candidate, prompts, task.max_tokens)
         print(f"API: {api.passed} checks passed, failed: {api.failed}", flush=True)
         results = []
@@ -138,7 +140,7 @@ async def _ask_suite(name: str, items: Sequence[Item], candidate: Once, baseline
 
     async def ask(item: Item) -> Asked:
         nonlocal done
-        answers = await asyncio.gather(*(arm.ask(item.prompt) for arm in (candidate, baseline) if arm))
+        answers = await asyncio.gather(*(arm.ask(item.question) for arm in (candidate, baseline) if arm))
         done += 1
         if done % _PROGRESS == 0 or done == len(items):
             print(f"{name}: {done}/{len(items)} items", flush=True)

@@ -53,7 +53,12 @@ def is_conversation(value: Any) -> bool:
 
 def answers_nothing(turn: Turn) -> bool:
     """Whether it is an assistant's turn with neither text nor tool calls: there is nothing to learn from it."""
-    return turn.role == "assistant" and not turn.content.strip() and '"tool_calls"' not in turn.extra
+    return turn.role == "assistant" and not turn.content.strip() and not calls_tools(turn)
+
+
+def calls_tools(turn: Turn) -> bool:
+    """Whether it has tool calls. (A quotation mark inside a JSON string has a backslash before it.)"""
+    return '"tool_calls": [' in turn.extra
 
 
 def tool_schemas(value: Any) -> str:

@@ -93,10 +93,10 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
 def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
     """One record as a row. Raises LeftOut when it holds nothing to learn from, Unreadable when that is in doubt."""
     if columns.text is not None:
-        row = Row(part, source, text=_cell(record, columns.text, _text), place=record.place)
+        row = Row(part, source, text=read_cell(record, columns.text, _text), place=record.place)
     else:
         turns = _turns(record, columns)
-        tools = _cell(record, columns.tools, tool_schemas) if columns.tools else ""
+        tools = read_cell(record, columns.tools, tool_schemas) if columns.tools else ""
         row = Row(part, source, turns, tools=tools, place=record.place)
     if not row.prompt.strip():
         raise LeftOut("emptyPrompt")
@@ -109,18 +109,19 @@ def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
 
 def _turns(record: Record, columns: Columns) -> tuple[Turn, ...]:
     if columns.messages is not None:
-        return _cell(record, columns.messages, conversation)
-    prompt = _cell(record, columns.prompt or "", _prompt_turns)
-    completion = _cell(record, columns.completion, _completion_turns) if columns.completion else ()
+        return read_cell(record, columns.messages, conversation)
+    prompt = read_cell(record, columns.prompt or "", prompt_turns)
+    completion = read_cell(record, columns.completion, completion_turns) if columns.completion else ()
     return (*prompt, *completion)
 
 
-def _prompt_turns(value: Any) -> tuple[Turn, ...]:
+def prompt_turns(value: Any) -> tuple[Turn, ...]:
+    """The question in a prompt's cell: messages, or one turn of the user's. Raises Unreadable."""
     return conversation(value) if is_conversation(value) else (Turn("user", _text(value)),)
 
 
-def _completion_turns(value: Any) -> tuple[Turn, ...]:
-    """The answer; none where it is empty, so that the row has a prompt alone."""
+def completion_turns(value: Any) -> tuple[Turn, ...]:
+    """The answer in a completion's cell; none where it is empty. Raises Unreadable."""
     if not is_conversation(value):
         text = _text(value)
         return (Turn("assistant", text),) if text.strip() else ()
@@ -134,7 +135,8 @@ def _text(value: Any) -> str:
     return (cell_text(value) or "") if value != [] else ""
 
 
-def _cell(record: Record, column: str, read: Callable[[Any], T]) -> T:
+def read_cell(record: Record, column: str, read: Callable[[Any], T]) -> T:
+    """What `read` makes of a cell. Raises Unreadable that names the place and the column."""
     try:
         return read(record.values.get(column))
     except ValueError as error:

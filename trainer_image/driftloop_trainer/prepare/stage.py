@@ -9,6 +9,7 @@ from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
+from driftloop_trainer.prepare.suites import check_suites
 
 
 def prepare(task: PrepareTask) -> PrepareResult:
@@ -20,6 +21,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
             print(f"prepare: {task.output} is already whole: nothing to do", flush=True)
             return earlier
         gathered = gather(task, scratch, datetime.now(UTC))
+        check_suites(task.suites, gathered.held_out, scratch)
         with loading():  # torch: wrong data is told seconds before it is here
             from driftloop_trainer.prepare.folder import leave_folder
 

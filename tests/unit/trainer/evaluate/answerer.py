@@ -32,6 +32,7 @@ class Answerer:
         self.statuses = statuses or []
         self.ready_after = ready_after
         self.asked: list[str] = []
+        self.conversations: list[list[dict[str, Any]]] = []
         self.most_at_once = 0
         self._running = 0
 
@@ -66,6 +67,7 @@ class Answerer:
             return _error(200 if "malformed" in self.faults else 400, "not JSON")
         prompt = prompt_of(body)
         self.asked.append(prompt)
+        self.conversations.append(body.get("messages", []))
         self._running += 1
         self.most_at_once = max(self.most_at_once, self._running)
         await asyncio.sleep(0.001)

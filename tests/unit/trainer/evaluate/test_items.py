@@ -1,13 +1,17 @@
+import csv
 import hashlib
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.names import EXIT_BAD_INPUT, VOLUMES_ENV
 from driftloop.contract.storage import StorageError
-from driftloop_trainer.evaluate.items import load_items, parse_items
+from driftloop_trainer.evaluate.client import Question
+from driftloop_trainer.evaluate.items import Item, load_items, read_items
 from driftloop_trainer.failure import StageFailure
 
 
@@ -22,36 +26,77 @@ def suite(name: str = "items.jsonl", **fields: object) -> SuiteSpec:
     return SuiteSpec.model_validate({"name": "old", "kind": "retention", "uri": f"pvc://claim/{name}"} | fields)
 
 
-def lines(*rows: dict[str, str]) -> str:
+def lines(*rows: dict[str, Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def test_csv_and_json_lines_give_the_same_items() -> None:
-    from_csv = parse_items('prompt,completion\n"a, b",x\nc,"y\nz"\n', is_csv=True)
-    from_json = parse_items(
-        lines({"prompt": "a, b", "completion": "x"}, {"prompt": "c", "completion": "y\nz"}), is_csv=False
-    )
-    assert [(i.prompt, i.completion, i.cluster) for i in from_csv] == [
-        (i.prompt, i.completion, i.cluster) for i in from_json
+def read(folder: Path, content: str, name: str = "items.jsonl") -> list[Item]:
+    (folder / name).write_text(content)
+    return read_items(folder / name, name, folder)
+
+
+def test_csv_and_json_lines_give_the_same_items(tmp_path: Path) -> None:
+    from_csv = read(tmp_path, 'prompt,completion\n"a, b",x\nc,"y\nz"\n', "items.csv")
+    from_json = read(tmp_path, lines({"prompt": "a, b", "completion": "x"}, {"prompt": "c", "completion": "y\nz"}))
+    assert [(i.question, i.completion, i.cluster) for i in from_csv] == [
+        (i.question, i.completion, i.cluster) for i in from_json
     ]
 
 
-def test_the_same_prompt_is_one_cluster_unless_it_is_said() -> None:
-    found = parse_items(
+def test_the_same_prompt_is_one_cluster_unless_it_is_said(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
         lines(
             {"prompt": "Where is it?", "completion": "a"},
             {"prompt": "where  is it?", "completion": "b"},
             {"prompt": "Where is it?", "completion": "c", "cluster": "other", "id": "7"},
         ),
-        is_csv=False,
     )
     assert found[0].cluster == found[1].cluster != found[2].cluster
     assert [item.id for item in found] == ["1", "2", "7"]
 
 
-def test_a_line_separator_inside_a_text_is_no_end_of_line() -> None:
-    row = json.dumps({"prompt": "a\u2028b", "completion": "c"}, ensure_ascii=False)
-    assert parse_items(row + "\n", is_csv=False)[0].prompt == "a\u2028b"
+SYSTEM, USER = {"role": "system", "content": "Be short."}, {"role": "user", "content": "yes"}
+ANSWER = {"role": "assistant", "content": "blocked"}
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": [SYSTEM, USER], "completion": "blocked"}, "items.jsonl"),
+        ({"messages": [SYSTEM, USER, ANSWER]}, "items.jsonl"),
+        ({"prompt": [SYSTEM, USER], "completion": [ANSWER]}, "items.jsonl"),
+        ({"prompt": "yes", "messages": [SYSTEM, USER], "completion": "blocked"}, "items.jsonl"),
+        ({"messages": json.dumps([SYSTEM, USER]), "completion": "blocked"}, "items.csv"),
+    ],
+)
+def test_a_conversation_is_asked_whole(tmp_path: Path, row: dict[str, Any], name: str) -> None:
+    if name.endswith(".csv"):
+        sink = io.StringIO()
+        writer = csv.DictWriter(sink, list(row))
+        writer.writeheader()
+        writer.writerow(row)
+        [item] = read(tmp_path, sink.getvalue(), name)
+    else:
+        [item] = read(tmp_path, lines(row))
+    assert item.question.chat == {"messages": [SYSTEM, USER]}
+    assert (item.question.prompt, item.completion) == ("yes", "blocked")
+
+
+def test_a_turn_alone_is_a_prompt(tmp_path: Path) -> None:
+    [item] = read(tmp_path, lines({"messages": [USER], "completion": "x"}))
+    assert item.question == Question("yes")
+
+
+def test_calls_are_sent_as_the_api_has_them(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "rate", "arguments": {"to": "EUR"}}}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    tools = [{"type": "function", "function": {"name": "rate"}}]
+    messages = [USER, called, {"role": "tool", "content": "1.1", "tool_call_id": "c1"}]
+    [item] = read(tmp_path, lines({"messages": messages, "tools": tools, "completion": "1.1"}))
+    sent = item.question.chat
+    assert sent["messages"][1]["tool_calls"][0]["function"] == {"name": "rate", "arguments": '{"to": "EUR"}'}
+    assert (sent["tools"], sent["tool_choice"]) == (tools, "none")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +106,9 @@ def test_a_line_separator_inside_a_text_is_no_end_of_line() -> None:
         ("[1]\n", "line 1 is not a JSON object"),
         (lines({"prompt": "a", "completion": "b"}, {"prompt": "a", "answer": "b"}), "line 2: completion must be"),
         (lines({"prompt": " ", "completion": "b"}), "line 1: prompt must be"),
+        (lines({"prompt": "a", "completion": {"b": "c"}}), "line 1, column 'completion': .* is not a text"),
+        (lines({"messages": [USER, ANSWER], "completion": "b"}), "line 1: the conversation ends with an answer"),
+        (lines({"messages": [USER, ANSWER | {"tool_calls": [{"name": "f"}]}]}), "line 1: completion must be"),
     ],
 )
 def test_a_wrong_line_is_named(claim: Path, content: str, message: str) -> None:
@@ -83,6 +131,16 @@ def test_a_suite_without_items_is_an_error(claim: Path, content: str) -> None:
     with pytest.raises(StageFailure) as failure:
         load_items(suite(), claim)
     assert failure.value.reason == "NoItems"
+
+
+@pytest.mark.parametrize(
+    "content", [b"prompt,completion\na,b,c\n", b"prompt,prompt,completion\na,b,c\n", b"prompt\n\xff\n"]
+)
+def test_a_file_in_doubt_is_refused_as_data_are(claim: Path, content: bytes) -> None:
+    (claim / "items.csv").write_bytes(content)
+    with pytest.raises(StageFailure, match=r"3 cells|there twice|not UTF-8") as failure:
+        load_items(suite("items.csv"), claim)
+    assert failure.value.reason == "BadItems"
 
 
 def test_a_changed_file_is_refused(claim: Path) -> None:

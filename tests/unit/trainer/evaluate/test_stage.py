@@ -51,6 +51,25 @@ def wrong(*numbers: int) -> Mapping[str, str]:
     return RIGHT | {f"where is parcel {i}": "lost_parcel" for i in numbers}
 
 
+async def test_a_conversation_is_asked_whole_and_kept_as_evidence(claim: Path) -> None:
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "where is parcel 3"}]
+    row = {"messages": messages, "completion": RIGHT["where is parcel 3"]}
+    (claim / "items.jsonl").write_text(json.dumps(row) + "\n")
+    answerer = Answerer(RIGHT)
+    assert (await run(answerer)).suites[0].correct == 1
+    assert messages in answerer.conversations
+    evidence = (claim / "evaluations" / "1" / "items.jsonl").read_text()
+    assert json.loads(evidence)["messages"] == messages
+
+
+async def test_a_conversation_needs_a_chat_template(claim: Path) -> None:
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "where is parcel 3"}]
+    (claim / "items.jsonl").write_text(json.dumps({"messages": messages, "completion": "x"}) + "\n")
+    with pytest.raises(StageFailure, match="v2 has no chat template") as failure:
+        await run(Answerer(RIGHT, template=False))
+    assert failure.value.exit_code == EXIT_BAD_INPUT
+
+
 async def test_both_arms_answer_the_same_items_and_are_counted_in_pairs() -> None:
     result = await run(Answerer(wrong(1, 2)), Answerer(wrong(2, 3, 4)))
     (suite,) = result.suites
