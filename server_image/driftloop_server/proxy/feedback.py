@@ -75,8 +75,9 @@ class Rated:
 
     @property
     def trainable(self) -> bool:
-        """Whether it says what the answer should have been."""
-        return self.rating == "correction" or (self.rating == "positive" and bool(self.answer.completion))
+        """Whether it says what the answer should have been, to a question that prepare will read."""
+        answered = self.rating == "correction" or (self.rating == "positive" and bool(self.answer.completion))
+        return answered and self.answer.prompt.readable
 
 
 class Feedback:

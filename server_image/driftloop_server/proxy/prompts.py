@@ -29,6 +29,11 @@ class Prompt:
         return hashlib.sha256(document.encode()).digest()[:16]
 
     @property
+    def readable(self) -> bool:
+        """Whether it is all text, so that it may be trained on."""
+        return not any(UNREADABLE in message for message in self.messages)
+
+    @property
     def identity(self) -> str:
         """The text that decides the side of the fence, as prepare sees the same conversation."""
         return conversation_identity(self.messages) if self.messages else self.text

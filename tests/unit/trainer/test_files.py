@@ -67,6 +67,7 @@ def test_parquet_reads_compressed(tmp_path: Path, packed: Any) -> None:
         ("v1.2/d.jsonl.gz", "jsonl"),
         ("d.parquet.zst", "parquet"),
         ("d.ndjson.bz2", "jsonl"),
+        ("d.json", "jsonl"),
         ("d.txt", None),
         ("d", None),
     ],
@@ -115,6 +116,14 @@ def test_a_row_is_known_by_the_line_it_begins_in(tmp_path: Path) -> None:
     ]
 
 
+def test_quotes_and_spaces_inside_a_quoted_cell_are_text(tmp_path: Path) -> None:
+    cells = [' "x" said', 'he said, "', ", ", ' "', "a  b"]
+    path = tmp_path / "d"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["q", "a"], *([cell, cell] for cell in cells)])
+    assert [row["q"] for row in values(path, "csv")] == cells
+
+
 def test_a_cell_may_be_a_book(tmp_path: Path) -> None:
     book = "word " * 100_000
     assert values(write(tmp_path, f"q,a\n{book},x\n"), "csv") == [{"q": book, "a": "x"}]
@@ -137,6 +146,8 @@ def test_another_delimiter_is_told_by_a_header_without_commas(tmp_path: Path, de
         ('q,a\n"open,y\nx,"y"\n', "line 2: a cell's opening quote"),
         ('q,a\n"5" screen",y\n', "line 2: a cell's opening quote"),
         (" , \nx,y\n", "line 1: the header names no column"),
+        ('q,a\nx,y\nx, "y"\n', "line 3: a space before a cell's opening quote"),
+        ("q,a\nx,y\nq,a\nx,y\n", "line 3 repeats the header"),
     ],
 )
 def test_a_row_that_is_in_doubt_is_refused_with_its_line(tmp_path: Path, content: str, message: str) -> None:
@@ -174,15 +185,22 @@ def test_columns_are_those_of_all_rows(tmp_path: Path) -> None:
     [
         ('{"q": "a"}\n{"q": \n', "line 2 is not JSON.*one object on each line"),
         ('{"q": "a"}\n["q"]\n', "line 2 is not a JSON object"),
-        ('[\n{"q": "a"}]\n', "line 1 is not JSON.*one object on each line"),
+        ('["q"]\n{"q": "a"}\n', "begins as a JSON array, and is not JSON: Extra data"),
+        ('[{"q": "a"},\n"q"]\n', "row 2 is not a JSON object"),
         ('{"q": "a"}{"q": "b"}\n', "line 1 is not JSON"),
         ('{"q": "a", "q": "b"}\n', "line 1.*the key 'q' is there twice"),
-        ("[" * 200_000 + "\n", "line 1 is not JSON"),
+        ('{"q": "a"}\n' + "[" * 200_000 + "\n", "line 2 is not JSON"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(Unreadable, match=message):
         read(write(tmp_path, content), "jsonl")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_of_objects_reads_as_lines_do(tmp_path: Path, indent: int | None) -> None:
+    found = read(write(tmp_path, json.dumps(ROWS, indent=indent)), "jsonl")
+    assert [(record.place, record.values) for record in found] == [("row 1", ROWS[0]), ("row 2", ROWS[1])]
 
 
 def test_a_separator_of_lines_inside_a_text_is_none_of_the_file(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ Format = Literal["csv", "jsonl", "parquet"]
 csv.field_size_limit(sys.maxsize)  # a cell may be a book; the module's own limit is 131,072 characters
 
 _FORMATS: dict[str, Format] = {
-    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
+    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
 _COMPRESSED = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".zip")
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
@@ -197,7 +197,8 @@ def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[s
     delimiter = _delimiter(first[1])
     lines = _Lines(chain([first], numbered), first[0] - 1)
     reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
-    width = 0
+    spaced = re.compile(rf'{re.escape(delimiter)} +"(?!["{re.escape(delimiter)}\r\n]|$)')
+    header: list[str] = []
     while True:
         begin = lines.number + 1
         lines.row.clear()
@@ -213,12 +214,16 @@ def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[s
             ) from None
         if not cells:
             continue
-        width = width or len(cells)
-        if len(cells) != width:
+        header = header or cells
+        if len(cells) != len(header):
             raise Unreadable(
-                f"line {begin}: {len(cells)} cells, but the header has {width}: "
+                f"line {begin}: {len(cells)} cells, but the header has {len(header)}: "
                 f"put cells that hold {delimiter!r} or a line break into double quotes"
             )
+        if cells == header and begin > first[0]:
+            raise Unreadable(f"line {begin} repeats the header: take it out; several files were joined here")
+        if any(cell.startswith(" ") for cell in cells) and spaced.search("".join(lines.row)):
+            raise Unreadable(f"line {begin}: a space before a cell's opening quote makes the quote part of the text")
         yield begin, cells
 
 
@@ -252,26 +257,42 @@ def _json_columns(path: Path, wanted: set[str]) -> list[str] | None:
 
 
 def _json_records(path: Path, names: Collection[str]) -> Iterator[Record]:
-    for number, record in _json_rows(path):
-        yield Record(f"line {number}", {name: record[name] for name in names if name in record})
+    for place, record in _json_rows(path):
+        yield Record(place, {name: record[name] for name in names if name in record})
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with _opened_text(path) as lines:
-        for number, line in lines:
-            if line.strip():
-                yield number, _json_row(number, line)
+        filled = ((number, line) for number, line in lines if line.strip())
+        first = next(filled, None)
+        if first is not None and first[1].lstrip().startswith("["):
+            yield from _json_array("".join([first[1], *(line for _, line in filled)]))
+        else:
+            for number, line in chain([first] if first else [], filled):
+                yield f"line {number}", _json_row(f"line {number}", line)
 
 
-def _json_row(number: int, line: str) -> dict[str, Any]:
-    try:
-        record = _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
-        hint = ": write one object on each line" if line.lstrip()[:1] in "[{" else ""
-        raise Unreadable(f"line {number} is not JSON: {error}{hint}") from error
+def _json_array(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A file that is one list of objects: it is read whole."""
+    rows = _json(text, "the file begins as a JSON array, and")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise Unreadable(f"row {number} is not a JSON object")
+        yield f"row {number}", row
+
+
+def _json_row(place: str, line: str) -> dict[str, Any]:
+    record = _json(line, place)
     if not isinstance(record, dict):
-        raise Unreadable(f"line {number} is not a JSON object: write one on each line, e.g. jq -c '.[]'")
+        raise Unreadable(f"{place} is not a JSON object: write one on each line")
     return record
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{place} is not JSON: {error}; write one object on each line") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

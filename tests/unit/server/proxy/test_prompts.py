@@ -65,6 +65,7 @@ def test_a_conversation_keeps_its_calls_results_and_tools() -> None:
     }
     assert found.hash == (prompt_from([USER, called, result]) or found).hash
     assert found.size > len(json.dumps(CALL))
+    assert found.readable
 
 
 def test_a_turn_alone_is_stored_as_its_text() -> None:
@@ -83,6 +84,7 @@ def test_what_is_not_all_text_is_marked(message: dict[str, Any]) -> None:
     assert found is not None
     assert found.text == "look"
     assert found.messages[0]["unreadable"]
+    assert not found.readable
 
 
 def test_its_identity_leaves_out_the_instructions() -> None:

@@ -103,7 +103,7 @@ def test_calls_are_sent_as_the_api_has_them(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("not json\n", "line 1 is not JSON"),
-        ("[1]\n", "line 1 is not a JSON object"),
+        ("[1]\n", "row 1 is not a JSON object"),
         (lines({"prompt": "a", "completion": "b"}, {"prompt": "a", "answer": "b"}), "line 2: completion must be"),
         (lines({"prompt": " ", "completion": "b"}), "line 1: prompt must be"),
         (lines({"prompt": "a", "completion": {"b": "c"}}), "line 1, column 'completion': .* is not a text"),
