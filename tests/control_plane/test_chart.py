@@ -205,11 +205,11 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "/persistentvolumeclaims": READ,
     "/configmaps": ("get", "create"),
     "/secrets": ("create",),
+    "/nodes": ("list",),
     "events.k8s.io/events": ("create",),
 }
 VERBS = (*READ, "create", "update", "patch", "delete", "deletecollection", "escalate", "bind", "impersonate")
 OTHERS = (
-    "/nodes",
     "/namespaces",
     "/serviceaccounts",
     "/serviceaccounts/token",

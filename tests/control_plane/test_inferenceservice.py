@@ -269,6 +269,7 @@ def test_alerts_of_two_alertmanagers_delivered_twice_make_one_job(
 ) -> None:
     operator = serving(cluster, operators, traffic, retraining=RETRAINING)
     now = datetime.now(UTC) + timedelta(seconds=1)  # an alert of the second of the promotion is not about it
+    bear_out(cluster, now)
     for _ in range(2):
         assert operator.post(alerts(cluster.namespace, now, now + timedelta(milliseconds=300)))[0] == 200
     [job] = eventually(lambda: cluster.list("ftj"))
@@ -281,6 +282,26 @@ def test_alerts_of_two_alertmanagers_delivered_twice_make_one_job(
     status: Any = eventually(lambda: (_phase(cluster, "Serving") or {}).get("retraining"))
     assert (status["state"], status["job"]) == ("Running", job["metadata"]["name"])
     assert [each["metadata"]["name"] for each in cluster.list("ftj")] == [job["metadata"]["name"]]
+
+
+def test_an_alert_that_the_operators_own_evidence_does_not_bear_out_starts_nothing(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    operator = serving(cluster, operators, traffic, retraining=RETRAINING)
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    assert operator.post(alerts(cluster.namespace, now))[0] == 200
+    eventually(lambda: (_phase(cluster, "Serving") or {}).get("alerts"))
+    eventually(lambda: ((_phase(cluster, "Serving") or {}).get("retraining") or {}).get("state") == "Idle")
+    assert cluster.list("ftj") == []
+    bear_out(cluster, now)
+    eventually(lambda: cluster.list("ftj"))
+
+
+def bear_out(cluster: Cluster, moment: datetime) -> None:
+    """What the operator writes when its own evidence is above the threshold."""
+    eventually(lambda: (_phase(cluster, "Serving") or {}).get("drift"))
+    patch = json.dumps({"status": {"drift": {"lastAlarm": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}}})
+    cluster.kubectl("patch", "dlsvc", "desk", "--subresource=status", "--type=merge", "-p", patch)
 
 
 def test_an_upgrade_of_the_operator_restarts_no_pod(

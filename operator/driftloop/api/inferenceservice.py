@@ -201,6 +201,7 @@ class DriftStatus(ApiModel):
         default=[], max_length=16, description="The first baseline ever, for the long view."
     )
     alarm: bool = Field(False, description="Evidence is above the threshold.")
+    last_alarm: Timestamp | None = Field(None, description="When it was above last: an alert of drift must agree.")
     held_from: Name | None = Field(
         None,
         description="The version under which the alarm rose, where another one serves now that has shown no gain on a "
@@ -234,6 +235,12 @@ class RetrainingStatus(ApiModel):
     samples_needed: int = Field(0, description="Corrections that are needed.")
     proposal: Name | None = Field(None, description="Name of the job that would be, or was, created.")
     job: Name | None = Field(None, description="The job in flight.")
+    version: Name | None = Field(None, description="The stable version that ordinal and rejections are about.")
+    last_ending: Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"] | None = Field(
+        None,
+        description="What became of the last one. Unavailable: the cluster or the storage failed it, and it counts as "
+        "no rejection.",
+    )
     ordinal: int = Field(0, description="Retrainings started for this stable version.")
     rejections: int = Field(0, description="Rejected candidates in a row.")
     last_finished: Timestamp | None = Field(None, description="When the last one ended.")

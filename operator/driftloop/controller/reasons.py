@@ -77,3 +77,26 @@ class Reason(StrEnum):
     INVALID_RESULT = "InvalidResult"
     RESULT_LOST = "ResultLost"
     STAGE_FAILED = "StageFailed"
+
+
+# Endings of a stage that say nothing of model or data: the cluster's, the storage's or Ray's trouble, and what nobody
+# explained. What found its input wrong (exit code 78) or outgrew its memory is not among them.
+UNAVAILABLE = frozenset(
+    {
+        "BackoffLimitExceeded",
+        "BaselineFailed",
+        "DeadlineExceeded",
+        "Evicted",
+        "FailedIndexes",
+        "HeadGone",
+        "NodesMissing",
+        "NotReady",
+        "RayFailed",
+        "StageFailed",
+        "StorageUnreadable",
+        "Superseded",
+        "Undecided",
+        "Unexpected",
+        "Unreachable",
+    }
+)

@@ -55,11 +55,14 @@ def stable_version(service: Obj, deployments: Iterable[Obj]) -> str | None:
 
 
 def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
-    """Names of the services that have a Deployment of the version, sorted."""
+    """Names of the services that have pods of the version or may have them again, sorted.
+
+    A revision that was rolled back is kept without pods, as the memory of its failure: that is no use of the version.
+    """
     found = set()
     for deployment in deployments:
         labels = _labels(deployment)
-        if labels.get(VERSION) == version and labels.get(SERVICE):
+        if labels.get(VERSION) == version and labels.get(SERVICE) and _is_used(deployment):
             found.add(labels[SERVICE])
     return sorted(found)
 
@@ -68,6 +71,11 @@ def at_work(version: str, deployments: Iterable[Obj]) -> bool:
     """Whether some service has the version as its stable or its candidate."""
     found = [_labels(deployment) for deployment in deployments]
     return any(labels.get(VERSION) == version and labels.get(ROLE) in ("stable", "candidate") for labels in found)
+
+
+def _is_used(deployment: Obj) -> bool:
+    replicas = (deployment.get("spec") or {}).get("replicas", 1), (deployment.get("status") or {}).get("replicas", 0)
+    return _labels(deployment).get(ROLE) in ("stable", "candidate") or any(replicas)
 
 
 def _labels(obj: Obj) -> dict[str, str]:

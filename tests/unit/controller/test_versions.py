@@ -52,6 +52,15 @@ def test_services_of_a_version_are_those_with_a_deployment_of_it() -> None:
     assert versions.services_of("a", found) == ["a", "b"]
 
 
+def test_a_version_that_was_rolled_back_is_used_by_nobody() -> None:
+    """Its Deployment stays, without pods, as the memory of the failure: deleting the version must be allowed."""
+    memory = deployment(DESK, "a", role="failed") | {"spec": {"replicas": 0}, "status": {}}
+    assert versions.services_of("a", [memory]) == []
+    draining = memory | {"status": {"replicas": 1}}
+    assert versions.services_of("a", [draining]) == ["desk"]
+    assert versions.services_of("a", [memory, deployment(service("other"), "a", role="candidate")]) == ["other"]
+
+
 def test_a_version_is_at_work_as_stable_or_candidate() -> None:
     assert versions.at_work("a", [deployment(DESK, "a", role="candidate")])
     assert not versions.at_work("a", [deployment(DESK, "a", role="failed"), deployment(DESK, "b")])

@@ -82,6 +82,7 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
             "baseline": _signals(collected),
             "first_baseline": first,
             "alarm": alarm,
+            "last_alarm": timestamp(counters.until) if alarm else status.last_alarm,
             "change_point": timestamp(counters.until) if at_rest else status.change_point,
             "message": _message(state, limit, collected, spec) if alarm else _progress(collected, spec),
         }

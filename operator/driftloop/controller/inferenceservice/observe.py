@@ -21,8 +21,8 @@ from driftloop.controller.inferenceservice.observed import (
 )
 from driftloop.controller.inferenceservice.retraining import samples_since
 from driftloop.controller.naming import controlled_by
-from driftloop.controller.pods.outcome import Broken, trouble
-from driftloop.controller.pods.serving import SERVE
+from driftloop.controller.pods.outcome import Broken, started, trouble
+from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.runtime.world import World
 
 
@@ -72,8 +72,13 @@ def _revisions(service: Obj, world: World) -> list[Revision]:
             continue
         if revision.available < revision.replicas:
             labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
-            pods = world.list("Pod", meta["namespace"], labels)
-            why = trouble([pod for pod in pods if not pod["metadata"].get("deletionTimestamp")])
+            pods = [
+                pod
+                for pod in world.list("Pod", meta["namespace"], labels)
+                if not pod["metadata"].get("deletionTimestamp")
+            ]
+            revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
+            why = trouble(pods)
             if why:
                 problem = f"{why.reason}: {why.message}"
                 revision = replace(revision, problem=problem, hopeless=isinstance(why, Broken))

@@ -40,6 +40,7 @@ class Version:
     digest: str
     created: datetime
     phase: str | None = None
+    reason: str = ""  # of its Ready condition
     summary: str = ""  # of its gates
     judged: datetime | None = None
     baseline_service: str | None = None
@@ -75,6 +76,7 @@ class Revision:
     unavailable_since: datetime | None = None
     problem: str = ""  # its pods' own reason
     hopeless: bool = False  # which no restart will change
+    unstarted: bool = False  # no engine has run yet: it waits for a node, an image, a volume or its model
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Job:
     uid: str
     created: datetime
     phase: str | None = None
+    reason: str = ""  # of its failure
     finished: datetime | None = None
     version: str | None = None
     trigger: Trigger | None = None
@@ -169,7 +172,7 @@ def parse_version(obj: Obj) -> Version | None:
     except ValidationError:
         return None
     meta, baseline = obj["metadata"], parsed.status.baseline
-    settled = [c.last_transition_time for c in parsed.status.conditions if c.type == "Ready"]
+    ready = [c for c in parsed.status.conditions if c.type == "Ready"]
     return Version(
         name=meta["name"],
         uid=meta["uid"],
@@ -179,7 +182,8 @@ def parse_version(obj: Obj) -> Version | None:
         created=parse_timestamp(meta["creationTimestamp"]),
         phase=parsed.status.phase,
         summary=parsed.status.gate_summary or "",
-        judged=_moment(settled[0] if settled else None),
+        reason=ready[0].reason if ready else "",
+        judged=_moment(ready[0].last_transition_time if ready else None),
         baseline_service=baseline.service if baseline else None,
         baseline_digest=baseline.digest if baseline else None,
         job_uid=parsed.spec.lineage.job_uid,
@@ -229,6 +233,7 @@ def parse_job(obj: Obj) -> Job | None:
         uid=meta["uid"],
         created=parse_timestamp(meta["creationTimestamp"]),
         phase=parsed.status.phase,
+        reason=next((c.reason for c in parsed.status.conditions if c.type == "Failed"), ""),
         finished=_moment(parsed.status.finished),
         version=parsed.status.version,
         trigger=_trigger((meta.get("annotations") or {}).get(TRIGGER)),

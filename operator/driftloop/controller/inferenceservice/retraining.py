@@ -1,12 +1,13 @@
 """When a new version is trained. Pure.
 
-Retrain iff something asks for it (a recorded alert, or the version's age), and none is in flight, and the breaker is
-closed, and budget and cooldown allow it, and there are enough corrections, and it was approved if it must be.
+Retrain iff something asks for it (a recorded alert that the operator's own evidence bears out, an alarm that no job
+answers, or the age of the version), and none is in flight, and the breaker is closed, and budget and cooldown allow it,
+and there are enough corrections, and it was approved if it must be.
 
 The job's name is a hash of service, stable version and ordinal, and the ordinal is the first whose job does not exist:
-any number of deliveries, replicas and restarts makes one job. All of it is found again from the jobs and versions
-when the status was lost. An alert is answered by any job created after it began: two Alertmanagers, or two
-Prometheus replicas with start times of their own, ask once.
+any number of deliveries, replicas and restarts makes one job. The jobs and versions tell the history when the status
+was lost, and the status tells it when jobs were deleted. While the alarm is off an alert is answered by any job created
+after it began: two Alertmanagers, or two Prometheus replicas with start times of their own, ask once.
 """
 
 import hashlib
@@ -24,13 +25,15 @@ from driftloop.controller.inferenceservice.observed import Job, Observed, Revisi
 from driftloop.controller.inferenceservice.revision import revision_of
 from driftloop.controller.inferenceservice.selection import UNJUDGED, failed_revisions
 from driftloop.controller.naming import MAX_RESOURCE_NAME, owner_reference
-from driftloop.controller.reasons import Reason
+from driftloop.controller.reasons import UNAVAILABLE, Reason
 
-Ending = Literal["InFlight", "Rejected", "Promoted", "Superseded"]
+# Unavailable: cluster, storage or Ray failed it, which says nothing of model and data.
+Ending = Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"]
 State = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
 DAY = timedelta(days=1)
 WATCH_LAG = timedelta(seconds=60)
 POLL_SECONDS = 10.0
+ALARM_SLACK = timedelta(minutes=5)  # an alert may begin so long before or after the look that raised the alarm
 _MAX_HANDLED = 64
 _MAX_DOUBLINGS = 16  # of the cooldown: 2^16 hours are seven years
 
@@ -98,7 +101,8 @@ def job_name(service: str, service_uid: str, version_uid: str, ordinal: int) -> 
 def look_back(observed: Observed, stable: Revision, serving: Version, now: datetime) -> History:
     """The history, from the jobs that exist and what became of their versions."""
     names = {job.name for job in observed.jobs}
-    ordinal = 0
+    known = remembered(observed, serving)
+    ordinal = known.ordinal
     while job_name(observed.name, observed.uid, serving.uid, ordinal) in names:
         ordinal += 1
     own = {job_name(observed.name, observed.uid, serving.uid, n) for n in range(ordinal)}
@@ -110,18 +114,24 @@ def look_back(observed: Observed, stable: Revision, serving: Version, now: datet
     return History(
         in_flight=tuple(job for job in observed.jobs if endings[job.name] == "InFlight"),
         ordinal=ordinal,
-        rejections=sum(1 for name in own if endings[name] == "Rejected"),
-        last_finished=max(finished, default=None),
+        rejections=max(known.rejections, sum(1 for name in own if endings.get(name) == "Rejected")),
+        last_finished=max([*finished, *_moments(known.last_finished)], default=None),
         last_created=latest.created if latest else None,
         last_ending=endings[latest.name] if latest else None,
         today=sum(1 for job in observed.jobs if now - job.created < DAY),
     )
 
 
+def remembered(observed: Observed, serving: Version) -> RetrainingStatus:
+    """What the status keeps of this stable version's retrainings: jobs may have been deleted since."""
+    before = observed.status.retraining
+    return before if before and before.version == serving.name else RetrainingStatus()
+
+
 def ending(observed: Observed, stable: Revision, serving: Version, job: Job, now: datetime) -> Ending:
     """What became of a job. In flight until its version serves, was turned down, or was overtaken."""
     if job.phase == "Failed":
-        return "Rejected"
+        return "Unavailable" if job.reason in UNAVAILABLE else "Rejected"
     version = next((v for v in observed.versions if v.job_uid == job.uid), None)
     if version is None:
         return _without_version(job, now)
@@ -129,7 +139,7 @@ def ending(observed: Observed, stable: Revision, serving: Version, job: Job, now
         return "Promoted"
     # Beside a stable version one that no suite judged is served by nobody.
     if version.phase in ("Rejected", "Failed", "AwaitingApproval"):
-        return "Rejected"
+        return "Unavailable" if version.phase == "Failed" and version.reason in UNAVAILABLE else "Rejected"
     if version.phase in UNJUDGED:
         return "InFlight"
     if revision_of(observed, version) in failed_revisions(observed):
@@ -146,6 +156,10 @@ def _without_version(job: Job, now: datetime) -> Ending:
 def _will_roll_out(observed: Observed, serving: Version, version: Version) -> bool:
     pinned = observed.spec.model.version
     return version.name == pinned if pinned else version.age_key > serving.age_key
+
+
+def _moments(text: str | None) -> list[datetime]:
+    return [parse_timestamp(text)] if text else []
 
 
 def _finished(observed: Observed, job: Job) -> datetime:
@@ -167,15 +181,20 @@ def asked(
     now: datetime,
 ) -> Ask | None:
     """The oldest open alert of drift, or of the others that the spec names; else the version's age."""
-    since_promotion = [
-        (moment, alert) for alert in observed.status.alerts if (moment := parse_timestamp(alert.started)) > stable.since
+    recorded = [(parse_timestamp(alert.started), alert) for alert in observed.status.alerts]
+    since_promotion = [(moment, alert) for moment, alert in recorded if moment > stable.since]
+    # An alarm that outlived a promotion goes on firing since before it.
+    held = observed.status.drift is not None and observed.status.drift.held_from is not None
+    drift = [
+        (moment, alert)
+        for moment, alert in (recorded if held else since_promotion)
+        if alert.alertname == ALERT_NAME and is_borne_out(observed, stable, moment)
     ]
-    drift = [(moment, alert) for moment, alert in since_promotion if alert.alertname == ALERT_NAME]
     named = {trigger.alertname for trigger in retraining.triggers}
     others = [(moment, alert) for moment, alert in since_promotion if alert.alertname in named]
-    if ask := _oldest("Drift", drift, observed, history) or _unanswered(observed, drift, history):
+    if ask := _oldest("Drift", drift, observed, history) or _unanswered(observed, drift):
         return ask
-    if ask := _oldest("Alert", others, observed, history):
+    if ask := _oldest("Alert", others, observed, history) or _failed_answer(others, history):
         return ask
     if retraining.max_age_seconds is not None:
         due = serving.created + timedelta(seconds=retraining.max_age_seconds)
@@ -198,12 +217,33 @@ def _oldest(kind: Literal["Drift", "Alert"], alerts: Alerts, observed: Observed,
     return Ask(kind, *found) if found else None
 
 
-def _unanswered(observed: Observed, drift: Alerts, history: History) -> Ask | None:
-    """The answer was turned down and the drift is still there: the alert goes on firing and will not come anew."""
+def is_borne_out(observed: Observed, stable: Revision, started: datetime) -> bool:
+    """Whether the operator's own evidence was above its threshold when an alert of drift fired, or after it.
+
+    Who may write series into a shared Prometheus could otherwise start trainings for others.
+    """
+    drift = observed.status.drift
+    if drift is None or drift.version != stable.version or drift.last_alarm is None:
+        return False
+    return drift.alarm or started <= parse_timestamp(drift.last_alarm) + ALARM_SLACK
+
+
+def _unanswered(observed: Observed, drift: Alerts) -> Ask | None:
+    """The drift is still there, and no job that lives or was promoted answers it: with one this is not asked.
+
+    The alert goes on firing and will not come anew, whatever became of the job that answered it first.
+    """
     state = observed.status.drift
-    if history.last_ending != "Rejected" or state is None or not state.alarm or not drift:
+    if state is None or not state.alarm or not drift:
         return None
     return Ask("Drift", *max(drift, key=lambda pair: (pair[0], pair[1].key)))
+
+
+def _failed_answer(others: Alerts, history: History) -> Ask | None:
+    """The newest alert whose training could not be had: it asks again, as it fires only once."""
+    if history.last_ending != "Unavailable" or not others:
+        return None
+    return Ask("Alert", *max(others, key=lambda pair: (pair[0], pair[1].key)))
 
 
 # --- what keeps it ---------------------------------------------------------------------------------------------------
@@ -353,9 +393,12 @@ def samples_needed(observed: Observed) -> int:
 
 def _status(observed: Observed, history: History, ask: Ask | None, now: datetime) -> RetrainingStatus:
     before = observed.status.retraining or RetrainingStatus()
+    stable = observed.role("stable")
     alert_key = ask.alert.key if ask and ask.alert else None
     same = ask is not None and before.trigger == ask.kind and before.alert_key == alert_key
     return RetrainingStatus(
+        version=stable.version if stable else None,
+        last_ending=history.last_ending,
         trigger=ask.kind if ask else None,
         alert_key=alert_key,
         since=(before.since if same and before.since else timestamp(now)) if ask else None,

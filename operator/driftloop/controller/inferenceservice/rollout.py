@@ -7,7 +7,8 @@ One Service selects the pods of every revision, so each arm's share of the traff
 - Then stable gives up a pod for each candidate pod that is Ready: in all there never are fewer than spec.replicas,
   and a cluster with room for one pod more can roll out.
 - When all candidate pods are Ready the roles change, and the old revision's pods drain.
-- A candidate that is worse, or not Ready in time, is scaled to 0 and kept as the memory of its failure.
+- A candidate that is worse, or not Ready in time, is scaled to 0 and kept as the memory of its failure; one whose
+  engine the cluster has not started yet waits.
 
 Roles and times lie on the Deployments, the status only repeats them.
 """
@@ -19,7 +20,7 @@ from typing import Literal
 
 from driftloop.api.inferenceservice import Analysis
 from driftloop.contract.names import RETRY, ROLE
-from driftloop.controller.conditions import shorten, timestamp
+from driftloop.controller.conditions import find, shorten, timestamp
 from driftloop.controller.core import Action, Adjust, Create, Delete, Event, Settings
 from driftloop.controller.inferenceservice.analysis import analyse
 from driftloop.controller.inferenceservice.children import keys_secret
@@ -209,10 +210,33 @@ def _await_candidate(
     # came to be wanted just now: until the Deployment's controller has looked, its conditions are about fewer pods.
     since = max(candidate.since, candidate.unavailable_since or candidate.since)
     overdue = now - since > timedelta(seconds=deadline) and candidate.current and candidate.replicas == size
+    if overdue and candidate.unstarted and not candidate.hopeless:
+        return _await_room(observed, candidate, message, keep)
     if (overdue or candidate.hopeless) and (stable.available or not candidate.available):
         reason = Reason.PODS_BROKEN if candidate.hopeless else Reason.PROGRESS_DEADLINE_EXCEEDED
         return _roll_back(observed, candidate, reason, message, keep=keep)
     return Rollout("Canary", Reason.CANDIDATE_STARTING, message, keep, candidate=candidate, requeue_after=POLL_SECONDS)
+
+
+def _await_room(observed: Observed, candidate: Revision, message: str, keep: tuple[Adjust, ...]) -> Rollout:
+    """No engine of the candidate has run: a node, an image, a volume or its model is still missing.
+
+    That says nothing of the version, so it keeps its place beside stable, which has all its pods: scheduler and kubelet
+    go on trying, with back-off.
+    """
+    message = f"{message}. It waits longer than canary.progressDeadlineSeconds for what its pods need to start"
+    known = find(observed.service.get("status", {}).get("conditions") or [], "Ready") or {}
+    told = known.get("reason") == Reason.PROGRESS_DEADLINE_EXCEEDED
+    events = () if told else (Event("Warning", Reason.PROGRESS_DEADLINE_EXCEEDED, shorten(message, 1000)),)
+    return Rollout(
+        "Canary",
+        Reason.PROGRESS_DEADLINE_EXCEEDED,
+        message,
+        keep,
+        events,
+        candidate,
+        requeue_after=POLL_SECONDS * 6,
+    )
 
 
 def _begin_analysis(

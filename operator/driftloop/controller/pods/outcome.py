@@ -109,6 +109,15 @@ def trouble(pods: list[Obj]) -> Running | Broken | None:
     return Running(cause.reason, cause.message) if cause else None
 
 
+def started(pod: Obj, container: str) -> bool:
+    """Whether a container of the pod runs, or ever ran."""
+    return any(
+        status.get("name") == container
+        and ({"running", "terminated"} & (status.get("state") or {}).keys() or status.get("lastState"))
+        for status in _statuses(pod)
+    )
+
+
 def finished(job: Obj) -> bool:
     """Whether a Job came to its end, good or bad."""
     found = (job.get("status") or {}).get("conditions") or []

@@ -22,6 +22,7 @@ from driftloop.controller.pods.common import (
 )
 
 SERVE = "serve"  # value of the label STAGE
+ENGINE = "engine"  # name of the container
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys of the service's Secret
 GRACE_MARGIN_SECONDS = 15  # after the drain: the engine's own end, and a slow kubelet
 
@@ -118,7 +119,7 @@ class _Arm:
 
     def engine_container(self) -> Obj:
         container = restricted_container(
-            f"engine{self.suffix}",
+            f"{ENGINE}{self.suffix}",
             self.engine.image or self.image,
             ["python", "-m", "driftloop_server.engine", *self.engine.args],
             settings=self.settings,

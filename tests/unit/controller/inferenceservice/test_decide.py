@@ -133,7 +133,10 @@ def test_a_rollback_is_in_status_and_the_stable_version_stays() -> None:
 
 
 def test_an_alert_creates_the_job_in_the_same_plan_that_says_so() -> None:
-    observed = serving(retraining(), status=InferenceServiceStatus(alerts=[alert("a/1", ago(10))]), samples=99)
+    rose = DriftStatus(version="v1", alarm=True, last_alarm=timestamp(ago(9)))
+    observed = serving(
+        retraining(), status=InferenceServiceStatus(alerts=[alert("a/1", ago(10))], drift=rose), samples=99
+    )
     found = plan(observed)
     assert [a.body["kind"] for a in found.actions if isinstance(a, Create)] == ["FineTuneJob"]
     assert found.status is not None
@@ -144,7 +147,10 @@ def test_an_alert_creates_the_job_in_the_same_plan_that_says_so() -> None:
 def test_an_open_breaker_is_a_stalled_condition_of_a_service_that_is_ready() -> None:
     observed = serving(
         retraining(maxRejections=1),
-        status=InferenceServiceStatus(alerts=[alert("a/1", ago(10))], drift=DriftStatus(version="v1", alarm=True)),
+        status=InferenceServiceStatus(
+            alerts=[alert("a/1", ago(10))],
+            drift=DriftStatus(version="v1", alarm=True, last_alarm=timestamp(ago(9))),
+        ),
     )
     failed = job(job_name("desk", "uid-desk", V1.uid, 0), 200, "Failed", finished=ago(100))
     found = conditions(replace(observed, jobs=(failed,)))

@@ -125,6 +125,31 @@ async def test_a_revision_that_is_not_available_has_its_pods_reason() -> None:
     assert "no such image" in found.problem
 
 
+@pytest.mark.parametrize(
+    ("engine", "unstarted"),
+    [
+        ({"state": {"waiting": {"reason": "PodInitializing"}}}, True),
+        ({"state": {"running": {}}}, False),
+        ({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}}, False),
+    ],
+    ids=["still downloading", "loading the model", "crashing"],
+)
+async def test_whether_an_engine_ever_ran_is_read_from_the_pods(engine: Obj, unstarted: bool) -> None:
+    body = served("v1", "candidate", available=0)
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    statuses = [{"name": "fetch", "state": {"running": {}}}, {"name": "engine", **engine}]
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": labels},
+        "status": {"initContainerStatuses": statuses},
+    }
+    [found] = (await Cluster(service(), body, pod).look()).revisions
+    assert found.unstarted is unstarted
+    [without] = (await Cluster(service(), body).look()).revisions
+    assert without.unstarted
+
+
 async def test_a_pod_that_found_its_input_wrong_is_hopeless() -> None:
     body = served("v1", "candidate", available=0)
     labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
@@ -177,7 +202,9 @@ async def test_samples_are_read_when_something_asks_for_a_retraining() -> None:
     started = timestamp(ago(100))
     record = {"key": "a/1", "alertname": ALERT_NAME, "started": started, "received": started, "source": "Poll"}
     cluster = Cluster(
-        service(retraining(), {"alerts": [record]}), model_version("v1", phase="Approved"), served("v1", "stable")
+        service(retraining(), {"alerts": [record], "drift": {"version": "v1", "lastAlarm": started}}),
+        model_version("v1", phase="Approved"),
+        served("v1", "stable"),
     )
     assert (await cluster.look()).samples is None
     assert "driftloop_feedback_eligible_total" in cluster.asked.queries[0]

@@ -20,6 +20,8 @@ from unit.controller.inferenceservice.builders import NOW, ago, alert, job, retr
 
 V1 = version("v1", 10_000)
 DRIFTED = alert("a1/1", ago(100))
+ROSE = DriftStatus(version="v1", last_alarm=timestamp(ago(90)))  # the alarm that DRIFTED tells of; it is over
+ON = ROSE.model_copy(update={"alarm": True})
 
 
 def name_of(ordinal: int, of: Version = V1) -> str:
@@ -32,8 +34,8 @@ def serving(
     status: dict[str, Any] | None = None,
     **parts: Any,
 ) -> Observed:
-    """v1 has served for 600 s, there are plenty of samples, and an alert fired 100 s ago."""
-    found = InferenceServiceStatus(alerts=list(alerts), **(status or {}))
+    """v1 has served for 600 s, there are plenty of samples, and an alert fired 100 s ago; its alarm is over."""
+    found = InferenceServiceStatus(alerts=list(alerts), **({"drift": ROSE} | (status or {})))
     versions = (V1, *parts.pop("versions", ()))
     fields = {"samples": 500, "annotations": None} | parts
     observed = service(retraining(**(spec or {})), status=found, versions=versions, **fields)
@@ -138,6 +140,86 @@ def test_an_alert_that_was_handled_stays_handled_when_its_job_is_deleted() -> No
     assert state(go(observed)) == "Idle"
 
 
+def test_an_alarm_that_is_on_asks_whatever_was_deleted() -> None:
+    """A janitor deleted the rejected job, or its version: the alert goes on firing, and does not come anew."""
+    known = RetrainingStatus(version="v1", handled_alerts=["a1/1"], ordinal=1, last_finished=timestamp(ago(50)))
+    deleted = serving({"cooldownSeconds": 0}, status={"retraining": known, "drift": ON})
+    assert [body["metadata"]["name"] for body in bodies(go(deleted))] == [name_of(1)]
+    done = job(name_of(0), 90, "Succeeded", finished=ago(61), version="gone")
+    assert bodies(go(replace(deleted, jobs=(done,))))
+    assert state(go(serving(status={"retraining": known, "drift": ROSE}))) == "Idle"  # the drift is over
+
+
+def test_what_was_before_is_kept_when_its_jobs_are_deleted() -> None:
+    known = RetrainingStatus(version="v1", ordinal=3, rejections=3, last_finished=timestamp(ago(150)))
+    blocked = go(serving(status={"retraining": known, "drift": ON}))
+    assert state(blocked) == "Blocked"
+    resting = known.model_copy(update={"rejections": 1})
+    assert state(go(serving({"cooldownSeconds": 100}, status={"retraining": resting, "drift": ON}))) == "Cooldown"
+    other = known.model_copy(update={"version": "v0"})  # of the version that served before
+    assert [b["metadata"]["name"] for b in bodies(go(serving(status={"retraining": other, "drift": ON})))] == [
+        name_of(0)
+    ]
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        None,
+        DriftStatus(version="v1"),
+        DriftStatus(version="v0", alarm=True, last_alarm=timestamp(ago(90))),
+        DriftStatus(version="v1", last_alarm=timestamp(ago(500))),
+    ],
+    ids=["not watched", "never above", "of another version", "above long before"],
+)
+def test_an_alert_that_the_operators_own_evidence_does_not_bear_out_is_not_believed(drift: DriftStatus | None) -> None:
+    """Whoever may write series into a shared Prometheus can make the alert fire."""
+    assert state(go(serving(status={"drift": drift}))) == "Idle"
+
+
+def test_an_alarm_that_outlived_a_promotion_asks_with_the_alert_of_before() -> None:
+    held = ON.model_copy(update={"held_from": "v0"})
+    assert bodies(go(serving(alerts=(alert("a1/0", ago(700)),), status={"drift": held})))
+
+
+@pytest.mark.parametrize("reason", ["NodesMissing", "DeadlineExceeded", "Evicted", "HeadGone", "StorageUnreadable"])
+def test_what_the_cluster_failed_is_no_rejection_and_is_tried_again(reason: str) -> None:
+    failed = job(name_of(0), 90, "Failed", finished=ago(61), reason=reason)
+    decision = go(serving({"cooldownSeconds": 60, "maxRejections": 1}, status={"drift": ON}, jobs=(failed,)))
+    assert decision.status is not None
+    assert (decision.status.rejections, decision.status.last_ending) == (0, "Unavailable")
+    assert [body["metadata"]["name"] for body in bodies(decision)] == [name_of(1)]
+    rests = go(serving({"cooldownSeconds": 62}, status={"drift": ON}, jobs=(failed,)))
+    assert state(rests) == "Cooldown"
+
+
+@pytest.mark.parametrize("reason", ["NonFiniteLoss", "EmptyData", "OOMKilled", ""])
+def test_what_the_data_or_the_template_failed_counts(reason: str) -> None:
+    failed = job(name_of(0), 90, "Failed", finished=ago(61), reason=reason)
+    assert state(go(serving({"maxRejections": 1}, status={"drift": ON}, jobs=(failed,)))) == "Blocked"
+
+
+@pytest.mark.parametrize(("reason", "rejections"), [("Unreachable", 0), ("DigestMismatch", 1)])
+def test_a_version_that_could_not_be_judged_is_no_rejection_if_the_cluster_failed_it(
+    reason: str, rejections: int
+) -> None:
+    done = job(name_of(0), 90, "Succeeded", finished=ago(61), version="v2")
+    v2 = version("v2", 60, "Failed", reason=reason, judged=ago(40), job_uid=done.uid)
+    decision = go(serving({"cooldownSeconds": 0}, status={"drift": ON}, jobs=(done,), versions=(v2,)))
+    assert decision.status is not None
+    assert decision.status.rejections == rejections
+
+
+def test_an_alert_of_others_whose_training_could_not_be_had_asks_again() -> None:
+    spec = {"triggers": [{"alertname": "TooManyCorrections"}], "cooldownSeconds": 0}
+    asked = alert("x/1", ago(100), "TooManyCorrections")
+    failed = job(name_of(0), 90, "Failed", finished=ago(61), reason="NodesMissing")
+    known = {"retraining": RetrainingStatus(version="v1", handled_alerts=["x/1"], ordinal=1)}
+    assert bodies(go(serving(spec, (asked,), status=known, jobs=(failed,))))
+    rejected_job = replace(failed, reason="NonFiniteLoss")
+    assert state(go(serving(spec, (asked,), status=known, jobs=(rejected_job,)))) == "Idle"
+
+
 def test_a_wiped_status_starts_nothing_twice() -> None:
     done = job(name_of(0), 90, "Succeeded", finished=ago(61), version="gone")
     assert bodies(go(serving({"cooldownSeconds": 0}, jobs=(done,)))) == []
@@ -179,7 +261,7 @@ def drifting(*turned_down: tuple[Job, Version], **spec: Any) -> Observed:
     """The alarm is still on, and these candidates were turned down."""
     return serving(
         {"cooldownSeconds": 100} | spec,
-        status={"drift": DriftStatus(version="v1", alarm=True)},
+        status={"drift": ON},
         jobs=tuple(j for j, _ in turned_down),
         versions=tuple(v for _, v in turned_down),
     )
@@ -197,9 +279,7 @@ def test_a_rejection_doubles_the_cooldown_and_then_the_same_alert_asks_again(age
 
 def test_a_rejection_ends_it_when_the_drift_is_gone() -> None:
     observed = drifting(rejected(0, 300))
-    calm = observed.status.model_copy(
-        update={"alerts": [alert("a1/1", ago(500))], "drift": DriftStatus(version="v1", alarm=False)}
-    )
+    calm = observed.status.model_copy(update={"alerts": [alert("a1/1", ago(500))], "drift": ROSE})
     assert state(go(replace(observed, status=calm))) == "Idle"
 
 
@@ -229,6 +309,7 @@ def test_a_promotion_closes_the_breaker_again() -> None:
     observed = drifting(*turned_down)
     promoted = replace(
         observed,
+        status=observed.status.model_copy(update={"drift": ON.model_copy(update={"version": "v2"})}),
         versions=(*observed.versions, v2),
         revisions=(revision(observed, v2, "stable", 2),),
         spec=observed.spec,
@@ -262,7 +343,7 @@ def test_a_job_that_learns_from_files_alone_needs_no_samples() -> None:
 
 
 def test_samples_count_from_the_estimated_change() -> None:
-    drift = DriftStatus(version="v1", change_point=timestamp(ago(200)))
+    drift = ROSE.model_copy(update={"change_point": timestamp(ago(200))})
     assert samples_since(serving(status={"drift": drift}), NOW) == ago(200)
     assert samples_since(serving(), NOW) == ago(600)
     assert samples_since(serving(alerts=()), NOW) is None
@@ -309,16 +390,21 @@ class Loop:
         self.versions: list[Version] = [V1]
         self.status = InferenceServiceStatus()
         self.counter = 0
+        self.alarmed: Any = None  # when the operator last saw its own alarm
 
     def observed(self) -> Observed:
         found = service(
             retraining(cooldownSeconds=60, maxJobsPerDay=1000),
-            status=self.status,
+            status=self.status.model_copy(update={"drift": self.drift()}),
             versions=tuple(self.versions),
             jobs=tuple(self.jobs),
             samples=500,
         )
         return replace(found, revisions=(revision(found, self.stable, "stable", 2, since=self.since),))
+
+    def drift(self) -> DriftStatus | None:
+        """An alarm that rose with the last alert and is over."""
+        return DriftStatus(version=self.stable.name, last_alarm=timestamp(self.alarmed)) if self.alarmed else None
 
     def look(self) -> None:
         decision = retrain(self.observed(), self.now)
@@ -338,6 +424,7 @@ class Loop:
         open_jobs = [j for j in self.jobs if not self.is_over(j)]
         if event == "alert":
             self.counter += 1
+            self.alarmed = self.now
             self._record(alert(f"f/{self.counter}", self.now))
         elif event == "again" and self.status.alerts:
             self._record(self.status.alerts[-1])

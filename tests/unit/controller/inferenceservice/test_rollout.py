@@ -161,6 +161,25 @@ def test_a_candidate_that_is_not_ready_in_time_is_rolled_back_with_the_pods_reas
     assert "OOMKilled" in step.events[0].message
 
 
+@pytest.mark.parametrize("problem", ["Unschedulable: no GPU is free", "ImagePullBackOff: no such image", ""])
+def test_a_candidate_that_the_cluster_has_not_started_yet_keeps_its_place(problem: str) -> None:
+    """A node, an image or a slow download says nothing of the version: it is not remembered as a failure."""
+    observed = canary({"available": 0, "since": ago(6001), "problem": problem, "unstarted": True})
+    step = go(observed)
+    assert not [change for change in adjusted(step.actions, observed.revisions[1].uid) if change.labels]
+    assert (step.phase, step.reason, step.failed) == ("Canary", "ProgressDeadlineExceeded", ())
+    assert problem in step.message
+    assert [event.reason for event in step.events] == ["ProgressDeadlineExceeded"]
+    told = {"conditions": [{"type": "Ready", "reason": "ProgressDeadlineExceeded"}]}
+    assert go(replace(observed, service=observed.service | {"status": told})).events == ()
+
+
+def test_a_candidate_whose_input_is_wrong_does_not_wait_for_room() -> None:
+    broken = {"problem": "DigestMismatch: it was changed", "hopeless": True, "unstarted": True}
+    observed = canary({"available": 0, "since": ago(6001)} | broken)
+    assert of(observed, go(observed), "v2").labels == {ROLE: "failed"}
+
+
 def test_a_candidate_whose_pods_cannot_run_is_rolled_back_at_once() -> None:
     observed = canary({"available": 0, "problem": "DigestMismatch: it was changed", "hopeless": True})
     change = of(observed, go(observed), "v2")
