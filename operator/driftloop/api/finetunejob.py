@@ -105,7 +105,9 @@ class DataStep(ApiModel):
         100_000, ge=1, le=10_000_000, description="filterLength: rows with a longer text are dropped."
     )
     threshold: Fraction = Field(
-        0.85, description="dedupNear: Jaccard similarity of character shingles above which a row is a copy."
+        0.85,
+        description="dedupNear: Jaccard similarity of shingles from which a row of the same answer is a copy; "
+        "what many rows have in common is left aside.",
     )
 
 

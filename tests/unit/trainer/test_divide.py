@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftloop.contract.text import side
-from driftloop_trainer.prepare.divide import divide, replayed
+from driftloop_trainer.prepare.divide import divide, fenced, replayed
 from driftloop_trainer.prepare.near import shingles, similarity
 from driftloop_trainer.prepare.rows import Row
 
@@ -20,6 +20,21 @@ def test_no_held_out_row_and_no_near_duplicate_of_one_is_trained_on(texts: list[
     held_out = [shingles(row.identity) for row in divided.held_out]
     assert all(similarity(shingles(row.identity), other) < 0.85 for row in divided.train for other in held_out)
     assert len(divided.train) + len(divided.held_out) + divided.fenced == len(texts)
+
+
+def test_a_near_prompt_with_another_answer_gives_nothing_away() -> None:
+    question = "why was I charged a fee when I took out money abroad yesterday"
+    held_out = [Row.answering("data", "s", question, "fee")]
+    near = [Row.answering("data", "s", question + "?", answer) for answer in ("fee", " Fee", "cash", None)]
+    assert fenced(near, held_out, 0.85) == near[2:]
+
+
+def test_a_conversation_gives_away_what_it_answers_on_the_way() -> None:
+    question = Row.answering("data", "s", "why was I charged a fee when I took out money abroad yesterday", "fee")
+    longer = Row.answering("data", "s", "and what now?", "wait", history=question.turns)
+    assert fenced([longer], [question], 0.85) == []
+    assert fenced([longer], [longer], 0.85) == []
+    assert fenced([question], [longer], 0.85) == [question]
 
 
 def test_sides_are_the_contract_s() -> None:

@@ -1,7 +1,11 @@
+from random import Random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.api.finetunejob import DataStep
+from driftloop.api.finetunejob import DEFAULT_STEPS, DataStep
+from driftloop_trainer.prepare.divide import divide
 from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.steps import clean, drop_exact, drop_near, feedback_wins
 
@@ -36,6 +40,38 @@ def test_near_copies_go_and_the_first_stays() -> None:
 
 def test_a_near_copy_with_another_answer_stays() -> None:
     assert len(drop_near([row(LONG, "fee"), row(LONG + "?", "cash")], 0.85)) == 2
+
+
+INSTRUCTION = " ".join(f"Rule {n}: when the customer says {n * 7919 % 997}, answer label {n}." for n in range(50))
+
+
+def messages(count: int) -> list[str]:
+    return [f"{INSTRUCTION}\nMessage: {Random(n).getrandbits(120):x} {n}" for n in range(count)]
+
+
+def test_default_cleaning_leaves_messages_under_a_common_instruction_alone() -> None:
+    rows = [row(text, f"label {n % 7}") for n, text in enumerate(messages(400))]
+    kept, dropped = clean(rows, DEFAULT_STEPS)
+    assert len(kept) == 400, dropped
+    divided = divide(kept, "family", 10)
+    assert (len(divided.train) + len(divided.held_out), divided.fenced) == (400, 0)
+
+
+def with_typo(seed: int) -> Row:
+    random = Random(seed)
+    place = random.randrange(10, len(LONG))
+    return row(LONG[:place] + random.choice("qxz~") + LONG[place + 1 :])
+
+
+@pytest.mark.parametrize("count", [5, 50, 500])
+def test_near_copies_go_where_everything_is_alike(count: int) -> None:
+    assert drop_near([row(LONG), *(with_typo(number) for number in range(count))], 0.85) == [row(LONG)]
+
+
+def test_a_near_copy_under_a_common_instruction_goes() -> None:
+    rows = [row(text) for text in messages(200)]
+    copies = [row(found.prompt + "?") for found in rows]
+    assert drop_near([*rows, *copies], 0.85) == rows
 
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=6), st.sampled_from("xy")), max_size=20))

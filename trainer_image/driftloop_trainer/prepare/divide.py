@@ -1,6 +1,6 @@
 """Which rows are trained on, and which never are. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from driftloop.contract.text import side
@@ -25,8 +25,22 @@ def divide(rows: Iterable[Row], family: str, held_out_percent: int, threshold: f
     held_out: list[Row] = []
     for row in rows:
         (train if side(family, row.identity, held_out_percent) == "train" else held_out).append(row)
-    clear = without_copies_of([row.identity for row in train], [row.identity for row in held_out], threshold)
-    return Divided([train[position] for position in clear], held_out, len(train) - len(clear))
+    clear = fenced(train, held_out, threshold)
+    return Divided(clear, held_out, len(train) - len(clear))
+
+
+def fenced(rows: Sequence[Row], held_out: Sequence[Row], threshold: float) -> list[Row]:
+    """The rows that give no held-out row away: those without an answer that a held-out row has to a near prompt.
+
+    That is dedupNear's own rule. A row whose prompt is near and whose answer is another teaches that other answer: what
+    it leaves behind can only cost a model the held-out item. Every answer of a conversation is looked at.
+    """
+    owners = [position for position, row in enumerate(rows) for _ in row.answered()]
+    answered = [(part.identity, part.answer_key) for row in rows for part in row.answered()]
+    originals = [(row.identity, row.answer_key) for row in held_out]
+    clear = set(without_copies_of(answered, originals, threshold))
+    copies = {owner for number, owner in enumerate(owners) if number not in clear}
+    return [row for position, row in enumerate(rows) if position not in copies]
 
 
 def replayed(row: Row, fraction: float) -> bool:

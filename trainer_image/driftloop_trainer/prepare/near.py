@@ -1,21 +1,23 @@
 """Near-duplicates: MinHash proposes, the true Jaccard similarity of character shingles decides. Pure."""
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 
-from rensa import RMinHash, RMinHashLSH
+from rensa import RMinHash
 
-from driftloop.contract.text import normalise
+from driftloop_trainer.prepare.common import CommonPassages, plain
 
 _SHINGLE = 4  # characters: a typo in a row of fifty leaves it above 0.8 of its copy
 _PERMUTATIONS = 120
 _SEED = 42
 _RECALL = 0.999
+CROWD, COMPARISONS = 32, 32
 
 
 def shingles(text: str) -> frozenset[str]:
     """The character n-grams of a text, case and spacing aside; a shorter text is one shingle."""
-    plain = normalise(text).casefold()
-    return frozenset(plain[i : i + _SHINGLE] for i in range(max(1, len(plain) - _SHINGLE + 1)))
+    found = plain(text)
+    return frozenset(found[i : i + _SHINGLE] for i in range(max(1, len(found) - _SHINGLE + 1)))
 
 
 def similarity(one: frozenset[str], other: frozenset[str]) -> float:
@@ -37,43 +39,67 @@ def rows_per_band(threshold: float) -> int:
 
 
 class NearIndex:
-    """Texts that are kept, and which of them a new text is a copy of."""
+    """Rows that are kept, and which of them a new row is a copy of: a text near theirs, and the same answer.
 
-    def __init__(self, threshold: float) -> None:
+    Two prompts a word apart with different answers are no copies: that word is what there is to learn. Of texts that
+    have passages in common what stands in the gaps is compared. Each row is compared with few others, however many are
+    alike: beyond `CROWD` rows of a band and `COMPARISONS` candidates, the likeliest first, a copy may be missed.
+    """
+
+    def __init__(self, threshold: float, texts: Iterable[str]) -> None:
+        """`texts` are those that are to be compared: what they have in common is learned from them."""
         self._threshold = threshold
-        bands = _PERMUTATIONS // rows_per_band(threshold)
-        self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, bands)
-        self._shingles: list[frozenset[str]] = []
+        self._width = rows_per_band(threshold)
+        self._passages = CommonPassages([plain(text) for text in texts])
+        self._buckets: defaultdict[int, list[int]] = defaultdict(list)
+        self._kept: list[tuple[frozenset[str], Hashable]] = []
+        self._last: tuple[str, frozenset[str]] = ("", frozenset())  # who asks for copies of a text adds it next
+        self.comparisons = 0  # of two texts, so far
 
-    def add(self, text: str) -> int:
-        """Keep a text; returns its number, counted from 0."""
-        grams = shingles(text)
-        number = len(self._shingles)
-        self._lsh.insert(number, _minhash(grams))
-        self._shingles.append(grams)
+    def add(self, text: str, answer: Hashable = None) -> int:
+        """Keep a row; returns its number, counted from 0."""
+        grams, number = self._grams(text), len(self._kept)
+        self._kept.append((grams, answer))
+        for bucket in self._bands(grams, answer):
+            if len(self._buckets[bucket]) < CROWD:
+                self._buckets[bucket].append(number)
         return number
 
-    def copies(self, text: str) -> list[int]:
-        """Numbers of the kept texts that `text` is a near-duplicate of, rising.
+    def copies(self, text: str, answer: Hashable = None) -> list[int]:
+        """Numbers of the kept rows that a row is a near-duplicate of, rising.
 
         Similar to a kept text itself: chains of small changes don't make two unlike texts copies.
         """
-        if not self._shingles:
-            return []
-        grams = shingles(text)
-        candidates = sorted(set(self._lsh.query(_minhash(grams))))
-        return [n for n in candidates if similarity(grams, self._shingles[n]) >= self._threshold]
+        grams = self._grams(text)
+        shared = Counter(n for bucket in self._bands(grams, answer) for n in self._buckets.get(bucket, ()))
+        likeliest = sorted(shared, key=lambda number: (-shared[number], number))[:COMPARISONS]
+        return sorted(number for number in likeliest if self._is_copy(grams, answer, number))
+
+    def _is_copy(self, grams: frozenset[str], answer: Hashable, number: int) -> bool:
+        kept, kept_answer = self._kept[number]
+        self.comparisons += 1
+        return kept_answer == answer and similarity(grams, kept) >= self._threshold
+
+    def _grams(self, text: str) -> frozenset[str]:
+        if self._last[0] != text or not self._last[1]:
+            self._last = text, shingles(self._passages.varying(plain(text)))
+        return self._last[1]
+
+    def _bands(self, grams: frozenset[str], answer: Hashable) -> list[int]:
+        """Buckets: rows of one answer that share a band of their MinHashes."""
+        minhash = RMinHash(_PERMUTATIONS, _SEED)
+        minhash.update(sorted(grams))
+        digest, width = minhash.digest(), self._width
+        bands = range(_PERMUTATIONS // width)
+        return [hash((answer, band, *digest[band * width : (band + 1) * width])) for band in bands]
 
 
-def without_copies_of(texts: Sequence[str], originals: Sequence[str], threshold: float) -> list[int]:
-    """Positions in `texts` of those that are no near-duplicate of any of the `originals`."""
-    index = NearIndex(threshold)
-    for original in originals:
-        index.add(original)
-    return [position for position, text in enumerate(texts) if not index.copies(text)]
+Labelled = tuple[str, Hashable]  # a text and its answer
 
 
-def _minhash(grams: frozenset[str]) -> RMinHash:
-    minhash = RMinHash(_PERMUTATIONS, _SEED)
-    minhash.update(sorted(grams))
-    return minhash
+def without_copies_of(rows: Sequence[Labelled], originals: Sequence[Labelled], threshold: float) -> list[int]:
+    """Positions in `rows` of those that are no near-duplicate of any of the `originals`."""
+    index = NearIndex(threshold, (text for part in (originals, rows) for text, _ in part))
+    for text, answer in originals:
+        index.add(text, answer)
+    return [position for position, (text, answer) in enumerate(rows) if not index.copies(text, answer)]

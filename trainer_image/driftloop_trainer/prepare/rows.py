@@ -58,6 +58,11 @@ class Row:
         return self.turns[-1] if self.turns and self.turns[-1].role == "assistant" else None
 
     @property
+    def answer_key(self) -> tuple[str, str] | None:
+        """The answer as it is compared, case and spacing aside."""
+        return None if self.answer is None else (normalise(self.answer.content).casefold(), self.answer.extra)
+
+    @property
     def question(self) -> tuple[Turn, ...]:
         """The turns without the answer."""
         return self.turns if self.answer is None else self.turns[:-1]
@@ -87,6 +92,11 @@ class Row:
     def key(self) -> str:
         """`row_key` of the identity: 64 hex characters."""
         return row_key(self.identity)
+
+    def answered(self) -> "list[Row]":
+        """The row itself, and its conversation up to each earlier answer, which is trained on as well."""
+        ends = [end for end, turn in enumerate(self.turns[:-1], 1) if turn.role == "assistant"]
+        return [self, *(replace(self, turns=self.turns[:end]) for end in ends)]
 
     @property
     def characters(self) -> int:

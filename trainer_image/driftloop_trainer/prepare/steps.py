@@ -43,18 +43,14 @@ def drop_exact(rows: Iterable[Row]) -> list[Row]:
     return kept
 
 
-def drop_near(rows: Iterable[Row], threshold: float) -> list[Row]:
-    """Without near-duplicates of a kept row that has the same completion.
-
-    Two prompts a word apart with different answers are no copies: that word is what there is to learn.
-    """
-    index = NearIndex(threshold)
+def drop_near(rows: Sequence[Row], threshold: float) -> list[Row]:
+    """Without near-duplicates of a kept row that has the same answer."""
+    index = NearIndex(threshold, (row.identity for row in rows))
     kept: list[Row] = []
     for row in rows:
-        if any(kept[number].answer == row.answer for number in index.copies(row.identity)):
-            continue
-        index.add(row.identity)
-        kept.append(row)
+        if not index.copies(row.identity, row.answer_key):
+            index.add(row.identity, row.answer_key)
+            kept.append(row)
     return kept
 
 

@@ -1,0 +1,73 @@
+"""What the default cleaning steps and the fence cost, and what they leave, as the rows become more.
+
+    PYTHONPATH=operator:trainer_image python bench/cleaning.py
+
+Printed are, for rows of three kinds, CPU time per row as a ratio to that of the fewest rows, and how many are left:
+messages under a common instruction of 2,500 characters; sentences that are alike but for a number; messages alone.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from random import Random
+
+from driftloop.api.finetunejob import DEFAULT_STEPS
+from driftloop_trainer.prepare.divide import divide
+from driftloop_trainer.prepare.rows import Row
+from driftloop_trainer.prepare.steps import clean
+
+STARTS, ENDS = "bcdfghklmnprstvw", ("ane", "ost", "ill", "ard", "uck", "eem")
+
+
+def words(seed: int, count: int) -> str:
+    """Words drawn by the seed."""
+    random = Random(seed)  # noqa: S311 - no secret
+    return " ".join(random.choice(STARTS) + random.choice(ENDS) for _ in range(count))
+
+
+INSTRUCTION = words(0, 520)[:2500]
+
+
+def templated(number: int) -> str:
+    """A message in the gap of an instruction."""
+    return f"{INSTRUCTION}\nMessage: {message(number)}\nAnswer with one label."
+
+
+def numbered(number: int) -> str:
+    """The same but for a number."""
+    return f"please tell me where my order number {number:06d} has been for so long"
+
+
+def message(number: int) -> str:
+    """Ten words that no other row has in this order."""
+    return words(number + 1, 10)
+
+
+KINDS: dict[str, Callable[[int], str]] = {"instruction": templated, "number": numbered, "message": message}
+
+
+def measured(text: Callable[[int], str], count: int) -> tuple[float, int]:
+    """CPU seconds per row, and the rows that are left on both sides."""
+    rows = [Row.answering("data", "bench", text(number), f"label {number % 7}") for number in range(count)]
+    began = time.process_time()
+    kept, _ = clean(rows, DEFAULT_STEPS)
+    divided = divide(kept, "bench", 10)
+    return (time.process_time() - began) / count, len(divided.train) + len(divided.held_out)
+
+
+def main() -> None:
+    """Print one line for each kind."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[500, 2000, 8000])
+    counts = parser.parse_args().rows
+    for kind, text in KINDS.items():
+        found = [measured(text, count) for count in counts]
+        ratios = ", ".join(
+            f"{count} rows: {seconds / found[0][0]:.2f} ({left} left)"
+            for count, (seconds, left) in zip(counts, found, strict=True)
+        )
+        print(f"{kind}: {found[0][0] * 1000:.2f} ms a row; {ratios}")
+
+
+if __name__ == "__main__":
+    main()
