@@ -35,7 +35,7 @@ from driftloop.controller.core import Settings
 from driftloop.controller.finetunejob import tasks
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.plan import Refusal, TrainingPlan, plan
-from driftloop.controller.finetunejob.start import Start
+from driftloop.controller.finetunejob.start import HeldOut, Start
 from unit.server.processes import answers, wait_for
 
 SETTINGS = Settings(trainer_image="", server_image="")
@@ -168,7 +168,8 @@ class Bench:
 
     def _prepare_task(self) -> PrepareTask:
         spec = self.spec(self.options.gpus)
-        return tasks.prepare_task(_observed("bench", spec), Start(model=ModelSource(new=spec.model.from_.config)))
+        found = Start(ModelSource(new=spec.model.from_.config), HeldOut("bench", 10))
+        return tasks.prepare_task(_observed("bench", spec), found)
 
     def _planned(self, data: PrepareResult, name: str, spec: FineTuneJobSpec) -> tuple[TrainTask, TrainingPlan]:
         planned = plan(spec, data)

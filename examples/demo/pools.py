@@ -16,6 +16,7 @@ from driftloop.contract.text import row_key, side
 
 HELD_OUT_PERCENT = 10  # as in examples/support-desk
 FAMILY = "support-desk"
+HELD_OUT_SALT = "support-base"  # the family that the ancestry begins with
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def _distinct(pools: Pools) -> Pools:
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether the family's sticky rule keeps the row out of training, for ever."""
-    return side(FAMILY, row.text, HELD_OUT_PERCENT) == "heldOut"
+    """Whether the ancestry's sticky rule keeps the row out of training, for ever."""
+    return side(HELD_OUT_SALT, row.text, HELD_OUT_PERCENT) == "heldOut"
 
 
 def account(pools: Pools, trained: Iterable[str], asked_by_gates: Iterable[str]) -> dict[str, object]:

@@ -111,6 +111,7 @@ class DataStep(ApiModel):
     )
 
 
+HELD_OUT_PERCENT = 10  # where neither the job nor the version that it starts from says otherwise
 DEFAULT_STEPS = [DataStep(type="normalise"), DataStep(type="dedupExact"), DataStep(type="dedupNear")]
 
 
@@ -155,11 +156,13 @@ class DataSpec(ApiModel):
     feedback: FeedbackData | None = Field(None, description="Rows from users' corrections.")
     steps: list[DataStep] = Field(default=DEFAULT_STEPS, max_length=16, description="Cleaning steps, in order.")
     replay: Replay | None = Field(None, description="Old rows to mix in.")
-    held_out_percent: int = Field(
-        10,
+    held_out_percent: int | None = Field(
+        None,
         ge=0,
         le=50,
-        description="Share of rows that no version of the family ever trains on; they feed the gates.",
+        description="Share of rows that are never trained on, by this version or any that comes of it; they feed the "
+        "gates. If absent, what the version that training starts from inherited, or 10. Below that version it can't be "
+        "changed: another share is refused.",
     )
 
 

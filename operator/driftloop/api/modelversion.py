@@ -45,6 +45,14 @@ class Lineage(ApiModel):
     base_digest: Digest | None = Field(None, description="Digest of the model that training started from.")
     data_uri: StorageUri | None = Field(None, description="The prepared rows.")
     data_digest: Digest | None = Field(None, description="Their digest.")
+    held_out_salt: Family | None = Field(
+        None,
+        description="What decides with a row's text whether it is held out: the family of the first version of the "
+        "ancestry. If absent, this version's family.",
+    )
+    held_out_percent: int | None = Field(
+        None, ge=0, le=50, description="Share of rows that neither this version nor its ancestors were trained on."
+    )
     tokenizer_digest: Digest | None = Field(None, description="Digest of the tokenizer files.")
     trainer_image: Text | None = Field(None, description="Image that trained it.")
     trigger: Trigger = Field(default=Trigger(kind="User"), description="Why the training was started.")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest, SuiteSpec
-from driftloop.api.finetunejob import DataSpec, NewModel, TrainingSpec
+from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataSpec, NewModel, TrainingSpec
 from driftloop.api.modelversion import Lineage
 from driftloop.contract.names import (
     API_PORT,
@@ -50,8 +50,9 @@ class PrepareTask(ApiModel):
     job: str
     job_uid: str
     family: str
+    held_out_salt: str | None = None  # of the sticky rule; the family if absent
     model: ModelSource
-    data: DataSpec
+    data: DataSpec  # its held_out_percent is the inherited one
     feedback: FeedbackSource | None = None  # the resolved data.feedback
     training: TrainingSpec
     suites: tuple[SuiteSpec, ...] = ()  # those with `items` get their file written
@@ -132,7 +133,8 @@ class ServeTask(ApiModel):
     feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: none is taken
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90
-    held_out_percent: int = 10
+    held_out_salt: str | None = None  # of the served version's lineage; the family if absent
+    held_out_percent: int = HELD_OUT_PERCENT
     engine_port: int = ENGINE_PORT
     api_port: int = API_PORT
     feedback_port: int = FEEDBACK_PORT

@@ -24,12 +24,13 @@ def row_key(text: str) -> str:
     return hashlib.sha256(normalise(text).casefold().encode()).hexdigest()
 
 
-def side(family: str, text: str, held_out_percent: int) -> Side:
-    """Which side of the family's fence a row lies on: the same in every job and every pod, for ever.
+def side(salt: str, text: str, held_out_percent: int) -> Side:
+    """Which side of the fence a row lies on: the same in every job and every pod of an ancestry, for ever.
 
-    The family's name salts the hash. Raising `held_out_percent` moves rows only from train to held-out.
+    The salt is the name of the family that the ancestry began with. Raising `held_out_percent` moves rows only from
+    train to held-out.
     """
-    digest = hashlib.sha256(f"{family}\0{row_key(text)}".encode()).digest()
+    digest = hashlib.sha256(f"{salt}\0{row_key(text)}".encode()).digest()
     return "heldOut" if int.from_bytes(digest[:8], "big") < held_out_percent * 2**64 // 100 else "train"
 
 

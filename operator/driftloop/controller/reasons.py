@@ -25,6 +25,7 @@ class Reason(StrEnum):
     SUSPENDING = "Suspending"
     SUCCEEDED = "Succeeded"
     DOES_NOT_FIT = "DoesNotFit"
+    HELD_OUT_PERCENT_CHANGED = "HeldOutPercentChanged"
     NO_TRAINING_ROWS = "NoTrainingRows"
     BATCH_TOO_SMALL = "BatchTooSmall"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"

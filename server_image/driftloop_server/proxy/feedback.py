@@ -169,7 +169,8 @@ class Feedback:
         return Rated(identity, body, rating, Answer(prompt, completion or ""))
 
     async def _store(self, rated: Rated, now: datetime) -> Side:
-        place = side(self._task.family, rated.answer.prompt.identity, self._task.held_out_percent)
+        salt = self._task.held_out_salt or self._task.family
+        place = side(salt, rated.answer.prompt.identity, self._task.held_out_percent)
         try:
             await self._segments.append(rated.identity.version, self._row(rated, place, now))
         except STORAGE_ERRORS as error:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.pools import FAMILY, HELD_OUT_PERCENT, account, from_folder, generated
+from demo.pools import HELD_OUT_PERCENT, HELD_OUT_SALT, account, from_folder, generated
 from driftloop.contract.text import row_key, side
 
 
@@ -63,8 +63,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_the_account_counts_a_row_that_was_trained_on_and_asked_by_a_gate() -> None:
     pools = generated(40)
-    held = [row_key(r.text) for r in pools.training if side(FAMILY, r.text, HELD_OUT_PERCENT) == "heldOut"]
-    trained = [row_key(r.text) for r in pools.training if side(FAMILY, r.text, HELD_OUT_PERCENT) == "train"]
+    held = [row_key(r.text) for r in pools.training if side(HELD_OUT_SALT, r.text, HELD_OUT_PERCENT) == "heldOut"]
+    trained = [row_key(r.text) for r in pools.training if side(HELD_OUT_SALT, r.text, HELD_OUT_PERCENT) == "train"]
     clean = account(pools, trained, held)
     assert set(clean["overlaps"].values()) == {0}  # type: ignore[attr-defined]
     leaked = account(pools, [*trained, held[0]], held)

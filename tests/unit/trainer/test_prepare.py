@@ -9,6 +9,7 @@ from driftloop.api.base import SuiteSpec
 from driftloop.contract.manifest import Manifest, ManifestError
 from driftloop.contract.result import encode
 from driftloop.contract.task import PrepareTask
+from driftloop.contract.text import row_key, side
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, TRAIN_KEYS
@@ -107,6 +108,13 @@ def test_the_next_job_trains_on_no_held_out_row_and_replays_by_part(rows: Path) 
     assert 0.3 * base.train_rows < result.replay_rows < 0.7 * base.train_rows
     assert [suite.items for suite in result.suites][1] == base.held_out_rows
     assert result.model_uri is None
+
+
+def test_rows_are_held_out_by_the_inherited_salt_and_share(rows: Path) -> None:
+    data = task("x").data.model_copy(update={"held_out_percent": 30}).dump()
+    prepare(task("salted", heldOutSalt="older", data=data))
+    held_out = (rows / "store" / "prepared" / "salted" / HELD_OUT_KEYS).read_text().split()
+    assert set(held_out) == {row_key(text) for text, _ in ROWS if side("older", text, 30) == "heldOut"}
 
 
 def test_packing_fills_sequences(rows: Path) -> None:

@@ -23,7 +23,7 @@ from driftloop.controller.core import Settings
 from driftloop.controller.finetunejob import tasks
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.plan import TrainingPlan, plan
-from driftloop.controller.finetunejob.start import Start
+from driftloop.controller.finetunejob.start import HeldOut, Start
 from testcluster.s3 import Server, server
 from unit.trainer.conftest import ARCHITECTURE
 
@@ -103,7 +103,7 @@ def test_data_corrections_checkpoints_and_version_live_in_a_bucket(pods: Pods) -
     segment.write_text(correction())
 
     feedback = FeedbackSource(uri="s3://team/corrections/uid-desk")
-    start = Start(model=ModelSource(new=SPEC.model.from_.config), feedback=feedback)
+    start = Start(ModelSource(new=SPEC.model.from_.config), HeldOut("s3", 10), feedback=feedback)
     order = tasks.prepare_task(OBSERVED, start)
     prepared = pods.run("driftloop_trainer.prepare", order)
     assert isinstance(prepared, PrepareResult)

@@ -12,19 +12,19 @@ FENCE_THRESHOLD = 0.85  # of similarity; a dedupNear step brings its own
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """Rows on either side of the family's fence."""
+    """Rows on either side of the fence."""
 
     train: list[Row]
     held_out: list[Row]
     fenced: int  # training rows left out for being near-duplicates of held-out ones
 
 
-def divide(rows: Iterable[Row], family: str, held_out_percent: int, threshold: float = FENCE_THRESHOLD) -> Divided:
+def divide(rows: Iterable[Row], salt: str, held_out_percent: int, threshold: float = FENCE_THRESHOLD) -> Divided:
     """Divide by the sticky rule, every part alike, then clear the training side of copies of held-out rows."""
     train: list[Row] = []
     held_out: list[Row] = []
     for row in rows:
-        (train if side(family, row.identity, held_out_percent) == "train" else held_out).append(row)
+        (train if side(salt, row.identity, held_out_percent) == "train" else held_out).append(row)
     clear = fenced(train, held_out, threshold)
     return Divided(clear, held_out, len(train) - len(clear))
 

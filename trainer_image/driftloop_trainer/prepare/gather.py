@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.contract.task import PrepareTask
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed
@@ -38,7 +39,8 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     rows, contradicted = feedback_wins(rows)
     rows, dropped = clean(rows, data.steps)
     near = [step.threshold for step in data.steps if step.type == "dedupNear"]
-    divided = divide(rows, task.family, data.held_out_percent, min(near, default=FENCE_THRESHOLD))
+    percent = HELD_OUT_PERCENT if data.held_out_percent is None else data.held_out_percent
+    divided = divide(rows, task.held_out_salt or task.family, percent, min(near, default=FENCE_THRESHOLD))
     train = [row for row in divided.train if replayed(row, data.replay.fraction if data.replay else 1.0)]
     if not train:
         raise StageFailure("EmptyData", _why_empty(read, left_out | dropped, divided))

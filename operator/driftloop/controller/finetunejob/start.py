@@ -1,13 +1,13 @@
 """What must be there before a job starts: the model, the feedback, the volumes. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from driftloop.api.finetunejob import FineTuneJobSpec
+from driftloop.api.finetunejob import HELD_OUT_PERCENT, FineTuneJobSpec
 from driftloop.api.inferenceservice import FeedbackSpec
-from driftloop.api.modelversion import Artefact
+from driftloop.api.modelversion import Artefact, Lineage
 from driftloop.contract.storage import join
 from driftloop.contract.task import FeedbackSource, ModelSource
 from driftloop.controller import versions
@@ -18,10 +18,19 @@ from driftloop.controller.reasons import Reason
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Which rows are held out, in this job and in all that come of it: salt and share of `contract.text.side`."""
+
+    salt: str
+    percent: int
+
+
+@dataclass(frozen=True)
 class Start:
     """Where training starts."""
 
     model: ModelSource
+    held_out: HeldOut
     parent: str | None = None  # name of the ModelVersion, where it is one
     feedback: FeedbackSource | None = None
 
@@ -61,7 +70,7 @@ def start(observed: Observed) -> Start | Obstacle:
     feedback = _feedback(observed)
     if isinstance(feedback, Obstacle):
         return feedback
-    found = Start(found.model, found.parent, feedback)
+    found = replace(found, feedback=feedback)
     return check_claims(observed.spec, found, observed.claims) or found
 
 
@@ -93,15 +102,15 @@ def check_claims(spec: FineTuneJobSpec, found: Start, claims: Mapping[str, Obj])
 def _model(observed: Observed) -> Start | Obstacle:
     source = observed.spec.model.from_
     if source.config is not None:
-        return Start(ModelSource(new=source.config))
+        return Start(ModelSource(new=source.config), _first_held_out(observed.spec))
     if source.uri is not None:
-        return Start(ModelSource(uri=source.uri, digest=source.digest))
+        return Start(ModelSource(uri=source.uri, digest=source.digest), _first_held_out(observed.spec))
     if source.family is not None:
         version = versions.to_start_from(observed.versions, source.family)
         if version is None:
             message = f"family {source.family} has no version yet that is Approved, or awaits approval to be served"
             return Waiting(Reason.NO_APPROVED_VERSION, message)
-        return _from_version(version)
+        return _from_version(version, observed.spec)
     name = source.version_ref.name if source.version_ref else None
     if source.serving is not None:
         if observed.serving is None:
@@ -114,7 +123,7 @@ def _model(observed: Observed) -> Start | Obstacle:
         return Waiting(Reason.VERSION_NOT_FOUND, f"ModelVersion {name} does not exist")
     if source.serving is None and (obstacle := _unapproved(version)):
         return obstacle
-    return _from_version(version)
+    return _from_version(version, observed.spec)
 
 
 def _unapproved(version: Obj) -> Obstacle | None:
@@ -126,13 +135,35 @@ def _unapproved(version: Obj) -> Obstacle | None:
     return Waiting(Reason.VERSION_NOT_APPROVED, f"ModelVersion {name} is not judged yet")
 
 
-def _from_version(version: Obj) -> Start | Obstacle:
-    name = version["metadata"]["name"]
+def _from_version(version: Obj, spec: FineTuneJobSpec) -> Start | Obstacle:
+    name, document = version["metadata"]["name"], version.get("spec") or {}
     try:
-        artefact = Artefact.model_validate((version.get("spec") or {}).get("artefact"))
+        artefact = Artefact.model_validate(document.get("artefact"))
+        lineage = Lineage.model_validate(document.get("lineage") or {})
     except ValidationError:
-        return Refused(Reason.INVALID_SPEC, f"ModelVersion {name} has no artefact that can be read")
-    return Start(ModelSource(uri=artefact.uri, digest=artefact.digest), parent=name)
+        return Refused(Reason.INVALID_SPEC, f"ModelVersion {name} has no artefact or lineage that can be read")
+    held_out = _inherited(lineage, versions.family(version) or spec.output.family, spec)
+    asked = spec.data.held_out_percent
+    if asked is not None and asked != held_out.percent:
+        return Refused(
+            Reason.HELD_OUT_PERCENT_CHANGED,
+            f"data.heldOutPercent is {asked}, and ModelVersion {name} was trained with {held_out.percent}: the gates "
+            f"would ask rows that it was trained on. Leave the field out, or set it to {held_out.percent}",
+        )
+    return Start(ModelSource(uri=artefact.uri, digest=artefact.digest), held_out, parent=name)
+
+
+def _first_held_out(spec: FineTuneJobSpec) -> HeldOut:
+    """Of a job that starts from no version: its family begins the ancestry."""
+    asked = spec.data.held_out_percent
+    return HeldOut(spec.output.family, HELD_OUT_PERCENT if asked is None else asked)
+
+
+def _inherited(lineage: Lineage, family: str, spec: FineTuneJobSpec) -> HeldOut:
+    """Of a job that starts from a version. One that was imported, or made before this was recorded, leaves the share
+    open."""
+    percent = lineage.held_out_percent
+    return HeldOut(lineage.held_out_salt or family, _first_held_out(spec).percent if percent is None else percent)
 
 
 def _feedback(observed: Observed) -> FeedbackSource | Obstacle | None:

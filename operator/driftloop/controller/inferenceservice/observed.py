@@ -46,6 +46,8 @@ class Version:
     baseline_service: str | None = None
     baseline_digest: str | None = None
     job_uid: str | None = None
+    held_out_salt: str | None = None  # of its lineage; None: its family
+    held_out_percent: int | None = None  # None: not recorded
     gained: bool = False  # a target suite showed that it learned what it was made for
 
     @property
@@ -187,6 +189,8 @@ def parse_version(obj: Obj) -> Version | None:
         baseline_service=baseline.service if baseline else None,
         baseline_digest=baseline.digest if baseline else None,
         job_uid=parsed.spec.lineage.job_uid,
+        held_out_salt=parsed.spec.lineage.held_out_salt,
+        held_out_percent=parsed.spec.lineage.held_out_percent,
         gained=has_shown_gain(parsed.status.gates),
     )
 

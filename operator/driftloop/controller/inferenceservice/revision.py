@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from driftloop.api.base import ApiModel
+from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.contract.names import FAMILY, REVISION, ROLE, SERVICE, STAGE, VERSION
 from driftloop.contract.task import ServeTask
 from driftloop.controller.conditions import timestamp
@@ -33,7 +34,7 @@ def revision_of(observed: Observed, version: Version) -> str:
         "engine": _set_fields(spec.engine),
         "drainSeconds": spec.drain_seconds,
         "feedback": _set_fields(spec.feedback),
-        "heldOutPercent": _held_out_percent(observed),
+        "heldOutPercent": _held_out_percent(observed, version),
         "podOverrides": _set_fields(spec.pod_overrides),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
@@ -61,7 +62,8 @@ def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask
         max_num_seqs=spec.engine.max_num_seqs,
         dtype=spec.engine.dtype,
         drain_seconds=spec.drain_seconds,
-        held_out_percent=_held_out_percent(observed),
+        held_out_salt=version.held_out_salt,
+        held_out_percent=_held_out_percent(observed, version),
     )
     if feedback is None:
         return task
@@ -110,10 +112,14 @@ def deployment(observed: Observed, version: Version, replicas: int, settings: Se
     }
 
 
-def _held_out_percent(observed: Observed) -> int:
-    """The share that the retraining's data holds back: corrections are counted into sides by the same rule."""
+def _held_out_percent(observed: Observed, version: Version) -> int:
+    """The share that a training from the version will hold back: corrections are counted into sides by the same rule.
+
+    The salt needs no place in the hash: it belongs to the version, which is in it by name and digest.
+    """
     retraining = observed.spec.retraining
-    return retraining.job_template.spec.data.held_out_percent if retraining else 10
+    asked = retraining.job_template.spec.data.held_out_percent if retraining else None
+    return next((found for found in (version.held_out_percent, asked) if found is not None), HELD_OUT_PERCENT)
 
 
 def _set_fields(model: ApiModel | None) -> Any:

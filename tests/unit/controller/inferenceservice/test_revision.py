@@ -107,6 +107,25 @@ def test_corrections_are_held_back_as_the_retrainings_data_says() -> None:
     assert serve_task(service(spec), V1, "r").held_out_percent == 25
 
 
+def test_corrections_are_held_back_as_the_served_versions_lineage_says() -> None:
+    spec = retraining()
+    spec["retraining"]["jobTemplate"]["spec"] = spec["retraining"]["jobTemplate"]["spec"] | {
+        "data": {"feedback": {"service": "desk"}, "heldOutPercent": 25}
+    }
+    inherited = version("v1", held_out_salt="base", held_out_percent=20)
+    for observed in (service(), service(spec)):
+        task = serve_task(observed, inherited, "r")
+        assert (task.held_out_salt, task.held_out_percent) == ("base", 20)
+    assert revision_of(service(spec), inherited) == revision_of(service(), inherited)
+    assert revision_of(service(), inherited) != revision_of(service(), V1)
+
+
+def test_the_rule_of_a_version_that_records_none_makes_no_other_revision() -> None:
+    assert revision_of(service(), V1) == "4dc95f7971"  # as before lineages recorded it
+    same = version("v1", held_out_salt="desk", held_out_percent=10)
+    assert revision_of(service(), same) == revision_of(service(), V1)
+
+
 def test_the_platforms_overrides_reach_the_pods() -> None:
     overrides = PodOverrides(labels={"cost": "x"}, node_selector={"gpu": "yes"}, priority_class_name="high")
     body = deployment(service({"podOverrides": overrides.dump()}), V1, 1, SETTINGS, NOW)
