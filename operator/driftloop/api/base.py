@@ -178,7 +178,11 @@ class SuiteSpec(ApiModel):
     items: Literal["data", "feedback", "replay"] | None = Field(
         None, description="Held-out rows of this part of the job's data. Give this or `uri`."
     )
-    uri: StorageUri | None = Field(None, description="JSONL or CSV file with the columns prompt and completion.")
+    uri: StorageUri | None = Field(
+        None,
+        description="File of items (JSON lines unless its ending tells CSV or Parquet) with the columns prompt, or "
+        "messages, and completion; tools, id and cluster if given.",
+    )
     digest: Digest | None = Field(None, description="sha256 of the items file at `uri`; checked before use.")
     delta: Fraction = Field(
         0.05, description="retention: the loss of accuracy against the stable version that is still accepted."
