@@ -51,8 +51,9 @@ def _spent(work: Work) -> float:
 class Pace:
     """How many tokens of a prompt are read at a time: as many as hold the running requests up for two steps."""
 
-    MIN_TOKENS, MAX_TOKENS = 64, 2048
+    MIN_TOKENS, MAX_TOKENS = 32, 2048
     MIN_SECONDS = 0.02
+    SECONDS_ALONE = 0.1  # when nobody is held up but those who are yet to come
 
     def __init__(self) -> None:
         self._step = 0.0  # seconds that the last step took
@@ -65,10 +66,8 @@ class Pace:
         self._per_token = seconds / tokens
 
     def tokens(self, alone: bool) -> int:
-        """`alone`: nobody is held up but those who are yet to come."""
-        if alone:
-            return self.MAX_TOKENS
+        """`alone`: no other request is in the model."""
         if not self._per_token:
             return self.MIN_TOKENS
-        wanted = max(2 * self._step, self.MIN_SECONDS) / self._per_token
-        return int(min(max(wanted, self.MIN_TOKENS), self.MAX_TOKENS))
+        seconds = self.SECONDS_ALONE if alone else max(2 * self._step, self.MIN_SECONDS)
+        return int(min(max(seconds / self._per_token, self.MIN_TOKENS), self.MAX_TOKENS))

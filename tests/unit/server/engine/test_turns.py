@@ -59,12 +59,14 @@ def test_who_comes_late_has_no_credit() -> None:
 
 def test_pieces_last_about_two_steps() -> None:
     pace = Pace()
-    assert pace.tokens(alone=True) == 2048
-    assert pace.tokens(alone=False) == 64
+    assert pace.tokens(alone=True) == pace.tokens(alone=False) == 32  # nothing is known yet
     pace.read(64, 0.064)
     pace.stepped(0.1)
     assert pace.tokens(alone=False) == 200
+    assert pace.tokens(alone=True) == 100
     pace.stepped(1e-6)
-    assert pace.tokens(alone=False) == 64
-    pace.stepped(100)
+    pace.read(64, 64.0)
+    assert pace.tokens(alone=False) == 32
+    pace.stepped(1000)
+    pace.read(64, 1e-3)
     assert pace.tokens(alone=False) == 2048
