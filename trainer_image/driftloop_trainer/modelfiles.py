@@ -32,6 +32,12 @@ def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
     for name, content in (("config.json", config), ("tokenizer_config.json", _json(folder / "tokenizer_config.json"))):
         if content and "auto_map" in content:
             raise StageFailure("RemoteCode", f"{uri}: {name} has auto_map, code of its own; only built-in models load")
+    if (method := _quantisation(folder, config)) is not None:
+        raise StageFailure(
+            "QuantisedModel",
+            f"{uri}: its weights are quantised ({method}), which can't be trained: give the full-precision safetensors "
+            "(float32, bfloat16 or float16) that it was made from",
+        )
     if not any(folder.glob("*.safetensors")):
         if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
             raise StageFailure("PickleWeights", f"{uri}: pickle weights can run code; convert to safetensors")
@@ -44,6 +50,17 @@ def tokenizer_digest(folder: Path) -> str:
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     entries = [ManifestEntry(path=p.name, size=p.stat().st_size, sha256=file_sha256(p)) for p in present]
     return Manifest(files=entries).digest
+
+
+def _quantisation(folder: Path, config: dict[str, Any]) -> str | None:
+    """How the weights are quantised, by config.json or the files that GPTQ's and ModelOpt's writers leave beside it."""
+    text = config.get("text_config")
+    for fields in (config, text if isinstance(text, dict) else {}):
+        for name in ("quantization_config", "compression_config"):
+            if isinstance(found := fields.get(name), dict):
+                return str(found.get("quant_method") or name)
+    names = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+    return next((name for name in names if (folder / name).exists()), None)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -14,6 +14,60 @@ from driftloop.contract.result import ModelFacts
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.modelfiles import check_model_files
 
+# Checked, each by a tiny model of its kind: rows packed into one sequence get the loss that they have alone. In others
+# a row sees the one before it, without an error: recurrent ones, those that ignore position ids (bloom, opt, mpt), or
+# whose masks do (falcon, gpt_oss).
+PACKING_TYPES = frozenset(
+    (
+        *(
+            "apertus",
+            "arcee",
+            "cohere",
+            "cohere2",
+            "ernie4_5",
+            "exaone4",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "glm",
+            "glm4",
+        ),
+        *("glm4_moe", "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "granitemoe", "helium", "hunyuan_v1_dense"),
+        *(
+            "llama",
+            "ministral",
+            "mistral",
+            "mixtral",
+            "nemotron",
+            "olmo2",
+            "olmo3",
+            "phi",
+            "phi3",
+            "qwen2",
+            "qwen2_moe",
+        ),
+        *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
+    )
+)
+# Causal by transformers' list, and yet they see the tokens that they should predict, unless `is_decoder` is set.
+ENCODER_TYPES = frozenset(
+    (
+        *(
+            "bert",
+            "bert-generation",
+            "big_bird",
+            "camembert",
+            "cpmant",
+            "data2vec-text",
+            "electra",
+            "ernie",
+            "flaubert",
+        ),
+        *("megatron-bert", "prophetnet", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm"),
+        *("xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod"),
+    )
+)
+
 
 def check_model_folder(folder: Path, uri: str) -> None:
     """Refuse a folder that isn't a causal model of transformers' own. Raises StageFailure."""
@@ -35,12 +89,24 @@ def config_for(fields: dict[str, Any]) -> Any:
         raise StageFailure("BadArchitecture", f"{model_type}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise StageFailure("UnknownArchitecture", f"model_type {model_type!r} has no causal language model")
+    if model_type in ENCODER_TYPES and not getattr(config, "is_decoder", False):
+        raise StageFailure(
+            "UnknownArchitecture",
+            f"model_type {model_type!r} sees the tokens that it should predict (an encoder): use a generative model "
+            "such as llama, qwen3 or mistral",
+        )
     return config
 
 
 def load_config(folder: Path) -> Any:
     """The configuration of a checked folder."""
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens that the model's positions reach; None where its config states none (bloom, mpt)."""
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def load_tokenizer(folder: Path, uri: str) -> Any:
@@ -109,7 +175,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         intermediate_size=getattr(text, "intermediate_size", None) or 0,
         num_attention_heads=text.num_attention_heads,
         vocab_size=text.vocab_size,
-        max_position_embeddings=getattr(text, "max_position_embeddings", None) or 0,
+        max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
     )
 

@@ -34,6 +34,12 @@ def test_a_whole_folder_is_accepted_and_its_configuration_returned(folder: Path)
         (lambda f: (f / "config.json").write_text("{"), "ModelNotFound"),
         (lambda f: (f / "config.json").write_text("[]"), "ModelNotFound"),
         (lambda f: edit(f / "config.json", auto_map={"AutoModel": "x.Y"}), "RemoteCode"),
+        (lambda f: edit(f / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "QuantisedModel"),
+        (
+            lambda f: edit(f / "config.json", text_config={"quantization_config": {"quant_method": "awq"}}),
+            "QuantisedModel",
+        ),
+        (lambda f: (f / "quantize_config.json").write_text("{}"), "QuantisedModel"),
         (lambda f: edit(f / "tokenizer_config.json", auto_map={"AutoTokenizer": "x.Y"}), "RemoteCode"),
     ],
 )

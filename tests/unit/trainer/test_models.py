@@ -4,10 +4,19 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, NewModel
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.models import check_model_folder, config_for, decoder_layers, load_model, model_facts
+from driftloop_trainer.models import (
+    PACKING_TYPES,
+    check_model_folder,
+    config_for,
+    context_length,
+    decoder_layers,
+    load_model,
+    model_facts,
+)
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model, train_tokenizer
 from unit.trainer.conftest import ARCHITECTURE, TEXTS
 
@@ -53,6 +62,8 @@ def test_a_folder_of_another_kind_of_model_is_refused(folder: Path) -> None:
         ({"model_type": "hal9000"}, "UnknownArchitecture"),
         ({}, "UnknownArchitecture"),
         ({"model_type": "vit"}, "UnknownArchitecture"),
+        ({"model_type": "bert"}, "UnknownArchitecture"),  # they see what they should predict
+        ({"model_type": "xlnet"}, "UnknownArchitecture"),
         ({"model_type": "llama", "hidden_size": "wide"}, "BadArchitecture"),
     ],
 )
@@ -81,3 +92,61 @@ def test_facts_of_lora_count_only_the_adapters_as_trained(folder: Path) -> None:
 def test_adapter_modules_that_are_not_there_are_refused(folder: Path) -> None:
     with pytest.raises(StageFailure, match=r"UnknownModules: training\.adapter\.targetModules"):
         load_model(folder, Adapter(type="lora", target_modules=["nowhere"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 64}, 64),
+        ({"model_type": "gpt2", "n_positions": 32}, 32),
+        ({"model_type": "bloom"}, None),
+        ({"model_type": "mpt"}, None),
+        ({"model_type": "llama", "max_position_embeddings": -1}, None),
+    ],
+)
+def test_a_config_states_its_context_or_it_is_unknown(fields: dict[str, Any], length: int | None) -> None:
+    assert context_length(config_for(fields)) == length
+
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # the default's logits hardly depend on what was before
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {"num_key_value_heads": 1, "head_dim": 16}
+MIXTURE = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
+NAMED: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": 8},
+    "glm4_moe": {"moe_intermediate_size": 32, "n_group": 1, "topk_group": 1},
+}
+
+
+def leak(model_type: str) -> float:
+    """How much the logits of a row depend on the row that is packed before it."""
+    torch.manual_seed(0)
+    config = config_for(SIZES | GROUPED | MIXTURE | NAMED.get(model_type, {}) | {"model_type": model_type})
+    model = AutoModelForCausalLM.from_config(config).eval()  # type: ignore[no-untyped-call]
+    first, second = torch.randint(3, 60, (1, 7)), torch.randint(3, 60, (1, 9))
+    positions = torch.cat([torch.arange(7), torch.arange(9)])[None]
+    with torch.no_grad():
+        packed = model(torch.cat([first, second], 1), position_ids=positions, use_cache=False).logits[:, 7:]
+        return float((packed - model(second, use_cache=False).logits).abs().max())
+
+
+@pytest.mark.parametrize("model_type", sorted(PACKING_TYPES))
+def test_rows_that_are_packed_together_do_not_see_each_other(model_type: str) -> None:
+    assert leak(model_type) < 1e-3
+
+
+@pytest.mark.parametrize("model_type", ["opt", "mamba"])
+def test_the_check_of_packing_finds_what_leaks(model_type: str) -> None:
+    assert model_type not in PACKING_TYPES
+    assert leak(model_type) > 0.1
