@@ -37,13 +37,13 @@ CASES: dict[str, tuple[Obj, list[str]]] = {
         corpus(steps=[{"type": "filterLength", "minCharacters": 100_000}]),
         ["EmptyData", "filterLength dropped"],
     ),
-    "all-masked": (
+    "all-too-long": (
         {
             "data": {"sources": [source("requests", "requests.csv", prompt="text", completion="category")]},
             "training": {"method": "sft", "lossOn": "completion", "maxLength": 8},
             **model(family=TRAINED),
         },
-        ["AllRowsMasked", "maxLength"],
+        ["AllRowsTooLong", "maxLength"],
     ),
     "no-model": (model(uri=f"pvc://{CLAIM}/nowhere"), [f"pvc://{CLAIM}/nowhere"]),
     "unknown-architecture": (

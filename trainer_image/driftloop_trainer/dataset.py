@@ -1,5 +1,6 @@
-"""The tokenised rows: one Parquet file that prepare writes and training reads."""
+"""The tokenised rows: one Parquet file that prepare writes and training reads, and the tokens that end an answer."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FILE = "train.parquet"
+TURN_ENDS = "turn_ends.json"
 IGNORED = -100  # a label that does not count in the loss: the number torch and transformers use
 Tokens = npt.NDArray[np.int32]
 
@@ -58,6 +60,17 @@ def write_dataset(
         }
     )
     pq.write_table(table, folder / FILE, compression="zstd")
+
+
+def write_turn_ends(folder: Path, tokens: Sequence[int]) -> None:
+    """Keep the tokens that end the answers in the rows, which end generation too, the most frequent first."""
+    (folder / TURN_ENDS).write_text(json.dumps(list(tokens)))
+
+
+def read_turn_ends(folder: Path) -> list[int]:
+    """What `write_turn_ends` wrote; nothing in a folder that was prepared before there was such a file."""
+    path = folder / TURN_ENDS
+    return [int(token) for token in json.loads(path.read_text())] if path.exists() else []
 
 
 def _flat(table: pa.Table, column: str) -> tuple[Tokens, npt.NDArray[np.int64]]:

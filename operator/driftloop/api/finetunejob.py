@@ -207,7 +207,13 @@ class TrainingSpec(ApiModel):
     warmup_ratio: Fraction = Field(0.03, description="Share of steps in which the rate rises.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")
-    max_length: int = Field(512, ge=8, le=1_048_576, description="Tokens a row may have; longer ones are cut.")
+    max_length: int = Field(
+        512,
+        ge=8,
+        le=1_048_576,
+        description="Tokens an example may have. A longer text is cut into pieces. An answer is never cut: one that "
+        "ends beyond is left out, and counted in status.data.",
+    )
     packing: bool = Field(False, description="Put several rows into one sequence of max_length tokens.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a fifth slower.")
     bf16: bool | None = Field(
@@ -334,6 +340,15 @@ class DataStatus(ApiModel):
     dropped_rows: int = Field(0, description="Rows that were read and are neither trained on nor held out.")
     dropped: dict[str, int] = Field(
         default={}, max_length=24, description="The dropped rows by reason; see docs/data.md for what each means."
+    )
+    reshaped: dict[str, int] = Field(
+        default={},
+        max_length=8,
+        description="Rows that are trained on otherwise than they came, by how: texts cut into pieces, conversations "
+        "split into one example an answer, or shortened by the answers that don't fit into maxLength.",
+    )
+    notes: list[Annotated[str, Field(max_length=200)]] = Field(
+        default=[], max_length=4, description="What to know before this model is trained and served."
     )
     tokens: int = Field(0, description="Tokens in the training rows.")
 

@@ -19,6 +19,7 @@ RESULT_VERSION = 1
 MAX_BYTES = 4096
 ITEMS_FOLDER = "heldout"  # of a prepared folder: the items of its suites, <name>.jsonl
 MAX_REASONS = 24
+MAX_NOTES = 4
 OTHER_REASONS = "other"
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Reason = Annotated[str, Field(max_length=40)]
@@ -64,6 +65,8 @@ class PrepareResult(ApiModel):
     replay_rows: Count = 0
     dropped_rows: Count = 0
     dropped: dict[Reason, Count] = Field(default={}, max_length=MAX_REASONS)  # dropped rows by reason
+    reshaped: dict[Reason, Count] = Field(default={}, max_length=8)  # rows trained on otherwise than they came, by how
+    notes: list[Annotated[str, Field(max_length=200)]] = Field(default=[], max_length=MAX_NOTES)  # for people
     tokens: Count
     trained_tokens: Count  # tokens that count in the loss
     longest_row_tokens: Count

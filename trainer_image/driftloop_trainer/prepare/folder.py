@@ -1,31 +1,53 @@
 """The model's part of the stage: the gathered rows as its tokens, and all that is told of both."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
 from driftloop.contract.storage import join, publish, write_text
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE, build_profile
-from driftloop_trainer.dataset import write_dataset
+from driftloop_trainer.dataset import write_dataset, write_turn_ends
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import open_folder, record
 from driftloop_trainer.modelfiles import tokenizer_digest
-from driftloop_trainer.models import check_model_folder, load_config, load_tokenizer, model_facts
+from driftloop_trainer.models import (
+    PACKING_TYPES,
+    check_model_folder,
+    context_length,
+    load_config,
+    load_tokenizer,
+    model_facts,
+)
 from driftloop_trainer.prepare.gather import Gathered
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model, train_tokenizer
 from driftloop_trainer.prepare.packing import pack
 from driftloop_trainer.prepare.render import Example, Renderer
 from driftloop_trainer.prepare.rows import Row
+from driftloop_trainer.prepare.sample import CLOSE, OPEN, sample
 from driftloop_trainer.prepare.suites import suite_items, write_suite
 
 TRAIN_KEYS, HELD_OUT_KEYS = "train_keys.txt", "heldout_keys.txt"
 PROVENANCE = ".provenance.json"  # hidden: it tells of the content and is not part of it
+SAMPLE = ".sample.txt"  # hidden: the first example, for people
 _MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """The rows that are trained on and their examples; how many rows were dropped, and reshaped, for which reason."""
+
+    rows: list[Row]
+    examples: list[Example]
+    dropped: Counter[str]
+    reshaped: Counter[str]
 
 
 def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> PrepareResult:
@@ -36,17 +58,22 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     model_uri = task.model.uri or join(task.output, _MODEL)
     tokenizer, config = load_tokenizer(model_folder, model_uri), load_config(model_folder)
 
-    renderer = Renderer(tokenizer, task.training.method, task.training.loss_on, _length(task, config))
-    rows, examples = render(gathered.train, renderer)
-    sequences = arrange(examples, task.training.packing, _length(task, config))
+    _check_packing(task.training, config.model_type)
+    renderer = Renderer(tokenizer, task.training, context_length(config))
+    rendering = render(gathered.train, renderer)
+    rows, examples = rendering.rows, rendering.examples
+    sequences = arrange(examples, task.training.packing, renderer.max_length)
     _write_sequences(folder, examples, sequences)
+    write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
     _write_keys(folder, rows, gathered.held_out)
     (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows])))
     suites = _write_suites(task, gathered.held_out, folder)
 
-    dropped = gathered.dropped | {"masked": len(gathered.train) - len(rows)}
+    dropped = gathered.dropped | rendering.dropped
+    shown = sample(next(example for example in examples if example.trained), tokenizer)
     manifest = publish(folder, task.output)
     _write_provenance(task, dropped)
+    write_text(join(task.output, SAMPLE), shown + "\n")
     result = PrepareResult(
         uri=task.output,
         digest=manifest.digest,
@@ -57,6 +84,8 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         replay_rows=sum(row.part == "replay" for row in rows),
         dropped_rows=sum(dropped.values()),
         dropped=counted(dropped),
+        reshaped=dict(rendering.reshaped),
+        notes=_notes(config),
         tokens=sum(len(example.ids) for example in examples),
         trained_tokens=sum(example.trained for example in examples),
         longest_row_tokens=max(len(example.ids) for example in examples),
@@ -69,20 +98,35 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     result = fitting(result)
     record(task.output, encode(result))
     _say(f"{len(rows)} rows in {len(sequences)} sequences, {len(gathered.held_out)} held out, dropped: {dropped}")
+    _say(f"{len(examples)} examples, trained on otherwise than they came: {dict(rendering.reshaped) or 'no row'}")
+    for note in result.notes:
+        _say(note)
+    _say(f"the first example, what counts in the loss between {OPEN} and {CLOSE}:\n{shown}")
     return result
 
 
-def render(rows: Iterable[Row], renderer: Renderer) -> tuple[list[Row], list[Example]]:
-    """Examples of the rows that have something to learn, and those rows. Raises StageFailure if none has."""
-    pairs = [(row, renderer.example(row)) for row in rows]
-    useful = [(row, example) for row, example in pairs if example.trained]
-    if not useful:
+def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
+    """The examples of all rows. Raises StageFailure if there are none, or a row can't be rendered."""
+    found = Rendering([], [], Counter(), Counter())
+    tokens: list[int] = []  # of the rows that are too long
+    for row in rows:
+        rendered = renderer.render(row)
+        if rendered.dropped:
+            found.dropped[rendered.dropped] += 1
+            tokens += [rendered.tokens] if rendered.dropped == "tooLong" else []
+        else:
+            found.rows.append(row)
+            found.examples.extend(rendered.examples)
+            found.reshaped.update(rendered.reshaped)
+    if not found.rows and tokens:
+        raise StageFailure("AllRowsTooLong", _why_too_long(renderer, tokens, found.dropped["masked"]))
+    if not found.rows:
         raise StageFailure(
             "AllRowsMasked",
-            f"none of {len(pairs)} rows has a token that counts in the loss: with method sft and lossOn completion "
-            "each row needs a completion, and a maxLength that leaves room for it after the prompt",
+            f"none of {found.dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn "
+            "completion each row needs a completion",
         )
-    return [row for row, _ in useful], [example for _, example in useful]
+    return found
 
 
 def arrange(examples: list[Example], packing: bool, max_length: int) -> list[list[int]]:
@@ -101,16 +145,42 @@ def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Pat
         check_model_folder(model, task.model.uri)
         return model
     model = folder / _MODEL
-    texts = [text for row in rows for text in (row.prompt, row.completion) if text]
+    texts = [text for row in rows for text in (row.text, *(turn.content for turn in row.turns)) if text]
     tokenizer = train_tokenizer(texts, task.model.new.tokenizer.vocab_size)
     save_new_model(new_config(task.model.new, tokenizer), tokenizer, task.training.seed, model)
     Manifest.of(model).write(model)
     return model
 
 
-def _length(task: PrepareTask, config: Any) -> int:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return min(task.training.max_length, positions or task.training.max_length)
+def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
+    others = f"; {masked} more have no token that counts in the loss" if masked else ""
+    wanted = min(max(tokens), renderer.context or max(tokens))
+    do = f"set training.maxLength to {wanted}, which holds {sum(size <= wanted for size in tokens)} of them"
+    if wanted < min(tokens):
+        do = f"the model's own context is {renderer.context}: shorten the rows, or take a model with a longer one"
+    return (
+        f"none of {len(tokens)} rows fits into {renderer.max_length} tokens with its answer, and an answer is never "
+        f"cut: they have {min(tokens)} to {max(tokens)} tokens{others}; {do}"
+    )
+
+
+def _check_packing(training: TrainingSpec, model_type: str) -> None:
+    if training.packing and model_type not in PACKING_TYPES:
+        raise StageFailure(
+            "PackingUnsupported",
+            f"training.packing: rows packed together would see each other in a model of type {model_type!r}, or nobody "
+            f"has checked that they don't: leave it false, or use one of {', '.join(sorted(PACKING_TYPES))}",
+        )
+
+
+def _notes(config: Any) -> list[str]:
+    """What a user should know before the training, not after it."""
+    if context_length(config) is None:
+        return [
+            f"The config of {config.model_type} states no max_position_embeddings: a service of this model needs "
+            "engine.maxModelLen."
+        ]
+    return []
 
 
 def _write_sequences(folder: Path, examples: list[Example], sequences: list[list[int]]) -> None:

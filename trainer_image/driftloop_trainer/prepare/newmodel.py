@@ -14,9 +14,13 @@ from driftloop_trainer.models import config_for
 
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant")
-# A turn is its role's token and its text; the end token closes what the model says, and nothing else.
+# A turn is its role's token and its text; the end token closes what the model says, and nothing else. What it has no
+# token for it refuses: left out, it would be lost without a word.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] or message['tool_calls'] %}"
+    "{{ raise_exception('this model knows messages of system, user and assistant, without tool calls') }}"
+    "{% endif %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     "{% endfor %}"

@@ -48,6 +48,11 @@ class Row:
         return cls(part, source, (*history, Turn("user", prompt), *answer), cluster=cluster, place=place)
 
     @property
+    def where(self) -> str:
+        """Where it came from, for messages."""
+        return f"source {self.source}, {self.place}" if self.place else f"source {self.source}"
+
+    @property
     def kind(self) -> Literal["text", "chat"]:
         """Whether it is a conversation."""
         return "chat" if self.turns else "text"

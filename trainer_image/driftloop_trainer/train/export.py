@@ -11,8 +11,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from driftloop.contract.storage import publish
 from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
+from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.card import model_card
+from driftloop_trainer.train.generation import end_generation
 
 
 def export(
@@ -25,7 +27,9 @@ def export(
         return ""
     folder = scratch / "model"
     _merged(weights, task, base).save_pretrained(folder)
-    load_tokenizer(base, task.model.uri or "model").save_pretrained(folder)
+    tokenizer = load_tokenizer(base, task.model.uri or "model")
+    tokenizer.save_pretrained(folder)
+    end_generation(folder, read_turn_ends(data), tokenizer.eos_token_id)
     shutil.copyfile(data / PROFILE, folder / PROFILE)
     (folder / "README.md").write_text(model_card(task, facts))
     for path in folder.rglob("*"):

@@ -1,0 +1,170 @@
+"""From a base model to what is served: the architectures that people fine-tune, and one that is trained for real."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import GenerationConfig
+
+from driftloop.contract.manifest import Manifest
+from driftloop.contract.task import ServeTask, TrainTask
+from driftloop_server.engine.model import load
+from driftloop_trainer.dataset import FILE, Dataset
+from driftloop_trainer.models import load_model
+from driftloop_trainer.train.export import export
+from driftloop_trainer.train.loop import Loop, build_optimizer
+from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.sharding import shard
+from unit.server.processes import answers, free_ports, start, wait_for
+from unit.trainer import templates
+from unit.trainer.templates import with_template
+from unit.trainer.test_folder import LLAMA, TINY, folder, prepared
+
+ANSWERS = {"where is my card": "card_arrival", "a fee?": "fee", "refund me": "refund", "hello": "greeting"}
+ROWS = [{"prompt": prompt, "completion": answer} for prompt, answer in ANSWERS.items()]
+HEADS = TINY | {"num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "falcon": {"head_dim": None, "num_key_value_heads": None},
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "glm4": {},
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+    "gpt_neo": {"num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+    "gpt_neox": {},
+    "gptj": {"n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4},
+    "gpt_oss": {"num_local_experts": 4},
+    "granite": {},
+    "llama": {},
+    "mistral": {},
+    "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16},
+    "phi": {},
+    "phi3": {},
+    "qwen2": {},
+    "qwen3": {},
+    "smollm3": {},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process as the only worker."""
+    store = tmp_path_factory.mktemp("ranks") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1, timeout=timedelta(seconds=60))
+    yield
+    dist.destroy_process_group()
+
+
+def task(volume: Path, **training: Any) -> TrainTask:
+    document = {
+        "job": "job",
+        "jobUid": "uid",
+        "family": "family",
+        "model": {"uri": "pvc://claim/base"},
+        "dataUri": "pvc://claim/store/prepared/uid",
+        "dataDigest": Manifest.read(folder(volume)).digest,
+        "training": training,
+        "nodes": 1,
+        "workersPerNode": 1,
+        "gpusPerNode": 0,
+        "gradientAccumulationSteps": 1,
+        "perDeviceTrainBatchSize": 8,
+        "totalSteps": 60,
+        "head": "job-0.job",
+        "startupTimeoutSeconds": 60,
+        "backoffLimit": 3,
+        "attempt": 0,
+        "runs": "pvc://claim/runs/uid",
+        "output": "pvc://claim/versions/uid",
+        "lineage": {},
+    }
+    return TrainTask.model_validate(document)
+
+
+def trained(volume: Path, scratch: Path, steps: int) -> Path:
+    """The model folder after so many steps on what was prepared."""
+    job = task(
+        volume,
+        trainBatchSize=4,
+        learningRate=3e-3,
+        lrSchedulerType="constant",
+        warmupRatio=0,
+        numTrainEpochs=steps,
+        saveSteps=1000,
+    )
+    model = shard(
+        load_model(volume / "base", job.training.adapter),
+        init_device_mesh("cpu", (1,)),
+        bf16=False,
+        gradient_checkpointing=False,
+    )
+    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, steps, torch.device("cpu"))
+    loop.run(model, build_optimizer(model, job.training), Run(job.runs, "token"), 0, lambda _: None)
+    export(model, job, volume / "base", folder(volume), scratch, {}, job.output)
+    return volume / "versions" / "uid"
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_an_architecture_is_prepared_exported_and_served(volume: Path, tmp_path: Path, model_type: str) -> None:
+    fields = HEADS | ARCHITECTURES[model_type] | {"model_type": model_type}
+    architecture = {name: value for name, value in fields.items() if value is not None}
+    prepared(volume, ROWS, templates.CHATML, architecture=architecture)
+    version = trained(volume, tmp_path, steps=1)
+    tokenizer = with_template(templates.CHATML)
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<eos>"])
+    assert GenerationConfig.from_pretrained(version).eos_token_id[:2] == ends
+    served = load(version)
+    assert served.end_tokens >= set(ends)
+    first = Dataset(folder(volume) / FILE)
+    prompt = tokenizer("<|im_start|>user\nwhere is my card<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    assert first.ids(0)[: len(prompt)].tolist() == prompt
+
+
+async def test_a_turn_that_its_template_ends_otherwise_than_texts_ends_when_served(
+    volume: Path, tmp_path: Path
+) -> None:
+    """ChatML on a base model whose texts end with <eos>: without <|im_end|> as an end, answers run on to the limit."""
+    prepared(volume, ROWS, templates.CHATML, architecture=LLAMA | {"hidden_size": 64, "intermediate_size": 128})
+    version = trained(volume, tmp_path, steps=150)
+    ends = with_template(templates.CHATML).convert_tokens_to_ids(["<|im_end|>", "<eos>"])
+    assert json.loads((version / "generation_config.json").read_text())["eos_token_id"] == ends  # as vLLM reads it
+    async with served(version, tmp_path) as client:
+        for prompt, answer in ANSWERS.items():
+            said = await client.chat.completions.create(
+                model="desk", messages=[{"role": "user", "content": prompt}], temperature=0, max_tokens=60
+            )
+            assert (said.choices[0].message.content, said.choices[0].finish_reason) == (answer, "stop")
+
+
+@asynccontextmanager
+async def served(version: Path, scratch: Path) -> AsyncIterator[openai.AsyncOpenAI]:
+    """A client of the engine that serves the version."""
+    (port,) = free_ports(1)
+    pod = ServeTask(
+        namespace="support",
+        service="desk",
+        service_uid="uid",
+        family="family",
+        version="version",
+        revision="r1",
+        artefact_uri="pvc://claim/versions/uid",
+        artefact_digest=Manifest.read(version).digest,
+        model_dir=str(version),
+        engine_port=port,
+    )
+    process = start("engine", pod, scratch / "engine.log")
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health") or process.popen.poll() is not None)
+        assert process.popen.poll() is None, (scratch / "engine.log").read_text()
+        async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+            yield client
+    finally:
+        process.stop()

@@ -1,0 +1,119 @@
+"""What prepare tells of the rows as tokens, and what it refuses before any training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from driftloop.contract.result import PrepareResult
+from driftloop.contract.task import PrepareTask
+from driftloop_trainer.dataset import FILE, Dataset, read_turn_ends
+from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.models import config_for
+from driftloop_trainer.prepare.folder import SAMPLE
+from driftloop_trainer.prepare.newmodel import save_new_model
+from driftloop_trainer.prepare.stage import prepare
+from unit.trainer import templates
+from unit.trainer.templates import with_template
+
+TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+LLAMA = TINY | {"model_type": "llama", "max_position_embeddings": 512}
+MESSAGES = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "user", "content": "and now?"},
+    {"role": "assistant", "content": "a fee"},
+]
+
+
+def prepared(volume: Path, rows: list[dict[str, Any]], template: str | None, **fields: Any) -> PrepareResult:
+    """Rows as JSON lines through the whole stage, for a base model with this template."""
+    tokenizer = with_template(template)
+    architecture = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    config = config_for(architecture | fields.pop("architecture", LLAMA))
+    save_new_model(config, tokenizer, 0, volume / "base")
+    (volume / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"sources": [{"name": "rows", "uri": "pvc://claim/rows.jsonl"}], "steps": [], "heldOutPercent": 0}
+    document = {
+        "job": "job",
+        "jobUid": "uid",
+        "family": "family",
+        "model": {"uri": "pvc://claim/base"},
+        "data": data,
+        "storage": "pvc://claim/store",
+        "output": "pvc://claim/store/prepared/uid",
+        "training": fields,
+    }
+    result = prepare(PrepareTask.model_validate(document))
+    assert isinstance(result, PrepareResult)
+    return result
+
+
+def folder(volume: Path) -> Path:
+    return volume / "store" / "prepared" / "uid"
+
+
+def test_a_conversation_that_its_template_splits_is_one_row_and_two_sequences(volume: Path) -> None:
+    result = prepared(volume, [{"messages": MESSAGES}, {"messages": MESSAGES[:2]}], templates.QWEN3)
+    data = Dataset(folder(volume) / FILE)
+    assert (result.train_rows, result.sequences, result.reshaped) == (2, 3, {"split": 1})
+    assert len(data) == 3
+    assert (data.lengths.sum(), data.trained.sum()) == (result.tokens, result.trained_tokens)
+    assert data.lengths.max() == result.longest_row_tokens
+
+
+def test_what_is_dropped_for_its_length_is_counted_and_the_rest_is_trained(volume: Path) -> None:
+    rows = [{"prompt": "p" * size, "completion": "c"} for size in (5, 50, 60)]
+    result = prepared(volume, [*rows, {"prompt": "none", "completion": None}], templates.CHATML, maxLength=40)
+    assert result.train_rows == result.sequences == 1
+    assert result.dropped["tooLong"] == 2
+    assert result.dropped_rows == sum(result.dropped.values()) == 3
+
+
+def test_texts_longer_than_max_length_are_all_trained(volume: Path) -> None:
+    result = prepared(volume, [{"text": "t" * 100}, {"text": "short"}], None, method="pretrain", maxLength=16)
+    assert (result.train_rows, result.sequences, result.dropped_rows) == (2, 8, 0)
+    assert result.reshaped == {"pieces": 1}
+    assert result.trained_tokens == 100 + 5
+
+
+def test_if_no_row_fits_the_lengths_and_what_would_do_are_named(volume: Path) -> None:
+    rows = [{"prompt": "p" * size, "completion": "c"} for size in (50, 600)]
+    with pytest.raises(StageFailure, match="AllRowsTooLong") as failure:
+        prepared(volume, rows, None, maxLength=8)
+    assert failure.value.message == (
+        "none of 2 rows fits into 8 tokens with its answer, and an answer is never cut: they have 52 to 602 tokens; "
+        "set training.maxLength to 512, which holds 1 of them"
+    )
+    with pytest.raises(StageFailure, match="the model's own context is 512: shorten the rows"):
+        prepared(volume, rows[1:], None, maxLength=4096)
+
+
+def test_the_first_example_is_kept_for_people_with_what_counts_marked(
+    volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared(volume, [{"messages": MESSAGES[:2]}], templates.QWEN3)
+    shown = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\nyes<|im_end|>⟧"
+    assert (folder(volume) / SAMPLE).read_text() == shown + "\n"
+    assert shown in capsys.readouterr().out
+
+
+def test_the_tokens_that_end_answers_are_kept_for_the_export(volume: Path) -> None:
+    prepared(volume, [{"messages": MESSAGES}], templates.CHATML)
+    assert read_turn_ends(folder(volume)) == with_template(None).convert_tokens_to_ids(["<|im_end|>"])
+
+
+def test_a_failing_template_is_told_with_the_row(volume: Path) -> None:
+    rows = [{"messages": MESSAGES}, {"messages": [{"role": "system", "content": "be kind"}, *MESSAGES]}]
+    with pytest.raises(StageFailure, match=r"TemplateRefusesRow: source rows, line 2: .*System role not supported"):
+        prepared(volume, rows, templates.GEMMA)
+
+
+def test_packing_is_refused_where_rows_would_see_each_other(volume: Path) -> None:
+    bloom = {"model_type": "bloom", "hidden_size": 16, "n_layer": 1, "n_head": 2}
+    with pytest.raises(StageFailure, match=r"PackingUnsupported: training\.packing: .*'bloom'"):
+        prepared(volume, [{"prompt": "p", "completion": "c"}], None, packing=True, architecture=bloom)
+    result = prepared(volume, [{"prompt": "p", "completion": "c"}], None, architecture=bloom)
+    assert "engine.maxModelLen" in result.notes[0]
+    assert result.model.max_position_embeddings == 0
