@@ -15,8 +15,10 @@ from unit.controller.stages import (
     NOW,
     SETTINGS,
     Cluster,
+    answered,
     approved,
     deployment,
+    digest,
     job,
     observe_job,
     observe_version,
@@ -75,14 +77,19 @@ def rendered(gpus: int, **more: Any) -> list[Obj]:
         approved(version("support-1")),
         version("support-2", "2", "2026-01-01T11:30:00Z"),
     )
-    observed = observe_version(
-        candidate,
-        Cluster(),
-        services=[desk],
-        versions=(stable, candidate),
-        deployments=(deployment(desk, "support-1"),),
-    )
-    return [*found, *bodies(decide_version(observed, SETTINGS, NOW))]
+    for _ in range(2):  # the stable version is asked first
+        observed = observe_version(
+            candidate,
+            cluster,
+            services=[desk],
+            versions=(stable, candidate),
+            deployments=(deployment(desk, "support-1"),),
+        )
+        plan = decide_version(observed, SETTINGS, NOW)
+        found += [body for body in bodies(plan) if body not in found]
+        cluster.take(plan)
+        cluster.finish("evaluate", answered(digest("a")))
+    return found
 
 
 @pytest.mark.parametrize("gpus", [0, 8])
@@ -90,7 +97,7 @@ def rendered(gpus: int, **more: Any) -> list[Obj]:
 def test_every_object_of_the_stages_is_accepted(plane: ControlPlane, gpus: int, overrides: Obj) -> None:
     objects = rendered(gpus, podOverrides=overrides)
     assert sorted(obj["kind"] for obj in objects) == [
-        *["Job"] * 3,
+        *["Job"] * 4,
         *["NetworkPolicy"] * 3,
         "Secret",
         "Service",

@@ -17,12 +17,11 @@ RETRY = f"{GROUP}/retry"  # annotation: a failed revision to try again; on a Mod
 TRIGGER = f"{GROUP}/trigger"  # annotation on a FineTuneJob: the Trigger as JSON
 ALERT_NAME = "DriftloopModelDrift"
 
-# Ports of a serving pod. In an evaluation pod the baseline's are 100 higher.
+# Ports of a serving pod.
 ENGINE_PORT = 8000  # loopback only
 API_PORT = 8080
 FEEDBACK_PORT = 8081
 METRICS_PORT = 9090  # also /healthz and /readyz
-BASELINE_OFFSET = 100
 
 # Paths in the pods.
 TERMINATION_LOG = "/dev/termination-log"

@@ -124,6 +124,18 @@ class ApiCheck(ApiModel):
     uncertain: list[Annotated[str, Field(max_length=160)]] = Field(default=[], max_length=8)
 
 
+class AnswerResult(ApiModel):
+    """Where the answers of one model lie."""
+
+    kind: Literal["Answer"] = "Answer"
+    result_version: int = RESULT_VERSION
+    uri: str = Field(max_length=512)
+    digest: Digest
+    model_digest: Digest
+    items: Count
+    engine: str = Field("", max_length=128)
+
+
 class EvaluateResult(ApiModel):
     """What the client of the serving pod found."""
 
@@ -147,8 +159,8 @@ class StageError(ApiModel):
     message: str = Field(max_length=2048)
 
 
-Result = Annotated[PrepareResult | TrainResult | EvaluateResult | StageError, Field(discriminator="kind")]
-AnyResult = PrepareResult | TrainResult | EvaluateResult | StageError
+AnyResult = PrepareResult | TrainResult | AnswerResult | EvaluateResult | StageError
+Result = Annotated[AnyResult, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[AnyResult] = TypeAdapter(Result)
 
 

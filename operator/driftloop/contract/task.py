@@ -88,7 +88,7 @@ class TrainTask(ApiModel):
 
 
 class EvaluationArm(ApiModel):
-    """One served model, reached over HTTP in the same pod."""
+    """The served model, reached over HTTP in the same pod."""
 
     version: str
     digest: Digest
@@ -96,16 +96,42 @@ class EvaluationArm(ApiModel):
     ready_url: str  # http://127.0.0.1:9090/readyz
 
 
+class AnswerTask(ApiModel):
+    """Ask one arm every item; leave its answers at `output`, for an evaluation to be compared with."""
+
+    kind: Literal["Answer"] = "Answer"
+    task_version: int = TASK_VERSION
+    family: str
+    arm: EvaluationArm
+    suites: list[SuiteSpec]  # each with `uri`
+    max_tokens: int = 32  # of suites that give none
+    concurrency: int = 8
+    startup_timeout_seconds: int = 600
+    output: str
+
+
+class Baseline(ApiModel):
+    """The version to compare with, and the folder that an Answer stage left of it.
+
+    Without a folder it was asked nothing, as no suite compares.
+    """
+
+    version: str
+    digest: Digest
+    answers: str | None = None
+    answers_digest: Digest | None = None
+
+
 class EvaluateTask(ApiModel):
-    """Ask every arm every item; leave answers and statistics at `output`."""
+    """Ask the candidate every item, compare it with the baseline's answers; leave all and statistics at `output`."""
 
     kind: Literal["Evaluate"] = "Evaluate"
     task_version: int = TASK_VERSION
     family: str
     candidate: EvaluationArm
-    baseline: EvaluationArm | None = None
+    baseline: Baseline | None = None
     suites: list[SuiteSpec]  # each with `uri`
-    max_tokens: int = 32
+    max_tokens: int = 32  # of suites that give none
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     output: str
@@ -141,23 +167,22 @@ class ServeTask(ApiModel):
     metrics_port: int = METRICS_PORT
 
 
-Task = Annotated[PrepareTask | TrainTask | EvaluateTask | ServeTask, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[PrepareTask | TrainTask | EvaluateTask | ServeTask] = TypeAdapter(Task)
+AnyTask = PrepareTask | TrainTask | AnswerTask | EvaluateTask | ServeTask
+Task = Annotated[AnyTask, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(Task)
 
-__all__ = ["EvaluateTask", "PrepareTask", "ServeTask", "Task", "TrainTask", "decode", "encode", "from_environment"]
 
-
-def encode(task: PrepareTask | TrainTask | EvaluateTask | ServeTask) -> str:
+def encode(task: AnyTask) -> str:
     """The document for the environment; it holds no `$`."""
     return task.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
 
 
-def decode(document: str | bytes) -> PrepareTask | TrainTask | EvaluateTask | ServeTask:
+def decode(document: str | bytes) -> AnyTask:
     """Raises pydantic.ValidationError with the field's name."""
     return _ADAPTER.validate_json(document)
 
 
-def from_environment() -> PrepareTask | TrainTask | EvaluateTask | ServeTask:
+def from_environment() -> AnyTask:
     """The task of this process, from DRIFTLOOP_TASK or the file that DRIFTLOOP_TASK_FILE names."""
     if document := os.environ.get(TASK_ENV):
         return decode(document)

@@ -10,6 +10,7 @@ from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.modelversion import ModelVersion
 from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
 from driftloop.contract.result import (
+    AnswerResult,
     AnyResult,
     ApiCheck,
     EvaluateResult,
@@ -20,6 +21,7 @@ from driftloop.contract.result import (
     TrainResult,
     encode,
 )
+from driftloop.controller.conditions import timestamp
 from driftloop.controller.core import Apply, Create, Delete, Obj, Plan, Settings
 from driftloop.controller.finetunejob import observed as finetunejob
 from driftloop.controller.modelversion import observed as modelversion
@@ -202,6 +204,11 @@ def evaluated(candidate: str, baseline: str | None = None, correct: int = 950) -
     )
 
 
+def answered(model: str) -> AnswerResult:
+    """What the client found that asked the stable version."""
+    return AnswerResult(uri="pvc://shared/evaluations/answers", digest=digest("8"), model_digest=model, items=1000)
+
+
 class Cluster:
     """Takes plans as the API server would, and ends Jobs as a kubelet and the Job controller would."""
 
@@ -233,11 +240,11 @@ class Cluster:
         found = [obj for obj in self.of_kind("Job") if obj["metadata"]["labels"][STAGE] == stage]
         return max(found, key=lambda obj: int(obj["metadata"]["uid"].removeprefix("uid-")))
 
-    def finish(self, stage: str, result: AnyResult) -> None:
-        """The pod with index 0 ends well, and so does the Job."""
+    def finish(self, stage: str, result: AnyResult, ended: datetime | None = None) -> None:
+        """The pod with index 0 ends well, and so does the Job: an hour ago, if it isn't said."""
         found = self.job(stage)
         self.pods.append(pod_of(found, terminated(stage, 0, encode(result))))
-        self._conditions(found, "Complete", completionTime=EARLIER)
+        self._conditions(found, "Complete", completionTime=timestamp(ended) if ended else EARLIER)
 
     def fail(self, stage: str, *statuses: Obj, reason: str = "PodFailurePolicy") -> None:
         """A pod ends with these container statuses, and the Job has failed."""

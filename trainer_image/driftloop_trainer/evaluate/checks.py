@@ -1,6 +1,10 @@
 """The API contract, tested by being used: what clients of OpenAI's API rely on. Each check is one function.
 
 A check returns what is wrong, or None. A check that could not be made is a failed one.
+
+Greedy answers should be equal, but on GPUs two sums of the same numbers differ in their last bits with the batch that
+they are made in, and a near tie then falls the other way. So a miss of equality is looked at again, and one that comes
+and goes is a ByChance: no proof of a broken promise.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,12 +18,20 @@ Check = Callable[[Arm, str, int], Awaitable[str | None]]
 
 _FALLBACK_CONTEXT = 150_000  # words of an overlong prompt where the engine doesn't tell its context
 _PROBES = 8  # prompts tried until one has an answer that isn't empty
+_LOOKS = 4  # at what should be equal and was not
+
+
+class ByChance(str):
+    """A fault that another look may not show."""
+
+    __slots__ = ()
 
 
 async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiCheck:
     """Run every check with the first of `prompts` that the model has something to say to."""
     prompt = await _answered(arm, prompts[:_PROBES], max_tokens)
-    failed = []
+    failed: list[str] = []
+    uncertain: list[str] = []
     for name, check in CHECKS.items():
         try:
             fault = await check(arm, prompt, max_tokens)
@@ -34,8 +46,8 @@ async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiChe
         ) as error:
             fault = f"{type(error).__name__}: {error}"
         if fault is not None:
-            failed.append(f"{name}: {fault}"[:160])
-    return ApiCheck(passed=len(CHECKS) - len(failed), failed=failed)
+            (uncertain if isinstance(fault, ByChance) else failed).append(f"{name}: {fault}"[:160])
+    return ApiCheck(passed=len(CHECKS) - len(failed) - len(uncertain), failed=failed, uncertain=uncertain)
 
 
 async def _answered(arm: Arm, prompts: Sequence[str], max_tokens: int) -> str:
@@ -64,15 +76,25 @@ async def usage_adds_up(arm: Arm, prompt: str, max_tokens: int) -> str | None:
 
 
 async def temperature_0_is_reproducible(arm: Arm, prompt: str, max_tokens: int) -> str | None:
-    one, other = [await arm.ask(prompt, max_tokens) for _ in range(2)]
-    return None if one.text is not None and one == other else f"{one.text!r}, then {other.text!r}"
+    async def look() -> Pair:
+        one, other = [await arm.ask(prompt, max_tokens) for _ in range(2)]
+        return one.text, other.text
+
+    fault = await _differ(look, "{!r}, then {!r}")
+    return ByChance(fault) if fault else None
 
 
 async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str | None:
-    whole = (await arm.ask(prompt, max_tokens)).text
-    text, reason, done = await arm.stream(prompt, max_tokens=max_tokens)
-    if text != whole:
-        return f"streamed {text!r}, whole {whole!r}"
+    reason, done = None, False
+
+    async def look() -> Pair:
+        nonlocal reason, done
+        whole = (await arm.ask(prompt, max_tokens)).text
+        text, reason, done = await arm.stream(prompt, max_tokens=max_tokens)
+        return whole, text
+
+    if fault := await _differ(look, "whole {!r}, streamed {!r}"):
+        return fault
     return None if reason and done else f"finish_reason {reason!r}, [DONE] {'came' if done else 'never came'}"
 
 
@@ -81,11 +103,41 @@ async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     if not whole:
         return "the model had nothing to say that could be stopped"
     stop = whole[len(whole) // 2]
-    document = (await arm.generate(prompt, max_tokens=max_tokens, stop=[stop])).document
-    expected, reason = whole.partition(stop)[0], document["choices"][0]["finish_reason"]
-    if text_of(document) != expected or reason != "stop":
-        return f"stop {stop!r} of {whole!r} gave {text_of(document)!r}, finish_reason {reason!r}"
-    return None
+    reasons = []
+
+    async def look() -> Pair:
+        unstopped = (await arm.ask(prompt, max_tokens)).text
+        document = (await arm.generate(prompt, max_tokens=max_tokens, stop=[stop])).document
+        reasons.append(document["choices"][0]["finish_reason"])
+        return (unstopped or "").partition(stop)[0], text_of(document)
+
+    if fault := await _differ(look, f"stop {stop!r}: {{!r}} was expected, {{!r}} came"):
+        return fault
+    return None if reasons[-1] == "stop" else f"stop {stop!r} of {whole!r}: finish_reason {reasons[-1]!r}"
+
+
+Pair = tuple[str | None, str | None]
+
+
+async def _differ(look: Callable[[], Awaitable[Pair]], message: str) -> str | None:
+    """What differs of two texts that should be equal, and whether by chance; None where they are equal.
+
+    They are not by chance where both sides say the same each time.
+    """
+    pairs = [await look()]
+    if _equal(pairs[0]):
+        return None
+    pairs += [await look() for _ in range(_LOOKS)]
+    if all(_equal(pair) for pair in pairs[1:]):
+        return None
+    fault = message.format(*pairs[0])
+    steady = len(set(pairs)) == 1
+    return fault if steady else ByChance(fault)
+
+
+def _equal(pair: Pair) -> bool:
+    """No answer is equal to nothing."""
+    return pair[0] is not None and pair[0] == pair[1]
 
 
 async def overflow_is_explained(arm: Arm, prompt: str, max_tokens: int) -> str | None:

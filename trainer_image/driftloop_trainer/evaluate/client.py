@@ -16,6 +16,7 @@ from driftloop_trainer.failure import StageFailure
 ATTEMPTS = 4
 BACKOFF = 0.5  # seconds before the second attempt; doubled before each further one
 REQUEST_TIMEOUT = 120.0  # seconds for one answer, waiting in the engine's queue included
+SLOWEST = 5.0  # tokens per second of one answer; a long answer may take longer than REQUEST_TIMEOUT at this rate
 READY_POLL = 1.0  # seconds
 MAX_BODY = 1 << 20  # bytes of an answer that are read
 
@@ -52,6 +53,7 @@ class Answer:
     text: str | None
     error: str = ""
     status: int = 200
+    cut: bool = False  # the limit of tokens ended it
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class Question:
 
 
 class Arm:
-    """One served model. Not more than `concurrency` requests at a time."""
+    """One served model. Not more than `concurrency` requests at a time; answers of up to `longest_answer` tokens."""
 
-    def __init__(self, arm: EvaluationArm, session: aiohttp.ClientSession, concurrency: int) -> None:
+    def __init__(
+        self, arm: EvaluationArm, session: aiohttp.ClientSession, concurrency: int, longest_answer: int = 0
+    ) -> None:
         self.version = arm.version
         self.digest = arm.digest
         self.model = ""  # its name, from /v1/models
@@ -84,6 +88,7 @@ class Arm:
         self._ready_url = arm.ready_url
         self._session = session
         self._slots = asyncio.Semaphore(concurrency)
+        self._patience = max(REQUEST_TIMEOUT, longest_answer / SLOWEST)
 
     async def wait_ready(self, seconds: float) -> None:
         """Until the pod answers that it is ready. Raises StageFailure, to be tried again, after `seconds`."""
@@ -133,7 +138,9 @@ class Arm:
         if reply.status != 200:
             return Answer(None, f"{reply.status}: {reply.error or reply.body[:300]}", reply.status)
         text = text_of(reply.document)
-        return Answer(text) if text is not None else Answer(None, "the answer has no text", reply.status)
+        if text is None:
+            return Answer(None, "the answer has no text", reply.status)
+        return Answer(text, cut=reply.document["choices"][0].get("finish_reason") == "length")
 
     async def generate(self, question: str | Question, **fields: Any) -> Reply:
         """One request on the model's route, temperature 0 unless given otherwise; transient failures tried again."""
@@ -143,7 +150,7 @@ class Arm:
         """(text, finish reason, whether [DONE] came) of a streamed answer. Raises aiohttp.ClientError, ValueError."""
         text, reason, done = "", None, False
         body = json.dumps(self.request(prompt, stream=True, **fields))
-        async with self._slots, self._request("POST", self._url + self.path, body, REQUEST_TIMEOUT) as response:
+        async with self._slots, self._request("POST", self._url + self.path, body, self._patience) as response:
             if response.status != 200:
                 raise ValueError(f"{response.status}: {(await response.text())[:300]}")
             async for line in response.content:
@@ -189,12 +196,12 @@ class Arm:
             if attempt:
                 await asyncio.sleep(BACKOFF * 2 ** (attempt - 1))
             async with self._slots:
-                reply = await self._once(method, self._url + path, body)
+                reply = await self._once(method, self._url + path, body, seconds=self._patience)
             if reply.status not in (0, 429, 500, 502, 503, 504):
                 break
         return reply
 
-    async def _once(self, method: str, url: str, body: str | None = None, seconds: float = REQUEST_TIMEOUT) -> Reply:
+    async def _once(self, method: str, url: str, body: str | None = None, *, seconds: float) -> Reply:
         try:
             async with self._request(method, url, body, seconds) as response:
                 content = await response.content.read(MAX_BODY)

@@ -1,4 +1,4 @@
-"""The stage: wait, ask, compare, leave evidence."""
+"""The stages: ask the stable version; ask the candidate, compare, leave evidence. One served model in each pod."""
 
 import asyncio
 import json
@@ -10,24 +10,30 @@ from typing import Any
 
 import aiohttp
 
-from driftloop.contract.names import EXIT_RETRY
-from driftloop.contract.result import EvaluateResult, encode
+from driftloop.contract.result import AnswerResult, EvaluateResult, encode
 from driftloop.contract.storage import publish
-from driftloop.contract.task import EvaluateTask
+from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask
 from driftloop.contract.text import normalise
+from driftloop_trainer.evaluate.answers import (
+    KeptAnswers,
+    Once,
+    Suite,
+    about,
+    load_suites,
+    longest_answer,
+    write_answers,
+)
 from driftloop_trainer.evaluate.checks import check_api
-from driftloop_trainer.evaluate.client import Answer, Arm, Question
-from driftloop_trainer.evaluate.items import Item, load_items
+from driftloop_trainer.evaluate.client import Answer, Arm
+from driftloop_trainer.evaluate.items import Item
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.folders import finished, record
-
-_PROGRESS = 200  # items between two lines of progress
+from driftloop_trainer.folders import finished, open_folder, record
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One item with both answers."""
+    """One item with the answers to it."""
 
     item: Item
     candidate: Answer
@@ -39,6 +45,8 @@ class Asked:
             candidate=is_right(self.item, self.candidate),
             baseline=is_right(self.item, self.baseline) if self.baseline else None,
             answered=self.candidate.text is not None,
+            cut=self.candidate.cut,
+            baseline_cut=bool(self.baseline and self.baseline.cut),
         )
 
     def evidence(self, suite: str) -> dict[str, Any]:
@@ -49,31 +57,43 @@ class Asked:
         return found | ({"baseline": _said(self.item, self.baseline)} if self.baseline else {})
 
 
-class Once:
-    """An arm that is asked each question once, however many suites have it: at temperature 0 its answer is the same."""
-
-    def __init__(self, arm: Arm, max_tokens: int) -> None:
-        self.arm = arm
-        self._max_tokens = max_tokens
-        self._answers: dict[Question, asyncio.Future[Answer]] = {}
-
-    async def ask(self, question: Question) -> Answer:
-        """Its answer. Raises StageFailure as Arm.ask does."""
-        if question not in self._answers:
-            self._answers[question] = asyncio.ensure_future(self.arm.ask(question, self._max_tokens))
-        return await self._answers[question]
-
-
 def is_right(item: Item, answer: Answer) -> bool:
     """Exact match of the normalised texts. No answer is a wrong one."""
     return answer.text is not None and normalise(answer.text) == normalise(item.completion)
 
 
+def answer(task: AnswerTask) -> AnswerResult:
+    """Ask the served model every item, and leave its answers at `task.output`.
+
+    Run again it gives the result it left. Raises StageFailure: bad items are never retried; a model that can't be
+    reached, or breaks down, is: its missing answers must not make another version look better.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        earlier = finished(task.output, scratch / "earlier")
+        if isinstance(earlier, AnswerResult) and earlier.model_digest == task.arm.digest:
+            print(f"answered already: {task.output}", flush=True)
+            return earlier
+        suites = load_suites(task.suites, task.max_tokens, scratch)
+        folder = _folder(scratch, "answers")
+        arm = asyncio.run(_answer_all(task, suites, folder))
+        manifest = publish(folder, task.output)
+        result = AnswerResult(
+            uri=task.output,
+            digest=manifest.digest,
+            model_digest=task.arm.digest,
+            items=sum(len(suite.items) for suite in suites),
+            engine=arm.engine,
+        )
+        record(task.output, encode(result))
+        return result
+
+
 def evaluate(task: EvaluateTask) -> EvaluateResult:
-    """Ask every arm every item, and leave every question and answer at `task.output`.
+    """Ask the candidate every item, compare, and leave every question and answer at `task.output`.
 
     Run again with the same models and items it gives the result it left. Raises StageFailure: bad items are never
-    retried; an arm that can't be reached is, and is never taken for an arm that there is none of.
+    retried; an arm that can't be reached is. Raises ManifestError when the baseline's answers were changed.
     """
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -81,9 +101,10 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
         if isinstance(earlier, EvaluateResult) and _is_about(earlier, task):
             print(f"evaluated already: {task.output}", flush=True)
             return earlier
-        suites = {suite.name: load_items(suite, _folder(scratch, suite.name)) for suite in task.suites}
+        suites = load_suites(task.suites, task.max_tokens, scratch)
+        kept = _kept_answers(task.baseline, scratch) if task.baseline else None
         evidence = _folder(scratch, "evidence")
-        result = asyncio.run(_ask_everything(task, suites, evidence))
+        result = asyncio.run(_compare_all(task, suites, kept, evidence))
         manifest = publish(evidence, task.output)
         result = result.model_copy(update={"digest": manifest.digest})
         record(task.output, encode(result))
@@ -97,23 +118,45 @@ def _is_about(result: EvaluateResult, task: EvaluateTask) -> bool:
     return same_models and [suite.name for suite in result.suites] == [suite.name for suite in task.suites]
 
 
-async def _ask_everything(task: EvaluateTask, suites: dict[str, list[Item]], folder: Path) -> EvaluateResult:
+def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
+    """The answers that the stage before left of the stable version, verified."""
+    if baseline.answers is None:
+        return None
+    folder = open_folder(baseline.answers, scratch / "answers", baseline.answers_digest)
+    kept = KeptAnswers(folder)
+    if kept.digest != baseline.digest:
+        message = f"{baseline.answers} holds answers of {kept.digest}, not of {baseline.version} ({baseline.digest})"
+        raise StageFailure("AnswersMismatch", message)
+    return kept
+
+
+async def _answer_all(task: AnswerTask, suites: Sequence[Suite], folder: Path) -> Arm:
     async with aiohttp.ClientSession() as session:
-        candidate = Arm(task.candidate, session, task.concurrency)
-        baseline = Arm(task.baseline, session, task.concurrency) if task.baseline else None
-        arms = [arm for arm in (candidate, baseline) if arm]
-        await asyncio.gather(*(arm.wait_ready(task.startup_timeout_seconds) for arm in arms))
-        await asyncio.gather(*(arm.get_to_know() for arm in arms))
-        prompts = [item.question.prompt for items in suites.values() for item in items] or ["Hello"]
+        arm = Arm(task.arm, session, task.concurrency, longest_answer(suites, task.max_tokens))
+        await arm.wait_ready(task.startup_timeout_seconds)
+        await arm.get_to_know()
+        once = Once(arm, must_answer=True)  # what it can't say must not make the candidate look better
+        answered = {suite.name: (suite, await once.ask_all(suite)) for suite in suites}
+    write_answers(folder, arm, answered)
+    return arm
+
+
+async def _compare_all(
+    task: EvaluateTask, suites: Sequence[Suite], kept: KeptAnswers | None, folder: Path
+) -> EvaluateResult:
+    async with aiohttp.ClientSession() as session:
+        candidate = Arm(task.candidate, session, task.concurrency, longest_answer(suites, task.max_tokens))
+        await candidate.wait_ready(task.startup_timeout_seconds)
+        await candidate.get_to_know()
+        prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
         api = await check_api(candidate, prompts, task.max_tokens)
-        print(f"API: {api.passed} checks passed, failed: {api.failed}", flush=True)
-        results = []
-        once, baseline_once = Once(candidate, task.max_tokens), Once(baseline, task.max_tokens) if baseline else None
+        print(f"API: {api.passed} checks passed, failed: {api.failed}, by chance: {api.uncertain}", flush=True)
+        results, once = [], Once(candidate)
         with (folder / "items.jsonl").open("w") as stream:
-            for name, items in suites.items():
-                asked = await _ask_suite(name, items, once, baseline_once)
-                stream.writelines(json.dumps(entry.evidence(name), ensure_ascii=False) + "\n" for entry in asked)
-                results.append(suite_result(name, [entry.judged() for entry in asked]))
+            for suite in suites:
+                asked = _paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None)
+                stream.writelines(json.dumps(entry.evidence(suite.name), ensure_ascii=False) + "\n" for entry in asked)
+                results.append(suite_result(suite.name, [entry.judged() for entry in asked]))
     result = EvaluateResult(
         uri=task.output,
         digest=task.candidate.digest,  # replaced by the evidence's own once it is written
@@ -123,49 +166,29 @@ async def _ask_everything(task: EvaluateTask, suites: dict[str, list[Item]], fol
         suites=results,
         engine=candidate.engine,
     )
+    arms = {candidate.version: about(candidate)}
+    if task.baseline and kept:
+        arms[task.baseline.version] = kept.about
     found = {
         "task": task.dump(),
-        "arms": {
-            arm.version: {"engine": arm.engine, "route": arm.route, "maxModelLen": arm.max_model_len} for arm in arms
-        },
-        "generation": {"temperature": 0, "max_tokens": task.max_tokens},
+        "arms": arms,
+        "generation": {"temperature": 0, "max_tokens": {suite.name: suite.max_tokens for suite in suites}},
         "result": {key: value for key, value in result.dump().items() if key not in ("uri", "digest")},
     }
     (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return result
 
 
-async def _ask_suite(name: str, items: Sequence[Item], candidate: Once, baseline: Once | None) -> list[Asked]:
-    done = 0
-
-    async def ask(item: Item) -> Asked:
-        nonlocal done
-        answers = await asyncio.gather(*(arm.ask(item.question) for arm in (candidate, baseline) if arm))
-        done += 1
-        if done % _PROGRESS == 0 or done == len(items):
-            print(f"{name}: {done}/{len(items)} items", flush=True)
-        return Asked(item, answers[0], _known(answers[1], baseline.arm) if baseline else None)
-
-    try:
-        async with asyncio.TaskGroup() as group:  # the first failure cancels what is still waiting
-            tasks = [group.create_task(ask(item)) for item in items]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-def _known(answer: Answer, baseline: Arm) -> Answer:
-    """A baseline that breaks down must not make the candidate look better: then the comparison is not made."""
-    if answer.text is None and (answer.status >= 500 or answer.status == 429):
-        message = f"the stable version {baseline.version} could not answer: {answer.error}"
-        raise StageFailure("BaselineFailed", message, EXIT_RETRY)
-    return answer
+def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[Asked]:
+    others = baseline if baseline is not None else [None] * len(candidate)
+    return [Asked(item, one, other) for item, one, other in zip(suite.items, candidate, others, strict=True)]
 
 
 def _said(item: Item, answer: Answer) -> dict[str, Any]:
     if answer.text is None:
         return {"error": answer.error, "right": False}
-    return {"text": answer.text, "right": is_right(item, answer)}
+    found = {"text": answer.text, "right": is_right(item, answer)}
+    return found | ({"cut": True} if answer.cut else {})
 
 
 def _folder(scratch: Path, name: str) -> Path:

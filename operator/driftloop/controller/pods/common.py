@@ -166,7 +166,7 @@ class TaskTooLarge(ValueError):
     """A task document that no environment variable holds."""
 
 
-def task_env(task: tasks.PrepareTask | tasks.TrainTask | tasks.EvaluateTask | tasks.ServeTask) -> list[Obj]:
+def task_env(task: tasks.AnyTask) -> list[Obj]:
     """The environment variable that carries the task. Raises TaskTooLarge above 64 KiB."""
     document = tasks.encode(task)
     if (size := len(document.encode())) > tasks.MAX_ENV_BYTES:

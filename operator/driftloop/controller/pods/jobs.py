@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from driftloop.api.base import PodOverrides
+from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import Engine
+from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.finetunejob import Compute
 from driftloop.contract.names import EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
-from driftloop.contract.task import EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
+from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
 from driftloop.controller.core import Obj, Settings
 from driftloop.controller.naming import child_name, owner_reference
 from driftloop.controller.pods.common import (
@@ -34,7 +35,8 @@ RAY_PORT = 6379
 TOKEN_KEY = "token"  # noqa: S105 - the name of a Secret's key
 GRACE_SECONDS = 10
 EVALUATE_RETRIES = 2
-EVALUATE_DEADLINE_SECONDS = 6 * 3600
+# Items, answers and evidence lie in its memory. Limits, so that a ResourceQuota on limits admits the pod.
+CLIENT = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"cpu": "2", "memory": "2Gi"})
 
 
 @dataclass(frozen=True)
@@ -151,41 +153,41 @@ def job_policy(job: Obj, settings: Settings) -> Obj:
     return body | {"spec": _ingress_only(own, ingress)}
 
 
-def evaluate_name(version: Obj, baseline_digest: str | None) -> str:
-    """Name of the evaluate Job: another baseline is another evaluation."""
-    against = (baseline_digest or "none").removeprefix("sha256:")[:8]
-    return child_name(version, f"eval-{against}")
+@dataclass(frozen=True)
+class Asking:
+    """How a served model is asked: what serves it, and what the pods of both are allowed."""
+
+    arm: ServeTask
+    engine: Engine
+    evaluation: EvaluationSettings
+    overrides: PodOverrides
+    settings: Settings
+
+
+def answer_name(version: Obj, key: str) -> str:
+    """Name of the Job that asks the stable version; `key` stands for that version and the engine."""
+    return child_name(version, f"base-{key}")
+
+
+def evaluate_name(version: Obj, key: str, attempt: int = 1) -> str:
+    """Name of the evaluate Job: another baseline or engine is another evaluation, and so is another attempt."""
+    return child_name(version, f"eval-{key}" + (f"-{attempt}" if attempt > 1 else ""))
 
 
 def evaluate_job(
-    version: Obj,
-    task: EvaluateTask,
-    arms: list[ServeTask],
-    *,
-    engine: Engine,
-    overrides: PodOverrides,
-    settings: Settings,
-    annotations: dict[str, str],
+    version: Obj, name: str, task: AnswerTask | EvaluateTask, asking: Asking, annotations: dict[str, str]
 ) -> Obj:
-    """One pod: what will serve the candidate, what serves the baseline, and the client that asks both.
+    """One pod: what serves one version, and the client that asks it.
 
-    `arms` is the candidate, and the baseline if there is one. They are sidecars, so the client's end is the Job's.
+    One version, so that no more GPUs are asked for than a serving pod has. What serves it are sidecars, so the client's
+    end is the Job's.
     """
-    init: list[Obj] = []
-    volumes: list[Obj] = []
-    for arm, suffix in zip(arms, ("", "-baseline"), strict=False):
-        containers, _ = serving_containers(
-            arm,
-            image=settings.server_image,
-            engine=engine,
-            settings=settings,
-            overrides=overrides,
-            suffix=suffix,
-            as_sidecars=True,
-        )
-        init += containers
-        volumes += serving_volumes(arm, suffix)
-    claims, claim_mounts = mounts_for([task.output], read=[suite.uri for suite in task.suites])
+    arm, settings, overrides = asking.arm, asking.settings, asking.overrides
+    init, _ = serving_containers(
+        arm, image=settings.server_image, engine=asking.engine, settings=settings, overrides=overrides, as_sidecars=True
+    )
+    answers = task.baseline.answers if isinstance(task, EvaluateTask) and task.baseline else None
+    claims, claim_mounts = mounts_for([task.output], read=[answers, *(suite.uri for suite in task.suites)])
     scratches, scratch_mounts = scratch()
     client = restricted_container(
         EVALUATE,
@@ -193,26 +195,27 @@ def evaluate_job(
         ["python", "-m", "driftloop_trainer.evaluate"],
         settings=settings,
         env=task_env(task),
+        resources=CLIENT,
         mounts=[*scratch_mounts, *claim_mounts],
         overrides=overrides,
     )
     spec = pod_spec(
         [client],
         init_containers=init,
-        volumes=_once(volumes + claims + scratches),
+        volumes=_once(serving_volumes(arm) + claims + scratches),
         overrides=overrides,
         restart_policy="Never",
         grace_seconds=GRACE_SECONDS,
         tolerations=LOST_NODE_TOLERATIONS,
     )
     labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE}
-    name = evaluate_name(version, task.baseline.digest if task.baseline else None)
-    body = _namespaced("batch/v1", "Job", version, name, {**settings.labels, **labels})
+    queue = {QUEUE: asking.evaluation.queue_name} if asking.evaluation.queue_name else {}
+    body = _namespaced("batch/v1", "Job", version, name, {**settings.labels, **labels, **queue})
     body["metadata"]["annotations"] = annotations
     return body | {
         "spec": {
             "backoffLimit": EVALUATE_RETRIES,
-            "activeDeadlineSeconds": EVALUATE_DEADLINE_SECONDS,
+            "activeDeadlineSeconds": asking.evaluation.active_deadline_seconds,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": _failure_policy(),
             "template": {"metadata": pod_metadata(labels, overrides, settings), "spec": spec},
@@ -229,7 +232,7 @@ def evaluate_policy(version: Obj, settings: Settings) -> Obj:
     return body | {"spec": _ingress_only(labels, [])}
 
 
-def task_of(job: Obj) -> PrepareTask | TrainTask | EvaluateTask | ServeTask | None:
+def task_of(job: Obj) -> AnyTask | None:
     """The task that a stage's Job was created with: the record of what was decided then. None if it doesn't parse."""
     for container in job["spec"]["template"]["spec"].get("containers") or []:
         for variable in container.get("env") or []:
@@ -347,5 +350,5 @@ def _namespaced(api_version: str, kind: str, parent: Obj, name: str, labels: dic
 
 
 def _once(volumes: Iterable[Obj]) -> list[Obj]:
-    """Each name once: two arms may read the same claim."""
+    """Each name once: the client and what serves may mount the same claim."""
     return list({volume["name"]: volume for volume in volumes}.values())

@@ -124,6 +124,12 @@ def finished(job: Obj) -> bool:
     return is_true(found, "Complete") or is_true(found, "Failed")
 
 
+def finished_at(job: Obj, now: datetime) -> datetime:
+    """When a Job came to its end; `now` where it doesn't tell."""
+    found = (job.get("status") or {}).get("completionTime")
+    return parse_timestamp(found) if found else now
+
+
 def delete_job(job: Obj) -> Delete:
     """Delete this very Job, and its pods with it."""
     metadata = job["metadata"]

@@ -24,10 +24,12 @@ from driftloop.controller.pods.common import (
 SERVE = "serve"  # value of the label STAGE
 ENGINE = "engine"  # name of the container
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys of the service's Secret
+_SCRATCH = "serve-"  # before the names of its volumes in memory: an evaluation's client has its own
 GRACE_MARGIN_SECONDS = 15  # after the drain: the engine's own end, and a slow kubelet
 
 # Fetch and proxy do little; the engine's resources are the user's.
-_HELPER = Resources(requests={"cpu": "50m", "memory": "128Mi"})
+# Limits, so that a ResourceQuota on limits admits their pods.
+HELPER = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"cpu": "2", "memory": "1Gi"})
 
 
 def serving_containers(
@@ -38,28 +40,27 @@ def serving_containers(
     settings: Settings,
     overrides: PodOverrides | None = None,
     keys_secret: str | None = None,
-    suffix: str = "",
     as_sidecars: bool = False,
 ) -> tuple[list[Obj], list[Obj]]:
     """Init containers and containers of one serving arm; `serving_volumes` gives the volumes they mount.
 
-    `image` is Driftloop's server image. `suffix` keeps a second arm in the same pod apart. With `as_sidecars` the
-    proxy is a sidecar too, and a Job whose only container is the evaluation's client completes.
+    `image` is Driftloop's server image. With `as_sidecars` the proxy is a sidecar too, and a Job whose only
+    container is the evaluation's client completes.
 
     The engine always is a sidecar: a pod that ends stops its sidecars after its containers. Both would otherwise get
     SIGTERM in the same instant, and the streams that the proxy drains would lose their engine.
     """
-    arm = _Arm(task, image, engine, settings, overrides, suffix)
+    arm = _Arm(task, image, engine, settings, overrides)
     init = [arm.fetch(), _sidecar(arm.engine_container())]
     proxy = arm.proxy(keys_secret)
     return ([*init, _sidecar(proxy)], []) if as_sidecars else (init, [proxy])
 
 
-def serving_volumes(task: ServeTask, suffix: str = "") -> list[Obj]:
-    """The volumes of one arm. Those of claims have the same name in every arm: add each name once."""
+def serving_volumes(task: ServeTask) -> list[Obj]:
+    """The volumes that the containers mount."""
     claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
-    scratches, _ = scratch(shm=True, prefix=_scratch_prefix(suffix))
-    return [{"name": f"model{suffix}", "emptyDir": {}}, *scratches, *claims]
+    scratches, _ = scratch(shm=True, prefix=_SCRATCH)
+    return [{"name": "model", "emptyDir": {}}, *scratches, *claims]
 
 
 def serving_template(
@@ -104,7 +105,6 @@ class _Arm:
     engine: Engine
     settings: Settings
     overrides: PodOverrides | None
-    suffix: str
 
     def fetch(self) -> Obj:
         _, claims = mounts_for((), read=[self.task.artefact_uri])
@@ -114,12 +114,12 @@ class _Arm:
         _, claims = mounts_for([self.task.feedback_uri])
         container = self._ours("proxy", claims)
         container["env"] += _keys(keys_secret)
-        container["ports"] = _ports(self.task, self.suffix)
+        container["ports"] = _ports(self.task)
         return container | _probes(self.task)
 
     def engine_container(self) -> Obj:
         container = restricted_container(
-            f"{ENGINE}{self.suffix}",
+            ENGINE,
             self.engine.image or self.image,
             ["python", "-m", "driftloop_server.engine", *self.engine.args],
             settings=self.settings,
@@ -135,19 +135,19 @@ class _Arm:
 
     def _ours(self, name: str, claims: list[Obj], model_read_only: bool = True) -> Obj:
         return restricted_container(
-            f"{name}{self.suffix}",
+            name,
             self.image,
             ["python", "-m", f"driftloop_server.{name}"],
             settings=self.settings,
             env=task_env(self.task),
-            resources=_HELPER,
+            resources=HELPER,
             mounts=[*self._mounts(model_read_only), *claims],
             overrides=self.overrides,
         )
 
     def _mounts(self, model_read_only: bool = True) -> list[Obj]:
-        model: Obj = {"name": f"model{self.suffix}", "mountPath": self.task.model_dir}
-        _, scratches = scratch(shm=True, prefix=_scratch_prefix(self.suffix))
+        model: Obj = {"name": "model", "mountPath": self.task.model_dir}
+        _, scratches = scratch(shm=True, prefix=_SCRATCH)
         return [model | {"readOnly": True} if model_read_only else model, *scratches]
 
 
@@ -180,10 +180,6 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
     return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]
 
 
-def _scratch_prefix(suffix: str) -> str:
-    return f"serve{suffix}-"
-
-
 def _sidecar(container: Obj) -> Obj:
     return container | {"restartPolicy": "Always"}
 
@@ -197,11 +193,10 @@ def _keys(secret: str | None) -> list[Obj]:
     ]
 
 
-def _ports(task: ServeTask, suffix: str) -> list[Obj]:
-    """Named for Services and PodMonitors; port names are unique in a pod, so a second arm's have its suffix."""
-    short = suffix[:6]  # a port's name has at most 15 characters
+def _ports(task: ServeTask) -> list[Obj]:
+    """Named for Services and PodMonitors."""
     ports = {"api": task.api_port, "feedback": task.feedback_port, "metrics": task.metrics_port}
-    return [{"name": f"{name}{short}", "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
 
 
 def _engine_alive(task: ServeTask) -> Obj:

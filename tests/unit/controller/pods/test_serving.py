@@ -9,7 +9,7 @@ from driftloop.api.engine import Engine
 from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.core import Obj, Settings
-from driftloop.controller.pods.serving import serving_containers, serving_template, serving_volumes
+from driftloop.controller.pods.serving import serving_containers, serving_template
 
 SETTINGS = Settings(trainer_image="driftloop/trainer:1", server_image="driftloop/server:1")
 TASK = ServeTask(
@@ -186,23 +186,15 @@ def test_an_engine_that_hangs_is_restarted_and_one_that_is_slow_is_not(kind: dic
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 120
 
 
-@pytest.mark.parametrize("suffix", ["", "-baseline"])
-def test_in_an_evaluation_both_engine_and_proxy_are_sidecars(suffix: str) -> None:
+def test_in_an_evaluation_both_engine_and_proxy_are_sidecars() -> None:
     init, main = serving_containers(
         TASK.model_copy(update={"feedback_uri": None}),
         image="s",
         engine=Engine(),
         settings=SETTINGS,
-        suffix=suffix,
         as_sidecars=True,
     )
     assert main == []
-    assert [c["name"] for c in init] == [f"fetch{suffix}", f"engine{suffix}", f"proxy{suffix}"]
+    assert [c["name"] for c in init] == ["fetch", "engine", "proxy"]
     assert [c.get("restartPolicy") for c in init] == [None, "Always", "Always"]
     assert all(len(port["name"]) <= 15 for port in init[2]["ports"])
-
-
-def test_two_arms_in_one_pod_share_nothing_but_claims() -> None:
-    one = {volume["name"] for volume in serving_volumes(TASK)}
-    other = {volume["name"] for volume in serving_volumes(TASK, "-baseline")}
-    assert {name for name in one & other if not name.startswith("claim-")} == set()
