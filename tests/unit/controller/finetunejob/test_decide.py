@@ -105,6 +105,31 @@ def test_a_settled_job_writes_nothing_more_in_any_stage() -> None:
         assert plan.events == ()
 
 
+ENGINE = {"type": "vllm", "image": "vllm:1", "gpus": 1}
+
+
+@pytest.mark.parametrize(("own", "queue"), [({}, "research"), ({"queueName": "gates"}, "gates")])
+def test_the_version_is_evaluated_as_the_job_says_and_waits_in_its_queue(own: Obj, queue: str) -> None:
+    suites = [
+        {"name": "new", "kind": "target", "items": "data", "maxTokens": 9},
+        {"name": "least", "kind": "floor", "uri": "pvc://shared/least.jsonl"},
+    ]
+    asked = {"suites": suites, "maxTokens": 200, "startupTimeoutSeconds": 1200, "engine": ENGINE} | own
+    run = Run(evaluation=asked, compute={"nodes": 2, "queueName": "research"})
+    run.step()
+    prepare = jobs.task_of(run.cluster.job("prepare"))
+    assert isinstance(prepare, PrepareTask)
+    assert [suite.max_tokens for suite in prepare.suites] == [9, 200]  # prepare refuses items that are longer
+    run.cluster.finish("prepare", prepared())
+    run.step()
+    run.cluster.finish("train", trained())
+    run.step()
+    found = ModelVersion.model_validate(run.version).spec.evaluation
+    assert (found.queue_name, found.max_tokens, found.startup_timeout_seconds) == (queue, 200, 1200)
+    assert (found.engine.image if found.engine else None, found.concurrency) == ("vllm:1", 8)
+    assert [suite.max_tokens for suite in found.suites] == [9, None]
+
+
 def test_the_version_keeps_where_it_came_from() -> None:
     run = Run(model={"from": {"family": "support"}})
     trigger = {"kind": "Drift", "service": "desk", "alert": "DriftloopModelDrift", "started": EARLIER}
