@@ -23,7 +23,7 @@ def service(**changes: object) -> Obj:
         "model": {"family": TRAINED},
         "replicas": 2,
         "drainSeconds": 10,
-        "canary": {"minRequests": 30, "minSeconds": 5, "maxLatencyRatio": 10},
+        "canary": {"minRequests": 30, "minSeconds": 5, "maxErrorRateIncrease": 0.1, "maxLatencyRatio": 10},
         "feedback": {"storage": f"pvc://{CLAIM}/{NAME}/feedback"},
         "engine": {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}},
     }

@@ -99,7 +99,7 @@ def service(**spec: Any) -> Any:
         "spec": {
             "model": {"family": FAMILY},
             "replicas": 2,
-            "canary": {"minRequests": 20, "minSeconds": 1},
+            "canary": {"minRequests": 20, "minSeconds": 1, "maxErrorRateIncrease": 0.2},
             **spec,
         },
     }
@@ -221,7 +221,7 @@ def test_a_bad_version_is_rolled_back_and_not_tried_again_though_the_status_is_l
     eventually(lambda: settled(cluster, "v2", "failed"))
     failed = deployment(cluster, "v2")
     assert failed["spec"]["replicas"] == 0
-    assert "errors 50.0%" in failed["metadata"]["annotations"]["driftloop.dev/failed"]
+    assert "15 of 30 failed" in failed["metadata"]["annotations"]["driftloop.dev/failed"]
     eventually(lambda: settled(cluster, "v1", "stable") and _phase(cluster, "Serving"))
     wipe(cluster)
     status = eventually(lambda: _phase(cluster, "Serving"))

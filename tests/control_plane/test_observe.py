@@ -1,5 +1,6 @@
 """The queries against a real Prometheus, on samples with times of our choosing."""
 
+import math
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -59,9 +60,14 @@ SERIES: list[Points] = [
     metric("driftloop_requests_total", 'route="/v1/completions",code="200"', ramp(0, 10, 61)),
     metric("driftloop_requests_total", 'route="/v1/completions",code="503"', ramp(0, 1, 61)),
     metric("driftloop_requests_total", 'route="/v1/completions",code="400"', ramp(0, 2, 61)),
+    metric("driftloop_requests_total", 'route="/v1/chat/completions",code="429"', ramp(0, 2, 61)),
+    metric("driftloop_requests_total", 'route="/v1/models",code="200"', ramp(0, 50, 61)),
     metric("driftloop_request_duration_seconds_bucket", 'route="/v1/completions",le="0.1"', ramp(0, 5, 61)),
     metric("driftloop_request_duration_seconds_bucket", 'route="/v1/completions",le="0.5"', ramp(0, 10, 61)),
     metric("driftloop_request_duration_seconds_bucket", 'route="/v1/completions",le="+Inf"', ramp(0, 10, 61)),
+    metric("driftloop_request_duration_seconds_bucket", 'route="/v1/models",le="+Inf"', ramp(0, 50, 61)),
+    metric("driftloop_time_per_output_token_seconds_bucket", 'route="/v1/completions",le="0.01"', ramp(0, 1, 61)),
+    metric("driftloop_time_per_output_token_seconds_bucket", 'route="/v1/completions",le="+Inf"', ramp(0, 2, 61)),
 ]
 
 
@@ -162,6 +168,8 @@ async def test_arms_are_read_by_revision(world: World) -> None:
     found = await arms(world, "ns", "desk", ["r-v1", "r-v9"], START)
     assert found is not None
     one, other = found["r-v1"], found["r-v9"]
-    assert (one.requests, one.errors, one.ratings, one.negative) == (13 * 60, 60, 5 * 60, 2 * 60)
-    assert one.latency == pytest.approx(0.1 + 0.4 * 0.9)
-    assert (other.requests, other.latency) == (0, None)
+    assert (one.requests, one.failures, one.refused) == (15 * 60, 3 * 60, 2 * 60)
+    assert (one.ratings, one.negative) == (5 * 60, 2 * 60)
+    assert one.latency == {0.1: 300, 0.5: 600, math.inf: 600}
+    assert one.token_latency == {0.01: 60, math.inf: 120}
+    assert (other.requests, other.latency, other.token_latency) == (0, {}, {})

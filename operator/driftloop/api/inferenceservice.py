@@ -37,20 +37,38 @@ class Canary(ApiModel):
     """How a new revision is tried."""
 
     min_requests: int = Field(
-        50, ge=1, le=10_000_000, description="Requests that each arm must have had before a verdict."
+        50,
+        ge=1,
+        le=10_000_000,
+        description="Requests that each arm must have had before a verdict. It takes more to show that a candidate is "
+        "no worse: without a failure some 400 an arm at a margin of 0.01, 80 at 0.05; with failures on both arms many "
+        "times that. status.analysis.message says about how many are missing.",
     )
     min_seconds: int = Field(30, ge=0, le=604_800, description="The shortest analysis.")
     max_seconds: int = Field(
-        3600, ge=10, le=2_592_000, description="Without enough requests by then the rollout pauses."
+        3600,
+        ge=10,
+        le=2_592_000,
+        description="Without a verdict by then the rollout pauses: it is looked at each minute, and goes on when the "
+        "requests have come.",
     )
     max_error_rate_increase: Fraction = Field(
-        0.01, description="More failed requests than stable by this share: roll back."
+        0.01,
+        description="The margin. Failed are requests that end with 5xx or 429. Promoted is a candidate of whose "
+        "requests, at 95 %, at most this share more fail than of stable's; rolled back one of whose requests more "
+        "than this must fail, or be refused with another 4xx.",
     )
     max_latency_ratio: float = Field(
-        1.5, ge=1, le=100, description="p95 latency against stable's; above it: roll back."
+        1.5,
+        ge=1,
+        le=100,
+        description="p95 latency against stable's, of an answer, and of an output token where answers have 16 or more: "
+        "above it nothing is promoted, and the candidate is rolled back when that is no chance, at 95 %.",
     )
     max_negative_feedback_increase: Fraction = Field(
-        0.1, description="More negative feedback than stable by this share: roll back."
+        0.1,
+        description="The same margin for negative feedback, as soon as each arm has 20 ratings. It takes some hundred "
+        "ratings an arm; 1 does not compare them.",
     )
     progress_deadline_seconds: int = Field(600, ge=30, le=86_400, description="The candidate must be Ready by then.")
 
@@ -164,12 +182,15 @@ class Analysis(ApiModel):
     """The two arms of a canary, at the same time."""
 
     started: Timestamp | None = Field(None, description="When both arms were ready.")
+    looked: Timestamp | None = Field(None, description="When their figures were read last.")
     stable_requests: int = Field(0, description="Requests of the stable arm since then.")
     candidate_requests: int = Field(0, description="Requests of the candidate arm since then.")
     stable_error_rate: str | None = Field(None, max_length=16, description="Share of failed requests.")
     candidate_error_rate: str | None = Field(None, max_length=16, description="Share of failed requests.")
     stable_latency: str | None = Field(None, max_length=16, description="p95 in seconds.")
     candidate_latency: str | None = Field(None, max_length=16, description="p95 in seconds.")
+    stable_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds an output token.")
+    candidate_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds an output token.")
     stable_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
     candidate_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
     verdict: Literal["Running", "Paused", "Promote", "RollBack"] | None = Field(None, description="What was decided.")

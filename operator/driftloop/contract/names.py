@@ -41,6 +41,10 @@ EXIT_RETRY = 75  # EX_TEMPFAIL
 EXIT_BAD_INPUT = 78  # EX_CONFIG: never retried
 
 
+# The routes that ask the model. A canary is judged by them alone: GET /v1/models says nothing of an answer.
+GENERATING = ("/v1/completions", "/v1/chat/completions")
+
+
 class Metric:
     """Metric names. Labels are listed beside each."""
 
@@ -53,7 +57,8 @@ class Metric:
 
     # Proxy: every series carries inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code
-    LATENCY = "driftloop_request_duration_seconds"  # histogram, + route
+    LATENCY = "driftloop_request_duration_seconds"  # histogram, + route; of requests that were answered
+    TIME_PER_OUTPUT = "driftloop_time_per_output_token_seconds"  # histogram, + route; of whole answers of some length
     # Of feedback, revision and model_version are those of the answer, which another pod than the exporting one may
     # have given: query them by label, never by pod.
     FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction

@@ -14,13 +14,13 @@ class AnswerTooLong(ValueError):
     """An event of the stream is longer than MAX_EVENT."""
 
 
-def rewrite(body: bytes, identity: str) -> tuple[bytes, str]:
-    """A whole answer with its id replaced, and its text. Raises ValueError when it is no JSON object."""
+def rewrite(body: bytes, identity: str) -> tuple[bytes, str, int]:
+    """A whole answer with its id replaced, its text and its tokens. Raises ValueError when it is no JSON object."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     document["id"] = identity
-    return _dump(document), _text(document, "message")
+    return _dump(document), _text(document, "message"), _tokens(document) or 0
 
 
 class EventRewriter:
@@ -31,6 +31,13 @@ class EventRewriter:
         self._rest = b""
         self._parts: list[str] = []
         self._kept = 0
+        self._pieces = 0
+        self._counted: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the answer as far as it came: as the engine counted them, else its pieces, mostly one a token."""
+        return self._pieces if self._counted is None else self._counted
 
     @property
     def text(self) -> str:
@@ -63,6 +70,9 @@ class EventRewriter:
             return line
         document["id"] = self._identity
         self._keep(_text(document, "delta"))
+        self._pieces += bool(document.get("choices"))
+        counted = _tokens(document)
+        self._counted = self._counted if counted is None else counted
         return b"data: " + _dump(document)
 
     def _keep(self, text: str) -> None:
@@ -73,6 +83,13 @@ class EventRewriter:
 
 def _dump(document: dict[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _tokens(document: dict[str, Any]) -> int | None:
+    """The engine's own count of output tokens; None when it gave none."""
+    usage = document.get("usage")
+    found = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return found if isinstance(found, int) and found >= 0 else None
 
 
 def _text(document: dict[str, Any], part: str) -> str:

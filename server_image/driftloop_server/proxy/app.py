@@ -31,6 +31,7 @@ from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, read_bounded
 MAX_BODY = 4 << 20  # bytes of a request
 BODY_SECONDS = 30.0  # in which it must have come
 _CODE = web.RequestKey("code", int)  # how a stream ended whose 200 had left before
+_TOKENS = web.RequestKey("tokens", int)  # of the answer
 
 
 class ClientGone(Exception):
@@ -82,11 +83,13 @@ class Api:
             identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())
             if answer.content_type == "text/event-stream":
                 return await self._stream(request, answer, identity, prompt)
-            return await self._whole(answer, identity, prompt)
+            return await self._whole(request, answer, identity, prompt)
 
-    async def _whole(self, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt) -> web.Response:
+    async def _whole(
+        self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
+    ) -> web.Response:
         try:
-            body, text = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
+            body, text, request[_TOKENS] = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
         except ValueError as error:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
@@ -114,6 +117,7 @@ class Api:
             with suppress(ClientGone):
                 await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
+            request[_TOKENS] = events.tokens
             self._memory.add(identity, Answer(prompt, events.text))
         return response
 
@@ -128,7 +132,7 @@ class Api:
             code = CLIENT_GONE
             raise
         finally:
-            self._metrics.request(request.path, code, time.monotonic() - began)
+            self._metrics.request(request.path, code, time.monotonic() - began, request.get(_TOKENS, 0))
 
 
 async def _to_client(sending: Awaitable[object]) -> None:

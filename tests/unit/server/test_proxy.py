@@ -72,6 +72,11 @@ async def test_requests_latency_and_the_engines_metrics_are_exported(client: Asy
     assert proxy.metric("driftloop_requests_total", **labels, **route, code="200") == before + 1
     assert proxy.metric("driftloop_request_duration_seconds_count", **labels, **route) >= before + 1
     assert proxy.metric("vllm:generation_tokens_total") >= 8
+    timed = proxy.metric("driftloop_time_per_output_token_seconds_count", **labels, **route)
+    await client.chat.completions.create(
+        model="desk", messages=[{"role": "user", "content": "my card"}], max_tokens=20, extra_body={"ignore_eos": True}
+    )
+    assert proxy.metric("driftloop_time_per_output_token_seconds_count", **labels, **route) == timed + 1
     wait_for(lambda: proxy.metric("vllm:num_requests_running") == 0)  # counted after the answer is given
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from driftloop.contract.names import SIGNALS, Metric
+from driftloop.contract.names import GENERATING, SIGNALS, Metric
 from driftloop.controller.drift.detector import FEEDBACK, Counters
 from driftloop.controller.inferenceservice.observed import Arm
 from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
@@ -31,7 +31,8 @@ SETTLE = timedelta(seconds=5)  # samples are appended when a scrape ends, with t
 MAX_BINS = 32
 
 _BAD_RATINGS = ("negative", "correction")
-_P95 = 0.95
+_HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT)
+_NO_REFUSAL = ("429", "499")  # a failure; a client that went
 
 
 class Metrics(Protocol):
@@ -97,7 +98,7 @@ async def arms(
 ) -> dict[str, Arm] | None:
     """What each revision did since then; None when Prometheus can't say. A revision without samples did nothing."""
     of = {"namespace": namespace, "inference_service": service}
-    names = (Metric.REQUESTS, Metric.FEEDBACK, f"{Metric.LATENCY}_bucket")
+    names = (Metric.REQUESTS, Metric.FEEDBACK, *(f"{name}_bucket" for name in _HISTOGRAMS))
     window = await _read(world, names, of, since, world.now() - SETTLE)
     if window is None:
         return None
@@ -131,25 +132,6 @@ def selector(names: Sequence[str], labels: Mapping[str, str]) -> str:
     return "{" + ",".join(matchers) + "}"
 
 
-def quantile(share: float, buckets: Mapping[float, float]) -> float | None:
-    """A quantile of cumulative histogram buckets (upper bound -> count), linear within a bucket, as Prometheus has it.
-
-    None without observations. A quantile in the last, unbounded bucket is that bucket's lower bound.
-    """
-    ordered = sorted(buckets.items())
-    total = ordered[-1][1] if ordered else 0.0
-    if total <= 0:
-        return None
-    wanted, lower, below = share * total, 0.0, 0.0
-    for upper, count in ordered:
-        if count >= wanted:
-            if math.isinf(upper):
-                return lower
-            return lower + (upper - lower) * (wanted - below) / (count - below) if count > below else upper
-        lower, below = upper, count
-    return lower
-
-
 async def _read(
     world: World, names: Sequence[str], labels: Mapping[str, str], since: datetime, until: datetime
 ) -> _Window | None:
@@ -166,19 +148,29 @@ async def _read(
 
 
 def _arm(increments: Sequence[Sample]) -> Arm:
-    codes = [sample for sample in increments if "code" in sample.labels]
-    buckets: defaultdict[float, float] = defaultdict(float)
-    for sample in increments:
-        if "le" in sample.labels:
-            buckets[float(sample.labels["le"])] += sample.value
+    asked = [sample for sample in increments if sample.labels.get("route") in GENERATING]
+    codes: defaultdict[str, float] = defaultdict(float)
+    for sample in asked:
+        if "code" in sample.labels:
+            codes[sample.labels["code"]] += sample.value
     good, bad = _ratings(sample for sample in increments if "rating" in sample.labels)
     return Arm(
-        requests=sum(sample.value for sample in codes),
-        errors=sum(sample.value for sample in codes if sample.labels["code"].startswith("5")),
-        latency=quantile(_P95, buckets),
+        requests=sum(codes.values()),
+        failures=sum(count for code, count in codes.items() if code.startswith("5") or code == "429"),
+        refused=sum(count for code, count in codes.items() if code.startswith("4") and code not in _NO_REFUSAL),
+        latency=_buckets(asked, Metric.LATENCY),
+        token_latency=_buckets(asked, Metric.TIME_PER_OUTPUT),
         ratings=good + bad,
         negative=bad,
     )
+
+
+def _buckets(samples: Iterable[Sample], histogram: str) -> dict[float, float]:
+    found: defaultdict[float, float] = defaultdict(float)
+    for sample in samples:
+        if sample.labels.get("__name__") == f"{histogram}_bucket":
+            found[float(sample.labels["le"])] += sample.value
+    return dict(sorted(found.items()))
 
 
 def _ratings(samples: Iterable[Sample]) -> tuple[float, float]:

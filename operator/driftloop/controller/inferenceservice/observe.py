@@ -20,6 +20,7 @@ from driftloop.controller.inferenceservice.observed import (
     parse_version,
 )
 from driftloop.controller.inferenceservice.retraining import samples_since
+from driftloop.controller.inferenceservice.rollout import figures_due
 from driftloop.controller.naming import controlled_by
 from driftloop.controller.pods.outcome import Broken, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
@@ -88,7 +89,9 @@ def _revisions(service: Obj, world: World) -> list[Revision]:
 
 async def _arms(observed: Observed, world: World) -> Arms | None:
     stable, candidate = observed.role("stable"), observed.role("candidate")
-    if stable is None or candidate is None or candidate.analysis_started is None or candidate.promoted:
+    if stable is None or candidate is None or candidate.analysis_started is None:
+        return None
+    if not figures_due(observed, world.now()):
         return None
     names = (stable.revision, candidate.revision)
     found = await arms(world, observed.namespace, observed.name, names, candidate.analysis_started)

@@ -1,7 +1,7 @@
 """All that deciding about an InferenceService may look at. Frozen; read from the API's JSON without judging it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -95,13 +95,18 @@ class Job:
     trigger: Trigger | None = None
 
 
+Buckets = Mapping[float, float]  # of a histogram, cumulative: upper bound in seconds -> observations
+
+
 @dataclass(frozen=True)
 class Arm:
-    """What one arm of a canary did since both were ready."""
+    """What one arm of a canary did since both were ready, asked for answers of the model."""
 
     requests: float
-    errors: float  # of them, answered with 5xx
-    latency: float | None  # p95 in seconds; None: too few to say
+    failures: float  # of them, answered with 5xx or 429
+    refused: float = 0.0  # of them, answered with another 4xx: the client's mistakes, or a model that takes less
+    latency: Buckets = field(default_factory=dict)  # seconds an answer
+    token_latency: Buckets = field(default_factory=dict)  # seconds an output token, of answers that have some
     ratings: float = 0.0
     negative: float = 0.0  # of them
 

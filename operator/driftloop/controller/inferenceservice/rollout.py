@@ -20,7 +20,7 @@ from typing import Literal
 
 from driftloop.api.inferenceservice import Analysis
 from driftloop.contract.names import RETRY, ROLE
-from driftloop.controller.conditions import find, shorten, timestamp
+from driftloop.controller.conditions import find, parse_timestamp, shorten, timestamp
 from driftloop.controller.core import Action, Adjust, Create, Delete, Event, Settings
 from driftloop.controller.inferenceservice.analysis import analyse
 from driftloop.controller.inferenceservice.children import keys_secret
@@ -41,6 +41,9 @@ from driftloop.controller.reasons import Reason
 
 Phase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
 POLL_SECONDS = 5.0  # how often the figures of a canary are looked at
+# And those of a paused one. What is asked of Prometheus reaches back to the start of the analysis: for the quietest
+# services that is days, at last more than it lets a query have.
+PAUSED_SECONDS = 60.0
 _MAX_FAILED = 32  # remembered in status
 
 
@@ -70,6 +73,18 @@ def roll(observed: Observed, settings: Settings, now: datetime) -> Rollout:
         failed=_failed_list(observed, step),
         blocked=step.blocked or choice.blocked,
     )
+
+
+def figures_due(observed: Observed, now: datetime) -> bool:
+    """Whether this look is to be at the figures of both arms."""
+    stable, candidate = observed.role("stable"), observed.role("candidate")
+    if stable is None or candidate is None or candidate.analysis_started is None or candidate.promoted:
+        return False
+    known = observed.status.analysis
+    if observed.status.phase != "Paused" or known is None or known.looked is None:
+        return True
+    of_this = known.started == timestamp(candidate.analysis_started)
+    return not of_this or now - parse_timestamp(known.looked) >= timedelta(seconds=PAUSED_SECONDS)
 
 
 def canary_size(replicas: int) -> int:
@@ -181,11 +196,19 @@ def _canary(
         return _await_candidate(observed, stable, candidate, keep, now)
     if candidate.analysis_started is None:
         return _begin_analysis(observed, stable, candidate, keep, now)
+    if not figures_due(observed, now) and observed.status.analysis:
+        return _analysing(observed, stable, candidate, keep, observed.status.analysis)
     found = analyse(observed.spec.canary, observed.arms, candidate.analysis_started, now)
     if found.verdict == "RollBack" and stable.available:
         return _roll_back(observed, candidate, Reason.CANARY_WORSE, found.message or "", found, keep)
     if found.verdict == "Promote" and version and version.phase == "Approved":
         return _promote(observed, candidate, keep, found, now, found.message or "")
+    return _analysing(observed, stable, candidate, keep, found)
+
+
+def _analysing(
+    observed: Observed, stable: Revision, candidate: Revision, keep: tuple[Adjust, ...], found: Analysis
+) -> Rollout:
     paused = found.verdict == "Paused"
     message = f"{candidate.version} beside {stable.version}: {found.message}"
     events = (Event("Warning", Reason.CANARY_PAUSED, message),) if paused and observed.status.phase != "Paused" else ()
@@ -197,7 +220,7 @@ def _canary(
         events,
         candidate,
         found,
-        requeue_after=POLL_SECONDS,
+        requeue_after=PAUSED_SECONDS if paused else POLL_SECONDS,
     )
 
 

@@ -6,12 +6,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import aiohttp
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from driftloop.controller.drift.observe import World, arms, eligible_samples, quantile, read_batch, selector
+from driftloop.controller.drift.observe import World, arms, eligible_samples, read_batch, selector
+from driftloop.controller.inferenceservice.observed import Arm
 from driftloop.controller.runtime.prometheus import Prometheus
+from driftloop.controller.runtime.samples import Sample
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -28,25 +27,45 @@ def test_a_label_s_value_can_not_leave_its_quotes() -> None:
     assert selector(["m"], {"a": 'x"} or {b="\\\n'}) == '{__name__=~"m",a="x\\"} or {b=\\"\\\\\\n"}'
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 100), st.integers(0, 100)), min_size=1, max_size=8), st.floats(0.01, 0.99))
-def test_a_quantile_lies_within_the_buckets_and_rises(found: list[tuple[float, int]], share: float) -> None:
-    total, cumulative = 0, {}
-    for upper, count in sorted(dict(found).items()):
-        total += count
-        cumulative[upper] = float(total)
-    cumulative[math.inf] = float(total)
-    value = quantile(share, cumulative)
-    if total == 0:
-        assert value is None
-    else:
-        assert value is not None
-        assert 0 <= value <= max(dict(found))
-        higher = quantile(min(share + 0.01, 1.0), cumulative)
-        assert higher is not None
-        assert higher >= value
+def counted(name: str, value: float, **labels: str) -> Sample:
+    of = {"__name__": name, "revision": "r-v1"}
+    return Sample(of | labels, value)
 
 
-def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
-    assert quantile(0.95, {0.1: 1, 60.0: 2, math.inf: 100}) == 60.0
-    assert quantile(0.5, {0.1: 0, 0.5: 10, math.inf: 10}) == pytest.approx(0.3)
-    assert quantile(0.95, {}) is None
+class Readings:
+    """A Prometheus whose counters began in the window."""
+
+    def __init__(self, *ends: Sample) -> None:
+        self._answers = [list(ends), []]
+
+    async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
+        return self._answers.pop(0)
+
+
+async def test_an_arm_is_what_was_asked_of_the_model() -> None:
+    """A pod whose list of models is polled, or that refuses half of its requests at once, looked well and quick."""
+    chat, models = "/v1/chat/completions", "/v1/models"
+    readings = Readings(
+        *(
+            counted("driftloop_requests_total", 100, route=chat, code=code)
+            for code in ("200", "429", "499", "400", "500", "504")
+        ),
+        counted("driftloop_requests_total", 5000, route=models, code="200"),
+        counted("driftloop_request_duration_seconds_bucket", 100, route=chat, le="+Inf"),
+        counted("driftloop_request_duration_seconds_bucket", 40, route=chat, le="1.0"),
+        counted("driftloop_request_duration_seconds_bucket", 5000, route=models, le="+Inf"),
+        counted("driftloop_time_per_output_token_seconds_bucket", 7, route=chat, le="+Inf"),
+        counted("driftloop_feedback_total", 3, rating="correction"),
+    )
+    found = await arms(
+        cast(World, SimpleNamespace(metrics=readings, now=lambda: START)),
+        "ns",
+        "desk",
+        ["r-v1", "r-v2"],
+        START - timedelta(hours=1),
+    )
+    assert found is not None
+    assert found["r-v1"] == Arm(
+        600, 300, 100, latency={1.0: 40, math.inf: 100}, token_latency={math.inf: 7}, ratings=3, negative=3
+    )
+    assert found["r-v2"] == Arm(0, 0)

@@ -1,5 +1,6 @@
 """A service, its versions, Deployments and jobs, as the observer would give them."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,8 @@ from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.conditions import timestamp
 from driftloop.controller.core import Adjust, Create, Obj, Plan, Settings
 from driftloop.controller.inferenceservice.observed import (
+    Arm,
+    Buckets,
     Job,
     Keys,
     Observed,
@@ -91,6 +94,16 @@ def revision(observed: Observed, of: Version, role: Role, replicas: int, **field
         pods=replicas,
     )
     return replace(found, **fields)
+
+
+def arm(requests: float, failures: float = 0, p95: float | None = 0.2, **fields: Any) -> Arm:
+    """An arm of a canary; `p95` in seconds, None: nothing was timed."""
+    return Arm(requests, failures, latency=took(p95, requests) if p95 else {}, **fields)
+
+
+def took(seconds: float, answers: float) -> Buckets:
+    """A histogram of answers that all took about so long."""
+    return {seconds * 0.99: 0.0, seconds * 1.01: answers, math.inf: answers}
 
 
 def retraining(**fields: Any) -> Obj:

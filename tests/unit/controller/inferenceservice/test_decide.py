@@ -10,13 +10,14 @@ from driftloop.contract.names import ROLE
 from driftloop.controller.conditions import timestamp
 from driftloop.controller.core import Adjust, Apply, Create, Obj, Plan
 from driftloop.controller.inferenceservice.decide import decide, traffic
-from driftloop.controller.inferenceservice.observed import Arm, Arms, Observed
+from driftloop.controller.inferenceservice.observed import Arms, Observed
 from driftloop.controller.inferenceservice.retraining import job_name
 from unit.controller.inferenceservice.builders import (
     NOW,
     SETTINGS,
     ago,
     alert,
+    arm,
     job,
     retraining,
     revision,
@@ -122,7 +123,7 @@ def test_a_wiped_status_moves_no_traffic() -> None:
 
 
 def test_a_rollback_is_in_status_and_the_stable_version_stays() -> None:
-    bad = Arms(Arm(200, 0, 0.2), Arm(100, 50, 0.2))
+    bad = Arms(arm(200), arm(100, 50))
     observed = trying(arms=bad)
     found = status(observed)
     assert found["failedRevisions"] == [observed.revisions[1].revision]

@@ -190,6 +190,19 @@ async def test_the_arms_are_read_during_an_analysis(objects: list[Obj], asks: st
     assert all(str(asks) in query for query in cluster.asked.queries)
 
 
+@pytest.mark.parametrize(("seconds", "asks"), [(10, False), (60, True)])
+async def test_a_paused_canary_asks_each_minute(seconds: float, asks: bool) -> None:
+    began = timestamp(ago(90_000))
+    analysis = {"started": began, "looked": timestamp(ago(seconds)), "verdict": "Paused", "message": "few"}
+    cluster = Cluster(
+        service(status={"phase": "Paused", "analysis": analysis}),
+        served("v1", "stable"),
+        served("v2", "candidate", notes={ANALYSIS: began}),
+    )
+    await cluster.look()
+    assert bool(cluster.asked.queries) is asks
+
+
 @pytest.mark.parametrize(("seconds", "asks"), [(5, False), (60, True)])
 async def test_counters_are_read_when_a_window_is_over(seconds: float, asks: bool) -> None:
     drift = {"version": "v1", "consumedUntil": timestamp(ago(seconds))}

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
 from driftloop.contract.names import RETRY, ROLE
+from driftloop.controller.conditions import timestamp
 from driftloop.controller.core import Adjust, Create, Delete
 from driftloop.controller.inferenceservice.observed import (
     ANALYSIS,
@@ -16,18 +18,17 @@ from driftloop.controller.inferenceservice.observed import (
     PROMOTED,
     RETRIED,
     SINCE,
-    Arm,
     Arms,
     Observed,
     Revision,
 )
 from driftloop.controller.inferenceservice.revision import revision_of
-from driftloop.controller.inferenceservice.rollout import Rollout, canary_size, roll
-from unit.controller.inferenceservice.builders import NOW, SETTINGS, adjusted, ago, revision, service, version
+from driftloop.controller.inferenceservice.rollout import Rollout, canary_size, figures_due, roll
+from unit.controller.inferenceservice.builders import NOW, SETTINGS, adjusted, ago, arm, revision, service, version
 
 V1, V2, V3 = version("v1", 300), version("v2", 200), version("v3", 100)
-GOOD = Arms(Arm(200, 0, 0.2), Arm(100, 0, 0.2))
-BAD = Arms(Arm(200, 0, 0.2), Arm(100, 30, 0.2))
+GOOD = Arms(arm(2000), arm(1000))
+BAD = Arms(arm(200), arm(100, 30))
 
 
 def go(observed: Observed) -> Rollout:
@@ -136,6 +137,22 @@ def test_without_figures_it_never_promotes_and_pauses_in_the_end() -> None:
     assert step.analysis.verdict == "Paused"
 
 
+def test_a_paused_canary_is_looked_at_each_minute() -> None:
+    """Every 5 s it asked Prometheus for all samples of days; what it knows it tells until the next look."""
+    began = ago(4000)
+    known = Analysis(started=timestamp(began), looked=timestamp(ago(20)), verdict="Paused", message="10 of 50")
+    status = InferenceServiceStatus(phase="Paused", analysis=known)
+    waiting = canary({"analysis_started": began}, arms=None, status=status)
+    assert not figures_due(waiting, NOW)
+    step = go(waiting)
+    assert (step.phase, step.analysis, step.requeue_after) == ("Paused", known, 60)
+    assert step.message == "v2 beside v1: 10 of 50"
+    later = roll(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40))
+    assert later.reason == "Promoting"
+    anew = canary({"analysis_started": ago(10)}, status=status)
+    assert figures_due(anew, NOW)
+
+
 def test_a_version_that_lost_its_verdict_is_not_promoted() -> None:
     observed = canary({"analysis_started": ago(60)}, arms=GOOD)
     unjudged = replace(observed, versions=(V1, replace(V2, phase=None)))
@@ -148,7 +165,7 @@ def test_a_worse_candidate_is_rolled_back_and_remembered() -> None:
     step = go(observed)
     change = of(observed, step, "v2")
     assert (change.replicas, change.labels) == (0, {ROLE: "failed"})
-    assert "errors 30.0%" in str(change.annotations[FAILED])
+    assert "30 of 100 failed" in str(change.annotations[FAILED])
     assert step.failed == (observed.revisions[1].revision,)
     assert [event.reason for event in step.events] == ["RolledBack"]
     assert not adjusted(step.actions, observed.revisions[0].uid)
@@ -323,9 +340,10 @@ def test_without_replicas_the_revision_changes_at_once() -> None:
 
 # --- what must hold in every rollout ---
 
-FEW = Arms(Arm(10, 0, 0.2), Arm(10, 0, 0.2))
-NO_LATENCY = Arms(Arm(200, 0, None), Arm(100, 0, 0.2))
-ARMS = st.sampled_from([None, GOOD, BAD, FEW, NO_LATENCY])
+FEW = Arms(arm(10), arm(10))
+NO_LATENCY = Arms(arm(2000, p95=None), arm(1000))
+TOO_FEW_TO_TELL = Arms(arm(200), arm(100))
+ARMS = st.sampled_from([None, GOOD, BAD, FEW, NO_LATENCY, TOO_FEW_TO_TELL])
 
 
 def applied(observed: Observed, step: Rollout, now: datetime) -> Observed:
@@ -441,7 +459,7 @@ def _lived(old: Revision, pods: str, now: datetime) -> Revision:
 
 
 @settings(max_examples=100)
-@given(ticks=st.lists(st.sampled_from([None, FEW, NO_LATENCY]), max_size=30))
+@given(ticks=st.lists(st.sampled_from([None, FEW, NO_LATENCY, TOO_FEW_TO_TELL]), max_size=30))
 def test_nothing_is_promoted_without_enough_figures(ticks: list[Arms | None]) -> None:
     observed = canary({"analysis_started": ago(60)})
     now = NOW

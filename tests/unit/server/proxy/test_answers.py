@@ -66,6 +66,23 @@ def test_of_an_endless_answer_a_part_is_kept() -> None:
     ],
 )
 def test_the_text_of_any_answer_is_found(choices: object, text: str) -> None:
-    body, found = rewrite(json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1")
+    body, found, _ = rewrite(
+        json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1"
+    )
     assert json.loads(body) == {"id": "resp-1", "choices": choices, "usage": {"total_tokens": 3}}
     assert found == text
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"), [({"completion_tokens": 7}, 7), ({"completion_tokens": None}, 0), (None, 0), ([], 0)]
+)
+def test_the_tokens_of_a_whole_answer_are_the_engines_count(usage: object, tokens: int) -> None:
+    assert rewrite(json.dumps({"id": "x", "usage": usage}).encode(), "resp-1")[2] == tokens
+
+
+def test_the_tokens_of_a_stream_are_the_engines_count_or_its_pieces() -> None:
+    rewriter = EventRewriter("resp-1")
+    rewriter.feed(event("a") + event("b"))
+    assert rewriter.tokens == 2
+    rewriter.feed(event("", choices=[], usage={"completion_tokens": 5}))
+    assert rewriter.tokens == 5

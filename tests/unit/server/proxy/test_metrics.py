@@ -1,0 +1,61 @@
+"""What is timed, and how finely."""
+
+from itertools import pairwise
+
+import pytest
+
+from driftloop.contract.names import GENERATING
+from driftloop.contract.task import ServeTask
+from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
+from driftloop_server.proxy.metrics import BUCKETS, CLIENT_GONE, MIN_TOKENS, TOKEN_BUCKETS, ProxyMetrics
+
+
+@pytest.fixture
+def metrics() -> ProxyMetrics:
+    return ProxyMetrics(
+        ServeTask(
+            namespace="support",
+            service="desk",
+            service_uid="5f0c9a0e-1111-4222-8333-444455556666",
+            family="desk",
+            version="v1",
+            revision="r1",
+            artefact_uri="pvc://models/v1",
+            artefact_digest="sha256:" + "0" * 64,
+        )
+    )
+
+
+def timed(metrics: ProxyMetrics, name: str, route: str = CHAT) -> float | None:
+    service, revision, version = metrics.constant
+    labels = {"inference_service": service, "revision": revision, "model_version": version, "route": route}
+    return metrics.registry.get_sample_value(f"driftloop_{name}_seconds_count", labels)
+
+
+def test_the_routes_that_ask_the_model_are_those_of_the_api() -> None:
+    assert set(GENERATING) == {COMPLETIONS, CHAT}
+
+
+def test_a_failure_and_a_refusal_are_not_timed_and_a_client_that_went_is(metrics: ProxyMetrics) -> None:
+    """Half of the requests refused with 429 made a service quick."""
+    for code in (200, 400, 429, 500, 504, CLIENT_GONE):
+        metrics.request(CHAT, code, 1.0)
+    assert timed(metrics, "request_duration") == 2
+
+
+def test_an_output_token_is_timed_where_there_are_some(metrics: ProxyMetrics) -> None:
+    for tokens in (0, MIN_TOKENS - 1, MIN_TOKENS, 500):
+        metrics.request(CHAT, 200, 1.0, tokens)
+    metrics.request(CHAT, 500, 1.0, 500)
+    assert timed(metrics, "time_per_output_token") == 2
+    assert timed(metrics, "time_per_output_token", COMPLETIONS) == 0
+    assert timed(metrics, "time_per_output_token", MODELS) is None
+
+
+@pytest.mark.parametrize("buckets", [BUCKETS, TOKEN_BUCKETS])
+def test_buckets_are_fine_enough_for_a_ratio_of_one_and_a_half(buckets: tuple[float, ...]) -> None:
+    assert all(1.3 < upper / lower <= 5 / 3 + 1e-9 for lower, upper in pairwise(b for b in buckets if b <= 7000))
+
+
+def test_buckets_reach_the_longest_request() -> None:
+    assert BUCKETS[-1] >= 86_400
