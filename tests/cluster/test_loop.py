@@ -25,7 +25,11 @@ def test_the_operator_was_killed_at_every_stage_and_nothing_was_started_twice(ru
     assert sorted(run.killed_at) == sorted(STAGES)
     labels = [job["metadata"]["labels"] for job in run.kube.list("jobs", NAMESPACE)]
     of = Counter(
-        (each["driftloop.dev/stage"], each.get("driftloop.dev/version") or each.get("driftloop.dev/job"))
+        (
+            each["driftloop.dev/stage"],
+            each.get("driftloop.dev/arm"),
+            each.get("driftloop.dev/version") or each.get("driftloop.dev/job"),
+        )
         for each in labels
     )
     assert of

@@ -141,7 +141,10 @@ class Retraining(ApiModel):
     )
     max_rejections: int = Field(3, ge=1, le=100, description="Rejected candidates in a row after which it stops.")
     max_jobs_per_day: int = Field(4, ge=1, le=1000, description="The budget.")
-    job_template: JobTemplate = Field(description="The FineTuneJob to create.")
+    job_template: JobTemplate = Field(
+        description="The FineTuneJob to create. An alarm of drift is answered only by a version that shows a gain on a "
+        "target suite: give it one, of items: feedback."
+    )
 
 
 class InferenceServiceSpec(ApiModel):

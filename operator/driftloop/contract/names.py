@@ -6,6 +6,7 @@ from driftloop.api.base import GROUP
 JOB = f"{GROUP}/job"  # name of the FineTuneJob
 STAGE = f"{GROUP}/stage"  # prepare | train | evaluate | serve
 VERSION = f"{GROUP}/version"  # name of the ModelVersion
+ARM = f"{GROUP}/arm"  # candidate | baseline, on the Jobs and pods of an evaluation: which version is asked
 FAMILY = f"{GROUP}/family"
 SERVICE = f"{GROUP}/service"  # name of the InferenceService
 REVISION = f"{GROUP}/revision"

@@ -13,7 +13,7 @@ from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import Engine
 from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.finetunejob import Compute
-from driftloop.contract.names import EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
+from driftloop.contract.names import ARM, EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
 from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
 from driftloop.controller.core import Obj, Settings
 from driftloop.controller.naming import child_name, owner_reference
@@ -209,6 +209,7 @@ def evaluate_job(
         tolerations=LOST_NODE_TOLERATIONS,
     )
     labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE}
+    labels[ARM] = "baseline" if isinstance(task, AnswerTask) else "candidate"
     queue = {QUEUE: asking.evaluation.queue_name} if asking.evaluation.queue_name else {}
     body = _namespaced("batch/v1", "Job", version, name, {**settings.labels, **labels, **queue})
     body["metadata"]["annotations"] = annotations

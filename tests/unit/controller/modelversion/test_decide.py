@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.contract.names import APPROVE_VERSION, IN_USE, RETRY
+from driftloop.contract.names import APPROVE_VERSION, ARM, IN_USE, RETRY
 from driftloop.contract.result import AnyResult, ApiCheck, EvaluateResult, StageError, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
 from driftloop.controller.core import Apply, Create, Delete, Key, Label, Obj, Plan
@@ -93,6 +93,8 @@ def test_a_version_that_keeps_the_stable_ones_accuracy_is_approved() -> None:
     assert run.asked == ["support-1"]
     run.begin(**SERVED)
     assert run.asked == ["support-1", "support-2 against support-1"]
+    arms = [job["metadata"]["labels"][ARM] for job in run.cluster.of_kind("Job")]
+    assert arms == ["baseline", "candidate"]
     baseline = run.task.baseline
     assert baseline is not None
     assert (baseline.digest, baseline.answers_digest) == (digest("1"), answered(digest("1")).digest)
