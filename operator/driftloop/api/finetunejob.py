@@ -323,7 +323,7 @@ class PlanStatus(ApiModel):
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
-        description="Estimate: weights, gradients, optimizer, activations, logits, total.",
+        description="Estimate by part: of training weights, gradients, optimizer and so on; of loading; total.",
     )
     available_bytes_per_worker: int | None = Field(None, description="What the pod's limit leaves a worker.")
 

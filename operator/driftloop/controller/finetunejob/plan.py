@@ -17,8 +17,8 @@ from driftloop.controller.reasons import Reason
 FLOAT, HALF = 4, 2  # bytes
 ADAM_STATES = 2  # AdamW keeps two moments, float32 as the weights
 # Python, torch and Ray's share of a worker's memory: about 0.4 GiB resident were measured. Of a GPU's: CUDA, cuBLAS and
-# NCCL had taken 1.4 GiB with a model of 1.1M parameters on an H200.
-RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 1536 << 20
+# NCCL had taken 1.9 GiB beside a model of 1.2B parameters on an H200.
+RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
 # torch prefetches the next layer while one computes.
 GATHERED_LAYERS = 2
 
@@ -125,7 +125,11 @@ def memory_per_worker(
     Beyond two workers no part grows with their number. Loading: each worker has the whole model in float32 before it
     keeps its share. Gradients: while they are accumulated over micro-batches, sharded workers hold them whole (FSDP2's
     `set_requires_gradient_sync`). Activations: see `_activations_per_token`; with checkpointing one layer of them and
-    every layer's input. Logits: float32, their log-softmax, and what the model gave in half precision.
+    every layer's input. Logits: log-softmax and its gradient in float32, and what the model gave and got back in half
+    precision. Scores: in float32 a GPU has no kernel that keeps none, and each layer keeps its softmax.
+
+    `bench/gpu_plan.py` compares it with a GPU: on an H200 the sum of the parts came to 0.99 to 1.17 of what was
+    allocated, for 1.2B parameters in full and 8B with LoRA.
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
@@ -137,7 +141,8 @@ def memory_per_worker(
         "optimizer": math.ceil(FLOAT * ADAM_STATES * model.trainable_parameters / world),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters),
         "activations": tokens * _activations_per_token(model, width, training.gradient_checkpointing),
-        "logits": tokens * model.vocab_size * (2 * FLOAT + (HALF if training.bf16 else 0)),
+        "logits": tokens * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
+        "scores": _scores(model, training, micro, tokens) if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }
     loading = FLOAT * model.parameters
@@ -167,6 +172,12 @@ def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -
     if checkpointing:
         return layer + model.num_layers * hidden * width
     return layer * model.num_layers
+
+
+def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int) -> int:
+    """The attention's softmax, of every layer that is kept: rows x heads x length x length."""
+    layers = 1 if training.gradient_checkpointing else model.num_layers
+    return FLOAT * layers * model.num_attention_heads * tokens * (tokens // rows)
 
 
 def _does_not_fit(memory: dict[str, int], available: int, compute: Compute) -> str:

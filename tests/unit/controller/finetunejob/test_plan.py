@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, TrainingSpec
 from driftloop.contract.course import Course
+from driftloop.contract.result import ModelFacts
 from driftloop.controller.finetunejob.plan import (
     Refusal,
     TrainingPlan,
@@ -214,3 +215,39 @@ def test_accumulated_gradients_are_counted_whole() -> None:
     training = TrainingSpec(train_batch_size=16)
     at_once, in_two = (memory_per_worker(training, data, 8, micro, on_gpu=True)["gradients"] for micro in (2, 1))
     assert in_two - at_once == 4 * LLAMA_8B.trainable_parameters
+
+
+LLAMA_1B = facts(
+    1_235_814_400,
+    embedding_parameters=262_668_288,
+    largest_layer_parameters=60_821_504,
+    num_layers=16,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_attention_heads=32,
+    vocab_size=128_256,
+)
+LLAMA_8B_LORA = LLAMA_8B.model_copy(update={"parameters": 8_072_204_288, "trainable_parameters": 41_943_040})
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "training", "allocated"),
+    [
+        (LLAMA_1B, 12, {"max_length": 2048}, 91_902),
+        (LLAMA_1B, 18, {"max_length": 2048}, 130_499),
+        (LLAMA_1B, 30, {"max_length": 2048, "gradient_checkpointing": True}, 109_645),
+        (LLAMA_1B, 4, {"max_length": 4096, "gradient_checkpointing": True, "packing": True}, 40_098),
+        (LLAMA_1B, 16, {"max_length": 1024, "bf16": False}, 125_636),
+        (LLAMA_8B_LORA, 8, {"max_length": 4096, "gradient_checkpointing": True}, 89_972),
+        (LLAMA_8B, 1, {"max_length": 4096, "gradient_checkpointing": True}, 126_604),
+    ],
+    ids=["1b", "1b larger", "1b checkpointing", "1b packing", "1b float32", "8b lora", "8b"],
+)
+def test_the_estimate_is_not_below_what_a_gpu_allocated_nor_far_above(
+    model: ModelFacts, rows: int, training: dict[str, object], allocated: int
+) -> None:
+    """bench/gpu_plan.py on an H200, torch 2.11: the most that was allocated in two steps, in MiB."""
+    spec = TrainingSpec.model_validate({"train_batch_size": rows, "bf16": True} | training)
+    memory = memory_per_worker(spec, prepared(model=model, longest_row_tokens=8192), 1, rows, on_gpu=True)
+    estimate = (memory["total"] - memory["runtime"]) >> 20
+    assert 0.99 * allocated <= estimate <= 1.17 * allocated
