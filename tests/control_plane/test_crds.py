@@ -89,6 +89,7 @@ def label(value: Any) -> str:
 
 
 FROM = "spec.model.from"
+AUGMENT = {"type": "augment", "fraction": 0.5}
 TEMPLATE = "spec.retraining.jobTemplate.spec"
 # An object, the change that makes it wrong, and what the message must say: the field first.
 WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
@@ -121,6 +122,11 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.data.sources", [sources("a")[0] | {"format": "xlsx"}], r"spec.data.sources\[0\].format.*parquet"),
     (job, "spec.data.steps", [{"type": "shuffle"}], r"spec.data.steps\[0\].type.*dedupNear"),
     (job, "spec.data.steps", [{"type": "dedupNear", "threshold": 1.5}], r"spec.data.steps\[0\].threshold"),
+    (job, "spec.data.steps", [{"type": "augment"}], r"spec.data.steps\[0\].fraction.*augment needs a fraction"),
+    (job, "spec.data.steps", [{"type": "dedupNear", "fraction": 1}], r"spec.data.steps\[0\].fraction.*goes with"),
+    (job, "spec.data.steps", [{"type": "normalise", "seed": 1}], r"spec.data.steps\[0\].seed.*goes with augment"),
+    (job, "spec.data.steps", [AUGMENT, {"type": "normalise"}], "spec.data.steps.*augment comes last"),
+    (job, "spec.data.steps", [AUGMENT, AUGMENT], "spec.data.steps.*augment comes last, and once"),
     (job, "spec.data.heldOutPercent", 51, "spec.data.heldOutPercent.*50"),
     (job, "spec.data.replay", {"sources": []}, "spec.data.replay.sources.*at least 1"),
     (job, "spec.data.replay", {"sources": sources("old"), "fraction": -0.1}, "spec.data.replay.fraction"),

@@ -94,10 +94,24 @@ class DataSource(ApiModel):
     )
 
 
-class DataStep(ApiModel):
-    """One cleaning step. Steps run in the order given."""
+def _of_augment(field: str) -> dict[str, str]:
+    return rule(f"self.type == 'augment' || !has(self.{field})", f"{field} goes with augment", f".{field}")
 
-    type: Literal["normalise", "filterLength", "dedupExact", "dedupNear"] = Field(description="What the step does.")
+
+class DataStep(ApiModel):
+    """One step. Steps run in the order given; augment runs on the training rows alone, after they are divided."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule("self.type != 'augment' || has(self.fraction)", "augment needs a fraction", ".fraction"),
+            _of_augment("fraction"),
+            _of_augment("seed"),
+            _of_augment("templates"),
+        )
+    )
+    type: Literal["normalise", "filterLength", "dedupExact", "dedupNear", "augment"] = Field(
+        description="What the step does."
+    )
     min_characters: int = Field(
         1, ge=0, le=1_000_000, description="filterLength: rows with a shorter text are dropped."
     )
@@ -108,6 +122,19 @@ class DataStep(ApiModel):
         0.85,
         description="dedupNear: Jaccard similarity of shingles from which a row of the same answer is a copy; "
         "what many rows have in common is left aside.",
+    )
+    fraction: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="augment: changed copies that are made of a training row, on average: typos, case, punctuation, a "
+        "word less, two words swapped. The answer stays.",
+    )
+    seed: int | None = Field(None, ge=0, le=2_147_483_647, description="augment: seed of the changes; 0 if absent.")
+    templates: StorageUri | None = Field(
+        None,
+        description="augment: a file of templates with {prompt} where the prompt goes, one a line; in a .jsonl file "
+        "each is the `template` of an object. They are used beside the other changes.",
     )
 
 
@@ -144,7 +171,14 @@ class DataSpec(ApiModel):
                 "size(self.sources) > 0 || has(self.feedback)",
                 "give at least one source, or feedback of a service",
                 ".sources",
-            )
+            ),
+            rule(
+                "self.steps.filter(step, step.type == 'augment').size() == 0 || "
+                "(self.steps.filter(step, step.type == 'augment').size() == 1 && "
+                "self.steps[self.steps.size() - 1].type == 'augment')",
+                "augment comes last, and once",
+                ".steps",
+            ),
         )
     )
     sources: list[DataSource] = Field(
@@ -164,6 +198,13 @@ class DataSpec(ApiModel):
         "gates. If absent, what the version that training starts from inherited, or 10. Below that version it can't be "
         "changed: another share is refused.",
     )
+
+    @property
+    def files(self) -> list[str]:
+        """URIs of all files that are read for it, feedback's aside."""
+        replayed = self.replay.sources if self.replay else []
+        templates = [step.templates for step in self.steps if step.templates is not None]
+        return [*(source.uri for source in [*self.sources, *replayed]), *templates]
 
 
 class Adapter(ApiModel):
@@ -337,6 +378,7 @@ class DataStatus(ApiModel):
     held_out_rows: int = Field(description="Rows that never are.")
     feedback_rows: int = Field(0, description="Training rows that came from feedback.")
     replay_rows: int = Field(0, description="Training rows that are replayed.")
+    augmented_rows: int = Field(0, description="Training rows that augment made of others.")
     dropped_rows: int = Field(0, description="Rows that were read and are neither trained on nor held out.")
     dropped: dict[str, int] = Field(
         default={}, max_length=24, description="The dropped rows by reason; see docs/data.md for what each means."

@@ -63,6 +63,7 @@ class PrepareResult(ApiModel):
     held_out_rows: Count
     feedback_rows: Count = 0
     replay_rows: Count = 0
+    augmented_rows: Count = 0
     dropped_rows: Count = 0
     dropped: dict[Reason, Count] = Field(default={}, max_length=MAX_REASONS)  # dropped rows by reason
     reshaped: dict[Reason, Count] = Field(default={}, max_length=8)  # rows trained on otherwise than they came, by how

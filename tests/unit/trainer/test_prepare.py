@@ -10,9 +10,10 @@ from driftloop.contract.manifest import Manifest, ManifestError
 from driftloop.contract.result import encode
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.text import row_key, side
+from driftloop.contract.textstats import PROFILE
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, TRAIN_KEYS
+from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, PROVENANCE, TRAIN_KEYS
 from driftloop_trainer.prepare.stage import prepare
 from unit.trainer.conftest import ARCHITECTURE
 
@@ -115,6 +116,22 @@ def test_rows_are_held_out_by_the_inherited_salt_and_share(rows: Path) -> None:
     prepare(task("salted", heldOutSalt="older", data=data))
     held_out = (rows / "store" / "prepared" / "salted" / HELD_OUT_KEYS).read_text().split()
     assert set(held_out) == {row_key(text) for text, _ in ROWS if side("older", text, 30) == "heldOut"}
+
+
+def test_augmented_rows_are_counted_and_are_no_traffic(rows: Path) -> None:
+    (rows / "templates.txt").write_text("Hello! {prompt}\n")
+    plain = prepare(task("plain"))
+    data = task("x").data.dump()
+    step = {"type": "augment", "fraction": 0.5, "templates": "pvc://claim/templates.txt"}
+    result = prepare(task("more", data=data | {"steps": [*data["steps"], step]}))
+    assert result.train_rows == plain.train_rows + result.augmented_rows
+    assert 0.3 * plain.train_rows < result.augmented_rows < 0.6 * plain.train_rows
+    assert result.held_out_rows == plain.held_out_rows
+    folders = [rows / "store" / "prepared" / name for name in ("plain", "more")]
+    assert (folders[0] / HELD_OUT_KEYS).read_text() == (folders[1] / HELD_OUT_KEYS).read_text()
+    assert (folders[0] / PROFILE).read_text() == (folders[1] / PROFILE).read_text()
+    provenance = json.loads((folders[1] / PROVENANCE).read_text())
+    assert provenance["trainRows"] == {"data": plain.train_rows, "augment": result.augmented_rows}
 
 
 def test_packing_fills_sequences(rows: Path) -> None:

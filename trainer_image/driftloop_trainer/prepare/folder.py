@@ -66,13 +66,13 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     _write_sequences(folder, examples, sequences)
     write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
     _write_keys(folder, rows, gathered.held_out)
-    (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows])))
+    (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows if row.part != "augment"])))
     suites = _write_suites(task, gathered.held_out, folder)
 
     dropped = gathered.dropped | rendering.dropped
     shown = sample(next(example for example in examples if example.trained), tokenizer)
     manifest = publish(folder, task.output)
-    _write_provenance(task, dropped)
+    _write_provenance(task, dropped, rows)
     write_text(join(task.output, SAMPLE), shown + "\n")
     result = PrepareResult(
         uri=task.output,
@@ -82,6 +82,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         held_out_rows=len(gathered.held_out),
         feedback_rows=sum(row.part == "feedback" for row in rows),
         replay_rows=sum(row.part == "replay" for row in rows),
+        augmented_rows=sum(row.part == "augment" for row in rows),
         dropped_rows=sum(dropped.values()),
         dropped=counted(dropped),
         reshaped=dict(rendering.reshaped),
@@ -203,13 +204,14 @@ def _write_suites(task: PrepareTask, held_out: list[Row], folder: Path) -> list[
     return [write_suite(suite_items(held_out, s), s, folder) for s in task.suites if s.items is not None]
 
 
-def _write_provenance(task: PrepareTask, dropped: dict[str, int]) -> None:
+def _write_provenance(task: PrepareTask, dropped: dict[str, int], rows: list[Row]) -> None:
     content = {
         "job": task.job,
         "jobUid": task.job_uid,
         "family": task.family,
         "data": task.data.dump(),
         "model": task.model.dump(),
+        "trainRows": dict(Counter(row.part for row in rows)),
         "droppedRows": dropped,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

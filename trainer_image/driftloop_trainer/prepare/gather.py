@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from driftloop.api.finetunejob import HELD_OUT_PERCENT
+from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataStep
+from driftloop.contract.storage import fetch_file
 from driftloop.contract.task import PrepareTask
 from driftloop_trainer.failure import StageFailure
+from driftloop_trainer.prepare.augment import Fence, augmented, read_templates
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed
 from driftloop_trainer.prepare.feedback import read_feedback
 from driftloop_trainer.prepare.rows import Row
@@ -40,14 +42,30 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     rows, dropped = clean(rows, data.steps)
     near = [step.threshold for step in data.steps if step.type == "dedupNear"]
     percent = HELD_OUT_PERCENT if data.held_out_percent is None else data.held_out_percent
-    divided = divide(rows, task.held_out_salt or task.family, percent, min(near, default=FENCE_THRESHOLD))
+    salt, threshold = task.held_out_salt or task.family, min(near, default=FENCE_THRESHOLD)
+    divided = divide(rows, salt, percent, threshold)
     train = [row for row in divided.train if replayed(row, data.replay.fraction if data.replay else 1.0)]
     if not train:
         raise StageFailure("EmptyData", _why_empty(read, left_out | dropped, divided))
     dropped |= left_out | {"contradicted": contradicted, "nearHeldOut": divided.fenced}
     dropped["notReplayed"] = len(divided.train) - len(train)
     dropped |= {f"feedback.{reason}": count for reason, count in (feedback.skipped if feedback else {}).items()}
+    for step in data.steps:
+        if step.type == "augment":
+            templates = _templates(step, scratch)
+            fence = Fence(divided.held_out, threshold, salt, percent)
+            train = [*train, *augmented(train, fence, step, templates)]
     return Gathered(train, divided.held_out, {step: count for step, count in dropped.items() if count})
+
+
+def _templates(step: DataStep, scratch: Path) -> list[str]:
+    if step.templates is None:
+        return []
+    try:
+        content = fetch_file(step.templates, scratch).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise StageFailure("BadTemplate", f"{step.templates}: no UTF-8: {error}") from error
+    return read_templates(content, step.templates)
 
 
 def _why_empty(read: int, dropped: dict[str, int], divided: Divided) -> str:

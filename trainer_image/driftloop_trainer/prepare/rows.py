@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from driftloop.contract.text import conversation_identity, normalise, row_key
 
-Part = Literal["data", "feedback", "replay"]
+Part = Literal["data", "feedback", "replay", "augment"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ def apply(step: DataStep, rows: list[Row]) -> list[Row]:
             return drop_exact(rows)
         case "dedupNear":
             return drop_near(rows, step.threshold)
+        case "augment":
+            return rows  # of the training side alone: see augment.py
 
 
 def drop_exact(rows: Iterable[Row]) -> list[Row]:

@@ -76,8 +76,7 @@ def start(observed: Observed) -> Start | Obstacle:
 
 def check_claims(spec: FineTuneJobSpec, found: Start, claims: Mapping[str, Obj]) -> Blocked | None:
     """Every claim exists, and several nodes can write (or read) what several nodes must."""
-    replayed = spec.data.replay.sources if spec.data.replay else []
-    rows = [source.uri for source in [*spec.data.sources, *replayed]]
+    rows = spec.data.files
     suites = [suite.uri for suite in spec.evaluation.suites]
     feedback = [found.feedback.uri] if found.feedback else []
     if missing := missing_claim([spec.storage, found.model.uri, *rows, *suites, *feedback], claims):

@@ -247,8 +247,7 @@ def task_of(job: Obj) -> AnyTask | None:
 
 def data_uris(task: PrepareTask) -> list[str]:
     """Every file of rows or items that prepare reads."""
-    replayed = task.data.replay.sources if task.data.replay else []
-    rows = [source.uri for source in [*task.data.sources, *replayed]]
+    rows = task.data.files
     return [*rows, *(suite.uri for suite in task.suites if suite.uri)]
 
 
