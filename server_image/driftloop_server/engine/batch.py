@@ -118,5 +118,6 @@ class Batch(Generic[Owner]):
         kind = size_class(block.lengths[row] + 1)
         if kind not in self._blocks:
             self._blocks[kind] = Block(self.forward, [], cells_for(longest_of(kind)))
+            self._blocks[kind].spent = block.spent
         self._blocks[kind].take(block, row)
         block.remove(row)

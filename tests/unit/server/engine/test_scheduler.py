@@ -12,7 +12,7 @@ import pytest
 import torch
 from prometheus_client import generate_latest
 
-from driftloop_server.engine import cache
+from driftloop_server.engine import cache, scheduler
 from driftloop_server.engine.batch import Batch
 from driftloop_server.engine.metrics import EngineMetrics
 from driftloop_server.engine.model import LoadedModel, load
@@ -295,19 +295,31 @@ def test_no_more_begin_than_the_cache_holds(loaded: LoadedModel) -> None:
     bench.scheduler.close()
 
 
-def test_a_long_prompt_is_read_between_the_steps_of_others(bench: Bench) -> None:
+class Clock:
+    """A millisecond for each token that the model is given."""
+
+    def __init__(self, model: Faulty) -> None:
+        self._model = model
+
+    def monotonic(self) -> float:
+        return sum(rows * columns for rows, columns in self._model.passes) / 1000
+
+
+def test_a_long_prompt_is_read_between_the_steps_of_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients have half the time each: a piece of 32 tokens, then 32 steps."""
     long = [3 + i % 300 for i in range(2000)]
+    monkeypatch.setattr(scheduler, "time", Clock(bench.model))
     alone = text(bench.submit(long, client="long"))
     bench.submit([1, 2], max_tokens=30_000, client="short")
     running = bench.request
     while bench.scheduler.waiting:
         time.sleep(0.001)
-    bench.model.passes.clear()
+    begun = len(bench.model.passes)
     assert text(bench.submit(long, client="long")) == alone
     bench.scheduler.cancel(running)
-    pieces = [i for i, (_, columns) in enumerate(bench.model.passes) if columns > 2]
-    assert len(pieces) > 2
-    assert all(after - before > 1 for before, after in itertools.pairwise(pieces))  # a step between any two pieces
+    pieces = [i for i, (_, columns) in enumerate(bench.model.passes) if i > begun and columns > 2]
+    assert len(pieces) > 50
+    assert all(30 < after - before < 35 for before, after in itertools.pairwise(pieces[2:]))
 
 
 def test_short_prompts_pass_a_long_one(bench: Bench) -> None:
