@@ -87,8 +87,9 @@ class Drift(ApiModel):
     enabled: bool = Field(True, description="Watch this service.")
     false_alarms_per_month: Fraction = Field(
         0.01,
-        description="The budget: chance of a false alarm in 72,000 requests, if they come independently. Users who "
-        "send much and unlike the others cost some of it.",
+        description="The budget: chance of a false alarm in 72,000 requests, if they come independently, however long "
+        "they take: 30 days at 1.7 requests a minute, 20 hours at 1 a second, 40 minutes at 30 a second. Hours of the "
+        "day and users who send much and unlike the others cost more.",
     )
     tolerance: Fraction = Field(
         0.02,
@@ -100,6 +101,13 @@ class Drift(ApiModel):
         ge=50,
         le=1_000_000,
         description="First requests of a promoted version: what they look like is normal.",
+    )
+    baseline_minimum_hours: float = Field(
+        24,
+        ge=0,
+        le=8760,
+        description="And those of its first hours, also parts of one: a day has each of its hours in it. Till then "
+        "only mostly bad ratings raise an alarm. 0: as soon as there are baselineRequests.",
     )
 
 
@@ -211,6 +219,7 @@ class DriftStatus(ApiModel):
     """The detector's state. One write holds evidence and the time up to which counters were consumed."""
 
     version: Name | None = Field(None, description="The version this evidence is about.")
+    since: Timestamp | None = Field(None, description="When the version's baseline began.")
     consumed_until: Timestamp | None = Field(None, description="Counters were read up to here.")
     requests: int = Field(0, description="Requests judged since the baseline.")
     evidence: dict[str, str] = Field(
@@ -220,6 +229,15 @@ class DriftStatus(ApiModel):
     threshold: str | None = Field(None, max_length=16, description="Alarm above this.")
     baseline: list[ReferenceSignal] = Field(
         default=[], max_length=16, description="What the first requests looked like."
+    )
+    health: Literal["Good", "Bad", "Unknown"] | None = Field(
+        None, description="Whether the baseline's ratings are mostly good. Unknown: it has fewer than ten."
+    )
+    training_distance: dict[str, str] = Field(
+        default={},
+        max_length=16,
+        description="How far the baseline is from the training data, a text signal: the mean score in standard "
+        "deviations, as a decimal string. It starts nothing.",
     )
     first_baseline: list[ReferenceSignal] = Field(
         default=[], max_length=16, description="The first baseline ever, for the long view."

@@ -71,6 +71,7 @@ class Metric:
     # Operator: inference_namespace, inference_service.
     DRIFT_LOG_EVIDENCE = "driftloop_drift_log_evidence"
     DRIFT_THRESHOLD = "driftloop_drift_log_evidence_threshold"
+    DRIFT_TRAINING_DISTANCE = "driftloop_drift_training_distance"  # + signal; in standard deviations
     DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
 
 

@@ -1,17 +1,20 @@
 """A version's drift from one look to the next: baseline, evidence, alarm. Pure.
 
-The first `baselineRequests` requests of a promoted version say what its traffic is like (training data is not
-traffic). They become the reference if their feedback is healthy; while it is unknown or bad, the profile from training
-stays the reference, with a wider tolerance. Until the baseline is whole only feedback is judged: a version retrained
-with replay has a profile full of the old, and would be accused of the very traffic that it was made for.
+The first requests of a promoted version, `baselineRequests` of them and those of `baselineMinimumHours`, say what its
+traffic is like, and are the reference from then on: training data is not traffic. How far they are from the training
+data is a figure of its own, which starts nothing.
 
-As long as evidence is at rest the baseline goes on growing, up to `GROWTH` times: a few hundred requests can't tell a
-shift of 0.3 standard deviations from their own error, a few thousand can.
+Whether they were a good time is told by their ratings. Few services have enough: then health is unknown, which the
+status says, and mostly bad ratings raise an alarm by themselves, while the text is compared all the same.
+
+As long as evidence is at rest the baseline goes on growing, each signal up to `GROWTH` times: a few hundred requests
+can't tell a shift of 0.3 standard deviations from their own error, a few thousand can.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 from driftloop.api.inferenceservice import Drift, DriftStatus, ReferenceSignal
 from driftloop.contract.names import SIGNALS
@@ -23,6 +26,7 @@ from driftloop.controller.drift.detector import (
     Reference,
     State,
     log_evidence,
+    normal_scores,
     signal_evidence,
     threshold,
     update,
@@ -30,13 +34,11 @@ from driftloop.controller.drift.detector import (
 )
 from driftloop.controller.drift.pace import Pace, advance, believed, usual
 
+Health = Literal["Good", "Bad", "Unknown"]
+
 GROWTH = 10
 HEALTHY = 0.5  # a larger share of bad ratings is no state to call normal
 MIN_RATINGS = 10  # fewer say nothing
-
-# Held-out rows of one data set differ by 0.13 standard deviations in length from those trained on (banking77's test and
-# training files); 0.1 allows for 0.25.
-TRAINING_TOLERANCE = 0.1
 
 _PACE = "pace"  # its key beside the signals' evidence
 
@@ -59,19 +61,20 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     pace, seconds = _decoded_pace(status.evidence.get(_PACE, "")), _seconds(status, counters)
     expected = usual(pace, counters.requests, seconds)
     collected = _counts(status.baseline)
-    collecting = _rows(collected) < spec.baseline_requests
-    based = not collecting and is_healthy(collected)
-    compared = references(collected, collecting, counters)
-    tolerance = spec.tolerance if based else max(spec.tolerance, TRAINING_TOLERANCE)
-    state = update(decode(status.evidence), counters.bins, compared, tolerance, _CAP * limit, expected)
+    collecting = _missing(status, collected, spec) is not None
+    compared = references(collected, collecting)
+    state = update(decode(status.evidence), counters.bins, compared, spec.tolerance, _CAP * limit, expected)
     evidence = log_evidence(state)
     at_rest = evidence <= _AT_REST * limit
-    if collecting or (at_rest and _rows(collected) < GROWTH * spec.baseline_requests):
-        collected = _added(collected, counters, expected)
+    if collecting or at_rest:
+        collected = _added(collected, counters, expected, math.inf if collecting else GROWTH * spec.baseline_requests)
+    looked = status.model_copy(update={"consumed_until": timestamp(counters.until)})
+    missing = _missing(looked, collected, spec)
     first = status.first_baseline
-    if collecting and _rows(collected) >= spec.baseline_requests and not first and is_healthy(collected):
+    if collecting and missing is None and not first and health(collected) != "Bad":
         first = _signals(collected)
     alarm = evidence >= limit
+    told = missing or _progress(collected)
     return status.model_copy(
         update={
             "consumed_until": timestamp(counters.until),
@@ -84,29 +87,44 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
             "alarm": alarm,
             "last_alarm": timestamp(counters.until) if alarm else status.last_alarm,
             "change_point": timestamp(counters.until) if at_rest else status.change_point,
-            "message": _message(state, limit, collected, spec) if alarm else _progress(collected, spec),
+            "health": health(collected),
+            "training_distance": training_distance(collected, counters) or status.training_distance,
+            "message": _message(state, limit, told) if alarm else told,
         }
     )
 
 
-def references(collected: Mapping[str, Sequence[int]], collecting: bool, counters: Counters) -> dict[str, Reference]:
-    """What each signal is compared with.
+def references(collected: Mapping[str, Sequence[int]], collecting: bool) -> dict[str, Reference]:
+    """What each signal is compared with: while the baseline is collected, only feedback with anything.
 
     Without a healthy baseline, half of the ratings is the limit for feedback: it needs no past to be too much.
     """
-    if not collecting and is_healthy(collected):
-        return {signal: _reference(counts) for signal, counts in collected.items()}
-    found = {FEEDBACK: Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))}
-    if not collecting and counters.reference_rows > 0:
-        profile = {s: Reference(counters.reference_rows, tuple(m)) for s, m in counters.reference.items()}
-        found |= {signal: reference for signal, reference in profile.items() if signal in SIGNALS}
+    found = {} if collecting else {signal: _reference(counts) for signal, counts in collected.items()}
+    if collecting or health(collected) != "Good":
+        found[FEEDBACK] = Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))
     return found
 
 
-def is_healthy(collected: Mapping[str, Sequence[int]]) -> bool:
-    """Whether the ratings are known and most of them good. Unknown is not healthy."""
+def health(collected: Mapping[str, Sequence[int]]) -> Health:
+    """Whether most ratings of the baseline are good; Unknown with fewer than MIN_RATINGS of them."""
     good, bad = (*collected.get(FEEDBACK, ()), 0, 0)[:2]
-    return good + bad >= MIN_RATINGS and bad <= HEALTHY * (good + bad)
+    if good + bad < MIN_RATINGS:
+        return "Unknown"
+    return "Good" if bad <= HEALTHY * (good + bad) else "Bad"
+
+
+def training_distance(collected: Mapping[str, Sequence[int]], counters: Counters) -> dict[str, str]:
+    """How far the baseline is from the training's profile: the mean normal score of each text signal, as a decimal.
+
+    In standard deviations of the training data, with a sign. Empty when the profile is not known.
+    """
+    found = {}
+    for signal in SIGNALS:
+        masses, counts = counters.reference.get(signal, ()), collected.get(signal, ())
+        scores = normal_scores(Reference(counters.reference_rows, tuple(masses)))
+        if scores and len(scores) == len(counts) and sum(counts) > 0:
+            found[signal] = decimal(sum(s * c for s, c in zip(scores, counts, strict=True)) / sum(counts))
+    return found
 
 
 def encode(state: State) -> dict[str, str]:
@@ -152,12 +170,23 @@ def _decoded_pace(text: str) -> Pace:
 def _started(status: DriftStatus, version: str, spec: Drift, now: datetime) -> DriftStatus:
     return DriftStatus(
         version=version,
+        since=timestamp(now),
         consumed_until=timestamp(now),
         change_point=timestamp(now),
         threshold=decimal(threshold(spec.false_alarms_per_month)),
         first_baseline=status.first_baseline,
-        message=_progress({}, spec),
+        message=f"learning what is normal: 0/{spec.baseline_requests} requests",
     )
+
+
+def _missing(status: DriftStatus, collected: Mapping[str, Sequence[int]], spec: Drift) -> str | None:
+    """What the baseline lacks, in words; None when it is whole. One of before `since` was kept has had its time."""
+    rows, hours = _rows(collected), spec.baseline_minimum_hours
+    lacks = [f"{rows}/{spec.baseline_requests} requests"] if rows < spec.baseline_requests else []
+    if status.since and status.consumed_until:
+        passed = (parse_timestamp(status.consumed_until) - parse_timestamp(status.since)).total_seconds() / 3600
+        lacks += [f"{passed:.2g} of {hours:g} hours"] if passed < hours else []
+    return f"learning what is normal: {', '.join(lacks)}" if lacks else None
 
 
 def _counts(signals: Sequence[ReferenceSignal]) -> dict[str, tuple[int, ...]]:
@@ -177,28 +206,34 @@ def _reference(counts: Sequence[int]) -> Reference:
     return Reference(rows, tuple(count / rows for count in counts) if rows else ())
 
 
-def _added(collected: Mapping[str, Sequence[int]], counters: Counters, expected: float) -> dict[str, tuple[int, ...]]:
-    """The baseline with a window's counts; of a burst, no more than what is usual a few times over."""
+def _added(
+    collected: Mapping[str, Sequence[int]], counters: Counters, expected: float, most: float
+) -> dict[str, tuple[int, ...]]:
+    """The baseline with a window's counts, where a signal has fewer than `most`.
+
+    Of a burst, no more than what is usual a few times over.
+    """
     found = {signal: tuple(counts) for signal, counts in collected.items()}
     weight = min(1.0, believed(expected) / counters.requests) if counters.requests > 0 else 1.0
     for signal in WATCHED:
         counts = usable(counters.bins.get(signal))
         before = found.get(signal) or (0,) * len(counts)
-        if len(before) == len(counts) > 0:
+        if len(before) == len(counts) > 0 and sum(before) < most:
             found[signal] = tuple(round(a + weight * b) for a, b in zip(before, counts, strict=True))
     return found
 
 
-def _progress(collected: Mapping[str, Sequence[int]], spec: Drift) -> str:
-    rows = _rows(collected)
-    if rows < spec.baseline_requests:
-        return f"learning what is normal: {rows}/{spec.baseline_requests} requests"
-    if not is_healthy(collected):
-        return "compared with the training data: the first requests had too little or too much bad feedback"
-    return f"compared with the first {rows} requests of the version"
+def _progress(collected: Mapping[str, Sequence[int]]) -> str:
+    rated = sum(collected.get(FEEDBACK, ()))
+    unhealthy = {
+        "Unknown": f"; health unknown: {rated} of {MIN_RATINGS} ratings",
+        "Bad": "; they had mostly bad ratings",
+        "Good": "",
+    }
+    return f"compared with the first {_rows(collected)} requests of the version{unhealthy[health(collected)]}"
 
 
-def _message(state: State, limit: float, collected: Mapping[str, Sequence[int]], spec: Drift) -> str:
+def _message(state: State, limit: float, told: str) -> str:
     strongest = max(WATCHED, key=lambda signal: signal_evidence(state, signal))
     moved = [s for s in WATCHED if s == strongest or signal_evidence(state, s) >= limit]
-    return f"drift in {', '.join(moved)}; {_progress(collected, spec)}"
+    return f"drift in {', '.join(moved)}; {told}"

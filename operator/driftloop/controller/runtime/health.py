@@ -85,15 +85,23 @@ def drift(services: Iterable[Obj]) -> Iterator[Metric]:
     )
     threshold = GaugeMetricFamily(names.Metric.DRIFT_THRESHOLD, "An alarm is raised above this.", labels=labels)
     alarm = GaugeMetricFamily(names.Metric.DRIFT_ALARM, "1 while the evidence is above the threshold.", labels=labels)
+    distance = GaugeMetricFamily(
+        names.Metric.DRIFT_TRAINING_DISTANCE,
+        "From the training data to the requests that count as normal, in standard deviations.",
+        labels=[*labels, "signal"],
+    )
     for service in services:
         state = (service.get("status") or {}).get("drift") or {}
         place = [service["metadata"]["namespace"], service["metadata"]["name"]]
         for family, value in ((evidence, state.get("logEvidence")), (threshold, state.get("threshold"))):
             if (number := _number(value)) is not None:
                 family.add_metric(place, number)
+        for signal, value in (state.get("trainingDistance") or {}).items():
+            if (number := _number(value)) is not None:
+                distance.add_metric([*place, signal], number)
         if state:
             alarm.add_metric(place, float(bool(state.get("alarm"))))
-    yield from (evidence, threshold, alarm)
+    yield from (evidence, threshold, distance, alarm)
 
 
 def _number(text: object) -> float | None:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Drift, DriftStatus
 from driftloop.controller.drift.detector import FEEDBACK, WATCHED, Counters
-from driftloop.controller.drift.watch import GROWTH, decode, encode, is_healthy, watch
+from driftloop.controller.drift.watch import GROWTH, decode, encode, health, watch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-SPEC = Drift(baseline_requests=300, tolerance=0.02)
+SPEC = Drift(baseline_requests=300, baseline_minimum_hours=0, tolerance=0.02)
 FLAT, HIGH = (10.0,) * 10, (0.0,) * 5 + (20.0,) * 5
 PROFILE = {"surprisal": (0.1,) * 10}
 
@@ -46,15 +46,69 @@ def test_while_the_baseline_is_collected_text_is_not_judged() -> None:
     assert status.message == "learning what is normal: 30000/100000 requests"
 
 
-@pytest.mark.parametrize("ratings", [(0, 0), (4, 4), (5, 25)])
-def test_a_baseline_of_unknown_or_bad_feedback_is_not_normal(ratings: tuple[float, float]) -> None:
-    """Then the training's profile is the reference: the same traffic that it holds is fine, other traffic is not."""
+@pytest.mark.parametrize(
+    ("ratings", "told", "says"),
+    [
+        ((0, 0), "Unknown", "; health unknown: 0 of 10 ratings"),
+        ((1, 1), "Unknown", "; health unknown: 6 of 10 ratings"),
+        ((9, 1), "Good", ""),
+    ],
+)
+def test_traffic_unlike_the_training_data_is_no_drift_whatever_its_ratings(
+    ratings: tuple[float, float], told: str, says: str
+) -> None:
+    """Without ratings, or with 1 % of them, it was compared with the training data, and an alarm after 700 requests."""
     service = Service()
-    for _ in range(3):
-        service.look(HIGH, (ratings[0] / 3, ratings[1] / 3))
-    assert service.status.message is not None
-    assert service.status.message.startswith("compared with the training data")
-    assert service.look(HIGH, (0, 0), times=30).alarm
+    status = service.look(HIGH, ratings, times=3)
+    assert status.health == told
+    assert status.message == "compared with the first 300 requests of the version" + says
+    assert float(status.training_distance["surprisal"]) == pytest.approx(0.8, abs=0.05)
+    assert not service.look(HIGH, (0, 0), times=300).alarm
+    assert service.look(FLAT, (0, 0), times=30).alarm
+
+
+def test_a_baseline_of_bad_ratings_is_told_and_raises_its_own_alarm() -> None:
+    status = Service().look(HIGH, (1, 5), times=30)
+    assert (status.health, status.alarm, status.first_baseline) == ("Bad", True, [])
+    assert status.message is not None
+    assert status.message.startswith("drift in feedback")
+
+
+def test_health_becomes_known_with_the_first_ratings_that_come() -> None:
+    """The text's baseline is whole and full by then; the ratings' isn't."""
+    service = Service()
+    assert service.look(FLAT, (0, 0), times=100).health == "Unknown"
+    status = service.look(FLAT, (9, 1), times=3)
+    assert status.health == "Good"
+    assert service.look(FLAT, (2, 8), times=30).alarm
+
+
+def test_the_baseline_has_its_least_time() -> None:
+    """At 30 requests a second 300 are ten seconds: the next hour of the day was drift."""
+    service = Service(SPEC.model_copy(update={"baseline_minimum_hours": 0.5}))
+    status = service.look(HIGH, times=100)
+    assert status.message == "learning what is normal: 0.28 of 0.5 hours"
+    assert status.requests == 0
+    status = service.look(FLAT, times=80)
+    assert status.message == "compared with the first 18000 requests of the version"
+    assert not service.look((4.4,) * 5 + (15.6,) * 5, times=30).alarm  # the mean of that half hour
+    few = Service(SPEC.model_copy(update={"baseline_minimum_hours": 0.5, "baseline_requests": 10_000}))
+    assert few.look(times=6).message == "learning what is normal: 600/10000 requests, 0.017 of 0.5 hours"
+
+
+def test_a_baseline_that_was_kept_without_its_beginning_is_not_collected_again() -> None:
+    """Of before the field: a day without a watch would follow an upgrade."""
+    service = Service()
+    old = service.look(times=5).model_copy(update={"since": None})
+    service = Service(SPEC.model_copy(update={"baseline_minimum_hours": 24.0}), status=old)
+    assert service.look(HIGH, times=30).alarm
+
+
+def test_the_distance_from_the_training_data_is_kept_while_the_profile_is_not_read() -> None:
+    service = Service()
+    known = service.look(HIGH, times=3).training_distance
+    counters = Counters(service.now + timedelta(seconds=10), {"surprisal": HIGH})
+    assert watch(service.status, "v1", counters, SPEC, service.now).training_distance == known != {}
 
 
 def test_mostly_bad_ratings_raise_an_alarm_without_any_baseline() -> None:
@@ -137,7 +191,15 @@ def test_evidence_that_does_not_parse_starts_anew(evidence: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("ratings", "expected"), [((), False), ((9, 0), False), ((10, 0), True), ((50, 50), True), ((49, 51), False)]
+    ("ratings", "expected"),
+    [
+        ((), "Unknown"),
+        ((9, 0), "Unknown"),
+        ((0, 9), "Unknown"),
+        ((10, 0), "Good"),
+        ((50, 50), "Good"),
+        ((49, 51), "Bad"),
+    ],
 )
-def test_health_is_known_and_mostly_good(ratings: tuple[int, ...], expected: bool) -> None:
-    assert is_healthy({FEEDBACK: ratings}) is expected
+def test_health_is_known_and_mostly_good(ratings: tuple[int, ...], expected: str) -> None:
+    assert health({FEEDBACK: ratings}) == expected

@@ -19,6 +19,7 @@ TRAINED, LIVE = TEXTS[::2], TEXTS[1::2]
 SHIFTED = [row.text for row in rows(BICYCLE, 60, seed=2)]
 PROFILE = parse_profile(build_profile(TRAINED))
 LOOK = 20  # requests
+SPEC = Drift(baseline_minimum_hours=0)
 
 
 def counted(texts: Sequence[str], until: datetime, ratings: tuple[int, int]) -> Counters:
@@ -38,7 +39,7 @@ def follow(
     now = datetime.fromisoformat(str(status.consumed_until))
     for sent in range(LOOK, requests + LOOK, LOOK):
         now += timedelta(seconds=10)
-        status = watch(status, "v1", counted(rng.choices(pool, k=LOOK), now, ratings), Drift(), now)
+        status = watch(status, "v1", counted(rng.choices(pool, k=LOOK), now, ratings), SPEC, now)
         if status.alarm:
             return status, sent
     return status, requests
@@ -46,7 +47,7 @@ def follow(
 
 @pytest.mark.parametrize("ratings", [(5, 1), (0, 0)], ids=["with feedback", "without feedback"])
 def test_other_rows_of_the_same_domain_raise_no_alarm_and_a_new_product_does(ratings: tuple[int, int]) -> None:
-    started = watch(DriftStatus(), "v1", None, Drift(), datetime(2026, 1, 1, tzinfo=UTC))
+    started = watch(DriftStatus(), "v1", None, SPEC, datetime(2026, 1, 1, tzinfo=UTC))
     status, _ = follow(started, LIVE, 3000, ratings, seed=3)
     assert not status.alarm
     status, sent = follow(status, SHIFTED, 400, ratings, seed=4)

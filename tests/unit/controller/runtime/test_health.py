@@ -26,12 +26,21 @@ def page(caches: Caches) -> str:
 
 def test_a_services_drift_is_told_and_ends_with_it() -> None:
     caches = Caches()
-    caches.put(service({"logEvidence": "3.25", "threshold": "8.5", "alarm": True}))
+    state = {
+        "logEvidence": "3.25",
+        "threshold": "8.5",
+        "alarm": True,
+        "trainingDistance": {"oov": "0.5", "length": "?"},
+    }
+    caches.put(service(state))
     text = page(caches)
     labels = '{inference_namespace="ns",inference_service="s"}'
     assert f"driftloop_drift_log_evidence{labels} 3.25" in text
     assert f"driftloop_drift_log_evidence_threshold{labels} 8.5" in text
     assert f"driftloop_drift_alarm{labels} 1.0" in text
+    of = labels.removesuffix("}") + ',signal="oov"}'
+    assert f"driftloop_drift_training_distance{of} 0.5" in text
+    assert 'signal="length"' not in text
     assert 'driftloop_objects{kind="InferenceService",phase="Serving"} 1.0' in text
     caches.remove(service({}))
     assert labels not in page(caches)
