@@ -1,21 +1,52 @@
 """The evaluation's client against the pod that serves: both sides of the API contract are ours."""
 
-import aiohttp
+import asyncio
+import json
+from pathlib import Path
 
-from driftloop.contract.task import EvaluationArm
+import aiohttp
+import pytest
+
+from driftloop.api.base import SuiteSpec
+from driftloop.contract.names import VOLUMES_ENV
+from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
+from driftloop_trainer.evaluate import stage
 from driftloop_trainer.evaluate.checks import CHECKS, check_api
 from driftloop_trainer.evaluate.client import Arm
 from unit.server.processes import Process
 
+DIGEST = "sha256:" + "a" * 64
+
+
+def arm_of(proxy: Process) -> EvaluationArm:
+    ready = f"http://127.0.0.1:{proxy.ports['metrics']}/readyz"
+    return EvaluationArm(version="v1", digest=DIGEST, url=proxy.url, ready_url=ready)
+
 
 async def test_the_served_pod_keeps_every_promise_that_the_evaluation_checks(proxy: Process) -> None:
-    ready = f"http://127.0.0.1:{proxy.ports['metrics']}/readyz"
-    told = EvaluationArm(version="v1", digest="sha256:" + "a" * 64, url=proxy.url, ready_url=ready)
     async with aiohttp.ClientSession() as session:
-        arm = Arm(told, session, concurrency=4)
+        arm = Arm(arm_of(proxy), session, concurrency=4)
         await arm.wait_ready(30)
         await arm.get_to_know()
         found = await check_api(arm, ["my card has not arrived yet", "refund, please!"], max_tokens=12)
     assert arm.route == "chat"
-    assert found.failed == []
+    assert (found.failed, found.uncertain) == ([], [])
     assert found.passed == len(CHECKS)
+
+
+async def test_a_version_asked_twice_is_compared_with_itself(
+    proxy: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stable version's answers are kept by one stage and paired by the next; ours says where it cut one."""
+    monkeypatch.setenv(VOLUMES_ENV, str(tmp_path))
+    items = [{"prompt": f"where is parcel {i}", "completion": "track_parcel"} for i in range(8)]
+    (tmp_path / "claim").mkdir()
+    (tmp_path / "claim" / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    arm, suite = arm_of(proxy), SuiteSpec(name="old", kind="retention", uri="pvc://claim/items.jsonl", max_tokens=3)
+    first = AnswerTask(family="desk", arm=arm, suites=[suite], output="pvc://claim/answers")
+    kept = await asyncio.to_thread(stage.answer, first)
+    against = Baseline(version="v1", digest=DIGEST, answers=kept.uri, answers_digest=kept.digest)
+    second = EvaluateTask(family="desk", candidate=arm, baseline=against, suites=[suite], output="pvc://claim/found")
+    (found,) = (await asyncio.to_thread(stage.evaluate, second)).suites
+    assert (found.items, found.gained, found.lost, found.errors) == (8, 0, 0, 0)
+    assert found.cut == found.baseline_cut is not None

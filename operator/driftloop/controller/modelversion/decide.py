@@ -79,7 +79,7 @@ def _settled(observed: Observed) -> bool:
     if status.phase not in JUDGED:
         return False
     if status.phase == "Failed":
-        return observed.annotations.get(RETRY) in (None, status.retried)
+        return not _is_asked_again(observed)
     if status.phase == "Rejected" or not is_candidate(observed):
         return True
     if status.phase == "AwaitingApproval" and not is_compared(observed.spec):
@@ -153,12 +153,25 @@ class _Evaluation:
 
 
 def _latest(plan: _Evaluation) -> Obj | None:
-    """The evaluate Job that counts: a candidate's is the one against what it would replace now."""
-    exact = [job for name in plan.names if (job := plan.job(name)) is not None]
-    if exact or is_candidate(plan.observed):
+    """The evaluate Job that counts: of a candidate, or where another try is asked for, the one that is wanted now.
+
+    The others keep the last judgement that they got.
+    """
+    observed = plan.observed
+    if is_candidate(observed) or _is_asked_again(observed):
+        exact = [job for name in plan.names if (job := plan.job(name)) is not None]
         return exact[-1] if exact else None
-    evaluations = [job for job in plan.observed.jobs if isinstance(jobs.task_of(job), EvaluateTask)]
-    return max(evaluations, key=lambda job: str(job["metadata"].get("creationTimestamp")), default=None)
+    evaluations = [job for job in observed.jobs if isinstance(jobs.task_of(job), EvaluateTask)]
+    return max(evaluations, key=lambda job: (str(job["metadata"].get("creationTimestamp")), _name(job)), default=None)
+
+
+def _is_asked_again(observed: Observed) -> bool:
+    """Whether the annotation has a word that was not followed yet."""
+    return observed.annotations.get(RETRY) not in (None, observed.status.retried)
+
+
+def _name(job: Obj) -> str:
+    return str(job["metadata"]["name"])
 
 
 def _begun(plan: _Evaluation, attempt: int) -> Step:

@@ -538,6 +538,39 @@ def test_a_version_that_could_not_be_judged_is_tried_again_when_asked_and_once_f
     assert run.step().actions == ()
 
 
+def test_what_was_compared_before_it_was_promoted_keeps_that_judgement() -> None:
+    """Evaluated without a stable version, then against one, then promoted: the first finding must not come back."""
+    run = Run()
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    later = run.cluster.job("evaluate")
+    later["metadata"]["creationTimestamp"] = LATER
+    run.status = {}
+    run.step(services=[DESK], deployments=(deployment(DESK, "support-2"),))
+    assert (run.status["phase"], run.status["baseline"]["version"]) == ("Approved", "support-1")
+
+
+def test_an_older_version_that_could_not_be_judged_is_tried_again_too() -> None:
+    run = Run(evaluation=FLOOR)
+    run.step()
+    error = StageError(reason="NotReady", message="it was not ready in 600 s")
+    run.cluster.fail("evaluate", terminated("evaluate", 75, encode(error)), reason="BackoffLimitExceeded")
+    newer = approved(version("support-3", "3", created="2026-01-01T11:45:00Z"))
+    served: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-3"),)}
+    served["versions"] = (run.body, newer)
+    run.step(**served)
+    assert run.status["phase"] == "Failed"
+    run.body["metadata"]["annotations"] = {RETRY: "1"}
+    run.step(**served)
+    assert (run.status["phase"], run.asked[-1]) == ("Evaluating", "support-2 against support-3")
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("3")))
+    run.step(**served)
+    assert run.status["phase"] == "Approved"
+
+
 def run_through(survive: int | None) -> tuple[Obj, list[tuple[str, str]], list[str]]:
     """To the end; the operator dies once, with its `survive`-th write and before what follows it."""
     run, writes = Run(), 0
