@@ -189,6 +189,7 @@ def test_a_row_has_its_tools_and_its_place(volume: Path, tmp_path: Path) -> None
         ("prompt,prompt,completion\na,b,c\n", {}, "column 'prompt' is there 2 times"),
         ("prompt,text\na,b\n", {"prompt": "prompt", "text": "text"}, "one of prompt, text and messages"),
         ("text,completion\na,b\n", {"text": "text", "completion": "completion"}, "a completion without its prompt"),
+        ("text,tools\na,b\n", {"text": "text", "tools": "tools"}, "plain text has no use for"),
         ("instruction,output\na,b\n", {}, "name the columns.*'instruction', 'output'"),
     ],
 )

@@ -77,6 +77,8 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
             raise _wrong_column(source, "columns must name one of prompt, text and messages", present)
         if "completion" in named and "prompt" not in named:
             raise _wrong_column(source, "columns names a completion without its prompt", present)
+        if {"tools", "text"} <= named.keys():
+            raise _wrong_column(source, "columns names tools, which plain text has no use for", present)
         return _once(asked, present, source)
     for columns in _CUSTOMARY:
         if set(columns.model_dump(exclude_none=True).values()) <= set(present):
