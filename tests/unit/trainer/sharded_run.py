@@ -60,7 +60,8 @@ def tiny_model(adapter: Adapter | None = None) -> Any:
 
 def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
     """Losses of the steps that a case runs. It resumes when there is a checkpoint of its `run`."""
-    adapter = Adapter(type="lora", r=4) if case.get("lora") else Adapter()
+    lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0))
+    adapter = lora if case.get("lora") else Adapter()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = shard(
         tiny_model(adapter),

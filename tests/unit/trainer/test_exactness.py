@@ -14,6 +14,7 @@ from torch.nn import functional
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
+from driftloop_trainer.train.loop import dropout_seed
 from driftloop_trainer.train.order import Order
 from driftloop_trainer.train.schedule import learning_rate_factor
 from unit.trainer.sharded_run import STEPS, tiny_model, training
@@ -21,6 +22,7 @@ from unit.trainer.sharded_run import STEPS, tiny_model, training
 pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s beside the cluster's pods
 
 SCRIPT = Path(__file__).with_name("sharded_run.py")
+DROPOUT = {"lora": True, "dropout": 0.3}
 CASES = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
     {"name": "two layers a unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 100_000},
@@ -30,6 +32,17 @@ CASES = [
     {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     {"name": "killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "interrupted", "stop_after": 3},
     {"name": "resumed", "world_size": 1, "micro_size": 3, "save_steps": 100, "run": "interrupted"},
+    {"name": "dropout", "world_size": 2, "micro_size": 4, "save_steps": 100, **DROPOUT},
+    {
+        "name": "dropout killed",
+        "world_size": 2,
+        "micro_size": 4,
+        "save_steps": 2,
+        "run": "d",
+        "stop_after": 3,
+        **DROPOUT,
+    },
+    {"name": "dropout resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "d", **DROPOUT},
 ]
 
 
@@ -114,3 +127,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint_on_fewer_ranks_as_if_nothing_h
     assert losses(folder, "killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
     # Killed after step 3, the last checkpoint is that of step 2: step 3 is repeated, and two more follow.
     assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
+
+
+def test_dropout_is_the_same_after_a_restart_and_differs_from_step_to_step(folder: Path) -> None:
+    uninterrupted = losses(folder, "dropout")
+    assert losses(folder, "dropout killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
+    assert losses(folder, "dropout resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
+    assert uninterrupted != pytest.approx(losses(folder, "lora"), abs=1e-6)
+    seeds = {dropout_seed(0, step, rank) for step in range(50) for rank in range(4)}
+    assert len(seeds) == 200

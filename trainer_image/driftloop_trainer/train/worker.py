@@ -35,7 +35,7 @@ def work(assignment: Assignment) -> Outcome:
 
 def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
     device = _device()
-    torch.manual_seed(task.training.seed)  # dropout of adapters
+    torch.manual_seed(task.training.seed)  # an adapter's first weights
     base = open_folder(task.model.uri or "", scratch / "base", task.model.digest)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
     training = task.training
