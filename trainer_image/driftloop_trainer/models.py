@@ -109,6 +109,11 @@ def context_length(config: Any) -> int | None:
     return positions if isinstance(positions, int) and positions > 0 else None
 
 
+def is_recurrent(config: Any) -> bool:
+    """Whether its state has no positions, as transformers says of the architecture: our engine can't serve such."""
+    return bool(getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_is_stateful", False))
+
+
 def load_tokenizer(folder: Path, uri: str) -> Any:
     """The tokenizer of a checked folder, with a padding token. Raises StageFailure."""
     try:
@@ -164,17 +169,18 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         layers = [_count(layer) for layer in decoder_layers(bare)]
         model = with_adapter(bare, adapter)
     text = config.get_text_config()
+    vocabulary, width = model.get_input_embeddings().weight.shape
     return ModelFacts(
         model_type=config.model_type,
         parameters=_count(model),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        embedding_parameters=model.get_input_embeddings().weight.numel(),
+        embedding_parameters=vocabulary * width,
         largest_layer_parameters=max(layers, default=0),
         num_layers=len(layers),
-        hidden_size=text.hidden_size,
+        hidden_size=getattr(text, "hidden_size", None) or width,
         intermediate_size=getattr(text, "intermediate_size", None) or 0,
-        num_attention_heads=text.num_attention_heads,
-        vocab_size=text.vocab_size,
+        num_attention_heads=getattr(text, "num_attention_heads", None) or 0,  # Mamba has none
+        vocab_size=getattr(text, "vocab_size", None) or vocabulary,
         max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
     )

@@ -57,9 +57,10 @@ class LoadedModel:
             raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        except Exception as error:  # a template is a program of the model's author: it may fail in any way
+            words = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ApiError(
-                400, f"messages: the model's chat template refuses them: {error}", param="messages"
+                400, f"messages: the model's chat template refuses them: {words}", param="messages"
             ) from error
         return self._tokens(text, "messages", add_special_tokens=False)
 
@@ -119,7 +120,8 @@ def _set_threads(threads: int, model: Any) -> None:
 
 
 def _context(config: Any, wanted: int | None) -> int:
-    own: Any = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    stated: Any = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    own = stated if isinstance(stated, int) and stated > 0 else None  # some write -1 for no limit
     if own is None and wanted is None:
         raise BadInput("NoContextLength", "the model's config has no max_position_embeddings: set engine.maxModelLen")
     if own is not None and wanted is not None and wanted > own:

@@ -115,5 +115,12 @@ def test_packing_is_refused_where_rows_would_see_each_other(volume: Path) -> Non
     with pytest.raises(StageFailure, match=r"PackingUnsupported: training\.packing: .*'bloom'"):
         prepared(volume, [{"prompt": "p", "completion": "c"}], None, packing=True, architecture=bloom)
     result = prepared(volume, [{"prompt": "p", "completion": "c"}], None, architecture=bloom)
-    assert "engine.maxModelLen" in result.notes[0]
+    (note,) = result.notes
+    assert "engine.maxModelLen" in note
     assert result.model.max_position_embeddings == 0
+
+
+def test_an_engine_that_a_recurrent_model_needs_is_told_before_its_training(volume: Path) -> None:
+    mamba = {"model_type": "mamba", "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
+    result = prepared(volume, [{"prompt": "p", "completion": "c"}], None, architecture=mamba)
+    assert any("engine.type vllm" in note for note in result.notes)

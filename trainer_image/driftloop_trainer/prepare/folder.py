@@ -22,6 +22,7 @@ from driftloop_trainer.models import (
     PACKING_TYPES,
     check_model_folder,
     context_length,
+    is_recurrent,
     load_config,
     load_tokenizer,
     model_facts,
@@ -176,12 +177,14 @@ def _check_packing(training: TrainingSpec, model_type: str) -> None:
 
 def _notes(config: Any) -> list[str]:
     """What a user should know before the training, not after it."""
-    if context_length(config) is None:
-        return [
-            f"The config of {config.model_type} states no max_position_embeddings: a service of this model needs "
-            "engine.maxModelLen."
-        ]
-    return []
+    notes = {
+        f"The config of {config.model_type} states no max_position_embeddings: a service of this model needs "
+        "engine.maxModelLen.": context_length(config) is None,
+        f"{config.model_type} has recurrent layers: a service of this model needs engine.type vllm.": is_recurrent(
+            config
+        ),
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def _write_sequences(folder: Path, examples: list[Example], sequences: list[list[int]]) -> None:

@@ -39,9 +39,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._shown: dict[str, bool] = {}
-        self.marks_answers = isinstance(tokenizer.chat_template, str) and bool(
-            _GENERATION.search(tokenizer.chat_template)
-        )
+        source = tokenizer.chat_template
+        self.marks_answers = tokenizer.is_fast and isinstance(source, str) and bool(_GENERATION.search(source))
 
     def text(self, row: Row, turns: int, *, prompt: bool) -> str:
         """The first `turns` turns of a row, with `prompt` up to where an answer begins. Raises StageFailure."""

@@ -51,6 +51,33 @@ def test_the_context_is_the_models_or_shorter(model_folder: Path) -> None:
         load(model_folder, max_model_len=300)
 
 
+def test_a_context_that_no_config_states_is_asked_for(changed: Callable[..., Path]) -> None:
+    folder = changed(max_position_embeddings=-1)  # as XLNet's says that there is no limit
+    with pytest.raises(BadInput, match=r"set engine\.maxModelLen"):
+        load(folder)
+    assert load(folder, max_model_len=100).max_model_len == 100
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refuses them: roles must alternate"),
+        ("{{ messages[0]['parts'][0] }}", "has no attribute 'parts'"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+    ],
+)
+def test_whatever_a_template_does_wrong_is_a_refusal_in_its_words(
+    model_folder: Path, template: str, words: str
+) -> None:
+    loaded = load(model_folder)
+    loaded.tokenizer.chat_template = template
+    with pytest.raises(ApiError, match="messages: the model's chat template") as refusal:
+        loaded.render([{"role": "user", "content": "hi"}])
+    assert refusal.value.status == 400
+    assert words in refusal.value.message
+
+
 def test_broken_weights_are_found_at_the_start(changed: Callable[..., Path]) -> None:
     folder = changed()
     weights = load_file(folder / "model.safetensors")
