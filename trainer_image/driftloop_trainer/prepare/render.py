@@ -139,10 +139,11 @@ class Renderer:
         whole = template.text(row, position + 1, prompt=False)
         if not whole.startswith(before):
             raise _not_prefix(row, before, whole)
-        prompt, joined, alone = self._encode_rendered(before, whole, whole[len(before) :])
+        prompt, joined = self._encode_rendered(before, whole)
         start, seamless = len(prompt), joined[: len(prompt)] == prompt
         # Where the border is within a token of the joined text, the answer is tokenised alone, as it is generated.
-        answer = self._ended(joined[start:] if seamless else alone, template)
+        tokens = joined[start:] if seamless else self._encode_rendered(whole[len(before) :])[0]
+        answer = self._ended(tokens, template)
         end = start + len(answer) - 1
         if not (seamless and template.marks_answers):
             return Example([*prompt, *answer], ((start, end + 1),))

@@ -38,7 +38,8 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._shown: dict[str, bool] = {}
+        self._shown: dict[str, bool] = {}  # by what a row may hold
+        self._blank: dict[int, bool] = {}  # by token
         source = tokenizer.chat_template
         self.marks_answers = tokenizer.is_fast and isinstance(source, str) and bool(_GENERATION.search(source))
 
@@ -132,7 +133,9 @@ class ChatTemplate:
         return start
 
     def _is_blank(self, token: int) -> bool:
-        return token not in self._special and not self._tokenizer.decode([token]).strip()
+        if token not in self._blank:
+            self._blank[token] = token not in self._special and not self._tokenizer.decode([token]).strip()
+        return self._blank[token]
 
 
 def _messages(row: Row, turns: int) -> list[dict[str, Any]]:
