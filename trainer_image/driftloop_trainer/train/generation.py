@@ -12,9 +12,9 @@ def end_generation(folder: Path, turn_ends: Iterable[int], tokenizer_end: int) -
     """Let the tokens that ended the answers in training end generation, and the tokenizer's, and what did before.
 
     A chat template may end its turns with another token than the tokenizer's eos (ChatML on a base model): a server
-    that doesn't know it goes on until the limit. Ours, vLLM (with `--generation-config vllm` too: its Processor reads the
-    ends whatever the defaults of sampling are) and transformers' generate read this file. It is edited as JSON:
-    transformers checks a changed configuration more strictly than one that it loaded, and refuses to write it.
+    that doesn't know it goes on until the limit. Our engine, transformers' generate and vLLM read this file; vLLM with
+    `--generation-config vllm` too, which is about the defaults of sampling alone. It is edited as JSON: transformers
+    checks a changed configuration more strictly than one that it loaded, and refuses to write it.
     """
     path = folder / _FILE
     fields = _fields(path)
