@@ -122,11 +122,15 @@ def _set_threads(threads: int, model: Any) -> None:
 def _context(config: Any, wanted: int | None) -> int:
     stated: Any = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     own = stated if isinstance(stated, int) and stated > 0 else None  # some write -1 for no limit
-    if own is None and wanted is None:
-        raise BadInput("NoContextLength", "the model's config has no max_position_embeddings: set engine.maxModelLen")
-    if own is not None and wanted is not None and wanted > own:
+    if wanted is None:
+        if own is None:
+            raise BadInput(
+                "NoContextLength", "the model's config has no max_position_embeddings: set engine.maxModelLen"
+            )
+        return own
+    if own is not None and wanted > own:
         raise BadInput("ContextTooLong", f"engine.maxModelLen is {wanted}, but the model's own context is {own}")
-    return int(wanted if wanted is not None else own)
+    return wanted
 
 
 def _end_tokens(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
