@@ -1,7 +1,7 @@
 """False alarms and delays of the drift detector, on simulated traffic at several rates.
 
     PYTHONPATH=operator python bench/drift_false_alarms.py [--rate 1 5 30] [--days 10] [--runs 6] [--seed 1]
-        [--baseline-hours 24] [--look-seconds 60] [--independent]
+        [--baseline-hours 24] [--look-seconds 60] [--no-bursts] [--independent]
 
 Traffic: a daily cycle of the rate (4:1) and of the mix of users; users of very unequal activity (Zipf), each with a
 style of their own in each signal, in sessions; bursts, in which one user sends the same text over and over within a
@@ -147,13 +147,14 @@ def main() -> int:
     parser.add_argument("--baseline-hours", type=float, default=24.0)
     parser.add_argument("--look-seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-bursts", action="store_true")
     parser.add_argument("--independent", action="store_true", help="no users, cycles or bursts")
     arguments = parser.parse_args()
     spec = Drift(baseline_minimum_hours=arguments.baseline_hours)
     began = time.monotonic()
     print("requests/s | runs | days each | runs with a false alarm | false alarms a month | requests to a true one")
     for rate in arguments.rate:
-        traffic = Traffic(rate)
+        traffic = Traffic(rate, requests_per_burst=float("inf")) if arguments.no_bursts else Traffic(rate)
         if arguments.independent:
             traffic = Traffic(rate, style=0.0, session=1.0, daily=0.0, requests_per_burst=float("inf"))
         found = [

@@ -88,8 +88,8 @@ class Drift(ApiModel):
     false_alarms_per_month: Fraction = Field(
         0.01,
         description="The budget: chance of a false alarm in 72,000 requests, if they come independently, however long "
-        "they take: 30 days at 1.7 requests a minute, 20 hours at 1 a second, 40 minutes at 30 a second. Hours of the "
-        "day and users who send much and unlike the others cost more.",
+        "they take: 30 days at 1.7 requests a minute, 20 hours at 1 a second, 40 minutes at 30 a second. Bursts of "
+        "like requests, hours of the day and users who send much and unlike the others cost far more: see the README.",
     )
     tolerance: Fraction = Field(
         0.02,
