@@ -71,6 +71,8 @@ class Api:
     def __init__(
         self, configuration: Any, limiter: TokenBucket | None = None, may_write: Callable[[], bool] = lambda: True
     ) -> None:
+        # Else the session looks up netrc and proxies in two threads for every request.
+        configuration.client_session_kwargs = {"trust_env": False}
         self._client = client.ApiClient(configuration)
         self._limiter = limiter
         self._may_write = may_write

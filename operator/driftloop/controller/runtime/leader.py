@@ -1,12 +1,14 @@
 """One replica leads: who holds the Lease.
 
-Our own, as kubernetes.aio's elector can't create its Lease (37.0.2 passes a parameter that its client refuses), sets
-no time limit on its requests, so that one that hangs outlives the lease, and releases nothing on exit.
+Our own, as kubernetes.aio's elector can't create its Lease (37.0.1 passes a parameter that its client refuses), sets
+no time limit on its requests, so that one that hangs outlives the lease, and releases nothing on exit. leadership.py
+gives it its thread.
 
 Clocks of other machines don't matter: a lease is over when its record hasn't changed for its duration on our own clock.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -51,17 +53,21 @@ class Elector:
         """Whether our lease certainly holds now. Reads a clock, not a flag: a stalled process learns it too."""
         return self._clock() < self._valid_until
 
-    async def acquire(self) -> None:
-        """Wait until we lead."""
-        while not await self._attempt():  # noqa: ASYNC110 - what is waited for happens elsewhere
-            await asyncio.sleep(self._election.retry_period)
-        log.info("leading as %s", self._election.identity)
+    async def acquire(self, stop: asyncio.Event) -> bool:
+        """Wait until we lead; whether we do: False once told to `stop`."""
+        while not stop.is_set():
+            if await self._attempt():
+                log.info("leading as %s", self._election.identity)
+                return True
+            await self._pause(stop)
+        return False
 
-    async def hold(self) -> None:
-        """Renew until that has failed for the renew deadline, or another holds the Lease."""
-        while self.leads():
-            await asyncio.sleep(self._election.retry_period)
-            await self._attempt()
+    async def hold(self, stop: asyncio.Event) -> None:
+        """Renew until told to `stop`, or that has failed for the renew deadline, or another holds the Lease."""
+        while self.leads() and not stop.is_set():
+            await self._pause(stop)
+            if not stop.is_set():
+                await self._attempt()
 
     async def release(self) -> None:
         """Give the Lease up, so that another need not wait for its end."""
@@ -69,12 +75,21 @@ class Elector:
             return
         self._valid_until = float("-inf")
         try:
-            lease = await self._api.get(LEASE, self._election.namespace, self._election.name)
-            if lease and lease["spec"].get("holderIdentity") == self._election.identity:
-                spec = lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
-                await self._api.replace(LEASE, lease | {"spec": spec})
-        except ApiError as error:
-            log.warning("lease not released: %s", error)
+            async with asyncio.timeout(self._election.retry_period * 2):
+                await self._give_up()
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease not released: %s", str(error) or "timed out")
+
+    async def _give_up(self) -> None:
+        lease = await self._api.get(LEASE, self._election.namespace, self._election.name)
+        if lease and lease["spec"].get("holderIdentity") == self._election.identity:
+            spec = lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+            await self._api.replace(LEASE, lease | {"spec": spec})
+
+    async def _pause(self, stop: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._election.retry_period):
+                await stop.wait()
 
     async def _attempt(self) -> bool:
         """One try to take or renew. Whether it worked; validity counts from before the request was sent."""

@@ -1,13 +1,14 @@
 """The operator's process: who starts when, and how it ends.
 
 Every replica fills its caches, watches, answers probes and records alerts; workers, poll and resync run on the leader.
-A leader that loses its lease ends at once: what is still in flight must not race the next one.
+A leader that loses its lease ends at once: what is still in flight must not race the next one (leadership.py).
 """
 
 import asyncio
 import logging
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.events import Recorder
 from driftloop.controller.runtime.execute import Executor
 from driftloop.controller.runtime.health import Heartbeat, ObjectMetrics, health_app
-from driftloop.controller.runtime.leader import Elector
+from driftloop.controller.runtime.leadership import Leadership
 from driftloop.controller.runtime.listeners import Listeners
 from driftloop.controller.runtime.metrics import LEADER, QUEUE_DEPTH, REGISTRY
 from driftloop.controller.runtime.nodes import Nodes
@@ -40,7 +41,7 @@ from driftloop.controller.runtime.world import Metrics, World
 
 log = logging.getLogger(__name__)
 
-LEASE_LOST = 3  # exit status
+CLEAN_UP = 30.0  # seconds from the end of the parts to that of the process, whatever hangs
 
 
 class Operator:
@@ -64,17 +65,16 @@ class Operator:
             async with aiohttp.ClientSession() as session:
                 await self._run(session, stop)
         finally:
+            _end_by_force()
             await asyncio.to_thread(listeners.stop)
 
     async def _run(self, session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
         options = self._options
         found = await credentials(options.kubeconfig)
-        # The elector's requests stand in no line: a busy operator must not lose its lease.
-        lease_api = Api(found)
-        elector = Elector(lease_api, options.election)
-        api = Api(found, TokenBucket(options.qps, options.burst), may_write=elector.leads)
+        leadership = Leadership(self._elector_api, options.election)
+        api = Api(found, TokenBucket(options.qps, options.burst), may_write=leadership.leads)
         queue: WorkQueue[Key] = WorkQueue(asyncio.get_running_loop().time)
-        QUEUE_DEPTH.set_function(lambda: len(queue) if elector.leads() else 0)
+        QUEUE_DEPTH.set_function(lambda: len(queue) if leadership.leads() else 0)
         watcher = Watcher(api, self._caches, queue.add, options.settings.namespaces)
         kopf_stop = asyncio.Event()
         stopping = asyncio.create_task(stop.wait(), name="stop")
@@ -83,31 +83,36 @@ class Operator:
             supported = asyncio.create_task(require_supported(api), name="version")
             await _first(stopping, beating, supported)
             supported.cancel()  # told to stop meanwhile
-            syncing = asyncio.create_task(watcher.sync_at_start(), name="sync")
+            syncing = asyncio.create_task(watcher.sync_until_done(), name="sync")
             await _first(stopping, beating, syncing)
             self._synced = syncing.done()
             if not self._synced:
                 syncing.cancel()
                 return
             # Before kopf, which on its way out cancels every task that is younger than itself.
-            leading = asyncio.create_task(self._lead(session, elector, api, watcher, queue), name="lead")
+            leading = asyncio.create_task(self._lead(session, leadership, api, watcher, queue), name="lead")
             watching = asyncio.create_task(self._watch(watcher, found, stop, kopf_stop), name="kopf")
-            await _first(stopping, beating, leading, watching)
-            leading.cancel()
-            await asyncio.wait([leading], timeout=10)
-            await elector.release()
-            kopf_stop.set()
-            await asyncio.wait([watching], timeout=10)
+            try:
+                await _first(stopping, beating, leading, watching)
+            finally:
+                leading.cancel()
+                await asyncio.wait([leading], timeout=10)
+                await asyncio.to_thread(leadership.release)
+                kopf_stop.set()
+                await asyncio.wait([watching], timeout=10)
         finally:
             beating.cancel()
             stopping.cancel()
-            for each in (api, lease_api):
-                await each.close()
+            await api.close()
+
+    async def _elector_api(self) -> Api:
+        """Connections of the elector's own, and no line to stand in: a busy operator must not lose its lease."""
+        return Api(await credentials(self._options.kubeconfig))
 
     async def _lead(
         self,
         session: aiohttp.ClientSession,
-        elector: Elector,
+        leadership: Leadership,
         api: Api,
         watcher: Watcher,
         queue: WorkQueue[Key],
@@ -128,11 +133,13 @@ class Operator:
             self._caches,
             options.alert_lookback_seconds,
         )
-        await elector.acquire()
+        leadership.start()
+        await leadership.acquired()
         LEADER.set(1)
+        # A watch may lag behind by minutes: nothing is decided on what the leader of before has changed since.
+        await watcher.sync_until_done()
         watcher.enqueue_all()
         async with asyncio.TaskGroup() as group:
-            group.create_task(_end_without_lease(elector))
             group.create_task(Workers(queue, reconciler, options.workers).run())
             group.create_task(watcher.resync(options.resync_seconds))
             group.create_task(poll.run(options.alert_poll_seconds))
@@ -181,11 +188,11 @@ async def _first(*tasks: "asyncio.Task[Any]") -> None:
         task.result()
 
 
-async def _end_without_lease(elector: Elector) -> None:
-    await elector.hold()
-    log.critical("the lease is lost: ending")
-    logging.shutdown()
-    os._exit(LEASE_LOST)  # no clean-up: whatever is in flight may already be another's to do
+def _end_by_force() -> None:
+    """End the process when its clean-up takes too long: kopf or asyncio may wait for a task that never ends."""
+    timer = threading.Timer(CLEAN_UP, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _on_signals(stop: asyncio.Event) -> None:

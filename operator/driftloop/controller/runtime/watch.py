@@ -40,7 +40,7 @@ class Watcher:
                 await self._list(resource, namespace)
         self._filled = True
 
-    async def sync_at_start(self) -> None:
+    async def sync_until_done(self) -> None:
         """The same until it works, saying what is missing."""
         delay = 1.0
         while True:
@@ -113,9 +113,25 @@ class Watcher:
             self.take(ghost, deleted=True)
 
 
+class NoDiffs(kopf.DiffBaseStorage):
+    """Keeps nothing to compare with: kopf copies every object of every event for diffs, and no handler wants one."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        """Nothing of the object."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Nothing was kept."""
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Keeps nothing."""
+
+
 def kopf_settings() -> kopf.OperatorSettings:
-    """kopf for watches alone: no Events, no peering, no look at CRDs and namespaces."""
+    """kopf for watches alone: no Events, no peering, no look at CRDs and namespaces, no diffs."""
     settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.watching.chunk_size = 500
