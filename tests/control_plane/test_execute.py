@@ -1,6 +1,7 @@
 """Each action of a plan against a real API server: what it writes, what it leaves, and that a second time is free."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,6 +167,20 @@ async def test_adjust_and_label_change_what_they_name(runtime: Runtime) -> None:
         await runtime.run(Adjust(runtime.cluster.namespace, "d", "another-uid", 9))
     assert await runtime.run(Label(label.key, {"in-use": None}))
     assert "labels" not in runtime.cluster.get("ftj", "one")["metadata"]
+
+
+async def test_an_adjustment_decided_on_an_older_deployment_writes_nothing(runtime: Runtime) -> None:
+    """A new leader's cache that still shows the canary would take the pods of what has become stable."""
+    await runtime.run(Create(deployment(runtime, await runtime.parent())))
+    metadata = runtime.cluster.get("deployment", "d")["metadata"]
+    runtime.cluster.kubectl("label", "deployment", "d", "role=stable")
+    before = runtime.cluster.get("deployment", "d")
+    adjust = Adjust(runtime.cluster.namespace, "d", metadata["uid"], 0, {"role": "failed"}, {})
+    with pytest.raises(Stale):
+        await runtime.run(replace(adjust, resource_version=metadata["resourceVersion"]))
+    assert runtime.cluster.get("deployment", "d") == before
+    assert runtime.caches.get("Deployment", runtime.cluster.namespace, "d") == before
+    assert await runtime.run(replace(adjust, resource_version=before["metadata"]["resourceVersion"]))
 
 
 async def test_delete_means_that_very_object(runtime: Runtime) -> None:

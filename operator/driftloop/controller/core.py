@@ -74,7 +74,9 @@ class Adjust:
     """Merge-patch replicas, labels and annotations of a Deployment that was created once; None removes a key.
 
     Its pod template is out of reach: an operator upgrade, whose own rendering may differ, restarts no serving pod.
-    The patch carries the UID, so that a Deployment created anew under the name is refused (409) and observed again.
+    The patch carries the UID and the resourceVersion that was decided on: a Deployment that was created anew or has
+    changed since, which a stale cache doesn't show, is refused (409) and observed again.
+    A plan adjusts a Deployment once at most, as its own first write would be such a change.
     """
 
     namespace: str
@@ -83,6 +85,7 @@ class Adjust:
     replicas: int | None = None
     labels: dict[str, str | None] = field(default_factory=dict)
     annotations: dict[str, str | None] = field(default_factory=dict)
+    resource_version: str | None = None  # None: whatever it is now
 
 
 Action = Create | Apply | Delete | Label | FailPod | Adjust

@@ -78,6 +78,7 @@ class Revision:
     unavailable_since: datetime | None = None
     problem: str = ""  # its pods' own reason
     hopeless: bool = False  # which no restart will change
+    resource_version: str | None = None
     unstarted: bool = False  # no engine has run yet: it waits for a node, an image, a volume or its model
 
 
@@ -227,6 +228,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         failed=notes.get(FAILED),
         retried=RETRIED in notes,
         unavailable_since=_unavailable_since(status.get("conditions") or []),
+        resource_version=meta.get("resourceVersion"),
     )
 
 

@@ -271,11 +271,12 @@ def _begin_analysis(
         return Rollout(
             "Canary", Reason.STABLE_NOT_READY, message, keep, candidate=candidate, requeue_after=POLL_SECONDS
         )
-    note = _adjust(observed, candidate, notes={ANALYSIS: timestamp(now)})
+    note = _adjust(observed, candidate, canary_size(observed.spec.replicas), notes={ANALYSIS: timestamp(now)})
+    scaled = tuple(action for action in keep if action.uid != candidate.uid)
     arms = f"{candidate.available} pods with {stable.available}"
     message = f"compares {candidate.version} with {stable.version}: {arms}"
     event = Event("Normal", Reason.ANALYSIS_STARTED, message)
-    return Rollout("Canary", Reason.ANALYSING, message, (*keep, note), (event,), candidate, requeue_after=POLL_SECONDS)
+    return Rollout("Canary", Reason.ANALYSING, message, (*scaled, note), (event,), candidate, requeue_after=POLL_SECONDS)
 
 
 def _promote(
@@ -437,7 +438,8 @@ def _adjust(
     notes: Mapping[str, str | None] | None = None,
 ) -> Adjust:
     labels: dict[str, str | None] = {ROLE: role} if role else {}
-    return Adjust(observed.namespace, revision.name, revision.uid, replicas, labels, dict(notes or {}))
+    name, uid, decided_on = revision.name, revision.uid, revision.resource_version
+    return Adjust(observed.namespace, name, uid, replicas, labels, dict(notes or {}), decided_on)
 
 
 def _because(revision: Revision) -> str:

@@ -156,8 +156,17 @@ class Executor:
         live = self._caches.get("Deployment", action.namespace, action.name)
         if live is None or not (patch := adjustment(action, live)):
             return False
-        patch.setdefault("metadata", {})["uid"] = action.uid
-        return await self._merge(RESOURCES["Deployment"], action.namespace, action.name, patch)
+        guard = {"uid": action.uid}
+        if action.resource_version is not None:
+            guard["resourceVersion"] = action.resource_version
+        resource = RESOURCES["Deployment"]
+        patch["metadata"] = patch.get("metadata", {}) | guard
+        try:
+            return await self._merge(resource, action.namespace, action.name, patch)
+        except Stale:  # don't wait for the watch to learn why
+            if newer := await self._api.get(resource, action.namespace, action.name):
+                self._caches_put(resource, newer)
+            raise
 
     async def _fail_pod(self, action: FailPod) -> bool:
         resource = RESOURCES["Pod"]

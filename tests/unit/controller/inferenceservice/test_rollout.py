@@ -349,6 +349,8 @@ ARMS = st.sampled_from([None, GOOD, BAD, FEW, NO_LATENCY, TOO_FEW_TO_TELL])
 def applied(observed: Observed, step: Rollout, now: datetime) -> Observed:
     """The Deployments after the plan was executed: what the API server would hold."""
     found = {r.uid: r for r in observed.revisions}
+    adjusted = [action.uid for action in step.actions if isinstance(action, Adjust)]
+    assert len(adjusted) == len(set(adjusted))  # the second would be refused as stale
     for action in step.actions:
         match action:
             case Create(body) if body["kind"] == "Deployment":
