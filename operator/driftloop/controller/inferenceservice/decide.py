@@ -46,7 +46,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     )
     waits = [rollout.requeue_after, retraining.requeue_after, LOOK_SECONDS if drift else None]
     return Plan(
-        actions=(*children(observed, settings), *_lost_keys(observed), *rollout.actions, *retraining.actions),
+        actions=_ordered(observed, children(observed, settings), (*rollout.actions, *retraining.actions)),
         status=status.dump(),
         events=(*rollout.events, *drift_events, *retraining.events),
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
@@ -91,6 +91,16 @@ def _conditions(observed: Observed, rollout: Rollout, retraining: Decision) -> l
     elif rollout.phase in ("Pending", "Deploying", "Canary", "Paused") or not serving:
         found.append(condition("Reconciling", "True", rollout.reason, rollout.message))
     return found
+
+
+def _ordered(observed: Observed, around: tuple[Action, ...], within: tuple[Action, ...]) -> tuple[Action, ...]:
+    """What stands around the pods comes before the first pods, and from then on after everything else.
+
+    The first refusal ends a plan: a disruption budget that somebody edited, or a policy that a quota or a policy engine
+    refuses, must keep no canary from being rolled back, and no service from being scaled or retrained.
+    """
+    keys = _lost_keys(observed)
+    return (*keys, *within, *around) if observed.revisions else (*around, *keys, *within)
 
 
 def _lost_keys(observed: Observed) -> tuple[Action, ...]:

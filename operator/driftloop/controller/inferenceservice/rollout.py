@@ -276,7 +276,9 @@ def _begin_analysis(
     arms = f"{candidate.available} pods with {stable.available}"
     message = f"compares {candidate.version} with {stable.version}: {arms}"
     event = Event("Normal", Reason.ANALYSIS_STARTED, message)
-    return Rollout("Canary", Reason.ANALYSING, message, (*scaled, note), (event,), candidate, requeue_after=POLL_SECONDS)
+    return Rollout(
+        "Canary", Reason.ANALYSING, message, (*scaled, note), (event,), candidate, requeue_after=POLL_SECONDS
+    )
 
 
 def _promote(

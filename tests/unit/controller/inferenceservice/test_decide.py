@@ -60,6 +60,15 @@ def test_the_services_come_before_the_pods() -> None:
     assert kinds == ["Service", "Service", "PodDisruptionBudget", "NetworkPolicy", "Secret", "Deployment"]
 
 
+@pytest.mark.parametrize("observed", [serving({"replicas": 5}), trying(arms=Arms(arm(200), arm(100, 50)))])
+def test_a_side_object_that_is_refused_stops_neither_scaling_nor_a_rollback(observed: Observed) -> None:
+    """The first refusal ends a plan."""
+    actions = plan(observed).actions
+    first = next(index for index, action in enumerate(actions) if isinstance(action, Apply))
+    assert any(isinstance(action, Adjust) for action in actions[:first])
+    assert all(isinstance(action, Apply) for action in actions[first:])
+
+
 def test_without_feedback_there_is_no_feedback_service() -> None:
     names = [action.body["metadata"]["name"] for action in plan(service()).actions if isinstance(action, Apply)]
     assert "desk-feedback" not in names
