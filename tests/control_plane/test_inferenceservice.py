@@ -333,3 +333,20 @@ def test_a_service_of_that_name_is_left_alone(cluster: Cluster, operators: Start
     stalled = eventually(lambda: cluster.condition("dlsvc", "desk", "Stalled"))
     assert stalled["reason"] == "NameTaken"
     assert cluster.get("service", "desk")["metadata"]["resourceVersion"] == before
+
+
+def test_a_disruption_budget_that_somebody_edited_does_not_keep_the_service_from_being_scaled(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    serving(cluster, operators, traffic)
+    [budget] = cluster.list("poddisruptionbudgets")
+    name = budget["metadata"]["name"]
+    cluster.kubectl("patch", "pdb", name, "--type=merge", "-p", '{"spec": {"maxUnavailable": 2}}')
+    stalled = eventually(lambda: cluster.condition("dlsvc", "desk", "Stalled"))
+    assert stalled["reason"] == "FieldConflict"
+    assert name in stalled["message"]
+    cluster.kubectl("scale", "dlsvc", "desk", "--replicas=4")
+    eventually(lambda: deployment(cluster, "v1")["spec"]["replicas"] == 4)
+    assert cluster.list("poddisruptionbudgets")[0]["spec"]["maxUnavailable"] == 2
+    cluster.kubectl("delete", "pdb", name)
+    eventually(lambda: cluster.condition("dlsvc", "desk", "Stalled") is None)
