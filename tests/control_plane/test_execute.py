@@ -45,7 +45,7 @@ class Runtime:
 
     async def run(self, *actions: Action, **more: Any) -> bool:
         """Execute a plan of the FineTuneJob `one`."""
-        return await self.executor.execute(await self.parent(), Plan(actions, **more), FineTuneJobStatus)
+        return (await self.executor.execute(await self.parent(), Plan(actions, **more), FineTuneJobStatus)).wrote
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ async def test_created_once_and_found_again_without_a_cache(runtime: Runtime) ->
     assert live["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "driftloop"
     assert not await runtime.run(Create(body))
     blind = Runtime(runtime.cluster, runtime.api)
-    assert await blind.executor.execute(parent, Plan((Create(body),)), FineTuneJobStatus)  # it learned of it
+    assert (await blind.executor.execute(parent, Plan((Create(body),)), FineTuneJobStatus)).wrote  # it learned of it
     assert runtime.cluster.get("deployment", "d")["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
 
 

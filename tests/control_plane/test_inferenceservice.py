@@ -342,11 +342,12 @@ def test_a_disruption_budget_that_somebody_edited_does_not_keep_the_service_from
     [budget] = cluster.list("poddisruptionbudgets")
     name = budget["metadata"]["name"]
     cluster.kubectl("patch", "pdb", name, "--type=merge", "-p", '{"spec": {"maxUnavailable": 2}}')
-    stalled = eventually(lambda: cluster.condition("dlsvc", "desk", "Stalled"))
-    assert stalled["reason"] == "FieldConflict"
-    assert name in stalled["message"]
+    refused = eventually(lambda: cluster.condition("dlsvc", "desk", "ChildrenRefused"))
+    assert refused["reason"] == "FieldConflict"
+    assert name in refused["message"]
+    assert cluster.condition("dlsvc", "desk", "Stalled") is None
     cluster.kubectl("scale", "dlsvc", "desk", "--replicas=4")
     eventually(lambda: deployment(cluster, "v1")["spec"]["replicas"] == 4)
     assert cluster.list("poddisruptionbudgets")[0]["spec"]["maxUnavailable"] == 2
     cluster.kubectl("delete", "pdb", name)
-    eventually(lambda: cluster.condition("dlsvc", "desk", "Stalled") is None)
+    eventually(lambda: cluster.condition("dlsvc", "desk", "ChildrenRefused") is None)

@@ -1,7 +1,8 @@
 """Conditions as kstatus reads them. Pure.
 
-`Ready` is always there. `Reconciling` (working on it) and `Stalled` (needs a human or a change) are abnormal-true:
-absent when false. `Complete` and `Failed` end a job, for `kubectl wait`. docs/conditions.md lists every reason.
+`Ready` is always there. Abnormal-true, and absent when false, are `Reconciling` (working on it), `Stalled` (needs a
+human or a change) and `ChildrenRefused` (all goes on, but an object beside the main ones can't be written). `Complete`
+and `Failed` end a job, for `kubectl wait`. docs/conditions.md lists every reason.
 """
 
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Literal
 from driftloop.api.base import Condition
 from driftloop.controller.core import Event, Obj
 
+CHILDREN_REFUSED = "ChildrenRefused"
 MAX_MESSAGE = 2048
 MAX_EVENT = 1024  # what events.k8s.io takes as a note
 

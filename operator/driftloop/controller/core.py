@@ -1,8 +1,9 @@
 """The vocabulary of reconciling: observe everything, decide purely, execute a plan.
 
 A decider is a pure function `decide(observed, settings, now) -> Plan`. It reads no clock, no network and no cache;
-whatever it needs is in `observed`. The runtime executes the plan in order and stops at the first failure:
-the next reconcile observes again, so every prefix of a plan must be a state to go on from.
+whatever it needs is in `observed`. The runtime executes a plan's actions in order and stops at the first failure:
+the next reconcile observes again, so every prefix of them must be a state to go on from. What stands beside them is
+tried for itself: a refused PodDisruptionBudget keeps no rollback from happening.
 """
 
 from dataclasses import dataclass, field
@@ -104,10 +105,11 @@ class Event:
 class Plan:
     """What to do. `status` is the whole wanted status (None: leave it), written only when it differs."""
 
-    actions: tuple[Action, ...] = ()
+    actions: tuple[Action, ...] = ()  # a chain: each one builds on those before it
     status: Obj | None = None
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None  # seconds
+    beside: tuple[Action, ...] = ()  # independent of the chain and of each other: a refusal is told and stops nothing
 
 
 class NameTaken(Exception):

@@ -22,6 +22,7 @@ class Step(Generic[Phase]):
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
     changes: dict[str, Any] = field(default_factory=dict)
+    beside: tuple[Action, ...] = ()  # what may be refused without stopping anything
 
 
 def to_plan(
@@ -44,6 +45,7 @@ def to_plan(
     waits = [seconds for seconds in (step.requeue_after, wait) if seconds is not None]
     return Plan(
         actions=(*first, *step.actions),
+        beside=step.beside,
         status=new,
         events=conditions.transition(old, step.conditions),
         requeue_after=min(waits, default=None),

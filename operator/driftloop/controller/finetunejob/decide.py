@@ -192,12 +192,15 @@ def _suspended(observed: Observed) -> Step:
 
 
 def _underway(
-    phase: FineTuneJobPhase, found: Running, usual: Reason, message: str, actions: Iterable[Action] = ()
+    phase: FineTuneJobPhase, found: Running, usual: Reason, message: str, beside: Iterable[Action] = ()
 ) -> Step:
-    """A stage at work: what keeps its pods from running is told, and while all is well nothing is written."""
+    """A stage at work: what keeps its pods from running is told, and while all is well nothing is written.
+
+    Before its pods were created their policies were; now one that can't be written again stops nothing.
+    """
     benign = found.reason in BENIGN
     reason, said = (usual, message) if benign else (found.reason, f"{message}: {found.message}")
-    return Step(phase, conditions.progressing(reason, said), tuple(actions), SETTLE_SECONDS)
+    return Step(phase, conditions.progressing(reason, said), requeue_after=SETTLE_SECONDS, beside=tuple(beside))
 
 
 def _training(observed: Observed) -> str:

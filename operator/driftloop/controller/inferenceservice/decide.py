@@ -45,8 +45,13 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         selector=f"{SERVICE}={observed.name},{STAGE}={SERVE}",
     )
     waits = [rollout.requeue_after, retraining.requeue_after, LOOK_SECONDS if drift else None]
+    # Before the first pods come the objects around them, their policy among them; from then on a disruption budget that
+    # somebody edited, or a policy that is refused, must keep no canary from being rolled back.
+    around = children(observed, settings)
+    first, beside = ((), around) if observed.revisions else (around, ())
     return Plan(
-        actions=_ordered(observed, children(observed, settings), (*rollout.actions, *retraining.actions)),
+        actions=(*first, *_lost_keys(observed), *rollout.actions, *retraining.actions),
+        beside=beside,
         status=status.dump(),
         events=(*rollout.events, *drift_events, *retraining.events),
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
@@ -91,16 +96,6 @@ def _conditions(observed: Observed, rollout: Rollout, retraining: Decision) -> l
     elif rollout.phase in ("Pending", "Deploying", "Canary", "Paused") or not serving:
         found.append(condition("Reconciling", "True", rollout.reason, rollout.message))
     return found
-
-
-def _ordered(observed: Observed, around: tuple[Action, ...], within: tuple[Action, ...]) -> tuple[Action, ...]:
-    """What stands around the pods comes before the first pods, and from then on after everything else.
-
-    The first refusal ends a plan: a disruption budget that somebody edited, or a policy that a quota or a policy engine
-    refuses, must keep no canary from being rolled back, and no service from being scaled or retrained.
-    """
-    keys = _lost_keys(observed)
-    return (*keys, *within, *around) if observed.revisions else (*around, *keys, *within)
 
 
 def _lost_keys(observed: Observed) -> tuple[Action, ...]:

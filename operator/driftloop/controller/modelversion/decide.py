@@ -215,7 +215,15 @@ def _comparing(plan: _Evaluation, job: Obj) -> str:
 
 
 def _evaluating(plan: _Evaluation, message: str, actions: tuple[Action, ...], reason: str = Reason.EVALUATING) -> Step:
-    return Step("Evaluating", conditions.progressing(reason, message), actions, SETTLE_SECONDS)
+    """What is created now, its policy first, or deleted."""
+    told = conditions.progressing(reason, message)
+    return Step("Evaluating", told, actions, requeue_after=SETTLE_SECONDS)
+
+
+def _underway(plan: _Evaluation, message: str, reason: str = Reason.EVALUATING) -> Step:
+    """At work: its policy is kept as it was, and one that can't be written again stops nothing."""
+    told = conditions.progressing(reason, message)
+    return Step("Evaluating", told, beside=(plan.policy(),), requeue_after=SETTLE_SECONDS)
 
 
 def _evaluated(plan: _Evaluation, job: Obj) -> Step:
@@ -229,8 +237,8 @@ def _unfinished(plan: _Evaluation, job: Obj, found: Outcome, doing: str) -> Step
     """A Job that runs still, or ended without a result to go on with."""
     if isinstance(found, Running):
         if found.reason in BENIGN:
-            return _evaluating(plan, doing, (plan.policy(),))
-        return _evaluating(plan, f"{doing}: {found.message}", (plan.policy(),), found.reason)
+            return _underway(plan, doing)
+        return _underway(plan, f"{doing}: {found.message}", found.reason)
     if isinstance(found, Lost):
         message = f"Job {job['metadata']['name']} ended, its result is gone with its pod: it runs again"
         return _evaluating(plan, message, (delete_job(job),), Reason.RESULT_LOST)

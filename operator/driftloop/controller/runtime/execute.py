@@ -1,15 +1,33 @@
-"""Executes a plan, in order, stopping at the first failure; every answer goes into the caches.
+"""Executes a plan: what stands beside its chain each for itself, then the chain, stopping at the first failure.
+
+Every answer goes into the caches. What was refused beside the chain becomes a condition, and is tried again.
 
 Nothing is written that is there already: a plan for a settled object costs no request.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import assert_never
 
 from pydantic import BaseModel
 
-from driftloop.controller.core import Action, Adjust, Apply, Create, Delete, FailPod, Label, NameTaken, Obj, Plan
+from driftloop.controller.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
+from driftloop.controller.core import (
+    Action,
+    Adjust,
+    Apply,
+    Create,
+    Delete,
+    Event,
+    FailPod,
+    Label,
+    NameTaken,
+    Obj,
+    Plan,
+)
+from driftloop.controller.reasons import Reason
 from driftloop.controller.runtime import applied, ownership
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
@@ -28,6 +46,22 @@ class Stale(Exception):
     """What was decided on is no longer what is there: observe again."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """An action beside the chain that failed. `reason`: None where it passes by itself."""
+
+    reason: Reason | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What executing a plan came to. `refused`: something beside the chain failed and is to be tried again."""
+
+    wrote: bool
+    refused: bool = False
+
+
 class Executor:
     """Writes what a plan wants.
 
@@ -35,30 +69,58 @@ class Executor:
     has it already and it is no news: a ModelVersion that a job created would otherwise wait for the next resync.
     """
 
-    def __init__(self, api: Api, caches: Caches, recorder: Recorder, changed: Callable[[Obj], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        caches: Caches,
+        recorder: Recorder,
+        changed: Callable[[Obj], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._api = api
         self._caches = caches
         self._recorder = recorder
         self._changed = changed
+        self._now = now
 
-    async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> bool:
-        """Actions, then events, then status; whether anything was written.
+    async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> Executed:
+        """Actions, then events, then status; whether anything was written, and what was refused beside the chain.
 
         Events tell of a change, so a plan that changes nothing posts none; they come before the status, which
         often is what keeps the next plan from telling them again.
 
         Raises NameTaken, FieldConflict, Stale, ApiError, and pydantic's ValidationError for a status that isn't one.
         """
-        wrote = False
+        wrote, refusals = await self._beside(plan.beside)
         for action in plan.actions:
             wrote |= await self._act(action)
-        patch = self._status_patch(parent, plan.status, status_model)
+        status, events = with_refusals(parent, plan, refusals, self._now())
+        patch = self._status_patch(parent, status, status_model)
         if wrote or patch:
-            for event in plan.events:
+            for event in events:
                 await self._recorder.record(parent, event)
         if patch:
             await self._patch_status(parent, patch)
-        return wrote or bool(patch)
+        return Executed(wrote or bool(patch), bool(refusals))
+
+    async def _beside(self, actions: Iterable[Action]) -> tuple[bool, list[Refusal]]:
+        """Try each, whatever became of the others."""
+        wrote, refusals = False, []
+        for action in actions:
+            try:
+                wrote |= await self._act(action)
+            except NameTaken as error:
+                refusals.append(Refusal(Reason.NAME_TAKEN, str(error)))
+            except FieldConflict as error:
+                refusals.append(Refusal(Reason.FIELD_CONFLICT, str(error)))
+            except Stale as error:
+                log.info("stale: %s", error)
+                refusals.append(Refusal(None, str(error)))
+            except ApiError as error:
+                lasting = not (error.transient or error.has_cause("NamespaceTerminating"))
+                log.warning("API server: %s", error)
+                refusals.append(Refusal(Reason.API_REFUSED if lasting else None, f"the API server refused: {error}"))
+        return wrote, refusals
 
     async def _act(self, action: Action) -> bool:
         match action:
@@ -219,6 +281,26 @@ class Executor:
     def _caches_put(self, resource: Resource, obj: Obj) -> None:
         if resource.watched and self._caches.put(obj):
             self._changed(obj)
+
+
+def with_refusals(
+    parent: Obj, plan: Plan, refusals: Iterable[Refusal], now: datetime
+) -> tuple[Obj | None, tuple[Event, ...]]:
+    """The plan's status and events, with a condition and once an Event for what was refused beside the chain. Pure."""
+    told = [refusal for refusal in refusals if refusal.reason is not None]
+    if not told or plan.status is None:
+        return plan.status, plan.events
+    first = next(iter(told))
+    message = "; ".join(dict.fromkeys(refusal.message for refusal in told))
+    assert first.reason is not None
+    refused = condition(CHILDREN_REFUSED, "True", first.reason, message)
+    old = (parent.get("status") or {}).get("conditions") or []
+    generation = parent["metadata"].get("generation")
+    conditions = [*(plan.status.get("conditions") or []), *merge(old, [refused], generation, now)]
+    known = find(old, CHILDREN_REFUSED)
+    event = Event("Warning", first.reason, shorten(message, MAX_EVENT))
+    events = plan.events if known and known.get("message") == refused.message else (*plan.events, event)
+    return plan.status | {"conditions": conditions}, events
 
 
 def adjustment(action: Adjust, live: Obj) -> Obj:

@@ -79,8 +79,10 @@ class Reconciler:
         if observed is None:
             return Result("gone")
         plan = kind.decide(observed, self._world.settings, self._world.now())
-        wrote = await self._executor.execute(obj, plan, kind.status)
-        return Result("written" if wrote else "settled", wrote=wrote, after=plan.requeue_after)
+        done = await self._executor.execute(obj, plan, kind.status)
+        if done.refused:  # with back-off, whatever else was written
+            return Result("refused", retry=True)
+        return Result("written" if done.wrote else "settled", wrote=done.wrote, after=plan.requeue_after)
 
     async def _complain(self, kind: Kind, obj: Obj, reason: Reason, message: str) -> Result:
         """Tell what is wrong in the object's conditions, leave the rest of its status, and come back later."""

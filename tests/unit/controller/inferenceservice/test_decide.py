@@ -56,17 +56,8 @@ def trying(**parts: Any) -> Observed:
 
 def test_the_services_come_before_the_pods() -> None:
     found = plan(service({"feedback": {"storage": "pvc://shared/feedback"}}, versions=(V1,)))
-    kinds = [action.body["kind"] for action in found.actions if isinstance(action, Apply | Create)]
+    kinds = [action.body["kind"] for action in (*found.beside, *found.actions) if isinstance(action, Apply | Create)]
     assert kinds == ["Service", "Service", "PodDisruptionBudget", "NetworkPolicy", "Secret", "Deployment"]
-
-
-@pytest.mark.parametrize("observed", [serving({"replicas": 5}), trying(arms=Arms(arm(200), arm(100, 50)))])
-def test_a_side_object_that_is_refused_stops_neither_scaling_nor_a_rollback(observed: Observed) -> None:
-    """The first refusal ends a plan."""
-    actions = plan(observed).actions
-    first = next(index for index, action in enumerate(actions) if isinstance(action, Apply))
-    assert any(isinstance(action, Adjust) for action in actions[:first])
-    assert all(isinstance(action, Apply) for action in actions[first:])
 
 
 def test_without_feedback_there_is_no_feedback_service() -> None:
@@ -191,3 +182,10 @@ def test_a_plan_for_a_settled_service_changes_nothing_when_it_is_made_again() ->
         status=InferenceServiceStatus.model_validate(first),
     )
     assert status(again) == first
+
+
+def test_a_refused_child_stands_beside_the_chain_so_that_it_stops_no_rollback() -> None:
+    found = plan(serving())
+    assert not [action for action in found.actions if isinstance(action, Apply)]
+    kinds = {action.body["kind"] for action in found.beside if isinstance(action, Apply)}
+    assert {"Service", "PodDisruptionBudget", "NetworkPolicy"} <= kinds
