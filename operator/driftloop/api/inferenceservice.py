@@ -171,6 +171,12 @@ class InferenceServiceSpec(ApiModel):
     engine: Engine = Field(default=Engine(), description="What runs the model.")
     replicas: int = Field(1, ge=0, le=1000, description="Pods of the service.")
     drain_seconds: int = Field(30, ge=1, le=3600, description="How long a stopping pod may finish its streams.")
+    request_timeout_seconds: int = Field(
+        3600,
+        ge=1,
+        le=86_400,
+        description="How long a request may take, its whole answer included, streamed or not; then it fails with 504.",
+    )
     canary: Canary = Field(default=Canary(), description="How a new revision is tried.")
     feedback: FeedbackSpec | None = Field(None, description="Take users' corrections.")
     drift: Drift = Field(default=Drift(), description="How drift is watched.")

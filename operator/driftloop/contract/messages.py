@@ -92,6 +92,7 @@ def _arguments(value: Any) -> Any:
     if isinstance(value, str):
         try:
             parsed = json.loads(value)
+            json.dumps(parsed, ensure_ascii=False).encode()  # JSON can spell half a character, which is no text
         except (ValueError, RecursionError):
             return value
         return parsed if isinstance(parsed, dict) else value

@@ -156,6 +156,7 @@ class ServeTask(ApiModel):
     max_num_seqs: int = 32
     dtype: str = "auto"
     drain_seconds: int = 30
+    request_timeout_seconds: int = 3600
     feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: none is taken
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 SMALL_MODEL = 100_000_000
 PIECE = 1 << 14  # characters of a long text that are counted at a time
 CUT_TOKENS = 64  # by which a cut may change the count
+# A template is a program, which fails as Python does on a call's arguments that are not what it expects.
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class LoadedModel:
         """A plain prompt, with the special tokens that the tokenizer puts before a text. Raises ApiError 400."""
         return self._tokens(text, "prompt")
 
-    def render(self, messages: list[dict[str, str]]) -> list[int]:
+    def render(self, messages: list[dict[str, Any]]) -> list[int]:
         """A conversation, up to where the answer begins. Raises ApiError 400."""
         if not self.tokenizer.chat_template:
             raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")

@@ -1,146 +1,219 @@
 """What a request may ask for: from a JSON body to a Generation, or a 400 that names the field."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
+from driftloop.contract.messages import spelled
+from driftloop_server.engine.conversation import Message, conversation, fitted, given, is_nothing, refused
 from driftloop_server.engine.model import LoadedModel
 from driftloop_server.engine.sampling import Sampling
 from driftloop_server.engine.sequence import Generation
 from driftloop_server.openai_api import ApiError
 
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions, as OpenAI has it; a chat may fill the context
+MAX_COUNT = 2**31 - 1
+MAX_STOPS = 16
+
+# Hints of which no answer depends: how to store, bill, cache, order or trace a request, and how much a model should
+# think and say that can be told so. Whatever they say, they are left alone.
+IGNORED = frozenset({
+    "cache_salt", "metadata", "parallel_tool_calls", "prediction", "priority", "prompt_cache_key",
+    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "request_id", "safety_identifier",
+    "service_tier", "store", "user", "verbosity",
+})  # fmt: skip
+
+_TOOLS = "this engine calls no tools: leave it out"
+_TEXT = "this engine answers in text alone: leave it out"
+_PENALTIES = "this engine has no penalties: leave it out"
+_TEMPLATE = "the model's own chat template is used as it is: leave it out"
+_ONE = "this engine gives one answer a request: send the request n times"
+_LEAVE = "this engine does not support it: leave it out"
+# What this engine can't do: the values that ask for nothing of it, and what to say about all others.
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "add_generation_prompt": ((True,), _TEMPLATE),
+    "audio": ((), _TEXT),
+    "best_of": ((1,), "this engine gives one answer a request: leave it out"),
+    "chat_template": ((), _TEMPLATE),
+    "chat_template_kwargs": ((), _TEMPLATE),
+    "continue_final_message": ((False,), _TEMPLATE),
+    "documents": ((), _TEMPLATE),
+    "echo": ((False,), "this engine does not repeat the prompt: leave it out"),
+    "frequency_penalty": ((0,), _PENALTIES),
+    "function_call": (("none", "auto"), _TOOLS),
+    "functions": ((), _TOOLS),
+    "guided_choice": ((), _LEAVE),
+    "guided_grammar": ((), _LEAVE),
+    "guided_json": ((), _LEAVE),
+    "guided_regex": ((), _LEAVE),
+    "include_stop_str_in_output": ((False,), _LEAVE),
+    "length_penalty": ((1,), _PENALTIES),
+    "logit_bias": ((), _LEAVE),
+    "min_p": ((0,), "this engine has top_p and top_k: leave it out"),
+    "min_tokens": ((0,), _LEAVE),
+    "modalities": ((["text"],), _TEXT),
+    "n": ((1,), _ONE),
+    "presence_penalty": ((0,), _PENALTIES),
+    "prompt_logprobs": ((), _LEAVE),
+    "repetition_penalty": ((1,), _PENALTIES),
+    "response_format": (({"type": "text"},), _TEXT),
+    "skip_special_tokens": ((True,), _LEAVE),
+    "spaces_between_special_tokens": ((True,), _LEAVE),
+    "stop_token_ids": ((), "this engine stops at texts: give them in stop"),
+    "structured_outputs": ((), _LEAVE),
+    "suffix": ((), "this engine continues a prompt: leave it out"),
+    "tool_choice": (("none", "auto"), _TOOLS),
+    "tools": ((), _TOOLS),
+    "truncate_prompt_tokens": ((), _LEAVE),
+    "use_beam_search": ((False,), _LEAVE),
+    "web_search_options": ((), _TOOLS),
+}
 
 Request = TypeVar("Request", bound="Common")
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Zero = Annotated[float, Field(ge=0, le=0)]
 
 
-def _listed(value: Any) -> Any:
+def _integral(value: Any) -> Any:
+    """4.0 is the integer 4: programs whose numbers are all floats, JavaScript's, write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _stops(value: Any) -> Any:
+    if isinstance(value, list) and len(value) > MAX_STOPS:
+        raise refused("stop", f"{len(value)} of them: a request has {MAX_STOPS} at most")
     return [value] if isinstance(value, str) else value
 
 
-def _as_parts(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+def _prompt(value: Any) -> str | list[int]:
+    """One text, or the ids of one text's tokens; alone in a list too."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+        value = value[0]
+    if isinstance(value, str) or (isinstance(value, list) and all(type(each) is int for each in value)):
+        return value
+    raise refused("prompt", "give one string, or one list of token ids; several prompts are several requests")
+
+
+Integer = Annotated[int, BeforeValidator(_integral)]
+Limit = Annotated[Integer, Field(ge=1, le=MAX_COUNT)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     include_usage: bool = False
+    continuous_usage_stats: Literal[False] = False
+    include_obfuscation: Any = None  # padding against who measures lengths: no part of the answer
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_says_nothing(cls, value: Any) -> Any:
+        return given(value) if isinstance(value, dict) else value
 
 
 class Common(BaseModel):
-    """Fields of both kinds of request. A field that would be ignored is refused, unless it is harmless."""
+    """Fields of both kinds of request that this engine heeds."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-    model: str | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model: str | None = Field(None, max_length=512)
+    max_tokens: Limit | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1, description="vLLM's extension; 0 and -1 are all tokens.")
-    seed: int | None = None
-    stop: Annotated[list[Stop], Field(max_length=16), BeforeValidator(_listed)] = []
+    top_k: Integer = Field(0, ge=-1, le=MAX_COUNT, description="vLLM's extension; 0 and -1 are all tokens.")
+    seed: Integer | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: Annotated[list[Stop], BeforeValidator(_stops)] = []
     ignore_eos: bool = Field(False, description="vLLM's extension, for benchmarks.")
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    n: Literal[1] = 1
-    frequency_penalty: Zero = 0
-    presence_penalty: Zero = 0
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
 
 
 class CompletionRequest(Common):
-    prompt: Annotated[list[str] | list[int], BeforeValidator(_listed)]
-    logprobs: int | None = Field(None, ge=0, le=20)
-    best_of: Literal[1] = 1
-    echo: Literal[False] = False
+    prompt: Annotated[str | list[int], PlainValidator(_prompt)]
+    logprobs: Integer | None = Field(None, ge=0, le=20)
+    add_special_tokens: Literal[True] = True
 
     @property
     def wanted_logprobs(self) -> int | None:
         return self.logprobs
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts)]
-    name: str | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(part.text for part in self.content)
-
-
 class ChatRequest(Common):
-    messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: Annotated[list[Message], PlainValidator(conversation)]
+    max_completion_tokens: Limit | None = None
     logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=20)
+    top_logprobs: Integer = Field(0, ge=0, le=20)
+    add_special_tokens: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _top_of_what(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise refused("top_logprobs", "it needs logprobs: true")
+        return self
 
     @property
     def wanted_logprobs(self) -> int | None:
         return self.top_logprobs if self.logprobs else None
 
 
-HINTS = {
-    "n": "this engine gives one answer a request: send the request n times",
-    "best_of": "this engine gives one answer a request",
-    "prompt": "give one string, or one list of token ids; several prompts are several requests",
-    "echo": "this engine does not repeat the prompt",
-    "frequency_penalty": "this engine has no penalties: leave it out or 0",
-    "presence_penalty": "this engine has no penalties: leave it out or 0",
-}
-
-
 def parse(kind: type[Request], body: dict[str, Any]) -> Request:
-    """The request in `body`. A null is a field left out. Raises ApiError 400 that names the first field at fault."""
+    """The request in `body`. What is null, empty or at its default is as good as absent, and hints are ignored.
+
+    Raises ApiError 400 that names the first field at fault.
+    """
+    fields = {}
+    for name, value in body.items():
+        if _is_heeded(kind, name, value):
+            fields[name] = value
     try:
-        return kind.model_validate({key: value for key, value in body.items() if value is not None})
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise _refusal(first["loc"], first["type"], first["msg"]) from None
+        unknown = first["type"] == "extra_forbidden"
+        message = "this engine does not know the field" if unknown else first["msg"]
+        raise refused(".".join(str(part)[:100] for part in first["loc"]), message) from None
 
 
-def _refusal(location: Sequence[int | str], kind: str, message: str) -> ApiError:
-    field = str(location[0]) if location else "body"
-    # Of a prompt of two possible types, pydantic reports the branch it tried as part of the place.
-    place = field if field == "prompt" else ".".join(str(part) for part in location) or field
-    if kind == "extra_forbidden":
-        message = "this engine does not know or support the field"
-    hint = f" ({HINTS[field]})" if field in HINTS and kind != "missing" else ""
-    return ApiError(400, f"{place}: {message}{hint}", param=field, code="invalid_value")
+def _is_heeded(kind: type[Common], name: str, value: Any) -> bool:
+    """Whether the field matters. Raises ApiError 400 for one that asks for what this engine doesn't do."""
+    if name == "prompt" and value is not None:
+        return True  # an empty one is no missing one
+    if name in IGNORED or is_nothing(value):
+        return False
+    if name in kind.model_fields:
+        return True
+    if name not in UNSUPPORTED:
+        raise refused(name[:100], "this engine does not know the field")
+    neutral, advice = UNSUPPORTED[name]
+    if not any(_same(value, each) for each in neutral):
+        raise refused(name, advice)
+    return False
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """1.0 is 1, but True is not; of objects only what says something counts."""
+    if isinstance(value, dict):
+        value = given(value)
+    return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def completion(request: CompletionRequest, loaded: LoadedModel) -> Generation:
     """Raises ApiError 400 when the prompt doesn't fit or has unknown tokens."""
-    tokens = [part for part in request.prompt if isinstance(part, int)]
-    texts = [part for part in request.prompt if isinstance(part, str)]
-    if len(texts) > 1:
-        raise ApiError(400, f"prompt: {HINTS['prompt']}", param="prompt", code="invalid_value")
-    if wrong := [token for token in tokens if not 0 <= token < loaded.vocabulary]:
-        raise ApiError(400, f"prompt: token {wrong[0]} is not in the vocabulary of {loaded.vocabulary}", param="prompt")
-    if texts:
-        tokens = loaded.encode(texts[0])
+    size = loaded.vocabulary
+    prompt, limit = request.prompt, request.max_tokens
+    tokens = loaded.encode(prompt) if isinstance(prompt, str) else prompt
+    wrong = next((token for token in tokens if not 0 <= token < size), None)
+    if wrong is not None:
+        raise refused("prompt", f"token {spelled(wrong)} is not in the vocabulary of {size}")
     if not tokens:
-        raise ApiError(400, "prompt: it is empty, there is nothing to continue", param="prompt")
-    return _generation(request, tokens, loaded, "prompt", request.max_tokens, default=DEFAULT_MAX_TOKENS)
+        raise refused("prompt", "it is empty, there is nothing to continue")
+    return _generation(request, tokens, loaded, "prompt", "max_tokens", limit, default=DEFAULT_MAX_TOKENS)
 
 
 def chat(request: ChatRequest, loaded: LoadedModel) -> Generation:
     """Raises ApiError 400 when the model has no chat template, or it refuses the messages, or they don't fit."""
-    tokens = loaded.render([{"role": m.role, "content": m.text} for m in request.messages])
+    tokens = loaded.render(fitted(request.messages, loaded.tokenizer))
+    field = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     limit = request.max_completion_tokens or request.max_tokens
-    return _generation(request, tokens, loaded, "messages", limit, default=None)
+    return _generation(request, tokens, loaded, "messages", field, limit, default=None)
 
 
 def _generation(
@@ -148,6 +221,7 @@ def _generation(
     tokens: Sequence[int],
     loaded: LoadedModel,
     field: str,
+    limit_field: str,
     limit: int | None,
     default: int | None,
 ) -> Generation:
@@ -159,13 +233,13 @@ def _generation(
             400,
             f"this model's context is {context} tokens; the request has {size} in {field}{asked}: "
             "shorten the text or ask for fewer tokens",
-            param=field if room < 1 or limit is None else "max_tokens",
+            param=field if room < 1 or limit is None else limit_field,
             code="context_length_exceeded",
         )
     return Generation(
         prompt=tokens,
         max_tokens=limit or min(default or room, room),
-        sampling=Sampling(request.temperature, request.top_p, max(request.top_k, 0)),
+        sampling=Sampling(request.temperature, request.top_p, min(max(request.top_k, 0), loaded.vocabulary)),
         seed=request.seed,
         stops=tuple(request.stop),
         end_tokens=frozenset() if request.ignore_eos else loaded.end_tokens,

@@ -25,8 +25,10 @@ from driftloop_server.openai_api import (
     COMPLETIONS,
     MODELS,
     ApiError,
+    add_route,
     error_body,
     errors_as_json,
+    no_such_model,
     parse_json,
 )
 
@@ -50,9 +52,10 @@ class EngineServer:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
-        app.router.add_get(MODELS, self.models)
-        app.router.add_post(COMPLETIONS, self.completions)
-        app.router.add_post(CHAT, self.chat)
+        add_route(app, "GET", MODELS, self.models)
+        add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
+        add_route(app, "POST", COMPLETIONS, self.completions)
+        add_route(app, "POST", CHAT, self.chat)
         app.router.add_get("/health", self.health)
         app.router.add_get("/metrics", self.metrics)
         return app
@@ -65,6 +68,10 @@ class EngineServer:
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        self._check_model(request.match_info["model"])
+        return web.json_response(self._card())
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         asked, generation = await self._understood(request, requests.CompletionRequest, requests.completion)
@@ -128,10 +135,8 @@ class EngineServer:
             self._scheduler.cancel(running)
 
     def _check_model(self, model: str | None) -> None:
-        if model not in (None, self._name):
-            raise ApiError(
-                404, f"there is no model {model!r} here, only {self._name!r}", param="model", code="model_not_found"
-            )
+        if model is not None and model != self._name:
+            raise no_such_model(model, self._name)
 
     def _card(self) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from typing import Literal
 from aiohttp import web
 
 from driftloop.contract.task import ServeTask
+from driftloop_server.listener import ApiRunner
 from driftloop_server.proxy.app import Api
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections
 from driftloop_server.proxy.drift import DriftCounters, read_profile
@@ -41,7 +42,6 @@ KEEPALIVE = 3600.0
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="driftloop_server.proxy", description=__doc__)
-    parser.add_argument("--engine-timeout", type=float, default=300.0, help="seconds without a byte from the engine")
     parser.add_argument("--connection-requests", type=int, default=MAX_REQUESTS, help="requests a client's connection")
     parser.add_argument("--connection-seconds", type=float, default=MAX_SECONDS, help="life of a client's connection")
     return parser.parse_args(argv)
@@ -66,7 +66,7 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, terminated.set)
-    async with Upstream(f"http://127.0.0.1:{task.engine_port}", options.engine_timeout) as upstream:
+    async with Upstream(f"http://127.0.0.1:{task.engine_port}", task.request_timeout_seconds) as upstream:
         metrics, memory = ProxyMetrics(task), Memory()
         signer = Signer(keys.signing.encode(), task.service_uid)
         readiness = Readiness(upstream, task.service)
@@ -94,7 +94,7 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
 
 async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRunner:
     # Cancelled when the client is gone: the engine shall not generate for nobody.
-    runner = web.AppRunner(
+    runner = ApiRunner(
         app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
     )
     await runner.setup()

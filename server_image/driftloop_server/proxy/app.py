@@ -2,21 +2,26 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from driftloop_server.openai_api import (
     CHAT,
+    CLIENT,
     COMPLETIONS,
     MODELS,
     ApiError,
     Handler,
+    add_route,
     error_body,
     errors_as_json,
+    no_such_model,
     parse_json,
 )
 from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
@@ -26,10 +31,13 @@ from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
 from driftloop_server.proxy.prompts import Prompt, prompt_of
 from driftloop_server.proxy.readiness import Readiness
-from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, read_bounded
+from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 
 MAX_BODY = 4 << 20  # bytes of a request
 BODY_SECONDS = 30.0  # in which it must have come
+# What traces a request through systems; nothing else of the client's headers is for the engine.
+_TRACING = ("traceparent", "tracestate", "X-Request-Id")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
 _CODE = web.RequestKey("code", int)  # how a stream ended whose 200 had left before
 _TOKENS = web.RequestKey("tokens", int)  # of the answer
 
@@ -39,7 +47,7 @@ class ClientGone(Exception):
 
 
 class Api:
-    """Three paths and no other: what else an engine offers is not for the outside."""
+    """Completions, chats and models, and no other path: what else an engine offers is not for the outside."""
 
     def __init__(
         self,
@@ -62,19 +70,32 @@ class Api:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._measure, errors_as_json], client_max_size=MAX_BODY)
-        app.router.add_get(MODELS, self.models)
-        app.router.add_post(COMPLETIONS, self.generate)
-        app.router.add_post(CHAT, self.generate)
+        add_route(app, "GET", MODELS, self.models)
+        add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
+        add_route(app, "POST", COMPLETIONS, self.generate)
+        add_route(app, "POST", CHAT, self.generate)
         return app
 
     async def models(self, request: web.Request) -> web.Response:
-        async with self._upstream.request("GET", MODELS) as answer:
+        async with self._upstream.request("GET", MODELS, headers=_forwarded(request)) as answer:
             return await _passed_on(answer)
+
+    async def model(self, request: web.Request) -> web.Response:
+        """One card of the list: vLLM's server has no such path."""
+        async with self._upstream.request("GET", MODELS, headers=_forwarded(request)) as answer:
+            if answer.status != 200:
+                return await _passed_on(answer)
+            cards = _cards(await read_bounded(answer, MAX_ANSWER))
+        asked = request.match_info["model"]
+        for card in cards:
+            if card.get("id") == asked:
+                return web.json_response(card)
+        raise no_such_model(asked, str(cards[0].get("id")) if cards else "none")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         document = parse_json(body)
-        async with self._upstream.request("POST", request.path, body, request.remote) as answer:
+        async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
             prompt = prompt_of(document) or Prompt("")  # not before: 50,000 messages, and no answer, cost others 0.1 s
@@ -111,9 +132,10 @@ class Api:
             self._readiness.proven()
         except ClientGone:
             request[_CODE] = CLIENT_GONE
-        except (aiohttp.ClientError, AnswerTooLong) as error:
-            request[_CODE] = 504 if isinstance(error, aiohttp.ServerTimeoutError) else 502
-            message = error_body(request[_CODE], f"the engine broke off: {type(error).__name__}")
+        except (aiohttp.ClientError, AnswerTooLong, TimeoutError) as error:
+            failure = broken_off(error, self._upstream.timeout)
+            request[_CODE] = failure.status
+            message = error_body(failure.status, failure.message, code=failure.code)
             with suppress(ClientGone):
                 await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
@@ -132,7 +154,27 @@ class Api:
             code = CLIENT_GONE
             raise
         finally:
-            self._metrics.request(request.path, code, time.monotonic() - began, request.get(_TOKENS, 0))
+            self._metrics.request(_path(request), code, time.monotonic() - began, request.get(_TOKENS, 0))
+
+
+def _path(request: web.Request) -> str:
+    """Without the slash that some clients put at the end."""
+    return request.path.rstrip("/")
+
+
+def _forwarded(request: web.Request) -> dict[str, str]:
+    """What the engine is told of the client: what traces the request, and its address, by which engines share."""
+    traces = {name: request.headers.get(name, "") for name in _TRACING}
+    found = {name: value for name, value in traces.items() if _HEADER_VALUE.fullmatch(value)}
+    return found | ({CLIENT: request.remote} if request.remote else {})
+
+
+def _cards(body: bytes) -> list[dict[str, Any]]:
+    """The models in an answer of GET /v1/models. Raises ApiError 502."""
+    try:
+        return [card for card in json.loads(body)["data"] if isinstance(card, dict)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ApiError(502, "the engine's list of models can't be read", code="engine_failed") from error
 
 
 async def _to_client(sending: Awaitable[object]) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from driftloop.contract.task import ServeTask
 from driftloop.contract.text import Side, side
-from driftloop_server.openai_api import ApiError, errors_as_json, read_json
+from driftloop_server.openai_api import ApiError, add_route, errors_as_json, read_json
 from driftloop_server.proxy.identity import Forged, ResponseId, Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
@@ -106,7 +106,7 @@ class Feedback:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
-        app.router.add_post("/v1/feedback", self.post)
+        add_route(app, "POST", "/v1/feedback", self.post)
         return app
 
     async def post(self, request: web.Request) -> web.Response:

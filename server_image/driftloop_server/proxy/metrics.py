@@ -73,7 +73,7 @@ class ProxyMetrics:
 
     def request(self, route: str, code: int, seconds: float, tokens: int = 0) -> None:
         """A request was answered with so many tokens, or given up with CLIENT_GONE."""
-        route = route if route in ROUTES else "other"
+        route = MODELS if route.startswith(f"{MODELS}/") else route if route in ROUTES else "other"
         self._requests.labels(*self.constant, route, str(code)).inc()
         if code not in (200, CLIENT_GONE):
             return

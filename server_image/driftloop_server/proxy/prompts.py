@@ -76,7 +76,7 @@ def prompt_from(value: Any, tools: str = "") -> Prompt | None:
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
     """The form in which rows of data keep a message too."""
-    role, content = str(message.get("role", "")), message.get("content")
+    role, content = _string(message.get("role")), message.get("content")
     try:
         return {"role": role, "content": plain_content(content), **carried(message)}
     except ValueError as error:
@@ -87,7 +87,11 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     parts: Sequence[Any] = content if isinstance(content, list) else ()
-    return "".join(str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part)
+    return "".join(_string(part.get("text")) for part in parts if isinstance(part, dict))
+
+
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _size(message: dict[str, Any]) -> int:

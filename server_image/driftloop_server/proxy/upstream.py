@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
-from driftloop_server.openai_api import CLIENT, COMPLETIONS, ApiError
+from driftloop_server.openai_api import COMPLETIONS, ApiError
 
 # Less than any engine's own: uvicorn, vLLM's server, closes an idle connection after 5 s, and a request that meets a
 # closing connection is lost.
@@ -23,13 +23,18 @@ MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
 
 
 class Upstream:
-    """A client of the engine's API. `timeout`: seconds without a byte from the engine."""
+    """A client of the engine's API. `timeout`: seconds in which an answer must be whole.
+
+    Silence alone is no failure: an answer that isn't streamed comes at its end. An engine that hangs is found by its
+    probes, and its end breaks off what it had begun.
+    """
 
     def __init__(self, url: str, timeout: float) -> None:
+        self.timeout = timeout
         self._session = aiohttp.ClientSession(
             url,
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS),
         )
 
     async def __aenter__(self) -> Self:
@@ -42,29 +47,23 @@ class Upstream:
 
     @asynccontextmanager
     async def request(
-        self, method: str, path: str, body: bytes | None = None, client: str | None = None
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send our own request with the client's body: no header of the client's reaches the engine.
-
-        `client` is its address: the engine shares itself among those.
+        """Send our own request with the client's body, and of its headers only those in `headers`.
 
         Leaving early closes the connection, which the engine takes for a client gone. Raises ApiError 502, 503, 504,
         from within the block too.
         """
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"} | (
-            {CLIENT: client} if client else {}
-        )
+        ours = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         try:
-            async with self._session.request(method, path, data=body, headers=headers) as answer:
+            async with self._session.request(method, path, data=body, headers=ours | dict(headers or {})) as answer:
                 yield answer
-        except aiohttp.ServerTimeoutError as error:
-            raise ApiError(504, "the engine did not answer in time", code="engine_timeout") from error
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ApiError(
                 503, "the engine is not there: try again", code="engine_unavailable", headers={"Retry-After": "1"}
             ) from error
-        except aiohttp.ClientError as error:
-            raise ApiError(502, f"the engine broke off: {type(error).__name__}", code="engine_failed") from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise broken_off(error, self.timeout) from error
 
     async def generates_a_token(self, model: str) -> str | None:
         """Ask for one token. Returns what went wrong, or None."""
@@ -103,6 +102,18 @@ class Upstream:
             return b""
         prefixes = (b"vllm:", b"# HELP vllm:", b"# TYPE vllm:")
         return b"".join(line for line in text.splitlines(keepends=True) if line.startswith(prefixes))
+
+
+def broken_off(error: Exception, timeout: float) -> ApiError:
+    """What a client is told when an answer ended early."""
+    if isinstance(error, TimeoutError):
+        return ApiError(
+            504,
+            f"the answer took longer than this service's {timeout:g} s: ask for fewer tokens, or set its "
+            "requestTimeoutSeconds",
+            code="engine_timeout",
+        )
+    return ApiError(502, f"the engine broke off: {type(error).__name__}", code="engine_failed")
 
 
 async def read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:

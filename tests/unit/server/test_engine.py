@@ -184,7 +184,7 @@ async def test_a_chat_without_limit_may_fill_the_context(client: Client) -> None
         ({"prompt": "x", "temperature": 3}, "temperature", "less than or equal to 2"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"prompt": "x", "stop": [""]}, "stop", "at least 1 character"),
-        ({"prompt": "x", "logit_bias": {"1": 2}}, "logit_bias", "does not know or support"),
+        ({"prompt": "x", "logit_bias": {"1": 2}}, "logit_bias", "does not support"),
         ({"prompt": ["a", "b"]}, "prompt", "several prompts are several requests"),
         ({"prompt": [1, 100000]}, "prompt", "not in the vocabulary"),
         ({"prompt": ""}, "prompt", "nothing to continue"),

@@ -12,6 +12,8 @@ from aiohttp import web
 from unit.server.processes import Process, Start, free_ports
 
 Session = aiohttp.ClientSession
+TIMEOUT = 4  # seconds
+THINKING = 1.2  # twice in a stream
 PIECES = ["Hel", "lo ", "wörld"]
 
 
@@ -19,6 +21,7 @@ PIECES = ["Hel", "lo ", "wörld"]
 class Engine:
     port: int
     last_headers: dict[str, str]
+    last_path: str = ""
     last_body: bytes = b""
     health: int | None = 200  # of GET /health; None: it hangs
 
@@ -33,7 +36,7 @@ def drop(request: web.Request) -> None:
 def pod(pods: Start) -> Process:
     """The proxy; its engine comes and goes with each test."""
     (port,) = free_ports(1)
-    return pods("--engine-timeout", "1", ready=False, engine_port=port, engine_type="vllm", feedback_uri=None)
+    return pods(request_timeout_seconds=TIMEOUT, ready=False, engine_port=port, engine_type="vllm", feedback_uri=None)
 
 
 @pytest.fixture
@@ -43,6 +46,7 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
 
     async def completions(request: web.Request) -> web.StreamResponse:
         found.last_headers, found.last_body = dict(request.headers), await request.read()
+        found.last_path = request.path
         body = json.loads(found.last_body)
         prompt = body.get("prompt") or body["messages"][-1]["content"]
         if prompt == "refuse":
@@ -54,6 +58,8 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
             drop(request)
         if prompt == "hang":
             await asyncio.sleep(60)
+        if prompt == "think":
+            await asyncio.sleep(THINKING)
         if prompt == "garbage":
             return web.Response(text="<html>", content_type="text/html")
         if not body.get("stream"):
@@ -71,7 +77,13 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
                 return response
             if prompt == "stall" and i == len(data) // 2:
                 await asyncio.sleep(60)
+            if prompt == "think" and i == len(data) // 2:
+                await asyncio.sleep(THINKING)
         return response
+
+    async def models(request: web.Request) -> web.Response:
+        cards = [{"id": name, "object": "model", "owned_by": "vllm"} for name in ("desk", "org/adapter")]
+        return web.json_response({"object": "list", "data": cards})
 
     async def health(request: web.Request) -> web.Response:
         if found.health is None:
@@ -84,6 +96,7 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
     app = web.Application()
     app.router.add_post("/v1/completions", completions)
     app.router.add_post("/v1/chat/completions", completions)
+    app.router.add_get("/v1/models", models)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/health", health)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -150,6 +163,58 @@ async def test_no_header_of_the_clients_reaches_the_engine(http: Session, other:
     assert other.last_headers["X-Driftloop-Client"] == "127.0.0.1"  # the proxy's word, not the client's
 
 
+async def test_what_traces_a_request_reaches_the_engine(http: Session, other: Engine) -> None:
+    traces = {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "tracestate": "vendor=1",
+        "X-Request-Id": "req-7",
+    }
+    await http.post("/v1/completions", json={"prompt": "x"}, headers=traces)
+    received = {name.lower(): value for name, value in other.last_headers.items()}
+    assert {name.lower(): value for name, value in traces.items()}.items() <= received.items()
+    await http.post(
+        "/v1/completions", json={"prompt": "x"}, headers={"X-Request-Id": "é" * 9, "traceparent": "a" * 600}
+    )
+    assert not {"x-request-id", "traceparent"} & {name.lower() for name in other.last_headers}
+
+
+async def test_what_the_built_in_engine_refuses_is_for_the_engine_to_say(http: Session, other: Engine) -> None:
+    asked = {
+        "model": "desk",
+        "n": 3,
+        "logit_bias": {"1": 5},
+        "top_k": 10**30,
+        "frequency_penalty": 0.5,
+        "new": {"a": [1]},
+    }
+    for path, more in (
+        ("/v1/completions", {"prompt": "x", "echo": True}),
+        ("/v1/chat/completions", {
+            "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}] * 3000
+            + [{"role": "user", "content": "x"}],
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+        }),
+    ):  # fmt: skip
+        body = json.dumps(asked | more).encode()
+        assert (await http.post(f"{path}/", data=body)).status == 200
+        assert (other.last_path, other.last_body) == (path, body)
+
+
+async def test_a_card_is_taken_from_the_engines_list(http: Session) -> None:
+    assert (await (await http.get("/v1/models/desk")).json())["owned_by"] == "vllm"
+    assert (await (await http.get("/v1/models/org/adapter/")).json())["id"] == "org/adapter"
+    missing = await http.get("/v1/models/gpt")
+    assert missing.status == 404
+    assert (await missing.json())["error"]["code"] == "model_not_found"
+
+
+async def test_silence_is_no_failure_while_the_time_of_a_request_lasts(http: Session) -> None:
+    whole = await http.post("/v1/completions", json={"prompt": "think"})
+    assert (await whole.json())["choices"][0]["text"] == "Hello wörld"
+    async with http.post("/v1/completions", json={"prompt": "think", "stream": True}) as response:
+        assert (await response.text()).endswith("data: [DONE]\n\n")
+
+
 @pytest.mark.parametrize(
     ("prompt", "status", "code"),
     [("drop", 502, "engine_failed"), ("garbage", 502, "engine_failed"), ("hang", 504, "engine_timeout")],
@@ -160,7 +225,9 @@ async def test_a_failing_engine_is_an_error_that_says_so(
     before = await counted(pod, status)
     response = await http.post("/v1/completions", json={"prompt": prompt})
     assert response.status == status
-    assert (await response.json())["error"]["code"] == code
+    error = (await response.json())["error"]
+    assert error["code"] == code
+    assert ("requestTimeoutSeconds" in error["message"]) == (status == 504)
     assert await counted(pod, status) == before + 1
 
 
@@ -171,13 +238,16 @@ async def test_the_engines_own_errors_keep_their_status(http: Session) -> None:
     assert (crashed.status, (await crashed.json())["error"]["message"]) == (500, "EngineDead")
 
 
-@pytest.mark.parametrize(("prompt", "code"), [("break off", 502), ("stall", 504)])
+@pytest.mark.parametrize(
+    ("prompt", "code", "explains"),
+    [("break off", 502, "the engine broke off"), ("stall", 504, "took longer than this service's 2 s")],
+)
 async def test_a_stream_that_breaks_ends_with_an_error_event_and_counts_as_one(
-    http: Session, pod: Process, prompt: str, code: int
+    http: Session, pod: Process, prompt: str, code: int, explains: str
 ) -> None:
     before = await counted(pod, code)
     async with http.post("/v1/completions", json={"prompt": prompt, "stream": True}) as response:
         text = await response.text()
     assert "[DONE]" not in text
-    assert "the engine broke off" in text.splitlines()[-2]
+    assert explains in json.loads(text.splitlines()[-2][6:])["error"]["message"]
     assert await counted(pod, code) == before + 1

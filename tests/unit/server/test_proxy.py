@@ -40,6 +40,62 @@ async def test_answers_as_the_engine_does_under_an_id_of_its_own(
     await direct.close()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dumped", [False, True])
+async def test_a_conversation_goes_on_with_the_clients_own_messages(
+    client: AsyncOpenAI, stream: bool, dumped: bool
+) -> None:
+    """Three turns, each answer appended as the client gives it; the whole history counts."""
+    messages: list[Any] = [{"role": "developer", "content": "be brief"}]
+    tokens = []
+    for question in ("my card", "refund, please!", "top up"):
+        messages.append({"role": "user", "content": question})
+        answer: Any = await client.chat.completions.create(
+            model="desk", messages=messages, temperature=0, max_tokens=8, stop=[], tools=[], user="u-7"
+        )
+        tokens.append(answer.usage.prompt_tokens)
+        if stream:
+            chunks: Any = await client.chat.completions.create(
+                model="desk", messages=messages, temperature=0, max_tokens=8, stream=True, reasoning_effort="low"
+            )
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+            assert text == answer.choices[0].message.content
+        message = answer.choices[0].message
+        messages.append(message.model_dump() if dumped else message)
+    assert tokens[0] < tokens[1] < tokens[2]
+
+
+async def test_a_model_has_a_card(client: AsyncOpenAI, engine: Process) -> None:
+    (listed,) = [model async for model in client.models.list()]
+    assert await client.models.retrieve("desk") == listed
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt'") as caught:
+        await client.models.retrieve("gpt")
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{engine.ports['engine']}/v1", api_key="none") as direct:
+        assert await direct.models.retrieve("desk") == listed
+        with pytest.raises(openai.NotFoundError, match="no model 'org/gpt'"):
+            await direct.models.retrieve("org/gpt")
+
+
+async def test_a_slash_at_the_end_changes_nothing(proxy: Process, engine: Process) -> None:
+    body = {"prompt": "my card", "temperature": 0, "max_tokens": 3}
+    chat = {"messages": MESSAGES, "temperature": 0, "max_tokens": 3}
+    before = proxy.metric("driftloop_requests_total", route="/v1/completions", code="200")
+    models = proxy.metric("driftloop_requests_total", route="/v1/models", code="200")
+    async with aiohttp.ClientSession() as session:
+        for base in (proxy.url, f"http://127.0.0.1:{engine.ports['engine']}"):
+            for path, sent, part in (("/v1/completions", body, "choices"), ("/v1/chat/completions", chat, "choices")):
+                plain = await (await session.post(base + path, json=sent)).json()
+                slashed = await (await session.post(f"{base}{path}/", json=sent)).json()
+                assert slashed[part] == plain[part]
+            for path in ("/v1/models", "/v1/models/desk"):
+                plain = await (await session.get(base + path)).json()
+                assert await (await session.get(f"{base}{path}/")).json() == plain
+    assert proxy.metric("driftloop_requests_total", route="/v1/completions", code="200") == before + 2
+    assert proxy.metric("driftloop_requests_total", route="/v1/models", code="200") == models + 4
+
+
 async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy: Process) -> None:
     before = proxy.metric("driftloop_requests_total", route="/v1/completions", code="400")
     with pytest.raises(openai.BadRequestError, match="context is 256 tokens"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from driftloop.api.base import ApiModel
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
+from driftloop.api.inferenceservice import InferenceServiceSpec
 from driftloop.contract.names import FAMILY, REVISION, ROLE, SERVICE, STAGE, VERSION
 from driftloop.contract.task import ServeTask
 from driftloop.controller.conditions import timestamp
@@ -36,6 +37,7 @@ def revision_of(observed: Observed, version: Version) -> str:
         "feedback": _set_fields(spec.feedback),
         "heldOutPercent": _held_out_percent(observed, version),
         "podOverrides": _set_fields(spec.pod_overrides),
+        **_set_later(spec),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
 
@@ -62,6 +64,7 @@ def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask
         max_num_seqs=spec.engine.max_num_seqs,
         dtype=spec.engine.dtype,
         drain_seconds=spec.drain_seconds,
+        request_timeout_seconds=spec.request_timeout_seconds,
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
     )
@@ -120,6 +123,11 @@ def _held_out_percent(observed: Observed, version: Version) -> int:
     retraining = observed.spec.retraining
     asked = retraining.job_template.spec.data.held_out_percent if retraining else None
     return next((found for found in (version.held_out_percent, asked) if found is not None), HELD_OUT_PERCENT)
+
+
+def _set_later(spec: InferenceServiceSpec) -> dict[str, Any]:
+    """Fields of the spec that came after the first release, where they are set: older revisions keep their hashes."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"request_timeout_seconds"})
 
 
 def _set_fields(model: ApiModel | None) -> Any:
