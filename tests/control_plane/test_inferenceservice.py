@@ -217,11 +217,11 @@ def test_a_bad_version_is_rolled_back_and_not_tried_again_though_the_status_is_l
 ) -> None:
     trying(cluster, operators, traffic)
     traffic.serve(deployment(cluster, "v1"), 60)
-    traffic.serve(deployment(cluster, "v2"), 30, errors=15)
+    traffic.serve(deployment(cluster, "v2"), 30, errors=25)
     eventually(lambda: settled(cluster, "v2", "failed"))
     failed = deployment(cluster, "v2")
     assert failed["spec"]["replicas"] == 0
-    assert "15 of 30 failed" in failed["metadata"]["annotations"]["driftloop.dev/failed"]
+    assert "25 of 30 failed" in failed["metadata"]["annotations"]["driftloop.dev/failed"]
     eventually(lambda: settled(cluster, "v1", "stable") and _phase(cluster, "Serving"))
     wipe(cluster)
     status = eventually(lambda: _phase(cluster, "Serving"))
