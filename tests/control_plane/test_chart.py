@@ -200,16 +200,16 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "/pods/status": ("patch",),
     "apps/deployments": (*READ, "create", "patch", "delete"),
     "/services": (*READ, "create", "patch", "delete"),
-    "networking.k8s.io/networkpolicies": (*READ, "create", "patch", "delete"),
-    "policy/poddisruptionbudgets": (*READ, "create", "patch", "delete"),
+    "networking.k8s.io/networkpolicies": (*READ, "create", "patch"),
+    "policy/poddisruptionbudgets": (*READ, "create", "patch"),
     "/persistentvolumeclaims": READ,
-    "/configmaps": ("get", "create"),
     "/secrets": ("create",),
     "/nodes": ("list",),
     "events.k8s.io/events": ("create",),
 }
 VERBS = (*READ, "create", "update", "patch", "delete", "deletecollection", "escalate", "bind", "impersonate")
 OTHERS = (
+    "/configmaps",
     "/namespaces",
     "/serviceaccounts",
     "/serviceaccounts/token",

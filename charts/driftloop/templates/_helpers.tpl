@@ -68,16 +68,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch]
-- apiGroups: [""]
-  resources: [configmaps]
-  verbs: [get, create] # a task too large for an environment variable
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create] # Ray's token, a service's signing key: written once, never read

@@ -50,7 +50,6 @@ _TABLE = (
     Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims", watched=True),
     # Written, never read into a cache; Secrets are never read at all.
     Resource("Secret", "v1", "secrets"),
-    Resource("ConfigMap", "v1", "configmaps"),
     Resource("Event", "events.k8s.io/v1", "events"),
     Resource("Node", "v1", "nodes"),  # read by label, when a job with GPUs is planned
     Resource("Lease", "coordination.k8s.io/v1", "leases"),
