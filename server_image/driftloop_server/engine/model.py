@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 SMALL_MODEL = 100_000_000
 PIECE = 1 << 14  # characters of a long text that are counted at a time
 CUT_TOKENS = 64  # by which a cut may change the count
-# A template is a program, which fails as Python does on a call's arguments that are not what it expects.
 
 
 @dataclass(frozen=True)

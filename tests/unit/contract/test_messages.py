@@ -58,7 +58,15 @@ def test_what_templates_take_is_kept_in_one_form(message: dict[str, Any], expect
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kept"), [(None, {}), ("", {}), ("{}", {}), ("{broken", "{broken"), ("[1]", "[1]")]
+    ("arguments", "kept"),
+    [
+        (None, {}),
+        ("", {}),
+        ("{}", {}),
+        ("{broken", "{broken"),
+        ("[1]", "[1]"),
+        ('{"a": "\\ud83d"}', '{"a": "\\ud83d"}'),  # half a character: no text that could be spelled anew
+    ],
 )
 def test_arguments_are_an_object_where_they_spell_one(arguments: Any, kept: Any) -> None:
     assert tool_call({"name": "f", "arguments": arguments})["function"]["arguments"] == kept
