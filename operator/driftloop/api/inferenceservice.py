@@ -23,8 +23,6 @@ from driftloop.api.base import (
 from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import FineTuneJobSpec
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
-
 
 class ServedModel(ApiModel):
     """Which version is served."""
