@@ -17,14 +17,14 @@ from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobS
 from driftloop.api.inferenceservice import InferenceService, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
 from driftloop.contract.names import JOB, STAGE
-from driftloop.controller import conditions
-from driftloop.controller.core import Apply, Create, Event, Key, Obj, Plan, Settings
 from driftloop.controller.kinds import Kind
-from driftloop.controller.naming import child_name, owner_reference
 from driftloop.controller.runtime import logs
 from driftloop.controller.runtime.operator import Operator
 from driftloop.controller.runtime.options import add_arguments, options
 from driftloop.controller.runtime.world import World
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.plan import Apply, Create, Event, Key, Obj, Plan, Settings
 
 
 class StrictTraining(TrainingSpec):

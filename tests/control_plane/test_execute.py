@@ -10,13 +10,25 @@ from control_plane.harness import Cluster
 from control_plane.objects import finetunejob
 from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import FineTuneJobStatus
-from driftloop.controller.core import Action, Adjust, Apply, Create, Delete, Event, FailPod, Key, Label, NameTaken, Plan
-from driftloop.controller.naming import owner_reference
 from driftloop.controller.runtime.api import Api, credentials
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.events import Recorder
 from driftloop.controller.runtime.execute import Executor, Stale
 from driftloop.controller.runtime.resources import RESOURCES, WATCHED
+from driftloop.controller.vocabulary.naming import owner_reference
+from driftloop.controller.vocabulary.plan import (
+    Action,
+    Adjust,
+    Apply,
+    Create,
+    Delete,
+    Event,
+    FailPod,
+    Key,
+    Label,
+    NameTaken,
+    Plan,
+)
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 

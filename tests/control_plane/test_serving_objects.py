@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from control_plane.harness import Cluster
-from driftloop.controller.core import Apply, Create, Obj
 from driftloop.controller.inferenceservice.decide import decide
+from driftloop.controller.vocabulary.plan import Apply, Create, Obj
 from testcluster.console import Error
 from unit.controller.inferenceservice.builders import NOW, SETTINGS, service, version
 

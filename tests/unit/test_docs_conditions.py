@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.reasons import Reason
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/conditions.md").read_text()

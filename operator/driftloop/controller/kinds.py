@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobStatus
 from driftloop.api.inferenceservice import InferenceService, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
-from driftloop.controller.core import Key, Plan, Settings
+from driftloop.controller.vocabulary.plan import Key, Plan, Settings
 
 if TYPE_CHECKING:
     from driftloop.controller.runtime.world import World

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 from driftloop.api.base import Condition
 from driftloop.api.finetunejob import FineTuneJobStatus
 from driftloop.api.modelversion import ModelVersionStatus
-from driftloop.controller import conditions
-from driftloop.controller.core import Action, Obj, Plan
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.plan import Action, Obj, Plan
 
 Phase = TypeVar("Phase", bound=str)
 

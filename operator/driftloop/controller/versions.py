@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from driftloop.contract.names import ROLE, SERVICE, VERSION
-from driftloop.controller.core import Obj
 from driftloop.controller.inferenceservice.observed import SINCE
-from driftloop.controller.naming import controlled_by
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Obj
 
 # What may be trained from. Nothing speaks against a version that awaits approval; it only isn't served.
 TRAINABLE = ("Approved", "AwaitingApproval")

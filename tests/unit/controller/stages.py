@@ -21,12 +21,12 @@ from driftloop.contract.result import (
     TrainResult,
     encode,
 )
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Apply, Create, Delete, Obj, Plan, Settings
 from driftloop.controller.finetunejob import observed as finetunejob
 from driftloop.controller.modelversion import observed as modelversion
-from driftloop.controller.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.versions import follows
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Obj, Plan, Settings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EARLIER = "2026-01-01T11:00:00Z"

@@ -3,9 +3,9 @@ from datetime import UTC, datetime
 import pytest
 
 from driftloop.api.modelversion import ModelVersionStatus
-from driftloop.controller import conditions
-from driftloop.controller.core import Create, Delete, Obj
 from driftloop.controller.step import Step, to_plan
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.plan import Create, Delete, Obj
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VERSION: Obj = {"metadata": {"generation": 3}}

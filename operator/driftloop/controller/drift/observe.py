@@ -24,7 +24,7 @@ from typing import Protocol
 from driftloop.contract.names import GENERATING, SIGNALS, Metric
 from driftloop.controller.drift.detector import FEEDBACK, Counters
 from driftloop.controller.inferenceservice.observed import Arm
-from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 
 LOOKBACK = timedelta(hours=1)
 SETTLE = timedelta(seconds=5)  # samples are appended when a scrape ends, with the time at which it began

@@ -18,7 +18,6 @@ from typing import Literal
 
 from driftloop.api.inferenceservice import Drift, DriftStatus, ReferenceSignal
 from driftloop.contract.names import SIGNALS
-from driftloop.controller.conditions import parse_timestamp, timestamp
 from driftloop.controller.drift.detector import (
     FEEDBACK,
     WATCHED,
@@ -33,6 +32,7 @@ from driftloop.controller.drift.detector import (
     usable,
 )
 from driftloop.controller.drift.pace import Pace, advance, believed, usual
+from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
 Health = Literal["Good", "Bad", "Unknown"]
 

@@ -13,13 +13,11 @@ from driftloop.api.finetunejob import DataStatus, FineTuneJobPhase
 from driftloop.contract.names import STAGE, VERSION
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.contract.task import PrepareTask
-from driftloop.controller import conditions, step
-from driftloop.controller.core import Action, Apply, Create, Obj, Plan, Settings
+from driftloop.controller import step
 from driftloop.controller.finetunejob import progress, tasks
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.plan import Refusal, plan
 from driftloop.controller.finetunejob.start import Blocked, Refused, Start, Waiting, start
-from driftloop.controller.naming import controlled_by
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge
 from driftloop.controller.pods.outcome import (
@@ -33,8 +31,11 @@ from driftloop.controller.pods.outcome import (
     lost_pods,
     outcome,
 )
-from driftloop.controller.reasons import Reason
 from driftloop.controller.step import to_plan
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings
+from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0  # something beside the job has to change; most of it wakes us, and this is for the rest
 PREPARING = "the data is being prepared"

@@ -6,14 +6,14 @@ from datetime import datetime
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, Progress
 from driftloop.contract.names import JOB, METRICS_PORT, STAGE
-from driftloop.controller.conditions import parse_timestamp
-from driftloop.controller.core import Key, Obj
 from driftloop.controller.finetunejob import progress
 from driftloop.controller.finetunejob.observed import Observed
-from driftloop.controller.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.pods.jobs import PREPARE, TRAIN
-from driftloop.controller.runtime.samples import MetricsUnavailable
 from driftloop.controller.runtime.world import World
+from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from driftloop.api.finetunejob import FineTuneJobSpec, FineTuneJobStatus, Progress
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from driftloop.api.finetunejob import Compute, FineTuneJobSpec, PlanStatus, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
-from driftloop.controller.quantity import quantity
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.quantity import quantity
+from driftloop.controller.vocabulary.reasons import Reason
 
 FLOAT, HALF = 4, 2  # bytes
 ADAM_STATES = 2  # AdamW keeps two moments, float32 as the weights

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from driftloop.api.finetunejob import Progress
 from driftloop.contract.names import Metric
 from driftloop.contract.result import TrainResult
-from driftloop.controller.conditions import parse_timestamp, timestamp
+from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
 READ_EVERY = timedelta(seconds=10)
 # A status write wakes every watcher: one at a change that a person would notice, else twice a minute.

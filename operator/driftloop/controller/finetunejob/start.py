@@ -11,10 +11,10 @@ from driftloop.api.modelversion import Artefact, Lineage
 from driftloop.contract.storage import join
 from driftloop.contract.task import FeedbackSource, ModelSource
 from driftloop.controller import versions
-from driftloop.controller.core import Obj
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.pods.common import claims_of, missing_claim
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from driftloop.contract.names import FAMILY, JOB, TRIGGER, VERSION
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.contract.storage import join
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
-from driftloop.controller.core import Obj, Settings
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.plan import TrainingPlan, resolved
 from driftloop.controller.finetunejob.start import Start
-from driftloop.controller.naming import version_name
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.naming import version_name
+from driftloop.controller.vocabulary.plan import Obj, Settings
 
 # On the train Job: the ModelVersion's spec but for the artefact, so that the last step needs nothing that may be gone.
 DRAFT = "driftloop.dev/version-draft"

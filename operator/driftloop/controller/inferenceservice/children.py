@@ -4,11 +4,11 @@ None of them changes with a revision, so that a rollout touches nothing but Depl
 """
 
 from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT, SERVICE, STAGE
-from driftloop.controller.core import Action, Apply, Delete, Obj, Settings
 from driftloop.controller.inferenceservice.observed import Observed
 from driftloop.controller.inferenceservice.revision import keys_secret_name
-from driftloop.controller.naming import child_name, owner_reference
 from driftloop.controller.pods.serving import SERVE, SIGNING_KEY, TOKEN
+from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
 
 
 def children(observed: Observed, settings: Settings) -> tuple[Action, ...]:

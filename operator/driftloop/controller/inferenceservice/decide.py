@@ -5,15 +5,15 @@ from datetime import datetime
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus
 from driftloop.contract.names import SERVICE, STAGE
-from driftloop.controller.conditions import condition, merge, ready, timestamp
-from driftloop.controller.core import Action, Create, Plan, Settings
 from driftloop.controller.inferenceservice.children import children, keys_secret, url
 from driftloop.controller.inferenceservice.drift import LOOK_SECONDS, look
 from driftloop.controller.inferenceservice.observed import Observed, Revision
 from driftloop.controller.inferenceservice.retraining import Decision, retrain
 from driftloop.controller.inferenceservice.rollout import Rollout, roll
 from driftloop.controller.pods.serving import SERVE
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
+from driftloop.controller.vocabulary.plan import Action, Create, Plan, Settings
+from driftloop.controller.vocabulary.reasons import Reason
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:

@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import DriftStatus
-from driftloop.controller.conditions import parse_timestamp
-from driftloop.controller.core import Event
 from driftloop.controller.drift.observe import SETTLE
 from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.inferenceservice.observed import Observed
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.plan import Event
+from driftloop.controller.vocabulary.reasons import Reason
 
 LOOK_SECONDS = 10.0  # between two looks: a write of the status each
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from driftloop.api.inferenceservice import InferenceService
 from driftloop.contract.names import REVISION, SERVICE, STAGE
 from driftloop.controller import versions
-from driftloop.controller.core import Key, Obj
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.drift.observe import arms, eligible_samples, read_batch
 from driftloop.controller.inferenceservice.drift import window
@@ -21,10 +20,11 @@ from driftloop.controller.inferenceservice.observed import (
 )
 from driftloop.controller.inferenceservice.retraining import samples_since
 from driftloop.controller.inferenceservice.rollout import figures_due
-from driftloop.controller.naming import controlled_by
 from driftloop.controller.pods.outcome import Broken, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.runtime.world import World
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Key, Obj
 
 
 async def observe(key: Key, world: World) -> Observed | None:

@@ -12,10 +12,10 @@ from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, Trigger
 from driftloop.contract.names import REVISION, ROLE, TRIGGER, VERSION
-from driftloop.controller.conditions import parse_timestamp
-from driftloop.controller.core import Obj
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.modelversion.gates import has_shown_gain
+from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.plan import Obj
 
 Role = Literal["stable", "candidate", "retired", "failed"]
 ROLES: tuple[Role, ...] = ("stable", "candidate", "retired", "failed")

@@ -19,13 +19,13 @@ from driftloop.api.base import API_VERSION
 from driftloop.api.inferenceservice import AlertRecord, Retraining, RetrainingStatus
 from driftloop.api.modelversion import Trigger
 from driftloop.contract.names import ALERT_NAME, APPROVE, SERVICE, TRIGGER
-from driftloop.controller.conditions import parse_timestamp, timestamp
-from driftloop.controller.core import Action, Create, Event, Obj
 from driftloop.controller.inferenceservice.observed import Job, Observed, Revision, Version
 from driftloop.controller.inferenceservice.revision import revision_of
 from driftloop.controller.inferenceservice.selection import UNJUDGED, failed_revisions
-from driftloop.controller.naming import MAX_RESOURCE_NAME, owner_reference
-from driftloop.controller.reasons import UNAVAILABLE, Reason
+from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
+from driftloop.controller.vocabulary.naming import MAX_RESOURCE_NAME, owner_reference
+from driftloop.controller.vocabulary.plan import Action, Create, Event, Obj
+from driftloop.controller.vocabulary.reasons import UNAVAILABLE, Reason
 
 # Unavailable: cluster, storage or Ray failed it, which says nothing of model and data.
 Ending = Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"]

@@ -15,11 +15,11 @@ from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.api.inferenceservice import InferenceServiceSpec
 from driftloop.contract.names import FAMILY, REVISION, ROLE, SERVICE, STAGE, VERSION
 from driftloop.contract.task import ServeTask
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Obj, Settings
 from driftloop.controller.inferenceservice.observed import DIGEST, SINCE, Observed, Version
-from driftloop.controller.naming import child_name, owner_reference
 from driftloop.controller.pods.serving import SERVE, serving_template
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.plan import Obj, Settings
 
 MIN_READY_SECONDS = 3  # a pod that crashes on its first requests never counts
 _HASH_LENGTH = 10

@@ -20,8 +20,6 @@ from typing import Literal
 
 from driftloop.api.inferenceservice import Analysis
 from driftloop.contract.names import RETRY, ROLE
-from driftloop.controller.conditions import find, parse_timestamp, shorten, timestamp
-from driftloop.controller.core import Action, Adjust, Create, Delete, Event, Settings
 from driftloop.controller.inferenceservice.analysis import analyse
 from driftloop.controller.inferenceservice.children import keys_secret
 from driftloop.controller.inferenceservice.observed import (
@@ -37,7 +35,9 @@ from driftloop.controller.inferenceservice.observed import (
 )
 from driftloop.controller.inferenceservice.revision import deployment
 from driftloop.controller.inferenceservice.selection import Choice, choose, failed_revisions
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.conditions import find, parse_timestamp, shorten, timestamp
+from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Delete, Event, Settings
+from driftloop.controller.vocabulary.reasons import Reason
 
 Phase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
 POLL_SECONDS = 5.0  # how often the figures of a canary are looked at

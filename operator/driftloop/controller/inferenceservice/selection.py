@@ -10,7 +10,7 @@ from typing import Literal
 from driftloop.contract.names import APPROVE_VERSION, RETRY
 from driftloop.controller.inferenceservice.observed import Observed, Revision, Version
 from driftloop.controller.inferenceservice.revision import revision_of
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.reasons import Reason
 
 UNJUDGED = (None, "Pending", "Evaluating")
 

@@ -4,11 +4,11 @@ Beside a stable version nobody can say so: nothing was compared with what would 
 """
 
 from driftloop.contract.names import APPROVE_VERSION
-from driftloop.controller import conditions
 from driftloop.controller.modelversion.baseline import Baseline, NoBaseline, baseline
 from driftloop.controller.modelversion.observed import Observed, Phase
-from driftloop.controller.reasons import Reason
 from driftloop.controller.step import Step
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.reasons import Reason
 
 
 def unproven(observed: Observed, summary: str) -> Step[Phase]:

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from driftloop.api.engine import Engine
 from driftloop.api.modelversion import Artefact, BaselineStatus, ModelVersionSpec
 from driftloop.controller import versions
-from driftloop.controller.core import Obj
 from driftloop.controller.modelversion.observed import Observed
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.reasons import Reason
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from driftloop.api.modelversion import Artefact
 from driftloop.contract.names import IN_USE, RETRY
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.contract.task import EvaluateTask
-from driftloop.controller import conditions, step, versions
-from driftloop.controller.core import Action, Apply, Create, Key, Label, Obj, Plan, Settings
+from driftloop.controller import step, versions
 from driftloop.controller.modelversion import approval, evaluation, gates
 from driftloop.controller.modelversion.baseline import (
     Baseline,
@@ -44,8 +43,10 @@ from driftloop.controller.pods.outcome import (
     lost_pods,
     outcome,
 )
-from driftloop.controller.reasons import Reason
 from driftloop.controller.step import to_plan
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.plan import Action, Apply, Create, Key, Label, Obj, Plan, Settings
+from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0
 SETTLE_SECONDS = 10.0

@@ -14,10 +14,10 @@ from driftloop.contract.names import RETRY, SERVICE
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.storage import join
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
-from driftloop.controller.core import Obj, Settings
 from driftloop.controller.modelversion.baseline import Baseline, NoBaseline, digest_of
 from driftloop.controller.modelversion.observed import Observed
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.plan import Obj, Settings
 
 # Annotations of the evaluate Job: why there is nothing to compare with.
 NO_BASELINE = f"{GROUP}/no-baseline"

@@ -1,11 +1,11 @@
 """Read what deciding about a ModelVersion needs, from the caches. Writes nothing."""
 
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
-from driftloop.controller.core import Key, Obj
 from driftloop.controller.modelversion.observed import JUDGED, Observed
-from driftloop.controller.naming import controlled_by
 from driftloop.controller.runtime.world import World
 from driftloop.controller.versions import follows, stable_version
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Key, Obj
 
 
 async def observe(key: Key, world: World) -> Observed | None:

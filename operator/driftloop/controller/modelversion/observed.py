@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from driftloop.api.modelversion import ModelVersionSpec, ModelVersionStatus
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 Phase = Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"]
 JUDGED = ("Approved", "AwaitingApproval", "Rejected", "Failed")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.contract import task as tasks
 from driftloop.contract.names import SCRATCH_DIR, TASK_ENV, VOLUMES
-from driftloop.controller.core import Obj, Settings
+from driftloop.controller.vocabulary.plan import Obj, Settings
 
 USER = 65532  # "nonroot" of the distroless images; the images create no other
 GPU = "nvidia.com/gpu"

@@ -15,8 +15,6 @@ from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.finetunejob import Compute
 from driftloop.contract.names import ARM, EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
 from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
-from driftloop.controller.core import Obj, Settings
-from driftloop.controller.naming import child_name, owner_reference
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
     mounts_for,
@@ -27,6 +25,8 @@ from driftloop.controller.pods.common import (
     task_env,
 )
 from driftloop.controller.pods.serving import serving_containers, serving_volumes
+from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.plan import Obj, Settings
 
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"  # values of STAGE, and names of the containers
 ATTEMPT = "driftloop.dev/attempt"  # label of a train Job

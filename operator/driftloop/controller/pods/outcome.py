@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from driftloop.contract.names import EXIT_BAD_INPUT
 from driftloop.contract.result import AnyResult, StageError, decode
-from driftloop.controller.conditions import find, is_true, parse_timestamp, shorten
-from driftloop.controller.core import Delete, FailPod, Obj
-from driftloop.controller.naming import controlled_by
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.conditions import find, is_true, parse_timestamp, shorten
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Delete, FailPod, Obj
+from driftloop.controller.vocabulary.reasons import Reason
 
 # Jobs and Pods come by two watches: a Job may be seen finished before its pod is.
 RESULT_GRACE = timedelta(seconds=30)

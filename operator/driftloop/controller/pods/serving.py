@@ -10,7 +10,6 @@ from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import Engine
 from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask
-from driftloop.controller.core import Obj, Settings
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
     mounts_for,
@@ -20,6 +19,7 @@ from driftloop.controller.pods.common import (
     scratch,
     task_env,
 )
+from driftloop.controller.vocabulary.plan import Obj, Settings
 
 SERVE = "serve"  # value of the label STAGE
 ENGINE = "engine"  # name of the container

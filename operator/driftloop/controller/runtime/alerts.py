@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from driftloop.contract.names import ALERT_NAME
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 MAX_RECORDS = 64
 MAX_NAME = 1024  # of an alert, as the CRD has it

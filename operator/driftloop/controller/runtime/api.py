@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import client, config
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.metrics import API_REQUESTS
 from driftloop.controller.runtime.ratelimit import TokenBucket
 from driftloop.controller.runtime.resources import Resource
+from driftloop.controller.vocabulary.plan import Obj
 
 FIELD_MANAGER = "driftloop"
 PAGE = 500

@@ -10,9 +10,9 @@ import json
 from typing import Any
 
 from driftloop.api.base import GROUP
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.api import FIELD_MANAGER
 from driftloop.controller.runtime.resources import MANAGED_BY
+from driftloop.controller.vocabulary.plan import Obj
 
 APPLIED = f"{GROUP}/applied"
 _IDENTITY = {"apiVersion", "kind"}

@@ -7,8 +7,8 @@ collections is safe from other threads, as they are copied in one step.
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.resources import RESOURCES, WATCHED
+from driftloop.controller.vocabulary.plan import Obj
 
 TOMBSTONES = 20_000
 

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 
 from driftloop.api.base import GROUP
-from driftloop.controller.core import Event, Obj
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.metrics import ERRORS
 from driftloop.controller.runtime.resources import RESOURCES
+from driftloop.controller.vocabulary.plan import Event, Obj
 
 REPORTER = f"{GROUP}/operator"
 REMEMBERED = 10_000

@@ -13,8 +13,14 @@ from typing import assert_never
 
 from pydantic import BaseModel
 
-from driftloop.controller.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
-from driftloop.controller.core import (
+from driftloop.controller.runtime import applied, ownership
+from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.events import Recorder
+from driftloop.controller.runtime.resources import MANAGED_BY, RESOURCES, Resource
+from driftloop.controller.runtime.status import merge_patch, wanted_status, without_foreign
+from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
+from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,
     Apply,
@@ -27,13 +33,7 @@ from driftloop.controller.core import (
     Obj,
     Plan,
 )
-from driftloop.controller.reasons import Reason
-from driftloop.controller.runtime import applied, ownership
-from driftloop.controller.runtime.api import Api, ApiError
-from driftloop.controller.runtime.caches import Caches
-from driftloop.controller.runtime.events import Recorder
-from driftloop.controller.runtime.resources import MANAGED_BY, RESOURCES, Resource
-from driftloop.controller.runtime.status import merge_patch, wanted_status, without_foreign
+from driftloop.controller.vocabulary.reasons import Reason
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from driftloop.api.base import API_VERSION
 from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
-from driftloop.controller.core import Key, Obj
 from driftloop.controller.runtime.resources import CUSTOM
+from driftloop.controller.vocabulary.plan import Key, Obj
 
 # Pods of a Deployment are owned by ReplicaSets, which nobody watches: their labels tell the custom resource.
 _STAGES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from driftloop.controller.runtime.samples import MetricsUnavailable
+from driftloop.controller.vocabulary.samples import MetricsUnavailable
 
 
 async def fetch(

@@ -10,9 +10,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from driftloop.contract import names
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.resources import CUSTOM
+from driftloop.controller.vocabulary.plan import Obj
 
 STALE = 60.0  # seconds without a heartbeat: the loop hangs
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.resources import RESOURCES
+from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
 LEASE = RESOURCES["Lease"]

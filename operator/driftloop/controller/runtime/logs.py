@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from driftloop.controller.core import Key
+from driftloop.controller.vocabulary.plan import Key
 
 _key: ContextVar[Key | None] = ContextVar("key", default=None)
 

@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.resources import RESOURCES
+from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
 

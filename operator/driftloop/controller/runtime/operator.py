@@ -16,7 +16,6 @@ import aiohttp
 import kopf
 from aiohttp import web
 
-from driftloop.controller.core import Key
 from driftloop.controller.kinds import Kind
 from driftloop.controller.runtime.api import Api, credentials
 from driftloop.controller.runtime.caches import Caches
@@ -38,6 +37,7 @@ from driftloop.controller.runtime.watch import Watcher, kopf_settings
 from driftloop.controller.runtime.webhook import Webhook
 from driftloop.controller.runtime.workers import Workers
 from driftloop.controller.runtime.world import Metrics, World
+from driftloop.controller.vocabulary.plan import Key
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driftloop.controller.core import Settings
 from driftloop.controller.runtime.leader import Election
+from driftloop.controller.vocabulary.plan import Settings
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -1,7 +1,7 @@
 """Whether an object that bears a wanted name is the one that was wanted. Pure."""
 
 from driftloop.api.base import GROUP
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 
 def same_origin(wanted: Obj, live: Obj) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 import aiohttp
 
 from driftloop.contract.names import ALERT_NAME
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime import history
 from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, parse, triggers
 from driftloop.controller.runtime.api import Api, ApiError
@@ -23,7 +22,8 @@ from driftloop.controller.runtime.fetch import fetch_json
 from driftloop.controller.runtime.metrics import ALERT_POLLS, ERRORS
 from driftloop.controller.runtime.prometheus import Prometheus
 from driftloop.controller.runtime.record import record
-from driftloop.controller.runtime.samples import MetricsUnavailable
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable
 
 log = logging.getLogger(__name__)
 OVERLAP = 600.0  # seconds of history that each poll reads again

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from driftloop.controller.runtime.fetch import fetch_json, field
-from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from driftloop.api.base import Condition
-from driftloop.controller import conditions
-from driftloop.controller.core import Event, Key, NameTaken, Obj, Plan
 from driftloop.controller.kinds import Kind
-from driftloop.controller.reasons import Reason
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.execute import Executor, FieldConflict, Stale
 from driftloop.controller.runtime.resources import RESOURCES
 from driftloop.controller.runtime.world import World
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.plan import Event, Key, NameTaken, Obj, Plan
+from driftloop.controller.vocabulary.reasons import Reason
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.alerts import Alert, merged
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.metrics import ALERTS
 from driftloop.controller.runtime.resources import RESOURCES
+from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
 MANAGER = "driftloop-alerts"

@@ -3,9 +3,9 @@
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.fetch import fetch
-from driftloop.controller.runtime.samples import MetricsUnavailable, Sample, finite
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample, finite
 
 LIMIT = 2 << 20  # bytes
 

@@ -3,8 +3,8 @@
 import asyncio
 import re
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.vocabulary.plan import Obj
 
 # JobSuccessPolicy is on by default since 1.31. Without it index 0 of a training ends well, the other pods wait for a
 # head that never comes, and the Job fails: https://kubernetes.io/docs/concepts/workloads/controllers/job/#success-policy

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 FOREIGN = ("alerts",)  # written by the webhook's field manager, in InferenceServices
 

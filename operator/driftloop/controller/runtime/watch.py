@@ -11,12 +11,12 @@ from typing import Any
 
 import kopf
 
-from driftloop.controller.core import Key, Obj
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.fanout import keys_for
 from driftloop.controller.runtime.metrics import ERRORS
 from driftloop.controller.runtime.resources import CUSTOM, WATCHED, Resource
+from driftloop.controller.vocabulary.plan import Key, Obj
 
 log = logging.getLogger(__name__)
 FIRST_RESYNC = 10.0  # seconds

@@ -13,11 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
-from driftloop.controller.core import Obj
 from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, parse
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.metrics import ALERTS, ERRORS
 from driftloop.controller.runtime.record import SERVICE, record
+from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
 MAX_BODY = 1 << 20

@@ -4,12 +4,12 @@ import asyncio
 import logging
 import time
 
-from driftloop.controller.core import Key
 from driftloop.controller.runtime.api import NotLeading
 from driftloop.controller.runtime.logs import working_on
 from driftloop.controller.runtime.metrics import ERRORS, RECONCILE_SECONDS, RECONCILES
 from driftloop.controller.runtime.queue import Backoff, WorkQueue
 from driftloop.controller.runtime.reconcile import Reconciler, Result
+from driftloop.controller.vocabulary.plan import Key
 
 log = logging.getLogger(__name__)
 

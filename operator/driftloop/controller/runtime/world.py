@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from driftloop.controller.core import Obj, Settings
 from driftloop.controller.runtime.caches import Caches, Objects, matching
 from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.prometheus import Prometheus
-from driftloop.controller.runtime.samples import Sample
 from driftloop.controller.runtime.scrape import scrape
+from driftloop.controller.vocabulary.plan import Obj, Settings
+from driftloop.controller.vocabulary.samples import Sample
 
 
 class Metrics:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from driftloop.contract.result import AnyResult
-from driftloop.controller.core import Apply, Create, Obj, Plan
 from driftloop.controller.finetunejob.decide import decide
+from driftloop.controller.vocabulary.plan import Apply, Create, Obj, Plan
 from unit.controller.stages import NOW, SETTINGS, Cluster, job, observe_job, prepared, trained
 
 ENDS: list[tuple[str, AnyResult]] = [("prepare", prepared()), ("train", trained())]

@@ -11,9 +11,9 @@ from driftloop.api.modelversion import ModelVersion
 from driftloop.contract.names import TRIGGER
 from driftloop.contract.result import AnyResult, StageError, encode
 from driftloop.contract.task import PrepareTask, TrainTask
-from driftloop.controller.core import Create, Delete, FailPod, Obj, Plan
 from driftloop.controller.finetunejob.decide import decide
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.plan import Create, Delete, FailPod, Obj, Plan
 from unit.controller.stages import (
     EARLIER,
     NOW,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Progress
 from driftloop.contract.names import Metric
-from driftloop.controller.conditions import timestamp
 from driftloop.controller.finetunejob.progress import done, duration, newer, read
+from driftloop.controller.vocabulary.conditions import timestamp
 from unit.controller.stages import NOW, trained
 
 METRICS = {

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.contract.text import side
-from driftloop.controller.core import Obj
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.finetunejob.start import HeldOut, Obstacle, Refused, Start, start
 from driftloop.controller.finetunejob.tasks import lineage, prepare_task
-from driftloop.controller.reasons import Reason
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.reasons import Reason
 from unit.controller.stages import approved, claim, deployment, job, prepared, service, version
 
 FAMILIES = ("support", "desk", "base")

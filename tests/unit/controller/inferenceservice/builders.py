@@ -7,8 +7,6 @@ from typing import Any
 
 from driftloop.api.inferenceservice import AlertRecord, InferenceServiceSpec, InferenceServiceStatus
 from driftloop.contract.names import ALERT_NAME
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Adjust, Create, Obj, Plan, Settings
 from driftloop.controller.inferenceservice.observed import (
     Arm,
     Buckets,
@@ -20,6 +18,8 @@ from driftloop.controller.inferenceservice.observed import (
     Version,
 )
 from driftloop.controller.inferenceservice.revision import revision_of
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.plan import Adjust, Create, Obj, Plan, Settings
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SETTINGS = Settings(trainer_image="driftloop/trainer:1", server_image="driftloop/server:1")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from driftloop.api.inferenceservice import Canary
-from driftloop.controller.conditions import timestamp
 from driftloop.controller.inferenceservice.analysis import analyse
 from driftloop.controller.inferenceservice.observed import Arm, Arms
+from driftloop.controller.vocabulary.conditions import timestamp
 from unit.controller.inferenceservice.builders import NOW, ago, arm, took
 
 CANARY = Canary(min_requests=50, min_seconds=30, max_seconds=600)

@@ -1,6 +1,5 @@
 """What stands around the pods."""
 
-from driftloop.controller.core import Delete
 from driftloop.controller.inferenceservice.children import (
     children,
     disruption_budget,
@@ -12,6 +11,7 @@ from driftloop.controller.inferenceservice.children import (
 )
 from driftloop.controller.inferenceservice.children import service as api_service
 from driftloop.controller.inferenceservice.revision import deployment
+from driftloop.controller.vocabulary.plan import Delete
 from unit.controller.inferenceservice.builders import NOW, SETTINGS, service, version
 
 

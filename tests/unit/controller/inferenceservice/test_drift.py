@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
-from driftloop.controller.conditions import timestamp
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.inferenceservice.drift import look, window
 from driftloop.controller.inferenceservice.observed import Observed
+from driftloop.controller.vocabulary.conditions import timestamp
 from unit.controller.inferenceservice.builders import NOW, ago, revision, service, version
 
 V1 = version("v1", 300)

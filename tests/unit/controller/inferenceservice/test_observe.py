@@ -7,15 +7,15 @@ from typing import Any, cast
 import pytest
 
 from driftloop.contract.names import ALERT_NAME, REVISION, ROLE, SERVICE, STAGE
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Key, Obj
 from driftloop.controller.inferenceservice.observe import observe
 from driftloop.controller.inferenceservice.observed import ANALYSIS, Observed
 from driftloop.controller.inferenceservice.revision import deployment
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.nodes import Nodes
-from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
 from driftloop.controller.runtime.world import Metrics, World
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from unit.controller.inferenceservice.builders import NOW, SETTINGS, ago, digest, retraining, version
 from unit.controller.inferenceservice.builders import service as built
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import AlertRecord, DriftStatus, InferenceServiceStatus, RetrainingStatus
 from driftloop.contract.names import APPROVE, SERVICE, TRIGGER
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Create, Obj
 from driftloop.controller.inferenceservice.observed import Job, Observed, Version
 from driftloop.controller.inferenceservice.retraining import Decision, job_name, retrain, samples_since
 from driftloop.controller.inferenceservice.revision import revision_of
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.plan import Create, Obj
 from unit.controller.inferenceservice.builders import NOW, ago, alert, job, retraining, revision, service, version
 
 V1 = version("v1", 10_000)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from driftloop.api.base import PodOverrides
-from driftloop.controller.core import Obj, Settings
 from driftloop.controller.inferenceservice.observed import parse_revision
 from driftloop.controller.inferenceservice.revision import deployment, revision_of, serve_task
+from driftloop.controller.vocabulary.plan import Obj, Settings
 from unit.controller.inferenceservice.builders import NOW, SETTINGS, retraining, service, version
 
 V1 = version("v1")

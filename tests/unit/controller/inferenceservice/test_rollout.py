@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
 from driftloop.contract.names import RETRY, ROLE
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Adjust, Create, Delete
 from driftloop.controller.inferenceservice.observed import (
     ANALYSIS,
     FAILED,
@@ -24,6 +22,8 @@ from driftloop.controller.inferenceservice.observed import (
 )
 from driftloop.controller.inferenceservice.revision import revision_of
 from driftloop.controller.inferenceservice.rollout import Rollout, canary_size, figures_due, roll
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.plan import Adjust, Create, Delete
 from unit.controller.inferenceservice.builders import NOW, SETTINGS, adjusted, ago, arm, revision, service, version
 
 V1, V2, V3 = version("v1", 300), version("v2", 200), version("v3", 100)

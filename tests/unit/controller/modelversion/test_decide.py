@@ -8,9 +8,9 @@ import pytest
 from driftloop.contract.names import APPROVE_VERSION, ARM, IN_USE, RETRY
 from driftloop.contract.result import AnyResult, ApiCheck, EvaluateResult, StageError, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
-from driftloop.controller.core import Apply, Create, Delete, Key, Label, Obj, Plan
 from driftloop.controller.modelversion.decide import decide
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Key, Label, Obj, Plan
 from unit.controller.stages import (
     NOW,
     SETTINGS,

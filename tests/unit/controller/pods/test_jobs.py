@@ -6,9 +6,9 @@ from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.modelversion import Lineage
 from driftloop.contract.names import JOB, STAGE
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
-from driftloop.controller.core import Obj
-from driftloop.controller.naming import controlled_by
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import SETTINGS, UID, digest, job
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from driftloop.api.base import GROUP
 from driftloop.contract.result import StageError, encode
-from driftloop.controller.conditions import timestamp
-from driftloop.controller.core import Obj
 from driftloop.controller.pods.outcome import Broken, Done, Lost, Outcome, Running, lost_pods, outcome
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import EARLIER, NOW, pod_of, prepared, terminated, waiting
 
 BAD_INPUT = encode(StageError(reason="ColumnNotFound", message="no column prompt"))

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from driftloop.controller.core import Event
 from driftloop.controller.runtime.events import event_object
+from driftloop.controller.vocabulary.plan import Event
 
 OBJ: Any = {
     "apiVersion": "driftloop.dev/v1alpha1",

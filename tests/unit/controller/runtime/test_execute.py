@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 
 from driftloop.api.finetunejob import FineTuneJobStatus
-from driftloop.controller.core import Adjust, Apply, Create, Event, Obj, Plan
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.events import Recorder
 from driftloop.controller.runtime.execute import Executor, adjustment
+from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Obj, Plan
 
 LIVE: Any = {
     "metadata": {"labels": {"role": "stable", "keep": "1"}, "annotations": {"note": "x"}},

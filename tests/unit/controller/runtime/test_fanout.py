@@ -4,9 +4,9 @@ from typing import Any
 
 from driftloop.api.base import API_VERSION
 from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
-from driftloop.controller.core import Key
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.fanout import keys_for
+from driftloop.controller.vocabulary.plan import Key
 
 CUSTOM = ("FineTuneJob", "ModelVersion", "InferenceService")
 

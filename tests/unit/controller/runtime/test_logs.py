@@ -4,8 +4,8 @@ import json
 import logging
 import sys
 
-from driftloop.controller.core import Key
 from driftloop.controller.runtime.logs import JsonFormatter, working_on
+from driftloop.controller.vocabulary.plan import Key
 
 
 def line(**more: object) -> dict[str, str]:

@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestServer
 
 from driftloop.controller.runtime import fetch
 from driftloop.controller.runtime.prometheus import Prometheus
-from driftloop.controller.runtime.samples import MetricsUnavailable, Sample
 from driftloop.controller.runtime.scrape import parse, scrape
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from driftloop.controller.core import Settings
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.reconcile import complaint
 from driftloop.controller.runtime.world import World
+from driftloop.controller.vocabulary.plan import Settings
 
 NOTHING: Any = None
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from driftloop.controller.core import Key
 from driftloop.controller.runtime.queue import WorkQueue
 from driftloop.controller.runtime.reconcile import Result
 from driftloop.controller.runtime.workers import SETTLE, Workers
+from driftloop.controller.vocabulary.plan import Key
 
 KEY = Key("FineTuneJob", "ns", "a")
 

@@ -6,7 +6,7 @@ parent, and never takes over what the first one left.
 
 import hashlib
 
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 MAX_NAME = 63  # a label value, a Service and a pod's hostname hold no more
 MAX_RESOURCE_NAME = 40  # of our own kinds, by CEL

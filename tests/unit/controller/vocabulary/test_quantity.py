@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from driftloop.api.base import Quantity
-from driftloop.controller.quantity import quantity
+from driftloop.controller.vocabulary.quantity import quantity
 
 ADAPTER: TypeAdapter[str] = TypeAdapter(Quantity)
 

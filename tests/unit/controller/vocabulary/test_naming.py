@@ -5,9 +5,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.controller.core import Obj
-from driftloop.controller.naming import child_name, controlled_by, of_a_job_of, owner_reference, version_name
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.naming import child_name, controlled_by, of_a_job_of, owner_reference, version_name
+from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import job
 
 LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from driftloop.controller.conditions import (
+from driftloop.controller.vocabulary.conditions import (
     complete,
     failed,
     find,
@@ -18,7 +18,7 @@ from driftloop.controller.conditions import (
     timestamp,
     transition,
 )
-from driftloop.controller.core import Obj
+from driftloop.controller.vocabulary.plan import Obj
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from driftloop.api.base import Condition
-from driftloop.controller.core import Event, Obj
+from driftloop.controller.vocabulary.plan import Event, Obj
 
 CHILDREN_REFUSED = "ChildrenRefused"
 MAX_MESSAGE = 2048
