@@ -17,14 +17,14 @@ from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobS
 from driftloop.api.inferenceservice import InferenceService, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
 from driftloop.contract.names import JOB, STAGE
-from driftloop.controller.kinds import Kind
 from driftloop.controller.runtime import logs
 from driftloop.controller.runtime.operator import Operator
 from driftloop.controller.runtime.options import add_arguments, options
-from driftloop.controller.runtime.world import World
 from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.kind import Kind
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Apply, Create, Event, Key, Obj, Plan, Settings
+from driftloop.controller.vocabulary.world import Lookup, World
 
 
 class StrictTraining(TrainingSpec):
@@ -43,6 +43,11 @@ class StrictJob(FineTuneJob):
     """The kind with it."""
 
     spec: StrictSpec
+
+
+def nobody(changed: Obj, objects: Lookup) -> tuple[Key, ...]:
+    """Owners alone are concerned."""
+    return ()
 
 
 async def observe(key: Key, world: World) -> Any:
@@ -120,9 +125,9 @@ def _metadata(obj: Obj, name: str) -> Obj:
 
 
 KINDS = {
-    "FineTuneJob": Kind(StrictJob, FineTuneJobStatus, observe, decide),
-    "ModelVersion": Kind(ModelVersion, ModelVersionStatus, observe, settled),
-    "InferenceService": Kind(InferenceService, InferenceServiceStatus, observe, settled),
+    "FineTuneJob": Kind(StrictJob, FineTuneJobStatus, observe, decide, nobody),
+    "ModelVersion": Kind(ModelVersion, ModelVersionStatus, observe, settled, nobody),
+    "InferenceService": Kind(InferenceService, InferenceServiceStatus, observe, settled, nobody),
 }
 
 

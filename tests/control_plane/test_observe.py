@@ -12,8 +12,9 @@ import pytest
 
 from control_plane.monitoring import Process, program
 from driftloop.controller.drift.detector import FEEDBACK
-from driftloop.controller.drift.observe import SETTLE, World, arms, eligible_samples, read_batch
+from driftloop.controller.drift.observe import SETTLE, arms, eligible_samples, read_batch
 from driftloop.controller.runtime.prometheus import Prometheus
+from driftloop.controller.vocabulary.world import World
 from testcluster.binaries import binary
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]

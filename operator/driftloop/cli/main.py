@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _operator(arguments: list[str]) -> int:
-    from driftloop.controller.kinds import kinds
+    from driftloop.controller.registry import KINDS
     from driftloop.controller.runtime import logs
     from driftloop.controller.runtime.operator import Operator
     from driftloop.controller.runtime.options import add_arguments, options
@@ -32,7 +32,7 @@ def _operator(arguments: list[str]) -> int:
         parser.error(str(error))
     logs.configure(found.log_level)
     try:
-        asyncio.run(Operator(found, kinds()).run())
+        asyncio.run(Operator(found, KINDS).run())
     except UnsupportedServer as error:
         print(f"driftloop operator: {error}", file=sys.stderr)
         return 1

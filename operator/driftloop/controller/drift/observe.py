@@ -18,13 +18,13 @@ longer than LOOKBACK while others could would count anew from its start: one loo
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from driftloop.contract.names import GENERATING, SIGNALS, Metric
 from driftloop.controller.drift.detector import FEEDBACK, Counters
-from driftloop.controller.inferenceservice.observed import Arm
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
+from driftloop.controller.vocabulary.world import World
 
 LOOKBACK = timedelta(hours=1)
 SETTLE = timedelta(seconds=5)  # samples are appended when a scrape ends, with the time at which it began
@@ -35,19 +35,28 @@ _HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT)
 _NO_REFUSAL = ("429", "499")  # a failure; a client that went
 
 
-class Metrics(Protocol):
-    """The part of `World.metrics` that is used."""
-
-    async def query(self, promql: str, at: datetime | None = None) -> list[Sample]: ...
+Buckets = Mapping[float, float]  # of a histogram, cumulative: upper bound in seconds -> observations
 
 
-class World(Protocol):
-    """The part of `runtime.world.World` that is used."""
+@dataclass(frozen=True)
+class Arm:
+    """What one arm of a canary did since both were ready, asked for answers of the model."""
 
-    @property
-    def metrics(self) -> Metrics: ...
+    requests: float
+    failures: float  # of them, answered with 5xx or 429
+    refused: float = 0.0  # of them, answered with another 4xx: the client's mistakes, or a model that takes less
+    latency: Buckets = field(default_factory=dict)  # seconds an answer
+    token_latency: Buckets = field(default_factory=dict)  # seconds an output token, of answers that have some
+    ratings: float = 0.0
+    negative: float = 0.0  # of them
 
-    def now(self) -> datetime: ...
+
+@dataclass(frozen=True)
+class Arms:
+    """Both arms over the same time."""
+
+    stable: Arm
+    candidate: Arm
 
 
 async def read_batch(

@@ -9,11 +9,11 @@ from driftloop.contract.names import JOB, METRICS_PORT, STAGE
 from driftloop.controller.finetunejob import progress
 from driftloop.controller.finetunejob.observed import Observed
 from driftloop.controller.pods.jobs import PREPARE, TRAIN
-from driftloop.controller.runtime.world import World
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable
+from driftloop.controller.vocabulary.world import World
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 

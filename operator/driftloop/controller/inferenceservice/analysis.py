@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Literal
 
 from driftloop.api.inferenceservice import Analysis, Canary
+from driftloop.controller.drift.observe import Arms, Buckets
 from driftloop.controller.inferenceservice.latency import observations, p95, slower
-from driftloop.controller.inferenceservice.observed import Arms, Buckets
 from driftloop.controller.inferenceservice.sequential import Answer, Tally, bounds, judge, needed
 from driftloop.controller.vocabulary.conditions import timestamp
 

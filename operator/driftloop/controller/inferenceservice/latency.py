@@ -6,7 +6,7 @@ that. So the share that does is compared with stable's twentieth, by the bounds 
 
 import math
 
-from driftloop.controller.inferenceservice.observed import Buckets
+from driftloop.controller.drift.observe import Buckets
 from driftloop.controller.inferenceservice.sequential import Answer, Tally, judge
 
 _P95 = 0.95

@@ -7,10 +7,9 @@ from driftloop.api.inferenceservice import InferenceService
 from driftloop.contract.names import REVISION, SERVICE, STAGE
 from driftloop.controller import versions
 from driftloop.controller.drift.detector import Counters
-from driftloop.controller.drift.observe import arms, eligible_samples, read_batch
+from driftloop.controller.drift.observe import Arms, arms, eligible_samples, read_batch
 from driftloop.controller.inferenceservice.drift import window
 from driftloop.controller.inferenceservice.observed import (
-    Arms,
     Keys,
     Observed,
     Revision,
@@ -22,9 +21,9 @@ from driftloop.controller.inferenceservice.retraining import samples_since
 from driftloop.controller.inferenceservice.rollout import figures_due
 from driftloop.controller.pods.outcome import Broken, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
-from driftloop.controller.runtime.world import World
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.world import World
 
 
 async def observe(key: Key, world: World) -> Observed | None:

@@ -1,7 +1,7 @@
 """All that deciding about an InferenceService may look at. Frozen; read from the API's JSON without judging it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -13,6 +13,7 @@ from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServic
 from driftloop.api.modelversion import ModelVersion, Trigger
 from driftloop.contract.names import REVISION, ROLE, TRIGGER, VERSION
 from driftloop.controller.drift.detector import Counters
+from driftloop.controller.drift.observe import Arms
 from driftloop.controller.modelversion.gates import has_shown_gain
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.plan import Obj
@@ -94,30 +95,6 @@ class Job:
     finished: datetime | None = None
     version: str | None = None
     trigger: Trigger | None = None
-
-
-Buckets = Mapping[float, float]  # of a histogram, cumulative: upper bound in seconds -> observations
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What one arm of a canary did since both were ready, asked for answers of the model."""
-
-    requests: float
-    failures: float  # of them, answered with 5xx or 429
-    refused: float = 0.0  # of them, answered with another 4xx: the client's mistakes, or a model that takes less
-    latency: Buckets = field(default_factory=dict)  # seconds an answer
-    token_latency: Buckets = field(default_factory=dict)  # seconds an output token, of answers that have some
-    ratings: float = 0.0
-    negative: float = 0.0  # of them
-
-
-@dataclass(frozen=True)
-class Arms:
-    """Both arms over the same time."""
-
-    stable: Arm
-    candidate: Arm
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
 from driftloop.controller.modelversion.observed import JUDGED, Observed
-from driftloop.controller.runtime.world import World
 from driftloop.controller.versions import follows, stable_version
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.world import World
 
 
 async def observe(key: Key, world: World) -> Observed | None:

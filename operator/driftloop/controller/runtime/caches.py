@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable
 
 from driftloop.controller.runtime.resources import RESOURCES, WATCHED
 from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.world import Objects
 
 TOMBSTONES = 20_000
-
-Objects = list[Obj]  # in a class with a method `list` that name means the method
 
 
 class Caches:

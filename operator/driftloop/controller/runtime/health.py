@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from driftloop.contract import names
 from driftloop.controller.runtime.caches import Caches
-from driftloop.controller.runtime.resources import CUSTOM
+from driftloop.controller.vocabulary.kind import CUSTOM
 from driftloop.controller.vocabulary.plan import Obj
 
 STALE = 60.0  # seconds without a heartbeat: the loop hangs

@@ -16,7 +16,6 @@ import aiohttp
 import kopf
 from aiohttp import web
 
-from driftloop.controller.kinds import Kind
 from driftloop.controller.runtime.api import Api, credentials
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.events import Recorder
@@ -37,6 +36,7 @@ from driftloop.controller.runtime.watch import Watcher, kopf_settings
 from driftloop.controller.runtime.webhook import Webhook
 from driftloop.controller.runtime.workers import Workers
 from driftloop.controller.runtime.world import Metrics, World
+from driftloop.controller.vocabulary.kind import Kind
 from driftloop.controller.vocabulary.plan import Key
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ CLEAN_UP = 30.0  # seconds from the end of the parts to that of the process, wha
 class Operator:
     """One replica. `run` ends with SIGTERM or SIGINT, or raises what one of its parts failed with."""
 
-    def __init__(self, options: Options, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, options: Options, kinds: Mapping[str, Kind[Any]]) -> None:
         self._options = options
         self._kinds = kinds
         self._caches = Caches()
@@ -75,7 +75,7 @@ class Operator:
         api = Api(found, TokenBucket(options.qps, options.burst), may_write=leadership.leads)
         queue: WorkQueue[Key] = WorkQueue(asyncio.get_running_loop().time)
         QUEUE_DEPTH.set_function(lambda: len(queue) if leadership.leads() else 0)
-        watcher = Watcher(api, self._caches, queue.add, options.settings.namespaces)
+        watcher = Watcher(api, self._caches, self._kinds.values(), queue.add, options.settings.namespaces)
         kopf_stop = asyncio.Event()
         stopping = asyncio.create_task(stop.wait(), name="stop")
         beating = asyncio.create_task(self._beat(), name="heartbeat")

@@ -6,17 +6,18 @@ What somebody must act on becomes a condition and an Event of that one object; w
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
 from driftloop.api.base import Condition
-from driftloop.controller.kinds import Kind
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.execute import Executor, FieldConflict, Stale
 from driftloop.controller.runtime.resources import RESOURCES
 from driftloop.controller.runtime.world import World
 from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.kind import Kind
 from driftloop.controller.vocabulary.plan import Event, Key, NameTaken, Obj, Plan
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -42,7 +43,9 @@ class Result:
 class Reconciler:
     """Reconciles one object at a time, whichever kind it is."""
 
-    def __init__(self, kinds: Mapping[str, Kind], world: World, caches: Caches, executor: Executor, api: Api) -> None:
+    def __init__(
+        self, kinds: Mapping[str, Kind[Any]], world: World, caches: Caches, executor: Executor, api: Api
+    ) -> None:
         self._kinds = kinds
         self._world = world
         self._caches = caches
@@ -74,7 +77,7 @@ class Reconciler:
                 return Result("retry", retry=True)
             return await self._complain(kind, obj, Reason.API_REFUSED, f"the API server refused: {error}")
 
-    async def _run(self, kind: Kind, key: Key, obj: Obj) -> Result:
+    async def _run(self, kind: Kind[Any], key: Key, obj: Obj) -> Result:
         observed = await kind.observe(key, self._world)
         if observed is None:
             return Result("gone")
@@ -84,7 +87,7 @@ class Reconciler:
             return Result("refused", retry=True)
         return Result("written" if done.wrote else "settled", wrote=done.wrote, after=plan.requeue_after)
 
-    async def _complain(self, kind: Kind, obj: Obj, reason: Reason, message: str) -> Result:
+    async def _complain(self, kind: Kind[Any], obj: Obj, reason: Reason, message: str) -> Result:
         """Tell what is wrong in the object's conditions, leave the rest of its status, and come back later."""
         log.warning("%s: %s", reason, message)
         conflict = Result("retry", retry=True)

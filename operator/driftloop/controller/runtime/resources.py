@@ -56,4 +56,3 @@ _TABLE = (
 )
 RESOURCES = {resource.kind: resource for resource in _TABLE}
 WATCHED = tuple(resource for resource in _TABLE if resource.watched)
-CUSTOM = ("FineTuneJob", "ModelVersion", "InferenceService")

@@ -6,16 +6,17 @@ kopf's handlers take the object in and queue whoever it concerns: nothing that c
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import kopf
 
 from driftloop.controller.runtime.api import Api, ApiError
 from driftloop.controller.runtime.caches import Caches
-from driftloop.controller.runtime.fanout import keys_for
+from driftloop.controller.runtime.concerns import keys_for
 from driftloop.controller.runtime.metrics import ERRORS
-from driftloop.controller.runtime.resources import CUSTOM, WATCHED, Resource
+from driftloop.controller.runtime.resources import WATCHED, Resource
+from driftloop.controller.vocabulary.kind import CUSTOM, Kind
 from driftloop.controller.vocabulary.plan import Key, Obj
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,12 @@ Enqueue = Callable[[Key], None]
 class Watcher:
     """Keeps the caches true and tells `enqueue` what has changed."""
 
-    def __init__(self, api: Api, caches: Caches, enqueue: Enqueue, namespaces: Sequence[str]) -> None:
+    def __init__(
+        self, api: Api, caches: Caches, kinds: Iterable[Kind[Any]], enqueue: Enqueue, namespaces: Sequence[str]
+    ) -> None:
         self._api = api
         self._caches = caches
+        self._kinds = tuple(kinds)
         self._enqueue = enqueue
         self._namespaces: tuple[str | None, ...] = tuple(namespaces) or (None,)
         self._filled = False
@@ -92,7 +96,7 @@ class Watcher:
 
     def changed(self, obj: Obj) -> None:
         """Queue whoever an object concerns that the caches have taken in."""
-        for key in keys_for(obj["kind"], obj, self._caches):
+        for key in keys_for(obj, self._kinds, self._caches):
             self._enqueue(key)
 
     def _handler(self, resource: Resource) -> Callable[..., Any]:

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from driftloop.controller.runtime.caches import Caches, Objects, matching
+from driftloop.controller.runtime.caches import Caches, matching
 from driftloop.controller.runtime.nodes import Nodes
 from driftloop.controller.runtime.prometheus import Prometheus
 from driftloop.controller.runtime.scrape import scrape
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.samples import Sample
+from driftloop.controller.vocabulary.world import Objects
 
 
 class Metrics:

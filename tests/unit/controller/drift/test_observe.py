@@ -7,10 +7,10 @@ from typing import cast
 
 import aiohttp
 
-from driftloop.controller.drift.observe import World, arms, eligible_samples, read_batch, selector
-from driftloop.controller.inferenceservice.observed import Arm
+from driftloop.controller.drift.observe import Arm, arms, eligible_samples, read_batch, selector
 from driftloop.controller.runtime.prometheus import Prometheus
 from driftloop.controller.vocabulary.samples import Sample
+from driftloop.controller.vocabulary.world import World
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -7,16 +7,8 @@ from typing import Any
 
 from driftloop.api.inferenceservice import AlertRecord, InferenceServiceSpec, InferenceServiceStatus
 from driftloop.contract.names import ALERT_NAME
-from driftloop.controller.inferenceservice.observed import (
-    Arm,
-    Buckets,
-    Job,
-    Keys,
-    Observed,
-    Revision,
-    Role,
-    Version,
-)
+from driftloop.controller.drift.observe import Arm, Buckets
+from driftloop.controller.inferenceservice.observed import Job, Keys, Observed, Revision, Role, Version
 from driftloop.controller.inferenceservice.revision import revision_of
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Adjust, Create, Obj, Plan, Settings

@@ -7,8 +7,9 @@ import pytest
 
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
 from driftloop.contract.names import ROLE
+from driftloop.controller.drift.observe import Arms
 from driftloop.controller.inferenceservice.decide import decide, traffic
-from driftloop.controller.inferenceservice.observed import Arms, Observed
+from driftloop.controller.inferenceservice.observed import Observed
 from driftloop.controller.inferenceservice.retraining import job_name
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Obj, Plan

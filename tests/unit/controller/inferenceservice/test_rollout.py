@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
 from driftloop.contract.names import RETRY, ROLE
+from driftloop.controller.drift.observe import Arms
 from driftloop.controller.inferenceservice.observed import (
     ANALYSIS,
     FAILED,
     PROMOTED,
     RETRIED,
     SINCE,
-    Arms,
     Observed,
     Revision,
 )

@@ -4,8 +4,9 @@ from typing import Any
 
 from driftloop.api.base import API_VERSION
 from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
+from driftloop.controller.registry import KINDS
 from driftloop.controller.runtime.caches import Caches
-from driftloop.controller.runtime.fanout import keys_for
+from driftloop.controller.runtime.concerns import keys_for
 from driftloop.controller.vocabulary.plan import Key
 
 CUSTOM = ("FineTuneJob", "ModelVersion", "InferenceService")
@@ -32,7 +33,7 @@ def keys(changed: Any, *others: Any) -> set[tuple[str, str]]:
     caches = Caches()
     for each in (changed, *others):
         caches.put(each)
-    return {(key.kind, key.name) for key in keys_for(changed["kind"], changed, caches)}
+    return {(key.kind, key.name) for key in keys_for(changed, KINDS.values(), caches)}
 
 
 def test_a_pod_concerns_the_owner_of_its_job() -> None:
@@ -116,7 +117,7 @@ def test_an_object_of_any_shape_stops_nothing() -> None:
     odd["status"] = None
     version = obj("ModelVersion", "v", spec={"family": "f"})
     assert keys(version, odd) == {("ModelVersion", "v")}
-    assert Key("ModelVersion", "ns", "v") in keys_for("ModelVersion", version, Caches())
+    assert Key("ModelVersion", "ns", "v") in keys_for(version, KINDS.values(), Caches())
 
 
 def test_the_labels_are_the_contracts() -> None:
