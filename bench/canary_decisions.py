@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from driftloop.controller.inferenceservice.sequential import Answer, Tally, judge
+from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, judge
 
 LOOK_SECONDS = 5.0
 

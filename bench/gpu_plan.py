@@ -21,7 +21,7 @@ from typing import Any
 
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.result import ModelFacts, PrepareResult
-from driftloop.controller.finetunejob.plan import Refusal, plan, resolved
+from driftloop.controller.kinds.finetunejob.plan import Refusal, plan, resolved
 
 MIB = 1 << 20
 LLAMA_1B = {

@@ -31,10 +31,10 @@ from demo.pools import generated
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.result import PrepareResult, TrainResult, decode
 from driftloop.contract.task import ModelSource, PrepareTask, ServeTask, TrainTask, encode
-from driftloop.controller.finetunejob import tasks
-from driftloop.controller.finetunejob.observed import Observed
-from driftloop.controller.finetunejob.plan import Refusal, TrainingPlan, plan
-from driftloop.controller.finetunejob.start import HeldOut, Start
+from driftloop.controller.kinds.finetunejob import tasks
+from driftloop.controller.kinds.finetunejob.observed import Observed
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
+from driftloop.controller.kinds.finetunejob.start import HeldOut, Start
 from driftloop.controller.vocabulary.plan import Settings
 from unit.server.processes import answers, wait_for
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from control_plane.harness import Cluster
-from driftloop.controller.inferenceservice.decide import decide
+from driftloop.controller.kinds.inferenceservice.decide import decide
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj
 from testcluster.console import Error
-from unit.controller.inferenceservice.builders import NOW, SETTINGS, service, version
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, service, version
 
 pytestmark = pytest.mark.control_plane
 

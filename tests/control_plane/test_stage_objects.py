@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from driftloop.controller.finetunejob.decide import decide as decide_job
-from driftloop.controller.modelversion.decide import decide as decide_version
+from driftloop.controller.kinds.finetunejob.decide import decide as decide_job
+from driftloop.controller.kinds.modelversion.decide import decide as decide_version
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj, Plan
 from testcluster.console import Error
 from testcluster.controlplane import ControlPlane

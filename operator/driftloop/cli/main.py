@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _operator(arguments: list[str]) -> int:
-    from driftloop.controller.registry import KINDS
+    from driftloop.controller.kinds.registry import KINDS
     from driftloop.controller.runtime import logs
     from driftloop.controller.runtime.operator import Operator
     from driftloop.controller.runtime.options import add_arguments, options

@@ -21,9 +21,9 @@ from driftloop.contract.result import (
     TrainResult,
     encode,
 )
-from driftloop.controller.finetunejob import observed as finetunejob
-from driftloop.controller.modelversion import observed as modelversion
-from driftloop.controller.versions import follows
+from driftloop.controller.kinds.finetunejob import observed as finetunejob
+from driftloop.controller.kinds.modelversion import observed as modelversion
+from driftloop.controller.kinds.versions import follows
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Obj, Plan, Settings

@@ -19,10 +19,10 @@ from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.names import VOLUMES_ENV
 from driftloop.contract.result import AnyResult, PrepareResult, TrainResult, decode
 from driftloop.contract.task import FeedbackSource, ModelSource, PrepareTask, ServeTask, TrainTask, encode
-from driftloop.controller.finetunejob import tasks
-from driftloop.controller.finetunejob.observed import Observed
-from driftloop.controller.finetunejob.plan import TrainingPlan, plan
-from driftloop.controller.finetunejob.start import HeldOut, Start
+from driftloop.controller.kinds.finetunejob import tasks
+from driftloop.controller.kinds.finetunejob.observed import Observed
+from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, plan
+from driftloop.controller.kinds.finetunejob.start import HeldOut, Start
 from driftloop.controller.vocabulary.plan import Settings
 from testcluster.s3 import Server, server
 from unit.trainer.conftest import ARCHITECTURE

@@ -4,7 +4,7 @@ from typing import Any
 
 from driftloop.api.base import API_VERSION
 from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
-from driftloop.controller.registry import KINDS
+from driftloop.controller.kinds.registry import KINDS
 from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.concerns import keys_for
 from driftloop.controller.vocabulary.plan import Key

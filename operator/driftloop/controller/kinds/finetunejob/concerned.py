@@ -1,0 +1,31 @@
+"""Which FineTuneJobs to reconcile when an object changes. Pure look-ups."""
+
+from collections.abc import Iterator
+
+from driftloop.contract.names import JOB
+from driftloop.controller.kinds.concerns import is_pod_of, named_by_label, unfinished, users_of_claim
+from driftloop.controller.pods.jobs import PREPARE, TRAIN
+from driftloop.controller.vocabulary.objects import field, key
+from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.world import Lookup
+
+KIND = "FineTuneJob"
+
+
+def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
+    """The job of a pod or a version, jobs that wait for a version or a service to start from, users of a claim."""
+    if is_pod_of(changed, (PREPARE, TRAIN)) or changed["kind"] == "ModelVersion":
+        yield from named_by_label(changed, KIND, JOB)
+    if changed["kind"] in ("ModelVersion", "InferenceService"):
+        for job in unfinished(objects.list(KIND, changed["metadata"]["namespace"])):
+            if _starts_from(field(job, "spec", "model", "from"), changed):
+                yield key(job)
+    yield from users_of_claim(changed, KIND, objects)
+
+
+def _starts_from(source: object, changed: Obj) -> bool:
+    name = changed["metadata"]["name"]
+    if changed["kind"] == "InferenceService":
+        return bool(field(source, "serving", "name") == name)
+    family = field(changed, "spec", "family")
+    return bool(field(source, "family") == family or field(source, "versionRef", "name") == name)

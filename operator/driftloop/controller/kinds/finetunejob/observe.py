@@ -1,0 +1,107 @@
+"""Read what deciding about a FineTuneJob needs: caches, and the training pod's metrics. Writes nothing."""
+
+import secrets
+from dataclasses import replace
+from datetime import datetime
+
+from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, Progress
+from driftloop.contract.names import JOB, METRICS_PORT, STAGE
+from driftloop.controller.kinds.finetunejob import progress
+from driftloop.controller.kinds.finetunejob.observed import Observed
+from driftloop.controller.pods.jobs import PREPARE, TRAIN
+from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable
+from driftloop.controller.vocabulary.world import World
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+async def observe(key: Key, world: World) -> Observed | None:
+    """Everything about the job now; None when it is gone. Raises pydantic.ValidationError.
+
+    Whole collections are read only while they matter: with thousands of jobs each reads its own Jobs and pods.
+    """
+    job = world.get("FineTuneJob", key.namespace, key.name)
+    if job is None:
+        return None
+    parsed = FineTuneJob.model_validate(job)
+    uid, namespace = job["metadata"]["uid"], key.namespace
+    children = [child for child in world.owned("Job", namespace, uid) if controlled_by(child, uid)]
+    pods = _pods(job, parsed.status, children, world)
+    version = world.get("ModelVersion", namespace, version_name(parsed.spec.output.family, uid))
+    found = Observed(
+        job=job,
+        spec=parsed.spec,
+        status=parsed.status,
+        jobs=tuple(children),
+        pods=tuple(pods),
+        version=version if version and _came_of(version, uid) else None,
+        gpu_memory=await _gpu_memory(parsed.spec, children, world),
+        progress=await _progress(parsed.status, children, pods, world),
+        fresh_secret=secrets.token_urlsafe(32),
+    )
+    return found if children else _with_start(found, world)
+
+
+def _with_start(observed: Observed, world: World) -> Observed:
+    """What must be there before the first Job."""
+    namespace, source = observed.namespace, observed.spec.model.from_
+    serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
+    feedback = observed.spec.data.feedback
+    return replace(
+        observed,
+        versions=tuple(world.list("ModelVersion", namespace)),
+        claims={claim["metadata"]["name"]: claim for claim in world.list("PersistentVolumeClaim", namespace)},
+        serving=serving,
+        serving_deployments=tuple(world.list("Deployment", namespace)) if serving else (),
+        feedback=world.get("InferenceService", namespace, feedback.service) if feedback else None,
+    )
+
+
+async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) -> tuple[int, ...]:
+    """What the nodes say, where a plan is about to be made and the spec leaves it to them."""
+    stages = {(child["metadata"].get("labels") or {}).get(STAGE) for child in children}
+    if not spec.compute.gpus_per_node or spec.compute.gpu_memory is not None or stages != {PREPARE}:
+        return ()
+    return await world.nodes.gpu_memory(spec.pod_overrides.node_selector)
+
+
+def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World) -> list[Obj]:
+    """The pods of the job's Jobs; between two attempts also those that a deleted Job left behind."""
+    namespace = job["metadata"]["namespace"]
+    if status.attempt and not any(child["metadata"]["labels"].get(STAGE) == TRAIN for child in children):
+        labelled = world.list("Pod", namespace, {JOB: job["metadata"]["name"]})
+        return [pod for pod in labelled if of_a_job_of(job, pod)]
+    return [pod for child in children for pod in world.owned("Pod", namespace, child["metadata"]["uid"])]
+
+
+async def _progress(status: FineTuneJobStatus, children: list[Obj], pods: list[Obj], world: World) -> Progress | None:
+    """What the running pod with index 0 says, where the last reading is old enough; it may say nothing."""
+    now = world.now()
+    if not _due(status.progress, now):
+        return None
+    for pod in pods:
+        labels = pod["metadata"].get("labels") or {}
+        at_work = (pod.get("status") or {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+        if labels.get(INDEX) == "0" and at_work and any(controlled_by(pod, job["metadata"]["uid"]) for job in children):
+            return await _scrape(pod, world, now)
+    return None
+
+
+async def _scrape(pod: Obj, world: World, now: datetime) -> Progress | None:
+    try:
+        samples = await world.metrics.scrape(pod, METRICS_PORT)
+    except MetricsUnavailable:
+        return None  # it is only for people to look at
+    return progress.read({sample.labels.get("__name__", ""): sample.value for sample in samples}, now)
+
+
+def _due(last: Progress | None, now: datetime) -> bool:
+    return last is None or last.updated is None or now - parse_timestamp(last.updated) >= progress.READ_EVERY
+
+
+def _came_of(version: Obj, uid: str) -> bool:
+    lineage = (version.get("spec") or {}).get("lineage") or {}
+    return lineage.get("jobUid") == uid

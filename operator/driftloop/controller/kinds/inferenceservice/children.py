@@ -1,0 +1,108 @@
+"""What stands around the pods: Services, keys, disruption budget, network policy. Pure.
+
+None of them changes with a revision, so that a rollout touches nothing but Deployments.
+"""
+
+from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT, SERVICE, STAGE
+from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name
+from driftloop.controller.pods.serving import SERVE, SIGNING_KEY, TOKEN
+from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
+
+
+def children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
+    """Everything but the Deployments and the Secret; a feedback Service goes when feedback is no longer taken."""
+    services = [service(observed, settings)]
+    if observed.spec.feedback is not None:
+        services.append(feedback_service(observed, settings))
+    wanted = {body["metadata"]["name"] for body in services}
+    bodies = [*services, disruption_budget(observed, settings), network_policy(observed, settings)]
+    return (
+        *(Apply(body) for body in bodies),
+        *(_delete(left) for left in observed.services if left["metadata"]["name"] not in wanted),
+    )
+
+
+def pod_labels(observed: Observed) -> dict[str, str]:
+    """Select the serving pods of every revision. The stage keeps an evaluation's pods out."""
+    return {SERVICE: observed.name, STAGE: SERVE}
+
+
+def url(observed: Observed, settings: Settings) -> str:
+    """Where the service is reached from inside the cluster."""
+    return f"http://{observed.name}.{observed.namespace}.svc.{settings.cluster_domain}"
+
+
+def service(observed: Observed, settings: Settings) -> Obj:
+    """The one Service that users talk to."""
+    return _service(observed, settings, observed.name, API_PORT)
+
+
+def feedback_service(observed: Observed, settings: Settings) -> Obj:
+    """Takes corrections: apart from the API, so that it can be exposed to other clients."""
+    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK_PORT)
+
+
+def keys_secret(observed: Observed) -> Obj:
+    """Signing key of the response ids and token of the feedback port: created once, and never read by the operator."""
+    return _object(
+        observed,
+        "v1",
+        "Secret",
+        keys_secret_name(observed.service),
+        {"stringData": {SIGNING_KEY: observed.keys.signing_key, TOKEN: observed.keys.token}, "type": "Opaque"},
+    )
+
+
+def disruption_budget(observed: Observed, settings: Settings) -> Obj:
+    """One pod at a time over all revisions; pods that are not Ready anyway never hold up a node's drain."""
+    spec = {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": pod_labels(observed)},
+    }
+    name = child_name(observed.service, "pods")
+    return _object(observed, "policy/v1", "PodDisruptionBudget", name, {"spec": spec}, settings)
+
+
+def network_policy(observed: Observed, settings: Settings) -> Obj:
+    """The API from anywhere; corrections and metrics from inside the cluster; the engine from nowhere but its pod."""
+    inside: list[Obj] = [{"namespaceSelector": {}}]
+    spec = {
+        "podSelector": {"matchLabels": pod_labels(observed)},
+        "policyTypes": ["Ingress"],
+        "ingress": [
+            {"ports": [{"protocol": "TCP", "port": API_PORT}]},
+            {
+                "from": inside,
+                "ports": [{"protocol": "TCP", "port": port} for port in (FEEDBACK_PORT, METRICS_PORT)],
+            },
+        ],
+    }
+    name = child_name(observed.service, "pods")
+    return _object(observed, "networking.k8s.io/v1", "NetworkPolicy", name, {"spec": spec}, settings)
+
+
+def _delete(body: Obj) -> Delete:
+    meta = body["metadata"]
+    return Delete("v1", "Service", meta["namespace"], meta["name"], meta["uid"])
+
+
+def _service(observed: Observed, settings: Settings, name: str, port: int) -> Obj:
+    ports = [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP", "appProtocol": "http"}]
+    spec = {"type": "ClusterIP", "selector": pod_labels(observed), "ports": ports}
+    return _object(observed, "v1", "Service", name, {"spec": spec}, settings)
+
+
+def _object(
+    observed: Observed, api_version: str, kind: str, name: str, content: Obj, settings: Settings | None = None
+) -> Obj:
+    labels = {**(settings.labels if settings else {}), SERVICE: observed.name}
+    metadata = {
+        "name": name,
+        "namespace": observed.namespace,
+        "labels": labels,
+        "ownerReferences": [owner_reference(observed.service)],
+    }
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}

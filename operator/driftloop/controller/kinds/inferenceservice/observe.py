@@ -1,0 +1,109 @@
+"""Read what deciding about an InferenceService needs: caches, and figures from Prometheus. Writes nothing."""
+
+import secrets
+from dataclasses import replace
+
+from driftloop.api.inferenceservice import InferenceService
+from driftloop.contract.names import REVISION, SERVICE, STAGE
+from driftloop.controller.drift.detector import Counters
+from driftloop.controller.drift.observe import Arms, arms, eligible_samples, read_batch
+from driftloop.controller.kinds import versions
+from driftloop.controller.kinds.inferenceservice.drift import window
+from driftloop.controller.kinds.inferenceservice.observed import (
+    Keys,
+    Observed,
+    Revision,
+    parse_job,
+    parse_revision,
+    parse_version,
+)
+from driftloop.controller.kinds.inferenceservice.retraining import samples_since
+from driftloop.controller.kinds.inferenceservice.rollout import figures_due
+from driftloop.controller.pods.outcome import Broken, started, trouble
+from driftloop.controller.pods.serving import ENGINE, SERVE
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.world import World
+
+
+async def observe(key: Key, world: World) -> Observed | None:
+    """Everything about the service now; None when it is gone. Raises pydantic.ValidationError for its spec.
+
+    Prometheus is asked only for what this look will use: the arms during an analysis, the counters when a window is
+    over, the samples when something asks for a retraining.
+    """
+    service = world.get("InferenceService", key.namespace, key.name)
+    if service is None:
+        return None
+    parsed = InferenceService.model_validate(service)
+    uid = service["metadata"]["uid"]
+    found = [parse_version(v) for v in world.list("ModelVersion", key.namespace) if _follows(parsed, v)]
+    jobs = [parse_job(job) for job in world.list("FineTuneJob", key.namespace, {SERVICE: key.name})]
+    observed = Observed(
+        service=service,
+        spec=parsed.spec,
+        status=parsed.status,
+        keys=Keys(secrets.token_hex(32), secrets.token_urlsafe(32)),
+        versions=tuple(version for version in found if version),
+        revisions=tuple(_revisions(service, world)),
+        jobs=tuple(job for job in jobs if job),
+        services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
+    )
+    return replace(
+        observed,
+        arms=await _arms(observed, world),
+        counters=await _counters(observed, world),
+        samples=await _samples(observed, world),
+    )
+
+
+def _follows(service: InferenceService, version: Obj) -> bool:
+    return versions.family(version) == service.spec.model.family
+
+
+def _revisions(service: Obj, world: World) -> list[Revision]:
+    """The service's Deployments, each with its pods' own reason where some aren't available."""
+    meta, found = service["metadata"], []
+    for deployment in world.owned("Deployment", meta["namespace"], meta["uid"]):
+        if not controlled_by(deployment, meta["uid"]) or deployment["metadata"].get("deletionTimestamp"):
+            continue
+        revision = parse_revision(deployment)
+        if revision is None:
+            continue
+        if revision.available < revision.replicas:
+            labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
+            pods = [
+                pod
+                for pod in world.list("Pod", meta["namespace"], labels)
+                if not pod["metadata"].get("deletionTimestamp")
+            ]
+            revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
+            why = trouble(pods)
+            if why:
+                problem = f"{why.reason}: {why.message}"
+                revision = replace(revision, problem=problem, hopeless=isinstance(why, Broken))
+        found.append(revision)
+    return found
+
+
+async def _arms(observed: Observed, world: World) -> Arms | None:
+    stable, candidate = observed.role("stable"), observed.role("candidate")
+    if stable is None or candidate is None or candidate.analysis_started is None:
+        return None
+    if not figures_due(observed, world.now()):
+        return None
+    names = (stable.revision, candidate.revision)
+    found = await arms(world, observed.namespace, observed.name, names, candidate.analysis_started)
+    return Arms(found[stable.revision], found[candidate.revision]) if found else None
+
+
+async def _counters(observed: Observed, world: World) -> Counters | None:
+    stable, span = observed.role("stable"), window(observed, world.now())
+    if stable is None or span is None:
+        return None
+    return await read_batch(world, observed.namespace, observed.name, stable.version, *span)
+
+
+async def _samples(observed: Observed, world: World) -> int | None:
+    since = samples_since(observed, world.now())
+    return await eligible_samples(world, observed.namespace, observed.name, since) if since else None

@@ -1,0 +1,247 @@
+"""All that deciding about an InferenceService may look at. Frozen; read from the API's JSON without judging it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ValidationError
+
+from driftloop.api.base import GROUP
+from driftloop.api.finetunejob import FineTuneJob
+from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
+from driftloop.api.modelversion import ModelVersion, Trigger
+from driftloop.contract.names import REVISION, ROLE, TRIGGER, VERSION
+from driftloop.controller.drift.detector import Counters
+from driftloop.controller.drift.observe import Arms
+from driftloop.controller.kinds.modelversion.gates import has_shown_gain
+from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.plan import Obj
+
+Role = Literal["stable", "candidate", "retired", "failed"]
+ROLES: tuple[Role, ...] = ("stable", "candidate", "retired", "failed")
+
+# Annotations of a revision's Deployment: what a wiped status must not forget.
+DIGEST = f"{GROUP}/digest"  # of the version's artefact
+SINCE = f"{GROUP}/since"  # when it took its role
+ANALYSIS = f"{GROUP}/analysis-started"  # when both arms were ready
+PROMOTED = f"{GROUP}/promoted"  # when the analysis was passed
+FAILED = f"{GROUP}/failed"  # why it was rolled back
+RETRIED = f"{GROUP}/retried"  # it failed while the retry annotation named it: that request is used up
+
+
+@dataclass(frozen=True)
+class Version:
+    """A ModelVersion of the family."""
+
+    name: str
+    uid: str
+    family: str
+    uri: str
+    digest: str
+    created: datetime
+    phase: str | None = None
+    reason: str = ""  # of its Ready condition
+    summary: str = ""  # of its gates
+    judged: datetime | None = None
+    baseline_service: str | None = None
+    baseline_digest: str | None = None
+    job_uid: str | None = None
+    held_out_salt: str | None = None  # of its lineage; None: its family
+    held_out_percent: int | None = None  # None: not recorded
+    gained: bool = False  # a target suite showed that it learned what it was made for
+
+    @property
+    def age_key(self) -> tuple[datetime, str]:
+        """Sorts by creation; the name decides between two of the same second."""
+        return self.created, self.name
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A Deployment of this service."""
+
+    name: str
+    uid: str
+    revision: str
+    version: str
+    digest: str
+    role: Role
+    since: datetime
+    replicas: int  # wanted
+    available: int = 0  # ready for minReadySeconds
+    pods: int = 0  # existing
+    current: bool = True  # the status is about the spec as it is
+    analysis_started: datetime | None = None
+    promoted: datetime | None = None
+    failed: str | None = None
+    retried: bool = False
+    unavailable_since: datetime | None = None
+    problem: str = ""  # its pods' own reason
+    hopeless: bool = False  # which no restart will change
+    resource_version: str | None = None
+    unstarted: bool = False  # no engine has run yet: it waits for a node, an image, a volume or its model
+
+
+@dataclass(frozen=True)
+class Job:
+    """A FineTuneJob that carries this service's label."""
+
+    name: str
+    uid: str
+    created: datetime
+    phase: str | None = None
+    reason: str = ""  # of its failure
+    finished: datetime | None = None
+    version: str | None = None
+    trigger: Trigger | None = None
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Fresh random values, in case a Secret is to be created."""
+
+    signing_key: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One InferenceService and what belongs to it."""
+
+    service: Obj
+    spec: InferenceServiceSpec
+    status: InferenceServiceStatus
+    keys: Keys
+    versions: tuple[Version, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    services: tuple[Obj, ...] = ()  # Services that it owns
+    arms: Arms | None = None  # None: not asked for, or Prometheus could not say
+    counters: Counters | None = None  # likewise
+    samples: int | None = None  # likewise
+
+    @property
+    def name(self) -> str:
+        return str(self.service["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        return str(self.service["metadata"]["namespace"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.service["metadata"]["uid"])
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return self.service["metadata"].get("annotations") or {}
+
+    def version(self, name: str | None) -> Version | None:
+        """The ModelVersion of that name."""
+        return next((version for version in self.versions if version.name == name), None)
+
+    def role(self, role: Role) -> Revision | None:
+        """The revision in that role.
+
+        Two may have it between two writes of a promotion: the later one has taken over.
+        """
+        found = [revision for revision in self.revisions if revision.role == role]
+        return max(found, key=lambda revision: (revision.since, revision.name), default=None)
+
+
+def parse_version(obj: Obj) -> Version | None:
+    """None for an object that does not parse: that is its own condition's matter."""
+    try:
+        parsed = ModelVersion.model_validate(obj)
+    except ValidationError:
+        return None
+    meta, baseline = obj["metadata"], parsed.status.baseline
+    ready = [c for c in parsed.status.conditions if c.type == "Ready"]
+    return Version(
+        name=meta["name"],
+        uid=meta["uid"],
+        family=parsed.spec.family,
+        uri=parsed.spec.artefact.uri,
+        digest=parsed.spec.artefact.digest,
+        created=parse_timestamp(meta["creationTimestamp"]),
+        phase=parsed.status.phase,
+        summary=parsed.status.gate_summary or "",
+        reason=ready[0].reason if ready else "",
+        judged=_moment(ready[0].last_transition_time if ready else None),
+        baseline_service=baseline.service if baseline else None,
+        baseline_digest=baseline.digest if baseline else None,
+        job_uid=parsed.spec.lineage.job_uid,
+        held_out_salt=parsed.spec.lineage.held_out_salt,
+        held_out_percent=parsed.spec.lineage.held_out_percent,
+        gained=has_shown_gain(parsed.status.gates),
+    )
+
+
+def parse_revision(obj: Obj) -> Revision | None:
+    """None for a Deployment without our labels."""
+    meta, status = obj["metadata"], obj.get("status") or {}
+    labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
+    role = next((role for role in ROLES if role == labels.get(ROLE)), None)
+    if role is None or REVISION not in labels or VERSION not in labels:
+        return None
+    # A status older than the spec counts pods of an earlier wish.
+    current = status.get("observedGeneration", 0) >= meta.get("generation", 0)
+    return Revision(
+        name=meta["name"],
+        uid=meta["uid"],
+        revision=labels[REVISION],
+        version=labels[VERSION],
+        digest=notes.get(DIGEST, ""),
+        role=role,
+        since=_moment(notes.get(SINCE)) or parse_timestamp(meta["creationTimestamp"]),
+        replicas=obj["spec"].get("replicas", 1),
+        available=status.get("availableReplicas") or 0,
+        # Until the controller has looked, there may be as many pods as ever were wanted.
+        pods=(status.get("replicas") or 0) if current else max(1, status.get("replicas") or 0),
+        current=current,
+        analysis_started=_moment(notes.get(ANALYSIS)),
+        promoted=_moment(notes.get(PROMOTED)),
+        failed=notes.get(FAILED),
+        retried=RETRIED in notes,
+        unavailable_since=_unavailable_since(status.get("conditions") or []),
+        resource_version=meta.get("resourceVersion"),
+    )
+
+
+def parse_job(obj: Obj) -> Job | None:
+    """None for an object that does not parse."""
+    try:
+        parsed = FineTuneJob.model_validate(obj)
+    except ValidationError:
+        return None
+    meta = obj["metadata"]
+    return Job(
+        name=meta["name"],
+        uid=meta["uid"],
+        created=parse_timestamp(meta["creationTimestamp"]),
+        phase=parsed.status.phase,
+        reason=next((c.reason for c in parsed.status.conditions if c.type == "Failed"), ""),
+        finished=_moment(parsed.status.finished),
+        version=parsed.status.version,
+        trigger=_trigger((meta.get("annotations") or {}).get(TRIGGER)),
+    )
+
+
+def _trigger(document: str | None) -> Trigger | None:
+    try:
+        return Trigger.model_validate_json(document) if document else None
+    except ValidationError:
+        return None
+
+
+def _unavailable_since(conditions: Iterable[Obj]) -> datetime | None:
+    found = [c for c in conditions if c.get("type") == "Available" and c.get("status") == "False"]
+    return _moment(found[0].get("lastTransitionTime")) if found else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        return parse_timestamp(text) if text else None
+    except ValueError:
+        return None

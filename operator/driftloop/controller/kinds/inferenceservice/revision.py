@@ -1,0 +1,135 @@
+"""A revision: all that makes the pods what they are, in one hash and one Deployment. Pure.
+
+The hash covers what a user can see and set, and the version. It does not cover Driftloop's own default server image,
+nor how this operator renders a pod: both are taken once, when the Deployment is created, and the Deployment's template
+is never written again. So an upgrade of the operator restarts no serving pod; the next revision gets what is new.
+"""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Any
+
+from driftloop.api.base import ApiModel
+from driftloop.api.finetunejob import HELD_OUT_PERCENT
+from driftloop.api.inferenceservice import InferenceServiceSpec
+from driftloop.contract.names import FAMILY, REVISION, ROLE, SERVICE, STAGE, VERSION
+from driftloop.contract.task import ServeTask
+from driftloop.controller.kinds.inferenceservice.observed import DIGEST, SINCE, Observed, Version
+from driftloop.controller.pods.serving import SERVE, serving_template
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.plan import Obj, Settings
+
+MIN_READY_SECONDS = 3  # a pod that crashes on its first requests never counts
+_HASH_LENGTH = 10
+
+
+def revision_of(observed: Observed, version: Version) -> str:
+    """Ten hex digits. With the service's UID no selector matches the pods of an earlier service of its name."""
+    spec = observed.spec
+    made_of = {
+        "service": observed.uid,
+        "version": version.name,
+        "artefact": [version.uri, version.digest],
+        "engine": _set_fields(spec.engine),
+        "drainSeconds": spec.drain_seconds,
+        "feedback": _set_fields(spec.feedback),
+        "heldOutPercent": _held_out_percent(observed, version),
+        "podOverrides": _set_fields(spec.pod_overrides),
+        **_set_later(spec),
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def keys_secret_name(service: Obj) -> str:
+    """Name of the Secret with the signing key and the feedback token."""
+    return child_name(service, "keys")
+
+
+def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask:
+    """What the pods are told."""
+    spec, feedback = observed.spec, observed.spec.feedback
+    task = ServeTask(
+        namespace=observed.namespace,
+        service=observed.name,
+        service_uid=observed.uid,
+        family=version.family,
+        version=version.name,
+        revision=revision,
+        artefact_uri=version.uri,
+        artefact_digest=version.digest,
+        engine_type=spec.engine.type,
+        max_model_len=spec.engine.max_model_len,
+        max_num_seqs=spec.engine.max_num_seqs,
+        dtype=spec.engine.dtype,
+        drain_seconds=spec.drain_seconds,
+        request_timeout_seconds=spec.request_timeout_seconds,
+        held_out_salt=version.held_out_salt,
+        held_out_percent=_held_out_percent(observed, version),
+    )
+    if feedback is None:
+        return task
+    return task.model_copy(
+        update={
+            "feedback_uri": f"{feedback.storage.rstrip('/')}/{observed.uid}",
+            "feedback_max_per_user_per_hour": feedback.max_per_user_per_hour,
+            "feedback_retention_days": feedback.retention_days,
+        }
+    )
+
+
+def deployment(observed: Observed, version: Version, replicas: int, settings: Settings, now: datetime) -> Obj:
+    """The Deployment of a new revision, as candidate."""
+    spec, revision = observed.spec, revision_of(observed, version)
+    selector = {SERVICE: observed.name, REVISION: revision}
+    labels = {**selector, VERSION: version.name, FAMILY: version.family}
+    template = serving_template(
+        serve_task(observed, version, revision),
+        labels=labels,
+        image=settings.server_image,
+        engine=spec.engine,
+        settings=settings,
+        overrides=spec.pod_overrides,
+        keys_secret=keys_secret_name(observed.service),
+    )
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": child_name(observed.service, revision),
+            "namespace": observed.namespace,
+            "labels": {**settings.labels, **labels, STAGE: SERVE, ROLE: "candidate"},
+            "annotations": {DIGEST: version.digest, SINCE: timestamp(now)},
+            "ownerReferences": [owner_reference(observed.service)],
+        },
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 0,
+            "minReadySeconds": MIN_READY_SECONDS,
+            "progressDeadlineSeconds": spec.canary.progress_deadline_seconds,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "selector": {"matchLabels": selector},
+            "template": template,
+        },
+    }
+
+
+def _held_out_percent(observed: Observed, version: Version) -> int:
+    """The share that a training from the version will hold back: corrections are counted into sides by the same rule.
+
+    The salt needs no place in the hash: it belongs to the version, which is in it by name and digest.
+    """
+    retraining = observed.spec.retraining
+    asked = retraining.job_template.spec.data.held_out_percent if retraining else None
+    return next((found for found in (version.held_out_percent, asked) if found is not None), HELD_OUT_PERCENT)
+
+
+def _set_later(spec: InferenceServiceSpec) -> dict[str, Any]:
+    """Fields of the spec that came after the first release, where they are set: older revisions keep their hashes."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"request_timeout_seconds"})
+
+
+def _set_fields(model: ApiModel | None) -> Any:
+    """What differs from the defaults: a field that a later release adds leaves old hashes as they are."""
+    return None if model is None else model.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,515 @@
+"""A FineTuneJob goes through its stages, and every way to fail ends in a condition that says what to fix."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from driftloop.api.finetunejob import Progress
+from driftloop.api.modelversion import ModelVersion
+from driftloop.contract.names import TRIGGER
+from driftloop.contract.result import AnyResult, StageError, encode
+from driftloop.contract.task import PrepareTask, TrainTask
+from driftloop.controller.kinds.finetunejob.decide import decide
+from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.plan import Create, Delete, FailPod, Obj, Plan
+from unit.controller.stages import (
+    EARLIER,
+    NOW,
+    SETTINGS,
+    UID,
+    Cluster,
+    approved,
+    claim,
+    deployment,
+    digest,
+    facts,
+    job,
+    observe_job,
+    pod_of,
+    prepared,
+    service,
+    terminated,
+    trained,
+    version,
+    waiting,
+)
+
+
+class Run:
+    """A job and its cluster: each step observes, decides, executes."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.body = job(**spec)
+        self.cluster = Cluster()
+        self.status: Obj = {}
+        self.reasons: list[str] = []
+
+    def step(self, after: float = 0, **observed: Any) -> Plan:
+        found = observe_job(self.body, self.cluster, self.status, **observed)
+        plan = decide(found, SETTINGS, NOW + timedelta(seconds=after))
+        self.cluster.take(plan)
+        self.status = plan.status or self.status
+        self.reasons += [event.reason for event in plan.events]
+        return plan
+
+    def until_training(self, **observed: Any) -> None:
+        self.step(**observed)
+        self.cluster.finish("prepare", prepared())
+        self.step(**observed)
+
+    def suspend(self, value: bool = True) -> None:
+        self.body["spec"]["suspend"] = value
+        self.body["metadata"]["generation"] += 1
+
+    def condition(self, type_: str) -> Obj:
+        return next((entry for entry in self.status["conditions"] if entry["type"] == type_), {})
+
+    @property
+    def version(self) -> Obj:
+        return self.cluster.of_kind("ModelVersion")[0]
+
+
+def test_the_stages_follow_each_other_to_a_model_version() -> None:
+    run = Run()
+    run.step()
+    assert run.status["phase"] == "Preparing"
+    run.cluster.finish("prepare", prepared(dropped_rows=7, dropped={"emptyAnswer": 5, "dedupExact": 2}))
+    run.step()
+    assert (run.status["phase"], run.status["attempt"]) == ("Training", 1)
+    assert run.status["plan"]["totalSteps"] == 63  # ceil(1000 rows * 2 epochs / 32)
+    assert run.status["data"]["trainRows"] == 1000
+    assert run.status["data"]["droppedRows"] == 7
+    assert run.status["data"]["dropped"] == {"emptyAnswer": 5, "dedupExact": 2}
+    run.cluster.finish("train", trained())
+    run.step()
+    assert (run.status["phase"], run.status["progress"]["percent"]) == ("Succeeded", 100)
+    assert run.condition("Complete")["status"] == "True"
+    assert run.condition("Stalled") == run.condition("Reconciling") == {}
+    assert run.reasons == ["Preparing", "Training", "Succeeded"]
+    assert run.status["version"] == run.version["metadata"]["name"]
+
+
+def test_a_settled_job_writes_nothing_more_in_any_stage() -> None:
+    run = Run()
+    ends: list[tuple[str, AnyResult] | None] = [None, ("prepare", prepared()), ("train", trained())]
+    for end in ends:
+        if end:
+            run.cluster.finish(*end)
+        run.step()
+        before = (list(run.cluster.writes), dict(run.status))
+        run.step(after=3)
+        plan = run.step(after=6)
+        assert (run.cluster.writes, run.status) == before
+        assert plan.events == ()
+
+
+ENGINE = {"type": "vllm", "image": "vllm:1", "gpus": 1}
+
+
+@pytest.mark.parametrize(("own", "queue"), [({}, "research"), ({"queueName": "gates"}, "gates")])
+def test_the_version_is_evaluated_as_the_job_says_and_waits_in_its_queue(own: Obj, queue: str) -> None:
+    suites = [
+        {"name": "new", "kind": "target", "items": "data", "maxTokens": 9},
+        {"name": "least", "kind": "floor", "uri": "pvc://shared/least.jsonl"},
+    ]
+    asked = {"suites": suites, "maxTokens": 200, "startupTimeoutSeconds": 1200, "engine": ENGINE} | own
+    run = Run(evaluation=asked, compute={"nodes": 2, "queueName": "research"})
+    run.step()
+    prepare = jobs.task_of(run.cluster.job("prepare"))
+    assert isinstance(prepare, PrepareTask)
+    assert [suite.max_tokens for suite in prepare.suites] == [9, 200]  # prepare refuses items that are longer
+    run.cluster.finish("prepare", prepared())
+    run.step()
+    run.cluster.finish("train", trained())
+    run.step()
+    found = ModelVersion.model_validate(run.version).spec.evaluation
+    assert (found.queue_name, found.max_tokens, found.startup_timeout_seconds) == (queue, 200, 1200)
+    assert (found.engine.image if found.engine else None, found.concurrency) == ("vllm:1", 8)
+    assert [suite.max_tokens for suite in found.suites] == [9, None]
+
+
+def test_the_version_keeps_where_it_came_from() -> None:
+    run = Run(model={"from": {"family": "support"}})
+    trigger = {"kind": "Drift", "service": "desk", "alert": "DriftloopModelDrift", "started": EARLIER}
+    run.body["metadata"]["annotations"] = {TRIGGER: json.dumps(trigger)}
+    old = approved(version("support-1", "b"))
+    run.until_training(versions=(old,))
+    run.cluster.finish("train", trained())
+    run.step(versions=(old,))
+    spec = ModelVersion.model_validate(run.version).spec
+    assert spec.lineage.trigger.model_dump(exclude_none=True) == trigger
+    assert (spec.lineage.parent, spec.lineage.base_digest) == ("support-1", digest("b"))
+    assert (spec.lineage.job, spec.lineage.job_uid, spec.lineage.data_digest) == ("tune", UID, digest("c"))
+    assert spec.lineage.trainer_image == "trainer:1"
+    assert spec.artefact.digest == digest("f")
+    assert [(s.name, s.items, s.uri, s.digest) for s in spec.evaluation.suites] == [
+        ("new", None, "pvc://shared/work/new.jsonl", digest("d"))
+    ]
+    assert spec.evaluation.storage == "pvc://shared/work/evaluations"
+    assert "ownerReferences" not in run.version["metadata"]
+
+
+def test_a_broken_trigger_counts_as_a_users() -> None:
+    run = Run()
+    run.body["metadata"]["annotations"] = {TRIGGER: '{"kind": "Aliens"}'}
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.step()
+    assert run.version["spec"]["lineage"]["trigger"] == {"kind": "User"}
+
+
+def test_training_gets_the_model_that_prepare_started_from_whatever_is_approved_since() -> None:
+    run = Run(model={"from": {"family": "support"}})
+    old = approved(version("support-1", "b"))
+    run.step(versions=(old,))
+    run.cluster.finish("prepare", prepared())
+    run.step(versions=(old, approved(version("support-2", "2", created="2026-01-01T11:30:00Z"))))
+    task = jobs.task_of(run.cluster.job("train"))
+    assert isinstance(task, TrainTask)
+    assert task.model.digest == digest("b")
+    assert task.lineage.parent == "support-1"
+
+
+def test_a_new_model_is_trained_from_where_prepare_initialised_it() -> None:
+    new = {"config": {"architecture": {"model_type": "llama"}}}
+    run = Run(model={"from": new}, training={"method": "pretrain"})
+    run.step()
+    run.cluster.finish("prepare", prepared(model_uri="pvc://shared/work/new", model_digest=digest("7")))
+    run.step()
+    task = jobs.task_of(run.cluster.job("train"))
+    assert isinstance(task, TrainTask)
+    assert (task.model.uri, task.model.digest, task.model.new) == ("pvc://shared/work/new", digest("7"), None)
+
+
+def test_the_ray_token_comes_before_the_job_that_needs_it() -> None:
+    run = Run()
+    run.until_training()
+    kinds = [write.split()[1] for write in run.cluster.writes]
+    assert kinds == ["NetworkPolicy", "Job", "Service", "Secret", "Job"]
+    assert run.cluster.of_kind("Secret")[0]["stringData"] == {"token": "token"}
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_wiping_the_status_changes_nothing_but_the_status(stage: str) -> None:
+    run = Run()
+    run.step()
+    if stage == "train":
+        run.cluster.finish("prepare", prepared())
+        run.step()
+    before, writes = dict(run.status), list(run.cluster.writes)
+    run.status = {}
+    run.step()
+    assert run.cluster.writes == writes
+    assert run.status == before
+
+
+def test_a_wiped_status_of_a_finished_job_is_found_again_by_its_version() -> None:
+    run = Run()
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.step()
+    writes = list(run.cluster.writes)
+    run.status = {}
+    run.step()
+    assert (run.status["phase"], run.cluster.writes) == ("Succeeded", writes)
+
+
+def test_a_version_deleted_after_success_is_not_made_again() -> None:
+    run = Run()
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.step()
+    del run.cluster.objects["ModelVersion", run.status["version"]]
+    run.step()
+    assert run.cluster.of_kind("ModelVersion") == []
+
+
+# Failures of a stage.
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_stages_own_reason_becomes_the_jobs(stage: str) -> None:
+    run = Run()
+    run.step()
+    if stage == "train":
+        run.cluster.finish("prepare", prepared())
+        run.step()
+    error = StageError(reason="ColumnNotFound", message="rows.csv has no column prompt")
+    run.cluster.fail(stage, terminated(stage, 78, encode(error)))
+    run.step()
+    assert run.status["phase"] == "Failed"
+    for type_ in ("Failed", "Stalled"):
+        entry = run.condition(type_)
+        assert (entry["status"], entry["reason"], entry["message"]) == ("True", error.reason, error.message)
+    assert run.reasons[-1] == "ColumnNotFound"
+    assert "finished" in run.status
+    assert run.step().actions == ()
+
+
+def test_memory_that_was_not_enough_is_said_so() -> None:
+    run = Run()
+    run.until_training()
+    run.cluster.fail("train", terminated("train", 137, reason="OOMKilled"), reason="FailedIndexes")
+    run.step()
+    assert run.condition("Failed")["reason"] == "OOMKilled"
+    assert "memory limit" in run.condition("Failed")["message"]
+
+
+def test_a_result_that_does_not_parse_is_reported_never_guessed() -> None:
+    run = Run()
+    run.step()
+    found = run.cluster.job("prepare")
+    run.cluster.finish("prepare", prepared())
+    run.cluster.pods = [pod_of(found, terminated("prepare", 0, '{"kind": "Prepare", "trainRows": -1}'))]
+    run.step()
+    assert run.condition("Failed")["reason"] == "InvalidResult"
+    assert "Prepare" in run.condition("Failed")["message"]
+
+
+def test_a_result_of_another_stage_is_refused() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("prepare", prepared())
+    run.cluster.pods[0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = encode(trained())
+    run.step()
+    assert run.condition("Failed")["reason"] == "InvalidResult"
+
+
+def test_a_pod_that_only_looks_like_ours_has_no_say() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("prepare", prepared())
+    owner = run.cluster.pods[0]["metadata"]["ownerReferences"][0]
+    owner["uid"] = "somebody-elses"
+    run.step()
+    assert (run.status["phase"], run.condition("Ready")["reason"]) == ("Preparing", "ResultLost")
+    assert "data" not in run.status
+
+
+def test_a_result_lost_with_its_pod_is_had_by_running_again() -> None:
+    run = Run()
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.cluster.pods = []
+    assert run.step().actions[-1] == Delete("batch/v1", "Job", "team", *identity(run, "train"))
+    assert run.condition("Ready")["reason"] == "ResultLost"
+    assert (run.status["phase"], run.status["attempt"]) == ("Training", 1)
+    run.cluster.pods = []
+    run.cluster.finish("prepare", prepared())
+    run.step()
+    assert run.cluster.job("train")["metadata"]["labels"][jobs.ATTEMPT] == "1"
+
+
+def identity(run: Run, stage: str) -> tuple[str, str]:
+    """Name and UID of the first Job that a stage had."""
+    name = next(write.split()[2] for write in run.cluster.writes if write.startswith("write Job") and stage in write)
+    order = [write for write in run.cluster.writes if write.startswith("write")]
+    return name, f"uid-{order.index(f'write Job {name}') + 1}"
+
+
+def test_an_image_that_cannot_be_pulled_shows_in_the_condition_while_it_waits() -> None:
+    run = Run()
+    run.step()
+    stuck = waiting("prepare", "ImagePullBackOff", "back-off pulling image trainer:1")
+    run.cluster.pods.append(pod_of(run.cluster.job("prepare"), stuck, phase="Pending"))
+    run.step()
+    entry = run.condition("Reconciling")
+    assert entry["reason"] == "ImagePullBackOff"
+    assert "trainer:1" in entry["message"]
+
+
+# What must be there before.
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_numbers_before_a_pod_is_made() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("prepare", prepared(model=facts(8_000_000_000)))
+    run.step()
+    assert [found["metadata"]["labels"]["driftloop.dev/stage"] for found in run.cluster.of_kind("Job")] == ["prepare"]
+    entry = run.condition("Stalled")
+    assert entry["reason"] == "DoesNotFit"
+    assert "GiB" in entry["message"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [({}, "ClaimNotFound"), (claim(mode="ReadWriteOnce"), "NeedsReadWriteMany")],
+)
+def test_volumes_are_checked_before_the_first_job_and_again_when_they_change(
+    claims: dict[str, Obj], reason: str
+) -> None:
+    run = Run()
+    plan = run.step(claims=claims)
+    assert (run.status["phase"], run.condition("Stalled")["reason"], plan.actions) == ("Pending", reason, ())
+    assert plan.requeue_after
+    run.step(claims=claim())
+    assert run.status["phase"] == "Preparing"
+
+
+def test_one_node_does_with_a_read_write_once_claim() -> None:
+    run = Run(compute={"nodes": 1})
+    run.step(claims=claim(mode="ReadWriteOnce"))
+    assert run.status["phase"] == "Preparing"
+
+
+def test_a_job_waits_for_the_familys_first_approved_version() -> None:
+    run = Run(model={"from": {"family": "base"}})
+    run.step(versions=(version("base-1", family="base"),))
+    assert (run.status["phase"], run.condition("Reconciling")["reason"]) == ("Pending", "NoApprovedVersion")
+    run.step(versions=(approved(version("base-1", family="base")),))
+    assert run.status["phase"] == "Preparing"
+
+
+@pytest.mark.parametrize("source", [{"family": "support"}, {"versionRef": {"name": "support-1"}}])
+def test_training_starts_from_a_version_that_awaits_approval_to_be_served(source: Obj) -> None:
+    run = Run(model={"from": source})
+    run.step(versions=(version("support-1") | {"status": {"phase": "AwaitingApproval"}},))
+    assert run.status["phase"] == "Preparing"
+
+
+@pytest.mark.parametrize(
+    ("phase", "type_"), [("Rejected", "Failed"), ("Failed", "Failed"), ("Evaluating", "Reconciling")]
+)
+def test_training_starts_only_from_an_approved_version(phase: str, type_: str) -> None:
+    run = Run(model={"from": {"versionRef": {"name": "support-1"}}})
+    plan = run.step(versions=(version("support-1") | {"status": {"phase": phase}},))
+    assert run.condition(type_)["reason"] == "VersionNotApproved"
+    assert plan.actions == ()
+
+
+def test_training_starts_from_what_a_service_serves_as_stable() -> None:
+    run = Run(model={"from": {"serving": {"name": "desk"}}})
+    desk, stable = service(), version("support-1", "b")
+    run.step(serving=None)
+    assert run.condition("Ready")["reason"] == "ServiceNotFound"
+    run.step(serving=desk, versions=(stable,))
+    assert run.condition("Ready")["reason"] == "NoStableVersion"
+    deployments = (deployment(desk, "support-2", role="candidate"), deployment(desk, "support-1"))
+    run.step(serving=desk, versions=(stable,), serving_deployments=deployments)
+    task = jobs.task_of(run.cluster.job("prepare"))
+    assert isinstance(task, PrepareTask)
+    assert task.model.digest == digest("b")
+
+
+def test_feedback_is_read_from_the_services_own_folder() -> None:
+    run = Run(data={"feedback": {"service": "desk", "maxRows": 7}})
+    run.step()
+    assert run.condition("Ready")["reason"] == "ServiceNotFound"
+    run.step(feedback=service())
+    assert run.condition("Stalled")["reason"] == "NoFeedbackStorage"
+    run.step(feedback=service(feedback={"storage": "pvc://shared/feedback"}))
+    task = jobs.task_of(run.cluster.job("prepare"))
+    assert isinstance(task, PrepareTask)
+    assert task.feedback is not None
+    assert (task.feedback.uri, task.feedback.max_rows) == ("pvc://shared/feedback/uid-desk", 7)
+
+
+# Suspension.
+
+
+def test_suspending_deletes_what_works_and_resuming_is_the_next_attempt() -> None:
+    run = Run()
+    run.until_training()
+    first = run.cluster.job("train")
+    run.cluster.pods.append(pod_of(first, phase="Running"))
+    run.suspend()
+    run.step()
+    assert run.condition("Ready")["reason"] == "Suspending"
+    run.step()
+    assert (run.status["phase"], run.condition("Ready")["reason"]) == ("Suspended", "Suspended")
+    run.suspend(False)
+    run.step()
+    second = run.cluster.job("train")
+    assert (run.status["attempt"], second["metadata"]["labels"][jobs.ATTEMPT]) == (2, "2")
+    old, new = jobs.task_of(first), jobs.task_of(second)
+    assert isinstance(old, TrainTask)
+    assert isinstance(new, TrainTask)
+    assert (old.runs, old.attempt, new.attempt) == (new.runs, 1, 2)
+    assert old.head != new.head
+
+
+def test_a_suspended_job_starts_nothing() -> None:
+    run = Run(suspend=True)
+    assert run.step().actions == ()
+    assert run.status["phase"] == "Suspended"
+
+
+def test_the_next_attempt_waits_until_the_pods_of_the_last_are_gone() -> None:
+    run = Run()
+    run.until_training()
+    orphan = pod_of(run.cluster.job("train"), phase="Running")
+    run.suspend()
+    run.step()
+    run.cluster.pods.append(orphan)
+    run.step()
+    assert run.status["phase"] == "Training"
+    run.suspend(False)
+    run.step()
+    assert run.condition("Ready")["reason"] == "Stopping"
+    run.cluster.pods.remove(orphan)
+    run.step()
+    assert run.cluster.of_kind("Job")[-1]["metadata"]["labels"]["driftloop.dev/stage"] == "train"
+
+
+def test_a_cache_that_misses_the_running_job_starts_no_second_attempt() -> None:
+    run = Run()
+    run.until_training()
+    plan = run.step(jobs=tuple(obj for obj in run.cluster.of_kind("Job") if "prepare" in obj["metadata"]["name"]))
+    names = [action.body["metadata"]["name"] for action in plan.actions if isinstance(action, Create)]
+    assert names[-1] == run.cluster.job("train")["metadata"]["name"]
+
+
+def test_suspending_a_finished_job_leaves_its_end_alone() -> None:
+    run = Run()
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.step()
+    run.suspend()
+    plan = run.step()
+    assert plan.actions == ()
+    assert (run.status["phase"], run.status["observedGeneration"]) == ("Succeeded", 2)
+
+
+# The rest.
+
+
+def test_a_pod_on_a_lost_node_is_failed_once_its_grace_is_over() -> None:
+    run = Run()
+    run.until_training()
+    pod = pod_of(run.cluster.job("train"), phase="Running", index=1)
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    pod["status"]["conditions"] = [
+        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"},
+    ]
+    run.cluster.pods.append(pod)
+    plan = run.step(after=4)
+    assert not [action for action in plan.actions if isinstance(action, FailPod)]
+    assert plan.requeue_after == 6
+    plan = run.step(after=11)
+    assert [action.name for action in plan.actions if isinstance(action, FailPod)] == [pod["metadata"]["name"]]
+
+
+def test_a_job_that_is_being_deleted_creates_nothing() -> None:
+    run = Run()
+    run.body["metadata"]["deletionTimestamp"] = EARLIER
+    assert run.step() == Plan()
+
+
+def test_progress_is_shown_while_training() -> None:
+    run = Run()
+    run.until_training()
+    seen = Progress(step=10, total_steps=63, percent=15, eta="2m00s", updated="2026-01-01T12:00:10Z")
+    plan = run.step(after=10, progress=seen)
+    assert run.status["progress"] == seen.dump()
+    assert plan.requeue_after == 10
+
+
+def test_suspension_is_announced_by_the_generation_that_was_looked_at() -> None:
+    run = Run()
+    run.step()
+    run.suspend()
+    run.step()
+    assert {entry["observedGeneration"] for entry in run.status["conditions"]} == {2}

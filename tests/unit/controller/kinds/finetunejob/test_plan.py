@@ -1,0 +1,253 @@
+"""The plan spreads a model, counts steps, and refuses what cannot run; more workers never need more memory each."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, TrainingSpec
+from driftloop.contract.course import Course
+from driftloop.contract.result import ModelFacts
+from driftloop.controller.kinds.finetunejob.plan import (
+    Refusal,
+    TrainingPlan,
+    memory_per_worker,
+    micro_batches,
+    plan,
+    resolved,
+)
+from unit.controller.stages import facts, job, prepared
+
+
+def spec(**parts: object) -> FineTuneJobSpec:
+    return FineTuneJob.model_validate(job(**parts)).spec
+
+
+def planned(found: TrainingPlan | Refusal) -> TrainingPlan:
+    assert isinstance(found, TrainingPlan)
+    return found
+
+
+batches = st.builds(
+    TrainingSpec,
+    train_batch_size=st.integers(1, 4096),
+    per_device_train_batch_size=st.integers(1, 512),
+    max_length=st.integers(8, 8192),
+    gradient_checkpointing=st.booleans(),
+    bf16=st.booleans(),
+    packing=st.booleans(),
+)
+
+
+@given(training=batches, parameters=st.integers(1000, 10**11), world=st.integers(2, 512))
+def test_a_third_worker_never_makes_one_need_more(training: TrainingSpec, parameters: int, world: int) -> None:
+    data = prepared(model=facts(parameters))
+    few, many = (
+        memory_per_worker(training, data, n, next(micro_batches(training, n)), on_gpu=False) for n in (world, world + 1)
+    )
+    assert all(many[part] <= few[part] for part in few)
+
+
+@given(training=batches, world=st.integers(1, 512))
+def test_micro_batches_make_up_the_batch_and_none_is_too_large(training: TrainingSpec, world: int) -> None:
+    choices = list(micro_batches(training, world))
+    assert choices == sorted(set(choices), reverse=True)
+    assert choices[-1] == 1
+    for micro in choices:
+        steps = math.ceil(training.train_batch_size / (world * micro))
+        assert micro <= training.per_device_train_batch_size
+        assert world * micro * (steps - 1) < training.train_batch_size <= world * micro * steps
+
+
+@given(rows=st.integers(1, 10**7), epochs=st.floats(0.01, 100), batch=st.integers(1, 4096))
+def test_the_steps_are_those_of_the_course(rows: int, epochs: float, batch: int) -> None:
+    found = spec(training={"numTrainEpochs": epochs, "trainBatchSize": batch}, compute={"nodes": 1})
+    steps = planned(plan(found, prepared(train_rows=rows, sequences=0))).status.total_steps
+    assert steps == Course.of(found.training, rows).steps
+
+
+def test_packs_are_counted_not_rows() -> None:
+    found = planned(plan(spec(), prepared(train_rows=1000, sequences=64)))
+    assert found.status.total_steps == 4  # ceil(64 packs * 2 epochs / 32)
+
+
+def test_the_parts_add_up_to_the_total() -> None:
+    status = planned(plan(spec(), prepared())).status
+    parts = dict(status.memory_bytes_per_worker)
+    total, loading = parts.pop("total"), parts.pop("loading")
+    assert total == sum(parts.values()) > loading
+    assert status.world_size == 2
+    assert parts["optimizer"] == 2 * parts["gradients"]
+
+
+def test_the_estimate_is_near_what_a_gpu_had_in_use() -> None:
+    """bench/stages.py --gpus 1 --model 110m --length 512 --batch 64, on an H200: 18,233 MiB of it."""
+    model = facts(
+        87_168_768,
+        embedding_parameters=2_214_912,
+        largest_layer_parameters=7_079_424,
+        num_layers=12,
+        hidden_size=768,
+        intermediate_size=2048,
+        vocab_size=2884,
+    )
+    training = TrainingSpec(
+        train_batch_size=64, per_device_train_batch_size=64, max_length=512, packing=True, bf16=True
+    )
+    memory = memory_per_worker(training, prepared(model=model), 1, 64, on_gpu=True)
+    assert memory["total"] == pytest.approx(18_233 << 20, rel=0.1)
+
+
+def test_a_limit_on_memory_is_shared_by_the_workers_of_a_pod() -> None:
+    compute = {"nodes": 2, "workersPerNode": 2, "resources": {"limits": {"memory": "4Gi"}}}
+    status = planned(plan(spec(compute=compute), prepared())).status
+    assert (status.world_size, status.available_bytes_per_worker) == (4, 2 << 30)
+
+
+def test_what_does_not_fit_is_refused_with_numbers_and_remedies() -> None:
+    found = plan(spec(), prepared(model=facts(8_000_000_000)))
+    assert isinstance(found, Refusal)
+    assert found.reason == "DoesNotFit"
+    for part in ("GiB", "optimizer", "compute.nodes", "training.maxLength"):
+        assert part in found.message
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [{"nodes": 1}, {"nodes": 1, "gpusPerNode": 8, "workersPerNode": 8, "resources": {"limits": {"memory": "1Gi"}}}],
+    ids=["no limit", "a GPU's memory is not known"],
+)
+def test_where_the_room_is_unknown_the_estimate_only_reports(compute: dict[str, object]) -> None:
+    training = {"trainBatchSize": 32}
+    status = planned(plan(spec(compute=compute, training=training), prepared(model=facts(8_000_000_000)))).status
+    assert status.available_bytes_per_worker is None
+    assert status.memory_bytes_per_worker["total"] > 8 << 30
+
+
+@pytest.mark.parametrize("nothing", [{"train_rows": 0, "sequences": 0}, {"trained_tokens": 0}])
+def test_nothing_to_train_on_is_refused(nothing: dict[str, int]) -> None:
+    found = plan(spec(), prepared(**nothing))
+    assert isinstance(found, Refusal)
+    assert found.reason == "NoTrainingRows"
+
+
+def test_a_batch_smaller_than_the_workers_is_refused() -> None:
+    found = plan(spec(training={"trainBatchSize": 1}), prepared())
+    assert isinstance(found, Refusal)
+    assert found.reason == "BatchTooSmall"
+
+
+LLAMA_8B = facts(
+    8_030_261_248,
+    embedding_parameters=525_336_576,
+    largest_layer_parameters=218_112_000,
+    num_layers=32,
+    hidden_size=4096,
+    intermediate_size=14_336,
+    vocab_size=128_256,
+)
+H100 = "80Gi"
+
+
+def gpu_job(gpus: int = 8, memory: str | None = H100, /, **training: object) -> FineTuneJobSpec:
+    compute: dict[str, object] = {"nodes": 1, "gpusPerNode": gpus} | ({"gpuMemory": memory} if memory else {})
+    return spec(compute=compute, training={"maxLength": 4096} | training)
+
+
+def test_with_gpus_bfloat16_is_the_default_and_on_cpu_it_is_not() -> None:
+    assert resolved(gpu_job()).bf16 is True
+    assert resolved(gpu_job(bf16=False)).bf16 is False
+    assert resolved(spec()).bf16 is False
+
+
+def test_a_worker_takes_as_many_rows_at_once_as_its_gpu_holds() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    found = planned(plan(gpu_job(trainBatchSize=256, gradientCheckpointing=True), data))
+    assert 1 <= found.per_device_train_batch_size < 32
+    status = found.status
+    assert status.available_bytes_per_worker is not None
+    assert status.memory_bytes_per_worker["total"] <= status.available_bytes_per_worker < 80 << 30
+    assert found.per_device_train_batch_size * 8 * status.gradient_accumulation_steps >= 256
+    larger = planned(plan(gpu_job(8, "141Gi", trainBatchSize=256, gradientCheckpointing=True), data))
+    assert larger.per_device_train_batch_size > found.per_device_train_batch_size
+
+
+@pytest.mark.parametrize(
+    ("parameters", "gpus", "training", "part"),
+    [
+        (70_000_000_000, 1, {}, "optimizer"),
+        (70_000_000_000, 8, {"adapter": {"type": "lora"}}, "loading"),
+        (8_030_261_248, 1, {}, "optimizer"),
+        (8_030_261_248, 8, {"maxLength": 1_000_000}, "logits"),
+    ],
+)
+def test_what_no_gpu_of_the_job_holds_is_refused_before_one_is_taken(
+    parameters: int, gpus: int, training: dict[str, object], part: str
+) -> None:
+    model = LLAMA_8B.model_copy(update={"parameters": parameters, "trainable_parameters": parameters})
+    if "adapter" in training:
+        model = model.model_copy(update={"trainable_parameters": 40_000_000})
+    found = plan(gpu_job(gpus, H100, **training), prepared(model=model, longest_row_tokens=1_000_000))
+    assert isinstance(found, Refusal)
+    assert found.reason == "DoesNotFit"
+    assert part in found.message
+    assert "one row at a time" in found.message
+
+
+def test_nodes_that_differ_are_planned_for_the_smallest_gpu_that_can_do_it() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    wanted = gpu_job(8, None, gradientCheckpointing=True)
+    known = planned(plan(wanted, data, gpu_memory=(24 << 30, 80 << 30, 141 << 30)))
+    assert known.status.available_bytes_per_worker == int(0.95 * (80 << 30))
+    assert isinstance(plan(wanted, data, gpu_memory=(24 << 30,)), Refusal)
+    assert planned(plan(wanted, data)).status.available_bytes_per_worker is None
+
+
+def test_the_specs_word_on_a_gpus_memory_goes_before_the_nodes() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    found = planned(plan(gpu_job(gradientCheckpointing=True), data, gpu_memory=(8 << 30,)))
+    assert found.status.available_bytes_per_worker == int(0.95 * (80 << 30))
+
+
+def test_accumulated_gradients_are_counted_whole() -> None:
+    data = prepared(model=LLAMA_8B)
+    training = TrainingSpec(train_batch_size=16)
+    at_once, in_two = (memory_per_worker(training, data, 8, micro, on_gpu=True)["gradients"] for micro in (2, 1))
+    assert in_two - at_once == 4 * LLAMA_8B.trainable_parameters
+
+
+LLAMA_1B = facts(
+    1_235_814_400,
+    embedding_parameters=262_668_288,
+    largest_layer_parameters=60_821_504,
+    num_layers=16,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_attention_heads=32,
+    vocab_size=128_256,
+)
+LLAMA_8B_LORA = LLAMA_8B.model_copy(update={"parameters": 8_072_204_288, "trainable_parameters": 41_943_040})
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "training", "allocated"),
+    [
+        (LLAMA_1B, 12, {"max_length": 2048}, 91_902),
+        (LLAMA_1B, 18, {"max_length": 2048}, 130_499),
+        (LLAMA_1B, 30, {"max_length": 2048, "gradient_checkpointing": True}, 109_645),
+        (LLAMA_1B, 4, {"max_length": 4096, "gradient_checkpointing": True, "packing": True}, 40_098),
+        (LLAMA_1B, 16, {"max_length": 1024, "bf16": False}, 125_636),
+        (LLAMA_8B_LORA, 8, {"max_length": 4096, "gradient_checkpointing": True}, 89_972),
+        (LLAMA_8B, 1, {"max_length": 4096, "gradient_checkpointing": True}, 126_604),
+    ],
+    ids=["1b", "1b larger", "1b checkpointing", "1b packing", "1b float32", "8b lora", "8b"],
+)
+def test_the_estimate_is_not_below_what_a_gpu_allocated_nor_far_above(
+    model: ModelFacts, rows: int, training: dict[str, object], allocated: int
+) -> None:
+    """bench/gpu_plan.py on an H200, torch 2.11: the most that was allocated in two steps, in MiB."""
+    spec = TrainingSpec.model_validate({"train_batch_size": rows, "bf16": True} | training)
+    memory = memory_per_worker(spec, prepared(model=model, longest_row_tokens=8192), 1, rows, on_gpu=True)
+    estimate = (memory["total"] - memory["runtime"]) >> 20
+    assert 0.99 * allocated <= estimate <= 1.17 * allocated

@@ -1,0 +1,98 @@
+"""Progress is read from metrics, shown for people, and written no more often than one would look."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop.api.finetunejob import Progress
+from driftloop.contract.names import Metric
+from driftloop.controller.kinds.finetunejob.progress import done, duration, newer, read
+from driftloop.controller.vocabulary.conditions import timestamp
+from unit.controller.stages import NOW, trained
+
+METRICS = {
+    Metric.TRAIN_STEP: 30.0,
+    Metric.TRAIN_TOTAL_STEPS: 90.0,
+    Metric.TRAIN_LOSS: 0.123456,
+    Metric.TRAIN_TOKENS_PER_SECOND: 1234.6,
+    Metric.TRAIN_ETA_SECONDS: 65.2,
+}
+
+
+def at(seconds: int, percent: int, total: int = 100) -> Progress:
+    return Progress(
+        step=percent, total_steps=total, percent=percent, updated=timestamp(NOW + timedelta(seconds=seconds))
+    )
+
+
+def test_metrics_become_progress() -> None:
+    found = read(METRICS, NOW)
+    assert found == Progress(
+        step=30,
+        total_steps=90,
+        percent=33,
+        eta_seconds=65,
+        eta="1m05s",
+        loss="0.1235",
+        tokens_per_second=1235,
+        updated="2026-01-01T12:00:00Z",
+    )
+
+
+def test_before_the_first_step_neither_loss_nor_eta_is_claimed() -> None:
+    found = read(METRICS | {Metric.TRAIN_STEP: 0.0, Metric.TRAIN_LOSS: 0.0, Metric.TRAIN_ETA_SECONDS: 0.0}, NOW)
+    assert found is not None
+    assert (found.percent, found.loss, found.eta) == (0, None, None)
+
+
+@pytest.mark.parametrize("missing", [Metric.TRAIN_STEP, Metric.TRAIN_TOTAL_STEPS])
+def test_without_steps_there_is_no_progress(missing: str) -> None:
+    assert read({name: value for name, value in METRICS.items() if name != missing}, NOW) is None
+
+
+def test_a_loss_that_is_no_number_is_left_out() -> None:
+    found = read({name: value for name, value in METRICS.items() if name != Metric.TRAIN_LOSS}, NOW)
+    assert found is not None
+    assert found.loss is None
+
+
+@given(values=st.lists(st.floats(), min_size=5, max_size=5))
+def test_whatever_a_pod_reports_percent_is_between_0_and_100(values: list[float]) -> None:
+    found = read(dict(zip(METRICS, values, strict=True)), NOW)
+    assert found is None or 0 <= found.percent <= 100
+
+
+@given(loss=st.floats(), pace=st.floats())
+def test_whatever_training_ends_with_is_shown_or_left_out(loss: float, pace: float) -> None:
+    found = done(trained().model_copy(update={"loss": loss, "tokens_per_second": pace}))
+    assert found.percent == 100
+    assert found.loss not in ("nan", "inf", "-inf")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "written"),
+    [
+        (at(0, 10), at(10, 14), False),
+        (at(0, 10), at(10, 15), True),
+        (at(0, 10), at(30, 11), True),
+        (at(0, 97), at(10, 100), True),
+        (at(0, 10), at(10, 10, total=200), True),
+    ],
+)
+def test_status_changes_at_five_percent_or_half_a_minute(old: Progress, new: Progress, written: bool) -> None:
+    assert newer(old, new) == (new if written else old)
+
+
+def test_no_reading_keeps_the_last_one() -> None:
+    assert newer(at(0, 10), None) == at(0, 10)
+    assert newer(None, at(0, 10)) == at(0, 10)
+    assert newer(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59, "59s"), (65, "1m05s"), (3900, "1h05m"), (183_600, "2d03h")]
+)
+def test_durations_show_their_two_largest_units(seconds: int, text: str) -> None:
+    assert duration(seconds) == text

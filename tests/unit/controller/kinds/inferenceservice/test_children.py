@@ -1,0 +1,66 @@
+"""What stands around the pods."""
+
+from driftloop.controller.kinds.inferenceservice.children import (
+    children,
+    disruption_budget,
+    feedback_service,
+    keys_secret,
+    network_policy,
+    pod_labels,
+    url,
+)
+from driftloop.controller.kinds.inferenceservice.children import service as api_service
+from driftloop.controller.kinds.inferenceservice.revision import deployment
+from driftloop.controller.vocabulary.plan import Delete
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, service, version
+
+
+def test_the_service_selects_the_pods_of_every_revision() -> None:
+    selector = api_service(service(), SETTINGS)["spec"]["selector"].items()
+    for name in ("v1", "v2"):
+        pods = deployment(service(), version(name), 1, SETTINGS, NOW)["spec"]["template"]["metadata"]["labels"]
+        assert selector <= pods.items()
+
+
+def test_api_and_feedback_have_a_service_each() -> None:
+    api, feedback = api_service(service(), SETTINGS), feedback_service(service(), SETTINGS)
+    assert [(s["metadata"]["name"], s["spec"]["ports"][0]["targetPort"]) for s in (api, feedback)] == [
+        ("desk", 8080),
+        ("desk-feedback", 8081),
+    ]
+    assert url(service(), SETTINGS) == "http://desk.team.svc.cluster.local"
+
+
+def test_the_feedback_service_goes_with_the_feedback() -> None:
+    metadata = {"namespace": "team", "name": "desk-feedback", "uid": "u"}
+    left = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
+    gone = children(service(services=(left,)), SETTINGS)[-1]
+    assert gone == Delete("v1", "Service", "team", "desk-feedback", "u")
+    taken = children(service({"feedback": {"storage": "pvc://shared/feedback"}}, services=(left,)), SETTINGS)
+    assert not [action for action in taken if isinstance(action, Delete)]
+
+
+def test_the_keys_are_random_and_belong_to_the_service() -> None:
+    secret = keys_secret(service())
+    assert set(secret["stringData"]) == {"signing-key", "token"}
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid-desk"
+    template = deployment(service(), version("v1"), 1, SETTINGS, NOW)["spec"]["template"]["spec"]
+    names = {
+        env["valueFrom"]["secretKeyRef"]["name"]
+        for container in template["containers"]
+        for env in container["env"]
+        if "valueFrom" in env
+    }
+    assert names == {secret["metadata"]["name"]}
+
+
+def test_a_drain_takes_one_pod_at_a_time_and_is_never_held_up_by_a_broken_one() -> None:
+    spec = disruption_budget(service(), SETTINGS)["spec"]
+    assert spec["maxUnavailable"] == 1
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert spec["selector"]["matchLabels"] == pod_labels(service())
+
+
+def test_no_rule_lets_anybody_at_the_engine() -> None:
+    rules = network_policy(service(), SETTINGS)["spec"]["ingress"]
+    assert {port["port"] for rule in rules for port in rule["ports"]} == {8080, 8081, 9090}

@@ -1,0 +1,88 @@
+"""The glue to the detector: when it looks, and whom it tells."""
+
+from dataclasses import replace
+
+from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
+from driftloop.controller.drift.detector import Counters
+from driftloop.controller.kinds.inferenceservice.drift import look, window
+from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.vocabulary.conditions import timestamp
+from unit.controller.kinds.inferenceservice.builders import NOW, ago, revision, service, version
+
+V1 = version("v1", 300)
+NORMAL = {"surprisal": [100.0, 100.0], "oov": [180.0, 20.0], "length": [100.0, 100.0], "feedback": [60.0, 3.0]}
+SHIFTED = {"surprisal": [0.0, 200.0], "oov": [0.0, 200.0], "length": [100.0, 100.0], "feedback": [5.0, 60.0]}
+
+
+def serving(drift: DriftStatus | None = None, enabled: bool = True) -> Observed:
+    observed = service(
+        {"drift": {"enabled": enabled, "baselineRequests": 200, "baselineMinimumHours": 0}},
+        status=InferenceServiceStatus(drift=drift),
+        versions=(V1,),
+    )
+    return replace(observed, revisions=(revision(observed, V1, "stable", 2),))
+
+
+def seen(observed: Observed, *windows: dict[str, list[float]]) -> tuple[DriftStatus, list[str]]:
+    """The state after these windows, and the reasons of the events on the way."""
+    events: list[str] = []
+    state, _ = look(observed, NOW)
+    for bins in windows:
+        found = replace(observed, status=InferenceServiceStatus(drift=state), counters=Counters(until=NOW, bins=bins))
+        state, told = look(found, NOW)
+        events += [event.reason for event in told]
+    assert state is not None
+    return state, events
+
+
+def test_normal_traffic_raises_no_alarm() -> None:
+    state, events = seen(serving(), *[NORMAL] * 20)
+    assert not state.alarm
+    assert events == []
+
+
+def test_an_alarm_is_told_once() -> None:
+    state, events = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    assert state.alarm
+    assert events == ["DriftDetected"]
+
+
+def promoted(state: DriftStatus, gained: bool) -> Observed:
+    """Another version serves, with that alarm in the status."""
+    v2 = version("v2", 100, gained=gained)
+    observed = replace(serving(state), versions=(V1, v2))
+    return replace(observed, revisions=(revision(observed, v2, "stable", 2),))
+
+
+def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
+    """An unchanged model was promoted, the shifted traffic became normal, and drift was declared over."""
+    alarm, _ = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    held, events = seen(promoted(alarm, gained=False), *[SHIFTED] * 30)
+    assert (held.alarm, held.version, held.held_from, held.baseline) == (True, "v2", "v1", alarm.baseline)
+    assert events == []
+    assert window(promoted(held, gained=False), NOW) is None
+    learned = SHIFTED | {"feedback": NORMAL["feedback"]}
+    fresh, _ = seen(promoted(alarm, gained=True), *[learned] * 30)
+    assert (fresh.alarm, fresh.version, fresh.held_from) == (False, "v2", None)
+
+
+def test_without_figures_nothing_changes() -> None:
+    before, _ = seen(serving(), NORMAL)
+    after, events = look(serving(before), NOW)
+    assert after == before
+    assert events == ()
+
+
+def test_a_disabled_watch_has_no_status() -> None:
+    assert look(serving(enabled=False), NOW) == (None, ())
+    assert window(serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False), NOW) is None
+
+
+def test_counters_are_read_when_a_window_is_over() -> None:
+    def span(seconds: float, name: str = "v1") -> object:
+        return window(serving(DriftStatus(version=name, consumed_until=timestamp(ago(seconds)))), NOW)
+
+    assert span(60) == (ago(60), ago(5))
+    assert span(14) is None  # too short
+    assert span(60, "v0") is None  # another version: the watch starts anew
+    assert window(serving(), NOW) is None

@@ -1,0 +1,231 @@
+"""What is read of the cluster, and when Prometheus is asked."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, cast
+
+import pytest
+
+from driftloop.contract.names import ALERT_NAME, REVISION, ROLE, SERVICE, STAGE
+from driftloop.controller.kinds.inferenceservice.observe import observe
+from driftloop.controller.kinds.inferenceservice.observed import ANALYSIS, Observed
+from driftloop.controller.kinds.inferenceservice.revision import deployment
+from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.nodes import Nodes
+from driftloop.controller.runtime.world import Metrics, World
+from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, digest, retraining, version
+from unit.controller.kinds.inferenceservice.builders import service as built
+
+KEY = Key("InferenceService", "team", "desk")
+
+
+class Asked:
+    """Remembers what Prometheus was asked, and has no answer."""
+
+    def __init__(self) -> None:
+        self.queries: list[str] = []
+
+    async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
+        self.queries.append(promql)
+        raise MetricsUnavailable("down")
+
+
+class Cluster:
+    """The caches, and a clock that stands still."""
+
+    def __init__(self, *objects: Obj) -> None:
+        self.asked, self._caches, self._number = Asked(), Caches(), 0
+        for obj in objects:
+            self.put(obj)
+        self.world = World(self._caches, cast(Metrics, self.asked), SETTINGS, Nodes(None, lambda: 0.0), lambda: NOW)
+
+    def put(self, obj: Obj) -> None:
+        self._number += 1
+        meta = {"namespace": "team", "creationTimestamp": timestamp(ago(900)), "uid": f"uid-{obj['metadata']['name']}"}
+        self._caches.put(obj | {"metadata": meta | obj["metadata"] | {"resourceVersion": str(self._number)}})
+
+    async def look(self) -> Observed:
+        found = await observe(KEY, self.world)
+        assert found is not None
+        return found
+
+
+def service(spec: Obj | None = None, status: Obj | None = None) -> Obj:
+    return built(spec).service | {"status": status or {}}
+
+
+def model_version(name: str, family: str = "desk", **status: Any) -> Obj:
+    return {
+        "apiVersion": "driftloop.dev/v1alpha1",
+        "kind": "ModelVersion",
+        "metadata": {"name": name},
+        "spec": {"family": family, "artefact": {"uri": f"pvc://shared/{name}", "digest": digest(name)}},
+        "status": status,
+    }
+
+
+def served(name: str, role: str, available: int = 2, notes: dict[str, str] | None = None) -> Obj:
+    body = deployment(built(), version(name, uri=f"pvc://shared/{name}"), 2, SETTINGS, ago(600))
+    body["metadata"]["labels"][ROLE] = role
+    body["metadata"]["annotations"] |= notes or {}
+    return body | {"status": {"availableReplicas": available, "replicas": 2}}
+
+
+async def test_a_service_that_is_gone_is_none() -> None:
+    assert await observe(KEY, Cluster().world) is None
+
+
+async def test_versions_of_other_families_and_broken_ones_are_passed_over() -> None:
+    broken = model_version("broken")
+    broken["spec"]["artefact"]["digest"] = "md5:0"
+    found = await Cluster(service(), model_version("v1"), model_version("other", "else"), broken).look()
+    assert [v.name for v in found.versions] == ["v1"]
+
+
+async def test_a_version_is_read_with_its_verdict_and_what_it_was_compared_with() -> None:
+    baseline = {"version": "v0", "digest": digest("v0"), "service": "desk"}
+    [found] = (await Cluster(service(), model_version("v1", phase="Approved", baseline=baseline)).look()).versions
+    assert (found.phase, found.baseline_service, found.baseline_digest) == ("Approved", "desk", digest("v0"))
+
+
+@pytest.mark.parametrize(("verdict", "gained"), [("Pass", True), ("Inconclusive", False), ("NotApplicable", False)])
+async def test_a_version_is_read_with_whether_it_has_shown_a_gain(verdict: str, gained: bool) -> None:
+    gates = [
+        {"name": "old", "kind": "retention", "verdict": "Pass", "message": ""},
+        {"name": "new", "kind": "target", "verdict": verdict, "message": ""},
+    ]
+    [found] = (await Cluster(service(), model_version("v1", phase="Approved", gates=gates)).look()).versions
+    assert found.gained == gained
+
+
+async def test_only_deployments_that_the_service_controls_are_its_revisions() -> None:
+    foreign = served("v2", "stable")
+    foreign["metadata"]["ownerReferences"] = []
+    ending = served("v3", "retired")
+    ending["metadata"]["deletionTimestamp"] = timestamp(NOW)
+    found = await Cluster(service(), served("v1", "stable"), foreign, ending).look()
+    assert [r.version for r in found.revisions] == ["v1"]
+
+
+async def test_a_revision_that_is_not_available_has_its_pods_reason() -> None:
+    body = served("v1", "candidate", available=0)
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": labels},
+        "status": {"containerStatuses": [{"name": "proxy", "state": {"waiting": waiting}}]},
+    }
+    [found] = (await Cluster(service(), body, pod).look()).revisions
+    assert found.problem.startswith("ImagePullBackOff: ")
+    assert "no such image" in found.problem
+
+
+@pytest.mark.parametrize(
+    ("engine", "unstarted"),
+    [
+        ({"state": {"waiting": {"reason": "PodInitializing"}}}, True),
+        ({"state": {"running": {}}}, False),
+        ({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 1}}}, False),
+    ],
+    ids=["still downloading", "loading the model", "crashing"],
+)
+async def test_whether_an_engine_ever_ran_is_read_from_the_pods(engine: Obj, unstarted: bool) -> None:
+    body = served("v1", "candidate", available=0)
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    statuses = [{"name": "fetch", "state": {"running": {}}}, {"name": "engine", **engine}]
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": labels},
+        "status": {"initContainerStatuses": statuses},
+    }
+    [found] = (await Cluster(service(), body, pod).look()).revisions
+    assert found.unstarted is unstarted
+    [without] = (await Cluster(service(), body).look()).revisions
+    assert without.unstarted
+
+
+async def test_a_pod_that_found_its_input_wrong_is_hopeless() -> None:
+    body = served("v1", "candidate", available=0)
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    ended = {
+        "terminated": {"exitCode": 78, "message": '{"kind":"Error","reason":"DigestMismatch","message":"changed"}'}
+    }
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": labels},
+        "status": {"initContainerStatuses": [{"name": "fetch", "state": ended}]},
+    }
+    [found] = (await Cluster(service(), body, pod).look()).revisions
+    assert (found.problem, found.hopeless) == ("DigestMismatch: changed", True)
+    ending = pod | {"metadata": pod["metadata"] | {"deletionTimestamp": timestamp(NOW)}}
+    [found] = (await Cluster(service(), body, ending).look()).revisions
+    assert not found.hopeless  # a pod of an earlier try
+
+
+async def test_a_settled_service_asks_prometheus_nothing() -> None:
+    cluster = Cluster(service(retraining()), model_version("v1", phase="Approved"), served("v1", "stable"))
+    await cluster.look()
+    assert cluster.asked.queries == []
+
+
+@pytest.mark.parametrize(
+    ("objects", "asks"),
+    [
+        ([served("v2", "candidate", notes={ANALYSIS: timestamp(ago(30))})], "driftloop_requests_total"),
+        ([served("v2", "candidate")], None),  # no analysis yet
+    ],
+)
+async def test_the_arms_are_read_during_an_analysis(objects: list[Obj], asks: str | None) -> None:
+    cluster = Cluster(service(), served("v1", "stable"), *objects)
+    found = await cluster.look()
+    assert found.arms is None
+    assert bool(cluster.asked.queries) is (asks is not None)
+    assert all(str(asks) in query for query in cluster.asked.queries)
+
+
+@pytest.mark.parametrize(("seconds", "asks"), [(10, False), (60, True)])
+async def test_a_paused_canary_asks_each_minute(seconds: float, asks: bool) -> None:
+    began = timestamp(ago(90_000))
+    analysis = {"started": began, "looked": timestamp(ago(seconds)), "verdict": "Paused", "message": "few"}
+    cluster = Cluster(
+        service(status={"phase": "Paused", "analysis": analysis}),
+        served("v1", "stable"),
+        served("v2", "candidate", notes={ANALYSIS: began}),
+    )
+    await cluster.look()
+    assert bool(cluster.asked.queries) is asks
+
+
+@pytest.mark.parametrize(("seconds", "asks"), [(5, False), (60, True)])
+async def test_counters_are_read_when_a_window_is_over(seconds: float, asks: bool) -> None:
+    drift = {"version": "v1", "consumedUntil": timestamp(ago(seconds))}
+    cluster = Cluster(service(status={"drift": drift}), served("v1", "stable"))
+    assert (await cluster.look()).counters is None
+    assert bool(cluster.asked.queries) is asks
+
+
+async def test_samples_are_read_when_something_asks_for_a_retraining() -> None:
+    started = timestamp(ago(100))
+    record = {"key": "a/1", "alertname": ALERT_NAME, "started": started, "received": started, "source": "Poll"}
+    cluster = Cluster(
+        service(retraining(), {"alerts": [record], "drift": {"version": "v1", "lastAlarm": started}}),
+        model_version("v1", phase="Approved"),
+        served("v1", "stable"),
+    )
+    assert (await cluster.look()).samples is None
+    assert "driftloop_feedback_eligible_total" in cluster.asked.queries[0]
+
+
+async def test_the_keys_are_new_at_each_look() -> None:
+    cluster = Cluster(service())
+    one, other = await cluster.look(), await cluster.look()
+    assert one.keys != other.keys
+    assert min(len(one.keys.signing_key), len(one.keys.token)) >= 32
+    assert replace(one, keys=other.keys) == other

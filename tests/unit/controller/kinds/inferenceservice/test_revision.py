@@ -1,0 +1,137 @@
+"""What makes a revision another one, and what its Deployment says."""
+
+from typing import Any
+
+import pytest
+
+from driftloop.api.base import PodOverrides
+from driftloop.controller.kinds.inferenceservice.observed import parse_revision
+from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of, serve_task
+from driftloop.controller.vocabulary.plan import Obj, Settings
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, retraining, service, version
+
+V1 = version("v1")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"engine": {"args": ["--seed=1"]}},
+        {"engine": {"image": "my/server:2"}},
+        {"engine": {"resources": {"limits": {"memory": "2Gi"}}}},
+        {"engine": {"gpus": 1}},
+        {"engine": {"maxModelLen": 512}},
+        {"drainSeconds": 31},
+        {"requestTimeoutSeconds": 7200},
+        {"feedback": {"storage": "pvc://shared/feedback"}},
+        {"podOverrides": {"nodeSelector": {"gpu": "yes"}}},
+    ],
+)
+def test_what_makes_the_pods_makes_another_revision(spec: Obj) -> None:
+    assert revision_of(service(spec), V1) != revision_of(service(), V1)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"replicas": 7},
+        {"canary": {"minRequests": 7}},
+        {"drift": {"enabled": False}},
+        retraining(),
+        {"model": {"family": "desk", "version": "v1"}},
+        {"engine": {"type": "transformers", "maxNumSeqs": 32}},  # the defaults, spelled out
+        {"requestTimeoutSeconds": 3600},
+    ],
+)
+def test_what_does_not_touch_the_pods_makes_no_other_revision(spec: Obj) -> None:
+    assert revision_of(service(spec), V1) == revision_of(service(), V1)
+
+
+def test_an_upgrade_of_the_operator_makes_no_other_revision() -> None:
+    before = deployment(service(), V1, 2, SETTINGS, NOW)
+    after = deployment(service(), V1, 2, Settings(trainer_image="t:2", server_image="s:2"), NOW)
+    assert before["metadata"]["name"] == after["metadata"]["name"]
+
+
+def test_another_version_is_another_revision() -> None:
+    assert revision_of(service(), V1) != revision_of(service(), version("v2"))
+
+
+def test_a_deployment_is_read_back_as_it_was_written() -> None:
+    observed = service()
+    body = deployment(observed, V1, 3, SETTINGS, NOW)
+    body["metadata"] |= {"uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z", "generation": 1}
+    found = parse_revision(body | {"status": {"observedGeneration": 1, "availableReplicas": 2, "replicas": 3}})
+    assert found is not None
+    assert (found.revision, found.version, found.digest, found.role) == (
+        revision_of(observed, V1),
+        "v1",
+        V1.digest,
+        "candidate",
+    )
+    assert (found.replicas, found.available, found.pods, found.since) == (3, 2, 3, NOW)
+
+
+def test_pods_count_as_there_until_the_controller_has_looked() -> None:
+    body = deployment(service(), V1, 0, SETTINGS, NOW)
+    body["metadata"] |= {"uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z", "generation": 2}
+    unseen = parse_revision(body | {"status": {"observedGeneration": 1}})
+    assert unseen is not None
+    assert unseen.pods == 1
+
+
+@pytest.mark.parametrize("label", ["driftloop.dev/role", "driftloop.dev/revision", "driftloop.dev/version"])
+def test_a_deployment_without_our_labels_is_none_of_ours(label: str) -> None:
+    body = deployment(service(), V1, 1, SETTINGS, NOW)
+    body["metadata"] |= {"uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z"}
+    del body["metadata"]["labels"][label]
+    assert parse_revision(body) is None
+
+
+def test_a_rollout_within_a_deployment_never_takes_a_pod_away_first() -> None:
+    spec = deployment(service(), V1, 1, SETTINGS, NOW)["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_feedback_has_a_folder_of_the_services_own() -> None:
+    spec: dict[str, Any] = {"feedback": {"storage": "pvc://shared/feedback/", "retentionDays": 7}}
+    task = serve_task(service(spec), V1, "r")
+    assert (task.feedback_uri, task.feedback_retention_days) == ("pvc://shared/feedback/uid-desk", 7)
+    assert serve_task(service(), V1, "r").feedback_uri is None
+
+
+def test_corrections_are_held_back_as_the_retrainings_data_says() -> None:
+    spec = retraining()
+    spec["retraining"]["jobTemplate"]["spec"] = spec["retraining"]["jobTemplate"]["spec"] | {
+        "data": {"feedback": {"service": "desk"}, "heldOutPercent": 25}
+    }
+    assert serve_task(service(spec), V1, "r").held_out_percent == 25
+
+
+def test_corrections_are_held_back_as_the_served_versions_lineage_says() -> None:
+    spec = retraining()
+    spec["retraining"]["jobTemplate"]["spec"] = spec["retraining"]["jobTemplate"]["spec"] | {
+        "data": {"feedback": {"service": "desk"}, "heldOutPercent": 25}
+    }
+    inherited = version("v1", held_out_salt="base", held_out_percent=20)
+    for observed in (service(), service(spec)):
+        task = serve_task(observed, inherited, "r")
+        assert (task.held_out_salt, task.held_out_percent) == ("base", 20)
+    assert revision_of(service(spec), inherited) == revision_of(service(), inherited)
+    assert revision_of(service(), inherited) != revision_of(service(), V1)
+
+
+def test_the_rule_of_a_version_that_records_none_makes_no_other_revision() -> None:
+    assert revision_of(service(), V1) == "4dc95f7971"  # as before lineages recorded it
+    same = version("v1", held_out_salt="desk", held_out_percent=10)
+    assert revision_of(service(), same) == revision_of(service(), V1)
+
+
+def test_the_platforms_overrides_reach_the_pods() -> None:
+    overrides = PodOverrides(labels={"cost": "x"}, node_selector={"gpu": "yes"}, priority_class_name="high")
+    body = deployment(service({"podOverrides": overrides.dump()}), V1, 1, SETTINGS, NOW)
+    template = body["spec"]["template"]
+    assert template["metadata"]["labels"]["cost"] == "x"
+    assert template["spec"]["nodeSelector"] == {"gpu": "yes"}
+    assert template["spec"]["priorityClassName"] == "high"

@@ -1,0 +1,149 @@
+"""Which revision should serve."""
+
+from dataclasses import replace
+
+import pytest
+
+from driftloop.api.inferenceservice import InferenceServiceStatus
+from driftloop.contract.names import RETRY
+from driftloop.controller.kinds.inferenceservice.revision import revision_of
+from driftloop.controller.kinds.inferenceservice.selection import choose
+from unit.controller.kinds.inferenceservice.builders import digest, revision, service, version
+
+
+def test_the_last_approved_version_is_chosen() -> None:
+    observed = service(versions=(version("v1", 300), version("v2", 200), version("v3", 100, "Rejected")))
+    assert choose(observed).version == observed.version("v2")
+
+
+@pytest.mark.parametrize("phase", [None, "Pending", "Evaluating", "AwaitingApproval", "Rejected", "Failed"])
+def test_a_version_that_is_not_approved_is_never_chosen(phase: str | None) -> None:
+    choice = choose(service(versions=(version("v1", phase=phase),)))
+    assert choice.revision is None
+    assert choice.reason == "NoApprovedVersion"
+
+
+def test_a_version_that_awaits_approval_is_named_with_the_command_that_gives_it() -> None:
+    choice = choose(service(versions=(version("v1", phase="AwaitingApproval"),)))
+    assert "kubectl annotate mver v1 driftloop.dev/approve=v1" in choice.message
+
+
+def test_what_serves_goes_on_serving_though_its_judgement_was_lost() -> None:
+    v1 = version("v1", phase="AwaitingApproval")
+    observed = service({"model": {"family": "desk", "version": "v1"}}, versions=(v1,))
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    assert choose(observed).version == v1
+
+
+def test_versions_of_the_same_second_are_told_apart_by_name() -> None:
+    observed = service(versions=(version("b", 100), version("a", 100)))
+    assert choose(observed).version == observed.version("b")
+
+
+def test_an_older_version_never_replaces_stable() -> None:
+    v1, v2 = version("v1", 300), version("v2", 200)
+    observed = service(versions=(v1, v2))
+    observed = replace(observed, revisions=(revision(observed, v2, "stable", 2),))
+    assert choose(observed).version == v2
+
+
+def test_the_pinned_version_is_chosen_though_it_is_older() -> None:
+    v1, v2 = version("v1", 300), version("v2", 200)
+    observed = service({"model": {"family": "desk", "version": "v1"}}, versions=(v1, v2))
+    observed = replace(observed, revisions=(revision(observed, v2, "stable", 2),))
+    assert choose(observed).version == v1
+
+
+@pytest.mark.parametrize(
+    ("versions", "reason", "blocked"),
+    [
+        ((), "VersionNotFound", True),
+        ((version("v9", phase="Rejected"),), "VersionNotApproved", True),
+        ((version("v9", phase="Failed"),), "VersionNotApproved", True),
+        ((version("v9", phase="Evaluating"),), "VersionNotApproved", False),
+        ((version("v9", phase="AwaitingApproval"),), "VersionNotApproved", False),
+    ],
+)
+def test_a_pin_that_cannot_be_had_says_why(versions: tuple, reason: str, blocked: bool) -> None:  # type: ignore[type-arg]
+    choice = choose(service({"model": {"family": "desk", "version": "v9"}}, versions=versions))
+    assert (choice.revision, choice.reason, choice.blocked) == (None, reason, blocked)
+    assert "v9" in choice.message
+
+
+def test_a_failed_revision_is_passed_over_for_the_next_older_one() -> None:
+    v1, v2, v3 = version("v1", 300), version("v2", 200), version("v3", 100)
+    observed = service(versions=(v1, v2, v3))
+    status = InferenceServiceStatus(failed_revisions=[revision_of(observed, v3)])
+    observed = replace(observed, status=status, revisions=(revision(observed, v1, "stable", 2),))
+    assert choose(observed).version == v2
+
+
+def test_a_failure_is_remembered_by_its_deployment_when_the_status_was_wiped() -> None:
+    v1, v2 = version("v1", 300), version("v2", 200)
+    observed = service(versions=(v1, v2))
+    failed = revision(observed, v2, "failed", 0, failed="CanaryWorse: errors 9 %")
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2), failed))
+    assert choose(observed).version == v1
+
+
+@pytest.mark.parametrize(("used_up", "expected"), [(False, "v2"), (True, "v1")])
+def test_the_retry_annotation_tries_a_failed_revision_once(used_up: bool, expected: str) -> None:
+    v1, v2 = version("v1", 300), version("v2", 200)
+    observed = service(versions=(v1, v2))
+    name = revision_of(observed, v2)
+    failed = revision(observed, v2, "failed", 0, failed="CanaryWorse", retried=used_up)
+    observed = replace(
+        service(annotations={RETRY: name}, versions=(v1, v2)),
+        revisions=(revision(observed, v1, "stable", 2), failed),
+    )
+    found = choose(observed).version
+    assert found is not None
+    assert found.name == expected
+
+
+def test_wiped_statuses_of_versions_move_no_traffic() -> None:
+    v1, v2 = version("v1", 300, None), version("v2", 200, None)
+    observed = service(versions=(v1, v2, version("v3", 100, None)))
+    observed = replace(
+        observed, revisions=(revision(observed, v1, "stable", 2), revision(observed, v2, "candidate", 1))
+    )
+    assert choose(observed).version == v2
+
+
+@pytest.mark.parametrize(
+    "baseline", [{"baseline_service": None}, {"baseline_service": "desk", "baseline_digest": digest("v0")}]
+)
+def test_evidence_against_another_baseline_or_none_waits_to_be_renewed(baseline: dict[str, str | None]) -> None:
+    v1 = version("v1", 300)
+    v2 = version("v2", 200, **baseline)
+    observed = service(versions=(v1, v2))
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    choice = choose(observed)
+    assert choice.version == v1
+    assert choice.reason == "EvidenceOutdated"
+
+
+def test_evidence_against_what_serves_is_enough() -> None:
+    v1 = version("v1", 300)
+    v2 = version("v2", 200, baseline_service="desk", baseline_digest=v1.digest)
+    observed = service(versions=(v1, v2))
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    assert choose(observed).version == v2
+
+
+def test_a_changed_spec_is_a_new_revision_of_the_version_that_serves() -> None:
+    v1 = version("v1", 300)
+    before = service(versions=(v1,))
+    stable = revision(before, v1, "stable", 2)
+    after = replace(service({"drainSeconds": 5}, versions=(v1,)), revisions=(stable,))
+    choice = choose(after)
+    assert choice.version == v1
+    assert choice.revision != stable.revision
+
+
+def test_a_stable_version_that_was_deleted_goes_on_serving() -> None:
+    v1 = version("v1", 300)
+    observed = service(versions=())
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    assert choose(observed).revision is None
+    assert not choose(observed).blocked

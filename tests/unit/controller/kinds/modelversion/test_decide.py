@@ -1,0 +1,606 @@
+"""A ModelVersion is evaluated against the stable version, judged once, and protected while it serves."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from driftloop.contract.names import APPROVE_VERSION, ARM, IN_USE, RETRY
+from driftloop.contract.result import AnyResult, ApiCheck, EvaluateResult, StageError, encode
+from driftloop.contract.task import AnswerTask, EvaluateTask
+from driftloop.controller.kinds.modelversion.decide import decide
+from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Key, Label, Obj, Plan
+from unit.controller.stages import (
+    NOW,
+    SETTINGS,
+    Cluster,
+    answered,
+    approved,
+    deployment,
+    digest,
+    evaluated,
+    observe_version,
+    pod_of,
+    prepared,
+    service,
+    terminated,
+    version,
+)
+
+LATER = "2026-01-01T11:30:00Z"
+DESK = service()
+STABLE = approved(version("support-1", "1"))
+FLOOR = {"suites": [{"name": "new", "kind": "floor", "uri": "pvc://shared/new.jsonl", "minimum": 0.9}]}
+SERVED: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-1"),)}
+
+
+def asked(job: Obj) -> str:
+    match jobs.task_of(job):
+        case AnswerTask(arm=arm):
+            return arm.version
+        case EvaluateTask(candidate=candidate, baseline=baseline):
+            return f"{candidate.version} against {baseline.version if baseline else 'nothing'}"
+    raise AssertionError(job)
+
+
+class Run:
+    """A version and its cluster: each step observes, decides, executes."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.body = version("support-2", "2", LATER, **spec)
+        self.cluster = Cluster()
+        self.status: Obj = {}
+        self.reasons: list[str] = []
+
+    def step(self, after: float = 0, **observed: Any) -> Plan:
+        observed = {"versions": (STABLE, self.body)} | observed
+        found = observe_version(self.body, self.cluster, self.status, **observed)
+        plan = decide(found, SETTINGS, NOW + timedelta(seconds=after))
+        self.cluster.take(plan)
+        self.status = plan.status or self.status
+        self.reasons += [event.reason for event in plan.events]
+        return plan
+
+    def begin(self, **observed: Any) -> Plan:
+        """Step until the version itself is asked: the stable one answers before it, where there is one."""
+        plan = self.step(**observed)
+        task = jobs.task_of(self.cluster.job("evaluate"))
+        if isinstance(task, AnswerTask):
+            self.cluster.finish("evaluate", answered(task.arm.digest))
+            plan = self.step(**observed)
+        return plan
+
+    @property
+    def asked(self) -> list[str]:
+        """What each Job asks, in the order of their names: a version, or one compared with another."""
+        return [asked(job) for job in self.cluster.of_kind("Job")]
+
+    @property
+    def task(self) -> EvaluateTask:
+        task = jobs.task_of(self.cluster.job("evaluate"))
+        assert isinstance(task, EvaluateTask)
+        return task
+
+    def condition(self, type_: str) -> Obj:
+        return next((entry for entry in self.status["conditions"] if entry["type"] == type_), {})
+
+
+def test_a_version_that_keeps_the_stable_ones_accuracy_is_approved() -> None:
+    run = Run()
+    run.step(**SERVED)
+    assert run.status["phase"] == "Evaluating"
+    assert run.asked == ["support-1"]
+    run.begin(**SERVED)
+    assert run.asked == ["support-1", "support-2 against support-1"]
+    arms = [job["metadata"]["labels"][ARM] for job in run.cluster.of_kind("Job")]
+    assert arms == ["baseline", "candidate"]
+    baseline = run.task.baseline
+    assert baseline is not None
+    assert (baseline.digest, baseline.answers_digest) == (digest("1"), answered(digest("1")).digest)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Approved"
+    assert run.status["baseline"] == {"version": "support-1", "digest": digest("1"), "service": "desk"}
+    assert [gate["verdict"] for gate in run.status["gates"]] == ["Pass", "Pass", "Pass"]
+    assert run.status["gateSummary"] == "3 of 3 passed"
+    assert run.status["evidence"]["digest"] == digest("9")
+    assert run.condition("Ready")["status"] == "True"
+    assert run.reasons == ["Evaluating", "Approved"]
+
+
+def test_a_version_that_forgot_is_rejected_and_says_where() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1"), correct=700))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Rejected"
+    entry = run.condition("Stalled")
+    assert (entry["reason"], entry["message"][:9]) == ("Rejected", "new: Fail")
+
+
+def test_without_a_stable_version_comparisons_do_not_apply() -> None:
+    run = Run()
+    run.step()
+    assert run.task.baseline is None
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    gate = run.status["gates"][2]
+    assert (gate["verdict"], "no InferenceService follows family support" in gate["message"]) == ("NotApplicable", True)
+
+
+def test_a_version_without_suites_waits_for_a_person_and_may_be_approved_by_one() -> None:
+    run = Run(evaluation={"storage": "pvc://shared/evaluations"})
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")).model_copy(update={"suites": []}))
+    run.step()
+    assert [gate["name"] for gate in run.status["gates"]] == ["digest", "api"]
+    ready = run.condition("Ready")
+    assert (run.status["phase"], ready["status"], ready["reason"]) == ("AwaitingApproval", "False", "AwaitingApproval")
+    assert f"{APPROVE_VERSION}=support-2" in ready["message"]
+    assert run.condition("Stalled") == {}
+    run.body["metadata"]["annotations"] = {APPROVE_VERSION: "another"}
+    run.step()
+    assert run.status["phase"] == "AwaitingApproval"
+    run.body["metadata"]["annotations"] = {APPROVE_VERSION: "support-2"}
+    assert run.step().actions == ()
+    assert (run.status["phase"], run.condition("Ready")["status"]) == ("Approved", "True")
+    run.status = {}
+    run.step()
+    assert run.status["phase"] == "Approved"
+
+
+@pytest.mark.parametrize("suites", [[], [{"name": "new", "kind": "target", "uri": "pvc://shared/new.jsonl"}]])
+def test_what_no_suite_judged_awaits_approval_without_a_stable_version(suites: list[Obj]) -> None:
+    run = Run(evaluation={"suites": suites})
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")).model_copy(update={"suites": []}))
+    run.step()
+    assert run.status["phase"] == "AwaitingApproval"
+
+
+def test_beside_a_stable_version_nobody_approves_what_no_suite_judged() -> None:
+    run = Run(evaluation={})
+    run.body["metadata"]["annotations"] = {APPROVE_VERSION: "support-2"}
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")).model_copy(update={"suites": []}))
+    run.step(**SERVED)
+    assert run.status["phase"] == "AwaitingApproval"
+    assert "beside support-1, which serves, no service takes it" in run.condition("Ready")["message"]
+
+
+def test_a_version_that_awaits_approval_is_compared_once_there_is_something_to_compare_with() -> None:
+    run = Run()
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    assert run.status["phase"] == "AwaitingApproval"
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Approved"
+
+
+def test_a_settled_version_writes_nothing_more() -> None:
+    run = Run()
+    for _ in range(2):
+        run.step(**SERVED)
+        before, status = list(run.cluster.writes), run.status
+        plan = run.step(after=3, **SERVED)
+        assert (run.cluster.writes, run.status, plan.events) == (before, status, ())
+        if run.status["phase"] == "Evaluating":
+            run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+
+
+def test_a_wiped_status_is_judged_again_by_the_same_evidence() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    before, writes = run.status, list(run.cluster.writes)
+    run.status = {}
+    run.step(**SERVED)
+    assert (run.status, run.cluster.writes) == (before, writes)
+
+
+def test_what_serves_keeps_its_judgement_though_its_status_was_wiped() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.status = {}
+    promoted: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-2"),)}
+    run.step(**promoted)
+    assert run.status["phase"] == "Approved"
+    assert run.status["baseline"]["version"] == "support-1"
+    assert run.asked == ["support-1", "support-2 against support-1"]
+
+
+def test_a_candidate_is_evaluated_again_when_another_version_became_stable() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    other = approved(version("support-0", "0"))
+    moved: dict[str, Any] = {
+        "services": [DESK],
+        "deployments": (deployment(DESK, "support-0"),),
+        "versions": (STABLE, other, run.body),
+    }
+    run.step(**moved)
+    assert run.status["phase"] == "Evaluating"
+    assert sorted(run.asked) == ["support-0", "support-1", "support-2 against support-1"]
+
+
+def test_an_older_version_keeps_its_judgement_when_a_newer_one_is_promoted() -> None:
+    run = Run(evaluation=FLOOR)
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    newer = approved(version("support-3", "3", created="2026-01-01T11:45:00Z"))
+    plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-3"),), versions=(STABLE, run.body, newer))
+    assert (run.status["phase"], plan.actions) == ("Approved", ())
+
+
+def test_an_evaluation_against_what_is_no_longer_stable_is_stopped_before_the_next_begins() -> None:
+    run = Run()
+    run.step()
+    plan = run.step(**SERVED)
+    assert [type(action) for action in plan.actions] == [Delete, Apply, Create]
+    assert run.asked == ["support-1"]
+
+
+def test_a_stable_version_that_is_gone_is_not_the_same_as_none() -> None:
+    run = Run()
+    plan = run.step(**SERVED, versions=(run.body,))
+    assert (run.condition("Stalled")["reason"], plan.actions) == ("BaselineNotFound", ())
+
+
+def test_of_two_stable_deployments_the_later_one_counts() -> None:
+    run = Run()
+    other = approved(version("support-0", "0"))
+    deployments = (deployment(DESK, "support-1"), deployment(DESK, "support-0", since=LATER))
+    run.step(services=[DESK], deployments=deployments, versions=(STABLE, other, run.body))
+    assert run.asked == ["support-0"]
+
+
+def test_a_foreign_deployment_makes_no_baseline() -> None:
+    run = Run()
+    foreign = deployment(service("other"), "support-1")
+    run.step(services=[DESK], deployments=(foreign,))
+    assert run.task.baseline is None
+
+
+def test_a_missing_volume_is_named() -> None:
+    run = Run()
+    plan = run.step(claims={})
+    assert (run.condition("Stalled")["reason"], plan.actions) == ("ClaimNotFound", ())
+    assert "shared" in run.condition("Stalled")["message"]
+    run.step()
+    assert run.status["phase"] == "Evaluating"
+
+
+@pytest.mark.parametrize("sidecar", ["fetch", "engine"])
+def test_a_model_that_cannot_be_served_fails_at_once_and_its_pod_is_released(sidecar: str) -> None:
+    run = Run()
+    run.step()
+    error = StageError(reason="DigestMismatch", message="model.safetensors is not what the manifest promises")
+    ended = terminated(sidecar, 78, encode(error))
+    status = {"name": sidecar, "lastState": ended["state"], "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    run.cluster.pods.append(pod_of(run.cluster.job("evaluate"), init=(status,)))
+    plan = run.step()
+    assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "DigestMismatch")
+    assert [type(action) for action in plan.actions] == [Delete]
+    assert run.step().actions == ()
+
+
+def test_a_result_of_another_stage_judges_nothing() -> None:
+    run = Run()
+    run.step()
+    run.cluster.finish("evaluate", prepared())
+    run.step()
+    assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "InvalidResult")
+
+
+def test_a_model_other_than_the_versions_is_never_approved() -> None:
+    run = Run()
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("6")))
+    run.step()
+    assert run.status["phase"] == "Rejected"
+
+
+def test_uses_of_the_same_items_are_counted() -> None:
+    run = Run()
+    judged = version("support-0", "0") | {"status": {"phase": "Rejected"}}
+    everything = (STABLE, judged, version("support-9", "9"), run.body)
+    run.begin(versions=everything)
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step(versions=everything)
+    assert run.status["gates"][2]["uses"] == 3  # this one, the stable one and the rejected one
+
+
+def test_what_serves_is_labelled_and_told_by_whom() -> None:
+    run = Run()
+    key = Key("ModelVersion", "team", "support-2")
+    plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2", role="candidate"),))
+    assert Label(key, {IN_USE: "true"}) in plan.actions
+    assert run.status["services"] == ["desk"]
+    run.body["metadata"]["labels"] = {IN_USE: "true"}
+    assert not [
+        a
+        for a in run.step(**SERVED | {"deployments": (deployment(DESK, "support-2"),)}).actions
+        if isinstance(a, Label)
+    ]
+    plan = run.step()
+    assert Label(key, {IN_USE: None}) in plan.actions
+    assert run.status["services"] == []
+
+
+def test_the_label_follows_use_though_the_version_was_judged_long_ago() -> None:
+    run = Run(evaluation=FLOOR)
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2"),))
+    assert [type(action) for action in plan.actions] == [Label]
+    assert run.status["phase"] == "Approved"
+
+
+def test_the_engine_is_the_one_that_will_serve() -> None:
+    run = Run()
+    vllm = service(engine={"type": "vllm", "image": "vllm:1", "gpus": 1})
+    run.step(services=[vllm])
+    containers = run.cluster.job("evaluate")["spec"]["template"]["spec"]["initContainers"]
+    engine = next(container for container in containers if container["name"] == "engine")
+    assert engine["image"] == "vllm:1"
+
+
+def test_evidence_lies_beside_the_artefact_where_nothing_else_is_said() -> None:
+    run = Run(evaluation={})
+    run.step()
+    assert run.task.output.startswith("pvc://shared/versions/evaluations/uid-support-2/")
+
+
+def test_the_policy_lets_nobody_in_before_the_pod_is_there() -> None:
+    run = Run()
+    plan = run.step()
+    kinds = [action.body["kind"] for action in plan.actions if isinstance(action, Create | Apply)]
+    assert kinds == ["NetworkPolicy", "Job"]
+    assert isinstance(plan.actions[-1], Create)
+
+
+def test_no_pod_asks_for_more_gpus_than_a_serving_pod() -> None:
+    """Both versions stood in one pod: with 8 GPUs it asked for 16, which no node has."""
+    run, desk = Run(), service(engine={"type": "vllm", "image": "vllm:1", "gpus": 8})
+    served = SERVED | {"services": [desk]}
+    for expected in ("support-1", "support-2 against support-1"):
+        run.step(**served)
+        found = run.cluster.job("evaluate")
+        pod = found["spec"]["template"]["spec"]
+        gpus = [
+            container["resources"]["limits"].get("nvidia.com/gpu")
+            for container in (*pod["initContainers"], *pod["containers"])
+        ]
+        assert (asked(found), [count for count in gpus if count]) == (expected, ["8"])
+        if asked(found) == "support-1":
+            run.cluster.finish("evaluate", answered(digest("1")))
+    working = [job for job in run.cluster.of_kind("Job") if not job.get("status")]
+    assert len(working) == 1
+
+
+def test_where_no_suite_compares_the_stable_version_is_asked_nothing() -> None:
+    run = Run(evaluation=FLOOR)
+    run.step(**SERVED)
+    assert run.asked == ["support-2 against support-1"]
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    assert (run.status["phase"], run.status["baseline"]["version"]) == ("Approved", "support-1")
+
+
+def test_a_stable_version_that_cannot_be_asked_fails_the_evaluation_and_its_pod_is_released() -> None:
+    run = Run()
+    run.step(**SERVED)
+    error = StageError(reason="DigestMismatch", message="model.safetensors was changed")
+    ended = terminated("fetch", 78, encode(error))
+    status = {"name": "fetch", "lastState": ended["state"], "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    run.cluster.pods.append(pod_of(run.cluster.job("evaluate"), init=(status,)))
+    plan = run.step(**SERVED)
+    assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "DigestMismatch")
+    assert [type(action) for action in plan.actions] == [Delete]
+
+
+EVALUATION = {
+    "suites": [{"name": "new", "kind": "target", "uri": "pvc://shared/new.jsonl", "maxTokens": 200}],
+    "maxTokens": 64,
+    "concurrency": 2,
+    "queueName": "gpus.team",
+    "startupTimeoutSeconds": 1800,
+    "activeDeadlineSeconds": 7200,
+    "engine": {"type": "vllm", "image": "vllm:2", "gpus": 2},
+}
+
+
+def test_what_an_evaluation_may_take_and_where_it_waits_can_be_said() -> None:
+    run = Run(evaluation=EVALUATION)
+    for _ in range(2):
+        run.step(**SERVED)
+        found = run.cluster.job("evaluate")
+        task, pod = jobs.task_of(found), found["spec"]["template"]["spec"]
+        assert isinstance(task, AnswerTask | EvaluateTask)
+        assert (task.max_tokens, task.suites[0].max_tokens, task.concurrency) == (64, 200, 2)
+        assert (task.startup_timeout_seconds, found["spec"]["activeDeadlineSeconds"]) == (1800, 7200)
+        assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus.team"
+        assert "suspend" not in found["spec"]
+        engine = next(container for container in pod["initContainers"] if container["name"] == "engine")
+        assert (engine["image"], engine["resources"]["limits"]["nvidia.com/gpu"]) == ("vllm:2", "2")
+        if isinstance(task, AnswerTask):
+            run.cluster.finish("evaluate", answered(digest("1")))
+    assert "engine vllm, 2 GPUs" in run.condition("Reconciling")["message"]
+
+
+def test_a_version_that_nobody_gave_an_engine_says_on_which_it_is_asked() -> None:
+    run = Run()
+    run.step()
+    message = run.condition("Reconciling")["message"]
+    assert "engine transformers, no GPU; no InferenceService follows the family: evaluation.engine" in message
+
+
+def test_every_container_of_an_evaluation_but_the_engine_has_limits() -> None:
+    """A ResourceQuota on limits admits no pod with a container that has none."""
+    run = Run()
+    run.step()
+    pod = run.cluster.job("evaluate")["spec"]["template"]["spec"]
+    helpers = [c for c in (*pod["initContainers"], *pod["containers"]) if c["name"] != "engine"]
+    assert [sorted(helper["resources"]["limits"]) for helper in helpers] == [["cpu", "memory"]] * 3
+
+
+def test_a_candidate_is_evaluated_again_when_another_engine_will_serve_it() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Approved"
+    roomier = service(engine={"resources": {"limits": {"memory": "8Gi"}}})
+    assert run.step(**SERVED | {"services": [roomier]}).actions == ()
+    shorter = SERVED | {"services": [service(engine={"maxModelLen": 512})]}
+    run.step(**shorter)
+    assert run.status["phase"] == "Evaluating"
+    run.cluster.finish("evaluate", answered(digest("1")))
+    run.step(**shorter)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**shorter)
+    assert run.status["phase"] == "Approved"
+
+
+DOUBT = ApiCheck(passed=6, uncertain=["stream: whole 'a', streamed 'b'"])
+
+
+def doubtful() -> EvaluateResult:
+    return evaluated(digest("2"), digest("1")).model_copy(update={"api": DOUBT})
+
+
+def test_answers_that_differ_by_chance_are_looked_at_again_a_few_times_and_then_by_a_person() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    seconds = 0.0
+    for attempt, wait in ((1, 60), (2, 300)):
+        # The Job ended an hour before NOW; its end is moved, so that the back-off is seen.
+        run.cluster.finish("evaluate", doubtful(), ended=NOW + timedelta(seconds=seconds))
+        plan = run.step(after=seconds, **SERVED)
+        assert (run.status["phase"], run.condition("Reconciling")["reason"]) == ("Evaluating", "Undecided")
+        assert plan.requeue_after == wait
+        assert (plan.actions, len(run.asked)) == ((), attempt + 1)
+        seconds += wait
+        run.step(after=seconds, **SERVED)
+        assert run.asked == ["support-1"] + ["support-2 against support-1"] * (attempt + 1)
+    run.cluster.finish("evaluate", doubtful(), ended=NOW + timedelta(seconds=seconds))
+    run.step(after=seconds, **SERVED)
+    assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "Undecided")
+    assert run.step(after=9_999, **SERVED).actions == ()
+    run.body["metadata"]["annotations"] = {RETRY: "1"}
+    run.step(after=10_000, **SERVED)
+    assert run.status["phase"] == "Evaluating"
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(after=10_001, **SERVED)
+    assert run.status["phase"] == "Approved"
+    assert len({jobs_output(job) for job in run.cluster.of_kind("Job")}) == 5  # each try leaves evidence of its own
+
+
+def jobs_output(job: Obj) -> str:
+    task = jobs.task_of(job)
+    assert isinstance(task, AnswerTask | EvaluateTask)
+    return task.output
+
+
+def test_another_look_that_agrees_approves() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", doubtful())
+    run.step(**SERVED)  # it ended an hour ago
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED)
+    assert run.status["phase"] == "Approved"
+
+
+def test_a_version_that_could_not_be_judged_is_tried_again_when_asked_and_once_for_each_word() -> None:
+    run = Run()
+    run.step()
+    error = StageError(reason="NotReady", message="it was not ready in 600 s")
+    run.cluster.fail("evaluate", terminated("evaluate", 75, encode(error)), reason="BackoffLimitExceeded")
+    run.step()
+    assert run.status["phase"] == "Failed"
+    run.body["metadata"]["annotations"] = {RETRY: "after the node came back"}
+    run.step()
+    assert run.status["phase"] == "Evaluating"
+    run.cluster.fail("evaluate", terminated("evaluate", 75, encode(error)), reason="BackoffLimitExceeded")
+    run.step()
+    assert (run.status["phase"], run.status["retried"]) == ("Failed", "after the node came back")
+    assert run.step().actions == ()
+
+
+def test_what_was_compared_before_it_was_promoted_keeps_that_judgement() -> None:
+    """Evaluated without a stable version, then against one, then promoted: the first finding must not come back."""
+    run = Run()
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    run.begin(**SERVED)
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    later = run.cluster.job("evaluate")
+    later["metadata"]["creationTimestamp"] = LATER
+    run.status = {}
+    run.step(services=[DESK], deployments=(deployment(DESK, "support-2"),))
+    assert (run.status["phase"], run.status["baseline"]["version"]) == ("Approved", "support-1")
+
+
+def test_an_older_version_that_could_not_be_judged_is_tried_again_too() -> None:
+    run = Run(evaluation=FLOOR)
+    run.step()
+    error = StageError(reason="NotReady", message="it was not ready in 600 s")
+    run.cluster.fail("evaluate", terminated("evaluate", 75, encode(error)), reason="BackoffLimitExceeded")
+    newer = approved(version("support-3", "3", created="2026-01-01T11:45:00Z"))
+    served: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-3"),)}
+    served["versions"] = (run.body, newer)
+    run.step(**served)
+    assert run.status["phase"] == "Failed"
+    run.body["metadata"]["annotations"] = {RETRY: "1"}
+    run.step(**served)
+    assert (run.status["phase"], run.asked[-1]) == ("Evaluating", "support-2 against support-3")
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("3")))
+    run.step(**served)
+    assert run.status["phase"] == "Approved"
+
+
+def run_through(survive: int | None) -> tuple[Obj, list[tuple[str, str]], list[str]]:
+    """To the end; the operator dies once, with its `survive`-th write and before what follows it."""
+    run, writes = Run(), 0
+    for _ in range(12):
+        found = observe_version(run.body, run.cluster, run.status, **SERVED, versions=(STABLE, run.body))
+        plan = decide(found, SETTINGS, NOW)
+        for action in plan.actions:
+            run.cluster.take(Plan(actions=(action,)))
+            if survive is not None and len(run.cluster.writes) >= survive > writes:
+                break
+        else:
+            run.status = plan.status or run.status
+        writes = len(run.cluster.writes)
+        for job in run.cluster.of_kind("Job"):
+            if not job.get("status") and run.status.get("phase") == "Evaluating":
+                run.cluster.finish("evaluate", RESULTS[type(jobs.task_of(job))])
+    return run.status, sorted(run.cluster.objects), run.cluster.writes
+
+
+RESULTS: dict[Any, AnyResult] = {
+    AnswerTask: answered(digest("1")),
+    EvaluateTask: evaluated(digest("2"), digest("1")),
+}
+CLEAN = run_through(None)
+
+
+@pytest.mark.parametrize("survive", range(1, len(CLEAN[2]) + 1))
+def test_a_crash_after_any_write_ends_as_the_clean_run(survive: int) -> None:
+    assert run_through(survive) == CLEAN
+
+
+def test_the_clean_run_costs_three_objects_and_approves() -> None:
+    assert (len(CLEAN[2]), CLEAN[0]["phase"]) == (3, "Approved")  # a policy, and a Job for each version

@@ -1,0 +1,333 @@
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from driftloop.api.base import SuiteSpec
+from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
+from driftloop.contract.bounds import least_items, paired_difference, share_bounds
+from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
+from driftloop.controller.kinds.modelversion.gates import has_shown_gain, judge, non_inferiority, summary, verdict
+
+CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+BASELINE = BaselineStatus(version="v1", digest=STABLE, service="desk")
+TARGET = SuiteSpec(name="new", kind="target", uri="pvc://c/new.jsonl")
+RETENTION = SuiteSpec(name="old", kind="retention", uri="pvc://c/old.jsonl", delta=0.05)
+FLOOR = SuiteSpec(name="least", kind="floor", uri="pvc://c/all.jsonl", minimum=0.8)
+
+
+def measured(
+    suite: SuiteSpec, items: int, correct: int, gained: int = 0, lost: int | None = 0, **other: object
+) -> SuiteResult:
+    """A suite's result with one cluster an item and no clustered error, so that only the rules speak."""
+    fields = {"name": suite.name, "items": items, "clusters": items, "correct": correct, "standard_error": 0.0}
+    paired = {
+        "baseline_correct": correct - gained + (lost or 0),
+        "gained": gained,
+        "lost": lost,
+        "difference_standard_error": 0.0,
+    }
+    return SuiteResult.model_validate(fields | paired | other)
+
+
+def evaluation(*suites: SuiteResult, **other: object) -> EvaluateResult:
+    fields = {
+        "uri": "pvc://c/evaluations/1",
+        "digest": CANDIDATE,
+        "candidate_digest": CANDIDATE,
+        "baseline_digest": STABLE,
+        "api": ApiCheck(passed=7),
+        "suites": list(suites),
+    }
+    return EvaluateResult.model_validate(fields | other)
+
+
+def version(*suites: SuiteSpec) -> ModelVersionSpec:
+    artefact = Artefact(uri="pvc://c/versions/1", digest=CANDIDATE)
+    return ModelVersionSpec(family="desk", artefact=artefact, evaluation=VersionEvaluation(suites=list(suites)))
+
+
+def the_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
+    return judge(version(suite), evaluation(result), BASELINE)[-1]
+
+
+def test_a_good_version_is_approved() -> None:
+    found = evaluation(
+        measured(TARGET, 800, 700, gained=200, lost=10),
+        measured(RETENTION, 2000, 1800, gained=40, lost=45),
+        measured(FLOOR, 2800, 2500),
+    )
+    gates = judge(version(TARGET, RETENTION, FLOOR), found, BASELINE, uses={"old": 2})
+    assert [gate.verdict for gate in gates] == ["Pass"] * 5
+    assert verdict(gates) == "Approved"
+    assert summary(gates) == "5 of 5 passed"
+    assert [gate.uses for gate in gates] == [None, None, 1, 3, 1]
+
+
+def test_forgetting_the_old_is_rejected_and_the_summary_names_the_suite() -> None:
+    found = evaluation(measured(TARGET, 800, 700, gained=200), measured(RETENTION, 2000, 1600, gained=20, lost=220))
+    gates = judge(version(TARGET, RETENTION), found, BASELINE)
+    assert verdict(gates) == "Rejected"
+    assert summary(gates).startswith("old: Fail: 20 gained, 220 lost of 2000 items")
+
+
+def test_a_suite_that_failed_is_named_before_one_that_could_not_tell() -> None:
+    """Forgetting was reported as too few new items."""
+    found = evaluation(measured(TARGET, 50, 45, gained=2, lost=3), measured(RETENTION, 2000, 1600, gained=20, lost=220))
+    gates = judge(version(TARGET, RETENTION), found, BASELINE)
+    assert {gate.name: gate.verdict for gate in gates}["new"] == "Inconclusive"
+    assert summary(gates).startswith("old: Fail")
+
+
+def test_a_loss_below_delta_that_few_items_show_is_inconclusive_and_says_how_many_are_needed() -> None:
+    gate = the_gate(RETENTION, measured(RETENTION, 50, 45, gained=2, lost=3))
+    assert gate.verdict == "Inconclusive"
+    assert gate.items_needed is not None
+    assert gate.items_needed > 50
+    assert f"needs n >= {gate.items_needed}" in gate.message
+
+
+def test_items_needed_agree_with_the_published_formula() -> None:
+    """delta 5 points, one-sided .05, power .8, 10 % discordant: 247 items by Miller's formula."""
+    gate = the_gate(RETENTION, measured(RETENTION, 1000, 900, gained=50, lost=50))
+    assert gate.items_needed == pytest.approx(247, abs=5)
+
+
+def test_without_a_baseline_only_the_floor_applies_and_the_reason_is_kept() -> None:
+    found = evaluation(measured(TARGET, 500, 400), measured(FLOOR, 500, 450), baseline_digest=None)
+    gates = judge(version(TARGET, FLOOR), found, None, no_baseline="no service follows the family")
+    assert [gate.verdict for gate in gates] == ["Pass", "Pass", "NotApplicable", "Pass"]
+    assert gates[2].message.endswith("no service follows the family")
+    assert verdict(gates) == "Approved"
+    assert summary(gates) == "3 of 4 passed, 1 not applicable"
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (evaluation(candidate_digest=STABLE), "Fail"),
+        (evaluation(baseline_digest=None), "Inconclusive"),
+        (evaluation(baseline_digest="sha256:" + "c" * 64), "Inconclusive"),
+    ],
+)
+def test_another_model_than_the_expected_is_never_approved(result: EvaluateResult, expected: str) -> None:
+    gates = judge(version(), result, BASELINE)
+    assert gates[0].verdict == expected
+    assert verdict(gates) == "Rejected"
+
+
+@pytest.mark.parametrize(
+    ("api", "expected", "judgement"),
+    [
+        (ApiCheck(passed=6, failed=["stop: ignored"]), "Fail", "Rejected"),
+        (ApiCheck(passed=5, failed=["stop: ignored"], uncertain=["stream: differs"]), "Fail", "Rejected"),
+        (ApiCheck(passed=6, uncertain=["stream: differs"]), "Inconclusive", "Undecided"),
+        (ApiCheck(passed=0), "Inconclusive", "Undecided"),
+    ],
+)
+def test_a_broken_or_unchecked_api_is_never_approved(api: ApiCheck, expected: str, judgement: str) -> None:
+    """And answers that differ by chance reject nobody."""
+    gates = judge(version(FLOOR), evaluation(measured(FLOOR, 500, 450), api=api), BASELINE)
+    assert gates[1].verdict == expected
+    assert verdict(gates) == judgement
+
+
+def test_another_look_at_the_api_helps_no_version_that_a_suite_turned_down() -> None:
+    api = ApiCheck(passed=6, uncertain=["stream: differs"])
+    gates = judge(version(FLOOR), evaluation(measured(FLOOR, 500, 100), api=api), BASELINE)
+    assert verdict(gates) == "Rejected"
+
+
+def test_a_version_that_no_suite_judged_is_not_approved() -> None:
+    nothing = judge(version(), evaluation(), BASELINE)
+    assert (verdict(nothing), summary(nothing)) == ("Unproven", "2 of 2 passed, no suite judged it")
+    uncompared = judge(version(TARGET, RETENTION), evaluation(baseline_digest=None), None)
+    assert (verdict(uncompared), summary(uncompared)) == (
+        "Unproven",
+        "2 of 4 passed, 2 not applicable, no suite judged it",
+    )
+
+
+def test_a_version_that_learned_nothing_new_does_not_pass_its_target() -> None:
+    """The same test as for retention let an unchanged model through, and drift was declared over."""
+    gate = the_gate(TARGET, measured(TARGET, 2000, 0))
+    assert gate.verdict == "Inconclusive"
+    assert "the suite measures nothing" in gate.message
+    gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=45))
+    assert (gate.verdict, "no gain above 0.0000 is shown" in gate.message) == ("Inconclusive", True)
+    gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=145))
+    assert (gate.verdict, "at 95 % there is no gain" in gate.message) == ("Fail", True)
+
+
+def test_a_gain_that_few_items_show_is_inconclusive_and_says_how_many_are_needed() -> None:
+    gate = the_gate(TARGET, measured(TARGET, 40, 20, gained=8, lost=4))
+    assert (gate.verdict, gate.delta) == ("Inconclusive", "0.0000")
+    assert gate.items_needed is not None
+    more = 2 * gate.items_needed // 40
+    assert the_gate(TARGET, measured(TARGET, 40 * more, 20 * more, gained=8 * more, lost=4 * more)).verdict == "Pass"
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.0, "Pass"), (0.2, "Pass"), (0.3, "Inconclusive"), (0.5, "Fail")])
+def test_a_target_asks_for_the_gain_that_its_suite_states(gain: float, expected: str) -> None:
+    suite = TARGET.model_copy(update={"min_gain": gain})
+    assert the_gate(suite, measured(suite, 400, 320, gained=130, lost=10)).verdict == expected
+
+
+def test_only_a_target_that_passed_has_shown_a_gain() -> None:
+    found = evaluation(measured(TARGET, 400, 320, gained=130), measured(RETENTION, 2000, 1800))
+    assert has_shown_gain(judge(version(TARGET, RETENTION), found, BASELINE))
+    assert not has_shown_gain(judge(version(RETENTION), found, BASELINE))
+    assert not has_shown_gain(judge(version(TARGET), found, None))
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0, "Inconclusive"), (100, "Inconclusive"), (140, "Pass")])
+def test_a_suite_on_which_the_stable_version_has_nothing_to_lose_is_inconclusive(right: int, expected: str) -> None:
+    """0 of 2,000 against 0 of 2,000 passed, and with it a ruined model."""
+    gate = the_gate(RETENTION, measured(RETENTION, 2000, right))
+    assert gate.verdict == expected
+    assert ("measures nothing of the stable version" in gate.message) == (expected == "Inconclusive")
+
+
+def test_better_beyond_doubt_passes_though_the_stable_version_could_nothing() -> None:
+    assert the_gate(RETENTION, measured(RETENTION, 200, 100, gained=100)).verdict == "Pass"
+
+
+def test_a_suite_of_which_no_version_misses_anything_needs_as_many_items_as_its_delta() -> None:
+    least = least_items(RETENTION)
+    assert least is not None
+    few = the_gate(RETENTION, measured(RETENTION, least - 1, least - 1))
+    assert (few.verdict, f"needs n >= {least}" in few.message) == ("Inconclusive", True)
+    assert the_gate(RETENTION, measured(RETENTION, least, least)).verdict == "Pass"
+
+
+def test_answers_that_were_cut_are_told() -> None:
+    gate = the_gate(RETENTION, measured(RETENTION, 500, 450, cut=7, baseline_cut=9))
+    assert gate.cut == 7
+    assert gate.message.endswith(
+        "7 answers were cut at maxTokens; 9 of the stable version's answers were cut at maxTokens"
+    )
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        measured(TARGET, 0, 0),
+        measured(TARGET, 500, 400, clusters=0),
+        measured(TARGET, 500, 501),
+        measured(TARGET, 500, 400, baseline_correct=None),
+        measured(TARGET, 500, 400, lost=None),
+        measured(TARGET, 500, 400, baseline_correct=100),
+        measured(TARGET, 500, 400, difference_standard_error=math.nan),
+        measured(TARGET, 500, 400, difference_standard_error=math.inf),
+        measured(TARGET, 500, 400, difference_standard_error=-1.0),
+        measured(TARGET, 500, 400, standard_error=math.inf),
+    ],
+)
+def test_missing_or_contradictory_numbers_are_inconclusive(result: SuiteResult | None) -> None:
+    gates = judge(version(TARGET), evaluation(*([result] if result else [])), BASELINE)
+    assert gates[-1].verdict == "Inconclusive"
+    assert verdict(gates) == "Rejected"
+
+
+def test_nothing_looked_at_is_not_approved() -> None:
+    assert verdict([]) == "Rejected"
+
+
+def test_unanswered_items_are_told() -> None:
+    gate = the_gate(FLOOR, measured(FLOOR, 500, 450, errors=4))
+    assert gate.message.endswith("4 unanswered items count as wrong")
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[int, int, int, int, float]:
+    items = draw(st.integers(1, 5000))
+    gained = draw(st.integers(0, items))
+    lost = draw(st.integers(0, items - gained))
+    return items, draw(st.integers(1, items)), gained, lost, draw(st.floats(0, 0.5))
+
+
+deltas = st.floats(0, 0.3)
+RANK = {"Fail": 0, "Inconclusive": 1, "Pass": 2}
+
+
+@given(st.integers(1, 40), deltas)
+def test_a_handful_of_items_in_agreement_never_passes(items: int, delta: float) -> None:
+    assume(delta <= 0.05)
+    assert non_inferiority(paired_difference(items, items, 0, 0, 0.0), delta) == "Inconclusive"
+
+
+@given(st.integers(1, 40), st.integers(1, 100_000), st.floats(0, 0.05))
+def test_copies_of_a_few_items_never_pass(clusters: int, items: int, delta: float) -> None:
+    assume(items >= clusters)
+    assert non_inferiority(paired_difference(items, clusters, 0, 0, 0.0), delta) == "Inconclusive"
+
+
+@given(pairs(), deltas)
+def test_a_pass_excludes_the_loss_and_never_rests_on_a_point_estimate(
+    pair: tuple[int, int, int, int, float], delta: float
+) -> None:
+    found = paired_difference(*pair)
+    if non_inferiority(found, delta) == "Pass":
+        assert found.lower > -delta
+        assert found.value > -delta
+
+
+@given(pairs(), deltas)
+def test_a_greater_clustered_error_never_helps(pair: tuple[int, int, int, int, float], delta: float) -> None:
+    items, clusters, gained, lost, error = pair
+    before = non_inferiority(paired_difference(*pair), delta)
+    after = non_inferiority(paired_difference(items, clusters, gained, lost, error + 0.1), delta)
+    assert before == "Pass" or after != "Pass"
+
+
+@given(pairs(), deltas)
+def test_turning_a_lost_item_into_a_kept_one_never_hurts(pair: tuple[int, int, int, int, float], delta: float) -> None:
+    items, clusters, gained, lost, error = pair
+    assume(lost > 0)
+    assume(gained <= lost)  # where it is a loss that is judged
+    worse = non_inferiority(paired_difference(*pair), delta)
+    better = non_inferiority(paired_difference(items, clusters, gained, lost - 1, error), delta)
+    assert worse != "Pass" or better == "Pass"
+
+
+@given(pairs(), deltas, st.floats(0, 0.3))
+def test_a_wider_delta_never_turns_a_pass_into_anything_else(
+    pair: tuple[int, int, int, int, float], delta: float, more: float
+) -> None:
+    found = paired_difference(*pair)
+    assert RANK[non_inferiority(found, delta + more)] >= RANK[non_inferiority(found, delta)] or (
+        non_inferiority(found, delta) == "Inconclusive"
+    )
+
+
+@given(st.integers(1, 3000), st.data())
+def test_bounds_of_a_share_hold_it_and_rise_with_it(items: int, data: st.DataObject) -> None:
+    clusters = data.draw(st.integers(1, items))
+    correct = data.draw(st.integers(0, items - 1))
+    error = data.draw(st.floats(0, 0.5))
+    lower, upper = share_bounds(items, clusters, correct, error)
+    assert 0 <= lower <= correct / items <= upper <= 1
+    assert share_bounds(items, clusters, correct + 1, error)[0] >= lower
+
+
+@given(st.integers(1, 3000), st.data())
+def test_the_floor_passes_only_if_its_lower_bound_does(items: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, items))
+    gate = the_gate(FLOOR, measured(FLOOR, items, correct))
+    assert (gate.verdict == "Pass") == (share_bounds(items, items, correct, 0.0)[0] >= FLOOR.minimum)
+    if correct / items <= FLOOR.minimum:
+        assert gate.verdict == "Fail"
+
+
+@given(pairs())
+def test_every_number_fits_its_field(pair: tuple[int, int, int, int, float]) -> None:
+    items, clusters, gained, lost, error = pair
+    gate = the_gate(
+        TARGET,
+        measured(TARGET, items, gained, gained, lost, clusters=clusters, difference_standard_error=error),
+    )
+    Gate.model_validate(gate.dump())
+    assert gate.difference is not None
+    assert not gate.difference.startswith("-0.0000")
