@@ -14,9 +14,9 @@ from datetime import datetime
 from typing import Literal
 
 from driftloop.api.inferenceservice import Analysis, Canary
-from driftloop.controller.drift.observe import Arms, Buckets
 from driftloop.controller.kinds.inferenceservice.latency import observations, p95, slower
 from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, bounds, judge, needed
+from driftloop.controller.traffic import Arms, Buckets
 from driftloop.controller.vocabulary.conditions import timestamp
 
 MIN_RATINGS = 20  # an arm; below it feedback is not compared

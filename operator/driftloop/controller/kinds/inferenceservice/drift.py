@@ -3,10 +3,10 @@
 from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import DriftStatus
-from driftloop.controller.drift.observe import SETTLE
 from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.traffic import SETTLE
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.plan import Event
 from driftloop.controller.vocabulary.reasons import Reason

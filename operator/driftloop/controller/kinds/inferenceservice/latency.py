@@ -6,8 +6,8 @@ that. So the share that does is compared with stable's twentieth, by the bounds 
 
 import math
 
-from driftloop.controller.drift.observe import Buckets
 from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, judge
+from driftloop.controller.traffic import Buckets
 
 _P95 = 0.95
 

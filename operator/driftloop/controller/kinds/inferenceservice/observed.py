@@ -13,8 +13,8 @@ from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServic
 from driftloop.api.modelversion import ModelVersion, Trigger
 from driftloop.contract.names import REVISION, ROLE, TRIGGER, VERSION
 from driftloop.controller.drift.detector import Counters
-from driftloop.controller.drift.observe import Arms
 from driftloop.controller.kinds.modelversion.gates import has_shown_gain
+from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.plan import Obj
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from driftloop.api.inferenceservice import AlertRecord, InferenceServiceSpec, InferenceServiceStatus
 from driftloop.contract.names import ALERT_NAME
-from driftloop.controller.drift.observe import Arm, Buckets
 from driftloop.controller.kinds.inferenceservice.observed import Job, Keys, Observed, Revision, Role, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
+from driftloop.controller.traffic import Arm, Buckets
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Adjust, Create, Obj, Plan, Settings
 

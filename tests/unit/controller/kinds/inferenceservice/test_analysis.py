@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from driftloop.api.inferenceservice import Canary
-from driftloop.controller.drift.observe import Arm, Arms
 from driftloop.controller.kinds.inferenceservice.analysis import analyse
+from driftloop.controller.traffic import Arm, Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from unit.controller.kinds.inferenceservice.builders import NOW, ago, arm, took
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
 from driftloop.contract.names import RETRY, ROLE
-from driftloop.controller.drift.observe import Arms
 from driftloop.controller.kinds.inferenceservice.observed import (
     ANALYSIS,
     FAILED,
@@ -22,6 +21,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
 )
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.rollout import Rollout, canary_size, figures_due, roll
+from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Adjust, Create, Delete
 from unit.controller.kinds.inferenceservice.builders import (

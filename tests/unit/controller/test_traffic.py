@@ -7,8 +7,8 @@ from typing import cast
 
 import aiohttp
 
-from driftloop.controller.drift.observe import Arm, arms, eligible_samples, read_batch, selector
 from driftloop.controller.runtime.prometheus import Prometheus
+from driftloop.controller.traffic import Arm, arms, eligible_samples, read_batch, selector
 from driftloop.controller.vocabulary.samples import Sample
 from driftloop.controller.vocabulary.world import World
 
