@@ -11,7 +11,7 @@ from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from driftloop.controller.runtime.resources import Resource
+from driftloop.controller.runtime.kube.resources import Resource
 
 Obj = dict[str, Any]
 

@@ -143,7 +143,7 @@ def main() -> None:
 
 
 def _crash_after(writes: int) -> None:
-    from driftloop.controller.runtime.api import Api
+    from driftloop.controller.runtime.kube.api import Api
 
     request, count = Api._request, 0
 

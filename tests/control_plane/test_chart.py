@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from driftloop.controller.runtime.resources import RESOURCES
+from driftloop.controller.runtime.kube.resources import RESOURCES
 from testcluster import wait
 from testcluster.binaries import binary
 from testcluster.console import Error

@@ -10,11 +10,11 @@ from control_plane.harness import Cluster
 from control_plane.objects import finetunejob
 from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import FineTuneJobStatus
-from driftloop.controller.runtime.api import Api, credentials
-from driftloop.controller.runtime.caches import Caches
-from driftloop.controller.runtime.events import Recorder
-from driftloop.controller.runtime.execute import Executor, Stale
-from driftloop.controller.runtime.resources import RESOURCES, WATCHED
+from driftloop.controller.runtime.kube.api import Api, credentials
+from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.controller.runtime.kube.events import Recorder
+from driftloop.controller.runtime.kube.resources import RESOURCES, WATCHED
+from driftloop.controller.runtime.loop.execute import Executor, Stale
 from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import (
     Action,

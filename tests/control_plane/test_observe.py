@@ -12,7 +12,7 @@ import pytest
 
 from control_plane.monitoring import Process, program
 from driftloop.controller.drift.detector import FEEDBACK
-from driftloop.controller.runtime.prometheus import Prometheus
+from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.traffic import SETTLE, arms, eligible_samples, read_batch
 from driftloop.controller.vocabulary.world import World
 from testcluster.binaries import binary

@@ -7,7 +7,7 @@ from typing import cast
 
 import aiohttp
 
-from driftloop.controller.runtime.prometheus import Prometheus
+from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.traffic import Arm, arms, eligible_samples, read_batch, selector
 from driftloop.controller.vocabulary.samples import Sample
 from driftloop.controller.vocabulary.world import World

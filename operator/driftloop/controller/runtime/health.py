@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from driftloop.contract import names
-from driftloop.controller.runtime.caches import Caches
+from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.vocabulary.kind import CUSTOM
 from driftloop.controller.vocabulary.plan import Obj
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from driftloop.controller.runtime.alerts import GAP, Alert, fingerprint
-from driftloop.controller.runtime.prometheus import Series
+from driftloop.controller.runtime.readings.prometheus import Series
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from driftloop.controller.runtime.api import Api, ApiError
-from driftloop.controller.runtime.resources import RESOURCES
+from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.resources import RESOURCES
 from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)

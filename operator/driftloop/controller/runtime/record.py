@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from driftloop.controller.runtime.alerts import Alert, merged
-from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.resources import RESOURCES
 from driftloop.controller.runtime.metrics import ALERTS
-from driftloop.controller.runtime.resources import RESOURCES
 from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, parse
-from driftloop.controller.runtime.api import Api, ApiError
+from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.metrics import ALERTS, ERRORS
 from driftloop.controller.runtime.record import SERVICE, record
 from driftloop.controller.vocabulary.plan import Obj

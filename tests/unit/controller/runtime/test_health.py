@@ -5,8 +5,8 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, generate_latest
 
-from driftloop.controller.runtime.caches import Caches
 from driftloop.controller.runtime.health import STALE, Heartbeat, ObjectMetrics, health_app
+from driftloop.controller.runtime.kube.caches import Caches
 
 
 def service(drift: Any, name: str = "s", revision: int = 1) -> Any:

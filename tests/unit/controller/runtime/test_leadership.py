@@ -21,7 +21,7 @@ DEADLINE, RETRY, DURATION = 2.0, 0.3, 3.0
 LEADER = f"""
 import asyncio, logging, sys, threading, time
 from kubernetes.aio import client
-from driftloop.controller.runtime.api import Api
+from driftloop.controller.runtime.kube.api import Api
 from driftloop.controller.runtime.leader import Election
 from driftloop.controller.runtime.leadership import Leadership
 

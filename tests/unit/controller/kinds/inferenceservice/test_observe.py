@@ -10,9 +10,9 @@ from driftloop.contract.names import ALERT_NAME, REVISION, ROLE, SERVICE, STAGE
 from driftloop.controller.kinds.inferenceservice.observe import observe
 from driftloop.controller.kinds.inferenceservice.observed import ANALYSIS, Observed
 from driftloop.controller.kinds.inferenceservice.revision import deployment
-from driftloop.controller.runtime.caches import Caches
-from driftloop.controller.runtime.nodes import Nodes
-from driftloop.controller.runtime.world import Metrics, World
+from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.controller.runtime.kube.nodes import Nodes
+from driftloop.controller.runtime.readings.world import Metrics, World
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample

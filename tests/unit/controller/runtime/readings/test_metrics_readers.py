@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from driftloop.controller.runtime import fetch
-from driftloop.controller.runtime.prometheus import Prometheus
-from driftloop.controller.runtime.scrape import parse, scrape
+from driftloop.controller.runtime.readings import fetch
+from driftloop.controller.runtime.readings.prometheus import Prometheus
+from driftloop.controller.runtime.readings.scrape import parse, scrape
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 
 

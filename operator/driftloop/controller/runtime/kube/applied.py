@@ -1,0 +1,98 @@
+"""Whether an object is as we last applied it, so that a steady state writes nothing. Pure.
+
+Comparing values won't do: the API server adds defaults and rewrites quantities. Instead the applied object carries a
+hash of what was applied, and its managedFields tell whether all of it is still ours: a field that somebody else
+changes leaves our entry.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from driftloop.api.base import GROUP
+from driftloop.controller.runtime.kube.api import FIELD_MANAGER
+from driftloop.controller.runtime.kube.resources import MANAGED_BY
+from driftloop.controller.vocabulary.plan import Obj
+
+APPLIED = f"{GROUP}/applied"
+_IDENTITY = {"apiVersion", "kind"}
+_IDENTITY_METADATA = {"name", "namespace", "uid", "resourceVersion"}
+
+
+def stamped(body: Obj) -> Obj:
+    """`body` with our label on it and on the template of its pods: else no cache would ever see them."""
+    found = _labelled(body)
+    template = (body.get("spec") or {}).get("template")
+    if isinstance(template, dict) and "spec" in template:
+        found = found | {"spec": body["spec"] | {"template": _labelled(template)}}
+    return found
+
+
+def is_stamped(live: Obj) -> bool:
+    """Whether it carries our label."""
+    name, value = MANAGED_BY
+    return bool((live["metadata"].get("labels") or {}).get(name) == value)
+
+
+def hashed(body: Obj) -> Obj:
+    """`body` with the hash of itself as an annotation."""
+    metadata = body["metadata"]
+    annotations = (metadata.get("annotations") or {}) | {APPLIED: digest(body)}
+    return body | {"metadata": metadata | {"annotations": annotations}}
+
+
+def digest(body: Obj) -> str:
+    """Sixteen hex digits that stand for a body."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_applied(body: Obj, live: Obj) -> bool:
+    """Whether applying `body` (before `hashed`) would change nothing in `live`."""
+    annotations = live["metadata"].get("annotations") or {}
+    return annotations.get(APPLIED) == digest(body) and owns(live, hashed(body))
+
+
+def owns(live: Obj, body: Obj) -> bool:
+    """Whether every field of `body` belongs to us in `live`."""
+    for entry in live["metadata"].get("managedFields") or []:
+        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if ours and not entry.get("subresource"):
+            return _covered(_comparable(body), entry.get("fieldsV1") or {})
+    return False
+
+
+def _labelled(obj: Obj) -> Obj:
+    metadata = obj.get("metadata") or {}
+    name, value = MANAGED_BY
+    return obj | {"metadata": metadata | {"labels": (metadata.get("labels") or {}) | {name: value}}}
+
+
+def _comparable(body: Obj) -> Obj:
+    metadata = {key: value for key, value in body["metadata"].items() if key not in _IDENTITY_METADATA}
+    return {key: value for key, value in body.items() if key not in _IDENTITY} | {"metadata": metadata}
+
+
+def _covered(wanted: Any, fields: dict[str, Any]) -> bool:
+    """Whether a fieldsV1 set holds `wanted`. An empty set below a name is a leaf, or a list that is owned whole."""
+    if not {key for key in fields if key != "."}:
+        return True
+    if isinstance(wanted, dict):
+        return all(f"f:{key}" in fields and _covered(value, fields[f"f:{key}"]) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return all(_item_covered(item, fields) for item in wanted)
+    return True
+
+
+def _item_covered(item: Any, fields: dict[str, Any]) -> bool:
+    if f"v:{json.dumps(item)}" in fields:  # a list that is a set
+        return True
+    return isinstance(item, dict) and any(
+        _has_key(item, json.loads(name[2:])) and _covered(item, below)
+        for name, below in fields.items()
+        if name.startswith("k:")
+    )
+
+
+def _has_key(item: Obj, key: Obj) -> bool:
+    """Whether a list item is the one with that key. What the item leaves out was defaulted (`protocol: TCP`)."""
+    return all(item.get(name, value) == value for name, value in key.items())

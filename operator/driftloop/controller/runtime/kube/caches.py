@@ -1,0 +1,124 @@
+"""What the API server has, as far as we know: filled by LISTs, watches and the answers to our own writes.
+
+Readers share the objects: they are never changed, only replaced. Filling belongs to one event loop; reading whole
+collections is safe from other threads, as they are copied in one step.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+
+from driftloop.controller.runtime.kube.resources import RESOURCES, WATCHED
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.world import Objects
+
+TOMBSTONES = 20_000
+
+
+class Caches:
+    """The objects of the watched kinds, by namespace and name, and by the UID of their owners."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[str, dict[str, Obj]]] = {resource.kind: {} for resource in WATCHED}
+        self._by_owner: dict[tuple[str, str], dict[str, Obj]] = defaultdict(dict)
+        self._by_uid: dict[str, Obj] = {}
+        self._gone: OrderedDict[str, int] = OrderedDict()  # UIDs of deleted objects, and up to which revision
+
+    def get(self, kind: str, namespace: str, name: str) -> Obj | None:
+        """One object."""
+        return self._objects[kind].get(namespace, {}).get(name)
+
+    def by_uid(self, uid: str) -> Obj | None:
+        """The object of that UID."""
+        return self._by_uid.get(uid)
+
+    def list(self, kind: str, namespace: str | None = None) -> Objects:
+        """All objects of a kind, of one namespace or all, by name."""
+        spaces = [namespace] if namespace is not None else sorted(self._objects[kind])
+        return [obj for space in spaces for _, obj in sorted(self._objects[kind].get(space, {}).items())]
+
+    def owned(self, kind: str, namespace: str, owner_uid: str) -> Objects:
+        """The objects that name `owner_uid` among their owners, by name."""
+        found = self._by_owner.get((kind, owner_uid), {}).values()
+        return sorted((obj for obj in found if _namespace(obj) == namespace), key=_name)
+
+    def put(self, obj: Obj) -> bool:
+        """Take in an object, unless it is known to be older than what is here or deleted; whether it was news."""
+        metadata = obj["metadata"]
+        if self._gone.get(metadata["uid"], -1) >= _revision(obj):
+            return False
+        old = self.get(obj["kind"], _namespace(obj), _name(obj))
+        if old is not None and _revision(old) >= _revision(obj):
+            return False
+        if old is not None:
+            self._forget(old)
+        obj = _slim(obj)
+        self._objects[obj["kind"]].setdefault(_namespace(obj), {})[_name(obj)] = obj
+        self._by_uid[metadata["uid"]] = obj
+        for owner in metadata.get("ownerReferences") or []:
+            self._by_owner[obj["kind"], owner["uid"]][metadata["uid"]] = obj
+        return True
+
+    def remove(self, obj: Obj) -> bool:
+        """That very object (by UID) is gone, or lost the label that it is watched by; whether it was here.
+
+        What is older than its last known revision doesn't bring it back. It may come back: with the label.
+        """
+        uid = obj["metadata"]["uid"]
+        known = self._by_uid.get(uid)
+        last = int(obj["metadata"].get("resourceVersion") or 0)
+        self._gone[uid] = max(last, _revision(known) if known else 0)
+        if len(self._gone) > TOMBSTONES:
+            self._gone.popitem(last=False)
+        if known is None:
+            return False
+        self._forget(known)
+        return True
+
+    def ghosts(self, kind: str, namespace: str | None, listed: Iterable[str], revision: str) -> Objects:
+        """Objects that a LIST at `revision` would have shown and did not: a watch lost their deletion.
+
+        `listed` holds the UIDs of the LIST. Objects changed after it are no ghosts.
+        """
+        seen = set(listed)
+        return [
+            obj
+            for obj in self.list(kind, namespace)
+            if obj["metadata"]["uid"] not in seen and _revision(obj) <= int(revision)
+        ]
+
+    def _forget(self, obj: Obj) -> None:
+        uid = obj["metadata"]["uid"]
+        self._objects[obj["kind"]].get(_namespace(obj), {}).pop(_name(obj), None)
+        self._by_uid.pop(uid, None)
+        for owner in obj["metadata"].get("ownerReferences") or []:
+            owned = self._by_owner[obj["kind"], owner["uid"]]
+            owned.pop(uid, None)
+            if not owned:
+                del self._by_owner[obj["kind"], owner["uid"]]
+
+
+def matching(objects: Iterable[Obj], labels: dict[str, str] | None) -> list[Obj]:
+    """Those that carry all of `labels`."""
+    wanted = (labels or {}).items()
+    has: Callable[[Obj], bool] = lambda obj: wanted <= (obj["metadata"].get("labels") or {}).items()  # noqa: E731
+    return [obj for obj in objects if has(obj)]
+
+
+def _namespace(obj: Obj) -> str:
+    return str(obj["metadata"]["namespace"])
+
+
+def _name(obj: Obj) -> str:
+    return str(obj["metadata"]["name"])
+
+
+def _revision(obj: Obj) -> int:
+    """resourceVersions of one kind compare as numbers: guaranteed since Kubernetes 1.35, and true ever since."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def _slim(obj: Obj) -> Obj:
+    """Without managedFields where nobody asks for them: they are half of an object."""
+    if RESOURCES[obj["kind"]].applied or "managedFields" not in obj["metadata"]:
+        return obj
+    return obj | {"metadata": {key: value for key, value in obj["metadata"].items() if key != "managedFields"}}

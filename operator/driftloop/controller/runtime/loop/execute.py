@@ -1,0 +1,346 @@
+"""Executes a plan: what stands beside its chain each for itself, then the chain, stopping at the first failure.
+
+Every answer goes into the caches. What was refused beside the chain becomes a condition, and is tried again.
+
+Nothing is written that is there already: a plan for a settled object costs no request.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import assert_never
+
+from pydantic import BaseModel
+
+from driftloop.controller.runtime.kube import applied, ownership
+from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.controller.runtime.kube.events import Recorder
+from driftloop.controller.runtime.kube.resources import MANAGED_BY, RESOURCES, Resource
+from driftloop.controller.runtime.kube.status import merge_patch, wanted_status, without_foreign
+from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
+from driftloop.controller.vocabulary.plan import (
+    Action,
+    Adjust,
+    Apply,
+    Create,
+    Delete,
+    Event,
+    FailPod,
+    Label,
+    NameTaken,
+    Obj,
+    Plan,
+)
+from driftloop.controller.vocabulary.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+
+class FieldConflict(Exception):
+    """Somebody else's field manager owns a field that we would set."""
+
+
+class Stale(Exception):
+    """What was decided on is no longer what is there: observe again."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An action beside the chain that failed. `reason`: None where it passes by itself."""
+
+    reason: Reason | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What executing a plan came to. `refused`: something beside the chain failed and is to be tried again."""
+
+    wrote: bool
+    refused: bool = False
+
+
+class Executor:
+    """Writes what a plan wants.
+
+    `changed` is told of every object that a write of ours made or changed. The watch brings it later, when the cache
+    has it already and it is no news: a ModelVersion that a job created would otherwise wait for the next resync.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        caches: Caches,
+        recorder: Recorder,
+        changed: Callable[[Obj], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api = api
+        self._caches = caches
+        self._recorder = recorder
+        self._changed = changed
+        self._now = now
+
+    async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> Executed:
+        """Actions, then events, then status; whether anything was written, and what was refused beside the chain.
+
+        Events tell of a change, so a plan that changes nothing posts none; they come before the status, which
+        often is what keeps the next plan from telling them again.
+
+        Raises NameTaken, FieldConflict, Stale, ApiError, and pydantic's ValidationError for a status that isn't one.
+        """
+        wrote, refusals = await self._beside(plan.beside)
+        for action in plan.actions:
+            wrote |= await self._act(action)
+        status, events = with_refusals(parent, plan, refusals, self._now())
+        patch = self._status_patch(parent, status, status_model)
+        if wrote or patch:
+            for event in events:
+                await self._recorder.record(parent, event)
+        if patch:
+            await self._patch_status(parent, patch)
+        return Executed(wrote or bool(patch), bool(refusals))
+
+    async def _beside(self, actions: Iterable[Action]) -> tuple[bool, list[Refusal]]:
+        """Try each, whatever became of the others."""
+        wrote, refusals = False, []
+        for action in actions:
+            try:
+                wrote |= await self._act(action)
+            except NameTaken as error:
+                refusals.append(Refusal(Reason.NAME_TAKEN, str(error)))
+            except FieldConflict as error:
+                refusals.append(Refusal(Reason.FIELD_CONFLICT, str(error)))
+            except Stale as error:
+                log.info("stale: %s", error)
+                refusals.append(Refusal(None, str(error)))
+            except ApiError as error:
+                lasting = not (error.transient or error.has_cause("NamespaceTerminating"))
+                log.warning("API server: %s", error)
+                refusals.append(Refusal(Reason.API_REFUSED if lasting else None, f"the API server refused: {error}"))
+        return wrote, refusals
+
+    async def _act(self, action: Action) -> bool:
+        match action:
+            case Create(body):
+                return await self._create(applied.stamped(body))
+            case Apply(body):
+                return await self._apply(applied.stamped(body))
+            case Delete():
+                return await self._delete(action)
+            case Label():
+                return await self._label(action)
+            case FailPod():
+                return await self._fail_pod(action)
+            case Adjust():
+                return await self._adjust(action)
+            case _:
+                assert_never(action)
+
+    async def _create(self, body: Obj) -> bool:
+        resource = RESOURCES[body["kind"]]
+        if (known := self._known(resource, body)) and ownership.same_origin(body, known):
+            return False
+        try:
+            self._caches_put(resource, await self._api.create(resource, body))
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            if resource.kind == "Secret":
+                return False  # never read; its name holds a hash of the parent's UID
+            await self._check_origin(resource, body)
+        return True
+
+    async def _check_origin(self, resource: Resource, body: Obj) -> None:
+        live = await self._live(resource, body)
+        if live is None:
+            raise Stale(f"{resource.kind} {body['metadata']['name']} was there and is gone")
+        if not ownership.same_origin(body, live):
+            raise NameTaken(ownership.describe(live))
+        if not applied.is_stamped(live):  # somebody took our label off it, so no watch shows it
+            metadata = live["metadata"]
+            label = {"metadata": {"labels": dict([MANAGED_BY]), "uid": metadata["uid"]}}
+            live = await self._api.merge(resource, metadata["namespace"], metadata["name"], label)
+        self._caches_put(resource, live)
+
+    async def _apply(self, body: Obj) -> bool:
+        resource = RESOURCES[body["kind"]]
+        # An object without our label is in no cache, and applying would take it over: ask before the first time.
+        live = self._known(resource, body) or await self._live(resource, body)
+        wanted = applied.hashed(body)
+        if live is not None:
+            if not ownership.same_origin(body, live):
+                raise NameTaken(ownership.describe(live))
+            if applied.is_applied(body, live):
+                self._caches_put(resource, live)
+                return False
+            wanted = wanted | {"metadata": wanted["metadata"] | {"uid": live["metadata"]["uid"]}}
+        try:
+            answer = await self._api.apply(resource, wanted)
+        except ApiError as error:
+            if error.has_cause("FieldManagerConflict"):
+                raise FieldConflict(_conflict(resource, body, error)) from error
+            raise _stale(error) from error
+        self._caches_put(resource, answer)
+        return True
+
+    async def _delete(self, action: Delete) -> bool:
+        resource = RESOURCES[action.kind]
+        try:
+            answer = await self._api.delete(resource, action.namespace, action.name, action.uid)
+        except ApiError as error:
+            # Conflict: the name belongs to another object by now, so the one that was meant is gone.
+            if error.code not in (404, 409):
+                raise
+            answer = {"kind": "Status"}
+        if not resource.watched:
+            return True
+        if answer.get("kind") == "Status":
+            self._caches.remove({"metadata": {"uid": action.uid}})
+        else:  # it has finalizers, or a grace period to end
+            self._caches_put(resource, answer)
+        return True
+
+    async def _label(self, action: Label) -> bool:
+        kind, namespace, name = action.key
+        live = self._caches.get(kind, namespace, name)
+        if live is None:
+            return False
+        changes = _changes(live["metadata"].get("labels"), action.labels)
+        if not changes:
+            return False
+        metadata = {"labels": changes, "uid": live["metadata"]["uid"]}
+        return await self._merge(RESOURCES[kind], namespace, name, {"metadata": metadata})
+
+    async def _adjust(self, action: Adjust) -> bool:
+        live = self._caches.get("Deployment", action.namespace, action.name)
+        if live is None or not (patch := adjustment(action, live)):
+            return False
+        guard = {"uid": action.uid}
+        if action.resource_version is not None:
+            guard["resourceVersion"] = action.resource_version
+        resource = RESOURCES["Deployment"]
+        patch["metadata"] = patch.get("metadata", {}) | guard
+        try:
+            return await self._merge(resource, action.namespace, action.name, patch)
+        except Stale:  # don't wait for the watch to learn why
+            if newer := await self._api.get(resource, action.namespace, action.name):
+                self._caches_put(resource, newer)
+            raise
+
+    async def _fail_pod(self, action: FailPod) -> bool:
+        resource = RESOURCES["Pod"]
+        pod = self._caches.get("Pod", action.namespace, action.name)
+        if pod is None or pod["metadata"]["uid"] != action.uid or _phase(pod) in ("Failed", "Succeeded"):
+            return False
+        metadata = {key: pod["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        # As the pod garbage collector does it: the Job's failure policy tells a disruption by the condition.
+        disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "NodeLost", "message": action.message}
+        status = {"phase": "Failed", "conditions": [disrupted]}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
+        return await self._unless_gone(
+            lambda: self._api.apply(resource, body, subresource="status", force=True), resource
+        )
+
+    def _status_patch(self, parent: Obj, status: Obj | None, model: type[BaseModel]) -> Obj | None:
+        if status is None:
+            return None
+        patch: Obj | None = merge_patch(without_foreign(parent.get("status") or {}), wanted_status(status, model))
+        return patch
+
+    async def _patch_status(self, parent: Obj, patch: Obj) -> None:
+        metadata = parent["metadata"]
+        guarded = {"metadata": {key: metadata[key] for key in ("uid", "resourceVersion")}, "status": patch}
+        await self._merge(RESOURCES[parent["kind"]], metadata["namespace"], metadata["name"], guarded, "status")
+
+    async def _merge(
+        self, resource: Resource, namespace: str, name: str, patch: Obj, subresource: str | None = None
+    ) -> bool:
+        return await self._unless_gone(lambda: self._api.merge(resource, namespace, name, patch, subresource), resource)
+
+    async def _unless_gone(self, write: Callable[[], Awaitable[Obj]], resource: Resource) -> bool:
+        """Whether it was there to be written."""
+        try:
+            answer = await write()
+        except ApiError as error:
+            if error.code == 404:
+                return False
+            raise _stale(error) from error
+        self._caches_put(resource, answer)
+        return True
+
+    def _known(self, resource: Resource, body: Obj) -> Obj | None:
+        metadata = body["metadata"]
+        return self._caches.get(resource.kind, metadata["namespace"], metadata["name"]) if resource.watched else None
+
+    async def _live(self, resource: Resource, body: Obj) -> Obj | None:
+        return await self._api.get(resource, body["metadata"]["namespace"], body["metadata"]["name"])
+
+    def _caches_put(self, resource: Resource, obj: Obj) -> None:
+        if resource.watched and self._caches.put(obj):
+            self._changed(obj)
+
+
+def with_refusals(
+    parent: Obj, plan: Plan, refusals: Iterable[Refusal], now: datetime
+) -> tuple[Obj | None, tuple[Event, ...]]:
+    """The plan's status and events, with a condition and once an Event for what was refused beside the chain. Pure."""
+    told = [refusal for refusal in refusals if refusal.reason is not None]
+    if not told or plan.status is None:
+        return plan.status, plan.events
+    first = next(iter(told))
+    message = "; ".join(dict.fromkeys(refusal.message for refusal in told))
+    assert first.reason is not None
+    refused = condition(CHILDREN_REFUSED, "True", first.reason, message)
+    old = (parent.get("status") or {}).get("conditions") or []
+    generation = parent["metadata"].get("generation")
+    conditions = [*(plan.status.get("conditions") or []), *merge(old, [refused], generation, now)]
+    known = find(old, CHILDREN_REFUSED)
+    event = Event("Warning", first.reason, shorten(message, MAX_EVENT))
+    events = plan.events if known and known.get("message") == refused.message else (*plan.events, event)
+    return plan.status | {"conditions": conditions}, events
+
+
+def adjustment(action: Adjust, live: Obj) -> Obj:
+    """The merge patch that `action` makes of a Deployment; empty when it is as wanted."""
+    metadata = {
+        name: changes
+        for name, wanted in (("labels", action.labels), ("annotations", action.annotations))
+        if (changes := _changes(live["metadata"].get(name), wanted))
+    }
+    found: Obj = {"metadata": metadata} if metadata else {}
+    if action.replicas is not None and live["spec"].get("replicas") != action.replicas:
+        found["spec"] = {"replicas": action.replicas}
+    return found
+
+
+def _changes(old: dict[str, str] | None, wanted: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The entries of `wanted` that are not so already; None wants a key gone."""
+    return {key: value for key, value in wanted.items() if (old or {}).get(key) != value}
+
+
+def _stale(error: ApiError) -> Exception:
+    """A write that was guarded by UID or resourceVersion and refused: not an error but news.
+
+    Patching another object's UID is 422 for the built-in kinds: "metadata.uid: field is immutable".
+    """
+    other = any(cause.get("field") == "metadata.uid" for cause in error.causes)
+    return Stale(error.message) if error.code == 409 or other else error
+
+
+def _phase(pod: Obj) -> str | None:
+    return (pod.get("status") or {}).get("phase")
+
+
+def _conflict(resource: Resource, body: Obj, error: ApiError) -> str:
+    details = "; ".join(
+        f"{cause.get('field')}: {cause.get('message')}"
+        for cause in error.causes
+        if cause.get("reason") == "FieldManagerConflict"
+    )
+    return (
+        f"{resource.kind} {body['metadata']['name']} has fields that somebody else set ({details}): "
+        f"undo that change, or delete the object to have it made anew"
+    )

@@ -1,0 +1,133 @@
+"""One reconcile: observe, decide, execute; and what a failure means.
+
+What somebody must act on becomes a condition and an Event of that one object; what passes by itself is tried again.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from driftloop.api.base import Condition
+from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.controller.runtime.kube.resources import RESOURCES
+from driftloop.controller.runtime.loop.execute import Executor, FieldConflict, Stale
+from driftloop.controller.runtime.readings.world import World
+from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.kind import Kind
+from driftloop.controller.vocabulary.plan import Event, Key, NameTaken, Obj, Plan
+from driftloop.controller.vocabulary.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+_PHASED = ("Ready", "Reconciling", "Stalled")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a reconcile ended. `name` is the metric's label.
+
+    wrote: look again at once, since what was written is to be observed. retry: try again after a back-off.
+    after: seconds until the next look, without anything happening.
+    """
+
+    name: str
+    wrote: bool = False
+    retry: bool = False
+    after: float | None = None
+
+
+class Reconciler:
+    """Reconciles one object at a time, whichever kind it is."""
+
+    def __init__(
+        self, kinds: Mapping[str, Kind[Any]], world: World, caches: Caches, executor: Executor, api: Api
+    ) -> None:
+        self._kinds = kinds
+        self._world = world
+        self._caches = caches
+        self._executor = executor
+        self._api = api
+
+    async def reconcile(self, key: Key) -> Result:
+        """Bring the world one step nearer to what the object wants. Unforeseen errors are raised."""
+        obj = self._caches.get(*key)
+        if obj is None or obj["metadata"].get("deletionTimestamp"):
+            return Result("gone")
+        kind = self._kinds[key.kind]
+        try:
+            kind.model.model_validate(obj)
+        except ValidationError as error:
+            return await self._complain(kind, obj, Reason.INVALID_SPEC, _fields(error))
+        try:
+            return await self._run(kind, key, obj)
+        except NameTaken as error:
+            return await self._complain(kind, obj, Reason.NAME_TAKEN, str(error))
+        except FieldConflict as error:
+            return await self._complain(kind, obj, Reason.FIELD_CONFLICT, str(error))
+        except Stale as error:
+            log.info("stale: %s", error)
+            return await self._refresh(key)
+        except ApiError as error:
+            if error.transient or error.has_cause("NamespaceTerminating"):
+                log.warning("API server: %s", error)
+                return Result("retry", retry=True)
+            return await self._complain(kind, obj, Reason.API_REFUSED, f"the API server refused: {error}")
+
+    async def _run(self, kind: Kind[Any], key: Key, obj: Obj) -> Result:
+        observed = await kind.observe(key, self._world)
+        if observed is None:
+            return Result("gone")
+        plan = kind.decide(observed, self._world.settings, self._world.now())
+        done = await self._executor.execute(obj, plan, kind.status)
+        if done.refused:  # with back-off, whatever else was written
+            return Result("refused", retry=True)
+        return Result("written" if done.wrote else "settled", wrote=done.wrote, after=plan.requeue_after)
+
+    async def _complain(self, kind: Kind[Any], obj: Obj, reason: Reason, message: str) -> Result:
+        """Tell what is wrong in the object's conditions, leave the rest of its status, and come back later."""
+        log.warning("%s: %s", reason, message)
+        conflict = Result("retry", retry=True)
+        status = complaint(obj, reason, message, self._world)
+        event = Event("Warning", reason, conditions.shorten(message, 1024))
+        for attempt in (status, {key: status[key] for key in ("observedGeneration", "conditions")}):
+            try:
+                await self._executor.execute(obj, Plan(status=attempt, events=(event,)), kind.status)
+                return Result("stalled", retry=True)
+            except ValidationError:
+                continue  # it is the old status that doesn't parse: it can be lost, as every status
+            except (ApiError, Stale) as error:
+                log.warning("condition %s not written: %s", reason, error)
+                return conflict
+        return conflict
+
+    async def _refresh(self, key: Key) -> Result:
+        """A write was refused as stale: don't wait for the watch to learn why."""
+        try:
+            live = await self._api.get(RESOURCES[key.kind], key.namespace, key.name)
+        except ApiError as error:
+            log.warning("API server: %s", error)
+            return Result("retry", retry=True)
+        if live is not None:
+            self._caches.put(live)
+        return Result("stale", retry=True)
+
+
+def complaint(obj: Obj, reason: str, message: str, world: World) -> Obj:
+    """The object's status with `Stalled` and not `Ready`; its other conditions stay."""
+    old = obj.get("status") or {}
+    before = [entry for entry in old.get("conditions") or [] if isinstance(entry, dict) and "type" in entry]
+    kept = [Condition.model_validate(entry) for entry in before if entry["type"] not in _PHASED]
+    generation = obj["metadata"].get("generation")
+    new = conditions.merge(before, [*kept, *conditions.stalled(reason, message)], generation, world.now())
+    return old | {"observedGeneration": generation, "conditions": new}
+
+
+def _fields(error: ValidationError) -> str:
+    """`spec.training.learningRate: Input should be greater than 0; ...`"""
+    found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    return "; ".join(found[:5]) + more

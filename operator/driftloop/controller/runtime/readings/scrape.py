@@ -1,0 +1,35 @@
+"""One pod's metrics, read from the pod itself: for clusters without Prometheus."""
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from driftloop.controller.runtime.readings.fetch import fetch
+from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample, finite
+
+LIMIT = 2 << 20  # bytes
+
+
+async def scrape(session: aiohttp.ClientSession, pod: Obj, port: int, seconds: float = 3.0) -> list[Sample]:
+    """The samples at `/metrics` on `port` of the pod, by its IP; finite ones only. Raises MetricsUnavailable."""
+    address = (pod.get("status") or {}).get("podIP")
+    if not address:
+        raise MetricsUnavailable(f"pod {pod['metadata']['name']} has no IP yet")
+    host = f"[{address}]" if ":" in address else address
+    text = await fetch(session, f"http://{host}:{port}/metrics", None, LIMIT, seconds)
+    return parse(text.decode(errors="replace"))
+
+
+def parse(text: str) -> list[Sample]:
+    """The exposition format's samples. Raises MetricsUnavailable where it isn't one."""
+    try:
+        families = list(text_string_to_metric_families(text))
+    except (ValueError, IndexError, KeyError) as error:
+        raise MetricsUnavailable(f"not in the exposition format: {error}") from error
+    return finite(
+        [
+            Sample({**sample.labels, "__name__": sample.name}, float(sample.value))
+            for family in families
+            for sample in family.samples
+        ]
+    )

@@ -1,0 +1,63 @@
+"""Nodes are asked for their GPUs' memory by label, seldom, and their silence is no number."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.nodes import GPU_MEMORY, KEPT_SECONDS, Nodes, memories
+
+
+def node(label: str | None) -> dict[str, Any]:
+    return {"metadata": {"name": "n", "labels": {} if label is None else {GPU_MEMORY: label}}}
+
+
+class Server:
+    """Answers a list of nodes, or fails."""
+
+    def __init__(self, *answers: list[dict[str, Any]] | ApiError) -> None:
+        self.answers = list(answers)
+        self.selectors: list[str | None] = []
+
+    async def pages(
+        self, resource: object, namespace: str | None, selector: str | None = None
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
+        self.selectors.append(selector)
+        answer = self.answers.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        yield answer, "1"
+
+
+def test_sizes_rise_and_come_once_and_what_is_no_number_says_nothing() -> None:
+    labels = ["81559", "24576", "81559", "", "much", None, "0"]
+    assert memories([node(label) for label in labels]) == (24576 << 20, 81559 << 20)
+
+
+async def test_the_nodes_that_may_take_the_pods_are_asked_once_a_minute() -> None:
+    time = 100.0
+    server = Server([node("81559")], [node("24576")], [node("81559")])
+    nodes = Nodes(cast(Api, server), lambda: time)
+    wanted = {"pool": "h100", "arch": "amd64"}
+    assert await nodes.gpu_memory(wanted) == (81559 << 20,)
+    assert await nodes.gpu_memory(wanted) == (81559 << 20,)
+    assert await nodes.gpu_memory({}) == (24576 << 20,)
+    assert server.selectors == [f"{GPU_MEMORY},arch=amd64,pool=h100", GPU_MEMORY]
+    time += KEPT_SECONDS
+    await nodes.gpu_memory(wanted)
+    assert len(server.selectors) == 3
+
+
+async def test_without_the_right_to_read_nodes_nothing_is_known() -> None:
+    server = Server(ApiError(403, "Forbidden", "nodes is forbidden"))
+    assert await Nodes(cast(Api, server), lambda: 0.0).gpu_memory({}) == ()
+    assert await Nodes(None, lambda: 0.0).gpu_memory({}) == ()
+
+
+async def test_an_api_server_that_fails_is_asked_again() -> None:
+    server = Server(ApiError(503, "Unavailable", "later"), [node("81559")])
+    nodes = Nodes(cast(Api, server), lambda: 0.0)
+    with pytest.raises(ApiError):
+        await nodes.gpu_memory({})
+    assert await nodes.gpu_memory({}) == (81559 << 20,)

@@ -1,0 +1,146 @@
+"""What executing writes is tested against a real API server; here is what needs none."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from driftloop.api.finetunejob import FineTuneJobStatus
+from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.controller.runtime.kube.events import Recorder
+from driftloop.controller.runtime.loop.execute import Executor, adjustment
+from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Obj, Plan
+
+LIVE: Any = {
+    "metadata": {"labels": {"role": "stable", "keep": "1"}, "annotations": {"note": "x"}},
+    "spec": {"replicas": 2},
+}
+
+
+def test_an_adjustment_holds_what_differs_and_nothing_else() -> None:
+    action = Adjust("ns", "d", "uid", 3, {"role": "candidate", "keep": "1"}, {"note": None, "gone": None})
+    assert adjustment(action, LIVE) == {
+        "metadata": {"labels": {"role": "candidate"}, "annotations": {"note": None}},
+        "spec": {"replicas": 3},
+    }
+
+
+def test_what_is_as_wanted_needs_no_patch() -> None:
+    assert adjustment(Adjust("ns", "d", "uid", 2, {"role": "stable"}, {"note": "x"}), LIVE) == {}
+    assert adjustment(Adjust("ns", "d", "uid"), LIVE) == {}
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PARENT: Obj = {
+    "apiVersion": "driftloop.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "one", "namespace": "team", "uid": "u", "resourceVersion": "1", "generation": 2},
+    "spec": {},
+}
+
+
+class Server:
+    """An API server that refuses what a test says, and keeps what it was sent."""
+
+    def __init__(self, refuses: Callable[[Obj], ApiError | None]) -> None:
+        self.refuses = refuses
+        self.written: list[str] = []
+        self.status: Obj = {}
+
+    async def get(self, resource: Any, namespace: str, name: str) -> None:
+        return None
+
+    async def create(self, resource: Any, body: Obj) -> Obj:
+        return self._take(body)
+
+    async def apply(self, resource: Any, body: Obj, **more: Any) -> Obj:
+        return self._take(body)
+
+    async def merge(self, resource: Any, namespace: str, name: str, patch: Obj, subresource: str | None = None) -> Obj:
+        self.status = patch["status"]
+        return PARENT | {"status": patch["status"]}
+
+    def _take(self, body: Obj) -> Obj:
+        if error := self.refuses(body):
+            raise error
+        self.written.append(body["kind"])
+        return body | {"metadata": body["metadata"] | {"uid": f"uid-{body['kind']}", "resourceVersion": "5"}}
+
+
+class Told:
+    """Keeps the Events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    async def record(self, parent: Obj, event: Event) -> None:
+        self.events.append(event)
+
+
+def child(kind: str, version: str) -> Obj:
+    owner = {"apiVersion": "x", "kind": "FineTuneJob", "name": "one", "uid": "u", "controller": True}
+    metadata = {"name": kind.lower(), "namespace": "team", "ownerReferences": [owner]}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": {}}
+
+
+PLAN = Plan(
+    beside=(Apply(child("PodDisruptionBudget", "policy/v1")), Apply(child("Service", "v1"))),
+    actions=(Create(child("Deployment", "apps/v1")),),
+    status={"phase": "Training", "conditions": []},
+)
+
+
+def refusing(kind: str, error: ApiError) -> Callable[[Obj], ApiError | None]:
+    return lambda body: error if body["kind"] == kind else None
+
+
+def executor(server: Server, told: Told) -> Executor:
+    return Executor(cast(Api, server), Caches(), cast(Recorder, told), lambda obj: None, lambda: NOW)
+
+
+FORBIDDEN = ApiError(403, "Forbidden", "a policy says no")
+CONFLICT = ApiError(409, "Conflict", "conflict", ({"reason": "FieldManagerConflict", "field": "spec", "message": "x"},))
+
+
+@pytest.mark.parametrize(("error", "reason"), [(FORBIDDEN, "ApiRefused"), (CONFLICT, "FieldConflict")])
+async def test_what_is_refused_beside_the_chain_stops_nothing_and_is_a_condition_of_its_own(
+    error: ApiError, reason: str
+) -> None:
+    server, told = Server(refusing("PodDisruptionBudget", error)), Told()
+    done = await executor(server, told).execute(PARENT, PLAN, FineTuneJobStatus)
+    assert (done.wrote, done.refused) == (True, True)
+    assert server.written == ["Service", "Deployment"]
+    [condition] = server.status["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("ChildrenRefused", "True", reason)
+    assert server.status["phase"] == "Training"
+    assert [event.reason for event in told.events] == [reason]
+
+
+async def test_a_refusal_is_told_once_and_its_condition_goes_with_it() -> None:
+    server, told = Server(refusing("Service", FORBIDDEN)), Told()
+    await executor(server, told).execute(PARENT, PLAN, FineTuneJobStatus)
+    known = PARENT | {"status": server.status}
+    await executor(server, told).execute(known, PLAN, FineTuneJobStatus)
+    assert len(told.events) == 1
+    healed = Server(lambda body: None)
+    done = await executor(healed, told).execute(known, PLAN, FineTuneJobStatus)
+    assert not done.refused
+    assert healed.status == {"conditions": []}
+
+
+async def test_what_passes_by_itself_is_tried_again_and_told_to_nobody() -> None:
+    server, told = Server(refusing("Service", ApiError(503, "Unavailable", "later"))), Told()
+    done = await executor(server, told).execute(PARENT, PLAN, FineTuneJobStatus)
+    assert done.refused
+    assert (server.status["phase"], server.status["conditions"]) == ("Training", [])
+    assert told.events == []
+
+
+async def test_the_chain_stops_where_it_fails() -> None:
+    server = Server(refusing("Deployment", FORBIDDEN))
+    with pytest.raises(ApiError):
+        await executor(server, Told()).execute(PARENT, PLAN, FineTuneJobStatus)
+    assert server.written == ["PodDisruptionBudget", "Service"]
+    assert server.status == {}
