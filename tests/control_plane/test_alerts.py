@@ -11,7 +11,7 @@ import pytest
 from control_plane.harness import TOKEN, Cluster, OperatorProcess, StartOperator, eventually
 from control_plane.monitoring import Alertmanager, Prometheus
 from control_plane.objects import inferenceservice
-from driftloop.controller.runtime.alerts import fingerprint
+from driftloop.controller.alerts.alerts import fingerprint
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 

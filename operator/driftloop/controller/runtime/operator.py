@@ -16,6 +16,8 @@ import aiohttp
 import kopf
 from aiohttp import web
 
+from driftloop.controller.alerts.poll import Poll
+from driftloop.controller.alerts.webhook import Webhook
 from driftloop.controller.runtime.health import Heartbeat, ObjectMetrics, health_app
 from driftloop.controller.runtime.kube.api import Api, credentials
 from driftloop.controller.runtime.kube.caches import Caches
@@ -32,10 +34,8 @@ from driftloop.controller.runtime.loop.watch import Watcher, kopf_settings
 from driftloop.controller.runtime.loop.workers import Workers
 from driftloop.controller.runtime.metrics import LEADER, QUEUE_DEPTH, REGISTRY
 from driftloop.controller.runtime.options import Options
-from driftloop.controller.runtime.poll import Poll
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.world import Metrics, World
-from driftloop.controller.runtime.webhook import Webhook
 from driftloop.controller.vocabulary.kind import Kind
 from driftloop.controller.vocabulary.plan import Key
 

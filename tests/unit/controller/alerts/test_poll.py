@@ -1,6 +1,6 @@
 """Reading an Alertmanager's answer; polling is tested against a real one."""
 
-from driftloop.controller.runtime.poll import read_alerts
+from driftloop.controller.alerts.poll import read_alerts
 
 GOOD = {"labels": {"alertname": "A"}, "startsAt": "2026-01-01T00:00:00Z", "fingerprint": "f"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from driftloop.controller.runtime.alerts import GAP, Alert, fingerprint
+from driftloop.controller.alerts.alerts import GAP, Alert, fingerprint
 from driftloop.controller.runtime.readings.prometheus import Series
 
 log = logging.getLogger(__name__)

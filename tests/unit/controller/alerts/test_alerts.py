@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.controller.runtime.alerts import MAX_RECORDS, Alert, BadAlert, concerned, fingerprint, merged, parse
+from driftloop.controller.alerts.alerts import MAX_RECORDS, Alert, BadAlert, concerned, fingerprint, merged, parse
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

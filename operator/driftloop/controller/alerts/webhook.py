@@ -13,10 +13,10 @@ from typing import Any
 
 from aiohttp import web
 
-from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, parse
+from driftloop.controller.alerts.alerts import Alert, BadAlert, concerned, parse
+from driftloop.controller.alerts.record import SERVICE, record
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.metrics import ALERTS, ERRORS
-from driftloop.controller.runtime.record import SERVICE, record
 from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.controller.runtime.history import Silence, fired, selector, silences
+from driftloop.controller.alerts.history import Silence, fired, selector, silences
 from driftloop.controller.runtime.readings.prometheus import Series
 
 LABELS = {"__name__": "ALERTS", "alertstate": "firing", "alertname": "Drift", "inference_service": "support"}

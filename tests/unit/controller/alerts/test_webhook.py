@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.controller.runtime.webhook import BadRequest, parse_webhook
+from driftloop.controller.alerts.webhook import BadRequest, parse_webhook
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),

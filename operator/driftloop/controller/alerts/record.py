@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from driftloop.controller.runtime.alerts import Alert, merged
+from driftloop.controller.alerts.alerts import Alert, merged
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.resources import RESOURCES
 from driftloop.controller.runtime.metrics import ALERTS

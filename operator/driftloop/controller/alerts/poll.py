@@ -14,14 +14,14 @@ from typing import Any
 import aiohttp
 
 from driftloop.contract.names import ALERT_NAME
-from driftloop.controller.runtime import history
-from driftloop.controller.runtime.alerts import Alert, BadAlert, concerned, parse, triggers
+from driftloop.controller.alerts import history
+from driftloop.controller.alerts.alerts import Alert, BadAlert, concerned, parse, triggers
+from driftloop.controller.alerts.record import record
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.metrics import ALERT_POLLS, ERRORS
 from driftloop.controller.runtime.readings.fetch import fetch_json
 from driftloop.controller.runtime.readings.prometheus import Prometheus
-from driftloop.controller.runtime.record import record
 from driftloop.controller.vocabulary.plan import Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable
 
