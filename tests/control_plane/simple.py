@@ -17,9 +17,9 @@ from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobS
 from driftloop.api.inferenceservice import InferenceService, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
 from driftloop.contract.names import JOB, STAGE
+from driftloop.controller.process.operator import Operator
+from driftloop.controller.process.options import add_arguments, options
 from driftloop.controller.runtime import logs
-from driftloop.controller.runtime.operator import Operator
-from driftloop.controller.runtime.options import add_arguments, options
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.kind import Kind
 from driftloop.controller.vocabulary.naming import child_name, owner_reference

@@ -6,7 +6,7 @@ import pytest
 
 from control_plane.harness import Cluster, OperatorProcess, StartOperator, eventually
 from control_plane.objects import finetunejob
-from driftloop.controller.runtime.leadership import LEASE_LOST
+from driftloop.controller.process.leadership import LEASE_LOST
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 

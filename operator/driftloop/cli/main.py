@@ -19,10 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _operator(arguments: list[str]) -> int:
     from driftloop.controller.kinds.registry import KINDS
+    from driftloop.controller.process.operator import Operator
+    from driftloop.controller.process.options import add_arguments, options
     from driftloop.controller.runtime import logs
     from driftloop.controller.runtime.kube.serverversion import UnsupportedServer
-    from driftloop.controller.runtime.operator import Operator
-    from driftloop.controller.runtime.options import add_arguments, options
 
     parser = argparse.ArgumentParser(prog="driftloop operator", description="Runs the operator.")
     add_arguments(parser)

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from driftloop.controller.runtime.leadership import Leadership
+from driftloop.controller.process.leadership import Leadership
+from driftloop.controller.process.operator import Operator
+from driftloop.controller.process.options import add_arguments, options
 from driftloop.controller.runtime.loop.queue import WorkQueue
 from driftloop.controller.runtime.loop.watch import Watcher
-from driftloop.controller.runtime.operator import Operator
-from driftloop.controller.runtime.options import add_arguments, options
 from driftloop.controller.vocabulary.plan import Key
 
 NOTHING: Any = None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftloop.controller.runtime.leader import Election, may_take, new_lease, taken
+from driftloop.controller.process.leader import Election, may_take, new_lease, taken
 
 ELECTION = Election("ns", "lease", "me")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.controller.runtime.options import Options, add_arguments, options
+from driftloop.controller.process.options import Options, add_arguments, options
 
 IMAGES = ["--trainer-image=t", "--server-image=s"]
 

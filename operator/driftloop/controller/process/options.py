@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driftloop.controller.runtime.leader import Election
+from driftloop.controller.process.leader import Election
 from driftloop.controller.vocabulary.plan import Settings
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from driftloop.controller.runtime.leadership import LEASE_LOST
+from driftloop.controller.process.leadership import LEASE_LOST
 
 DEADLINE, RETRY, DURATION = 2.0, 0.3, 3.0
 LEADER = f"""
 import asyncio, logging, sys, threading, time
 from kubernetes.aio import client
 from driftloop.controller.runtime.kube.api import Api
-from driftloop.controller.runtime.leader import Election
-from driftloop.controller.runtime.leadership import Leadership
+from driftloop.controller.process.leader import Election
+from driftloop.controller.process.leadership import Leadership
 
 logging.basicConfig()
 

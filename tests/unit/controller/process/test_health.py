@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, generate_latest
 
-from driftloop.controller.runtime.health import STALE, Heartbeat, ObjectMetrics, health_app
+from driftloop.controller.process.health import STALE, Heartbeat, ObjectMetrics, health_app
 from driftloop.controller.runtime.kube.caches import Caches
 
 

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
 
+from driftloop.controller.process.leader import Election, Elector
 from driftloop.controller.runtime.kube.api import Api
-from driftloop.controller.runtime.leader import Election, Elector
 
 log = logging.getLogger(__name__)
 

@@ -18,22 +18,22 @@ from aiohttp import web
 
 from driftloop.controller.alerts.poll import Poll
 from driftloop.controller.alerts.webhook import Webhook
-from driftloop.controller.runtime.health import Heartbeat, ObjectMetrics, health_app
+from driftloop.controller.process.health import Heartbeat, ObjectMetrics, health_app
+from driftloop.controller.process.leadership import Leadership
+from driftloop.controller.process.listeners import Listeners
+from driftloop.controller.process.options import Options
 from driftloop.controller.runtime.kube.api import Api, credentials
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.kube.ratelimit import TokenBucket
 from driftloop.controller.runtime.kube.serverversion import require_supported
-from driftloop.controller.runtime.leadership import Leadership
-from driftloop.controller.runtime.listeners import Listeners
 from driftloop.controller.runtime.loop.execute import Executor
 from driftloop.controller.runtime.loop.queue import WorkQueue
 from driftloop.controller.runtime.loop.reconcile import Reconciler
 from driftloop.controller.runtime.loop.watch import Watcher, kopf_settings
 from driftloop.controller.runtime.loop.workers import Workers
 from driftloop.controller.runtime.metrics import LEADER, QUEUE_DEPTH, REGISTRY
-from driftloop.controller.runtime.options import Options
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.world import Metrics, World
 from driftloop.controller.vocabulary.kind import Kind
