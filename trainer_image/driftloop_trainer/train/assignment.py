@@ -1,14 +1,8 @@
-"""What driver and workers hand each other. Imports neither Ray nor torch.
+"""What driver and workers hand each other."""
 
-Ray Train's controller reads both, and the driver too: with the worker's modules they waited for seconds at either end
-of a training for what only workers need.
-"""
-
-import os
 from dataclasses import dataclass
 from typing import Any
 
-from driftloop.contract.heavy import loading
 from driftloop.contract.task import TrainTask
 
 ASSIGNMENT = "assignment"  # Ray Train passes a dict
@@ -39,14 +33,3 @@ class Outcome:
     restarts: int = 0
     error: str | None = None
     superseded: bool = False
-
-
-def take_up(config: dict[str, Any]) -> Any:
-    """Ray Train's training function, run in each worker: returns the Outcome (Ray's types know of no answer)."""
-    # Blocks that grow instead of blocks of many sizes: without it a GPU ran out of memory with 0.9 of it allocated.
-    # Read when torch first takes memory: https://docs.pytorch.org/docs/stable/notes/cuda.html
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    with loading():
-        from driftloop_trainer.train.worker import work  # torch and its kin
-
-    return work(config[ASSIGNMENT])

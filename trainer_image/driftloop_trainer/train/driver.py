@@ -1,4 +1,4 @@
-"""Pod index 0: lead the training. Imports no torch, which only the workers need."""
+"""Pod index 0: lead the training."""
 
 import subprocess
 import tempfile
@@ -15,8 +15,9 @@ from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure, exit_on_sigterm
 from driftloop_trainer.folders import finished, open_folder, record_once
 from driftloop_trainer.modelfiles import check_model_files
-from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome, take_up
+from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome
 from driftloop_trainer.train.board import start_board
+from driftloop_trainer.train.entry import take_up
 from driftloop_trainer.train.node import await_head
 from driftloop_trainer.train.processgroup import ProcessGroup
 from driftloop_trainer.train.run import Run, Superseded

@@ -1,20 +1,17 @@
-"""The process group of the workers, as Ray Train sets it up. Imports no torch.
+"""The process group of the workers, as Ray Train sets it up.
 
 Ray's TorchConfig does the same from a module that imports torch: the driver and Ray Train's controller, which compute
 nothing, each spent five seconds of CPU on that at every start of a training.
 """
 
-import os
 import socket
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import ray
-from ray.train import get_context
 from ray.train.backend import Backend, BackendConfig
 
-from driftloop.contract.heavy import loading
+from driftloop_trainer.train.entry import join, leave
 from driftloop_trainer.train.node import own_address
 
 _LEAVE_TIMEOUT = 5  # seconds; workers that hang are killed anyway
@@ -39,11 +36,11 @@ class _Rendezvous(Backend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Let all workers meet at the first one's address."""
         address, port = worker_group.execute_single(0, _meeting_point)
-        worker_group.execute(_join, backend_config, address, port)
+        worker_group.execute(join, backend_config.backend, backend_config.timeout, address, port)
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         """Let all workers leave, once all have returned or one has failed."""
-        leaving = worker_group.execute_async(_leave)
+        leaving = worker_group.execute_async(leave)
         ray.wait(leaving, num_returns=len(leaving), timeout=_LEAVE_TIMEOUT)
 
 
@@ -52,26 +49,3 @@ def _meeting_point() -> tuple[str, int]:
     with socket.create_server((own_address(), 0)) as server:
         address, port = server.getsockname()
         return address, port
-
-
-def _join(group: ProcessGroup, address: str, port: int) -> None:
-    """Become one of the group. LOCAL_RANK, torchrun's name for it, tells the worker its GPU."""
-    with loading():
-        import torch.distributed as dist
-
-    context = get_context()
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
-    dist.init_process_group(
-        group.backend,
-        init_method=f"tcp://{address}:{port}",
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        timeout=timedelta(seconds=group.timeout),
-    )
-
-
-def _leave() -> None:
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()

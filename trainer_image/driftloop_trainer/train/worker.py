@@ -1,9 +1,9 @@
-"""What Ray Train runs in each worker."""
+"""One worker: its share of the training, and of the export."""
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,25 +15,25 @@ from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
-from driftloop_trainer.train.board import Reporter
 from driftloop_trainer.train.checkpoint import check_owner, load
 from driftloop_trainer.train.export import export
 from driftloop_trainer.train.loop import Loop, build_optimizer
+from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.sharding import shard
 from driftloop_trainer.train.step import NonFinite
 
 
-def work(assignment: Assignment) -> Outcome:
+def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
     """Train this worker's share and export: returns the Outcome, of which only rank 0's counts.
 
     All ranks return in the same way: one that left alone would keep the others waiting in their next exchange.
     """
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
-        return _work(assignment.task, Run(assignment.task.runs, assignment.token), assignment.board, Path(scratch))
+        return _work(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
 
 
-def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
+def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
     device = _device()
     torch.manual_seed(task.training.seed)  # an adapter's first weights
     base = open_folder(task.model.uri or "", scratch / "base", task.model.digest)
@@ -61,7 +61,7 @@ def _work(task: TrainTask, run: Run, board: Any, scratch: Path) -> Outcome:
         device=device,
     )
     try:
-        trained = loop.run(model, optimizer, run, first_step, Reporter(board) if first else lambda _: None)
+        trained = loop.run(model, optimizer, run, first_step, report if first else lambda _: None)
         check_owner(run)
     except NonFinite as error:
         return Outcome(error=str(error))
