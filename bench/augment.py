@@ -28,9 +28,9 @@ from driftloop.contract.task import PrepareTask
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.prepare.stage import prepare
-from driftloop_trainer.train.loop import Loop, build_optimizer
 from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.sharding import shard
+from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.sharding import shard
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
 ARCHITECTURE = {"model_type": "llama", "max_position_embeddings": 256, "tie_word_embeddings": True} | SIZES

@@ -150,10 +150,10 @@ def train(name: str, rows: int) -> None:
 
     from driftloop_trainer.dataset import FILE, Dataset, write_dataset
     from driftloop_trainer.models import with_adapter
-    from driftloop_trainer.train.batches import collate
-    from driftloop_trainer.train.loop import build_optimizer
-    from driftloop_trainer.train.sharding import shard
-    from driftloop_trainer.train.step import train_step
+    from driftloop_trainer.train.worker.batches import collate
+    from driftloop_trainer.train.worker.loop import build_optimizer
+    from driftloop_trainer.train.worker.sharding import shard
+    from driftloop_trainer.train.worker.step import train_step
 
     architecture, _ = CASES[name]
     training = resolved(spec(name, 1))

@@ -24,11 +24,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
-from driftloop_trainer.train.batches import collate
-from driftloop_trainer.train.loop import build_optimizer
-from driftloop_trainer.train.order import Order
-from driftloop_trainer.train.sharding import shard
-from driftloop_trainer.train.step import train_step
+from driftloop_trainer.train.worker.batches import collate
+from driftloop_trainer.train.worker.loop import build_optimizer
+from driftloop_trainer.train.worker.order import Order
+from driftloop_trainer.train.worker.sharding import shard
+from driftloop_trainer.train.worker.step import train_step
 
 BATCH, ROWS, VOCABULARY = 64, 2048, 2048
 

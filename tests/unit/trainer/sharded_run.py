@@ -18,11 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import with_adapter
-from driftloop_trainer.train.checkpoint import load
-from driftloop_trainer.train.loop import Loop, build_optimizer
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.sharding import shard
+from driftloop_trainer.train.worker.checkpoint import load
+from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.sharding import shard
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
 

@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from driftloop_trainer.train.checkpoint import load, save
 from driftloop_trainer.train.run import Superseded
+from driftloop_trainer.train.worker.checkpoint import load, save
 from unit.trainer.conftest import taken_over
 
 

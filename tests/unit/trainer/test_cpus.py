@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from driftloop_trainer.train.cpus import pod_cpus
+from driftloop_trainer.train.cluster.cpus import pod_cpus
 
 MACHINE = len(os.sched_getaffinity(0))
 

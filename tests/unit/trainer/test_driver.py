@@ -12,9 +12,9 @@ from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.assignment import Outcome
-from driftloop_trainer.train.card import model_card
-from driftloop_trainer.train.driver import check_inputs, settle, to_result
+from driftloop_trainer.train.cluster.driver import check_inputs, settle, to_result
 from driftloop_trainer.train.run import Run, Superseded
+from driftloop_trainer.train.worker.card import model_card
 from unit.trainer.conftest import ARCHITECTURE, taken_over
 
 DIGEST = "sha256:" + "0" * 64

@@ -14,9 +14,9 @@ from torch.nn import functional
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
-from driftloop_trainer.train.loop import dropout_seed
-from driftloop_trainer.train.order import Order
-from driftloop_trainer.train.schedule import learning_rate_factor
+from driftloop_trainer.train.worker.loop import dropout_seed
+from driftloop_trainer.train.worker.order import Order
+from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from unit.trainer.sharded_run import STEPS, tiny_model, training
 
 pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s beside the cluster's pods

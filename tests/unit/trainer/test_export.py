@@ -19,10 +19,10 @@ from driftloop.contract.task import ServeTask, TrainTask
 from driftloop_server.engine.model import load
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import load_model
-from driftloop_trainer.train.export import export
-from driftloop_trainer.train.loop import Loop, build_optimizer
 from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.sharding import shard
+from driftloop_trainer.train.worker.export import export
+from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.sharding import shard
 from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
 from unit.trainer.templates import with_template

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from driftloop_trainer.train.generation import end_generation
+from driftloop_trainer.train.worker.generation import end_generation
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ NOTHING: set[str] = set()
         ("train.__main__", NOTHING),
         ("train.assignment", NOTHING),
         ("train.run", NOTHING),
-        ("train.board", {"ray"}),
-        ("train.driver", {"ray"}),  # with it what Ray Train's controller imports
+        ("train.cluster.board", {"ray"}),
+        ("train.cluster.driver", {"ray"}),  # with it what Ray Train's controller imports
     ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(module: str, allowed: set[str]) -> None:

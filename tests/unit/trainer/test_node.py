@@ -5,7 +5,7 @@ import time
 import pytest
 
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.train.node import await_head, wait_for_head
+from driftloop_trainer.train.cluster.node import await_head, wait_for_head
 
 
 def test_a_head_that_never_comes_ends_the_wait() -> None:

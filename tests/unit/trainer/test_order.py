@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.course import Course
-from driftloop_trainer.train.order import Order, share
+from driftloop_trainer.train.worker.order import Order, share
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=80).map(np.array)
 

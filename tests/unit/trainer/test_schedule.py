@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_trainer.train.schedule import Scheduler, learning_rate_factor
+from driftloop_trainer.train.worker.schedule import Scheduler, learning_rate_factor
 
 KINDS = st.sampled_from(["linear", "cosine", "constant", "one_cycle"])
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_trainer.train.sharding import units
+from driftloop_trainer.train.worker.sharding import units
 
 SIZES = st.lists(st.integers(1, 100), max_size=30)
 

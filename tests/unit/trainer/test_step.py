@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 
 from driftloop_trainer.dataset import FILE, Dataset, write_dataset
-from driftloop_trainer.train.batches import Batch, collate
-from driftloop_trainer.train.step import NonFinite, train_step
+from driftloop_trainer.train.worker.batches import Batch, collate
+from driftloop_trainer.train.worker.step import NonFinite, train_step
 from unit.trainer.sharded_run import tiny_model
 
 

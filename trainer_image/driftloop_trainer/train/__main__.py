@@ -7,8 +7,8 @@ from driftloop.contract.result import AnyResult
 from driftloop.contract.task import TrainTask, from_environment
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.failure import StageFailure, exit_on_sigterm, run_stage
-from driftloop_trainer.train.lend import lend
-from driftloop_trainer.train.node import configure, start_head
+from driftloop_trainer.train.cluster.lend import lend
+from driftloop_trainer.train.cluster.node import configure, start_head
 
 _INDEX = "JOB_COMPLETION_INDEX"
 
@@ -21,7 +21,7 @@ def _stage() -> AnyResult:
     if os.environ.get(_INDEX, "0") != "0":
         lend(task)
     head = start_head(task.workers_per_node, task.gpus_per_node)
-    from driftloop_trainer.train.driver import lead  # Ray Train takes seconds to import: while Ray starts
+    from driftloop_trainer.train.cluster.driver import lead  # Ray Train takes seconds to import: while Ray starts
 
     return lead(task, head)
 

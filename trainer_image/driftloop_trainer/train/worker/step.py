@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from driftloop_trainer.dataset import IGNORED
-from driftloop_trainer.train.batches import Batch
+from driftloop_trainer.train.worker.batches import Batch
 
 
 class NonFinite(ArithmeticError):

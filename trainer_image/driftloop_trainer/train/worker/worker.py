@@ -15,13 +15,13 @@ from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
-from driftloop_trainer.train.checkpoint import check_owner, load
-from driftloop_trainer.train.export import export
-from driftloop_trainer.train.loop import Loop, build_optimizer
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, Superseded
-from driftloop_trainer.train.sharding import shard
-from driftloop_trainer.train.step import NonFinite
+from driftloop_trainer.train.worker.checkpoint import check_owner, load
+from driftloop_trainer.train.worker.export import export
+from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.sharding import shard
+from driftloop_trainer.train.worker.step import NonFinite
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:

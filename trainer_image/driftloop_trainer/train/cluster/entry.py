@@ -12,7 +12,7 @@ from ray.train import get_context
 
 from driftloop.contract.heavy import loading
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment
-from driftloop_trainer.train.board import Reporter
+from driftloop_trainer.train.cluster.board import Reporter
 
 
 def take_up(config: dict[str, Any]) -> Any:
@@ -21,7 +21,7 @@ def take_up(config: dict[str, Any]) -> Any:
     # Read when torch first takes memory: https://docs.pytorch.org/docs/stable/notes/cuda.html
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with loading():
-        from driftloop_trainer.train.worker import work  # torch and its kin
+        from driftloop_trainer.train.worker.worker import work  # torch and its kin
 
     assignment: Assignment = config[ASSIGNMENT]
     return work(assignment, Reporter(assignment.board))

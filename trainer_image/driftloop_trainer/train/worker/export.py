@@ -13,8 +13,8 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
 from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
-from driftloop_trainer.train.card import model_card
-from driftloop_trainer.train.generation import end_generation
+from driftloop_trainer.train.worker.card import model_card
+from driftloop_trainer.train.worker.generation import end_generation
 
 
 def export(

@@ -16,12 +16,12 @@ from driftloop_trainer.failure import StageFailure, exit_on_sigterm
 from driftloop_trainer.folders import finished, open_folder, record_once
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome
-from driftloop_trainer.train.board import start_board
-from driftloop_trainer.train.entry import take_up
-from driftloop_trainer.train.node import await_head
-from driftloop_trainer.train.processgroup import ProcessGroup
+from driftloop_trainer.train.cluster.board import start_board
+from driftloop_trainer.train.cluster.entry import take_up
+from driftloop_trainer.train.cluster.node import await_head
+from driftloop_trainer.train.cluster.processgroup import ProcessGroup
+from driftloop_trainer.train.cluster.trainer import Trainer
 from driftloop_trainer.train.run import Run, Superseded
-from driftloop_trainer.train.trainer import Trainer
 
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
 

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import Dataset
-from driftloop_trainer.train.batches import Batch, collate
-from driftloop_trainer.train.checkpoint import save
-from driftloop_trainer.train.order import Order, share
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.schedule import learning_rate_factor
-from driftloop_trainer.train.step import train_step
+from driftloop_trainer.train.worker.batches import Batch, collate
+from driftloop_trainer.train.worker.checkpoint import save
+from driftloop_trainer.train.worker.order import Order, share
+from driftloop_trainer.train.worker.schedule import learning_rate_factor
+from driftloop_trainer.train.worker.step import train_step
 
 _RECENT = 20  # steps over which loss and pace are averaged
 

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.train.backend import Backend, BackendConfig
 
-from driftloop_trainer.train.entry import join, leave
-from driftloop_trainer.train.node import own_address
+from driftloop_trainer.train.cluster.entry import join, leave
+from driftloop_trainer.train.cluster.node import own_address
 
 _LEAVE_TIMEOUT = 5  # seconds; workers that hang are killed anyway
 

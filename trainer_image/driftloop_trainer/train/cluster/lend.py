@@ -9,7 +9,7 @@ from typing import NoReturn
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.train.node import join, wait_for_head
+from driftloop_trainer.train.cluster.node import join, wait_for_head
 
 _SETTLED = 60  # seconds after which a node had joined: Ray gives up on a head that doesn't answer before
 _HEAD_PAUSE = 5  # seconds in which a dying head's port may still answer

@@ -12,7 +12,7 @@ import time
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.train.cpus import pod_cpus
+from driftloop_trainer.train.cluster.cpus import pod_cpus
 
 PORT = 6379
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing of size goes through it, and /dev/shm is the pod's memory

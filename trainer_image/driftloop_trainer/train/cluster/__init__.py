@@ -1,0 +1,1 @@
+"""The pods of a training and Ray: who does what where. Never torch."""

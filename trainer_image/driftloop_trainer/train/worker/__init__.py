@@ -1,0 +1,1 @@
+"""The training itself in one process: torch, and never Ray."""
