@@ -31,8 +31,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from driftloop.contract.storage import publish
 from driftloop.contract.task import ServeTask
+from driftloop.podlib.storage import publish
 from unit.server.conftest import CHAT_TEMPLATE, WORDS
 from unit.server.processes import KEYS, answers, free_ports, start, wait_for
 

@@ -23,8 +23,8 @@ import aiohttp
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from driftloop.contract.storage import publish
 from driftloop.contract.task import ServeTask
+from driftloop.podlib.storage import publish
 from unit.server.conftest import tiny_tokenizer
 from unit.server.processes import KEYS, Process, answers, free_ports, start, wait_for
 

@@ -16,7 +16,7 @@ FILES = (
 )
 ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
 
-gc.disable()  # while torch is imported (see driftloop.contract.heavy): three seconds of each process's collection
+gc.disable()  # while torch is imported (see driftloop.podlib.heavy): three seconds of each process's collection
 settings.register_profile("busy", deadline=None)  # what an example takes says how busy the machine is, and no more
 settings.load_profile("busy")
 

@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
-from driftloop.contract.storage import StorageError, fetch_folder
 from driftloop.contract.task import ServeTask
+from driftloop.podlib.storage import StorageError, fetch_folder
 from driftloop_server.stage import BadInput, StageFailure, TryAgain, fail, serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.fetch")  # run as __main__

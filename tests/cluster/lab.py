@@ -11,8 +11,8 @@ from demo import install
 from demo.kube import JUDGED, Kube, condition, restricted_pod
 from demo.pools import Pools, generated
 from demo.reads import Obj
-from driftloop.contract.names import APPROVE_VERSION
 from driftloop.contract.result import TrainResult, decode
+from driftloop.controller.vocabulary.labels import APPROVE_VERSION
 
 TINY: Obj = {
     "model_type": "llama",

@@ -16,12 +16,12 @@ from pydantic import Field
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, TrainingSpec
 from driftloop.api.inferenceservice import InferenceService, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, ModelVersionStatus
-from driftloop.contract.names import JOB, STAGE
 from driftloop.controller.process.operator import Operator
 from driftloop.controller.process.options import add_arguments, options
 from driftloop.controller.runtime import logs
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.kind import Kind
+from driftloop.controller.vocabulary.labels import JOB, STAGE
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Apply, Create, Event, Key, Obj, Plan, Settings
 from driftloop.controller.vocabulary.world import Lookup, World

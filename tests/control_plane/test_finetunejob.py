@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from control_plane.harness import Cluster, StartOperator, eventually
-from driftloop.contract.names import APPROVE_VERSION, EXIT_BAD_INPUT, STAGE
+from driftloop.contract.names import EXIT_BAD_INPUT
 from driftloop.contract.result import AnyResult, StageError, encode
+from driftloop.controller.vocabulary.labels import APPROVE_VERSION, STAGE
 from unit.controller.stages import EARLIER, evaluated, facts, job, prepared, trained, version
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]

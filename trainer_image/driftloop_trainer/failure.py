@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from driftloop.contract.manifest import ManifestError
 from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_DONE, EXIT_RETRY
 from driftloop.contract.result import AnyResult, StageError, emit
-from driftloop.contract.storage import StorageError
+from driftloop.podlib.storage import StorageError
 
 _MESSAGE_BYTES = 1900  # at worst each is a quote, which JSON writes as two: a termination message holds 4,096
 

@@ -4,16 +4,8 @@ from pathlib import Path
 
 from driftloop.contract.manifest import MANIFEST, Manifest
 from driftloop.contract.result import AnyResult, decode
-from driftloop.contract.storage import (
-    StorageError,
-    create_text,
-    exists,
-    fetch_folder,
-    join,
-    local_path,
-    read_text,
-    write_text,
-)
+from driftloop.contract.uris import join
+from driftloop.podlib.storage import StorageError, create_text, exists, fetch_folder, local_path, read_text, write_text
 
 _RESULT = ".result.json"  # hidden: the digest of a folder doesn't cover what was said about it
 

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from driftloop.api.finetunejob import Adapter
-from driftloop.contract.heavy import loading
 from driftloop.contract.result import ModelFacts
+from driftloop.podlib.heavy import loading
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.modelfiles import check_model_files
 

@@ -1,21 +1,5 @@
-"""Names that both sides of a contract spell: labels, ports, paths, metrics, exit codes."""
+"""Names that both sides of a contract spell: ports, paths, metrics, exit codes."""
 
-from driftloop.api.base import GROUP
-
-# Labels and annotations.
-JOB = f"{GROUP}/job"  # name of the FineTuneJob
-STAGE = f"{GROUP}/stage"  # prepare | train | evaluate | serve
-VERSION = f"{GROUP}/version"  # name of the ModelVersion
-ARM = f"{GROUP}/arm"  # candidate | baseline, on the Jobs and pods of an evaluation: which version is asked
-FAMILY = f"{GROUP}/family"
-SERVICE = f"{GROUP}/service"  # name of the InferenceService
-REVISION = f"{GROUP}/revision"
-ROLE = f"{GROUP}/role"  # stable | candidate, on Deployments
-IN_USE = f"{GROUP}/in-use"  # on ModelVersions: deletion is refused
-APPROVE = f"{GROUP}/approve-retraining"  # annotation: name of the proposal
-APPROVE_VERSION = f"{GROUP}/approve"  # annotation on a ModelVersion that no suite judged: its own name
-RETRY = f"{GROUP}/retry"  # annotation: a failed revision to try again; on a ModelVersion any value that is new
-TRIGGER = f"{GROUP}/trigger"  # annotation on a FineTuneJob: the Trigger as JSON
 ALERT_NAME = "DriftloopModelDrift"
 
 # Ports of a serving pod.

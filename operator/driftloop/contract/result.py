@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest
 from driftloop.contract.names import TERMINATION_ENV, TERMINATION_LOG
-from driftloop.contract.storage import join
+from driftloop.contract.uris import join
 
 RESULT_VERSION = 1
 MAX_BYTES = 4096

@@ -15,8 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from aiohttp import web
 
-from driftloop.contract.heavy import loading
 from driftloop.contract.task import ServeTask
+from driftloop.podlib.heavy import loading
 
 with loading():
     from driftloop_server.engine.batch import Batch

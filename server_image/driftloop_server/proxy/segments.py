@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from driftloop.contract.storage import StorageError, join, local_path, write_text
+from driftloop.contract.uris import join
+from driftloop.podlib.storage import StorageError, local_path, write_text
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from driftloop.contract import storage
 from driftloop.contract.manifest import MANIFEST, ManifestError
+from driftloop.podlib import storage
 from testcluster.s3 import Server, server
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.modelversion import ModelVersion
-from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
 from driftloop.contract.result import (
     AnswerResult,
     AnyResult,
@@ -25,6 +24,7 @@ from driftloop.controller.kinds.finetunejob import observed as finetunejob
 from driftloop.controller.kinds.modelversion import observed as modelversion
 from driftloop.controller.kinds.versions import follows
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.labels import JOB, SERVICE, STAGE, VERSION
 from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Obj, Plan, Settings
 

@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from driftloop.contract.storage import publish
 from driftloop.contract.task import ServeTask
 from driftloop.contract.textstats import PROFILE, build_profile
+from driftloop.podlib.storage import publish
 from unit.server.processes import KEYS, Artefact, Process, Start, answers, free_ports, start, wait_for
 
 CONTEXT = 256

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from driftloop.contract.manifest import ManifestError
 from driftloop.contract.result import AnyResult, StageError, encode
-from driftloop.contract.storage import StorageError
+from driftloop.podlib.storage import StorageError
 from driftloop_trainer.failure import StageFailure, bounded, run_stage
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.manifest import file_sha256
-from driftloop.contract.storage import StorageError, fetch_file
+from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.evaluate.client import Question
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.cells import Unreadable

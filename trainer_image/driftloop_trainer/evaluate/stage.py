@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 
 from driftloop.contract.result import AnswerResult, EvaluateResult, encode
-from driftloop.contract.storage import publish
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask
 from driftloop.contract.text import normalise
+from driftloop.podlib.storage import publish
 from driftloop_trainer.evaluate.answers import (
     KeptAnswers,
     Once,

@@ -11,9 +11,10 @@ from typing import Any
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
-from driftloop.contract.storage import join, publish, write_text
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE, build_profile
+from driftloop.contract.uris import join
+from driftloop.podlib.storage import publish, write_text
 from driftloop_trainer.dataset import write_dataset, write_turn_ends
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import open_folder, record

@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataStep
-from driftloop.contract.storage import fetch_file
 from driftloop.contract.task import PrepareTask
+from driftloop.podlib.storage import fetch_file
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.augment import Fence, augmented, read_templates
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from driftloop.api.finetunejob import Columns, DataSource
-from driftloop.contract.storage import StorageError, fetch_file
+from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.cells import Unreadable, cell_text
 from driftloop_trainer.prepare.conversations import answers_nothing, conversation, is_conversation, tool_schemas

@@ -4,9 +4,9 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from driftloop.contract.heavy import loading
 from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
+from driftloop.podlib.heavy import loading
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
 from driftloop_trainer.prepare.suites import check_suites

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import fsspec
 
 from driftloop.contract.names import EXIT_RETRY
-from driftloop.contract.storage import join, local_path, read_text, write_text
+from driftloop.contract.uris import join
+from driftloop.podlib.storage import local_path, read_text, write_text
 from driftloop_trainer.failure import StageFailure
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from driftloop.contract.names import STAGE
+from driftloop.controller.vocabulary.labels import STAGE
 from driftloop.controller.vocabulary.objects import key, labels, phase
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import Lookup

@@ -1,9 +1,9 @@
 """Questions about ModelVersions that more than one kind asks. Pure; objects that don't parse are passed over."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from driftloop.contract.names import ROLE, SERVICE, VERSION
-from driftloop.controller.kinds.inferenceservice.observed import SINCE
+from driftloop.api.modelversion import Gate
+from driftloop.controller.vocabulary.labels import ROLE, SERVICE, SINCE, VERSION
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Obj
 
@@ -31,6 +31,11 @@ def to_start_from(versions: Iterable[Obj], of_family: str) -> Obj | None:
         key=lambda v: (phase(v) == "Approved", v["metadata"]["creationTimestamp"], v["metadata"]["name"]),
         default=None,
     )
+
+
+def has_shown_gain(gates: Sequence[Gate]) -> bool:
+    """Whether a target suite showed that the version learned what it was made for."""
+    return any(gate.kind == "target" and gate.verdict == "Pass" for gate in gates)
 
 
 def follows(service: Obj, of_family: str) -> bool:

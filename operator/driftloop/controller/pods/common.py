@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.contract import task as tasks
 from driftloop.contract.names import SCRATCH_DIR, TASK_ENV, VOLUMES
+from driftloop.contract.uris import claims_of
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 USER = 65532  # "nonroot" of the distroless images; the images create no other
@@ -128,17 +129,6 @@ def scratch(shm: bool = False, prefix: str = "") -> tuple[list[Obj], list[Obj]]:
 def memory_volume(name: str) -> Obj:
     """An emptyDir in memory."""
     return {"name": name, "emptyDir": {"medium": "Memory"}}
-
-
-def claim_of(uri: str) -> str | None:
-    """The claim of a `pvc://claim/path` URI; None for the other schemes."""
-    scheme, _, rest = uri.partition("://")
-    return rest.split("/", 1)[0] if scheme == "pvc" else None
-
-
-def claims_of(uris: Iterable[str | None]) -> list[str]:
-    """The claims that `uris` name, sorted, each once."""
-    return sorted({claim for uri in uris if uri and (claim := claim_of(uri))})
 
 
 def missing_claim(uris: Iterable[str | None], claims: Mapping[str, Obj]) -> str | None:

@@ -13,7 +13,7 @@ from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import Engine
 from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.finetunejob import Compute
-from driftloop.contract.names import ARM, EXIT_BAD_INPUT, FAMILY, JOB, METRICS_PORT, STAGE, TASK_ENV, VERSION
+from driftloop.contract.names import EXIT_BAD_INPUT, METRICS_PORT, TASK_ENV
 from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
@@ -25,11 +25,11 @@ from driftloop.controller.pods.common import (
     task_env,
 )
 from driftloop.controller.pods.serving import serving_containers, serving_volumes
+from driftloop.controller.vocabulary.labels import ARM, ATTEMPT, FAMILY, JOB, STAGE, VERSION
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"  # values of STAGE, and names of the containers
-ATTEMPT = "driftloop.dev/attempt"  # label of a train Job
 QUEUE = "kueue.x-k8s.io/queue-name"
 RAY_PORT = 6379
 TOKEN_KEY = "token"  # noqa: S105 - the name of a Secret's key

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import Engine
-from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
@@ -19,6 +18,7 @@ from driftloop.controller.pods.common import (
     scratch,
     task_env,
 )
+from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 SERVE = "serve"  # value of the label STAGE

@@ -4,9 +4,9 @@ import pytest
 
 from driftloop.api.base import PodOverrides, Resources, SuiteSpec
 from driftloop.contract.task import EvaluateTask, EvaluationArm, decode
+from driftloop.contract.uris import claim_of
 from driftloop.controller.pods.common import (
     TaskTooLarge,
-    claim_of,
     container_resources,
     missing_claim,
     mounts_for,

@@ -4,9 +4,9 @@ import pytest
 
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.modelversion import Lineage
-from driftloop.contract.names import JOB, STAGE
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.labels import JOB, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import SETTINGS, UID, digest, job

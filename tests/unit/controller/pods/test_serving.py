@@ -6,9 +6,9 @@ import pytest
 
 from driftloop.api.base import ForeignRef, PodOverrides
 from driftloop.api.engine import Engine
-from driftloop.contract.names import SERVICE, STAGE
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.pods.serving import serving_containers, serving_template
+from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 SETTINGS = Settings(trainer_image="driftloop/trainer:1", server_image="driftloop/server:1")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.train import get_context
 
-from driftloop.contract.heavy import loading
+from driftloop.podlib.heavy import loading
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment
 from driftloop_trainer.train.cluster.board import Reporter
 

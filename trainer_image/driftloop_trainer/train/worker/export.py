@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from driftloop.contract.storage import publish
 from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
+from driftloop.podlib.storage import publish
 from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.worker.card import model_card

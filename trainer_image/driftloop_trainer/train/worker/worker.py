@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from driftloop.contract.storage import join
 from driftloop.contract.task import TrainTask
+from driftloop.contract.uris import join
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_model, load_tokenizer

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from driftloop.contract.names import JOB
 from driftloop.controller.kinds.concerns import is_pod_of, named_by_label, unfinished, users_of_claim
 from driftloop.controller.pods.jobs import PREPARE, TRAIN
+from driftloop.controller.vocabulary.labels import JOB
 from driftloop.controller.vocabulary.objects import field, key
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import Lookup

@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 from driftloop.api.finetunejob import DataStatus, FineTuneJobPhase
-from driftloop.contract.names import STAGE, VERSION
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.contract.task import PrepareTask
 from driftloop.controller.kinds import step
@@ -33,6 +32,7 @@ from driftloop.controller.pods.outcome import (
     outcome,
 )
 from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.labels import ATTEMPT, DRAFT, STAGE, VERSION
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings
 from driftloop.controller.vocabulary.reasons import Reason
@@ -124,7 +124,7 @@ def _planned(observed: Observed, settings: Settings, prepare: Obj, task: Prepare
         return Step(phase, conditions.progressing(Reason.STOPPING, message), (), SETTLE_SECONDS, changes)
     try:
         origin = tasks.lineage(observed, task, data, tasks.parent_of(prepare), settings.trainer_image)
-        annotations = {tasks.DRAFT: tasks.draft(observed.spec, origin, data)}
+        annotations = {DRAFT: tasks.draft(observed.spec, origin, data)}
         order = tasks.train_task(observed, settings, attempt, task, data, planned, origin)
         body = jobs.train_job(observed.job, order, _placement(observed, settings), annotations)
     except tasks.InvalidResult as error:
@@ -256,7 +256,7 @@ def _train_job(observed: Observed) -> Obj | None:
 
 
 def _attempt_of(job: Obj) -> int:
-    found = (job["metadata"].get("labels") or {}).get(jobs.ATTEMPT) or ""
+    found = (job["metadata"].get("labels") or {}).get(ATTEMPT) or ""
     return int(found) if found.isdecimal() else 1
 
 

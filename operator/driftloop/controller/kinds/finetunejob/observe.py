@@ -5,11 +5,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, Progress
-from driftloop.contract.names import JOB, METRICS_PORT, STAGE
+from driftloop.contract.names import METRICS_PORT
 from driftloop.controller.kinds.finetunejob import progress
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.pods.jobs import PREPARE, TRAIN
 from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.labels import JOB, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from driftloop.api.finetunejob import HELD_OUT_PERCENT, FineTuneJobSpec
 from driftloop.api.inferenceservice import FeedbackSpec
 from driftloop.api.modelversion import Artefact, Lineage
-from driftloop.contract.storage import join
 from driftloop.contract.task import FeedbackSource, ModelSource
+from driftloop.contract.uris import claims_of, join
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.finetunejob.observed import Observed
-from driftloop.controller.pods.common import claims_of, missing_claim
+from driftloop.controller.pods.common import missing_claim
 from driftloop.controller.vocabulary.plan import Obj
 from driftloop.controller.vocabulary.reasons import Reason
 

@@ -8,19 +8,18 @@ from pydantic import ValidationError
 from driftloop.api.base import API_VERSION, SuiteSpec
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.api.modelversion import Artefact, Lineage, ModelVersionSpec, Trigger, VersionEvaluation
-from driftloop.contract.names import FAMILY, JOB, TRIGGER, VERSION
 from driftloop.contract.result import PrepareResult, TrainResult
-from driftloop.contract.storage import join
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
+from driftloop.contract.uris import join
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, resolved
 from driftloop.controller.kinds.finetunejob.start import Start
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.labels import DRAFT, FAMILY, JOB, TRIGGER, VERSION
 from driftloop.controller.vocabulary.naming import version_name
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 # On the train Job: the ModelVersion's spec but for the artefact, so that the last step needs nothing that may be gone.
-DRAFT = "driftloop.dev/version-draft"
 
 
 class InvalidResult(ValueError):

@@ -3,10 +3,11 @@
 None of them changes with a revision, so that a rollout touches nothing but Deployments.
 """
 
-from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT, SERVICE, STAGE
+from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name
 from driftloop.controller.pods.serving import SERVE, SIGNING_KEY, TOKEN
+from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
 

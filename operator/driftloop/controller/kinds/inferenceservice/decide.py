@@ -4,7 +4,6 @@ from datetime import datetime
 
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus
-from driftloop.contract.names import SERVICE, STAGE
 from driftloop.controller.kinds.inferenceservice.children import children, keys_secret, url
 from driftloop.controller.kinds.inferenceservice.drift import LOOK_SECONDS, look
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
@@ -12,6 +11,7 @@ from driftloop.controller.kinds.inferenceservice.retraining import Decision, ret
 from driftloop.controller.kinds.inferenceservice.rollout import Rollout, roll
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
+from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Action, Create, Plan, Settings
 from driftloop.controller.vocabulary.reasons import Reason
 

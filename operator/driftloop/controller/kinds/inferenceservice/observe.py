@@ -4,7 +4,6 @@ import secrets
 from dataclasses import replace
 
 from driftloop.api.inferenceservice import InferenceService
-from driftloop.contract.names import REVISION, SERVICE, STAGE
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.inferenceservice.drift import window
@@ -21,6 +20,7 @@ from driftloop.controller.kinds.inferenceservice.rollout import figures_due
 from driftloop.controller.pods.outcome import Broken, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
+from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import World

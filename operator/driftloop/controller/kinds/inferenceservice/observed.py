@@ -7,27 +7,29 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from driftloop.api.base import GROUP
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
 from driftloop.api.modelversion import ModelVersion, Trigger
-from driftloop.contract.names import REVISION, ROLE, TRIGGER, VERSION
 from driftloop.controller.drift.detector import Counters
-from driftloop.controller.kinds.modelversion.gates import has_shown_gain
+from driftloop.controller.kinds.versions import has_shown_gain
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.labels import (
+    ANALYSIS,
+    DIGEST,
+    FAILED,
+    PROMOTED,
+    RETRIED,
+    REVISION,
+    ROLE,
+    SINCE,
+    TRIGGER,
+    VERSION,
+)
 from driftloop.controller.vocabulary.plan import Obj
 
 Role = Literal["stable", "candidate", "retired", "failed"]
 ROLES: tuple[Role, ...] = ("stable", "candidate", "retired", "failed")
-
-# Annotations of a revision's Deployment: what a wiped status must not forget.
-DIGEST = f"{GROUP}/digest"  # of the version's artefact
-SINCE = f"{GROUP}/since"  # when it took its role
-ANALYSIS = f"{GROUP}/analysis-started"  # when both arms were ready
-PROMOTED = f"{GROUP}/promoted"  # when the analysis was passed
-FAILED = f"{GROUP}/failed"  # why it was rolled back
-RETRIED = f"{GROUP}/retried"  # it failed while the retry annotation named it: that request is used up
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from typing import Literal
 from driftloop.api.base import API_VERSION
 from driftloop.api.inferenceservice import AlertRecord, Retraining, RetrainingStatus
 from driftloop.api.modelversion import Trigger
-from driftloop.contract.names import ALERT_NAME, APPROVE, SERVICE, TRIGGER
+from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.selection import UNJUDGED, failed_revisions
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
+from driftloop.controller.vocabulary.labels import APPROVE, SERVICE, TRIGGER
 from driftloop.controller.vocabulary.naming import MAX_RESOURCE_NAME, owner_reference
 from driftloop.controller.vocabulary.plan import Action, Create, Event, Obj
 from driftloop.controller.vocabulary.reasons import UNAVAILABLE, Reason

@@ -13,11 +13,11 @@ from typing import Any
 from driftloop.api.base import ApiModel
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.api.inferenceservice import InferenceServiceSpec
-from driftloop.contract.names import FAMILY, REVISION, ROLE, SERVICE, STAGE, VERSION
 from driftloop.contract.task import ServeTask
-from driftloop.controller.kinds.inferenceservice.observed import DIGEST, SINCE, Observed, Version
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.pods.serving import SERVE, serving_template
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.labels import DIGEST, FAMILY, REVISION, ROLE, SERVICE, SINCE, STAGE, VERSION
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
 

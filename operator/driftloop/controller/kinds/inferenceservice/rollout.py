@@ -19,23 +19,13 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from driftloop.api.inferenceservice import Analysis
-from driftloop.contract.names import RETRY, ROLE
 from driftloop.controller.kinds.inferenceservice.analysis import analyse
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
-from driftloop.controller.kinds.inferenceservice.observed import (
-    ANALYSIS,
-    FAILED,
-    PROMOTED,
-    RETRIED,
-    SINCE,
-    Observed,
-    Revision,
-    Role,
-    Version,
-)
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision, Role, Version
 from driftloop.controller.kinds.inferenceservice.revision import deployment
 from driftloop.controller.kinds.inferenceservice.selection import Choice, choose, failed_revisions
 from driftloop.controller.vocabulary.conditions import find, parse_timestamp, shorten, timestamp
+from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Delete, Event, Settings
 from driftloop.controller.vocabulary.reasons import Reason
 

@@ -7,9 +7,9 @@ What cannot be chosen is said, and what serves goes on serving.
 from dataclasses import dataclass
 from typing import Literal
 
-from driftloop.contract.names import APPROVE_VERSION, RETRY
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
+from driftloop.controller.vocabulary.labels import APPROVE_VERSION, RETRY
 from driftloop.controller.vocabulary.reasons import Reason
 
 UNJUDGED = (None, "Pending", "Evaluating")

@@ -3,11 +3,11 @@
 Beside a stable version nobody can say so: nothing was compared with what would be replaced.
 """
 
-from driftloop.contract.names import APPROVE_VERSION
 from driftloop.controller.kinds.modelversion.baseline import Baseline, NoBaseline, baseline
 from driftloop.controller.kinds.modelversion.observed import Observed, Phase
 from driftloop.controller.kinds.step import Step
 from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.labels import APPROVE_VERSION
 from driftloop.controller.vocabulary.reasons import Reason
 
 

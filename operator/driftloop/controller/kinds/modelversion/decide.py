@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from driftloop.api.engine import Engine
 from driftloop.api.modelversion import Artefact
-from driftloop.contract.names import IN_USE, RETRY
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.contract.task import EvaluateTask
 from driftloop.controller.kinds import step, versions
@@ -45,6 +44,7 @@ from driftloop.controller.pods.outcome import (
     outcome,
 )
 from driftloop.controller.vocabulary import conditions
+from driftloop.controller.vocabulary.labels import IN_USE, RETRY
 from driftloop.controller.vocabulary.plan import Action, Apply, Create, Key, Label, Obj, Plan, Settings
 from driftloop.controller.vocabulary.reasons import Reason
 

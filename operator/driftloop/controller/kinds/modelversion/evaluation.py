@@ -6,22 +6,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from driftloop.api.base import GROUP
 from driftloop.api.engine import Engine
 from driftloop.api.modelversion import Artefact, BaselineStatus
 from driftloop.contract import task as tasks
-from driftloop.contract.names import RETRY, SERVICE
 from driftloop.contract.result import AnswerResult
-from driftloop.contract.storage import join
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
+from driftloop.contract.uris import join
 from driftloop.controller.kinds.modelversion.baseline import Baseline, NoBaseline, digest_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.labels import ENGINE, NO_BASELINE, RETRY, SERVICE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 # Annotations of the evaluate Job: why there is nothing to compare with.
-NO_BASELINE = f"{GROUP}/no-baseline"
-ENGINE = f"{GROUP}/engine"  # hash of the engine
 ATTEMPTS = 3  # at an evaluation whose only doubt is the API's
 
 

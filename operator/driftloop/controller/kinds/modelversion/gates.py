@@ -67,11 +67,6 @@ def verdict(gates: Sequence[Gate]) -> Judgement:
     return "Rejected"
 
 
-def has_shown_gain(gates: Sequence[Gate]) -> bool:
-    """Whether a target suite showed that the version learned what it was made for."""
-    return any(gate.kind == "target" and gate.verdict == "Pass" for gate in gates)
-
-
 def summary(gates: Sequence[Gate]) -> str:
     """`4 of 4 passed`, or the gate that stood in the way: the first that failed, else the first that could not tell.
 

@@ -9,12 +9,10 @@ import hashlib
 import json
 from typing import Any
 
-from driftloop.api.base import GROUP
 from driftloop.controller.runtime.kube.api import FIELD_MANAGER
-from driftloop.controller.runtime.kube.resources import MANAGED_BY
+from driftloop.controller.vocabulary.labels import APPLIED, MANAGED_BY
 from driftloop.controller.vocabulary.plan import Obj
 
-APPLIED = f"{GROUP}/applied"
 _IDENTITY = {"apiVersion", "kind"}
 _IDENTITY_METADATA = {"name", "namespace", "uid", "resourceVersion"}
 

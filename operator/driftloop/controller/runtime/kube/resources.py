@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from driftloop.api.base import API_VERSION
+from driftloop.controller.vocabulary.labels import MANAGED_BY
 
-# Stamped on every child and on the template of its pods: caches and watches select by it.
-MANAGED_BY = ("app.kubernetes.io/managed-by", "driftloop")
 _OURS = "=".join(MANAGED_BY)
 
 

@@ -17,9 +17,10 @@ from driftloop.controller.runtime.kube import applied, ownership
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
-from driftloop.controller.runtime.kube.resources import MANAGED_BY, RESOURCES, Resource
+from driftloop.controller.runtime.kube.resources import RESOURCES, Resource
 from driftloop.controller.runtime.kube.status import merge_patch, wanted_status, without_foreign
 from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
+from driftloop.controller.vocabulary.labels import MANAGED_BY
 from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,

@@ -8,11 +8,11 @@ import pytest
 
 from driftloop.api.finetunejob import Progress
 from driftloop.api.modelversion import ModelVersion
-from driftloop.contract.names import TRIGGER
 from driftloop.contract.result import AnyResult, StageError, encode
 from driftloop.contract.task import PrepareTask, TrainTask
 from driftloop.controller.kinds.finetunejob.decide import decide
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.labels import ATTEMPT, TRIGGER
 from driftloop.controller.vocabulary.plan import Create, Delete, FailPod, Obj, Plan
 from unit.controller.stages import (
     EARLIER,
@@ -299,7 +299,7 @@ def test_a_result_lost_with_its_pod_is_had_by_running_again() -> None:
     run.cluster.pods = []
     run.cluster.finish("prepare", prepared())
     run.step()
-    assert run.cluster.job("train")["metadata"]["labels"][jobs.ATTEMPT] == "1"
+    assert run.cluster.job("train")["metadata"]["labels"][ATTEMPT] == "1"
 
 
 def identity(run: Run, stage: str) -> tuple[str, str]:
@@ -423,7 +423,7 @@ def test_suspending_deletes_what_works_and_resuming_is_the_next_attempt() -> Non
     run.suspend(False)
     run.step()
     second = run.cluster.job("train")
-    assert (run.status["attempt"], second["metadata"]["labels"][jobs.ATTEMPT]) == (2, "2")
+    assert (run.status["attempt"], second["metadata"]["labels"][ATTEMPT]) == (2, "2")
     old, new = jobs.task_of(first), jobs.task_of(second)
     assert isinstance(old, TrainTask)
     assert isinstance(new, TrainTask)

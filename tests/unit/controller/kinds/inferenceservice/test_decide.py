@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
-from driftloop.contract.names import ROLE
 from driftloop.controller.kinds.inferenceservice.decide import decide, traffic
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.retraining import job_name
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.labels import ROLE
 from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Obj, Plan
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,

@@ -6,14 +6,15 @@ from typing import Any, cast
 
 import pytest
 
-from driftloop.contract.names import ALERT_NAME, REVISION, ROLE, SERVICE, STAGE
+from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.kinds.inferenceservice.observe import observe
-from driftloop.controller.kinds.inferenceservice.observed import ANALYSIS, Observed
+from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import deployment
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.readings.world import Metrics, World
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.labels import ANALYSIS, REVISION, ROLE, SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, digest, retraining, version

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import AlertRecord, DriftStatus, InferenceServiceStatus, RetrainingStatus
-from driftloop.contract.names import APPROVE, SERVICE, TRIGGER
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Version
 from driftloop.controller.kinds.inferenceservice.retraining import Decision, job_name, retrain, samples_since
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.labels import APPROVE, SERVICE, TRIGGER
 from driftloop.controller.vocabulary.plan import Create, Obj
 from unit.controller.kinds.inferenceservice.builders import NOW, ago, alert, job, retraining, revision, service, version
 

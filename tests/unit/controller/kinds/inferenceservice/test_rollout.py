@@ -9,20 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
-from driftloop.contract.names import RETRY, ROLE
-from driftloop.controller.kinds.inferenceservice.observed import (
-    ANALYSIS,
-    FAILED,
-    PROMOTED,
-    RETRIED,
-    SINCE,
-    Observed,
-    Revision,
-)
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.rollout import Rollout, canary_size, figures_due, roll
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
 from driftloop.controller.vocabulary.plan import Adjust, Create, Delete
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,

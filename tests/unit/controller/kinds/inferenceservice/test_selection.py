@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from driftloop.api.inferenceservice import InferenceServiceStatus
-from driftloop.contract.names import RETRY
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.selection import choose
+from driftloop.controller.vocabulary.labels import RETRY
 from unit.controller.kinds.inferenceservice.builders import digest, revision, service, version
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from driftloop.contract.names import APPROVE_VERSION, ARM, IN_USE, RETRY
 from driftloop.contract.result import AnyResult, ApiCheck, EvaluateResult, StageError, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
 from driftloop.controller.kinds.modelversion.decide import decide
 from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.labels import APPROVE_VERSION, ARM, IN_USE, RETRY
 from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Key, Label, Obj, Plan
 from unit.controller.stages import (
     NOW,

@@ -8,7 +8,8 @@ from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
-from driftloop.controller.kinds.modelversion.gates import has_shown_gain, judge, non_inferiority, summary, verdict
+from driftloop.controller.kinds.modelversion.gates import judge, non_inferiority, summary, verdict
+from driftloop.controller.kinds.versions import has_shown_gain
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BASELINE = BaselineStatus(version="v1", digest=STABLE, service="desk")

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from driftloop.controller.runtime.kube.applied import APPLIED, hashed, is_applied, owns, stamped
+from driftloop.controller.runtime.kube.applied import hashed, is_applied, owns, stamped
+from driftloop.controller.vocabulary.labels import APPLIED
 
 BODY: Any = {
     "apiVersion": "v1",

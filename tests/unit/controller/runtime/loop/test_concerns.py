@@ -3,10 +3,10 @@
 from typing import Any
 
 from driftloop.api.base import API_VERSION
-from driftloop.contract.names import JOB, SERVICE, STAGE, VERSION
 from driftloop.controller.kinds.registry import KINDS
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.loop.concerns import keys_for
+from driftloop.controller.vocabulary.labels import JOB, SERVICE, STAGE, VERSION
 from driftloop.controller.vocabulary.plan import Key
 
 CUSTOM = ("FineTuneJob", "ModelVersion", "InferenceService")

@@ -25,8 +25,8 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.sharding import shard
 from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
+from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
 from unit.trainer.templates import with_template
-from unit.trainer.test_folder import LLAMA, TINY, folder, prepared
 
 ANSWERS = {"where is my card": "card_arrival", "a fee?": "fee", "refund me": "refund", "hello": "greeting"}
 ROWS = [{"prompt": prompt, "completion": answer} for prompt, answer in ANSWERS.items()]

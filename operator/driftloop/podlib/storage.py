@@ -42,11 +42,6 @@ def local_path(uri: str) -> Path | None:
     return Path(os.environ.get(VOLUMES_ENV, VOLUMES), *parts)
 
 
-def join(uri: str, *parts: str) -> str:
-    """`uri` with path parts added."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
 def exists(uri: str) -> bool:
     """Whether there is a file or folder at `uri`. Raises StorageError."""
     path = local_path(uri)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from driftloop.contract.heavy import loading
+from driftloop.podlib.heavy import loading
 
 
 @pytest.fixture(autouse=True)

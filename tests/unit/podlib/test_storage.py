@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.contract import storage
 from driftloop.contract.manifest import MANIFEST, ManifestError
 from driftloop.contract.names import VOLUMES_ENV
+from driftloop.podlib import storage
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,19 @@
+"""URIs of users' storage: taken apart and put together, never opened."""
+
+from collections.abc import Iterable
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with path parts added."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def claim_of(uri: str) -> str | None:
+    """The claim of a `pvc://claim/path` URI; None for the other schemes."""
+    scheme, _, rest = uri.partition("://")
+    return rest.split("/", 1)[0] if scheme == "pvc" else None
+
+
+def claims_of(uris: Iterable[str | None]) -> list[str]:
+    """The claims that `uris` name, sorted, each once."""
+    return sorted({claim for uri in uris if uri and (claim := claim_of(uri))})

@@ -1,0 +1,1 @@
+"""What the pods of both images run, and the operator never."""
