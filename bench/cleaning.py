@@ -12,8 +12,8 @@ from collections.abc import Callable
 from random import Random
 
 from driftloop.api.finetunejob import DEFAULT_STEPS
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.divide import divide
-from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.steps import clean
 
 STARTS, ENDS = "bcdfghklmnprstvw", ("ane", "ost", "ill", "ard", "uck", "eem")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from driftloop.api.finetunejob import Columns
 from driftloop.contract.text import side
 from driftloop_server.proxy.prompts import prompt_of
+from driftloop_trainer.data.files import Record
 from driftloop_trainer.prepare.feedback import FeedbackRecord, select
-from driftloop_trainer.prepare.files import Record
 from driftloop_trainer.prepare.sources import to_row
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ from typing import Any
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.names import EXIT_RETRY
-from driftloop_trainer.evaluate.client import Answer, Arm, Question
-from driftloop_trainer.evaluate.items import Item, load_items
+from driftloop_trainer.data.items import Item, Question, load_items
+from driftloop_trainer.evaluate.client import Answer, Arm
 from driftloop_trainer.failure import StageFailure
 
 _ANSWERS, _ARM = "answers.jsonl", "arm.json"

@@ -11,6 +11,7 @@ import aiohttp
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.task import EvaluationArm
+from driftloop_trainer.data.items import Question
 from driftloop_trainer.failure import StageFailure
 
 ATTEMPTS = 4
@@ -54,22 +55,6 @@ class Answer:
     error: str = ""
     status: int = 200
     cut: bool = False  # the limit of tokens ended it
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a model is asked. `prompt` is the last user turn."""
-
-    prompt: str
-    messages: str = ""  # JSON list of the conversation, where it is more than that turn
-    tools: str = ""  # JSON list of the tool schemas that it is offered
-
-    @property
-    def chat(self) -> dict[str, Any]:
-        """Its part of a chat request. Tools are shown to the model, and its answer is taken as text."""
-        messages = json.loads(self.messages) if self.messages else [{"role": "user", "content": self.prompt}]
-        offered = {"tools": json.loads(self.tools), "tool_choice": "none"} if self.tools else {}
-        return {"messages": [_as_sent(message) for message in messages], **offered}
 
 
 class Arm:
@@ -233,16 +218,3 @@ def text_of(document: dict[str, Any]) -> str | None:
     message = choices[0].get("message")
     text = message.get("content") if isinstance(message, dict) else choices[0].get("text")
     return text if isinstance(text, str) else None
-
-
-def _as_sent(message: dict[str, Any]) -> dict[str, Any]:
-    """As OpenAI's API has it: the arguments of a call are JSON text, where templates take the object."""
-    calls = [
-        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
-        for call in message.get("tool_calls", [])
-    ]
-    return message | ({"tool_calls": calls} if calls else {})
-
-
-def _json(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

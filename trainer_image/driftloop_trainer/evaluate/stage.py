@@ -14,6 +14,7 @@ from driftloop.contract.result import AnswerResult, EvaluateResult, encode
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask
 from driftloop.contract.text import normalise
 from driftloop.podlib.storage import publish
+from driftloop_trainer.data.items import Item
 from driftloop_trainer.evaluate.answers import (
     KeptAnswers,
     Once,
@@ -25,7 +26,6 @@ from driftloop_trainer.evaluate.answers import (
 )
 from driftloop_trainer.evaluate.checks import check_api
 from driftloop_trainer.evaluate.client import Answer, Arm
-from driftloop_trainer.evaluate.items import Item
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record

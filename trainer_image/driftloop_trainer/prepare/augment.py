@@ -12,9 +12,9 @@ from random import Random
 
 from driftloop.api.finetunejob import DataStep
 from driftloop.contract.text import side
+from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.divide import fenced
-from driftloop_trainer.prepare.rows import Row, Turn
 
 PLACE = "{prompt}"  # in a template
 _ATTEMPTS = 5  # to draw a change that may be trained on

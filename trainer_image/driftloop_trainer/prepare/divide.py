@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from driftloop.contract.text import side
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.near import without_copies_of
-from driftloop_trainer.prepare.rows import Row
 
 FENCE_THRESHOLD = 0.85  # of similarity; a dedupNear step brings its own
 

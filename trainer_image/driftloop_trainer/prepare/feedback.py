@@ -18,9 +18,9 @@ from driftloop.api.base import ApiModel
 from driftloop.contract.messages import UNREADABLE
 from driftloop.contract.task import FeedbackSource
 from driftloop.podlib.storage import read_files
-from driftloop_trainer.prepare.cells import Unreadable
-from driftloop_trainer.prepare.conversations import answers_nothing, conversation, tool_schemas
-from driftloop_trainer.prepare.rows import Row, Turn
+from driftloop_trainer.data.cells import Unreadable
+from driftloop_trainer.data.conversations import answers_nothing, conversation, tool_schemas
+from driftloop_trainer.data.rows import Row, Turn
 
 
 class FeedbackRecord(ApiModel):

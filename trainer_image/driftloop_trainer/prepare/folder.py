@@ -15,6 +15,7 @@ from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop.contract.uris import join
 from driftloop.podlib.storage import publish, write_text
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import write_dataset, write_turn_ends
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import open_folder, record
@@ -32,7 +33,6 @@ from driftloop_trainer.prepare.gather import Gathered
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model, train_tokenizer
 from driftloop_trainer.prepare.packing import pack
 from driftloop_trainer.prepare.render import Example, Renderer
-from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.sample import CLOSE, OPEN, sample
 from driftloop_trainer.prepare.suites import suite_items, write_suite
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataStep
 from driftloop.contract.task import PrepareTask
 from driftloop.podlib.storage import fetch_file
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.augment import Fence, augmented, read_templates
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed
 from driftloop_trainer.prepare.feedback import read_feedback
-from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.sources import read_source
 from driftloop_trainer.prepare.steps import clean, feedback_wins
 

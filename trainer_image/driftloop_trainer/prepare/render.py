@@ -13,9 +13,9 @@ from itertools import groupby
 from typing import Any, Literal
 
 from driftloop.api.finetunejob import TrainingSpec
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.template import ChatTemplate
 
 Span = tuple[int, int]  # positions of tokens that count: from the first, up to the second

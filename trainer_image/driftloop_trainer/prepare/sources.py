@@ -1,20 +1,16 @@
 """Read the files of a job's sources into rows."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from driftloop.api.finetunejob import Columns, DataSource
 from driftloop.podlib.storage import StorageError, fetch_file
+from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_cell, text_of
+from driftloop_trainer.data.conversations import answers_nothing, conversation, tool_schemas
+from driftloop_trainer.data.files import Format, Record, format_of, open_table
+from driftloop_trainer.data.rows import Part, Row, Turn
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.cells import Unreadable, cell_text
-from driftloop_trainer.prepare.conversations import answers_nothing, conversation, is_conversation, tool_schemas
-from driftloop_trainer.prepare.files import Format, Record, format_of, open_table
-from driftloop_trainer.prepare.rows import Part, Row, Turn
-
-T = TypeVar("T")
 
 _CUSTOMARY = (
     Columns(prompt="prompt", completion="completion"),
@@ -95,7 +91,7 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
 def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
     """One record as a row. Raises LeftOut when it holds nothing to learn from, Unreadable when that is in doubt."""
     if columns.text is not None:
-        row = Row(part, source, text=read_cell(record, columns.text, _text), place=record.place)
+        row = Row(part, source, text=read_cell(record, columns.text, text_of), place=record.place)
     else:
         turns = _turns(record, columns)
         tools = read_cell(record, columns.tools, tool_schemas) if columns.tools else ""
@@ -115,34 +111,6 @@ def _turns(record: Record, columns: Columns) -> tuple[Turn, ...]:
     prompt = read_cell(record, columns.prompt or "", prompt_turns)
     completion = read_cell(record, columns.completion, completion_turns) if columns.completion else ()
     return (*prompt, *completion)
-
-
-def prompt_turns(value: Any) -> tuple[Turn, ...]:
-    """The question in a prompt's cell: messages, or one turn of the user's. Raises Unreadable."""
-    return conversation(value) if is_conversation(value) else (Turn("user", _text(value)),)
-
-
-def completion_turns(value: Any) -> tuple[Turn, ...]:
-    """The answer in a completion's cell; none where it is empty. Raises Unreadable."""
-    if not is_conversation(value):
-        text = _text(value)
-        return (Turn("assistant", text),) if text.strip() else ()
-    turns = conversation(value)
-    if turns[-1].role != "assistant":
-        raise Unreadable(f"the last message of a completion must be the assistant's, not the {turns[-1].role}'s")
-    return turns
-
-
-def _text(value: Any) -> str:
-    return (cell_text(value) or "") if value != [] else ""
-
-
-def read_cell(record: Record, column: str, read: Callable[[Any], T]) -> T:
-    """What `read` makes of a cell. Raises Unreadable that names the place and the column."""
-    try:
-        return read(record.values.get(column))
-    except ValueError as error:
-        raise Unreadable(f"{record.place}, column {column!r}: {error}") from error
 
 
 def _once(columns: Columns, present: list[str], source: str) -> Columns:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from driftloop.api.finetunejob import DataStep
+from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.prepare.near import NearIndex
-from driftloop_trainer.prepare.rows import Row, Turn
 
 
 def clean(rows: Sequence[Row], steps: Iterable[DataStep]) -> tuple[list[Row], dict[str, int]]:

@@ -9,9 +9,9 @@ from typing import Any
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.bounds import least_items
 from driftloop.contract.result import ITEMS_FOLDER, SuiteItems
-from driftloop_trainer.evaluate.items import as_document, is_item, load_items
+from driftloop_trainer.data.items import as_document, is_item, load_items
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.rows import Row
 
 
 def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.rows import Row
 
 _MARK = "driftloop"
 _CALL = {"id": "driftloop", "type": "function", "function": {"name": _MARK, "arguments": {}}}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import DataStep
 from driftloop.contract.text import side
+from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.augment import Fence, augmented, change, read_templates
 from driftloop_trainer.prepare.divide import divide, fenced
-from driftloop_trainer.prepare.rows import Row, Turn
 
 PROMPTS = [f"why was the {word} that I ordered last week not delivered to my house {n}?" for n in range(40)
            for word in ("card", "letter", "refund")]  # fmt: skip

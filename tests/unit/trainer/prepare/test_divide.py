@@ -2,9 +2,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftloop.contract.text import side
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.divide import divide, fenced, replayed
 from driftloop_trainer.prepare.near import shingles, similarity
-from driftloop_trainer.prepare.rows import Row
 
 TEXTS = st.lists(st.text(alphabet="abcdef ", min_size=8, max_size=40), max_size=40, unique=True)
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import DEFAULT_STEPS, DataStep
+from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.divide import divide
-from driftloop_trainer.prepare.rows import Row
 from driftloop_trainer.prepare.steps import clean, drop_exact, drop_near, feedback_wins
 
 LONG = "why was I charged a fee when I took out money abroad yesterday"

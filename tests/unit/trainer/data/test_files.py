@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_trainer.prepare.cells import Unreadable
-from driftloop_trainer.prepare.files import Format, Record, format_of, open_table
+from driftloop_trainer.data.cells import Unreadable
+from driftloop_trainer.data.files import Format, Record, format_of, open_table
 
 ROWS = [{"q": "how long?", "a": "3 days"}, {"q": "Übung", "a": "x"}]
 CSV = "q,a\nhow long?,3 days\nÜbung,x\n"

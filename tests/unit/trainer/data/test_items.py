@@ -10,8 +10,7 @@ import pytest
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.names import EXIT_BAD_INPUT, VOLUMES_ENV
 from driftloop.podlib.storage import StorageError
-from driftloop_trainer.evaluate.client import Question
-from driftloop_trainer.evaluate.items import Item, load_items, read_items
+from driftloop_trainer.data.items import Item, Question, load_items, read_items
 from driftloop_trainer.failure import StageFailure
 
 

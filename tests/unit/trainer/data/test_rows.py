@@ -1,6 +1,6 @@
 import json
 
-from driftloop_trainer.prepare.rows import Row, Turn
+from driftloop_trainer.data.rows import Row, Turn
 
 CALL = json.dumps({"tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]})
 TURNS = (

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from driftloop_trainer.prepare.cells import Unreadable
-from driftloop_trainer.prepare.conversations import answers_nothing, conversation, is_conversation, tool_schemas
-from driftloop_trainer.prepare.rows import Turn
+from driftloop_trainer.data.cells import Unreadable
+from driftloop_trainer.data.conversations import answers_nothing, conversation, is_conversation, tool_schemas
+from driftloop_trainer.data.rows import Turn
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "be kind"},

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from driftloop_trainer.prepare.cells import Unreadable
+from driftloop_trainer.data.cells import Unreadable
 
 Format = Literal["csv", "jsonl", "parquet"]
 

@@ -8,15 +8,30 @@ from typing import Any
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.manifest import file_sha256
 from driftloop.podlib.storage import StorageError, fetch_file
-from driftloop_trainer.evaluate.client import Question
+from driftloop_trainer.data.cells import Unreadable
+from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_cell
+from driftloop_trainer.data.conversations import calls_tools, conversation, tool_schemas
+from driftloop_trainer.data.files import Record, format_of, open_table
+from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.failure import StageFailure
-from driftloop_trainer.prepare.cells import Unreadable
-from driftloop_trainer.prepare.conversations import calls_tools, conversation, tool_schemas
-from driftloop_trainer.prepare.files import Record, format_of, open_table
-from driftloop_trainer.prepare.rows import Row, Turn
-from driftloop_trainer.prepare.sources import completion_turns, prompt_turns, read_cell
 
 _COLUMNS = ("id", "prompt", "messages", "tools", "completion", "cluster")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked. `prompt` is the last user turn."""
+
+    prompt: str
+    messages: str = ""  # JSON list of the conversation, where it is more than that turn
+    tools: str = ""  # JSON list of the tool schemas that it is offered
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """Its part of a chat request. Tools are shown to the model, and its answer is taken as text."""
+        messages = json.loads(self.messages) if self.messages else [{"role": "user", "content": self.prompt}]
+        offered = {"tools": json.loads(self.tools), "tool_choice": "none"} if self.tools else {}
+        return {"messages": [_as_sent(message) for message in messages], **offered}
 
 
 @dataclass(frozen=True)
@@ -125,3 +140,16 @@ def as_document(row: Row) -> dict[str, Any]:
         "completion": row.completion,
         "cluster": row.cluster or row.key,
     }
+
+
+def _as_sent(message: dict[str, Any]) -> dict[str, Any]:
+    """As OpenAI's API has it: the arguments of a call are JSON text, where templates take the object."""
+    calls = [
+        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
+        for call in message.get("tool_calls", [])
+    ]
+    return message | ({"tool_calls": calls} if calls else {})
+
+
+def _json(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from driftloop.contract.messages import carried, plain_content, spelled, tool_call
-from driftloop_trainer.prepare.cells import Unreadable, cell_text, is_nothing
-from driftloop_trainer.prepare.rows import Turn
+from driftloop_trainer.data.cells import Unreadable, cell_text, is_nothing
+from driftloop_trainer.data.rows import Turn
 
 # As templates name them, and what others call them.
 _ROLES = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from driftloop_trainer.prepare.cells import Unreadable, cell_text
+from driftloop_trainer.data.cells import Unreadable, cell_text
 
 
 @pytest.mark.parametrize(

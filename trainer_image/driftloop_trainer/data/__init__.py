@@ -1,0 +1,1 @@
+"""Users' files, read into rows and items: what prepare and evaluate share."""
