@@ -149,20 +149,8 @@ class Loop:
         )
         record: Obj = self.kube.wait("the alert's webhook", self._recorded, 120)
         self.timeline.event(f"alert {record['alertname']} recorded ({record['source']})")
-        told: list[str] = []
-
-        def started() -> str | None:
-            retraining = self.service().get("retraining") or {}
-            message = retraining.get("message") or ""
-            if message.split(":")[0] not in told:
-                told.append(message.split(":")[0])
-                self.timeline.event(f"retraining {message}")
-            self.timeline.live(f"retraining {message}")
-            job: str | None = retraining.get("job")
-            return job
-
-        name: str = self.kube.wait("retraining", started, 900, tell=lambda: str(self.service().get("retraining")))
-        self._hops(record, self.get("finetunejob", name), waited=any("Waiting" in message for message in told))
+        name, waited = self.retraining()
+        self._hops(record, self.get("finetunejob", name), waited)
         traffic.phase("retraining", self.pace.training_rate, old=1 - share, shifted=share)
         version = self.job(name)
         self.found.train = _training(self.get("finetunejob", name))
@@ -172,6 +160,25 @@ class Loop:
             )
         self.found.versions.append(version)
         self.found.second = version["metadata"]["name"]
+
+    def retraining(self) -> tuple[str, bool]:
+        """Wait until the alert has led to a job: its name, and whether it had to wait for corrections."""
+        told: list[str] = []
+
+        def started() -> str | None:
+            retraining = self.service().get("retraining") or {}
+            if retraining.get("state", "Idle") == "Idle":
+                return None  # of before the alert: the webhook records it, and the operator decides after that
+            message: str = retraining["message"]
+            if message.split(":")[0] not in told:
+                told.append(message.split(":")[0])
+                self.timeline.event(f"retraining {message}")
+            self.timeline.live(f"retraining {message}")
+            job: str | None = retraining.get("job")
+            return job
+
+        name: str = self.kube.wait("retraining", started, 900, tell=lambda: str(self.service().get("retraining")))
+        return name, any("Waiting" in message for message in told)
 
     def rollout(self, traffic: Traffic) -> None:
         """The new version under load: canary, analysis, promotion."""

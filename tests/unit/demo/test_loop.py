@@ -1,0 +1,39 @@
+"""The demo's loop, told by statuses in the order in which a cluster shows them."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from demo.kube import Kube
+from demo.loop import Loop, Pace
+from demo.pools import Pools
+from demo.reads import Obj
+from demo.timeline import Timeline
+
+
+class Scripted(Kube):
+    """A cluster whose service has one status after another, and keeps the last."""
+
+    def __init__(self, *statuses: Obj) -> None:
+        self._next: Iterator[Obj] = iter(statuses)
+        self._last: Obj = {}
+
+    def get(self, kind: str, name: str, namespace: str) -> Obj | None:
+        self._last = next(self._next, self._last)
+        return {"status": self._last}
+
+
+def test_the_timeline_says_of_retraining_only_what_was_decided_after_the_alert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    timeline = Timeline()
+    waiting, running = "Waiting: 79/400 samples", "Running: support-desk-1"
+    kube = Scripted(
+        {},
+        {"retraining": {"state": "Idle", "message": "nothing asks for it"}},
+        {"retraining": {"state": "Waiting", "message": waiting}},
+        {"retraining": {"state": "Running", "message": running, "job": "support-desk-1"}},
+    )
+    found = Loop(kube, "support-desk", timeline, Pools([], [], [], [], []), Pace()).retraining()
+    assert found == ("support-desk-1", True)
+    assert [each["event"] for each in timeline.events] == [f"retraining {waiting}", f"retraining {running}"]
