@@ -107,22 +107,35 @@ def _model(observed: Observed) -> Start | Obstacle:
     if source.family is not None:
         version = versions.to_start_from(observed.versions, source.family)
         if version is None:
-            message = f"family {source.family} has no version yet that is Approved, or awaits approval to be served"
+            message = (
+                f"model.from.family: family {source.family} has no version in this namespace yet that is Approved, or "
+                "awaits approval to be served: wait for one, or correct the name"
+            )
             return Waiting(Reason.NO_APPROVED_VERSION, message)
         return _from_version(version, observed.spec)
     name = source.version_ref.name if source.version_ref else None
     if source.serving is not None:
         if observed.serving is None:
-            return Waiting(Reason.SERVICE_NOT_FOUND, f"InferenceService {source.serving.name} does not exist")
+            return _absent(Reason.SERVICE_NOT_FOUND, "model.from.serving", "InferenceService", source.serving.name)
         name = versions.stable_version(observed.serving, observed.serving_deployments)
         if name is None:
             return Waiting(Reason.NO_STABLE_VERSION, f"InferenceService {source.serving.name} serves no version yet")
     version = versions.by_name(observed.versions, name or "")
     if version is None:
-        return Waiting(Reason.VERSION_NOT_FOUND, f"ModelVersion {name} does not exist")
+        if source.serving is not None:
+            message = (
+                f"InferenceService {source.serving.name} serves ModelVersion {name}, which is gone: create it again"
+            )
+            return Waiting(Reason.VERSION_NOT_FOUND, message)
+        return _absent(Reason.VERSION_NOT_FOUND, "model.from.versionRef", "ModelVersion", name or "")
     if source.serving is None and (obstacle := _unapproved(version)):
         return obstacle
     return _from_version(version, observed.spec)
+
+
+def _absent(reason: Reason, field: str, kind: str, name: str) -> Waiting:
+    """What is referred to may yet come."""
+    return Waiting(reason, f"{field}: {kind} {name} is not in this namespace: create it, or correct the name")
 
 
 def _unapproved(version: Obj) -> Obstacle | None:
@@ -170,7 +183,7 @@ def _feedback(observed: Observed) -> FeedbackSource | Obstacle | None:
     if wanted is None:
         return None
     if observed.feedback is None:
-        return Waiting(Reason.SERVICE_NOT_FOUND, f"InferenceService {wanted.service} of data.feedback does not exist")
+        return _absent(Reason.SERVICE_NOT_FOUND, "data.feedback.service", "InferenceService", wanted.service)
     try:
         given = FeedbackSpec.model_validate((observed.feedback.get("spec") or {}).get("feedback"))
     except ValidationError:

@@ -151,7 +151,7 @@ def _nothing(observed: Observed) -> Choice:
     failed = [v for v in observed.versions if v.phase == "Approved"]
     if failed:
         return _failed(observed, max(failed, key=lambda v: v.age_key))
-    message = f"waits for an Approved ModelVersion of family {family}"
+    message = f"waits for an Approved ModelVersion of family {family} in this namespace"
     if unproven := [v for v in observed.versions if v.phase == "AwaitingApproval"]:
         name = max(unproven, key=lambda v: v.age_key).name
         message += f"; {name} awaits approval: kubectl annotate mver {name} {APPROVE_VERSION}={name}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.contract.text import side
 from driftloop.controller.kinds.finetunejob.observed import Observed
-from driftloop.controller.kinds.finetunejob.start import HeldOut, Obstacle, Refused, Start, start
+from driftloop.controller.kinds.finetunejob.start import HeldOut, Obstacle, Refused, Start, Waiting, start
 from driftloop.controller.kinds.finetunejob.tasks import lineage, prepare_task
 from driftloop.controller.vocabulary.plan import Obj
 from driftloop.controller.vocabulary.reasons import Reason
@@ -95,6 +95,31 @@ def test_a_version_that_records_nothing_gives_its_family_and_leaves_the_share_op
     found = of_version(approved(version(family="imported")), percent)
     assert isinstance(found, Start)
     assert found.held_out == HeldOut("imported", expected)
+
+
+FEEDBACK = {"feedback": {"service": "dask"}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "field", "name"),
+    [
+        ({"model": {"from": {"family": "bese"}}}, Reason.NO_APPROVED_VERSION, "model.from.family", "bese"),
+        ({"model": {"from": {"versionRef": {"name": "v0"}}}}, Reason.VERSION_NOT_FOUND, "model.from.versionRef", "v0"),
+        ({"model": {"from": {"serving": {"name": "dask"}}}}, Reason.SERVICE_NOT_FOUND, "model.from.serving", "dask"),
+        ({"data": FEEDBACK}, Reason.SERVICE_NOT_FOUND, "data.feedback.service", "dask"),
+    ],
+)
+def test_what_refers_to_nothing_waits_and_names_field_and_fix(
+    spec: dict[str, Any], reason: Reason, field: str, name: str
+) -> None:
+    body = job(**spec)
+    found = start(Observed(body, FineTuneJob.model_validate(body).spec, claims=claim()))
+    assert isinstance(found, Waiting)
+    assert found.reason == reason
+    assert found.message.startswith(f"{field}: ")
+    assert f" {name} " in found.message
+    assert "in this namespace" in found.message
+    assert "correct the name" in found.message
 
 
 def test_the_task_and_the_lineage_say_what_was_inherited() -> None:
