@@ -289,6 +289,11 @@ def test_a_services_job_template_may_change(plane: ControlPlane) -> None:
     assert plane.kubectl("get", "dlsvc", "changing", "-o", f"jsonpath={{.{TEMPLATE}.training.seed}}") == "1"
 
 
+@pytest.mark.parametrize("name", [name for kind in KINDS for name in kind.SHORT_NAMES])
+def test_kubectl_knows_every_short_name(plane: ControlPlane, name: str) -> None:
+    plane.kubectl("get", name)
+
+
 def test_spec_and_status_are_written_apart(plane: ControlPlane) -> None:
     body = version("status-test") | {"status": {"phase": "Approved"}}
     plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))

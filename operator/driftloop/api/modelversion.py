@@ -158,7 +158,7 @@ class ModelVersion(ApiModel):
 
     KIND: ClassVar[str] = "ModelVersion"
     PLURAL: ClassVar[str] = "modelversions"
-    SHORT_NAMES: ClassVar[tuple[str, ...]] = ("mver",)
+    SHORT_NAMES: ClassVar[tuple[str, ...]] = ("mver", "mv")
     COLUMNS: ClassVar[tuple[tuple[str, str, str], ...]] = (
         ("Family", "string", ".spec.family"),
         ("Phase", "string", ".status.phase"),
