@@ -287,7 +287,9 @@ class Compute(ApiModel):
         "refused.",
     )
     resources: Resources = Field(default=Resources(), description="Resources of each pod, GPUs aside.")
-    queue_name: QueueName | None = Field(None, description="Kueue queue that admits the pods.")
+    queue_name: QueueName | None = Field(
+        None, description="Kueue queue that admits the pods. Without Kueue it does nothing."
+    )
     startup_timeout_seconds: int = Field(600, ge=10, le=86_400, description="All nodes must have joined by then.")
     backoff_limit: int = Field(3, ge=0, le=100, description="Retries of each pod before the job fails.")
     active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="The longest a stage may take.")
