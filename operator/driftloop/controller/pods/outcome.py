@@ -19,6 +19,8 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 # Jobs and Pods come by two watches: a Job may be seen finished before its pod is.
 RESULT_GRACE = timedelta(seconds=30)
+# The Job controller asks for the first pods at once; the watch of pods may be that late.
+CREATE_GRACE = timedelta(seconds=30)
 # A kubelet that lives kills a container when its grace, which deletionTimestamp includes, is over.
 LOST_AFTER_TAINT = timedelta(seconds=10)
 LOST_WITHOUT_TAINT = timedelta(seconds=60)
@@ -80,7 +82,7 @@ def outcome(job: Obj, pods: Iterable[Obj], container: str, now: datetime) -> Out
         return _failure(find(conditions, "Failed") or {}, own, now)
     if cause := _hopeless(own):
         return Broken(cause.reason, cause.message)
-    return _running(job, own)
+    return _running(job, own, now)
 
 
 def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], float | None]:
@@ -107,6 +109,12 @@ def trouble(pods: list[Obj]) -> Running | Broken | None:
     if found := _stuck(pods) or _unschedulable(pods):
         return found
     return Running(cause.reason, cause.message) if cause else None
+
+
+def refused(deployment: Obj) -> Running | None:
+    """The API server's words where it takes no pods of a Deployment."""
+    failure = find((deployment.get("status") or {}).get("conditions") or [], "ReplicaFailure") or {}
+    return Running(Reason.PODS_REFUSED, failure.get("message") or "") if failure.get("status") == "True" else None
 
 
 def started(pod: Obj, container: str) -> bool:
@@ -197,13 +205,13 @@ def _hopeless(pods: list[Obj]) -> _Cause | None:
     return max(causes, key=lambda cause: (cause.rank, cause.finished), default=None)
 
 
-def _running(job: Obj, pods: list[Obj]) -> Running:
+def _running(job: Obj, pods: list[Obj], now: datetime) -> Running:
     status = job.get("status") or {}
     if is_true(status.get("conditions") or [], "Suspended"):
         return Running(
             Reason.QUEUED, f"Job {job['metadata']['name']} is suspended: it waits to be admitted by its queue"
         )
-    for trouble in (_stuck(pods), _unschedulable(pods)):
+    for trouble in (_podless(job, pods, now), _stuck(pods), _unschedulable(pods)):
         if trouble:
             return trouble
     wanted = job["spec"].get("parallelism") or 1
@@ -215,6 +223,19 @@ def _running(job: Obj, pods: list[Obj]) -> Running:
     if running < wanted:
         return Running(Reason.STARTING, f"{running} of {wanted} pods running")
     return Running("Running", f"{wanted} of {wanted} pods running")
+
+
+def _podless(job: Obj, pods: list[Obj], now: datetime) -> Running | None:
+    """A Job that never got a pod. What the API server said to that stands in the Job's Events alone."""
+    status, name = job.get("status") or {}, job["metadata"]["name"]
+    since = status.get("startTime")
+    if pods or status.get("failed") or since is None or now < parse_timestamp(since) + CREATE_GRACE:
+        return None
+    return Running(
+        Reason.PODS_REFUSED,
+        f"Job {name} gets no pod: kubectl describe job {name} says why, such as podOverrides.serviceAccountName or "
+        "priorityClassName that isn't there, or a quota that is used up",
+    )
 
 
 def _stuck(pods: list[Obj]) -> Running | None:

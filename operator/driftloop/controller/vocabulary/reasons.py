@@ -73,6 +73,7 @@ class Reason(StrEnum):
     # A stage's Job.
     STARTING = "Starting"
     QUEUED = "Queued"
+    PODS_REFUSED = "PodsRefused"
     RETRYING = "Retrying"
     STOPPING = "Stopping"
     INVALID_RESULT = "InvalidResult"

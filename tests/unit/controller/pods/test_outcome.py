@@ -7,7 +7,7 @@ import pytest
 
 from driftloop.api.base import GROUP
 from driftloop.contract.result import StageError, encode
-from driftloop.controller.pods.outcome import Broken, Done, Lost, Outcome, Running, lost_pods, outcome
+from driftloop.controller.pods.outcome import Broken, Done, Lost, Outcome, Running, lost_pods, outcome, refused
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import EARLIER, NOW, pod_of, prepared, terminated, waiting
@@ -155,6 +155,29 @@ def test_a_job_that_its_queue_holds_back_is_queued() -> None:
     running = found(job(condition("Suspended")))
     assert isinstance(running, Running)
     assert running.reason == "Queued"
+
+
+def test_a_job_that_gets_no_pod_says_where_the_reason_stands() -> None:
+    body = job(startTime=timestamp(NOW))
+    early, late = found(body, after=29), found(body, after=31)
+    assert isinstance(early, Running)
+    assert isinstance(late, Running)
+    assert early.reason == "Starting"
+    assert (late.reason, "kubectl describe job stage" in late.message) == ("PodsRefused", True)
+
+
+@pytest.mark.parametrize("body", [job(), job(startTime=EARLIER, failed=1), job(condition("Suspended"))])
+def test_a_job_that_did_not_start_or_waits_to_replace_a_pod_is_not_refused(body: Obj) -> None:
+    running = found(body)
+    assert isinstance(running, Running)
+    assert running.reason != "PodsRefused"
+
+
+def test_a_deployment_whose_pods_are_refused_has_the_api_servers_words() -> None:
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
+    assert refused({"status": {"conditions": [condition]}}) == Running("PodsRefused", "exceeded quota")
+    assert refused({"status": {"conditions": [condition | {"status": "False"}]}}) is None
+    assert refused({}) is None
 
 
 def test_a_retry_tells_what_went_wrong_before() -> None:

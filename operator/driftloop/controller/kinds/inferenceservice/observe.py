@@ -17,7 +17,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
 )
 from driftloop.controller.kinds.inferenceservice.retraining import samples_since
 from driftloop.controller.kinds.inferenceservice.rollout import figures_due
-from driftloop.controller.pods.outcome import Broken, started, trouble
+from driftloop.controller.pods.outcome import Broken, refused, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
@@ -78,7 +78,7 @@ def _revisions(service: Obj, world: World) -> list[Revision]:
                 if not pod["metadata"].get("deletionTimestamp")
             ]
             revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
-            why = trouble(pods)
+            why = trouble(pods) or refused(deployment)
             if why:
                 problem = f"{why.reason}: {why.message}"
                 revision = replace(revision, problem=problem, hopeless=isinstance(why, Broken))

@@ -230,3 +230,13 @@ async def test_the_keys_are_new_at_each_look() -> None:
     assert one.keys != other.keys
     assert min(len(one.keys.signing_key), len(one.keys.token)) >= 32
     assert replace(one, keys=other.keys) == other
+
+
+async def test_a_revision_whose_pods_are_refused_says_so_in_the_api_servers_words() -> None:
+    words = 'pods "desk-1" is forbidden: serviceaccount "nope" not found'
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": words}
+    body = served("v1", "stable", available=0)
+    body["status"]["conditions"] = [failure]
+    (revision,) = (await Cluster(service(), body).look()).revisions
+    assert revision.problem == f"PodsRefused: {words}"
+    assert not revision.hopeless
