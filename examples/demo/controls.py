@@ -29,9 +29,9 @@ def mislead(loop: Loop, installed: Installed) -> None:
     rows = swapped(loop.pools.traffic)
     image = installed.images["operator"]
     with Traffic(loop.kube, loop.namespace, image, SWAPPED, {"old": rows}, feedback_share=1, wrong_share=0) as traffic:
-        traffic.phase("swapped", loop.pace.rate, old=1.0)
+        traffic.phase("swapped labels", loop.pace.rate, old=1.0)
         # Against all of the old rows: with a third as many, too few answers were lost for a gate to be sure.
-        loop.until_sent(traffic, "swapped", len(rows) * 3 // 4)
+        loop.until_sent(traffic, "swapped labels", len(rows) * 3 // 4)
     corrected = traffic.totals()["feedback"]
     loop.timeline.event(f"{SWAPPED}: {corrected} corrections with swapped labels taken by /v1/feedback")
     _start(loop, SWAPPED, _on_swapped_feedback)

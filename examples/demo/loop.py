@@ -118,10 +118,10 @@ class Loop:
         while traffic.sent(phase) < requests:
             if time.monotonic() - started > limit:
                 raise TimeoutError(f"{phase}: {traffic.sent(phase)} of {requests} requests after {limit:.0f} s")
+            shown = f"accuracy {traffic.accuracy(phase):.3f}, " if traffic.sent(phase) else ""
             self.timeline.live(
                 f"{phase} {bar(100 * traffic.sent(phase) / requests)} {traffic.sent(phase)} requests, "
-                f"{traffic.totals()['failed']} failed, accuracy {traffic.accuracy(phase):.3f}, "
-                f"{clock(time.monotonic() - started)}"
+                f"{traffic.totals()['failed']} failed, {shown}{clock(time.monotonic() - started)}"
             )
             time.sleep(1)
 

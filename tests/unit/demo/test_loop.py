@@ -1,6 +1,7 @@
 """The demo's loop, told by statuses in the order in which a cluster shows them."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from demo.loop import Loop, Pace
 from demo.pools import Pools
 from demo.reads import Obj
 from demo.timeline import Timeline
+from demo.traffic import Traffic
 
 
 class Scripted(Kube):
@@ -24,6 +26,35 @@ class Scripted(Kube):
         return {"status": self._last}
 
 
+class Sending(Traffic):
+    """A load client that sends ten requests a second, as `tick` counts them."""
+
+    def __init__(self) -> None:
+        self.by_phase = {"steady": Counter()}
+
+    def tick(self, _: float) -> None:
+        self.by_phase["steady"].update(sent=10, correct=9)
+
+    def sent(self, phase: str) -> int:
+        return self.by_phase[phase]["sent"]
+
+    def totals(self) -> dict[str, int]:
+        return {"failed": 0}
+
+
+def loop(kube: Kube, timeline: Timeline) -> Loop:
+    return Loop(kube, "support-desk", timeline, Pools([], [], [], [], []), Pace())
+
+
+def test_an_accuracy_is_shown_only_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    traffic, timeline, shown = Sending(), Timeline(), list[str]()
+    monkeypatch.setattr(time, "sleep", traffic.tick)
+    monkeypatch.setattr(timeline, "live", shown.append)
+    loop(Scripted(), timeline).until_sent(traffic, "steady", 20)
+    assert ["accuracy" in each for each in shown] == [False, True]
+    assert "accuracy 0.900" in shown[1]
+
+
 def test_the_timeline_says_of_retraining_only_what_was_decided_after_the_alert(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
     timeline = Timeline()
@@ -34,6 +65,6 @@ def test_the_timeline_says_of_retraining_only_what_was_decided_after_the_alert(m
         {"retraining": {"state": "Waiting", "message": waiting}},
         {"retraining": {"state": "Running", "message": running, "job": "support-desk-1"}},
     )
-    found = Loop(kube, "support-desk", timeline, Pools([], [], [], [], []), Pace()).retraining()
+    found = loop(kube, timeline).retraining()
     assert found == ("support-desk-1", True)
     assert [each["event"] for each in timeline.events] == [f"retraining {waiting}", f"retraining {running}"]
