@@ -7,13 +7,14 @@ import pytest
 from driftloop_server.engine.conversation import MAX_CALLS, MAX_MESSAGES, MAX_PARTS
 from driftloop_server.engine.requests import IGNORED, MAX_STOPS, UNSUPPORTED, ChatRequest, CompletionRequest
 from driftloop_server.proxy.app import BODY_SECONDS, MAX_BODY
+from driftloop_server.proxy.feedback import WINDOW, FeedbackBody
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/api.md").read_text()
 FIXED = {"add_special_tokens"}  # a constant of each kind of request
 HEEDED = {*ChatRequest.model_fields, *CompletionRequest.model_fields} - FIXED - {"stream_options"}
 
 
-@pytest.mark.parametrize("field", sorted({*IGNORED, *UNSUPPORTED, *HEEDED}))
+@pytest.mark.parametrize("field", sorted({*IGNORED, *UNSUPPORTED, *HEEDED, *FeedbackBody.model_fields}))
 def test_the_field_is_documented(field: str) -> None:
     assert f"`{field}`" in DOCUMENT
 
@@ -21,4 +22,5 @@ def test_the_field_is_documented(field: str) -> None:
 def test_the_bounds_are_those_of_the_code() -> None:
     assert f"| {MAX_BODY >> 20} MiB, within {BODY_SECONDS:.0f} s |" in DOCUMENT
     assert f"| {MAX_MESSAGES:,}, {MAX_PARTS:,}, {MAX_CALLS} |" in DOCUMENT
+    assert f"rated for {WINDOW.days} days" in DOCUMENT
     assert f"| {MAX_STOPS} of 256 characters |" in DOCUMENT
