@@ -9,6 +9,7 @@ from driftloop.controller.vocabulary.plan import Obj
 
 # What may be trained from. Nothing speaks against a version that awaits approval; it only isn't served.
 TRAINABLE = ("Approved", "AwaitingApproval")
+UNJUDGED = (None, "Pending", "Evaluating")
 
 
 def phase(version: Obj) -> str | None:

@@ -7,8 +7,11 @@ from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatu
 from driftloop.controller.kinds.inferenceservice.children import children, keys_secret, url
 from driftloop.controller.kinds.inferenceservice.drift import LOOK_SECONDS, look
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
-from driftloop.controller.kinds.inferenceservice.retraining import Decision, retrain
-from driftloop.controller.kinds.inferenceservice.rollout import Rollout, roll
+from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
+from driftloop.controller.kinds.inferenceservice.retraining.step import retrain
+from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
+from driftloop.controller.kinds.inferenceservice.rollout.step import roll
+from driftloop.controller.kinds.inferenceservice.situation import Situation, situate
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -18,9 +21,10 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     """What to do about one InferenceService."""
-    rollout = roll(observed, settings, now)
-    drift, drift_events = look(observed, now)
-    retraining = retrain(observed, now)
+    situation = situate(observed, settings, now)
+    rollout = roll(situation)
+    drift, drift_events = look(situation)
+    retraining = retrain(situation)
     status = InferenceServiceStatus(
         observed_generation=observed.service["metadata"].get("generation"),
         phase=rollout.phase,
@@ -28,15 +32,15 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
             Condition.model_validate(entry)
             for entry in merge(
                 observed.service.get("status", {}).get("conditions") or [],
-                _conditions(observed, rollout, retraining),
+                _conditions(situation, rollout, retraining),
                 observed.service["metadata"].get("generation"),
                 now,
             )
         ],
         url=url(observed, settings),
-        stable=_arm(observed.role("stable")),
+        stable=_arm(situation.stable),
         candidate=_arm(rollout.candidate),
-        traffic=traffic(observed.role("stable"), rollout.candidate),
+        traffic=traffic(situation.stable, rollout.candidate),
         analysis=rollout.analysis or observed.status.analysis,
         failed_revisions=list(rollout.failed),
         drift=drift,
@@ -80,9 +84,9 @@ def _arm(revision: Revision | None) -> RevisionStatus | None:
     )
 
 
-def _conditions(observed: Observed, rollout: Rollout, retraining: Decision) -> list[Condition]:
+def _conditions(situation: Situation, rollout: Rollout, retraining: Decision) -> list[Condition]:
     """Ready says whether users are served; Reconciling that something moves; Stalled that somebody must act."""
-    stable, wanted = observed.role("stable"), observed.spec.replicas
+    stable, wanted = situation.stable, situation.observed.spec.replicas
     serving = stable is not None and stable.available >= min(wanted, stable.replicas) and rollout.phase != "Degraded"
     found = (
         ready(rollout.reason, rollout.message)

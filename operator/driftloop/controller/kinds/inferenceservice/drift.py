@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from driftloop.api.inferenceservice import DriftStatus
 from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
-from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.traffic import SETTLE
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.plan import Event
@@ -14,32 +14,37 @@ from driftloop.controller.vocabulary.reasons import Reason
 LOOK_SECONDS = 10.0  # between two looks: a write of the status each
 
 
-def look(observed: Observed, now: datetime) -> tuple[DriftStatus | None, tuple[Event, ...]]:
+def look(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, ...]]:
     """The detector's state after this look, and an Event when the alarm goes.
 
     Evidence and the time up to which it was gathered are one value, written in one status: a crash before the write
     reads the same counters again, a crash after it reads on.
     """
-    stable, before = observed.role("stable"), observed.status.drift
-    if not observed.spec.drift.enabled:
+    stable, spec, before = situation.stable, situation.observed.spec.drift, situation.observed.status.drift
+    if not spec.enabled:
         return None, ()
     if stable is None:
         return before, ()
-    serving = observed.version(stable.version)
-    state = hand_over(before or DriftStatus(), stable.version, serving is not None and serving.gained)
+    gained = situation.serving is not None and situation.serving.gained
+    state = hand_over(before or DriftStatus(), stable.version, gained)
     held = state.held_from is not None
-    after = state if held else watch(state, stable.version, observed.counters, observed.spec.drift, now)
+    after = state if held else watch(state, stable.version, situation.observed.counters, spec, situation.now)
     rises = after.alarm and not held and not (before and before.alarm and before.version == after.version)
     event = Event("Warning", Reason.DRIFT_DETECTED, f"{stable.version}: {after.message}")
     return after, (event,) if rises else ()
 
 
-def window(observed: Observed, now: datetime) -> tuple[datetime, datetime] | None:
+def window(situation: Situation) -> tuple[datetime, datetime] | None:
     """The time whose counters are to be read now; None when it is too early, or nothing is watched."""
-    stable, status = observed.role("stable"), observed.status.drift
-    if not observed.spec.drift.enabled or stable is None or status is None or status.version != stable.version:
+    stable, status = situation.stable, situation.observed.status.drift
+    if (
+        not situation.observed.spec.drift.enabled
+        or stable is None
+        or status is None
+        or status.version != stable.version
+    ):
         return None
     if status.consumed_until is None or status.held_from is not None:
         return None
-    since, until = parse_timestamp(status.consumed_until), now - SETTLE
+    since, until = parse_timestamp(status.consumed_until), situation.now - SETTLE
     return (since, until) if until - since >= timedelta(seconds=LOOK_SECONDS) else None

@@ -4,9 +4,7 @@ import secrets
 from dataclasses import replace
 
 from driftloop.api.inferenceservice import InferenceService
-from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds import versions
-from driftloop.controller.kinds.inferenceservice.drift import window
 from driftloop.controller.kinds.inferenceservice.observed import (
     Keys,
     Observed,
@@ -15,8 +13,8 @@ from driftloop.controller.kinds.inferenceservice.observed import (
     parse_revision,
     parse_version,
 )
-from driftloop.controller.kinds.inferenceservice.retraining import samples_since
-from driftloop.controller.kinds.inferenceservice.rollout import figures_due
+from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
+from driftloop.controller.kinds.inferenceservice.situation import situate
 from driftloop.controller.pods.outcome import Broken, refused, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
@@ -29,8 +27,7 @@ from driftloop.controller.vocabulary.world import World
 async def observe(key: Key, world: World) -> Observed | None:
     """Everything about the service now; None when it is gone. Raises pydantic.ValidationError for its spec.
 
-    Prometheus is asked only for what this look will use: the arms during an analysis, the counters when a window is
-    over, the samples when something asks for a retraining.
+    Prometheus is asked only for what this look will use (`questions`).
     """
     service = world.get("InferenceService", key.namespace, key.name)
     if service is None:
@@ -49,12 +46,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         jobs=tuple(job for job in jobs if job),
         services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
     )
-    return replace(
-        observed,
-        arms=await _arms(observed, world),
-        counters=await _counters(observed, world),
-        samples=await _samples(observed, world),
-    )
+    return await _answered(observed, questions(situate(observed, world.settings, world.now())), world)
 
 
 def _follows(service: InferenceService, version: Obj) -> bool:
@@ -86,24 +78,17 @@ def _revisions(service: Obj, world: World) -> list[Revision]:
     return found
 
 
-async def _arms(observed: Observed, world: World) -> Arms | None:
-    stable, candidate = observed.role("stable"), observed.role("candidate")
-    if stable is None or candidate is None or candidate.analysis_started is None:
-        return None
-    if not figures_due(observed, world.now()):
-        return None
-    names = (stable.revision, candidate.revision)
-    found = await arms(world, observed.namespace, observed.name, names, candidate.analysis_started)
-    return Arms(found[stable.revision], found[candidate.revision]) if found else None
-
-
-async def _counters(observed: Observed, world: World) -> Counters | None:
-    stable, span = observed.role("stable"), window(observed, world.now())
-    if stable is None or span is None:
-        return None
-    return await read_batch(world, observed.namespace, observed.name, stable.version, *span)
-
-
-async def _samples(observed: Observed, world: World) -> int | None:
-    since = samples_since(observed, world.now())
-    return await eligible_samples(world, observed.namespace, observed.name, since) if since else None
+async def _answered(observed: Observed, wanted: Questions, world: World) -> Observed:
+    """`observed` with what Prometheus says; None where it was not asked or cannot say."""
+    namespace, name = observed.namespace, observed.name
+    if wanted.arms:
+        pair = (wanted.arms.stable, wanted.arms.candidate)
+        by_revision = await arms(world, namespace, name, pair, wanted.arms.since)
+        both = Arms(*(by_revision[revision] for revision in pair)) if by_revision else None
+        observed = replace(observed, arms=both)
+    if wanted.counters:
+        version, since, until = wanted.counters.version, wanted.counters.since, wanted.counters.until
+        observed = replace(observed, counters=await read_batch(world, namespace, name, version, since, until))
+    if wanted.samples:
+        observed = replace(observed, samples=await eligible_samples(world, namespace, name, wanted.samples))
+    return observed

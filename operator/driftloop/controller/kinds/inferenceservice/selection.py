@@ -1,63 +1,45 @@
 """Which revision should serve. Pure.
 
 The pinned version, or the last Approved of the family; never one that was rolled back, until somebody asks.
-What cannot be chosen is said, and what serves goes on serving.
+If nothing can be chosen, the reason is reported and the current revision keeps serving.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision, Version
-from driftloop.controller.kinds.inferenceservice.revision import revision_of
+from driftloop.controller.kinds.inferenceservice.observed import Version
+from driftloop.controller.kinds.inferenceservice.situation import Situation
+from driftloop.controller.kinds.versions import UNJUDGED
 from driftloop.controller.vocabulary.labels import APPROVE_VERSION, RETRY
 from driftloop.controller.vocabulary.reasons import Reason
-
-UNJUDGED = (None, "Pending", "Evaluating")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The revision that should serve; None: go on with what there is. `reason` says why it isn't another.
-
-    `blocked` when the spec asks for what cannot be had: somebody has to act.
-    """
+    """The revision that should serve, as a version and its revision; both None: go on with what there is."""
 
     version: Version | None = None
     revision: str | None = None
-    reason: Reason | Literal[""] = ""
+    reason: Reason | Literal[""] = ""  # why it is not another
     message: str = ""
-    blocked: bool = False
+    blocked: bool = False  # the spec asks for what cannot be had: somebody has to act
 
 
-def choose(observed: Observed) -> Choice:
+def choose(situation: Situation) -> Choice:
     """The pinned version, or the newest of the family that may serve."""
-    stable = observed.role("stable")
-    pinned = observed.spec.model.version
-    return _pinned(observed, stable, pinned) if pinned else _newest(observed, stable)
+    pinned = situation.observed.spec.model.version
+    return _pinned(situation, pinned) if pinned else _newest(situation)
 
 
-def failed_revisions(observed: Observed) -> frozenset[str]:
-    """Revisions that were rolled back and that nobody asked to try again.
-
-    The retry annotation stays on the object, and the operator never edits what is the user's. So a revision that
-    failed again while the annotation named it has used it up: it takes another value, or none in between.
-    """
-    deployed = {revision.revision: revision for revision in observed.revisions if revision.failed is not None}
-    asked = observed.annotations.get(RETRY)
-    return frozenset(
-        name
-        for name in {*observed.status.failed_revisions, *deployed}
-        if name != asked or (name in deployed and deployed[name].retried)
-    )
-
-
-def _pinned(observed: Observed, stable: Revision | None, name: str) -> Choice:
-    family = observed.spec.model.family
+def _pinned(situation: Situation, name: str) -> Choice:
+    observed = situation.observed
     version = observed.version(name)
     if version is None:
         return Choice(
             reason=Reason.VERSION_NOT_FOUND,
-            message=f"spec.model.version: there is no ModelVersion {name} of family {family} in this namespace",
+            message=f"spec.model.version: there is no ModelVersion {name} of family {observed.spec.model.family} "
+            "in this namespace",
             blocked=True,
         )
     if version.phase in ("Rejected", "Failed"):
@@ -67,73 +49,83 @@ def _pinned(observed: Observed, stable: Revision | None, name: str) -> Choice:
             "pin an Approved version",
             blocked=True,
         )
-    if not _may_serve(observed, version):
+    if not _may_serve(situation, version):
         unproven = version.phase == "AwaitingApproval"
         why = "awaits approval: no suite judged it, see its condition" if unproven else "has not been judged yet"
         return Choice(reason=Reason.VERSION_NOT_APPROVED, message=f"spec.model.version: {name} {why}")
-    return _take(observed, version, stable) or _failed(observed, version)
+    return _take(situation, version) or _failed(situation, version)
 
 
-def _newest(observed: Observed, stable: Revision | None) -> Choice:
-    serving = observed.version(stable.version) if stable else None
+def _newest(situation: Situation) -> Choice:
     outdated: Version | None = None
-    for version in sorted(observed.versions, key=lambda v: v.age_key, reverse=True):
-        if stable and version.name == stable.version:
-            break
-        if serving and version.age_key < serving.age_key:
-            break
-        if not _may_serve(observed, version):
+    for version in _newer(situation):
+        if not _may_serve(situation, version):
             continue
-        if not evidence_holds(observed, version, stable):
+        if not _evidence_holds(situation, version):
             outdated = outdated or version
             continue
-        if choice := _take(observed, version, stable):
+        if choice := _take(situation, version):
             return choice
     waiting = _outdated(outdated) if outdated else Choice()
-    if stable is None:
-        return waiting if outdated else _nothing(observed)
-    if serving is None:  # deleted by force: its pods have their copy
+    if situation.stable is None:
+        return waiting if outdated else _nothing(situation)
+    if situation.serving is None:  # deleted by force: its pods have their copy
         return waiting
-    return _take(observed, serving, stable, waiting) or _failed(observed, serving)
+    return _take(situation, situation.serving, waiting) or _failed(situation, situation.serving)
 
 
-def evidence_holds(observed: Observed, version: Version, stable: Revision | None) -> bool:
+def _newer(situation: Situation) -> Iterator[Version]:
+    """Versions that were created after the one that serves, the newest first; all of them where none serves."""
+    stable, serving = situation.stable, situation.serving
+    for version in sorted(situation.observed.versions, key=lambda version: version.age_key, reverse=True):
+        if stable and version.name == stable.version:
+            return
+        if serving and version.age_key < serving.age_key:
+            return
+        yield version
+
+
+def _evidence_holds(situation: Situation, version: Version) -> bool:
     """Whether the version was compared with what serves now; if not, its own controller evaluates it again.
 
     A family may have several services: evidence names one, and the others take its word. What is tried already was
     compared when it was chosen, whatever became of its status.
     """
-    if stable is None or version.name in _used(observed):
+    if situation.stable is None or _is_at_work(situation, version):
         return True
     if version.baseline_service is None:
         return False
-    return version.baseline_service != observed.name or version.baseline_digest == stable.digest
+    of_another = version.baseline_service != situation.observed.name
+    return of_another or version.baseline_digest == situation.stable.digest
 
 
-def _may_serve(observed: Observed, version: Version) -> bool:
+def _may_serve(situation: Situation, version: Version) -> bool:
     """Approved, or in use while its status was lost: wiping a status must move no traffic."""
-    in_doubt = (*UNJUDGED, "AwaitingApproval")
-    return version.phase == "Approved" or (version.phase in in_doubt and version.name in _used(observed))
+    in_doubt = version.phase in (*UNJUDGED, "AwaitingApproval")
+    return version.phase == "Approved" or (in_doubt and _is_at_work(situation, version))
 
 
-def _used(observed: Observed) -> set[str]:
-    return {revision.version for revision in observed.revisions if revision.role in ("stable", "candidate")}
+def _is_at_work(situation: Situation, version: Version) -> bool:
+    """Whether it is stable or candidate here."""
+    revisions = situation.observed.revisions
+    return any(r.version == version.name and r.role in ("stable", "candidate") for r in revisions)
 
 
-def _take(observed: Observed, version: Version, stable: Revision | None, why: Choice | None = None) -> Choice | None:
-    revision, why = revision_of(observed, version), why or Choice()
-    if revision in failed_revisions(observed) and not (stable and stable.revision == revision):
+def _take(situation: Situation, version: Version, why: Choice | None = None) -> Choice | None:
+    """The choice of a version, unless its revision was rolled back; `why` it is not another one."""
+    stable, revision, why = situation.stable, situation.revision_of(version), why or Choice()
+    if revision in situation.failed and not (stable and stable.revision == revision):
         return None
     return Choice(version, revision, why.reason, why.message)
 
 
-def _failed(observed: Observed, version: Version) -> Choice:
-    revision = revision_of(observed, version)
-    why = next((r.failed for r in observed.revisions if r.revision == revision and r.failed), "it was rolled back")
+def _failed(situation: Situation, version: Version) -> Choice:
+    revision = situation.revision_of(version)
+    reasons = (r.failed for r in situation.observed.revisions if r.revision == revision and r.failed)
     return Choice(
         reason=Reason.REVISION_FAILED,
-        message=f"revision {revision} of {version.name} is not tried again: {why}. Change the spec, or "
-        f"annotate the service with {RETRY}={revision}",
+        message=f"revision {revision} of {version.name} is not tried again: {next(reasons, 'it was rolled back')}. "
+        f"Change the spec, or annotate the service with {RETRY}={revision}",
         blocked=True,
     )
 
@@ -146,13 +138,13 @@ def _outdated(version: Version) -> Choice:
     )
 
 
-def _nothing(observed: Observed) -> Choice:
-    family = observed.spec.model.family
-    failed = [v for v in observed.versions if v.phase == "Approved"]
-    if failed:
-        return _failed(observed, max(failed, key=lambda v: v.age_key))
+def _nothing(situation: Situation) -> Choice:
+    versions = situation.observed.versions
+    if failed := [version for version in versions if version.phase == "Approved"]:
+        return _failed(situation, max(failed, key=lambda version: version.age_key))
+    family = situation.observed.spec.model.family
     message = f"waits for an Approved ModelVersion of family {family} in this namespace"
-    if unproven := [v for v in observed.versions if v.phase == "AwaitingApproval"]:
-        name = max(unproven, key=lambda v: v.age_key).name
+    if unproven := [version for version in versions if version.phase == "AwaitingApproval"]:
+        name = max(unproven, key=lambda version: version.age_key).name
         message += f"; {name} awaits approval: kubectl annotate mver {name} {APPROVE_VERSION}={name}"
     return Choice(reason=Reason.NO_APPROVED_VERSION, message=message)

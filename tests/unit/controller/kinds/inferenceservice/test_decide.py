@@ -8,7 +8,7 @@ import pytest
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
 from driftloop.controller.kinds.inferenceservice.decide import decide, traffic
 from driftloop.controller.kinds.inferenceservice.observed import Observed
-from driftloop.controller.kinds.inferenceservice.retraining import job_name
+from driftloop.controller.kinds.inferenceservice.retraining.history import job_name
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ROLE

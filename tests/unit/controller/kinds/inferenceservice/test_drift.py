@@ -6,8 +6,9 @@ from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.drift import look, window
 from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.situation import situate
 from driftloop.controller.vocabulary.conditions import timestamp
-from unit.controller.kinds.inferenceservice.builders import NOW, ago, revision, service, version
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, revision, service, version
 
 V1 = version("v1", 300)
 NORMAL = {"surprisal": [100.0, 100.0], "oov": [180.0, 20.0], "length": [100.0, 100.0], "feedback": [60.0, 3.0]}
@@ -26,10 +27,10 @@ def serving(drift: DriftStatus | None = None, enabled: bool = True) -> Observed:
 def seen(observed: Observed, *windows: dict[str, list[float]]) -> tuple[DriftStatus, list[str]]:
     """The state after these windows, and the reasons of the events on the way."""
     events: list[str] = []
-    state, _ = look(observed, NOW)
+    state, _ = look(situate(observed, SETTINGS, NOW))
     for bins in windows:
         found = replace(observed, status=InferenceServiceStatus(drift=state), counters=Counters(until=NOW, bins=bins))
-        state, told = look(found, NOW)
+        state, told = look(situate(found, SETTINGS, NOW))
         events += [event.reason for event in told]
     assert state is not None
     return state, events
@@ -60,7 +61,7 @@ def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
     held, events = seen(promoted(alarm, gained=False), *[SHIFTED] * 30)
     assert (held.alarm, held.version, held.held_from, held.baseline) == (True, "v2", "v1", alarm.baseline)
     assert events == []
-    assert window(promoted(held, gained=False), NOW) is None
+    assert window(situate(promoted(held, gained=False), SETTINGS, NOW)) is None
     learned = SHIFTED | {"feedback": NORMAL["feedback"]}
     fresh, _ = seen(promoted(alarm, gained=True), *[learned] * 30)
     assert (fresh.alarm, fresh.version, fresh.held_from) == (False, "v2", None)
@@ -68,21 +69,28 @@ def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
 
 def test_without_figures_nothing_changes() -> None:
     before, _ = seen(serving(), NORMAL)
-    after, events = look(serving(before), NOW)
+    after, events = look(situate(serving(before), SETTINGS, NOW))
     assert after == before
     assert events == ()
 
 
 def test_a_disabled_watch_has_no_status() -> None:
-    assert look(serving(enabled=False), NOW) == (None, ())
-    assert window(serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False), NOW) is None
+    assert look(situate(serving(enabled=False), SETTINGS, NOW)) == (None, ())
+    assert (
+        window(
+            situate(serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False), SETTINGS, NOW)
+        )
+        is None
+    )
 
 
 def test_counters_are_read_when_a_window_is_over() -> None:
     def span(seconds: float, name: str = "v1") -> object:
-        return window(serving(DriftStatus(version=name, consumed_until=timestamp(ago(seconds)))), NOW)
+        return window(
+            situate(serving(DriftStatus(version=name, consumed_until=timestamp(ago(seconds)))), SETTINGS, NOW)
+        )
 
     assert span(60) == (ago(60), ago(5))
     assert span(14) is None  # too short
     assert span(60, "v0") is None  # another version: the watch starts anew
-    assert window(serving(), NOW) is None
+    assert window(situate(serving(), SETTINGS, NOW)) is None

@@ -11,12 +11,25 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import AlertRecord, DriftStatus, InferenceServiceStatus, RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Version
-from driftloop.controller.kinds.inferenceservice.retraining import Decision, job_name, retrain, samples_since
+from driftloop.controller.kinds.inferenceservice.retraining.history import job_name
+from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
+from driftloop.controller.kinds.inferenceservice.retraining.step import retrain, samples_since
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
+from driftloop.controller.kinds.inferenceservice.situation import situate
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import APPROVE, SERVICE, TRIGGER
 from driftloop.controller.vocabulary.plan import Create, Obj
-from unit.controller.kinds.inferenceservice.builders import NOW, ago, alert, job, retraining, revision, service, version
+from unit.controller.kinds.inferenceservice.builders import (
+    NOW,
+    SETTINGS,
+    ago,
+    alert,
+    job,
+    retraining,
+    revision,
+    service,
+    version,
+)
 
 V1 = version("v1", 10_000)
 DRIFTED = alert("a1/1", ago(100))
@@ -43,7 +56,7 @@ def serving(
 
 
 def go(observed: Observed) -> Decision:
-    return retrain(observed, NOW)
+    return retrain(situate(observed, SETTINGS, NOW))
 
 
 def state(decision: Decision) -> str | None:
@@ -344,9 +357,9 @@ def test_a_job_that_learns_from_files_alone_needs_no_samples() -> None:
 
 def test_samples_count_from_the_estimated_change() -> None:
     drift = ROSE.model_copy(update={"change_point": timestamp(ago(200))})
-    assert samples_since(serving(status={"drift": drift}), NOW) == ago(200)
-    assert samples_since(serving(), NOW) == ago(600)
-    assert samples_since(serving(alerts=()), NOW) is None
+    assert samples_since(situate(serving(status={"drift": drift}), SETTINGS, NOW)) == ago(200)
+    assert samples_since(situate(serving(), SETTINGS, NOW)) == ago(600)
+    assert samples_since(situate(serving(alerts=()), SETTINGS, NOW)) is None
 
 
 def test_manual_approval_waits_for_the_annotation_with_the_proposals_name() -> None:
@@ -407,7 +420,7 @@ class Loop:
         return DriftStatus(version=self.stable.name, last_alarm=timestamp(self.alarmed)) if self.alarmed else None
 
     def look(self) -> None:
-        decision = retrain(self.observed(), self.now)
+        decision = retrain(situate(self.observed(), SETTINGS, self.now))
         for body in bodies(decision):
             assert not [j for j in self.jobs if not self.is_over(j)], "a second job while one is in flight"
             if body["metadata"]["name"] not in {j.name for j in self.jobs}:

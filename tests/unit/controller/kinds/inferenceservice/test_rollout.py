@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
+from driftloop.controller.kinds.inferenceservice.questions import arms_due
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
-from driftloop.controller.kinds.inferenceservice.rollout import Rollout, canary_size, figures_due, roll
+from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout, canary_size
+from driftloop.controller.kinds.inferenceservice.rollout.step import roll
+from driftloop.controller.kinds.inferenceservice.situation import situate
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
@@ -33,7 +36,7 @@ BAD = Arms(arm(200), arm(100, 30))
 
 
 def go(observed: Observed) -> Rollout:
-    return roll(observed, SETTINGS, NOW)
+    return roll(situate(observed, SETTINGS, NOW))
 
 
 def canary(candidate: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **parts: Any) -> Observed:
@@ -144,14 +147,14 @@ def test_a_paused_canary_is_looked_at_each_minute() -> None:
     known = Analysis(started=timestamp(began), looked=timestamp(ago(20)), verdict="Paused", message="10 of 50")
     status = InferenceServiceStatus(phase="Paused", analysis=known)
     waiting = canary({"analysis_started": began}, arms=None, status=status)
-    assert not figures_due(waiting, NOW)
+    assert not arms_due(situate(waiting, SETTINGS, NOW))
     step = go(waiting)
     assert (step.phase, step.analysis, step.requeue_after) == ("Paused", known, 60)
     assert step.message == "v2 beside v1: 10 of 50"
-    later = roll(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40))
+    later = roll(situate(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40)))
     assert later.reason == "Promoting"
     anew = canary({"analysis_started": ago(10)}, status=status)
-    assert figures_due(anew, NOW)
+    assert arms_due(situate(anew, SETTINGS, NOW))
 
 
 def test_a_version_that_lost_its_verdict_is_not_promoted() -> None:
@@ -402,7 +405,7 @@ def test_there_never_are_fewer_ready_pods_than_wanted_in_a_rollout(
             for r in observed.revisions
         )
         observed = replace(observed, revisions=grown, arms=arms)
-        step = roll(observed, SETTINGS, now)
+        step = roll(situate(observed, SETTINGS, now))
         observed = applied(observed, step, now)
         serving = [r for r in observed.revisions if r.role in ("stable", "candidate")]
         assert sum(r.available for r in serving) >= replicas
@@ -431,7 +434,7 @@ def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tup
             observed = replace(observed, versions=(V1, V2, V3))
         observed = replace(observed, revisions=tuple(_lived(r, pods, now) for r in observed.revisions), arms=arms)
         before = sum(r.available for r in observed.revisions)
-        observed = applied(observed, roll(observed, SETTINGS, now), now)
+        observed = applied(observed, roll(situate(observed, SETTINGS, now)), now)
         assert before == 0 or sum(r.available for r in observed.revisions) > 0
 
 
@@ -445,7 +448,7 @@ def test_a_rollout_that_is_cut_short_anywhere_ends_as_one_that_is_not(cuts: list
     for cut in [*cuts, *[99] * 20]:
         now += timedelta(seconds=40)
         observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
-        step = roll(observed, SETTINGS, now)
+        step = roll(situate(observed, SETTINGS, now))
         after = applied(observed, replace(step, actions=step.actions[:cut]), now)
         observed = after if cut == 99 else replace(after, status=observed.status)
     assert [(r.version, r.role, r.replicas) for r in observed.revisions] == [("v2", "stable", 2)]
@@ -469,7 +472,7 @@ def test_nothing_is_promoted_without_enough_figures(ticks: list[Arms | None]) ->
     for arms in ticks:
         now += timedelta(seconds=600)
         observed = replace(observed, arms=arms)
-        observed = applied(observed, roll(observed, SETTINGS, now), now)
+        observed = applied(observed, roll(situate(observed, SETTINGS, now)), now)
         stable, candidate = observed.role("stable"), observed.role("candidate")
         assert stable is not None
         assert stable.version == "v1"

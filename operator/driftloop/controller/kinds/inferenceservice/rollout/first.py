@@ -1,0 +1,50 @@
+"""The first revision of a service: nothing serves yet. Pure."""
+
+from datetime import timedelta
+
+from driftloop.controller.kinds.inferenceservice.observed import Revision
+from driftloop.controller.kinds.inferenceservice.rollout.moves import (
+    POLL_SECONDS,
+    Failure,
+    Rollout,
+    because,
+    bring_up,
+    roll_back,
+    scale,
+    take_over,
+)
+from driftloop.controller.kinds.inferenceservice.selection import Choice
+from driftloop.controller.kinds.inferenceservice.situation import Situation
+from driftloop.controller.vocabulary.plan import Event
+from driftloop.controller.vocabulary.reasons import Reason
+
+
+def first(situation: Situation, choice: Choice) -> Rollout:
+    """Bring up what was chosen; it becomes stable with its first Ready pod."""
+    candidate = situation.candidate
+    if choice.version is None or choice.revision is None:
+        return Rollout("Pending", choice.reason, choice.message, candidate=candidate, requeue_after=None)
+    if candidate is None or candidate.revision != choice.revision:
+        return bring_up(situation, choice.version, "Deploying")
+    if candidate.available >= min(1, situation.observed.spec.replicas):
+        message = f"{candidate.version} serves as revision {candidate.revision}"
+        event = Event("Normal", Reason.SERVING, message)
+        return Rollout("Serving", Reason.SERVING, message, (take_over(situation, candidate),), (event,))
+    if candidate.hopeless:
+        return roll_back(situation, candidate, Failure(Reason.PODS_BROKEN, candidate.problem))
+    return _await_pods(situation, candidate)
+
+
+def _await_pods(situation: Situation, candidate: Revision) -> Rollout:
+    """Nothing else serves, so it goes on trying: its image may come, a node may be added."""
+    spec = situation.observed.spec
+    late = situation.now - candidate.since > timedelta(seconds=spec.canary.progress_deadline_seconds)
+    return Rollout(
+        "Degraded" if late else "Deploying",
+        Reason.PROGRESS_DEADLINE_EXCEEDED if late else Reason.DEPLOYING,
+        f"{candidate.version}: {candidate.available} of {spec.replicas} pods are ready" + because(candidate),
+        scale(situation, candidate, spec.replicas),
+        candidate=candidate,
+        blocked=late,
+        requeue_after=POLL_SECONDS * (6 if late else 1),
+    )

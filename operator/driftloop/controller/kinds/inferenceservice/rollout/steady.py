@@ -1,0 +1,43 @@
+"""Stable is what should serve, or nothing better can be had. Pure."""
+
+from driftloop.controller.kinds.inferenceservice.observed import Revision
+from driftloop.controller.kinds.inferenceservice.rollout.moves import (
+    POLL_SECONDS,
+    Phase,
+    Rollout,
+    because,
+    retire,
+    scale,
+)
+from driftloop.controller.kinds.inferenceservice.selection import Choice
+from driftloop.controller.kinds.inferenceservice.situation import Situation
+from driftloop.controller.vocabulary.plan import Action, Event
+from driftloop.controller.vocabulary.reasons import Reason
+
+
+def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
+    """Keep stable at its replicas, and withdraw a candidate that is no longer wanted."""
+    replicas, candidate = situation.observed.spec.replicas, situation.candidate
+    actions: tuple[Action, ...] = scale(situation, stable, replicas)
+    if candidate and is_needed(situation, stable, candidate):
+        message = f"returns to {stable.version}: {stable.available} of {replicas} pods are ready"
+        return Rollout("Canary", Reason.RETURNING, message, actions, candidate=candidate)
+    events: tuple[Event, ...] = ()
+    if candidate:
+        actions += (retire(situation, candidate),)
+        withdrawn = f"{candidate.version} (revision {candidate.revision}) is no longer wanted"
+        events = (Event("Normal", Reason.CANARY_WITHDRAWN, withdrawn),)
+    short = stable.available < replicas
+    message = f"{stable.version} serves: {stable.available} of {replicas} pods are ready"
+    message += because(stable) if short else ""
+    message += f". {choice.message}" if choice.message else ""
+    phase: Phase = "Degraded" if short and stable.available == 0 else "Serving"
+    reason = choice.reason or (Reason.PODS_NOT_READY if short else Reason.SERVING)
+    return Rollout(phase, reason, message, actions, events, requeue_after=POLL_SECONDS if short else None)
+
+
+def is_needed(situation: Situation, stable: Revision, candidate: Revision) -> bool:
+    """Whether users would miss the candidate: stable gave up pods for it and hasn't got them back, or has none."""
+    replicas = situation.observed.spec.replicas
+    short = stable.available < (replicas if candidate.promoted else min(1, replicas))
+    return candidate.available > 0 and short
