@@ -119,6 +119,15 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return found
 
 
+def is_plain(body: bytes) -> bool:
+    """Whether `parse_json` could refuse it for its JSON alone: it is UTF-8 and spells no half of a surrogate pair."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return False
+    return "\0" not in text[:4] and not ("\\u" in text and _ESCAPED.search(text))
+
+
 def _decoded(body: bytes) -> tuple[str, bool]:
     """The text, and whether it has surrogates as they are. Raises ValueError."""
     encoding = json.detect_encoding(body)

@@ -91,6 +91,7 @@ Quantity = Annotated[
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=1024)]
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][-a-z0-9+.]*://[^\s/?#,;*@]+)$", max_length=256)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40)]
 

@@ -13,6 +13,7 @@ from driftloop.api.base import (
     Fraction,
     LabelValue,
     Name,
+    Origin,
     PodOverrides,
     StorageUri,
     Text,
@@ -174,6 +175,12 @@ class InferenceServiceSpec(ApiModel):
         ge=1,
         le=86_400,
         description="How long a request may take, its whole answer included, streamed or not; then it fails with 504.",
+    )
+    allowed_origins: list[Origin] = Field(
+        default=[],
+        max_length=64,
+        description="Origins of the web pages that may call the API from a browser (CORS), like "
+        "https://chat.example.org; * is any. Other clients need none. Without one browsers refuse.",
     )
     canary: Canary = Field(default=Canary(), description="How a new revision is tried.")
     feedback: FeedbackSpec | None = Field(None, description="Take users' corrections.")

@@ -157,6 +157,7 @@ class ServeTask(ApiModel):
     dtype: str = "auto"
     drain_seconds: int = 30
     request_timeout_seconds: int = 3600
+    allowed_origins: tuple[str, ...] = ()  # web pages that may call the API from a browser
     feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: none is taken
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90

@@ -18,7 +18,7 @@ from driftloop_server.engine.model import LoadedModel
 from driftloop_server.engine.replies import Reply
 from driftloop_server.engine.scheduler import QUEUE_FULL, QueueFull, Scheduler
 from driftloop_server.engine.sequence import Generation, Output
-from driftloop_server.engine.tokenising import LANES, Crowded, Tokenising, refuse_hopeless
+from driftloop_server.engine.tokenising import LANES, Crowded, Tokenising, refuse_hopeless, refuse_oversized
 from driftloop_server.openai_api import (
     CHAT,
     CLIENT,
@@ -89,6 +89,8 @@ class EngineServer:
 
         def work(lane: int, wanted: Callable[[], bool]) -> tuple[requests.Request, Generation]:
             loaded = replace(self._by_lane[lane], wanted=wanted)
+            field = "messages" if kind is requests.ChatRequest else "prompt"
+            refuse_oversized(body, field, loaded.max_model_len, self._longest_token)
             document = parse_json(body)
             refuse_hopeless(document, loaded.max_model_len, self._longest_token)
             asked = requests.parse(kind, document)

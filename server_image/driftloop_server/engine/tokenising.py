@@ -12,6 +12,7 @@ from driftloop_server.openai_api import ApiError
 
 # Bytes of the bodies that a thread takes at most. One that has begun can't be stopped, so each size has its own.
 LANES = (1 << 14, 1 << 18, 1 << 62)
+SYNTAX = 1 << 20  # characters of a body beside its text: names of fields, braces, hints
 MAX_JOBS, MAX_BYTES = 256, 64 << 20  # that wait in all lanes; more are refused
 
 Result = TypeVar("Result")
@@ -111,6 +112,20 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
         future.set_result(result)
     else:
         future.set_exception(error)
+
+
+def refuse_oversized(body: bytes, field: str, context: int, longest_token: int) -> None:
+    """Raise ApiError 400 for a body so long that its text can't fit, whatever it says: it is not even read as JSON.
+
+    JSON spells a character in 12 at most, of which every sixth is a backslash. Beside the text in `field` a body may
+    have `SYNTAX` characters.
+    """
+    room = context * longest_token
+    if len(body) <= room + SYNTAX or b"\0" in body[:4]:  # UTF-16 and UTF-32 are read, whatever that costs
+        return
+    least = len(body.decode(errors="replace")) - 6 * body.count(b"\\") - SYNTAX
+    if least > room:
+        raise _too_long(field, f"{least} characters or more", f"{room} characters", context)
 
 
 def refuse_hopeless(body: dict[str, Any], context: int, longest_token: int) -> None:

@@ -17,6 +17,7 @@ from driftloop.contract.task import ServeTask
 from driftloop_server.listener import ApiRunner
 from driftloop_server.proxy.app import Api
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections
+from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters, read_profile
 from driftloop_server.proxy.feedback import Feedback
 from driftloop_server.proxy.identity import Signer
@@ -72,7 +73,8 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
         readiness = Readiness(upstream, task.service)
         drift = DriftCounters(read_profile(Path(task.model_dir)), metrics)
         connections = Connections(options.connection_requests, options.connection_seconds)
-        api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness).app()
+        cors = Cors(task.allowed_origins)
+        api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness, cors).app()
         apps = [(api, task.api_port)]
         if task.feedback_uri:
             segments = Segments(task.feedback_uri, socket.gethostname())

@@ -21,10 +21,12 @@ from driftloop_server.openai_api import (
     add_route,
     error_body,
     errors_as_json,
+    is_plain,
     no_such_model,
     parse_json,
 )
 from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
+from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
@@ -34,6 +36,7 @@ from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 
 MAX_BODY = 4 << 20  # bytes of a request
+SMALL = 1 << 16  # bytes of a body that is read at once
 BODY_SECONDS = 30.0  # in which it must have come
 # What traces a request through systems; nothing else of the client's headers is for the engine.
 _TRACING = ("traceparent", "tracestate", "X-Request-Id")
@@ -59,6 +62,7 @@ class Api:
         metrics: ProxyMetrics,
         drift: DriftCounters,
         readiness: Readiness,
+        cors: Cors,
     ) -> None:
         self._version, self._revision = version, revision
         self._upstream = upstream
@@ -67,9 +71,12 @@ class Api:
         self._metrics = metrics
         self._drift = drift
         self._readiness = readiness
+        self._cors = cors
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._measure, errors_as_json], client_max_size=MAX_BODY)
+        middlewares = [self._cors.preflight, self._measure, errors_as_json]
+        app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+        app.on_response_prepare.append(self._cors.mark)
         add_route(app, "GET", MODELS, self.models)
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
         add_route(app, "POST", COMPLETIONS, self.generate)
@@ -94,11 +101,13 @@ class Api:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        document = parse_json(body)
+        # Reading a long body holds up all answers, and for nothing if the engine refuses it: it is read once the engine
+        # has taken it, but for what makes engines stumble.
+        document = parse_json(body) if len(body) <= SMALL or not is_plain(body) else None
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
-            prompt = prompt_of(document) or Prompt("")  # not before: 50,000 messages, and no answer, cost others 0.1 s
+            prompt = prompt_of(parse_json(body) if document is None else document) or Prompt("")
             if prompt.text:
                 self._drift.count(prompt.text)
             identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())

@@ -200,6 +200,28 @@ async def test_what_the_built_in_engine_refuses_is_for_the_engine_to_say(http: S
         assert (other.last_path, other.last_body) == (path, body)
 
 
+@pytest.mark.parametrize("size", [10, 200_000])
+async def test_half_a_character_never_reaches_the_engine(http: Session, other: Engine, size: int) -> None:
+    body = b'{"prompt": "' + b"a" * size + b'\\ud83d"}'
+    async with http.post("/v1/completions", data=body) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (400, "invalid_unicode")
+    assert other.last_body == b""
+
+
+async def test_a_long_prompt_that_the_engine_takes_is_counted_as_a_short_one(
+    http: Session, other: Engine, pod: Process
+) -> None:
+    def looked_at() -> float:
+        counts = (value for name, value in pod.metrics().items() if name.startswith("driftloop_drift_bin_total"))
+        return sum(counts)
+
+    before = looked_at()
+    for prompt in ("a b c", "a b c " * 30_000):
+        assert (await http.post("/v1/completions", json={"prompt": prompt})).status == 200
+        before, counted = looked_at(), looked_at() - before
+        assert counted > 0
+
+
 async def test_a_card_is_taken_from_the_engines_list(http: Session) -> None:
     assert (await (await http.get("/v1/models/desk")).json())["owned_by"] == "vllm"
     assert (await (await http.get("/v1/models/org/adapter/")).json())["id"] == "org/adapter"

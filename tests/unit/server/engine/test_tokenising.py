@@ -1,13 +1,24 @@
 """Long prompts stand in nobody's way, and nothing is done for a client that left."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from driftloop_server.engine.tokenising import LANES, MAX_JOBS, Crowded, Tokenising, refuse_hopeless
+from driftloop_server.engine.tokenising import (
+    LANES,
+    MAX_JOBS,
+    SYNTAX,
+    Crowded,
+    Tokenising,
+    refuse_hopeless,
+    refuse_oversized,
+)
 from driftloop_server.openai_api import ApiError
 
 LONG = LANES[0] + 1
@@ -132,3 +143,25 @@ def test_what_can_not_fit_is_refused_by_its_size(body: dict[str, Any], field: st
 )
 def test_what_may_fit_or_is_malformed_is_left_to_others(body: dict[str, Any]) -> None:
     refuse_hopeless(body, context=100, longest_token=10)
+
+
+CHARACTERS = st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('a"\\\n\0é東🙂'))
+
+
+@given(unit=st.text(CHARACTERS, min_size=1, max_size=8), escaped=st.booleans(), indent=st.sampled_from([None, 8]))
+@settings(max_examples=50)
+def test_no_body_is_refused_by_its_length_whose_text_may_fit(unit: str, escaped: bool, indent: int | None) -> None:
+    text = (unit * (1 << 18))[: 1 << 18]
+    body = json.dumps({"model": "m", "prompt": text, "metadata": "x" * 900_000}, ensure_ascii=escaped, indent=indent)
+    refuse_oversized(body.encode(), "prompt", context=1 << 12, longest_token=1 << 6)
+
+
+@pytest.mark.parametrize("text", ["a", "é", "東"])
+def test_a_body_far_too_long_is_refused_unread(text: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        refuse_oversized((text * (2 * SYNTAX)).encode(), "messages", context=100, longest_token=10)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "context_length_exceeded", "messages")
+
+
+def test_a_body_in_another_encoding_is_read_whatever_its_length() -> None:
+    refuse_oversized(("a" * 2 * SYNTAX).encode("utf-16-le"), "prompt", context=100, longest_token=10)

@@ -23,6 +23,7 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 
 MIN_READY_SECONDS = 3  # a pod that crashes on its first requests never counts
 _HASH_LENGTH = 10
+_LATER = ("request_timeout_seconds", "allowed_origins")
 
 
 def revision_of(observed: Observed, version: Version) -> str:
@@ -65,6 +66,7 @@ def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask
         dtype=spec.engine.dtype,
         drain_seconds=spec.drain_seconds,
         request_timeout_seconds=spec.request_timeout_seconds,
+        allowed_origins=tuple(spec.allowed_origins),
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
     )
@@ -127,7 +129,7 @@ def _held_out_percent(observed: Observed, version: Version) -> int:
 
 def _set_later(spec: InferenceServiceSpec) -> dict[str, Any]:
     """Fields of the spec that came after the first release, where they are set: older revisions keep their hashes."""
-    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include={"request_timeout_seconds"})
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(_LATER))
 
 
 def _set_fields(model: ApiModel | None) -> Any:

@@ -23,6 +23,7 @@ V1 = version("v1")
         {"engine": {"maxModelLen": 512}},
         {"drainSeconds": 31},
         {"requestTimeoutSeconds": 7200},
+        {"allowedOrigins": ["https://chat.example.org"]},
         {"feedback": {"storage": "pvc://shared/feedback"}},
         {"podOverrides": {"nodeSelector": {"gpu": "yes"}}},
     ],
@@ -41,6 +42,7 @@ def test_what_makes_the_pods_makes_another_revision(spec: Obj) -> None:
         {"model": {"family": "desk", "version": "v1"}},
         {"engine": {"type": "transformers", "maxNumSeqs": 32}},  # the defaults, spelled out
         {"requestTimeoutSeconds": 3600},
+        {"allowedOrigins": []},
     ],
 )
 def test_what_does_not_touch_the_pods_makes_no_other_revision(spec: Obj) -> None:
