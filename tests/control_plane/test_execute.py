@@ -14,7 +14,7 @@ from driftloop.controller.runtime.kube.api import Api, credentials
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
 from driftloop.controller.runtime.kube.resources import RESOURCES, WATCHED
-from driftloop.controller.runtime.loop.execute import Executor, Stale
+from driftloop.controller.runtime.loop.execute import Executor, Halted, Stale
 from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import (
     Action,
@@ -57,7 +57,10 @@ class Runtime:
 
     async def run(self, *actions: Action, **more: Any) -> bool:
         """Execute a plan of the FineTuneJob `one`."""
-        return (await self.executor.execute(await self.parent(), Plan(actions, **more), FineTuneJobStatus)).wrote
+        try:
+            return (await self.executor.execute(await self.parent(), Plan(actions, **more), FineTuneJobStatus)).wrote
+        except Halted as halted:
+            raise halted.error from None
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from control_plane.harness import Cluster, OperatorProcess, StartOperator, event
 from control_plane.objects import finetunejob
 from driftloop.contract.names import ALERT_NAME, Metric
 from testcluster.binaries import binary
+from testcluster.console import Error
 from testcluster.controlplane import free_port
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
@@ -351,3 +352,72 @@ def test_a_disruption_budget_that_somebody_edited_does_not_keep_the_service_from
     assert cluster.list("poddisruptionbudgets")[0]["spec"]["maxUnavailable"] == 2
     cluster.kubectl("delete", "pdb", name)
     eventually(lambda: cluster.condition("dlsvc", "desk", "ChildrenRefused") is None)
+
+
+@pytest.fixture
+def no_jobs(cluster: Cluster) -> Iterator[None]:
+    """A policy of the platform's that refuses every FineTuneJob in the namespace."""
+    name = f"no-jobs-{cluster.namespace}"
+    group = "admissionregistration.k8s.io/v1"
+    rule = {
+        "apiGroups": ["driftloop.dev"],
+        "apiVersions": ["*"],
+        "operations": ["CREATE"],
+        "resources": ["finetunejobs"],
+    }
+    policy = {
+        "apiVersion": group,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [
+                {"expression": f"request.namespace != '{cluster.namespace}'", "message": "no GPUs this week"}
+            ],
+        },
+    }
+    binding = {
+        "apiVersion": group,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }
+    cluster.create(policy)
+    cluster.create(binding)
+    try:
+        eventually(lambda: "no GPUs this week" in _refusal(cluster))
+        yield
+    finally:
+        for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+            cluster.kubectl("delete", kind, name)
+
+
+def _refusal(cluster: Cluster) -> str:
+    """What the API server says to a FineTuneJob, which it keeps in no case."""
+    try:
+        cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(finetunejob("asked")))
+    except Error as error:
+        return str(error)
+    return ""
+
+
+def test_a_retraining_that_a_policy_refuses_keeps_no_candidate_from_being_rolled_back(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic, no_jobs: None
+) -> None:
+    operator = trying(cluster, operators, traffic, retraining=RETRAINING)
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    eventually(lambda: (cluster.get("dlsvc", "desk").get("status") or {}).get("drift"))
+    patch = json.dumps({"status": {"drift": {"lastAlarm": now.strftime("%Y-%m-%dT%H:%M:%SZ")}}})
+    cluster.kubectl("patch", "dlsvc", "desk", "--subresource=status", "--type=merge", "-p", patch)
+    assert operator.post(alerts(cluster.namespace, now))[0] == 200
+    refused = eventually(lambda: cluster.condition("dlsvc", "desk", "ChildrenRefused"))
+    assert "no GPUs this week" in refused["message"]
+    traffic.serve(deployment(cluster, "v1"), 60)
+    traffic.serve(deployment(cluster, "v2"), 30, errors=25)
+    eventually(lambda: settled(cluster, "v2", "failed"))
+    eventually(lambda: settled(cluster, "v1", "stable"))
+    status = eventually(lambda: _phase(cluster, "Serving"))
+    assert (status["retraining"]["state"], status["retraining"]["ordinal"]) == ("Waiting", 0)
+    assert "ChildrenRefused" in status["retraining"]["message"]
+    assert status["failedRevisions"] == [deployment(cluster, "v2")["metadata"]["labels"]["driftloop.dev/revision"]]
+    assert cluster.list("ftj") == []

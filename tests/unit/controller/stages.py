@@ -220,7 +220,7 @@ class Cluster:
 
     def take(self, plan: Plan) -> None:
         """Create, apply and delete; nothing that is there already is written again."""
-        for action in (*plan.beside, *plan.actions):
+        for action in plan.writes:
             match action:
                 case Create(body) | Apply(body):
                     self._put(body)

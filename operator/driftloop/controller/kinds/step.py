@@ -8,7 +8,7 @@ from driftloop.api.base import Condition
 from driftloop.api.finetunejob import FineTuneJobStatus
 from driftloop.api.modelversion import ModelVersionStatus
 from driftloop.controller.vocabulary import conditions
-from driftloop.controller.vocabulary.plan import Action, Obj, Plan
+from driftloop.controller.vocabulary.plan import Action, Obj, Plan, independent
 
 Phase = TypeVar("Phase", bound=str)
 
@@ -45,7 +45,7 @@ def to_plan(
     waits = [seconds for seconds in (step.requeue_after, wait) if seconds is not None]
     return Plan(
         actions=(*first, *step.actions),
-        beside=step.beside,
+        beside=independent(step.beside),
         status=new,
         events=conditions.transition(old, step.conditions),
         requeue_after=min(waits, default=None),

@@ -2,10 +2,12 @@
 
 A decider is a pure function `decide(observed, settings, now) -> Plan`. It reads no clock, no network and no cache;
 whatever it needs is in `observed`. The runtime executes a plan's actions in order and stops at the first failure:
-the next reconcile observes again, so every prefix of them must be a state to go on from. What stands beside them is
-tried for itself: a refused PodDisruptionBudget keeps no rollback from happening.
+the next reconcile observes again, so every prefix of them must be a state to go on from. A plan is groups, by
+construction: what does not build on the rest goes into a group of its own, and is tried whatever became of the others.
+A refused PodDisruptionBudget, or a retraining that a quota refuses, keeps no rollback from happening.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -102,14 +104,38 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to do. `status` is the whole wanted status (None: leave it), written only when it differs."""
+class Group:
+    """Actions of which each builds on those before it. What is refused in a group ends that group, and no other."""
 
-    actions: tuple[Action, ...] = ()  # a chain: each one builds on those before it
+    actions: tuple[Action, ...]
+    fields: tuple[str, ...] = ()  # of the status that are this group's own: they hold whatever becomes of the chain
+    undone: Obj = field(default_factory=dict)  # fields of the status to write instead when the group is refused
+    events: tuple[Event, ...] = ()  # told when all of it is done
+
+
+def independent(actions: Iterable[Action]) -> tuple[Group, ...]:
+    """A group of each."""
+    return tuple(Group((action,)) for action in actions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do: groups that are independent of each other, and the chain that the status is about.
+
+    `status` is the whole wanted status (None: leave it), written only when it differs. When the chain is refused, the
+    object is Stalled, and of its status only the groups' own fields are written.
+    """
+
+    actions: tuple[Action, ...] = ()  # the chain: each one builds on those before it
     status: Obj | None = None
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None  # seconds
-    beside: tuple[Action, ...] = ()  # independent of the chain and of each other: a refusal is told and stops nothing
+    beside: tuple[Group, ...] = ()  # tried before the chain, each for itself; what is refused is a condition
+
+    @property
+    def writes(self) -> tuple[Action, ...]:
+        """All actions, in the order in which they are tried."""
+        return (*(action for group in self.beside for action in group.actions), *self.actions)
 
 
 class NameTaken(Exception):

@@ -15,7 +15,7 @@ from driftloop.controller.kinds.inferenceservice.situation import Situation, sit
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
-from driftloop.controller.vocabulary.plan import Action, Create, Plan, Settings
+from driftloop.controller.vocabulary.plan import Action, Create, Group, Obj, Plan, Settings, independent
 from driftloop.controller.vocabulary.reasons import Reason
 
 
@@ -54,12 +54,21 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     around = children(observed, settings)
     first, beside = ((), around) if observed.revisions else (around, ())
     return Plan(
-        actions=(*first, *_lost_keys(observed), *rollout.actions, *retraining.actions),
-        beside=beside,
+        actions=(*first, *_lost_keys(observed), *rollout.actions),
+        beside=(
+            *independent(beside),
+            Group((), ("drift",), events=drift_events),
+            Group(retraining.actions, ("retraining",), _undone(retraining), retraining.events),
+        ),
         status=status.dump(),
-        events=(*rollout.events, *drift_events, *retraining.events),
+        events=rollout.events,
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
     )
+
+
+def _undone(retraining: Decision) -> Obj:
+    """The status when the retraining's job is refused."""
+    return {"retraining": retraining.refused.dump()} if retraining.refused else {}
 
 
 def traffic(stable: Revision | None, candidate: Revision | None) -> str | None:

@@ -1,13 +1,13 @@
-"""Executes a plan: what stands beside its chain each for itself, then the chain, stopping at the first failure.
+"""Executes a plan: its groups each for itself, then its chain; each stops at its first failure.
 
-Every answer goes into the caches. What was refused beside the chain becomes a condition, and is tried again.
+Every answer goes into the caches. What was refused in a group becomes a condition, and is tried again.
 
 Nothing is written that is there already: a plan for a settled object costs no request.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -29,6 +29,7 @@ from driftloop.controller.vocabulary.plan import (
     Delete,
     Event,
     FailPod,
+    Group,
     Label,
     NameTaken,
     Obj,
@@ -47,20 +48,47 @@ class Stale(Exception):
     """What was decided on is no longer what is there: observe again."""
 
 
+Refused = NameTaken | FieldConflict | Stale | ApiError
+REFUSED = (NameTaken, FieldConflict, Stale, ApiError)
+
+
 @dataclass(frozen=True)
 class Refusal:
-    """An action beside the chain that failed. `reason`: None where it passes by itself."""
+    """An action that failed."""
 
-    reason: Reason | None
+    reason: Reason | None  # None: it passes by itself
     message: str
 
 
 @dataclass(frozen=True)
 class Executed:
-    """What executing a plan came to. `refused`: something beside the chain failed and is to be tried again."""
+    """What executing a plan came to."""
 
     wrote: bool
-    refused: bool = False
+    refused: bool = False  # a group failed and is to be tried again
+
+
+class Halted(Exception):
+    """The chain was refused."""
+
+    def __init__(
+        self, error: Refused, kept: Obj, events: Sequence[Event] = (), refusals: Sequence[Refusal] = ()
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.kept = kept  # fields of the status that hold all the same
+        self.events = events  # of the groups that were done
+        self.refusals = refusals  # of the others
+
+
+@dataclass
+class _Groups:
+    """What became of the groups."""
+
+    wrote: bool
+    status: Obj  # fields that replace the plan's
+    events: list[Event]
+    refusals: list[Refusal]
 
 
 class Executor:
@@ -85,43 +113,48 @@ class Executor:
         self._now = now
 
     async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> Executed:
-        """Actions, then events, then status; whether anything was written, and what was refused beside the chain.
+        """Actions, then events, then status; whether anything was written, and whether a group was refused.
 
         Events tell of a change, so a plan that changes nothing posts none; they come before the status, which
         often is what keeps the next plan from telling them again.
 
-        Raises NameTaken, FieldConflict, Stale, ApiError, and pydantic's ValidationError for a status that isn't one.
+        Raises Halted, and pydantic's ValidationError for a status that isn't one.
         """
-        wrote, refusals = await self._beside(plan.beside)
-        for action in plan.actions:
-            wrote |= await self._act(action)
-        status, events = with_refusals(parent, plan, refusals, self._now())
+        groups = await self._beside(plan.beside)
+        wrote = groups.wrote
+        plan = replace(
+            plan,
+            status=None if plan.status is None else plan.status | groups.status,
+            events=(*plan.events, *groups.events),
+        )
+        try:
+            for action in plan.actions:
+                wrote |= await self._act(action)
+        except REFUSED as error:
+            raise Halted(error, _kept(plan), groups.events, groups.refusals) from error
+        status, events = with_refusals(parent, plan, groups.refusals, self._now())
         patch = self._status_patch(parent, status, status_model)
         if wrote or patch:
             for event in events:
                 await self._recorder.record(parent, event)
         if patch:
             await self._patch_status(parent, patch)
-        return Executed(wrote or bool(patch), bool(refusals))
+        return Executed(wrote or bool(patch), bool(groups.refusals))
 
-    async def _beside(self, actions: Iterable[Action]) -> tuple[bool, list[Refusal]]:
+    async def _beside(self, groups: Iterable[Group]) -> _Groups:
         """Try each, whatever became of the others."""
-        wrote, refusals = False, []
-        for action in actions:
+        outcome = _Groups(False, {}, [], [])
+        for group in groups:
             try:
-                wrote |= await self._act(action)
-            except NameTaken as error:
-                refusals.append(Refusal(Reason.NAME_TAKEN, str(error)))
-            except FieldConflict as error:
-                refusals.append(Refusal(Reason.FIELD_CONFLICT, str(error)))
-            except Stale as error:
-                log.info("stale: %s", error)
-                refusals.append(Refusal(None, str(error)))
-            except ApiError as error:
-                lasting = not (error.transient or error.has_cause("NamespaceTerminating"))
-                log.warning("API server: %s", error)
-                refusals.append(Refusal(Reason.API_REFUSED if lasting else None, f"the API server refused: {error}"))
-        return wrote, refusals
+                for action in group.actions:
+                    outcome.wrote |= await self._act(action)
+            except REFUSED as error:
+                log.warning("refused: %s", error)
+                outcome.refusals.append(refusal(error))
+                outcome.status |= group.undone
+            else:
+                outcome.events += group.events
+        return outcome
 
     async def _act(self, action: Action) -> bool:
         match action:
@@ -284,10 +317,32 @@ class Executor:
             self._changed(obj)
 
 
+def refusal(error: Refused) -> Refusal:
+    """What to say of a failure, and whether it lasts until somebody acts. Pure."""
+    match error:
+        case NameTaken():
+            return Refusal(Reason.NAME_TAKEN, str(error))
+        case FieldConflict():
+            return Refusal(Reason.FIELD_CONFLICT, str(error))
+        case Stale():
+            return Refusal(None, str(error))
+        case ApiError():
+            passes = error.transient or error.has_cause("NamespaceTerminating")
+            return Refusal(None if passes else Reason.API_REFUSED, f"the API server refused: {error}")
+        case _:
+            assert_never(error)
+
+
+def _kept(plan: Plan) -> Obj:
+    """The groups' own fields of the status; one that is absent is to be gone."""
+    status = plan.status or {}
+    return {name: status.get(name) for group in plan.beside for name in group.fields}
+
+
 def with_refusals(
     parent: Obj, plan: Plan, refusals: Iterable[Refusal], now: datetime
 ) -> tuple[Obj | None, tuple[Event, ...]]:
-    """The plan's status and events, with a condition and once an Event for what was refused beside the chain. Pure."""
+    """The plan's status and events, with a condition and once an Event for what was refused in groups. Pure."""
     told = [refusal for refusal in refusals if refusal.reason is not None]
     if not told or plan.status is None:
         return plan.status, plan.events

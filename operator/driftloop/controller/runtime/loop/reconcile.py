@@ -6,6 +6,7 @@ What somebody must act on becomes a condition and an Event of that one object; w
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,11 +15,12 @@ from driftloop.api.base import Condition
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.resources import RESOURCES
-from driftloop.controller.runtime.loop.execute import Executor, FieldConflict, Stale
+from driftloop.controller.runtime.loop.execute import Executor, Halted, Stale, refusal, with_refusals
 from driftloop.controller.runtime.readings.world import World
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.kind import Kind
-from driftloop.controller.vocabulary.plan import Event, Key, NameTaken, Obj, Plan
+from driftloop.controller.vocabulary.objects import key as key_of
+from driftloop.controller.vocabulary.plan import Event, Key, Obj, Plan
 from driftloop.controller.vocabulary.reasons import Reason
 
 log = logging.getLogger(__name__)
@@ -64,18 +66,21 @@ class Reconciler:
             return await self._complain(kind, obj, Reason.INVALID_SPEC, _fields(error))
         try:
             return await self._run(kind, key, obj)
-        except NameTaken as error:
-            return await self._complain(kind, obj, Reason.NAME_TAKEN, str(error))
-        except FieldConflict as error:
-            return await self._complain(kind, obj, Reason.FIELD_CONFLICT, str(error))
-        except Stale as error:
-            log.info("stale: %s", error)
-            return await self._refresh(key)
-        except ApiError as error:
-            if error.transient or error.has_cause("NamespaceTerminating"):
-                log.warning("API server: %s", error)
-                return Result("retry", retry=True)
-            return await self._complain(kind, obj, Reason.API_REFUSED, f"the API server refused: {error}")
+        except Halted as halted:
+            return await self._halted(kind, obj, halted)
+        except ApiError as error:  # of an observer that asks the API server itself
+            return await self._halted(kind, obj, Halted(error, {}))
+
+    async def _halted(self, kind: Kind[Any], obj: Obj, halted: Halted) -> Result:
+        """What passes by itself is tried again; all else is told, beside what holds whatever became of the chain."""
+        if isinstance(halted.error, Stale):
+            log.info("stale: %s", halted.error)
+            return await self._refresh(key_of(obj))
+        refused = refusal(halted.error)
+        if refused.reason is None:
+            log.warning("refused: %s", refused.message)
+            return Result("retry", retry=True)
+        return await self._complain(kind, obj, refused.reason, refused.message, halted)
 
     async def _run(self, kind: Kind[Any], key: Key, obj: Obj) -> Result:
         observed = await kind.observe(key, self._world)
@@ -87,15 +92,22 @@ class Reconciler:
             return Result("refused", retry=True)
         return Result("written" if done.wrote else "settled", wrote=done.wrote, after=plan.requeue_after)
 
-    async def _complain(self, kind: Kind[Any], obj: Obj, reason: Reason, message: str) -> Result:
+    async def _complain(
+        self, kind: Kind[Any], obj: Obj, reason: Reason, message: str, halted: Halted | None = None
+    ) -> Result:
         """Tell what is wrong in the object's conditions, leave the rest of its status, and come back later."""
         log.warning("%s: %s", reason, message)
         conflict = Result("retry", retry=True)
-        status = complaint(obj, reason, message, self._world)
-        event = Event("Warning", reason, conditions.shorten(message, 1024))
+        plan = Plan(
+            status=complaint(obj, reason, message, self._world),
+            events=(Event("Warning", reason, conditions.shorten(message, conditions.MAX_EVENT)),),
+        )
+        if halted is not None:
+            plan = with_groups(obj, plan, halted, self._world.now())
+        status = plan.status or {}
         for attempt in (status, {key: status[key] for key in ("observedGeneration", "conditions")}):
             try:
-                await self._executor.execute(obj, Plan(status=attempt, events=(event,)), kind.status)
+                await self._executor.execute(obj, Plan(status=attempt, events=plan.events), kind.status)
                 return Result("stalled", retry=True)
             except ValidationError:
                 continue  # it is the old status that doesn't parse: it can be lost, as every status
@@ -114,6 +126,15 @@ class Reconciler:
         if live is not None:
             self._caches.put(live)
         return Result("stale", retry=True)
+
+
+def with_groups(obj: Obj, plan: Plan, halted: Halted, now: datetime) -> Plan:
+    """A complaint's plan with what the groups beside the chain came to. Pure."""
+    status = (plan.status or {}) | halted.kept
+    status["conditions"] = [entry for entry in status["conditions"] if entry["type"] != conditions.CHILDREN_REFUSED]
+    plan = Plan(status=status, events=(*plan.events, *halted.events))
+    status_with, events = with_refusals(obj, plan, halted.refusals, now)
+    return Plan(status=status_with, events=events)
 
 
 def complaint(obj: Obj, reason: str, message: str, world: World) -> Obj:

@@ -44,7 +44,7 @@ class Operator:
         return sorted(self.cluster.objects), self.status
 
     def _execute(self, plan: Plan) -> None:
-        for action in (*plan.beside, *plan.actions):
+        for action in plan.writes:
             before = len(self.cluster.writes)
             self.cluster.take(Plan(actions=(action,)))
             self._count(len(self.cluster.writes) - before)

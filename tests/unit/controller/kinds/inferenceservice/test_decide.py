@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
+from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus, RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.decide import decide, traffic
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.retraining.history import job_name
@@ -57,7 +57,7 @@ def trying(**parts: Any) -> Observed:
 
 def test_the_services_come_before_the_pods() -> None:
     found = plan(service({"feedback": {"storage": "pvc://shared/feedback"}}, versions=(V1,)))
-    kinds = [action.body["kind"] for action in (*found.beside, *found.actions) if isinstance(action, Apply | Create)]
+    kinds = [action.body["kind"] for action in found.writes if isinstance(action, Apply | Create)]
     assert kinds == ["Service", "Service", "PodDisruptionBudget", "NetworkPolicy", "Secret", "Deployment"]
 
 
@@ -140,10 +140,23 @@ def test_an_alert_creates_the_job_in_the_same_plan_that_says_so() -> None:
         retraining(), status=InferenceServiceStatus(alerts=[alert("a/1", ago(10))], drift=rose), samples=99
     )
     found = plan(observed)
-    assert [a.body["kind"] for a in found.actions if isinstance(a, Create)] == ["FineTuneJob"]
+    assert [a.body["kind"] for a in found.writes if isinstance(a, Create)] == ["FineTuneJob"]
     assert found.status is not None
     assert found.status["retraining"]["state"] == "Running"
-    assert [event.reason for event in found.events] == ["RetrainingStarted"]
+    [group] = [group for group in found.beside if group.fields == ("retraining",)]
+    assert [event.reason for event in group.events] == ["RetrainingStarted"]
+
+
+def test_a_job_that_is_refused_is_asked_for_again_and_counts_as_no_retraining() -> None:
+    rose = DriftStatus(version="v1", alarm=True, last_alarm=timestamp(ago(9)))
+    known = InferenceServiceStatus(alerts=[alert("a/1", ago(10))], drift=rose)
+    [group] = [group for group in plan(serving(retraining(), status=known, samples=99)).beside if group.undone]
+    undone = group.undone["retraining"]
+    assert (undone["state"], undone["ordinal"], undone["handledAlerts"]) == ("Waiting", 0, [])
+    assert "ChildrenRefused" in undone["message"]
+    again = known.model_copy(update={"retraining": RetrainingStatus.model_validate(undone)})
+    found = plan(serving(retraining(), status=again, samples=99))
+    assert [a.body["kind"] for a in found.writes if isinstance(a, Create)] == ["FineTuneJob"]
 
 
 def test_an_open_breaker_is_a_stalled_condition_of_a_service_that_is_ready() -> None:
@@ -188,5 +201,6 @@ def test_a_plan_for_a_settled_service_changes_nothing_when_it_is_made_again() ->
 def test_a_refused_child_stands_beside_the_chain_so_that_it_stops_no_rollback() -> None:
     found = plan(serving())
     assert not [action for action in found.actions if isinstance(action, Apply)]
-    kinds = {action.body["kind"] for action in found.beside if isinstance(action, Apply)}
+    actions = (action for group in found.beside for action in group.actions)
+    kinds = {action.body["kind"] for action in actions if isinstance(action, Apply)}
     assert {"Service", "PodDisruptionBudget", "NetworkPolicy"} <= kinds

@@ -7,11 +7,12 @@ from typing import Any, cast
 import pytest
 
 from driftloop.api.finetunejob import FineTuneJobStatus
+from driftloop.api.inferenceservice import InferenceServiceStatus
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
-from driftloop.controller.runtime.loop.execute import Executor, adjustment
-from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Obj, Plan
+from driftloop.controller.runtime.loop.execute import Executor, Halted, adjustment
+from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Group, Obj, Plan, independent
 
 LIVE: Any = {
     "metadata": {"labels": {"role": "stable", "keep": "1"}, "annotations": {"note": "x"}},
@@ -86,7 +87,7 @@ def child(kind: str, version: str) -> Obj:
 
 
 PLAN = Plan(
-    beside=(Apply(child("PodDisruptionBudget", "policy/v1")), Apply(child("Service", "v1"))),
+    beside=independent((Apply(child("PodDisruptionBudget", "policy/v1")), Apply(child("Service", "v1")))),
     actions=(Create(child("Deployment", "apps/v1")),),
     status={"phase": "Training", "conditions": []},
 )
@@ -140,7 +141,42 @@ async def test_what_passes_by_itself_is_tried_again_and_told_to_nobody() -> None
 
 async def test_the_chain_stops_where_it_fails() -> None:
     server = Server(refusing("Deployment", FORBIDDEN))
-    with pytest.raises(ApiError):
+    with pytest.raises(Halted):
         await executor(server, Told()).execute(PARENT, PLAN, FineTuneJobStatus)
     assert server.written == ["PodDisruptionBudget", "Service"]
     assert server.status == {}
+
+
+GROUPED = Plan(
+    beside=(
+        Group((), ("drift",), events=(Event("Warning", "DriftDetected", "it has"),)),
+        Group(
+            (Create(child("ModelVersion", "driftloop.dev/v1alpha1")),),
+            ("retraining",),
+            {"retraining": {"state": "Waiting"}},
+            (Event("Normal", "RetrainingStarted", "begun"),),
+        ),
+    ),
+    actions=(Create(child("Deployment", "apps/v1")),),
+    status={"phase": "Serving", "conditions": [], "drift": {"alarm": True}, "retraining": {"state": "Running"}},
+    events=(Event("Normal", "Promoted", "done"),),
+)
+
+
+async def test_a_refused_group_leaves_its_own_words_in_the_status_and_tells_no_event_of_its_success() -> None:
+    server, told = Server(refusing("ModelVersion", FORBIDDEN)), Told()
+    done = await executor(server, told).execute(PARENT, GROUPED, InferenceServiceStatus)
+    assert done.refused
+    assert server.written == ["Deployment"]
+    assert (server.status["phase"], server.status["retraining"]["state"]) == ("Serving", "Waiting")
+    assert [event.reason for event in told.events] == ["Promoted", "DriftDetected", "ApiRefused"]
+
+
+async def test_a_halted_chain_hands_on_what_holds_whatever_became_of_it() -> None:
+    server = Server(refusing("Deployment", FORBIDDEN))
+    with pytest.raises(Halted) as halted:
+        await executor(server, Told()).execute(PARENT, GROUPED, InferenceServiceStatus)
+    assert server.written == ["ModelVersion"]
+    assert halted.value.kept == {"drift": {"alarm": True}, "retraining": {"state": "Running"}}
+    assert [event.reason for event in halted.value.events] == ["DriftDetected", "RetrainingStarted"]
+    assert halted.value.error is FORBIDDEN

@@ -26,6 +26,7 @@ class Decision:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     blocked: bool = False  # somebody has to act
+    refused: RetrainingStatus | None = None  # the status when one of the actions is refused
     requeue_after: float | None = None  # seconds
 
 
@@ -75,13 +76,13 @@ def samples_unknown(case: Case) -> Decision | None:
     needed = case.status.samples_needed
     if not needed or case.basis.observed.samples is not None:
         return None
-    return _keep(case, "Waiting", f"?/{needed} samples: Prometheus does not say how many there are")
+    return waiting(case, f"?/{needed} samples: Prometheus does not say how many there are")
 
 
 def too_few_samples(case: Case) -> Decision | None:
     """There are fewer corrections than the spec asks for."""
     samples, needed = case.status.samples, case.status.samples_needed
-    return _keep(case, "Waiting", f"{samples}/{needed} samples") if samples < needed else None
+    return waiting(case, f"{samples}/{needed} samples") if samples < needed else None
 
 
 def not_approved(case: Case) -> Decision | None:
@@ -117,6 +118,11 @@ def cooldown_left(case: Case) -> float:
         return 0.0
     rest = case.basis.spec.cooldown_seconds * 2 ** min(history.rejections, _MAX_DOUBLINGS)
     return float(rest - (case.basis.situation.now - history.last_finished).total_seconds())
+
+
+def waiting(case: Case, message: str) -> Decision:
+    """For something that comes without anybody's doing."""
+    return _keep(case, "Waiting", message)
 
 
 def _keep(case: Case, state: State, message: str) -> Decision:

@@ -13,9 +13,15 @@ from driftloop.controller.kinds.inferenceservice.retraining.history import (
     proposal,
 )
 from driftloop.controller.kinds.inferenceservice.retraining.job import finetune_job
-from driftloop.controller.kinds.inferenceservice.retraining.obstacles import POLL_SECONDS, Case, Decision, obstacle
+from driftloop.controller.kinds.inferenceservice.retraining.obstacles import (
+    POLL_SECONDS,
+    Case,
+    Decision,
+    obstacle,
+    waiting,
+)
 from driftloop.controller.kinds.inferenceservice.situation import Situation
-from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
+from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, parse_timestamp, timestamp
 from driftloop.controller.vocabulary.plan import Create, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -89,7 +95,10 @@ def _start(case: Case) -> Decision:
     }
     event = Event("Normal", Reason.RETRAINING_STARTED, f"{ask.kind}: created FineTuneJob {name}")
     create = Create(finetune_job(case.basis, name, ask))
-    return Decision(status.model_copy(update=update), (create,), (event,), requeue_after=POLL_SECONDS)
+    refused = waiting(case, f"FineTuneJob {name} can't be created, see condition {CHILDREN_REFUSED}")
+    return Decision(
+        status.model_copy(update=update), (create,), (event,), refused=refused.status, requeue_after=POLL_SECONDS
+    )
 
 
 def _status(basis: Basis, history: History, ask: Ask | None) -> RetrainingStatus:
