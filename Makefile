@@ -10,6 +10,9 @@ TESTCLUSTER := PYTHONPATH=tests python3 -m testcluster
 # In the order of tests/conftest.py, not the largest file first. Three on two cores: each waits a third of its time.
 PARALLEL := -n 3 --no-loadscope-reorder --durations 20
 TESTS := tests/unit tests/control_plane tests/cluster
+PART ?= all
+# Parts that need no cluster.
+PURE_PARTS := exactness fuzz scale
 export PYTHONUNBUFFERED := 1
 # Some shells forbid Python to keep what it compiled: every process of a test then compiled torch anew, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,7 +23,7 @@ export MYPY_CACHE_DIR ?= $(HOME)/.cache/driftloop/mypy
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 	@echo
-	@echo 'Variables: CLUSTER=auto|current|kind|local, DATA=FOLDER and SHIFT=FOLDER (demo on your own data), CONTROLS=1'
+	@echo 'Variables: CLUSTER=auto|current|kind|local, DATA=FOLDER and SHIFT=FOLDER (demo on your own data), CONTROLS=1, PART=NAME (test-long)'
 
 .venv/ready: constraints-dev.txt pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed: apt-get install python3'; exit 1; }
@@ -48,7 +51,14 @@ test: ## Lint, then every level of tests: unit, control_plane, cluster, and a sh
 # cluster starts: each of the processes that run the tests took half a minute for it.
 .PHONY: collect
 collect: .venv/ready
-	@told=$$($(PYTHON) -m pytest --collect-only -qq $(TESTS) 2>&1) || { echo "$$told"; exit 1; }
+	@told=$$($(PYTHON) -m pytest --collect-only -qq $(TESTS) $(CHOICE) 2>&1) || { echo "$$told"; exit 1; }
+
+.PHONY: test-long
+test-long: collect ## What takes longer, by part: PART=faults (default: all). docs/testing.md lists the parts.
+	@$(if $(filter $(PURE_PARTS),$(PART)),,$(MAKE) --no-print-directory images)
+	$(PYTHON) -m pytest $(PARALLEL) $(TESTS) --part $(PART)
+
+test-long: CHOICE := --part $(PART)
 
 .PHONY: test-unit
 test-unit: .venv/ready ## The pure tests: two minutes.

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.interruptions import Interruption, NodeLoss, interrupt, lose_node
+from cluster.interruptions import INTERRUPTS, MAIN, Interruption, NodeLoss, interrupt, lose_node
 from cluster.lab import LONG, TRAINED, Lab, only_on, operator_pod, tiny_pools
 from cluster.looprun import LoopRun, begun
 from demo.install import Installed, install, namespace_with_claim, put_data
 from demo.timeline import Timeline
+from parts import runs
 from testcluster import providers
 from testcluster.client import Cluster
 
@@ -53,10 +54,10 @@ def lab(installed: Installed) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def interrupted(lab: Lab) -> dict[str, Interruption]:
-    """How the training of the model that tests share was interrupted."""
+def interrupted(lab: Lab, request: pytest.FixtureRequest) -> dict[str, Interruption]:
+    """How the training of the model that tests share was interrupted: once, and in every way for the faults."""
     lab.pretrain(TRAINED, training=LONG)
-    return interrupt(lab, TRAINED)
+    return interrupt(lab, TRAINED, INTERRUPTS if runs(request.config, "faults") else [MAIN])
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +82,10 @@ def loop(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The whole loop, begun. It takes a quarter of an hour: other faults are tested beside it."""
     with begun(tmp_path_factory.mktemp("loop")) as run:
         yield run
+
+
+@pytest.fixture(scope="session")
+def loop_beside(request: pytest.FixtureRequest) -> LoopRun | None:
+    """The loop, begun, if this run tests it."""
+    wanted = any(item.path.name == "test_loop.py" for item in request.session.items)
+    return request.getfixturevalue("loop") if wanted else None

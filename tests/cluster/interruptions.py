@@ -1,6 +1,6 @@
 """Interrupted training: by a lost worker, a lost head and a suspension, one after the other; and by a lost node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,13 +39,16 @@ INTERRUPTS: Mapping[str, Callable[[Lab, str], None]] = {
 }
 
 
-def interrupt(lab: Lab, name: str) -> dict[str, Interruption]:
-    """Interrupt a training three times, each time after one more checkpoint."""
+MAIN = "a lost worker"  # what every run interrupts a training with
+
+
+def interrupt(lab: Lab, name: str, by: Collection[str]) -> dict[str, Interruption]:
+    """Interrupt a training once by each of INTERRUPTS that is named, each time after one more checkpoint."""
     found: dict[str, Interruption] = {}
-    for what, happen in INTERRUPTS.items():
+    for what in by:
         seen = lab.checkpoint_beyond(name, max((each.seen for each in found.values()), default=0))
         before = len(lab.starts(name))
-        happen(lab, name)
+        INTERRUPTS[what](lab, name)
         found[what] = Interruption(seen, _next_start(lab, name, before, what))
     return found
 

@@ -2,12 +2,20 @@
 
 import pytest
 
-from cluster.interruptions import INTERRUPTS, Interruption
+from cluster.interruptions import INTERRUPTS, MAIN, Interruption
 from cluster.lab import STEPS, Lab
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
+def test_a_lost_worker_costs_a_checkpoint_interval(
+    lab: Lab, trained: str, interrupted: dict[str, Interruption]
+) -> None:
+    assert interrupted[MAIN].resumed >= interrupted[MAIN].seen > 0, "a checkpoint was lost"
+    assert lab.train_result(trained).steps == STEPS
+
+
+@pytest.mark.long("faults")
 def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_each(
     lab: Lab, trained: str, interrupted: dict[str, Interruption]
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_killed_start_is_taken_over_by_another_checkout_and_removed_without_a_
     assert traces() == []
 
 
+@pytest.mark.long("faults")
 def test_pods_survive_the_crash_of_daemons_and_leave_nothing_when_the_cluster_goes(checkouts: list[Path]) -> None:
     checkout = checkouts[0]
     succeed(checkout, "up")
@@ -122,6 +123,7 @@ def test_pods_survive_the_crash_of_daemons_and_leave_nothing_when_the_cluster_go
     assert traces() == []
 
 
+@pytest.mark.long("faults")
 def test_a_lost_node_is_seen_and_returns(checkouts: list[Path]) -> None:
     checkout = checkouts[0]
     succeed(checkout, "up")

@@ -56,7 +56,7 @@ def serving(lab: Lab) -> Obj | None:
 
 
 @pytest.fixture(scope="module")
-def served(lab: Lab, trained: str, loop: LoopRun) -> Iterator[Obj]:
+def served(lab: Lab, trained: str, loop_beside: LoopRun | None) -> Iterator[Obj]:
     """The tiny model in service, two pods, beside the loop."""
     lab.judged(lab.phase(trained, "Succeeded")["status"]["version"])  # no other version comes up meanwhile
     lab.apply(service())
@@ -114,6 +114,7 @@ def test_a_deleted_pod_costs_no_request(lab: Lab, load: Load) -> None:
     assert load.lost_nothing(), load.traffic.totals()
 
 
+@pytest.mark.long("faults")
 def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, load: Load) -> None:
     victim = pods(lab)[0]["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
@@ -122,6 +123,7 @@ def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, load:
     assert load.failures() <= 10, load.traffic.totals()
 
 
+@pytest.mark.long("faults")
 def test_a_wiped_status_moves_no_traffic(lab: Lab, load: Load) -> None:
     before = serving(lab)
     assert before is not None
@@ -133,6 +135,7 @@ def test_a_wiped_status_moves_no_traffic(lab: Lab, load: Load) -> None:
     assert load.lost_nothing(), load.traffic.totals()
 
 
+@pytest.mark.long("faults")
 def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, load: Load) -> None:
     uids = {pod["metadata"]["uid"] for pod in pods(lab)}
     before = leader(lab)
@@ -142,6 +145,7 @@ def test_a_restarted_operator_restarts_no_serving_pod(lab: Lab, load: Load) -> N
     assert load.lost_nothing(), load.traffic.totals()
 
 
+@pytest.mark.long("faults")
 def test_a_rollout_costs_no_request(lab: Lab, load: Load) -> None:
     before = serving(lab)
     assert before is not None

@@ -16,6 +16,7 @@ def waiting(lab: Lab) -> str:
     return name
 
 
+@pytest.mark.long("faults")
 def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab, waiting: str) -> None:
     def address() -> str | None:
         heads = lab.list("pods", f"driftloop.dev/job={waiting},batch.kubernetes.io/job-completion-index=0")

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Columns
@@ -13,6 +13,7 @@ from driftloop_server.proxy.prompts import prompt_of
 from driftloop_trainer.data.files import Record
 from driftloop_trainer.prepare.feedback import FeedbackRecord, select
 from driftloop_trainer.prepare.sources import to_row
+from parts import examples
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TOOLS = [{"type": "function", "function": {"name": "rate", "parameters": {"type": "object"}}}]
@@ -55,7 +56,7 @@ conversations = st.tuples(st.lists(instructions, max_size=1), exchanges, users).
 
 
 @given(conversations, words, st.booleans())
-@settings(max_examples=200)
+@examples(200)
 def test_data_and_feedback_agree_on_turns_key_and_side(
     messages: list[dict[str, Any]], answer: str, offered: bool
 ) -> None:

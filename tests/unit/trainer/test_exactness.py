@@ -17,6 +17,7 @@ from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.loop import dropout_seed
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
+from parts import runs, sweep
 from unit.trainer.sharded_run import STEPS, tiny_model, training
 
 pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s beside the cluster's pods
@@ -44,6 +45,9 @@ CASES = [
     },
     {"name": "dropout resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "d", **DROPOUT},
 ]
+
+
+MAIN = ("plain", "accumulated", "lora", "killed", "resumed")  # what make test runs
 
 
 def dataset(folder: Path) -> Dataset:
@@ -92,11 +96,12 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where every case has run, on two ranks and then on one."""
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder where every case of this run has run, on two ranks and then on one."""
     folder = tmp_path_factory.mktemp("exactness")
     dataset(folder)
-    (folder / "cases.json").write_text(json.dumps(CASES))
+    cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
+    (folder / "cases.json").write_text(json.dumps(cases))
     path = os.pathsep.join(p for p in sys.path if p)
     environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     for world_size in (2, 1):
@@ -112,7 +117,10 @@ def losses(folder: Path, name: str) -> list[float]:
     return list(json.loads((folder / f"{name}.json").read_text()))
 
 
-@pytest.mark.parametrize("name", ["plain", "two layers a unit", "one unit", "accumulated", "recomputed"])
+ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "recomputed")
+
+
+@pytest.mark.parametrize("name", sweep("exactness", ARRANGED, main=("plain", "accumulated")))
 def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE)), abs=1e-9)
 
@@ -129,6 +137,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_on_fewer_ranks_as_if_nothing_h
     assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
 
 
+@pytest.mark.long("exactness")
 def test_dropout_is_the_same_after_a_restart_and_differs_from_step_to_step(folder: Path) -> None:
     uninterrupted = losses(folder, "dropout")
     assert losses(folder, "dropout killed") == pytest.approx(uninterrupted[:3], abs=1e-9)

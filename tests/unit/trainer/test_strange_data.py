@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Columns, DataSource
 from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.sources import read_source
+from parts import examples
 
 FORMATS = ("csv", "jsonl", "parquet")
 COLUMNS = ("prompt", "completion", "messages", "tools", "text")
@@ -53,7 +54,7 @@ def read(folder: Path, content: bytes, file_format: str, **columns: str) -> int:
     return len(found.rows) + sum(found.dropped.values())
 
 
-shared = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+shared = examples(80, HealthCheck.function_scoped_fixture)
 
 
 @given(st.lists(records, max_size=3), st.sampled_from(["", "messages", "prompt"]))

@@ -1,10 +1,11 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.contract.text import side
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.divide import divide, fenced, replayed
 from driftloop_trainer.prepare.near import shingles, similarity
+from parts import examples
 
 TEXTS = st.lists(st.text(alphabet="abcdef ", min_size=8, max_size=40), max_size=40, unique=True)
 
@@ -14,7 +15,7 @@ def rows(texts: list[str], part: str = "data") -> list[Row]:
 
 
 @given(TEXTS)
-@settings(max_examples=30)
+@examples(30)
 def test_no_held_out_row_and_no_near_duplicate_of_one_is_trained_on(texts: list[str]) -> None:
     divided = divide(rows(texts), "family", 30)
     held_out = [shingles(row.identity) for row in divided.held_out]
@@ -45,7 +46,7 @@ def test_sides_are_the_contract_s() -> None:
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=30)
+@examples(30)
 def test_a_larger_fraction_only_adds_replayed_rows(one: float, other: float) -> None:
     low, high = sorted((one, other))
     some = rows([f"row {n}" for n in range(50)], "replay")

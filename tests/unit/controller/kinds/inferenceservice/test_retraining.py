@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import AlertRecord, DriftStatus, InferenceServiceStatus, RetrainingStatus
@@ -19,6 +19,7 @@ from driftloop.controller.kinds.inferenceservice.situation import situate
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import APPROVE, SERVICE, TRIGGER
 from driftloop.controller.vocabulary.plan import Create, Obj
+from parts import examples
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,
     SETTINGS,
@@ -474,7 +475,7 @@ class Loop:
             self.served.add(made.name)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.lists(EVENTS, max_size=40))
 @example(["alert", "promote", "alert", "time", "promote", "time", "alert"])
 def test_never_two_in_flight_and_looking_twice_changes_nothing(events: list[str]) -> None:
@@ -487,7 +488,7 @@ def test_never_two_in_flight_and_looking_twice_changes_nothing(events: list[str]
         assert loop.jobs == jobs
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(st.sampled_from(["again", "wipe", "look"]), max_size=20))
 def test_one_alert_makes_one_job_however_often_it_is_delivered(events: list[str]) -> None:
     loop = Loop()

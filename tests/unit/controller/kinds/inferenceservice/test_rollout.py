@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import Analysis, InferenceServiceStatus
@@ -19,6 +19,7 @@ from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
 from driftloop.controller.vocabulary.plan import Adjust, Create, Delete
+from parts import examples
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,
     SETTINGS,
@@ -384,7 +385,7 @@ def _adjusted(old: Revision, action: Adjust, now: datetime) -> Revision:
     return replace(new, available=min(new.available, new.replicas), pods=new.replicas)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     replicas=st.integers(1, 4),
     ticks=st.lists(st.tuples(st.booleans(), ARMS, st.sampled_from([5, 60, 700])), min_size=1, max_size=25),
@@ -423,7 +424,7 @@ PODS = st.sampled_from(["more", "none", "stable dies", "candidate dies", "v3"])
 STARTS = st.sampled_from([{}, {"analysis_started": ago(60)}, {"replicas": 2, "promoted": ago(5)}])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(start=STARTS, ticks=st.lists(st.tuples(PODS, ARMS, st.sampled_from([5, 700])), max_size=12))
 def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tuple[str, Arms | None, int]]) -> None:
     observed = canary(start)
@@ -438,7 +439,7 @@ def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tup
         assert before == 0 or sum(r.available for r in observed.revisions) > 0
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(cuts=st.lists(st.integers(0, 3), max_size=30))
 def test_a_rollout_that_is_cut_short_anywhere_ends_as_one_that_is_not(cuts: list[int]) -> None:
     """Of each plan only the first actions are done, and the status, which comes last, is lost; then it goes on."""
@@ -464,7 +465,7 @@ def _lived(old: Revision, pods: str, now: datetime) -> Revision:
     return replace(old, available=available, unavailable_since=since)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(ticks=st.lists(st.sampled_from([None, FEW, NO_LATENCY, TOO_FEW_TO_TELL]), max_size=30))
 def test_nothing_is_promoted_without_enough_figures(ticks: list[Arms | None]) -> None:
     observed = canary({"analysis_started": ago(60)})
