@@ -31,6 +31,7 @@ from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
+from driftloop_server.proxy.pace import Pace
 from driftloop_server.proxy.prompts import Prompt, prompt_of
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
@@ -72,6 +73,7 @@ class Api:
         self._drift = drift
         self._readiness = readiness
         self._cors = cors
+        self._pace = Pace()
 
     def app(self) -> web.Application:
         middlewares = [self._cors.preflight, self._measure, errors_as_json]
@@ -101,6 +103,24 @@ class Api:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
+        size = len(body)
+        try:
+            response = await self._generate(request, body)
+        except ApiError:
+            del body
+            await self._pause(size)
+            raise
+        if response.status != 200:
+            del body
+            await self._pause(size)
+        return response
+
+    async def _pause(self, size: int) -> None:
+        """Before a refusal leaves."""
+        if size > SMALL:
+            await asyncio.sleep(self._pace.delay(size))
+
+    async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
         # Reading a long body holds up all answers, and for nothing if the engine refuses it: it is read once the engine
         # has taken it, but for what makes engines stumble.
         document = parse_json(body) if len(body) <= SMALL or not is_plain(body) else None
