@@ -147,11 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.csv and test.csv")
     parser.add_argument("--categories", type=int, default=15)
-    parser.add_argument("--rows", type=int, default=40, help="training rows a category")
+    parser.add_argument("--rows", type=int, default=40, help="training rows per category")
     parser.add_argument("--items", type=int, default=300, help="test rows")
     parser.add_argument("--fraction", type=float, default=1.0, help="augmented rows a training row")
     parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--batch", type=int, default=32, help="rows a step")
+    parser.add_argument("--batch", type=int, default=32, help="rows per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return parser
 

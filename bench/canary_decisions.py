@@ -26,7 +26,7 @@ class Case:
     candidate: float
     margin: float
     share: float = 0.5  # of the requests that the candidate gets
-    rate: float = 10.0  # requests a second, of both arms
+    rate: float = 10.0  # requests per second, of both arms
 
     def __str__(self) -> str:
         return f"{self.candidate:5.1%} | {self.stable:5.1%} | {self.margin:4.0%} | {self.share:4.0%}"

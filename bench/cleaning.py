@@ -66,7 +66,7 @@ def main() -> None:
             f"{count} rows: {seconds / found[0][0]:.2f} ({left} left)"
             for count, (seconds, left) in zip(counts, found, strict=True)
         )
-        print(f"{kind}: {found[0][0] * 1000:.2f} ms a row; {ratios}")
+        print(f"{kind}: {found[0][0] * 1000:.2f} ms per row; {ratios}")
 
 
 if __name__ == "__main__":

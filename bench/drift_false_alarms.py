@@ -41,7 +41,7 @@ _OOV_EDGES = _EDGES[BINS // 2 - 1 :]  # half of the requests have no unknown wor
 class Traffic:
     """What makes live traffic unlike independent draws."""
 
-    rate: float  # requests a second, on average
+    rate: float  # requests per second, on average
     users: int = 2_000
     zipf: float = 0.8  # the most active of 2,000 users sends 4 % of the requests
     style: float = 0.3  # spread of the users' own means, in standard deviations of a request
@@ -141,7 +141,7 @@ def run(rng: np.random.Generator, traffic: Traffic, spec: Drift, days: int, ever
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, nargs="+", default=[1.0, 5.0, 30.0], help="requests a second")
+    parser.add_argument("--rate", type=float, nargs="+", default=[1.0, 5.0, 30.0], help="requests per second")
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--runs", type=int, default=6)
     parser.add_argument("--baseline-hours", type=float, default=24.0)
@@ -152,7 +152,7 @@ def main() -> int:
     arguments = parser.parse_args()
     spec = Drift(baseline_minimum_hours=arguments.baseline_hours)
     began = time.monotonic()
-    print("requests/s | runs | days each | runs with a false alarm | false alarms a month | requests to a true one")
+    print("requests/s | runs | days each | runs with a false alarm | false alarms per month | requests to a true one")
     for rate in arguments.rate:
         traffic = Traffic(rate, requests_per_burst=float("inf")) if arguments.no_bursts else Traffic(rate)
         if arguments.independent:

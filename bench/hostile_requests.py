@@ -40,7 +40,7 @@ SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "
 CONTEXT = 8192
 LONGEST = 64  # characters of the vocabulary's longest token; those of real ones have up to 128
 CLIENTS, TOKENS = 8, 24
-STEADY, HOSTILE = "127.0.1.{}", "127.0.2.1"  # addresses, one a client
+STEADY, HOSTILE = "127.0.1.{}", "127.0.2.1"  # addresses, one per client
 WARM_UP = 2.0  # seconds
 REST = 0.5  # seconds after the hostile one, so that what it left behind is not counted for the next round
 

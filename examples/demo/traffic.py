@@ -81,7 +81,7 @@ class Traffic:
             raise RuntimeError(f"the load client ended with status {self.process.returncode}")
 
     def phase(self, name: str, rate: float, **mix: float) -> None:
-        """From now on `rate` requests a second, drawn from the pools by the weights of `mix`."""
+        """From now on `rate` requests per second, drawn from the pools by the weights of `mix`."""
         self._send({"phase": name, "rate": rate, "mix": mix})
 
     def sent(self, phase: str) -> int:

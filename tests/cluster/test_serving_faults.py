@@ -77,7 +77,7 @@ def client(lab: Lab, served: Obj) -> Iterator[Traffic]:
 
 @dataclass(frozen=True)
 class Load:
-    """Ten requests a second, counted for one test."""
+    """Ten requests per second, counted for one test."""
 
     traffic: Traffic
     phase: str

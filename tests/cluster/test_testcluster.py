@@ -63,7 +63,7 @@ def pod(name: str, node: str, image: str, code: str, volumes: dict[str, str] | N
 
 @pytest.fixture
 def servers(cluster: Cluster, namespace: str, image: str) -> list[str]:
-    """The names of two pods, one a worker, that answer HTTP with their node's name behind the Service `web`."""
+    """The names of two pods, one per worker, that answer HTTP with their node's name behind the Service `web`."""
     workers = cluster.workers()[:2]
     objects = [pod(f"web-{node}", node, image, SERVER) for node in workers]
     for each in objects:  # Ready has to mean that it listens

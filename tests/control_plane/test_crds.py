@@ -189,6 +189,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.canary.minRequests", 0, "spec.canary.minRequests"),
     (service, "spec.canary.maxLatencyRatio", 0.5, "spec.canary.maxLatencyRatio"),
     (service, "spec.feedback", {}, "spec.feedback.storage: Required"),
+    (service, f"{TEMPLATE}.data.feedback", {"service": "support"}, "spec.feedback.*set spec.feedback.storage"),
+    (service, "spec.allowedOrigins", ["chat.example.org"], r"spec.allowedOrigins\[0\]"),
     (service, "spec.drift.falseAlarmsPerMonth", 2, "spec.drift.falseAlarmsPerMonth"),
     (service, "spec.drift.baselineRequests", 10, "spec.drift.baselineRequests"),
     (service, "spec.retraining.approval", "sometimes", "spec.retraining.approval.*manual"),

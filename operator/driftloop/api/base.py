@@ -103,7 +103,7 @@ class Condition(ApiModel):
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     reason: str = Field(max_length=63, description="One CamelCase word for programs.")
     message: str = Field(max_length=2048, description="A sentence for people: what happened and what to do.")
-    observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
+    observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
     last_transition_time: Timestamp | None = Field(None, description="When `status` last changed.")
 
 
@@ -114,7 +114,7 @@ class ObjectRef(ApiModel):
 
 
 class ForeignRef(ApiModel):
-    """An object of somebody else's making in the same namespace, such as a Secret."""
+    """An object that somebody else made, in the same namespace, such as a Secret."""
 
     name: SubdomainName = Field(description="Name of the object, in this namespace.")
 
@@ -131,11 +131,11 @@ class Resources(ApiModel):
 class Toleration(ApiModel):
     """A toleration as in the core API."""
 
-    key: str | None = Field(None, max_length=316, description="Taint key; all of them when absent.")
+    key: str | None = Field(None, max_length=316, description="Taint key; all keys if absent.")
     operator: Literal["Exists", "Equal"] | None = Field(None, description="How key and value are compared.")
     value: str | None = Field(None, max_length=63, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Taint effect.")
-    toleration_seconds: int | None = Field(None, ge=0, description="How long a NoExecute taint is borne.")
+    toleration_seconds: int | None = Field(None, ge=0, description="How long a NoExecute taint is tolerated.")
 
 
 class PodOverrides(ApiModel):
@@ -154,8 +154,8 @@ class PodOverrides(ApiModel):
     annotations: dict[str, AnnotationValue] = Field(
         default={}, max_length=32, description="Annotations added to the pods."
     )
-    node_selector: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels a node must carry.")
-    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods bear.")
+    node_selector: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels that a node must have.")
+    tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods tolerate.")
     priority_class_name: SubdomainName | None = Field(None, description="Priority class of the pods.")
     runtime_class_name: SubdomainName | None = Field(None, description="Runtime class of the pods.")
     service_account_name: SubdomainName | None = Field(

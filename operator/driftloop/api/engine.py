@@ -28,8 +28,8 @@ class EnvVar(ApiModel):
         )
     )
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128, description="Name of the variable.")
-    value: str | None = Field(None, max_length=4096, description="Its value, as it is.")
-    secret_key_ref: SecretKeyRef | None = Field(None, description="Where its value lies, if it is nobody's to see.")
+    value: str | None = Field(None, max_length=4096, description="Its value.")
+    secret_key_ref: SecretKeyRef | None = Field(None, description="The Secret that holds its value.")
 
     def rendered(self) -> dict[str, Any]:
         """As the core API has it."""
@@ -82,7 +82,7 @@ class Engine(ApiModel):
     args: list[Annotated[str, Field(max_length=512)]] = Field(
         default=[],
         max_length=64,
-        description="Further arguments of the engine; those that say what it serves and where are the operator's.",
+        description="Further arguments of the engine. Those that say what it serves and where belong to the operator.",
     )
     env: list[EnvVar] = Field(
         default=[],
@@ -93,7 +93,7 @@ class Engine(ApiModel):
     max_model_len: int | None = Field(
         None, ge=16, le=10_485_760, description="Context length; the model's own if absent."
     )
-    max_num_seqs: int = Field(32, ge=1, le=4096, description="Requests that are batched together.")
+    max_num_seqs: int = Field(32, ge=1, le=4096, description="Requests in one batch, at most.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Type of the weights.")
     gpus: int = Field(0, ge=0, le=16, description="GPUs per pod; the engine transformers uses one at most.")
     resources: Resources = Field(default=Resources(), description="Resources of the engine, GPUs aside.")

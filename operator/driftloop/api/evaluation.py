@@ -22,8 +22,8 @@ class EvaluationSettings(ApiModel):
         None, description="Kueue queue that admits the pods; of a job's versions `compute.queueName` if absent."
     )
     startup_timeout_seconds: int = Field(
-        600, ge=10, le=86_400, description="The served model must be ready by then, its download included."
+        600, ge=10, le=86_400, description="Seconds within which the served model must be ready, its download included."
     )
     active_deadline_seconds: int = Field(
-        21_600, ge=60, le=31_536_000, description="The longest that one version may take to answer."
+        21_600, ge=60, le=31_536_000, description="Seconds within which one version must have answered all items."
     )

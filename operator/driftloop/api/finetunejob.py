@@ -133,7 +133,7 @@ class DataStep(ApiModel):
     seed: int | None = Field(None, ge=0, le=2_147_483_647, description="augment: seed of the changes; 0 if absent.")
     templates: StorageUri | None = Field(
         None,
-        description="augment: a file of templates with {prompt} where the prompt goes, one a line; in a .jsonl file "
+        description="augment: a file of templates with {prompt} where the prompt goes, one per line; in a .jsonl file "
         "each is the `template` of an object. They are used beside the other changes.",
     )
 
@@ -220,7 +220,7 @@ class Adapter(ApiModel):
 
 
 class TrainingSpec(ApiModel):
-    """How it is trained. Names as TRL and Hugging Face have them."""
+    """How the model is trained. Names follow TRL and Hugging Face."""
 
     method: Literal["pretrain", "sft"] = Field("sft", description="pretrain: next token on text. sft: on examples.")
     adapter: Adapter = Field(default=Adapter(), description="Full weights, or LoRA.")
@@ -229,13 +229,13 @@ class TrainingSpec(ApiModel):
         3.0,
         gt=0,
         le=1000,
-        description="Passes over the training rows: each row is trained on so often. What a pass leaves over of a "
+        description="Passes over the training rows: each row is trained on this often. What a pass leaves over of a "
         "batch begins the next pass.",
     )
     max_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="Stop after so many steps, whatever the epochs."
+        None, ge=1, le=100_000_000, description="Stop after this many steps, whatever the epochs."
     )
-    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows a step, over all workers.")
+    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows per step, over all workers.")
     per_device_train_batch_size: int = Field(
         32,
         ge=1,
@@ -244,7 +244,9 @@ class TrainingSpec(ApiModel):
         "holds no more. The rest is accumulated, which changes no result.",
     )
     learning_rate: float = Field(2e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field("cosine", description="Its course.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field(
+        "cosine", description="How the learning rate goes on after its rise."
+    )
     warmup_ratio: Fraction = Field(0.03, description="Share of steps in which the rate rises.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")
@@ -272,14 +274,16 @@ class Compute(ApiModel):
         json_schema_extra=cel(
             rule(
                 "self.gpusPerNode == 0 || self.workersPerNode == 1 || self.workersPerNode == self.gpusPerNode",
-                "leave workersPerNode at 1, or give one worker a GPU",
+                "leave workersPerNode at 1, or give one worker per GPU",
                 ".workersPerNode",
             ),
         )
     )
     nodes: int = Field(1, ge=1, le=512, description="Pods, each on a node of its own; the model is sharded over them.")
-    gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs a pod; 0 trains on CPU.")
-    workers_per_node: int = Field(1, ge=1, le=16, description="Training processes a pod on CPU; with GPUs one each.")
+    gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod; 0 trains on CPU.")
+    workers_per_node: int = Field(
+        1, ge=1, le=16, description="Training processes per pod on CPU; with GPUs it is one per GPU."
+    )
     gpu_memory: Quantity | None = Field(
         None,
         description="Memory of one GPU, such as 80Gi: the plan refuses what can't fit and picks the rows that a worker "
@@ -290,9 +294,11 @@ class Compute(ApiModel):
     queue_name: QueueName | None = Field(
         None, description="Kueue queue that admits the pods. Without Kueue it does nothing."
     )
-    startup_timeout_seconds: int = Field(600, ge=10, le=86_400, description="All nodes must have joined by then.")
+    startup_timeout_seconds: int = Field(
+        600, ge=10, le=86_400, description="Seconds within which all nodes must have joined."
+    )
     backoff_limit: int = Field(3, ge=0, le=100, description="Retries of each pod before the job fails.")
-    active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="The longest a stage may take.")
+    active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="Seconds that one stage may take.")
 
 
 class Evaluation(EvaluationSettings):
@@ -347,10 +353,10 @@ class Progress(ApiModel):
     step: int = Field(0, description="Optimiser steps done.")
     total_steps: int = Field(0, description="Steps in all.")
     percent: int = Field(0, description="Share done, in percent.")
-    eta_seconds: int | None = Field(None, description="Seconds left at the present pace.")
+    eta_seconds: int | None = Field(None, description="Seconds left at the current pace.")
     loss: str | None = Field(None, max_length=32, description="Mean loss per token of the last steps.")
-    tokens_per_second: int | None = Field(None, description="Tokens a second over all workers.")
-    eta: str | None = Field(None, max_length=32, description="The same for people: 1h05m.")
+    tokens_per_second: int | None = Field(None, description="Tokens per second over all workers.")
+    eta: str | None = Field(None, max_length=32, description="Time left, for people: 1h05m.")
     updated: Timestamp | None = Field(None, description="When this was read.")
 
 
@@ -362,13 +368,15 @@ class PlanStatus(ApiModel):
     parameters: int = Field(description="Parameters of the model.")
     trainable_parameters: int = Field(description="Parameters that are trained.")
     total_steps: int = Field(description="Optimiser steps.")
-    gradient_accumulation_steps: int = Field(description="Forward passes a step on each worker.")
+    gradient_accumulation_steps: int = Field(description="Forward passes per step on each worker.")
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
         description="Estimate by part: of training weights, gradients, optimizer and so on; of loading; total.",
     )
-    available_bytes_per_worker: int | None = Field(None, description="What the pod's limit leaves a worker.")
+    available_bytes_per_worker: int | None = Field(
+        None, description="Memory that the pod's limit leaves for one worker."
+    )
 
 
 class DataStatus(ApiModel):
@@ -377,11 +385,11 @@ class DataStatus(ApiModel):
     uri: StorageUri = Field(description="Where the prepared rows lie.")
     digest: Digest = Field(description="Their digest.")
     train_rows: int = Field(description="Rows that are trained on.")
-    held_out_rows: int = Field(description="Rows that never are.")
+    held_out_rows: int = Field(description="Rows that are held out of training.")
     feedback_rows: int = Field(0, description="Training rows that came from feedback.")
     replay_rows: int = Field(0, description="Training rows that are replayed.")
     augmented_rows: int = Field(0, description="Training rows that augment made of others.")
-    dropped_rows: int = Field(0, description="Rows that were read and are neither trained on nor held out.")
+    dropped_rows: int = Field(0, description="Rows that were read, and are neither trained on nor held out.")
     dropped: dict[str, int] = Field(
         default={}, max_length=24, description="The dropped rows by reason; see docs/data.md for what each means."
     )
@@ -401,7 +409,7 @@ FineTuneJobPhase = Literal["Pending", "Preparing", "Planning", "Training", "Susp
 
 
 class FineTuneJobStatus(ApiModel):
-    """What was seen last."""
+    """The last observed state."""
 
     observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
     phase: FineTuneJobPhase | None = Field(None, description="Where the job is.")
@@ -436,4 +444,4 @@ class FineTuneJob(ApiModel):
         ("Age", "date", ".metadata.creationTimestamp"),
     )
     spec: FineTuneJobSpec = Field(description="Desired training.")
-    status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="What was seen last.")
+    status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="The last observed state.")

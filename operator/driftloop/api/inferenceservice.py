@@ -15,6 +15,7 @@ from driftloop.api.base import (
     Name,
     Origin,
     PodOverrides,
+    Rule,
     StorageUri,
     Text,
     Timestamp,
@@ -67,17 +68,21 @@ class Canary(ApiModel):
     max_negative_feedback_increase: Fraction = Field(
         0.1,
         description="The same margin for negative feedback, as soon as each arm has 20 ratings. It takes some hundred "
-        "ratings an arm; 1 does not compare them.",
+        "ratings per arm; 1 does not compare them.",
     )
-    progress_deadline_seconds: int = Field(600, ge=30, le=86_400, description="The candidate must be Ready by then.")
+    progress_deadline_seconds: int = Field(
+        600, ge=30, le=86_400, description="Seconds within which the candidate's pods must be Ready."
+    )
 
 
 class FeedbackSpec(ApiModel):
-    """Where users' corrections go. They are taken on a port of their own, with a token of their own."""
+    """Where users' corrections are stored. They arrive on a port of their own, with a token of their own."""
 
     storage: StorageUri = Field(description="Folder for the corrections.")
-    retention_days: int = Field(90, ge=1, le=3650, description="Corrections are not used after so many days.")
-    max_per_user_per_hour: int = Field(600, ge=1, le=1_000_000, description="More from one user is refused.")
+    retention_days: int = Field(90, ge=1, le=3650, description="Days after which corrections are no longer used.")
+    max_per_user_per_hour: int = Field(
+        600, ge=1, le=1_000_000, description="Ratings per user and hour; more are refused."
+    )
 
 
 class Drift(ApiModel):
@@ -87,7 +92,7 @@ class Drift(ApiModel):
     false_alarms_per_month: Fraction = Field(
         0.01,
         description="The budget: chance of a false alarm in 72,000 requests, if they come independently, however long "
-        "they take: 30 days at 1.7 requests a minute, 20 hours at 1 a second, 40 minutes at 30 a second. Bursts of "
+        "they take: 30 days at 1.7 requests per minute, 20 hours at 1 a second, 40 minutes at 30 a second. Bursts of "
         "like requests, hours of the day and users who send much and unlike the others cost far more: see the README.",
     )
     tolerance: Fraction = Field(
@@ -99,7 +104,7 @@ class Drift(ApiModel):
         300,
         ge=50,
         le=1_000_000,
-        description="First requests of a promoted version: what they look like is normal.",
+        description="Number of first requests of a promoted version: they define what is normal.",
     )
     baseline_minimum_hours: float = Field(
         24,
@@ -111,10 +116,10 @@ class Drift(ApiModel):
 
 
 class RetrainingTrigger(ApiModel):
-    """An alert of others that starts retraining too."""
+    """An alert of another system that starts retraining too."""
 
     alertname: Text = Field(description="Value of the label alertname.")
-    labels: dict[str, Text] = Field(default={}, max_length=16, description="Labels the alert must carry besides.")
+    labels: dict[str, Text] = Field(default={}, max_length=16, description="Further labels that the alert must have.")
 
 
 class JobTemplateMetadata(ApiModel):
@@ -138,7 +143,9 @@ class Retraining(ApiModel):
         "manual",
         description="manual: the annotation driftloop.dev/approve-retraining with the proposal's name starts it.",
     )
-    triggers: list[RetrainingTrigger] = Field(default=[], max_length=32, description="Others' alerts that trigger too.")
+    triggers: list[RetrainingTrigger] = Field(
+        default=[], max_length=32, description="Alerts of other systems that start retraining too."
+    )
     max_age_seconds: int | None = Field(None, ge=60, le=315_360_000, description="Retrain a version as old as this.")
     cooldown_seconds: int = Field(
         3600, ge=0, le=31_536_000, description="Rest between two retrainings; a rejection doubles it."
@@ -146,8 +153,10 @@ class Retraining(ApiModel):
     min_samples: int = Field(
         500, ge=1, le=100_000_000, description="Eligible corrections since the change that are needed."
     )
-    max_rejections: int = Field(3, ge=1, le=100, description="Rejected candidates in a row after which it stops.")
-    max_jobs_per_day: int = Field(4, ge=1, le=1000, description="The budget.")
+    max_rejections: int = Field(
+        3, ge=1, le=100, description="Rejected candidates in a row after which retraining stops."
+    )
+    max_jobs_per_day: int = Field(4, ge=1, le=1000, description="Jobs per day, at most.")
     job_template: JobTemplate = Field(
         description="The FineTuneJob to create. An alarm of drift is answered only by a version that shows a gain on a "
         "target suite: give it one, of items: feedback."
@@ -211,8 +220,8 @@ class Analysis(ApiModel):
     candidate_error_rate: str | None = Field(None, max_length=16, description="Share of failed requests.")
     stable_latency: str | None = Field(None, max_length=16, description="p95 in seconds.")
     candidate_latency: str | None = Field(None, max_length=16, description="p95 in seconds.")
-    stable_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds an output token.")
-    candidate_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds an output token.")
+    stable_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds per output token.")
+    candidate_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds per output token.")
     stable_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
     candidate_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
     verdict: Literal["Running", "Paused", "Promote", "RollBack"] | None = Field(None, description="What was decided.")
@@ -223,7 +232,7 @@ class ReferenceSignal(ApiModel):
     """What is normal for one signal."""
 
     signal: str = Field(max_length=32, description="Name of the signal.")
-    counts: list[int] = Field(max_length=32, description="Requests a bin, in the order of the bins.")
+    counts: list[int] = Field(max_length=32, description="Requests per bin, in the order of the bins.")
 
 
 class DriftStatus(ApiModel):
@@ -234,10 +243,10 @@ class DriftStatus(ApiModel):
     consumed_until: Timestamp | None = Field(None, description="Counters were read up to here.")
     requests: int = Field(0, description="Requests judged since the baseline.")
     evidence: dict[str, str] = Field(
-        default={}, max_length=16, description="State of the detector a signal, as decimal strings."
+        default={}, max_length=16, description="Detector state per signal, as decimal strings."
     )
     log_evidence: str | None = Field(None, max_length=16, description="Combined evidence, natural logarithm.")
-    threshold: str | None = Field(None, max_length=16, description="Alarm above this.")
+    threshold: str | None = Field(None, max_length=16, description="The alarm is raised above this value.")
     baseline: list[ReferenceSignal] = Field(
         default=[], max_length=16, description="What the first requests looked like."
     )
@@ -247,14 +256,17 @@ class DriftStatus(ApiModel):
     training_distance: dict[str, str] = Field(
         default={},
         max_length=16,
-        description="How far the baseline is from the training data, a text signal: the mean score in standard "
+        description="How far the baseline is from the training data, per text signal: the mean score in standard "
         "deviations, as a decimal string. It starts nothing.",
     )
     first_baseline: list[ReferenceSignal] = Field(
         default=[], max_length=16, description="The first baseline ever, for the long view."
     )
-    alarm: bool = Field(False, description="Evidence is above the threshold.")
-    last_alarm: Timestamp | None = Field(None, description="When it was above last: an alert of drift must agree.")
+    alarm: bool = Field(False, description="Whether the evidence is above the threshold.")
+    last_alarm: Timestamp | None = Field(
+        None,
+        description="When the evidence last was above the threshold; an alert of drift counts only near it.",
+    )
     held_from: Name | None = Field(
         None,
         description="The version under which the alarm rose, where another one serves now that has shown no gain on a "
@@ -265,22 +277,24 @@ class DriftStatus(ApiModel):
 
 
 class AlertRecord(ApiModel):
-    """An alert that was recorded, by whichever replica. Written by a field manager of its own."""
+    """An alert that a replica of the operator recorded. Written by a field manager of its own."""
 
     key: str = Field(max_length=128, description="Fingerprint and start of the alert.")
     alertname: Text = Field(description="Its name.")
     started: Timestamp = Field(description="When it began to fire.")
     received: Timestamp = Field(description="When it was recorded.")
-    source: Literal["Webhook", "Poll"] = Field(description="How it came.")
+    source: Literal["Webhook", "Poll"] = Field(description="How it was received.")
 
 
 class RetrainingStatus(ApiModel):
-    """Where retraining stands."""
+    """The state of retraining."""
 
     state: Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"] | None = Field(
-        None, description="What it is doing."
+        None, description="What retraining is doing."
     )
-    message: str | None = Field(None, max_length=512, description="Waiting: 212/500 samples, and the like.")
+    message: str | None = Field(
+        None, max_length=512, description="The state in a sentence, such as Waiting: 212/500 samples."
+    )
     trigger: Literal["Drift", "Alert", "MaxAge"] | None = Field(None, description="What asks for it.")
     alert_key: str | None = Field(None, max_length=128, description="The alert that asks for it.")
     since: Timestamp | None = Field(None, description="When it was first asked for.")
@@ -291,23 +305,23 @@ class RetrainingStatus(ApiModel):
     version: Name | None = Field(None, description="The stable version that ordinal and rejections are about.")
     last_ending: Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"] | None = Field(
         None,
-        description="What became of the last one. Unavailable: the cluster or the storage failed it, and it counts as "
-        "no rejection.",
+        description="What became of the last retraining. Unavailable: the cluster or the storage failed it, and it "
+        "counts as no rejection.",
     )
     ordinal: int = Field(0, description="Retrainings started for this stable version.")
     rejections: int = Field(0, description="Rejected candidates in a row.")
-    last_finished: Timestamp | None = Field(None, description="When the last one ended.")
+    last_finished: Timestamp | None = Field(None, description="When the last retraining ended.")
     handled_alerts: list[Annotated[str, Field(max_length=128)]] = Field(
-        default=[], max_length=64, description="Alerts that led to a job already."
+        default=[], max_length=64, description="Alerts that have led to a job."
     )
 
 
 class InferenceServiceStatus(ApiModel):
-    """What was seen last."""
+    """The last observed state."""
 
-    observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
+    observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
     phase: Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"] | None = Field(
-        None, description="Where the service is."
+        None, description="What the service is doing."
     )
     conditions: list[Condition] = Field(
         default=[],
@@ -315,18 +329,18 @@ class InferenceServiceStatus(ApiModel):
         description="See docs/conditions.md.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    url: Text | None = Field(None, description="Where it is served, in the cluster.")
+    url: Text | None = Field(None, description="Address of the API inside the cluster.")
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is tried.")
-    traffic: str | None = Field(None, max_length=32, description="Percent of stable/candidate.")
+    traffic: str | None = Field(None, max_length=32, description="Percent of requests to stable/candidate.")
     analysis: Analysis | None = Field(None, description="The running or last canary.")
     failed_revisions: list[Annotated[str, Field(max_length=63)]] = Field(
         default=[],
         max_length=32,
         description="Rolled back; not tried again until the annotation driftloop.dev/retry names it.",
     )
-    drift: DriftStatus | None = Field(None, description="The detector.")
-    retraining: RetrainingStatus | None = Field(None, description="Where retraining stands.")
+    drift: DriftStatus | None = Field(None, description="State of the drift detector.")
+    retraining: RetrainingStatus | None = Field(None, description="The state of retraining.")
     alerts: list[AlertRecord] = Field(
         default=[],
         max_length=64,
@@ -355,6 +369,15 @@ class InferenceService(ApiModel):
         ("URL", "string", ".status.url"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
+    ROOT_RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            "!has(self.spec.retraining) || !has(self.spec.retraining.jobTemplate.spec.data.feedback)"
+            " || self.spec.retraining.jobTemplate.spec.data.feedback.service != self.metadata.name"
+            " || has(self.spec.feedback)",
+            "retraining learns from this service's corrections: set spec.feedback.storage, so that it takes some",
+            ".spec.feedback",
+        ),
+    )
     SCALE: ClassVar[tuple[str, str, str]] = (".spec.replicas", ".status.replicas", ".status.selector")
     spec: InferenceServiceSpec = Field(description="Desired service.")
-    status: InferenceServiceStatus = Field(default=InferenceServiceStatus(), description="What was seen last.")
+    status: InferenceServiceStatus = Field(default=InferenceServiceStatus(), description="The last observed state.")

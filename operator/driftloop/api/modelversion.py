@@ -87,7 +87,7 @@ class Gate(ApiModel):
     """What one gate found. Accuracies and differences are shares in [0, 1], as decimal strings."""
 
     name: str = Field(max_length=63, description="digest, api, or the suite's name.")
-    kind: Literal["digest", "api", "target", "retention", "floor"] = Field(description="What it looks at.")
+    kind: Literal["digest", "api", "target", "retention", "floor"] = Field(description="What the gate checks.")
     verdict: Verdict = Field(description="Inconclusive is never a pass.")
     message: str = Field(max_length=1024, description="The finding in a sentence, and what would change it.")
     value: str | None = Field(None, max_length=16, description="Accuracy of this version.")
@@ -98,7 +98,7 @@ class Gate(ApiModel):
     )
     upper: str | None = Field(None, max_length=16, description="Upper bound of the interval.")
     items: int | None = Field(None, description="Items asked (n).")
-    items_needed: int | None = Field(None, description="Items that delta needs.")
+    items_needed: int | None = Field(None, description="Items that are needed for delta.")
     minimum_detectable_effect: str | None = Field(
         None, max_length=16, description="The smallest loss that n items show with power 0.8."
     )
@@ -120,9 +120,9 @@ class BaselineStatus(ApiModel):
 
 
 class ModelVersionStatus(ApiModel):
-    """What was seen last."""
+    """The last observed state."""
 
-    observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
+    observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
     phase: Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"] | None = Field(
         None,
         description="Where the version is. AwaitingApproval: no suite judged it; it may be trained from, and without a "
@@ -138,7 +138,7 @@ class ModelVersionStatus(ApiModel):
     gates: list[Gate] = Field(
         default=[],
         max_length=24,
-        description="One entry a gate.",
+        description="One entry per gate.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     gate_summary: str | None = Field(
@@ -149,7 +149,7 @@ class ModelVersionStatus(ApiModel):
     retried: str | None = Field(
         None, max_length=253, description="The value of driftloop.dev/retry that was followed last."
     )
-    evidence: Artefact | None = Field(None, description="Every question and answer, in storage.")
+    evidence: Artefact | None = Field(None, description="Folder with every question and answer.")
     services: list[Name] = Field(default=[], max_length=64, description="InferenceServices that serve it now.")
 
 
@@ -170,4 +170,4 @@ class ModelVersion(ApiModel):
         ("Age", "date", ".metadata.creationTimestamp"),
     )
     spec: ModelVersionSpec = Field(description="What the version is.", json_schema_extra=IMMUTABLE)
-    status: ModelVersionStatus = Field(default=ModelVersionStatus(), description="What was seen last.")
+    status: ModelVersionStatus = Field(default=ModelVersionStatus(), description="The last observed state.")

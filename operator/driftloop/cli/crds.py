@@ -174,7 +174,7 @@ def schema_of(kind: Kind) -> Json:
             "spec": spec,
             "status": without_defaults(status),
         },
-        RULES: [NAME_RULE],
+        RULES: [NAME_RULE, *getattr(kind, "ROOT_RULES", ())],
     }
 
 

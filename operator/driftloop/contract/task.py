@@ -73,7 +73,7 @@ class TrainTask(ApiModel):
     data_digest: Digest
     training: TrainingSpec
     nodes: int
-    workers_per_node: int  # training processes a pod
+    workers_per_node: int  # training processes per pod
     gpus_per_node: int
     gradient_accumulation_steps: int
     per_device_train_batch_size: int

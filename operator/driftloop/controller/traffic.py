@@ -46,7 +46,7 @@ class Arm:
     failures: float  # of them, answered with 5xx or 429
     refused: float = 0.0  # of them, answered with another 4xx: the client's mistakes, or a model that takes less
     latency: Buckets = field(default_factory=dict)  # seconds an answer
-    token_latency: Buckets = field(default_factory=dict)  # seconds an output token, of answers that have some
+    token_latency: Buckets = field(default_factory=dict)  # seconds per output token, of answers that have some
     ratings: float = 0.0
     negative: float = 0.0  # of them
 

@@ -43,7 +43,9 @@ KEEPALIVE = 3600.0
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="driftloop_server.proxy", description=__doc__)
-    parser.add_argument("--connection-requests", type=int, default=MAX_REQUESTS, help="requests a client's connection")
+    parser.add_argument(
+        "--connection-requests", type=int, default=MAX_REQUESTS, help="requests per client's connection"
+    )
     parser.add_argument("--connection-seconds", type=float, default=MAX_SECONDS, help="life of a client's connection")
     return parser.parse_args(argv)
 
@@ -95,7 +97,7 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
 
 
 async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRunner:
-    # Cancelled when the client is gone: the engine shall not generate for nobody.
+    # Cancelled when the client is gone, so that the engine stops generating for a client that has left.
     runner = ApiRunner(
         app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
     )

@@ -36,7 +36,7 @@ class EventRewriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the answer as far as it came: as the engine counted them, else its pieces, mostly one a token."""
+        """Tokens of the answer as far as it came: as the engine counted them, else its pieces, mostly one per token."""
         return self._pieces if self._counted is None else self._counted
 
     @property

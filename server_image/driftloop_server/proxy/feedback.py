@@ -38,13 +38,15 @@ class FeedbackBody(BaseModel):
     rating: Rating
     consent: bool = Field(description="Whether the row may be stored and trained on. If not, it is counted only.")
     correction: str | None = Field(None, min_length=1, max_length=65_536, description="What the answer should be.")
-    user: str = Field("", max_length=256, description="Who says so; stored as a keyed hash. Limits are a user.")
+    user: str = Field(
+        "", max_length=256, description="The rating user, stored as a keyed hash. Rate limits apply per user."
+    )
     prompt: Any = Field(None, description="The prompt, or the messages, as they were sent.")
     completion: str | None = Field(None, max_length=65_536, description="The answer as it came.")
 
 
 class UserCap:
-    """Ratings a user and hour. A pod counts what it sees itself."""
+    """Ratings per user and hour. A pod counts what it sees itself."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -90,7 +90,7 @@ class _Batch:
 
 
 class Segments:
-    """Appends rows below `uri`, the service's folder. One instance a pod."""
+    """Appends rows below `uri`, the service's folder. One instance per pod."""
 
     def __init__(self, uri: str, pod: str) -> None:
         self._uri = uri

@@ -27,7 +27,7 @@ class Scripted(Kube):
 
 
 class Sending(Traffic):
-    """A load client that sends ten requests a second, as `tick` counts them."""
+    """A load client that sends ten requests per second, as `tick` counts them."""
 
     def __init__(self) -> None:
         self.by_phase = {"steady": Counter()}

@@ -53,7 +53,7 @@ def augmented(rows: Sequence[Row], fence: Fence, step: DataStep, templates: Sequ
 
 
 def read_templates(content: str, name: str) -> list[str]:
-    """Templates of a file: one a line, or one a JSON line's `template`. Raises StageFailure."""
+    """Templates of a file: one per line, or one a JSON line's `template`. Raises StageFailure."""
     found = []
     for number, line in enumerate(content.removeprefix("\ufeff").splitlines(), 1):
         if not line.strip():
@@ -64,7 +64,7 @@ def read_templates(content: str, name: str) -> list[str]:
             raise StageFailure("BadTemplate", f"{name}, line {number}: give {what} {PLACE} where the prompt goes")
         found.append(template)
     if not found:
-        raise StageFailure("BadTemplate", f"{name}: no template in it: give one a line, with {PLACE}")
+        raise StageFailure("BadTemplate", f"{name}: no template in it: give one per line, with {PLACE}")
     return found
 
 

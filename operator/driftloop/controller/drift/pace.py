@@ -1,7 +1,7 @@
 """How many requests usually come in a time, so that a burst counts for little. Pure.
 
 A retry loop or one user's script sends a hundred like requests in a minute. They are not a hundred independent ones,
-which is what evidence assumes, and sixty such minutes a month would be sixty alarms.
+which is what evidence assumes, and sixty such minutes per month would be sixty alarms.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MEMORY = 86_400.0  # seconds over which the pace is an average
 
 @dataclass(frozen=True)
 class Pace:
-    """Requests a second, averaged over so many seconds."""
+    """Requests per second, averaged over so many seconds."""
 
     rate: float = 0.0
     seconds: float = 0.0

@@ -90,7 +90,7 @@ def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: 
 
 
 def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict[str, str]) -> Obj:
-    """One Indexed Job, one pod a node; index 0 is Ray's head and driver, and the Job ends with it.
+    """One Indexed Job, one pod per node; index 0 is Ray's head and driver, and the Job ends with it.
 
     A worker that fails is replaced up to the limit, and training goes on from the last checkpoint; when one index
     has used its retries the Job fails as a whole.

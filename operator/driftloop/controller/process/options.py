@@ -44,33 +44,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pods("--child-labels", _pairs, "", "KEY=VALUE,...", "labels on everything that is created")
 
     cluster = _adder(parser.add_argument_group("cluster"))
-    cluster("--kubeconfig", str, None, "FILE", "a pod uses its service account without it")
-    cluster("--namespaces", _list, "", "NAME,...", "watch these namespaces alone; all of them when empty")
+    cluster("--kubeconfig", str, None, "FILE", "without it a pod uses its service account")
+    cluster("--namespaces", _list, "", "NAME,...", "watch only these namespaces; all if empty")
     cluster("--cluster-domain", str, "cluster.local", "DOMAIN", "DNS domain of Services")
-    cluster("--qps", _positive, "50", "N", "requests a second to the API server")
+    cluster("--qps", _positive, "50", "N", "requests per second to the API server")
     cluster("--burst", _count, "100", "N", "requests at once")
     cluster("--workers", _count, "8", "N", "objects reconciled at once")
-    cluster("--resync-seconds", _positive, "600", "N", "between two looks at everything")
+    cluster("--resync-seconds", _positive, "600", "N", "between two reads of everything")
 
     monitoring = _adder(parser.add_argument_group("monitoring"))
     monitoring("--prometheus-url", _url, None, "URL", "Prometheus that scrapes the pods")
     monitoring("--alertmanager-urls", _urls, "", "URL,...", "Alertmanagers to poll")
-    monitoring("--alert-poll-seconds", _positive, "30", "N", "between two polls")
-    monitoring("--alert-lookback-seconds", _positive, "21600", "N", "at the start, how long ago alerts may have ended")
+    monitoring("--alert-poll-seconds", _positive, "30", "N", "between two polls of the Alertmanagers")
+    monitoring(
+        "--alert-lookback-seconds", _positive, "21600", "N", "at the start: how long ago an alert may have ended"
+    )
 
     listeners = _adder(parser.add_argument_group("listeners"))
-    listeners("--listen-host", str, "0.0.0.0", "ADDRESS", "address of both")  # noqa: S104 - in a pod
+    listeners("--listen-host", str, "0.0.0.0", "ADDRESS", "address of both listeners")  # noqa: S104 - in a pod
     listeners("--health-port", _port, "8080", "N", "/healthz, /readyz and /metrics")
     listeners("--webhook-port", _port, "8090", "N", "Alertmanager's webhook: POST /alerts")
-    listeners("--webhook-token-file", Path, None, "FILE", "its bearer token; without a token there is no webhook")
+    listeners(
+        "--webhook-token-file",
+        Path,
+        None,
+        "FILE",
+        "file with the webhook's bearer token; without it there is no webhook",
+    )
 
     lease = _adder(parser.add_argument_group("leader election"))
     lease("--lease-namespace", str, _namespace(), "NAME", "the operator's own namespace")
-    lease("--lease-name", str, "driftloop-operator", "NAME", "one a group of replicas")
-    lease("--identity", str, _identity(), "NAME", "this replica")
-    lease("--lease-seconds", _positive, "15", "N", "after a leader's crash nobody leads for so long")
-    lease("--renew-deadline-seconds", _positive, "10", "N", "a leader that can't renew for so long ends itself")
-    lease("--retry-seconds", _positive, "2", "N", "between two tries")
+    lease("--lease-name", str, "driftloop-operator", "NAME", "name of the Lease; the same for all replicas")
+    lease("--identity", str, _identity(), "NAME", "name of this replica")
+    lease("--lease-seconds", _positive, "15", "N", "time without a leader after the leader crashes")
+    lease("--renew-deadline-seconds", _positive, "10", "N", "a leader that can't renew for this long ends itself")
+    lease("--retry-seconds", _positive, "2", "N", "between two attempts")
     _adder(parser)("--log-level", str, "info", "LEVEL", "debug, info, warning or error")
 
 

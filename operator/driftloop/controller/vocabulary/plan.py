@@ -26,7 +26,7 @@ class Key(NamedTuple):
 class Create:
     """Create once and never touch again (Jobs, Secrets, ModelVersions, FineTuneJobs).
 
-    That the object exists already is success when it is the parent's own (same controller UID,
+    An existing object counts as success if the same parent created it (same controller UID,
     or for ownerless ModelVersions the same lineage); else the runtime raises NameTaken.
     """
 

@@ -84,7 +84,7 @@ def test_health_becomes_known_with_the_first_ratings_that_come() -> None:
 
 
 def test_the_baseline_has_its_least_time() -> None:
-    """At 30 requests a second 300 are ten seconds: the next hour of the day was drift."""
+    """At 30 requests per second 300 are ten seconds: the next hour of the day was drift."""
     service = Service(SPEC.model_copy(update={"baseline_minimum_hours": 0.5}))
     status = service.look(HIGH, times=100)
     assert status.message == "learning what is normal: 0.28 of 0.5 hours"

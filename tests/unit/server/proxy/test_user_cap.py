@@ -1,4 +1,4 @@
-"""Ratings a user and hour."""
+"""Ratings per user and hour."""
 
 import pytest
 from hypothesis import given

@@ -25,7 +25,7 @@ class Board:
             "step": Gauge(Metric.TRAIN_STEP, "Optimiser steps done."),
             "total": Gauge(Metric.TRAIN_TOTAL_STEPS, "Optimiser steps in all."),
             "loss": Gauge(Metric.TRAIN_LOSS, "Loss per token of the last step."),
-            "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens a second over all workers."),
+            "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
             "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the present pace."),
         }
         self._gauges["total"].set(total)

@@ -19,7 +19,7 @@ def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
         "adapter": training.adapter.type if training.adapter.type == "none" else f"lora r={training.adapter.r}, merged",
         "loss on": training.loss_on if training.method == "sft" else "all",
         "optimiser steps": task.total_steps,
-        "rows a step": training.train_batch_size,
+        "rows per step": training.train_batch_size,
         "peak learning rate": f"{training.learning_rate:g} ({training.lr_scheduler_type})",
         "seed": training.seed,
     }

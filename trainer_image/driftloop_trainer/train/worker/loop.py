@@ -27,7 +27,7 @@ _RECENT = 20  # steps over which loss and pace are averaged
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a finished loop tells: loss of the last steps, tokens a second, and seconds since this start."""
+    """What a finished loop tells: loss of the last steps, tokens per second, and seconds since this start."""
 
     loss: float
     tokens_per_second: float

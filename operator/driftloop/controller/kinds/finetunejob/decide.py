@@ -119,7 +119,7 @@ def _planned(observed: Observed, settings: Settings, prepare: Obj, task: Prepare
     changes["plan"] = planned.status
     attempt = _next_attempt(observed)
     if _left_over(observed):
-        message = "waiting for the training pods of before to end"
+        message = "waiting for training pods of the previous attempt to stop"
         phase = observed.status.phase or "Planning"  # Suspended still: the attempt that follows counts from it
         return Step(phase, conditions.progressing(Reason.STOPPING, message), (), SETTLE_SECONDS, changes)
     try:

@@ -23,7 +23,7 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 
 
 class InvalidResult(ValueError):
-    """A stage's result that can't be gone on with."""
+    """A stage result that the next stage can't use."""
 
 
 def prepare_task(observed: Observed, start: Start) -> PrepareTask:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """`rate` requests a second on average, `burst` at once. First come, first served."""
+    """`rate` requests per second on average, `burst` at once. First come, first served."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         if rate <= 0 or burst < 1:

@@ -79,7 +79,7 @@ class Watcher:
                 self._enqueue(Key(kind, obj["metadata"]["namespace"], obj["metadata"]["name"]))
 
     def registry(self, credentials: Any) -> kopf.OperatorRegistry:
-        """kopf's handlers: one a kind, and the login with the credentials that we have anyway."""
+        """kopf's handlers: one per kind, and the login with the credentials that we have anyway."""
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry, id="credentials")(_login(credentials))
         for resource in WATCHED:
