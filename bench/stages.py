@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -34,6 +35,7 @@ from driftloop.contract.task import ModelSource, PrepareTask, ServeTask, TrainTa
 from driftloop.controller.kinds.finetunejob import tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
+from driftloop.controller.kinds.finetunejob.stages import Stages
 from driftloop.controller.kinds.finetunejob.start import HeldOut, Start
 from driftloop.controller.vocabulary.plan import Settings
 from unit.server.processes import answers, wait_for
@@ -175,9 +177,10 @@ class Bench:
         planned = plan(spec, data)
         if isinstance(planned, Refusal):
             sys.exit(f"error: {planned.message}")
-        observed, prepared = _observed(name, spec), self._prepare_task()
-        lineage = tasks.lineage(observed, prepared, data, None, "bench")
-        return tasks.train_task(observed, SETTINGS, 0, prepared, data, planned, lineage), planned
+        observed, prepared = _observed(name, spec), tasks.Prepared(self._prepare_task(), data)
+        lineage = tasks.lineage(observed, prepared, "bench")
+        stages = Stages(observed, SETTINGS, datetime.now(UTC), attempt=0)
+        return tasks.train_task(stages, prepared, planned, lineage), planned
 
     def _stage(self, name: str, task: PrepareTask | TrainTask) -> Any:
         process = self._start(name, task)

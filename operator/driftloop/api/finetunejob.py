@@ -406,6 +406,7 @@ class DataStatus(ApiModel):
 
 
 FineTuneJobPhase = Literal["Pending", "Preparing", "Planning", "Training", "Suspended", "Succeeded", "Failed"]
+ENDED: tuple[FineTuneJobPhase, ...] = ("Succeeded", "Failed")  # a job stays in these
 
 
 class FineTuneJobStatus(ApiModel):

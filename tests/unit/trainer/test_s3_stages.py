@@ -22,6 +22,7 @@ from driftloop.contract.task import FeedbackSource, ModelSource, PrepareTask, Se
 from driftloop.controller.kinds.finetunejob import tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, plan
+from driftloop.controller.kinds.finetunejob.stages import Stages
 from driftloop.controller.kinds.finetunejob.start import HeldOut, Start
 from driftloop.controller.vocabulary.plan import Settings
 from testcluster.s3 import Server, server
@@ -113,8 +114,10 @@ def test_data_corrections_checkpoints_and_version_live_in_a_bucket(pods: Pods) -
 
     planned = plan(SPEC, prepared)
     assert isinstance(planned, TrainingPlan)
-    lineage = tasks.lineage(OBSERVED, order, prepared, None, "trainer")
-    train = tasks.train_task(OBSERVED, Settings("", ""), 0, order, prepared, planned, lineage)
+    left = tasks.Prepared(order, prepared)
+    lineage = tasks.lineage(OBSERVED, left, "trainer")
+    stages = Stages(OBSERVED, Settings("", ""), datetime.now(UTC), attempt=0)
+    train = tasks.train_task(stages, left, planned, lineage)
     trained = pods.run("driftloop_trainer.train", train)
     assert isinstance(trained, TrainResult)
     assert trained.uri.startswith("s3://team/work/versions/uid/")

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from driftloop.api.finetunejob import ENDED
 from driftloop.controller.vocabulary.labels import STAGE
 from driftloop.controller.vocabulary.objects import key, labels, phase
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import Lookup
-
-_FINISHED = ("Succeeded", "Failed")
 
 
 def named_by_label(changed: Obj, kind: str, label: str) -> Iterator[Key]:
@@ -34,7 +33,7 @@ def users_of_claim(changed: Obj, kind: str, objects: Lookup) -> Iterator[Key]:
 
 def unfinished(objects: Iterable[Obj]) -> Iterator[Obj]:
     """Those that have not ended."""
-    return (obj for obj in objects if phase(obj) not in _FINISHED)
+    return (obj for obj in objects if phase(obj) not in ENDED)
 
 
 def _texts(value: Any) -> Iterator[str]:

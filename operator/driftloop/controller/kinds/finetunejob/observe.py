@@ -12,6 +12,7 @@ from driftloop.controller.pods.jobs import PREPARE, TRAIN
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.labels import JOB, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.vocabulary.objects import field, labels, phase
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable
 from driftloop.controller.vocabulary.world import World
@@ -32,7 +33,7 @@ async def observe(key: Key, world: World) -> Observed | None:
     children = [child for child in world.owned("Job", namespace, uid) if controlled_by(child, uid)]
     pods = _pods(job, parsed.status, children, world)
     version = world.get("ModelVersion", namespace, version_name(parsed.spec.output.family, uid))
-    found = Observed(
+    observed = Observed(
         job=job,
         spec=parsed.spec,
         status=parsed.status,
@@ -43,7 +44,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         progress=await _progress(parsed.status, children, pods, world),
         fresh_secret=secrets.token_urlsafe(32),
     )
-    return found if children else _with_start(found, world)
+    return observed if children else _with_start(observed, world)
 
 
 def _with_start(observed: Observed, world: World) -> Observed:
@@ -63,7 +64,7 @@ def _with_start(observed: Observed, world: World) -> Observed:
 
 async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) -> tuple[int, ...]:
     """What the nodes say, where a plan is about to be made and the spec leaves it to them."""
-    stages = {(child["metadata"].get("labels") or {}).get(STAGE) for child in children}
+    stages = {labels(child).get(STAGE) for child in children}
     if not spec.compute.gpus_per_node or spec.compute.gpu_memory is not None or stages != {PREPARE}:
         return ()
     return await world.nodes.gpu_memory(spec.pod_overrides.node_selector)
@@ -72,7 +73,7 @@ async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) 
 def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World) -> list[Obj]:
     """The pods of the job's Jobs; between two attempts also those that a deleted Job left behind."""
     namespace = job["metadata"]["namespace"]
-    if status.attempt and not any(child["metadata"]["labels"].get(STAGE) == TRAIN for child in children):
+    if status.attempt and not any(labels(child).get(STAGE) == TRAIN for child in children):
         labelled = world.list("Pod", namespace, {JOB: job["metadata"]["name"]})
         return [pod for pod in labelled if of_a_job_of(job, pod)]
     return [pod for child in children for pod in world.owned("Pod", namespace, child["metadata"]["uid"])]
@@ -84,9 +85,9 @@ async def _progress(status: FineTuneJobStatus, children: list[Obj], pods: list[O
     if not _due(status.progress, now):
         return None
     for pod in pods:
-        labels = pod["metadata"].get("labels") or {}
-        at_work = (pod.get("status") or {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
-        if labels.get(INDEX) == "0" and at_work and any(controlled_by(pod, job["metadata"]["uid"]) for job in children):
+        at_work = phase(pod) == "Running" and not pod["metadata"].get("deletionTimestamp")
+        owned = any(controlled_by(pod, job["metadata"]["uid"]) for job in children)
+        if at_work and owned and labels(pod).get(INDEX) == "0":
             return await _scrape(pod, world, now)
     return None
 
@@ -104,5 +105,4 @@ def _due(last: Progress | None, now: datetime) -> bool:
 
 
 def _came_of(version: Obj, uid: str) -> bool:
-    lineage = (version.get("spec") or {}).get("lineage") or {}
-    return lineage.get("jobUid") == uid
+    return bool(field(version, "spec", "lineage", "jobUid") == uid)

@@ -1,6 +1,7 @@
 """The documents that a job's pods get, and the ModelVersion that comes of them. Pure."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,17 +14,33 @@ from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
 from driftloop.contract.uris import join
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, resolved
+from driftloop.controller.kinds.finetunejob.stages import Stages
 from driftloop.controller.kinds.finetunejob.start import Start
 from driftloop.controller.pods import jobs
 from driftloop.controller.vocabulary.labels import DRAFT, FAMILY, JOB, TRIGGER, VERSION
 from driftloop.controller.vocabulary.naming import version_name
-from driftloop.controller.vocabulary.plan import Obj, Settings
-
-# On the train Job: the ModelVersion's spec but for the artefact, so that the last step needs nothing that may be gone.
+from driftloop.controller.vocabulary.objects import annotations
+from driftloop.controller.vocabulary.plan import Obj
 
 
 class InvalidResult(ValueError):
     """A stage result that the next stage can't use."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What prepare leaves to the stages that follow."""
+
+    task: PrepareTask  # what it was asked for: the record of the model that training starts from
+    data: PrepareResult  # what it made
+    parent: str | None = None  # name of the ModelVersion that training starts from, where it is one
+
+    @property
+    def model(self) -> ModelSource:
+        """The model that training starts from: what prepare was told, or what it made or resolved of it."""
+        return ModelSource(
+            uri=self.data.model_uri or self.task.model.uri, digest=self.data.model_digest or self.task.model.digest
+        )
 
 
 def prepare_task(observed: Observed, start: Start) -> PrepareTask:
@@ -44,24 +61,17 @@ def prepare_task(observed: Observed, start: Start) -> PrepareTask:
     )
 
 
-def train_task(
-    observed: Observed,
-    settings: Settings,
-    attempt: int,
-    prepared: PrepareTask,
-    data: PrepareResult,
-    plan: TrainingPlan,
-    lineage: Lineage,
-) -> TrainTask:
+def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: Lineage) -> TrainTask:
     """Train on what prepare left, the way the plan says."""
+    observed, attempt = stages.observed, stages.attempt
     spec = observed.spec
     return TrainTask(
         job=observed.name,
         job_uid=observed.uid,
         family=spec.output.family,
-        model=base_model(prepared, data),
-        data_uri=data.uri,
-        data_digest=data.digest,
+        model=prepared.model,
+        data_uri=prepared.data.uri,
+        data_digest=prepared.data.digest,
         training=resolved(spec),
         nodes=spec.compute.nodes,
         workers_per_node=plan.workers_per_node,
@@ -69,7 +79,7 @@ def train_task(
         gradient_accumulation_steps=plan.status.gradient_accumulation_steps,
         per_device_train_batch_size=plan.per_device_train_batch_size,
         total_steps=plan.status.total_steps,
-        head=jobs.head_name(observed.job, attempt, settings),
+        head=jobs.head_name(observed.job, attempt, stages.settings),
         startup_timeout_seconds=spec.compute.startup_timeout_seconds,
         backoff_limit=spec.compute.backoff_limit,
         attempt=attempt,
@@ -79,29 +89,19 @@ def train_task(
     )
 
 
-def base_model(prepared: PrepareTask, data: PrepareResult) -> ModelSource:
-    """The model that training starts from: what prepare was told, or what it made or resolved of it."""
-    return ModelSource(
-        uri=data.model_uri or prepared.model.uri,
-        digest=data.model_digest or prepared.model.digest,
-    )
-
-
-def lineage(
-    observed: Observed, prepared: PrepareTask, data: PrepareResult, parent: str | None, trainer_image: str
-) -> Lineage:
+def lineage(observed: Observed, prepared: Prepared, trainer_image: str) -> Lineage:
     """Where the version will come from. Raises InvalidResult."""
     try:
         return Lineage(
             job=observed.name,
             job_uid=observed.uid,
-            parent=parent,
-            base_digest=base_model(prepared, data).digest,
-            data_uri=data.uri,
-            data_digest=data.digest,
-            held_out_salt=prepared.held_out_salt or prepared.family,
-            held_out_percent=prepared.data.held_out_percent,
-            tokenizer_digest=data.tokenizer_digest,
+            parent=prepared.parent,
+            base_digest=prepared.model.digest,
+            data_uri=prepared.data.uri,
+            data_digest=prepared.data.digest,
+            held_out_salt=prepared.task.held_out_salt or prepared.task.family,
+            held_out_percent=prepared.task.data.held_out_percent,
+            tokenizer_digest=prepared.data.tokenizer_digest,
             trainer_image=trainer_image,
             trigger=_trigger(observed.job),
         )
@@ -109,13 +109,16 @@ def lineage(
         raise InvalidResult(_first(error)) from error
 
 
-def draft(spec: FineTuneJobSpec, origin: Lineage, data: PrepareResult) -> str:
-    """The spec of the ModelVersion but for the artefact, as JSON. Raises InvalidResult when a suite has no items."""
+def draft(spec: FineTuneJobSpec, lineage: Lineage, data: PrepareResult) -> str:
+    """The spec of the ModelVersion but for the artefact, as JSON. Raises InvalidResult when a suite has no items.
+
+    The train Job keeps it as an annotation, so that the last step needs nothing that may be gone by then.
+    """
     try:
-        asked = spec.evaluation.model_dump(exclude={"suites"})
-        asked["queue_name"] = spec.evaluation.queue_name or spec.compute.queue_name
+        given = spec.evaluation.model_dump(exclude={"suites"})
+        given["queue_name"] = spec.evaluation.queue_name or spec.compute.queue_name
         evaluation = VersionEvaluation(
-            **asked,
+            **given,
             suites=[_resolved(suite, data) for suite in spec.evaluation.suites],
             storage=join(spec.storage, "evaluations"),
         )
@@ -123,7 +126,7 @@ def draft(spec: FineTuneJobSpec, origin: Lineage, data: PrepareResult) -> str:
         raise InvalidResult(_first(error)) from error
     document = {
         "family": spec.output.family,
-        "lineage": origin.dump(),
+        "lineage": lineage.dump(),
         "evaluation": evaluation.dump(),
         "podOverrides": spec.pod_overrides.dump(),
     }
@@ -132,7 +135,7 @@ def draft(spec: FineTuneJobSpec, origin: Lineage, data: PrepareResult) -> str:
 
 def model_version(observed: Observed, train: Obj, result: TrainResult) -> Obj:
     """The ModelVersion, owned by nobody: it outlives its job. Raises InvalidResult."""
-    text = (train["metadata"].get("annotations") or {}).get(DRAFT) or ""
+    text = annotations(train).get(DRAFT) or ""
     try:
         document: dict[str, Any] = json.loads(text)
         artefact = Artefact(uri=result.uri, digest=result.digest)
@@ -157,14 +160,13 @@ def model_version(observed: Observed, train: Obj, result: TrainResult) -> Obj:
 
 def parent_of(prepare: Obj) -> str | None:
     """Name of the version that training starts from, as the prepare Job keeps it."""
-    found = (prepare["metadata"].get("annotations") or {}).get(VERSION)
-    return found if isinstance(found, str) else None
+    return annotations(prepare).get(VERSION)
 
 
 def _trigger(job: Obj) -> Trigger:
     """From the annotation that whoever created the job left; without one, or with a broken one, a user did."""
     try:
-        return Trigger.model_validate_json((job["metadata"].get("annotations") or {}).get(TRIGGER) or "")
+        return Trigger.model_validate_json(annotations(job).get(TRIGGER) or "")
     except ValidationError:
         return Trigger(kind="User")
 
@@ -175,7 +177,7 @@ def _bounded(suite: SuiteSpec, spec: FineTuneJobSpec) -> SuiteSpec:
 
 
 def _resolved(suite: SuiteSpec, data: PrepareResult) -> SuiteSpec:
-    items = next((found for found in data.suites if found.name == suite.name), None)
+    items = next((written for written in data.suites if written.name == suite.name), None)
     if items is not None:
         return suite.model_copy(update={"items": None, "uri": data.items_uri(items), "digest": items.digest})
     if suite.uri is None:
@@ -184,5 +186,5 @@ def _resolved(suite: SuiteSpec, data: PrepareResult) -> SuiteSpec:
 
 
 def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.contract.text import side
 from driftloop.controller.kinds.finetunejob.observed import Observed
-from driftloop.controller.kinds.finetunejob.start import HeldOut, Obstacle, Refused, Start, Waiting, start
-from driftloop.controller.kinds.finetunejob.tasks import lineage, prepare_task
+from driftloop.controller.kinds.finetunejob.start import HeldOut, Problem, Refused, Start, Waiting, start
+from driftloop.controller.kinds.finetunejob.tasks import Prepared, lineage, prepare_task
 from driftloop.controller.vocabulary.plan import Obj
 from driftloop.controller.vocabulary.reasons import Reason
 from unit.controller.stages import approved, claim, deployment, job, prepared, service, version
@@ -39,13 +39,13 @@ def origin(kind: str, parent: Obj) -> dict[str, Any]:
     return {kind: names[kind] if kind == "family" else {"name": names[kind]}}
 
 
-def of_version(parent: Obj, percent: int | None = None, family: str = "desk") -> Start | Obstacle:
+def of_version(parent: Obj, percent: int | None = None, family: str = "desk") -> Start | Problem:
     return start(observed(origin("versionRef", parent), percent, family, parent))
 
 
 def trained(seen: Observed, found: Start, name: str) -> Obj:
     """The version that comes of a job, with the lineage that the job gives it."""
-    born = lineage(seen, prepare_task(seen, found), prepared(), found.parent, "trainer:1")
+    born = lineage(seen, Prepared(prepare_task(seen, found), prepared(), found.parent), "trainer:1")
     return approved(version(name, family=seen.spec.output.family, lineage=born.dump()))
 
 

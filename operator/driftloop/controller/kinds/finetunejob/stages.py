@@ -1,0 +1,76 @@
+"""The facts of one reconcile of a job, each worked out once. Pure.
+
+Observed (what was read)  ->  Stages (how far the job has come)  ->  decide (what to do)
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from driftloop.contract.result import PrepareResult, TrainResult
+from driftloop.controller.kinds.finetunejob.observed import Observed
+from driftloop.controller.kinds.stage import Stage, stage
+from driftloop.controller.pods import jobs
+from driftloop.controller.pods.outcome import outcome
+from driftloop.controller.vocabulary.labels import ATTEMPT, STAGE
+from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.objects import labels, phase
+from driftloop.controller.vocabulary.plan import Obj, Settings
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How far a job has come."""
+
+    observed: Observed  # the objects that were read
+    settings: Settings  # the operator's
+    now: datetime  # the time of this reconcile
+    attempt: int  # number of the latest attempt to train; while there is no train Job, of the next one
+    prepare: Stage[PrepareResult] | None = None  # None before its Job is created
+    train: Stage[TrainResult] | None = None  # of the latest attempt; None before its Job is created
+    left_over: bool = False  # pods of an attempt whose Job is gone are still at work
+
+
+def stages_of(observed: Observed, settings: Settings, now: datetime) -> Stages:
+    """How far the observed job has come."""
+    prepare, train = _prepare_job(observed), _train_job(observed)
+    return Stages(
+        observed=observed,
+        settings=settings,
+        now=now,
+        attempt=_attempt_of(train) if train else _next_attempt(observed),
+        prepare=stage(prepare, outcome(prepare, observed.pods, jobs.PREPARE, now), PrepareResult) if prepare else None,
+        train=stage(train, outcome(train, observed.pods, jobs.TRAIN, now), TrainResult) if train else None,
+        left_over=_has_left_over(observed),
+    )
+
+
+def _prepare_job(observed: Observed) -> Obj | None:
+    name = jobs.prepare_name(observed.job)
+    return next((job for job in observed.jobs if job["metadata"]["name"] == name), None)
+
+
+def _train_job(observed: Observed) -> Obj | None:
+    """The train Job of the latest attempt."""
+    trains = [job for job in observed.jobs if labels(job).get(STAGE) == jobs.TRAIN]
+    return max(trains, key=_attempt_of, default=None)
+
+
+def _attempt_of(train: Obj) -> int:
+    number = labels(train).get(ATTEMPT) or ""
+    return int(number) if number.isdecimal() else 1
+
+
+def _next_attempt(observed: Observed) -> int:
+    """One more only after a suspension was written down: a stale cache that misses the Job starts nothing twice."""
+    before = observed.status.attempt
+    return before + 1 if observed.status.phase == "Suspended" else max(before, 1)
+
+
+def _has_left_over(observed: Observed) -> bool:
+    uids = {job["metadata"]["uid"] for job in observed.jobs}
+    return any(
+        phase(pod) in ("Pending", "Running")
+        and labels(pod).get(STAGE) == jobs.TRAIN
+        and not any(controlled_by(pod, uid) for uid in uids)
+        for pod in observed.pods
+    )
