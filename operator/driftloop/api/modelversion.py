@@ -119,11 +119,15 @@ class BaselineStatus(ApiModel):
     service: Name = Field(description="The InferenceService that serves it.")
 
 
+ModelVersionPhase = Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"]
+JUDGED: tuple[ModelVersionPhase, ...] = ("Approved", "AwaitingApproval", "Rejected", "Failed")  # evaluated
+
+
 class ModelVersionStatus(ApiModel):
     """The last observed state."""
 
     observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
-    phase: Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"] | None = Field(
+    phase: ModelVersionPhase | None = Field(
         None,
         description="Where the version is. AwaitingApproval: no suite judged it; it may be trained from, and without a "
         "stable version the annotation driftloop.dev/approve with its name lets it serve. Failed: it could not be "

@@ -1,34 +1,38 @@
 """Questions about ModelVersions that more than one kind asks. Pure; objects that don't parse are passed over."""
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
-from driftloop.api.modelversion import Gate
+from driftloop.api.modelversion import Gate, ModelVersionPhase
+from driftloop.controller.vocabulary import objects
 from driftloop.controller.vocabulary.labels import ROLE, SERVICE, SINCE, VERSION
 from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.objects import annotations, field, labels
 from driftloop.controller.vocabulary.plan import Obj
 
 # What may be trained from. Nothing speaks against a version that awaits approval; it only isn't served.
-TRAINABLE = ("Approved", "AwaitingApproval")
-UNJUDGED = (None, "Pending", "Evaluating")
+TRAINABLE: tuple[ModelVersionPhase, ...] = ("Approved", "AwaitingApproval")
+AT_WORK = ("stable", "candidate")  # values of the label ROLE of a Deployment that serves, or is tried
+UNJUDGED: tuple[ModelVersionPhase | None, ...] = (None, "Pending", "Evaluating")
 
 
-def phase(version: Obj) -> str | None:
+def phase(version: Obj) -> ModelVersionPhase | None:
     """Where a version is."""
-    found = (version.get("status") or {}).get("phase")
-    return found if isinstance(found, str) else None
+    text = objects.phase(version)
+    return next((known for known in get_args(ModelVersionPhase) if known == text), None)
 
 
 def family(version: Obj) -> str | None:
     """The family of a version."""
-    found = (version.get("spec") or {}).get("family")
-    return found if isinstance(found, str) else None
+    name = field(version, "spec", "family")
+    return name if isinstance(name, str) else None
 
 
 def to_start_from(versions: Iterable[Obj], of_family: str) -> Obj | None:
     """The Approved version of the family that was created last; where there is none, the last that no suite judged."""
-    found = [version for version in versions if family(version) == of_family and phase(version) in TRAINABLE]
+    trainable = [version for version in versions if family(version) == of_family and phase(version) in TRAINABLE]
     return max(
-        found,
+        trainable,
         key=lambda v: (phase(v) == "Approved", v["metadata"]["creationTimestamp"], v["metadata"]["name"]),
         default=None,
     )
@@ -41,7 +45,7 @@ def has_shown_gain(gates: Sequence[Gate]) -> bool:
 
 def follows(service: Obj, of_family: str) -> bool:
     """Whether an InferenceService serves versions of the family."""
-    return ((service.get("spec") or {}).get("model") or {}).get("family") == of_family
+    return bool(field(service, "spec", "model", "family") == of_family)
 
 
 def by_name(versions: Iterable[Obj], name: str) -> Obj | None:
@@ -55,9 +59,10 @@ def stable_version(service: Obj, deployments: Iterable[Obj]) -> str | None:
     Two are stable between two writes of a promotion; the later one has taken over.
     """
     uid = service["metadata"]["uid"]
-    stable = [found for found in deployments if _labels(found).get(ROLE) == "stable" and controlled_by(found, uid)]
+    own = [deployment for deployment in deployments if controlled_by(deployment, uid)]
+    stable = [deployment for deployment in own if labels(deployment).get(ROLE) == "stable"]
     latest = max(stable, key=_since, default=None)
-    return _labels(latest).get(VERSION) if latest else None
+    return labels(latest).get(VERSION) if latest else None
 
 
 def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
@@ -65,30 +70,24 @@ def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
 
     A revision that was rolled back is kept without pods, as the memory of its failure: that is no use of the version.
     """
-    found = set()
-    for deployment in deployments:
-        labels = _labels(deployment)
-        if labels.get(VERSION) == version and labels.get(SERVICE) and _is_used(deployment):
-            found.add(labels[SERVICE])
-    return sorted(found)
+    used = [deployment for deployment in _of_version(version, deployments) if _is_used(deployment)]
+    return sorted({name for deployment in used if (name := labels(deployment).get(SERVICE))})
 
 
 def at_work(version: str, deployments: Iterable[Obj]) -> bool:
     """Whether some service has the version as its stable or its candidate."""
-    found = [_labels(deployment) for deployment in deployments]
-    return any(labels.get(VERSION) == version and labels.get(ROLE) in ("stable", "candidate") for labels in found)
+    return any(labels(deployment).get(ROLE) in AT_WORK for deployment in _of_version(version, deployments))
+
+
+def _of_version(version: str, deployments: Iterable[Obj]) -> list[Obj]:
+    return [deployment for deployment in deployments if labels(deployment).get(VERSION) == version]
 
 
 def _is_used(deployment: Obj) -> bool:
-    replicas = (deployment.get("spec") or {}).get("replicas", 1), (deployment.get("status") or {}).get("replicas", 0)
-    return _labels(deployment).get(ROLE) in ("stable", "candidate") or any(replicas)
-
-
-def _labels(obj: Obj) -> dict[str, str]:
-    return obj["metadata"].get("labels") or {}
+    wanted, running = field(deployment, "spec", "replicas"), field(deployment, "status", "replicas")
+    return labels(deployment).get(ROLE) in AT_WORK or wanted != 0 or bool(running)
 
 
 def _since(deployment: Obj) -> tuple[str, str]:
     metadata = deployment["metadata"]
-    since = (metadata.get("annotations") or {}).get(SINCE) or metadata.get("creationTimestamp") or ""
-    return since, metadata["name"]
+    return annotations(deployment).get(SINCE) or metadata.get("creationTimestamp") or "", metadata["name"]

@@ -13,7 +13,7 @@ Sources of the formulas:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, assert_never
 
 from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import BaselineStatus, Gate, ModelVersionSpec, Verdict
@@ -26,26 +26,37 @@ from driftloop.contract.bounds import (
     share_bounds,
 )
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
+from driftloop.controller.kinds.modelversion.against import NoBaseline
 
 
 def judge(
     spec: ModelVersionSpec,
     result: EvaluateResult,
-    baseline: BaselineStatus | None,
-    no_baseline: str = "the family has no stable version yet",
+    compared: BaselineStatus | NoBaseline,
     uses: Mapping[str, int] | None = None,
 ) -> list[Gate]:
     """One gate a check, in the order in which they are read: digest, api, then the suites of the spec.
 
-    `baseline` is what the version had to be compared with; without one, `no_baseline` says why there is none.
-    `uses` counts, by suite, the versions that were judged by the very same items before.
+    `compared` is what the version had to be compared with. `uses` counts, by suite, the versions that were judged by
+    the very same items before.
     """
     measured = {suite.name: suite for suite in result.suites}
-    gates = [_digest_gate(spec, result, baseline), _api_gate(result.api)]
+    gates = [_digest_gate(spec, result, baseline_of(compared)), _api_gate(result.api)]
     for suite in spec.evaluation.suites:
-        gate = _suite_gate(suite, measured.get(suite.name), baseline, no_baseline)
+        gate = _suite_gate(suite, measured.get(suite.name), compared)
         gates.append(gate.model_copy(update={"uses": (uses or {}).get(suite.name, 0) + 1}))
     return gates
+
+
+def baseline_of(compared: BaselineStatus | NoBaseline) -> BaselineStatus | None:
+    """The baseline, where there is one."""
+    match compared:
+        case BaselineStatus() as baseline:
+            return baseline
+        case NoBaseline():
+            return None
+        case never:
+            assert_never(never)
 
 
 Judgement = Literal["Approved", "Unproven", "Undecided", "Rejected"]
@@ -61,8 +72,8 @@ def verdict(gates: Sequence[Gate]) -> Judgement:
     passed = {gate.kind for gate in gates if gate.verdict == "Pass"}
     if not bad and {"digest", "api"} <= passed:
         return "Approved" if passed - {"digest", "api"} else "Unproven"
-    told = all(gate.verdict in ("Pass", "NotApplicable") for gate in gates if gate.kind != "api")
-    if told and "digest" in passed and any(g.kind == "api" and g.verdict == "Inconclusive" for g in gates):
+    suites_agree = all(gate.verdict in ("Pass", "NotApplicable") for gate in gates if gate.kind != "api")
+    if suites_agree and "digest" in passed and any(g.kind == "api" and g.verdict == "Inconclusive" for g in gates):
         return "Undecided"
     return "Rejected"
 
@@ -98,17 +109,22 @@ def _api_gate(api: ApiCheck) -> Gate:
         message = f"{len(api.failed)} of {total} checks failed: {'; '.join(api.failed)}"[:1024]
         return Gate(name="api", kind="api", verdict="Fail", message=message)
     if api.uncertain:
-        said = "; ".join(api.uncertain)
-        message = f"{len(api.uncertain)} of {total} checks differ from one look to the next: {said}"[:1024]
+        checks = "; ".join(api.uncertain)
+        message = f"{len(api.uncertain)} of {total} checks differ from one look to the next: {checks}"[:1024]
         return Gate(name="api", kind="api", verdict="Inconclusive", message=message)
     if total == 0:
         return Gate(name="api", kind="api", verdict="Inconclusive", message="no check of the API was made")
     return Gate(name="api", kind="api", verdict="Pass", message=f"{total} checks passed")
 
 
-def _suite_gate(suite: SuiteSpec, result: SuiteResult | None, baseline: BaselineStatus | None, reason: str) -> Gate:
-    if suite.kind != "floor" and baseline is None:
-        return _unjudged(suite, "NotApplicable", f"nothing to compare with: {reason}", result)
+def _suite_gate(suite: SuiteSpec, result: SuiteResult | None, compared: BaselineStatus | NoBaseline) -> Gate:
+    match compared:
+        case NoBaseline(why) if suite.kind != "floor":
+            return _unjudged(suite, "NotApplicable", f"nothing to compare with: {why}", result)
+        case BaselineStatus() | NoBaseline():
+            pass
+        case never:
+            assert_never(never)
     if result is None:
         return _unjudged(suite, "Inconclusive", "the evaluation says nothing about this suite: evaluate again", None)
     if fault := _fault(suite, result):
@@ -163,14 +179,14 @@ def superiority(difference: Difference, gain: float) -> Verdict:
 
 
 def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
-    found = paired_difference(
+    difference = paired_difference(
         result.items,
         result.clusters,
         result.gained or 0,
         result.lost or 0,
         result.difference_standard_error or 0.0,
     )
-    judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, found)
+    judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, difference)
     return Gate(
         name=suite.name,
         kind=suite.kind,
@@ -178,12 +194,12 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         message=f"{result.gained} gained, {result.lost} lost of {result.items} items: {message}{_notes(result)}"[:1024],
         value=_decimal(result.correct / result.items),
         baseline=_decimal((result.baseline_correct or 0) / result.items),
-        difference=_decimal(found.value),
-        lower=_decimal(found.lower),
-        upper=_decimal(found.upper),
+        difference=_decimal(difference.value),
+        lower=_decimal(difference.lower),
+        upper=_decimal(difference.upper),
         items=result.items,
         items_needed=needed,
-        minimum_detectable_effect=_decimal(found.detectable) if math.isfinite(found.detectable) else None,
+        minimum_detectable_effect=_decimal(difference.detectable) if math.isfinite(difference.detectable) else None,
         delta=_decimal(suite.min_gain if suite.kind == "target" else suite.delta),
         cut=result.cut,
     )
@@ -192,32 +208,32 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
 Finding = tuple[Verdict, str, int | None]  # with the items that are needed, where a number of them would do
 
 
-def _target(suite: SuiteSpec, result: SuiteResult, found: Difference) -> Finding:
-    judged, gain = superiority(found, suite.min_gain), _decimal(suite.min_gain)
+def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Finding:
+    judged, gain = superiority(difference, suite.min_gain), _decimal(suite.min_gain)
     if judged == "Pass":
         return judged, f"at 95 % the gain is above {gain}", None
     if judged == "Fail":
         return judged, f"at 95 % there is no gain above {gain}", None
     if _next_to_nothing(result):
         return judged, f"neither version is right on a share that could be told from none: {_MEASURES_NOTHING}", None
-    if (shown := found.value - suite.min_gain) <= 0:
+    if (shown := difference.value - suite.min_gain) <= 0:
         return judged, f"no gain above {gain} is shown", None
-    needed = _needed(result.items, found.value - found.lower, shown)
+    needed = _needed(result.items, difference.value - difference.lower, shown)
     return judged, f"a gain above {gain} is not sure at 95 %; needs n >= {needed}", needed
 
 
-def _retention(suite: SuiteSpec, result: SuiteResult, found: Difference) -> Finding:
-    judged, delta = non_inferiority(found, suite.delta), _decimal(suite.delta)
-    if judged != "Fail" and found.lower <= 0 and (empty := _measures_nothing(suite, result)):
+def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Finding:
+    judged, delta = non_inferiority(difference, suite.delta), _decimal(suite.delta)
+    if judged != "Fail" and difference.lower <= 0 and (empty := _measures_nothing(suite, result)):
         return "Inconclusive", empty, None
     if judged == "Pass":
-        return judged, f"at 95 % the loss is below {delta}", _needed(result.items, found.detectable, suite.delta)
+        return judged, f"at 95 % the loss is below {delta}", _needed(result.items, difference.detectable, suite.delta)
     if suite.delta == 0:
         return judged, "delta 0 asks for a version that is better, and this one isn't shown to be", None
-    least = max(_needed(result.items, found.detectable, suite.delta) or 0, least_items(suite) or 0)
+    least = max(_needed(result.items, difference.detectable, suite.delta) or 0, least_items(suite) or 0)
     if judged == "Fail":
         return judged, f"a loss of {delta} or more can't be excluded at 95 %", least
-    return judged, f"they show losses of {_decimal(found.detectable)} and up; needs n >= {least}", least
+    return judged, f"they show losses of {_decimal(difference.detectable)} and up; needs n >= {least}", least
 
 
 _MEASURES_NOTHING = "the suite measures nothing: see the answers in the evidence, the items and maxTokens"

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from driftloop.api.modelversion import ModelVersionSpec, ModelVersionStatus
+from driftloop.controller.vocabulary.objects import annotations
 from driftloop.controller.vocabulary.plan import Obj
-
-Phase = Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"]
-JUDGED = ("Approved", "AwaitingApproval", "Rejected", "Failed")
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class Observed:
 
     @property
     def annotations(self) -> dict[str, str]:
-        """What people told about the version."""
-        return self.version["metadata"].get("annotations") or {}
+        """What people say of the version."""
+        return annotations(self.version)
 
     @property
     def name(self) -> str:

@@ -8,11 +8,13 @@ from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
+from driftloop.controller.kinds.modelversion.against import NoBaseline
 from driftloop.controller.kinds.modelversion.gates import judge, non_inferiority, summary, verdict
 from driftloop.controller.kinds.versions import has_shown_gain
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BASELINE = BaselineStatus(version="v1", digest=STABLE, service="desk")
+NONE_STABLE = NoBaseline("the family has no stable version yet")
 TARGET = SuiteSpec(name="new", kind="target", uri="pvc://c/new.jsonl")
 RETENTION = SuiteSpec(name="old", kind="retention", uri="pvc://c/old.jsonl", delta=0.05)
 FLOOR = SuiteSpec(name="least", kind="floor", uri="pvc://c/all.jsonl", minimum=0.8)
@@ -97,7 +99,7 @@ def test_items_needed_agree_with_the_published_formula() -> None:
 
 def test_without_a_baseline_only_the_floor_applies_and_the_reason_is_kept() -> None:
     found = evaluation(measured(TARGET, 500, 400), measured(FLOOR, 500, 450), baseline_digest=None)
-    gates = judge(version(TARGET, FLOOR), found, None, no_baseline="no service follows the family")
+    gates = judge(version(TARGET, FLOOR), found, NoBaseline("no service follows the family"))
     assert [gate.verdict for gate in gates] == ["Pass", "Pass", "NotApplicable", "Pass"]
     assert gates[2].message.endswith("no service follows the family")
     assert verdict(gates) == "Approved"
@@ -143,7 +145,7 @@ def test_another_look_at_the_api_helps_no_version_that_a_suite_turned_down() -> 
 def test_a_version_that_no_suite_judged_is_not_approved() -> None:
     nothing = judge(version(), evaluation(), BASELINE)
     assert (verdict(nothing), summary(nothing)) == ("Unproven", "2 of 2 passed, no suite judged it")
-    uncompared = judge(version(TARGET, RETENTION), evaluation(baseline_digest=None), None)
+    uncompared = judge(version(TARGET, RETENTION), evaluation(baseline_digest=None), NONE_STABLE)
     assert (verdict(uncompared), summary(uncompared)) == (
         "Unproven",
         "2 of 4 passed, 2 not applicable, no suite judged it",
@@ -179,7 +181,7 @@ def test_only_a_target_that_passed_has_shown_a_gain() -> None:
     found = evaluation(measured(TARGET, 400, 320, gained=130), measured(RETENTION, 2000, 1800))
     assert has_shown_gain(judge(version(TARGET, RETENTION), found, BASELINE))
     assert not has_shown_gain(judge(version(RETENTION), found, BASELINE))
-    assert not has_shown_gain(judge(version(TARGET), found, None))
+    assert not has_shown_gain(judge(version(TARGET), found, NONE_STABLE))
 
 
 @pytest.mark.parametrize(("right", "expected"), [(0, "Inconclusive"), (100, "Inconclusive"), (140, "Pass")])

@@ -1,0 +1,144 @@
+"""The Jobs of an evaluation, with the tasks of their clients, and what these Jobs remember. Pure."""
+
+from typing import Any, assert_never
+
+from pydantic import ValidationError
+
+from driftloop.api.modelversion import Artefact, BaselineStatus
+from driftloop.contract import task as tasks
+from driftloop.contract.result import AnswerResult
+from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
+from driftloop.contract.uris import join
+from driftloop.controller.kinds.modelversion.against import Baseline, NoBaseline
+from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash
+from driftloop.controller.kinds.modelversion.observed import Observed
+from driftloop.controller.pods import jobs
+from driftloop.controller.vocabulary.labels import ENGINE, NO_BASELINE, SERVICE
+from driftloop.controller.vocabulary.objects import annotations
+from driftloop.controller.vocabulary.plan import Obj
+
+
+def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
+    """The Job that asks the stable version the items of the suites that compare. Raises TaskTooLarge."""
+    observed, key = evaluation.observed, answers_key(stable, evaluation.against.engine)
+    served = _serve(evaluation, stable.status.version, stable.artefact)
+    task = AnswerTask(
+        family=observed.spec.family,
+        arm=_arm(served),
+        suites=[suite for suite in observed.spec.evaluation.suites if suite.kind != "floor"],
+        output=join(_folder(observed), f"baseline-{key}"),
+        **_limits(observed),
+    )
+    name = jobs.answer_name(observed.version, key)
+    notes = {SERVICE: stable.status.service}
+    return jobs.evaluate_job(observed.version, name, task, _asking(evaluation, served), notes)
+
+
+def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Obj:
+    """The Job that asks the version every item, and compares it with the stable one's answers. Raises TaskTooLarge."""
+    observed, key = evaluation.observed, evaluation.key
+    served = _serve(evaluation, observed.name, observed.spec.artefact)
+    baseline: tasks.Baseline | None = None
+    match evaluation.baseline:
+        case Baseline() as stable:
+            baseline, notes = _baseline(stable, answers), {SERVICE: stable.status.service}
+        case NoBaseline(why):
+            notes = {NO_BASELINE: why}
+        case never:
+            assert_never(never)
+    task = EvaluateTask(
+        family=observed.spec.family,
+        candidate=_arm(served),
+        baseline=baseline,
+        suites=observed.spec.evaluation.suites,
+        output=join(_folder(observed), key if attempt == 1 else f"{key}-{attempt}"),
+        **_limits(observed),
+    )
+    name = jobs.evaluate_name(observed.version, key, attempt)
+    notes[ENGINE] = engine_hash(evaluation.against.engine)
+    return jobs.evaluate_job(observed.version, name, task, _asking(evaluation, served), notes)
+
+
+def storage_of(observed: Observed) -> str:
+    """The folder for evidence: the one that the spec gives, else one beside the artefact."""
+    if observed.spec.evaluation.storage:
+        return observed.spec.evaluation.storage
+    parent = observed.spec.artefact.uri.rstrip("/").rpartition("/")[0]
+    # An artefact that is a whole claim or bucket has nothing beside it; its manifest doesn't cover what comes later.
+    return join(observed.spec.artefact.uri if parent.endswith("/") else parent, "evaluations")
+
+
+def engine_of_evidence(job: Obj) -> str | None:
+    """The hash of the engine that an evaluate Job was created with."""
+    return annotations(job).get(ENGINE)
+
+
+def compared_with(job: Obj) -> BaselineStatus | NoBaseline:
+    """The baseline that an evaluate Job was created with, or why it compares with nothing."""
+    nothing = NoBaseline(annotations(job).get(NO_BASELINE) or "the family had no stable version")
+    task = jobs.task_of(job)
+    if not isinstance(task, EvaluateTask) or task.baseline is None:
+        return nothing
+    service = annotations(job).get(SERVICE)
+    try:
+        return BaselineStatus.model_validate(
+            {"version": task.baseline.version, "digest": task.baseline.digest, "service": service}
+        )
+    except ValidationError:
+        return nothing  # somebody took the annotation; the digest gate then finds a comparison with the wrong thing
+
+
+def _baseline(stable: Baseline, answers: AnswerResult | None) -> tasks.Baseline:
+    return tasks.Baseline(
+        version=stable.status.version,
+        digest=stable.digest,
+        answers=answers.uri if answers else None,
+        answers_digest=answers.digest if answers else None,
+    )
+
+
+def _folder(observed: Observed) -> str:
+    return join(storage_of(observed), observed.uid)
+
+
+def _limits(observed: Observed) -> dict[str, Any]:
+    """The bounds of an evaluation, as its client's task has them."""
+    settings = observed.spec.evaluation
+    return {
+        "max_tokens": settings.max_tokens,
+        "concurrency": settings.concurrency,
+        "startup_timeout_seconds": settings.startup_timeout_seconds,
+    }
+
+
+def _asking(evaluation: Evaluation, served: ServeTask) -> jobs.Asking:
+    against, spec = evaluation.against, evaluation.observed.spec
+    return jobs.Asking(served, against.engine, spec.evaluation, spec.pod_overrides, against.settings)
+
+
+def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:
+    """What serves one version: as an InferenceService would, but it takes no feedback."""
+    observed, engine = evaluation.observed, evaluation.against.engine
+    return ServeTask(
+        namespace=observed.namespace,
+        service=observed.spec.family,
+        service_uid=observed.uid,
+        family=observed.spec.family,
+        version=version,
+        revision="evaluation",
+        artefact_uri=artefact.uri,
+        artefact_digest=artefact.digest,
+        engine_type=engine.type,
+        max_model_len=engine.max_model_len,
+        max_num_seqs=engine.max_num_seqs,
+        dtype=engine.dtype,
+    )
+
+
+def _arm(served: ServeTask) -> EvaluationArm:
+    return EvaluationArm(
+        version=served.version,
+        digest=served.artefact_digest,
+        url=f"http://127.0.0.1:{served.api_port}",
+        ready_url=f"http://127.0.0.1:{served.metrics_port}/readyz",
+    )

@@ -1,0 +1,70 @@
+"""What a version is compared with, and what follows from that: each fact once a reconcile."""
+
+from typing import Any
+
+from driftloop.controller.kinds.modelversion.against import Against, Baseline, NoBaseline, Unknown, against_of
+from driftloop.controller.kinds.modelversion.evaluation import engine_hash, evaluation_of, is_current
+from driftloop.controller.vocabulary.labels import RETRY
+from driftloop.controller.vocabulary.plan import Obj
+from unit.controller.stages import NOW, SETTINGS, Cluster, deployment, digest, observe_version, service, version
+
+LATER = "2026-01-01T11:30:00Z"
+DESK = service("desk")
+STABLE = version("support-1", "1")
+NEWER = version("support-2", "2", LATER)
+
+
+def against(body: Obj = NEWER, status: Obj | None = None, **observed: Any) -> Against:
+    served = {"services": [DESK], "deployments": (deployment(DESK, "support-1"),), "versions": (STABLE, NEWER)}
+    return against_of(observe_version(body, Cluster(), status, **(served | observed)), SETTINGS, NOW)
+
+
+def test_a_newer_version_is_a_candidate_against_the_stable_one() -> None:
+    found = against()
+    assert isinstance(found.baseline, Baseline)
+    assert (found.baseline.status.version, found.baseline.digest) == ("support-1", digest("1"))
+    assert found.is_candidate
+    assert found.is_compared
+
+
+def test_an_older_version_and_one_that_is_at_work_are_no_candidates() -> None:
+    oldest = version("support-0", "0", "2026-01-01T10:00:00Z")
+    assert not against(oldest).is_candidate
+    both = (deployment(DESK, "support-1"), deployment(DESK, "support-2", role="candidate"))
+    assert not against(deployments=both).is_candidate
+
+
+def test_nothing_is_not_the_same_as_what_cannot_be_read() -> None:
+    assert isinstance(against(services=[]).baseline, NoBaseline)
+    assert isinstance(against(deployments=()).baseline, NoBaseline)
+    assert isinstance(against(STABLE).baseline, NoBaseline)
+    assert isinstance(against(versions=(NEWER,)).baseline, Unknown)
+
+
+def test_a_judgement_is_current_while_the_same_version_serves_on_the_same_engine() -> None:
+    engine = engine_hash(against().engine)
+    status = {
+        "phase": "Approved",
+        "engine": engine,
+        "baseline": {"version": "support-1", "digest": digest("1"), "service": "desk"},
+    }
+    assert is_current(against(status=status))
+    assert is_current(against(status=status, versions=(NEWER,)))  # nobody can tell otherwise
+    assert not is_current(against(status=status | {"engine": "00000000"}))
+    assert not is_current(against(status=status, deployments=()))
+    assert not is_current(against(status=status, versions=(version("support-1", "3"), NEWER)))
+
+
+def test_a_retry_is_asked_for_until_it_was_followed() -> None:
+    noted = NEWER | {"metadata": NEWER["metadata"] | {"annotations": {RETRY: "1"}}}
+    assert not against().is_asked_again
+    assert against(noted).is_asked_again
+    assert not against(noted, {"retried": "1"}).is_asked_again
+
+
+def test_the_stable_version_is_asked_only_where_a_suite_compares() -> None:
+    floor = version("support-2", "2", LATER, evaluation={"suites": []})
+    for body, asked in ((NEWER, True), (floor, False)):
+        found = against(body)
+        assert isinstance(found.baseline, Baseline)
+        assert (evaluation_of(found, found.baseline).answers_name is not None) == asked
