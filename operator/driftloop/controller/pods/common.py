@@ -66,10 +66,10 @@ def restricted_container(
 
 def container_resources(resources: Resources, gpus: int = 0) -> Obj:
     """`resources` of a container; GPUs are requested by their limit, as extended resources are."""
-    found = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
+    wanted = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
     if gpus:
-        found["limits"][GPU] = str(gpus)
-    return {key: value for key, value in found.items() if value}
+        wanted["limits"][GPU] = str(gpus)
+    return {key: value for key, value in wanted.items() if value}
 
 
 def pod_spec(
@@ -119,11 +119,15 @@ def pod_metadata(labels: Mapping[str, str], overrides: PodOverrides, settings: S
     }
 
 
-def scratch(shm: bool = False, prefix: str = "") -> tuple[list[Obj], list[Obj]]:
-    """Volumes and mounts of /tmp, and with `shm` of /dev/shm, in memory: they count against the container's limit."""
-    paths = {f"{prefix}tmp": SCRATCH_DIR} | ({f"{prefix}shm": "/dev/shm"} if shm else {})  # noqa: S108
-    volumes = [memory_volume(name) for name in paths]
-    return volumes, [{"name": name, "mountPath": path} for name, path in paths.items()]
+def scratch() -> tuple[list[Obj], list[Obj]]:
+    """Volume and mount of /tmp in memory: it counts against the container's limit."""
+    return [memory_volume("tmp")], [{"name": "tmp", "mountPath": SCRATCH_DIR}]
+
+
+def scratch_with_shm(prefix: str = "") -> tuple[list[Obj], list[Obj]]:
+    """Volumes and mounts of /tmp and /dev/shm, in memory; `prefix` tells the names from those of other containers."""
+    paths = {f"{prefix}tmp": SCRATCH_DIR, f"{prefix}shm": "/dev/shm"}  # noqa: S108
+    return [memory_volume(name) for name in paths], [{"name": name, "mountPath": path} for name, path in paths.items()]
 
 
 def memory_volume(name: str) -> Obj:

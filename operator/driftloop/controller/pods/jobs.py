@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from driftloop.api.base import PodOverrides, Resources
-from driftloop.api.engine import Engine
 from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.finetunejob import Compute
 from driftloop.contract.names import EXIT_BAD_INPUT, METRICS_PORT, TASK_ENV
-from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, decode
+from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, TrainTask, decode
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
     mounts_for,
@@ -22,9 +21,10 @@ from driftloop.controller.pods.common import (
     pod_spec,
     restricted_container,
     scratch,
+    scratch_with_shm,
     task_env,
 )
-from driftloop.controller.pods.serving import serving_containers, serving_volumes
+from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_volumes
 from driftloop.controller.vocabulary.labels import ARM, ATTEMPT, FAMILY, JOB, STAGE, VERSION
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
@@ -77,16 +77,27 @@ def head_name(job: Obj, attempt: int, settings: Settings) -> str:
 def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: dict[str, str]) -> Obj:
     """One pod that prepares the data. Its task is the record of the model that training starts from."""
     feedback = [task.feedback.uri] if task.feedback else []
-    claims = mounts_for([task.output], read=[task.model.uri, *data_uris(task), *feedback])
-    template = _stage_template(job, task, placement, PREPARE, claims)
+    claims, claim_mounts = mounts_for([task.output], read=[task.model.uri, *data_uris(task), *feedback])
+    scratches, scratch_mounts = scratch_with_shm()
+    container = restricted_container(
+        PREPARE,
+        placement.settings.trainer_image,
+        ["python", "-m", "driftloop_trainer.prepare"],
+        settings=placement.settings,
+        env=task_env(task),
+        resources=placement.compute.resources,
+        mounts=[*scratch_mounts, *claim_mounts],
+        overrides=placement.overrides,
+    )
     spec = {
         "backoffLimit": placement.compute.backoff_limit,
         "activeDeadlineSeconds": placement.compute.active_deadline_seconds,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": template,
+        "template": _template(job, container, [*scratches, *claims], placement),
     }
-    return _job(job, prepare_name(job), PREPARE, spec, placement, annotations=annotations)
+    labels = _labels(job, PREPARE, placement.settings) | _queue(placement.compute.queue_name)
+    return _job(_metadata(job, prepare_name(job), labels), annotations, spec)
 
 
 def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict[str, str]) -> Obj:
@@ -95,8 +106,21 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     A worker that fails is replaced up to the limit, and training goes on from the last checkpoint; when one index
     has used its retries the Job fails as a whole.
     """
-    claims = mounts_for([task.runs, task.output], read=[task.model.uri, task.data_uri])
-    template = _stage_template(job, task, placement, TRAIN, claims)
+    claims, claim_mounts = mounts_for([task.runs, task.output], read=[task.model.uri, task.data_uri])
+    scratches, scratch_mounts = scratch_with_shm()
+    container = restricted_container(
+        TRAIN,
+        placement.settings.trainer_image,
+        ["python", "-m", "driftloop_trainer.train"],
+        settings=placement.settings,
+        env=[*task_env(task), *_ray_env(job)],
+        ports={"metrics": METRICS_PORT, "ray": RAY_PORT},
+        resources=placement.compute.resources,
+        gpus=placement.compute.gpus_per_node,
+        mounts=[*scratch_mounts, *claim_mounts],
+        overrides=placement.overrides,
+    )
+    template = _template(job, container, [*scratches, *claims], placement)
     template["spec"]["subdomain"] = network_name(job)
     if task.nodes > 1:
         template["spec"]["affinity"] = _one_per_node(_selector(job, TRAIN))
@@ -113,33 +137,36 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
         "template": template,
     }
-    return _job(
-        job,
-        train_name(job, task.attempt),
-        TRAIN,
-        spec,
-        placement,
-        labels={ATTEMPT: str(task.attempt)},
-        annotations=annotations,
-    )
+    labels = _labels(job, TRAIN, placement.settings) | {ATTEMPT: str(task.attempt)}
+    metadata = _metadata(job, train_name(job, task.attempt), labels | _queue(placement.compute.queue_name))
+    return _job(metadata, annotations, spec)
 
 
 def train_service(job: Obj, settings: Settings) -> Obj:
     """Headless: it gives the training pods their names, ready or not, since they look for each other to get ready."""
-    return _namespaced("v1", "Service", job, network_name(job), _labels(job, TRAIN, settings)) | {
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(job, network_name(job), _labels(job, TRAIN, settings)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
             "selector": _selector(job, TRAIN),
             "ports": [{"name": "ray", "port": RAY_PORT, "targetPort": RAY_PORT, "protocol": "TCP"}],
-        }
+        },
     }
 
 
 def ray_secret(job: Obj, token: str, settings: Settings) -> Obj:
     """The token that Ray asks of every member of this job's cluster. Created, never read."""
-    body = _namespaced("v1", "Secret", job, secret_name(job), _labels(job, TRAIN, settings))
-    return body | {"immutable": True, "type": "Opaque", "stringData": {TOKEN_KEY: token}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _metadata(job, secret_name(job), _labels(job, TRAIN, settings)),
+        "immutable": True,
+        "type": "Opaque",
+        "stringData": {TOKEN_KEY: token},
+    }
 
 
 def job_policy(job: Obj, settings: Settings) -> Obj:
@@ -149,19 +176,16 @@ def job_policy(job: Obj, settings: Settings) -> Obj:
         {"from": [{"podSelector": {"matchLabels": own}}]},
         {"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]},
     ]
-    body = _namespaced("networking.k8s.io/v1", "NetworkPolicy", job, network_name(job), {**settings.labels, **own})
-    return body | {"spec": _ingress_only(own, ingress)}
+    return _policy(_metadata(job, network_name(job), {**settings.labels, **own}), own, ingress)
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How a served model is asked: what serves it, and what the pods of both are allowed."""
+    """How one version is asked."""
 
-    arm: ServeTask
-    engine: Engine
-    evaluation: EvaluationSettings
-    overrides: PodOverrides
-    settings: Settings
+    arm: Arm  # what serves it
+    evaluation: EvaluationSettings  # the queue, and how long it may take
+    annotations: dict[str, str]  # what the Job remembers
 
 
 def answer_name(version: Obj, key: str) -> str:
@@ -174,63 +198,23 @@ def evaluate_name(version: Obj, key: str, attempt: int = 1) -> str:
     return child_name(version, f"eval-{key}" + (f"-{attempt}" if attempt > 1 else ""))
 
 
-def evaluate_job(
-    version: Obj, name: str, task: AnswerTask | EvaluateTask, asking: Asking, annotations: dict[str, str]
-) -> Obj:
-    """One pod: what serves one version, and the client that asks it.
+def answer_job(version: Obj, name: str, task: AnswerTask, asking: Asking) -> Obj:
+    """One pod: what serves the stable version, and the client that keeps its answers."""
+    items = [suite.uri for suite in task.suites]
+    return _asking_job(version, name, asking, _Client(task, "baseline", items))
 
-    One version, so that no more GPUs are asked for than a serving pod has. What serves it are sidecars, so the client's
-    end is the Job's.
-    """
-    arm, settings, overrides = asking.arm, asking.settings, asking.overrides
-    init, _ = serving_containers(
-        arm, image=settings.server_image, engine=asking.engine, settings=settings, overrides=overrides, as_sidecars=True
-    )
-    answers = task.baseline.answers if isinstance(task, EvaluateTask) and task.baseline else None
-    claims, claim_mounts = mounts_for([task.output], read=[answers, *(suite.uri for suite in task.suites)])
-    scratches, scratch_mounts = scratch()
-    client = restricted_container(
-        EVALUATE,
-        settings.trainer_image,
-        ["python", "-m", "driftloop_trainer.evaluate"],
-        settings=settings,
-        env=task_env(task),
-        resources=CLIENT,
-        mounts=[*scratch_mounts, *claim_mounts],
-        overrides=overrides,
-    )
-    spec = pod_spec(
-        [client],
-        init_containers=init,
-        volumes=_once(serving_volumes(arm) + claims + scratches),
-        overrides=overrides,
-        restart_policy="Never",
-        grace_seconds=GRACE_SECONDS,
-        tolerations=LOST_NODE_TOLERATIONS,
-    )
-    labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE}
-    labels[ARM] = "baseline" if isinstance(task, AnswerTask) else "candidate"
-    queue = {QUEUE: asking.evaluation.queue_name} if asking.evaluation.queue_name else {}
-    body = _namespaced("batch/v1", "Job", version, name, {**settings.labels, **labels, **queue})
-    body["metadata"]["annotations"] = annotations
-    return body | {
-        "spec": {
-            "backoffLimit": EVALUATE_RETRIES,
-            "activeDeadlineSeconds": asking.evaluation.active_deadline_seconds,
-            "podReplacementPolicy": "Failed",
-            "podFailurePolicy": _failure_policy(),
-            "template": {"metadata": pod_metadata(labels, overrides, settings), "spec": spec},
-        }
-    }
+
+def evaluate_job(version: Obj, name: str, task: EvaluateTask, asking: Asking) -> Obj:
+    """One pod: what serves the version, and the client that compares its answers with those of the stable one."""
+    answers = task.baseline.answers if task.baseline else None
+    items = [suite.uri for suite in task.suites]
+    return _asking_job(version, name, asking, _Client(task, "candidate", [answers, *items]))
 
 
 def evaluate_policy(version: Obj, settings: Settings) -> Obj:
     """Nobody reaches an evaluation's pod: whoever could might answer for the model."""
     labels = {VERSION: version["metadata"]["name"], STAGE: EVALUATE}
-    body = _namespaced(
-        "networking.k8s.io/v1", "NetworkPolicy", version, child_name(version, "eval"), {**settings.labels, **labels}
-    )
-    return body | {"spec": _ingress_only(labels, [])}
+    return _policy(_metadata(version, child_name(version, "eval"), {**settings.labels, **labels}), labels, [])
 
 
 def task_of(job: Obj) -> AnyTask | None:
@@ -251,32 +235,61 @@ def data_uris(task: PrepareTask) -> list[str]:
     return [*rows, *(suite.uri for suite in task.suites if suite.uri)]
 
 
-def _stage_template(
-    job: Obj,
-    task: PrepareTask | TrainTask,
-    placement: Placement,
-    stage: str,
-    claims: tuple[list[Obj], list[Obj]],
-) -> Obj:
-    training = isinstance(task, TrainTask)
-    volumes, mounts = scratch(shm=True)
+@dataclass(frozen=True)
+class _Client:
+    """What asks a version."""
+
+    task: AnswerTask | EvaluateTask
+    arm: str  # value of the label ARM
+    reads: list[str | None]  # items, and the answers of the stable version
+
+
+def _asking_job(version: Obj, name: str, asking: Asking, client: _Client) -> Obj:
+    """One version, so that no more GPUs are asked for than a serving pod has. What serves it are sidecars, so the
+    client's end is the Job's.
+    """
+    arm, task, settings = asking.arm, client.task, asking.arm.settings
+    claims, claim_mounts = mounts_for([task.output], read=client.reads)
+    scratches, scratch_mounts = scratch()
     container = restricted_container(
-        stage,
-        placement.settings.trainer_image,
-        ["python", "-m", f"driftloop_trainer.{stage}"],
-        settings=placement.settings,
-        env=[*task_env(task), *(_ray_env(job) if training else [])],
-        ports={"metrics": METRICS_PORT, "ray": RAY_PORT} if training else None,
-        resources=placement.compute.resources,
-        gpus=placement.compute.gpus_per_node if training else 0,
-        mounts=[*mounts, *claims[1]],
-        overrides=placement.overrides,
+        EVALUATE,
+        settings.trainer_image,
+        ["python", "-m", "driftloop_trainer.evaluate"],
+        settings=settings,
+        env=task_env(task),
+        resources=CLIENT,
+        mounts=[*scratch_mounts, *claim_mounts],
+        overrides=arm.overrides,
     )
+    pod = pod_spec(
+        [container],
+        init_containers=evaluation_sidecars(arm),
+        volumes=_once(serving_volumes(arm.task) + claims + scratches),
+        overrides=arm.overrides,
+        restart_policy="Never",
+        grace_seconds=GRACE_SECONDS,
+        tolerations=LOST_NODE_TOLERATIONS,
+    )
+    labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE, ARM: client.arm}
+    spec = {
+        "backoffLimit": EVALUATE_RETRIES,
+        "activeDeadlineSeconds": asking.evaluation.active_deadline_seconds,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": _failure_policy(),
+        "template": {"metadata": pod_metadata(labels, arm.overrides, settings), "spec": pod},
+    }
+    queue = _queue(asking.evaluation.queue_name)
+    return _job(_metadata(version, name, {**settings.labels, **labels, **queue}), asking.annotations, spec)
+
+
+def _template(job: Obj, container: Obj, volumes: list[Obj], placement: Placement) -> Obj:
+    """The pods of a stage, which is named like its only container."""
+    labels = _labels(job, container["name"], placement.settings)
     return {
-        "metadata": pod_metadata(_labels(job, stage, placement.settings), placement.overrides, placement.settings),
+        "metadata": pod_metadata(labels, placement.overrides, placement.settings),
         "spec": pod_spec(
             [container],
-            volumes=[*volumes, *claims[0]],
+            volumes=volumes,
             overrides=placement.overrides,
             restart_policy="Never",
             grace_seconds=GRACE_SECONDS,
@@ -291,22 +304,13 @@ def _ray_env(job: Obj) -> list[Obj]:
     return [{"name": "RAY_AUTH_MODE", "value": "token"}, {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
 
 
-def _job(
-    parent: Obj,
-    name: str,
-    stage: str,
-    spec: Obj,
-    placement: Placement,
-    *,
-    annotations: dict[str, str],
-    labels: dict[str, str] | None = None,
-) -> Obj:
-    queue = {QUEUE: placement.compute.queue_name} if placement.compute.queue_name else {}
-    body = _namespaced(
-        "batch/v1", "Job", parent, name, {**_labels(parent, stage, placement.settings), **(labels or {}), **queue}
-    )
-    body["metadata"]["annotations"] = annotations
-    return body | {"spec": spec}
+def _job(metadata: Obj, annotations: dict[str, str], spec: Obj) -> Obj:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata | {"annotations": annotations},
+        "spec": spec,
+    }
 
 
 def _failure_policy() -> Obj:
@@ -324,8 +328,14 @@ def _one_per_node(labels: dict[str, str]) -> Obj:
     return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
-def _ingress_only(labels: dict[str, str], ingress: list[Obj]) -> Obj:
-    return {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"], "ingress": ingress}
+def _policy(metadata: Obj, pods: dict[str, str], ingress: list[Obj]) -> Obj:
+    """Of all traffic only `ingress` reaches the pods with these labels."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata,
+        "spec": {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"], "ingress": ingress},
+    }
 
 
 def _selector(job: Obj, stage: str) -> dict[str, str]:
@@ -336,16 +346,16 @@ def _labels(job: Obj, stage: str, settings: Settings) -> dict[str, str]:
     return {**settings.labels, **_selector(job, stage), FAMILY: job["spec"]["output"]["family"]}
 
 
-def _namespaced(api_version: str, kind: str, parent: Obj, name: str, labels: dict[str, str]) -> Obj:
+def _queue(name: str | None) -> dict[str, str]:
+    return {QUEUE: name} if name else {}
+
+
+def _metadata(parent: Obj, name: str, labels: dict[str, str]) -> Obj:
     return {
-        "apiVersion": api_version,
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "namespace": parent["metadata"]["namespace"],
-            "labels": labels,
-            "ownerReferences": [owner_reference(parent)],
-        },
+        "name": name,
+        "namespace": parent["metadata"]["namespace"],
+        "labels": labels,
+        "ownerReferences": [owner_reference(parent)],
     }
 
 

@@ -15,7 +15,7 @@ from driftloop.controller.pods.common import (
     pod_metadata,
     pod_spec,
     restricted_container,
-    scratch,
+    scratch_with_shm,
     task_env,
 )
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -32,34 +32,76 @@ GRACE_MARGIN_SECONDS = 15  # after the drain: the engine's own end, and a slow k
 HELPER = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"cpu": "2", "memory": "1Gi"})
 
 
-def serving_containers(
-    task: ServeTask,
-    *,
-    image: str,
-    engine: Engine,
-    settings: Settings,
-    overrides: PodOverrides | None = None,
-    keys_secret: str | None = None,
-    as_sidecars: bool = False,
-) -> tuple[list[Obj], list[Obj]]:
-    """Init containers and containers of one serving arm; `serving_volumes` gives the volumes they mount.
+@dataclass(frozen=True)
+class Arm:
+    """What serves one version, to users or to the client of an evaluation: fetch, engine and proxy.
 
-    `image` is Driftloop's server image. With `as_sidecars` the proxy is a sidecar too, and a Job whose only
-    container is the evaluation's client completes.
-
-    The engine always is a sidecar: a pod that ends stops its sidecars after its containers. Both would otherwise get
-    SIGTERM in the same instant, and the streams that the proxy drains would lose their engine.
+    Only fetch sees the artefact, only the proxy the feedback; the engine sees neither.
     """
-    arm = _Arm(task, image, engine, settings, overrides)
-    init = [arm.fetch(), _sidecar(arm.engine_container())]
-    proxy = arm.proxy(keys_secret)
-    return ([*init, _sidecar(proxy)], []) if as_sidecars else (init, [proxy])
+
+    task: ServeTask  # what the three containers are to do
+    image: str  # Driftloop's server image
+    engine: Engine  # what generates
+    settings: Settings  # the operator's
+    overrides: PodOverrides  # the platform's
+
+    def fetch(self) -> Obj:
+        """It alone writes the model."""
+        _, claims = mounts_for((), read=[self.task.artefact_uri])
+        return self._ours("fetch", [self._model(), *_scratch_mounts(), *claims])
+
+    def engine_sidecar(self) -> Obj:
+        """It always is a sidecar: a pod that ends stops its sidecars after its containers.
+
+        Both would otherwise get SIGTERM in the same instant, and the streams that the proxy drains would lose their
+        engine.
+        """
+        container = restricted_container(
+            ENGINE,
+            self.engine.image or self.image,
+            ["python", "-m", "driftloop_server.engine", *self.engine.args],
+            settings=self.settings,
+            env=[*(variable.rendered() for variable in self.engine.env), *task_env(self.task)],
+            resources=self.engine.resources,
+            gpus=self.engine.gpus,
+            mounts=[_read_only(self._model()), *_scratch_mounts()],
+        )
+        if self.engine.type == "vllm":
+            container["command"] = _vllm_command(self.task, self.engine)
+            container["env"] = [*_VLLM_DEFAULTS, *container["env"], *_VLLM_ENV]
+        return _sidecar(container | {"livenessProbe": _engine_alive(self.task)})
+
+    def proxy(self) -> Obj:
+        """It stands before the engine."""
+        _, claims = mounts_for([self.task.feedback_uri])
+        container = self._ours("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims])
+        return container | {"ports": _ports(self.task)} | _probes(self.task)
+
+    def _ours(self, name: str, mounts: list[Obj]) -> Obj:
+        return restricted_container(
+            name,
+            self.image,
+            ["python", "-m", f"driftloop_server.{name}"],
+            settings=self.settings,
+            env=task_env(self.task),
+            resources=HELPER,
+            mounts=mounts,
+            overrides=self.overrides,
+        )
+
+    def _model(self) -> Obj:
+        return {"name": "model", "mountPath": self.task.model_dir}
+
+
+def evaluation_sidecars(arm: Arm) -> list[Obj]:
+    """The containers of an arm beside an evaluation's client: all end with it, as the Job's only container."""
+    return [arm.fetch(), arm.engine_sidecar(), _sidecar(arm.proxy())]
 
 
 def serving_volumes(task: ServeTask) -> list[Obj]:
     """The volumes that the containers mount."""
     claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
-    scratches, _ = scratch(shm=True, prefix=_SCRATCH)
+    scratches, _ = scratch_with_shm(_SCRATCH)
     return [{"name": "model", "emptyDir": {}}, *scratches, *claims]
 
 
@@ -74,12 +116,12 @@ def serving_template(
     keys_secret: str,
 ) -> Obj:
     """The pod template of a Deployment. `labels` include SERVICE."""
-    init, containers = serving_containers(
-        task, image=image, engine=engine, settings=settings, overrides=overrides, keys_secret=keys_secret
-    )
+    arm = Arm(task, image, engine, settings, overrides)
+    proxy = arm.proxy()
+    proxy["env"] += _keys(keys_secret)
     spec = pod_spec(
-        containers,
-        init_containers=init,
+        [proxy],
+        init_containers=[arm.fetch(), arm.engine_sidecar()],
         volumes=serving_volumes(task),
         overrides=overrides,
         grace_seconds=task.drain_seconds + GRACE_MARGIN_SECONDS,
@@ -94,61 +136,6 @@ def serving_template(
         }
     ]
     return {"metadata": pod_metadata({**labels, STAGE: SERVE}, overrides, settings), "spec": spec}
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """The three containers. Only fetch sees the artefact, only the proxy the feedback; the engine sees neither."""
-
-    task: ServeTask
-    image: str
-    engine: Engine
-    settings: Settings
-    overrides: PodOverrides | None
-
-    def fetch(self) -> Obj:
-        _, claims = mounts_for((), read=[self.task.artefact_uri])
-        return self._ours("fetch", claims, model_read_only=False)
-
-    def proxy(self, keys_secret: str | None) -> Obj:
-        _, claims = mounts_for([self.task.feedback_uri])
-        container = self._ours("proxy", claims)
-        container["env"] += _keys(keys_secret)
-        container["ports"] = _ports(self.task)
-        return container | _probes(self.task)
-
-    def engine_container(self) -> Obj:
-        container = restricted_container(
-            ENGINE,
-            self.engine.image or self.image,
-            ["python", "-m", "driftloop_server.engine", *self.engine.args],
-            settings=self.settings,
-            env=[*(variable.rendered() for variable in self.engine.env), *task_env(self.task)],
-            resources=self.engine.resources,
-            gpus=self.engine.gpus,
-            mounts=self._mounts(),
-        )
-        if self.engine.type == "vllm":
-            container["command"] = _vllm_command(self.task, self.engine)
-            container["env"] = [*_VLLM_DEFAULTS, *container["env"], *_VLLM_ENV]
-        return container | {"livenessProbe": _engine_alive(self.task)}
-
-    def _ours(self, name: str, claims: list[Obj], model_read_only: bool = True) -> Obj:
-        return restricted_container(
-            name,
-            self.image,
-            ["python", "-m", f"driftloop_server.{name}"],
-            settings=self.settings,
-            env=task_env(self.task),
-            resources=HELPER,
-            mounts=[*self._mounts(model_read_only), *claims],
-            overrides=self.overrides,
-        )
-
-    def _mounts(self, model_read_only: bool = True) -> list[Obj]:
-        model: Obj = {"name": "model", "mountPath": self.task.model_dir}
-        _, scratches = scratch(shm=True, prefix=_SCRATCH)
-        return [model | {"readOnly": True} if model_read_only else model, *scratches]
 
 
 _VLLM_ENV: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
@@ -184,13 +171,17 @@ def _sidecar(container: Obj) -> Obj:
     return container | {"restartPolicy": "Always"}
 
 
-def _keys(secret: str | None) -> list[Obj]:
+def _scratch_mounts() -> list[Obj]:
+    return scratch_with_shm(_SCRATCH)[1]
+
+
+def _read_only(mount: Obj) -> Obj:
+    return mount | {"readOnly": True}
+
+
+def _keys(secret: str) -> list[Obj]:
     names = {"DRIFTLOOP_SIGNING_KEY": SIGNING_KEY, "DRIFTLOOP_FEEDBACK_TOKEN": TOKEN}
-    return [
-        {"name": env, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-        for env, key in names.items()
-        if secret is not None
-    ]
+    return [{"name": env, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for env, key in names.items()]
 
 
 def _ports(task: ServeTask) -> list[Obj]:

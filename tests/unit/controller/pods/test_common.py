@@ -13,7 +13,7 @@ from driftloop.controller.pods.common import (
     pod_metadata,
     pod_spec,
     restricted_container,
-    scratch,
+    scratch_with_shm,
     task_env,
 )
 from unit.controller.stages import SETTINGS, claim, digest
@@ -68,7 +68,7 @@ def test_a_claim_with_a_long_dotted_name_has_a_volume_name_all_the_same() -> Non
 
 
 def test_tmp_and_shm_are_memory() -> None:
-    volumes, mounts = scratch(shm=True)
+    volumes, mounts = scratch_with_shm()
     assert all(volume["emptyDir"] == {"medium": "Memory"} for volume in volumes)
     assert [mount["mountPath"] for mount in mounts] == ["/tmp", "/dev/shm"]
 

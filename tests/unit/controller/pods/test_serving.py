@@ -7,7 +7,7 @@ import pytest
 from driftloop.api.base import ForeignRef, PodOverrides
 from driftloop.api.engine import Engine
 from driftloop.contract.task import ServeTask, decode
-from driftloop.controller.pods.serving import serving_containers, serving_template
+from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
@@ -187,14 +187,8 @@ def test_an_engine_that_hangs_is_restarted_and_one_that_is_slow_is_not(kind: dic
 
 
 def test_in_an_evaluation_both_engine_and_proxy_are_sidecars() -> None:
-    init, main = serving_containers(
-        TASK.model_copy(update={"feedback_uri": None}),
-        image="s",
-        engine=Engine(),
-        settings=SETTINGS,
-        as_sidecars=True,
-    )
-    assert main == []
+    task = TASK.model_copy(update={"feedback_uri": None})
+    init = evaluation_sidecars(Arm(task, "s", Engine(), SETTINGS, PodOverrides()))
     assert [c["name"] for c in init] == ["fetch", "engine", "proxy"]
     assert [c.get("restartPolicy") for c in init] == [None, "Always", "Always"]
     assert all(len(port["name"]) <= 15 for port in init[2]["ports"])

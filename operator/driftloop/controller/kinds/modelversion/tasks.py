@@ -13,6 +13,7 @@ from driftloop.controller.kinds.modelversion.against import Baseline, NoBaseline
 from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.pods import jobs
+from driftloop.controller.pods.serving import Arm
 from driftloop.controller.vocabulary.labels import ENGINE, NO_BASELINE, SERVICE
 from driftloop.controller.vocabulary.objects import annotations
 from driftloop.controller.vocabulary.plan import Obj
@@ -30,8 +31,7 @@ def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
         **_limits(observed),
     )
     name = jobs.answer_name(observed.version, key)
-    notes = {SERVICE: stable.status.service}
-    return jobs.evaluate_job(observed.version, name, task, _asking(evaluation, served), notes)
+    return jobs.answer_job(observed.version, name, task, _asking(evaluation, served, {SERVICE: stable.status.service}))
 
 
 def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Obj:
@@ -56,7 +56,7 @@ def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: 
     )
     name = jobs.evaluate_name(observed.version, key, attempt)
     notes[ENGINE] = engine_hash(evaluation.against.engine)
-    return jobs.evaluate_job(observed.version, name, task, _asking(evaluation, served), notes)
+    return jobs.evaluate_job(observed.version, name, task, _asking(evaluation, served, notes))
 
 
 def storage_of(observed: Observed) -> str:
@@ -111,9 +111,10 @@ def _limits(observed: Observed) -> dict[str, Any]:
     }
 
 
-def _asking(evaluation: Evaluation, served: ServeTask) -> jobs.Asking:
+def _asking(evaluation: Evaluation, served: ServeTask, notes: dict[str, str]) -> jobs.Asking:
     against, spec = evaluation.against, evaluation.observed.spec
-    return jobs.Asking(served, against.engine, spec.evaluation, spec.pod_overrides, against.settings)
+    arm = Arm(served, against.settings.server_image, against.engine, against.settings, spec.pod_overrides)
+    return jobs.Asking(arm, spec.evaluation, notes)
 
 
 def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:

@@ -86,6 +86,15 @@ class Run:
         return next((entry for entry in self.status["conditions"] if entry["type"] == type_), {})
 
 
+def test_the_client_is_the_only_container_of_both_jobs_so_that_they_end_with_it() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    for body in run.cluster.of_kind("Job"):
+        pod = body["spec"]["template"]["spec"]
+        assert [container["name"] for container in pod["containers"]] == ["evaluate"]
+        assert [container["name"] for container in pod["initContainers"]] == ["fetch", "engine", "proxy"]
+
+
 def test_a_version_that_keeps_the_stable_ones_accuracy_is_approved() -> None:
     run = Run()
     run.step(**SERVED)
