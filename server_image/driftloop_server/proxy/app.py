@@ -20,8 +20,9 @@ from driftloop_server.openai_api import (
     Handler,
     add_route,
     error_body,
+    error_response,
     errors_as_json,
-    is_plain,
+    is_unicode,
     no_such_model,
     parse_json,
 )
@@ -76,8 +77,7 @@ class Api:
         self._pace = Pace()
 
     def app(self) -> web.Application:
-        middlewares = [self._cors.preflight, self._measure, errors_as_json]
-        app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[self._cors.preflight, self._measure, errors_as_json])
         app.on_response_prepare.append(self._cors.mark)
         add_route(app, "GET", MODELS, self.models)
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
@@ -102,28 +102,23 @@ class Api:
         raise no_such_model(asked, str(cards[0].get("id")) if cards else "none")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        size = len(body)
         try:
-            response = await self._generate(request, body)
-        except ApiError:
-            del body
-            await self._pause(size)
-            raise
-        if response.status != 200:
-            del body
-            await self._pause(size)
+            response = await self._generate(request, await _body(request))
+        except ApiError as error:
+            response = error_response(error)
+        if response.status != 200:  # the body is forgotten by here: it shall not lie in memory while the refusal waits
+            await self._pause(request.content.total_bytes)
         return response
 
     async def _pause(self, size: int) -> None:
-        """Before a refusal leaves."""
+        """Before the refusal of a body of `size` bytes leaves."""
         if size > SMALL:
             await asyncio.sleep(self._pace.delay(size))
 
     async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
         # Reading a long body holds up all answers, and for nothing if the engine refuses it: it is read once the engine
         # has taken it, but for what makes engines stumble.
-        document = parse_json(body) if len(body) <= SMALL or not is_plain(body) else None
+        document = parse_json(body) if len(body) <= SMALL or not is_unicode(body) else None
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
@@ -214,11 +209,17 @@ async def _to_client(sending: Awaitable[object]) -> None:
 
 
 async def _body(request: web.Request) -> bytes:
+    """The whole body. Not `request.read()`: the request would keep it. Raises ApiError 408, 413."""
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
+            while len(body) <= MAX_BODY and (block := await request.content.readany()):
+                body += block
     except TimeoutError:
         raise ApiError(408, f"the body did not come in {BODY_SECONDS:.0f} s") from None
+    if len(body) > MAX_BODY:
+        raise ApiError(413, f"the body is too large: a request has {MAX_BODY} bytes at most", code="body_too_large")
+    return bytes(body)
 
 
 async def _passed_on(answer: aiohttp.ClientResponse) -> web.Response:

@@ -1,11 +1,14 @@
 """Bodies of requests: JSON of Unicode texts, or a 400 that says where it isn't."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from driftloop_server.openai_api import MAX_MESSAGE, ApiError, error_body, parse_json
+from driftloop_server.openai_api import MAX_MESSAGE, MAX_SEARCHED, ApiError, error_body, is_unicode, parse_json
 
 DOCUMENT = {"prompt": "naïve 東京 🙂 \\ud83d", "stop": ["🙂"]}
 HALF = "\ud83d"
@@ -41,6 +44,39 @@ def test_half_of_a_character_is_refused_with_its_place(document: Any, place: str
     assert f"at character {at}:" in caught.value.message
     assert caught.value.param == place.split(".")[0]
     json.dumps(error_body(400, caught.value.message, caught.value.param), ensure_ascii=False).encode()
+
+
+TEXTS = st.lists(st.sampled_from(["\ud83d", "\ude42", "🙂", "\\", "\\ud83d", "u", '"', "\n", "é", "d83d"])).map("".join)
+
+
+@given(text=TEXTS, escaped=st.booleans(), encoding=st.sampled_from(["utf-8", "utf-16", "utf-32-be"]))
+def test_what_is_no_unicode_is_known_without_being_built(text: str, escaped: bool, encoding: str) -> None:
+    body = json.dumps({"prompt": [text, {text: 1}]}, ensure_ascii=escaped).encode(encoding, "surrogatepass")
+    try:
+        parse_json(body)
+    except ApiError:
+        assert not is_unicode(body)
+    else:
+        assert is_unicode(body)
+
+
+def test_a_long_body_is_judged_without_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = b'{"prompt":"\\ud83d\\ude42","l":[' + b",".join([b"[]"] * MAX_SEARCHED) + b"]"
+    monkeypatch.delattr(json, "loads")
+    assert is_unicode(long + b"}")
+    with pytest.raises(ApiError, match=r"the body: not Unicode: .*, at character 786471:") as caught:
+        parse_json(long + b',"stop":"\\ud83d"}')
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, None, "invalid_unicode")
+
+
+def test_a_deep_place_is_found_without_a_name_for_each_of_its_neighbours() -> None:
+    depth, name = 300, b"k" * 100
+    body = (b'{"' + name + b'":') * depth + b"[" + b"0," * 5000 + b'"\\ud83d"]' + b"}" * depth
+    tracemalloc.start()
+    with pytest.raises(ApiError, match=r"^kkk"):
+        parse_json(body)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""What the API does with a long body before its refusal leaves: it waits for its time, and forgets the body."""
+
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from driftloop_server.openai_api import COMPLETIONS
+from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
+from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.upstream import Upstream
+
+
+class Pace:
+    """Lets every refusal leave at once. `asked`: for what sizes, and the memory in use then."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def delay(self, size: int) -> float:
+        self.asked.append((size, tracemalloc.get_traced_memory()[0]))
+        return 0
+
+
+@pytest.fixture
+def pace() -> Iterator[Pace]:
+    tracemalloc.start()
+    yield Pace()
+    tracemalloc.stop()
+
+
+@pytest.fixture
+async def client(pace: Pace) -> AsyncIterator[TestClient[Any, Any]]:
+    """Of an API whose engine refuses everything."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        await request.content.readexactly(request.content_length or 0)
+        return web.Response(status=400)
+
+    engine = web.Application()
+    engine.router.add_post(COMPLETIONS, refuse)
+    async with TestServer(engine) as server, Upstream(str(server.make_url("/")), 5) as upstream:
+        api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()))
+        api._pace = pace  # type: ignore[assignment]
+        async with TestClient(TestServer(api.app())) as client:
+            yield client
+
+
+@pytest.mark.parametrize("end", ["", "\\ud83d"], ids=["refused by the engine", "refused by the proxy"])
+async def test_a_refusal_waits_for_its_time_without_its_body(
+    client: TestClient[Any, Any], pace: Pace, end: str
+) -> None:
+    body = f'{{"prompt":"{"a" * 3_900_000}{end}"}}'.encode()
+    before = tracemalloc.get_traced_memory()[0]
+    assert (await client.post(COMPLETIONS, data=body)).status == 400
+    ((size, held),) = pace.asked
+    assert size == len(body)
+    assert held - before < 1 << 20
+
+
+async def test_so_does_one_for_a_body_of_too_many_bytes(client: TestClient[Any, Any], pace: Pace) -> None:
+    assert (await client.post(COMPLETIONS, data=b"x" * (MAX_BODY + 1))).status == 413
+    ((size, _),) = pace.asked
+    assert size > MAX_BODY
+
+
+async def test_a_short_body_s_refusal_leaves_at_once(client: TestClient[Any, Any], pace: Pace) -> None:
+    assert (await client.post(COMPLETIONS, data=b'{"prompt":"' + b"a" * (SMALL - 13) + b'"}')).status == 400
+    assert pace.asked == []
