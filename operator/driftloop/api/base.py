@@ -91,7 +91,20 @@ Quantity = Annotated[
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=1024)]
-Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][-a-z0-9+.]*://[^\s/?#,;*@]+)$", max_length=256)]
+# As browsers send it, or it would match none: in lower case, with a port only if it isn't the scheme's own.
+Origin = Annotated[
+    str,
+    Field(
+        pattern=r"^(\*|[a-z][-a-z0-9+.]*://([-a-z0-9._]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?)$",
+        max_length=256,
+        json_schema_extra=cel(
+            rule(
+                "!self.matches('^(https://.*:443|http://.*:80)$')",
+                "leave the port out: browsers send none that is the scheme's own",
+            )
+        ),
+    ),
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40)]
 
