@@ -25,7 +25,7 @@ from driftloop.controller.kinds.modelversion import observed as modelversion
 from driftloop.controller.kinds.versions import follows
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import JOB, SERVICE, STAGE, VERSION
-from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.vocabulary.naming import controlled_by, is_stage_pod, version_name
 from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Obj, Plan, Settings
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -320,7 +320,7 @@ def observe_job(body: Obj, cluster: Cluster, status: Obj | None = None, **more: 
         "pods": tuple(
             pod
             for pod in cluster.pods
-            if pod["metadata"]["labels"].get(JOB) == body["metadata"]["name"] and of_a_job_of(body, pod)
+            if pod["metadata"]["labels"].get(JOB) == body["metadata"]["name"] and is_stage_pod(body, pod)
         ),
         "version": cluster.objects.get(key),
         "claims": claim(),
@@ -341,7 +341,7 @@ def observe_version(body: Obj, cluster: Cluster, status: Obj | None = None, **mo
         "pods": tuple(
             pod
             for pod in cluster.pods
-            if pod["metadata"]["labels"].get(VERSION) == body["metadata"]["name"] and of_a_job_of(body, pod)
+            if pod["metadata"]["labels"].get(VERSION) == body["metadata"]["name"] and is_stage_pod(body, pod)
         ),
         "services": tuple(services),
         "versions": (body,),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from driftloop.contract.names import ALERT_NAME
+from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
 
 MAX_RECORDS = 64
@@ -123,10 +124,8 @@ def _created(metadata: Obj) -> datetime:
 
 def triggers(service: Obj) -> list[Obj]:
     """`spec.retraining.triggers`, whatever else is wrong with the object."""
-    spec = service.get("spec")
-    retraining = spec.get("retraining") if isinstance(spec, dict) else None
-    found = retraining.get("triggers") if isinstance(retraining, dict) else None
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    listed = field(service, "spec", "retraining", "triggers")
+    return [trigger for trigger in listed if isinstance(trigger, dict)] if isinstance(listed, list) else []
 
 
 def _matches(alert: Alert, trigger: Obj) -> bool:

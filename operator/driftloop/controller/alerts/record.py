@@ -13,6 +13,7 @@ from driftloop.controller.alerts.alerts import Alert, merged
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.resources import RESOURCES
 from driftloop.controller.runtime.metrics import ALERTS
+from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], s
         service = await api.get(SERVICE, namespace, name)
         if service is None:
             return 0
-        records: list[Obj] = (service.get("status") or {}).get("alerts") or []
+        records: list[Obj] = field(service, "status", "alerts") or []
         new = 0
         for alert in alerts:
             if (more := merged(records, alert, source, datetime.now(UTC))) is not None:

@@ -7,13 +7,23 @@ and write its result.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import assert_never
 
 from pydantic import ValidationError
 
 from driftloop.contract.names import EXIT_BAD_INPUT
-from driftloop.contract.result import AnyResult, StageError, decode
+from driftloop.contract.result import (
+    AnswerResult,
+    AnyResult,
+    EvaluateResult,
+    PrepareResult,
+    StageError,
+    TrainResult,
+    decode,
+)
 from driftloop.controller.vocabulary.conditions import find, is_true, parse_timestamp, shorten
 from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.objects import field, phase
 from driftloop.controller.vocabulary.plan import Delete, FailPod, Obj
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -73,7 +83,7 @@ Outcome = Running | Done | Broken | Lost
 def outcome(job: Obj, pods: Iterable[Obj], container: str, now: datetime) -> Outcome:
     """What became of `job`, whose result is the termination message of `container`."""
     own = [pod for pod in pods if controlled_by(pod, job["metadata"]["uid"])]
-    conditions = (job.get("status") or {}).get("conditions") or []
+    conditions = _conditions(job)
     if job["metadata"].get("deletionTimestamp"):
         return Running(Reason.STOPPING, f"Job {job['metadata']['name']} is being deleted")
     if is_true(conditions, "Complete") or is_true(conditions, "SuccessCriteriaMet"):
@@ -106,14 +116,14 @@ def trouble(pods: list[Obj]) -> Running | Broken | None:
     cause = _worst(pods)
     if cause and cause.exit_code == EXIT_BAD_INPUT:
         return Broken(cause.reason, cause.message)
-    if found := _stuck(pods) or _unschedulable(pods):
-        return found
+    if obstacle := _stuck(pods) or _unschedulable(pods):
+        return obstacle
     return Running(cause.reason, cause.message) if cause else None
 
 
 def refused(deployment: Obj) -> Running | None:
     """The API server's words where it takes no pods of a Deployment."""
-    failure = find((deployment.get("status") or {}).get("conditions") or [], "ReplicaFailure") or {}
+    failure = find(_conditions(deployment), "ReplicaFailure") or {}
     return Running(Reason.PODS_REFUSED, failure.get("message") or "") if failure.get("status") == "True" else None
 
 
@@ -128,14 +138,14 @@ def started(pod: Obj, container: str) -> bool:
 
 def finished(job: Obj) -> bool:
     """Whether a Job came to its end, good or bad."""
-    found = (job.get("status") or {}).get("conditions") or []
-    return is_true(found, "Complete") or is_true(found, "Failed")
+    conditions = _conditions(job)
+    return is_true(conditions, "Complete") or is_true(conditions, "Failed")
 
 
 def finished_at(job: Obj, now: datetime) -> datetime:
     """When a Job came to its end; `now` where it doesn't tell."""
-    found = (job.get("status") or {}).get("completionTime")
-    return parse_timestamp(found) if found else now
+    completed = field(job, "status", "completionTime")
+    return parse_timestamp(completed) if completed else now
 
 
 def delete_job(job: Obj) -> Delete:
@@ -160,8 +170,8 @@ def _success(job: Obj, pods: list[Obj], container: str, now: datetime) -> Outcom
         terminated = _terminated(pod, container)
         if terminated is not None and terminated.get("exitCode") == 0:
             return _read(terminated.get("message") or "")
-    since = job["status"].get("completionTime")
-    if since is None or now < parse_timestamp(since) + RESULT_GRACE:
+    completed = field(job, "status", "completionTime")
+    if completed is None or now < parse_timestamp(completed) + RESULT_GRACE:
         return Running(Reason.STOPPING, "finished; waiting for its result")
     return Lost()
 
@@ -176,9 +186,13 @@ def _read(message: str) -> Outcome:
             Reason.INVALID_RESULT,
             f"the pod ended well, but its termination message is no result: {where}: {first['msg']}",
         )
-    if isinstance(result, StageError):
-        return Broken(result.reason, result.message)
-    return Done(result)
+    match result:
+        case StageError(reason=reason, message=said):
+            return Broken(reason, said)
+        case PrepareResult() | TrainResult() | AnswerResult() | EvaluateResult():
+            return Done(result)
+        case never:
+            assert_never(never)
 
 
 def _failure(condition: Obj, pods: list[Obj], now: datetime) -> Outcome:
@@ -198,7 +212,7 @@ def _hopeless(pods: list[Obj]) -> _Cause | None:
     causes = [
         cause
         for pod in pods
-        for status in (pod.get("status") or {}).get("initContainerStatuses") or []
+        for status in field(pod, "status", "initContainerStatuses") or []
         for cause in _causes_of(pod, status)
         if cause.exit_code == EXIT_BAD_INPUT
     ]
@@ -206,16 +220,14 @@ def _hopeless(pods: list[Obj]) -> _Cause | None:
 
 
 def _running(job: Obj, pods: list[Obj], now: datetime) -> Running:
-    status = job.get("status") or {}
-    if is_true(status.get("conditions") or [], "Suspended"):
+    if is_true(_conditions(job), "Suspended"):
         return Running(
             Reason.QUEUED, f"Job {job['metadata']['name']} is suspended: it waits to be admitted by its queue"
         )
-    for trouble in (_podless(job, pods, now), _stuck(pods), _unschedulable(pods)):
-        if trouble:
-            return trouble
+    if obstacle := _podless(job, pods, now) or _stuck(pods) or _unschedulable(pods):
+        return obstacle
     wanted = job["spec"].get("parallelism") or 1
-    running = sum(1 for pod in pods if (pod.get("status") or {}).get("phase") == "Running")
+    running = sum(1 for pod in pods if phase(pod) == "Running")
     if running < wanted and (cause := _worst(pods)):
         return Running(
             Reason.RETRYING, f"{running} of {wanted} pods running; the last failure was {cause.reason}: {cause.message}"
@@ -241,7 +253,7 @@ def _podless(job: Obj, pods: list[Obj], now: datetime) -> Running | None:
 def _stuck(pods: list[Obj]) -> Running | None:
     for pod in pods:
         for status in _statuses(pod):
-            waiting = (status.get("state") or {}).get("waiting") or {}
+            waiting = field(status, "state", "waiting") or {}
             if waiting.get("reason") in STUCK:
                 detail = waiting.get("message") or status.get("image") or ""
                 return Running(waiting["reason"], f"container {status['name']} of {pod['metadata']['name']}: {detail}")
@@ -250,7 +262,7 @@ def _stuck(pods: list[Obj]) -> Running | None:
 
 def _unschedulable(pods: list[Obj]) -> Running | None:
     for pod in pods:
-        scheduled = find((pod.get("status") or {}).get("conditions") or [], "PodScheduled") or {}
+        scheduled = find(_conditions(pod), "PodScheduled") or {}
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
             return Running("Unschedulable", f"{pod['metadata']['name']}: {scheduled.get('message', '')}")
     return None
@@ -265,7 +277,7 @@ def _causes(pod: Obj) -> Iterator[_Cause]:
     for status in _statuses(pod):
         yield from _causes_of(pod, status)
     status = pod.get("status") or {}
-    if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, and what else a kubelet refuses
+    if phase(pod) == "Failed" and status.get("reason"):  # Evicted, and what else a kubelet refuses
         yield _Cause(1, "", status["reason"], status.get("message") or status["reason"], -1)
 
 
@@ -286,8 +298,9 @@ def _cause(pod: str, container: str, terminated: Obj) -> _Cause:
         return _Cause(2, when, "OOMKilled", f"{where} used more memory than its limit: {advice}", code)
     # The end of the log stands in for a message; the last line is where Python says what happened.
     tail = shorten(message.strip().rsplit("\n", 1)[-1], _LOG_TAIL)
-    said = f": {tail}" if tail else ""
-    return _Cause(0 if code in _SIGNALLED else 1, when, Reason.STAGE_FAILED, f"{where} exited with {code}{said}", code)
+    last_line = f": {tail}" if tail else ""
+    rank = 0 if code in _SIGNALLED else 1
+    return _Cause(rank, when, Reason.STAGE_FAILED, f"{where} exited with {code}{last_line}", code)
 
 
 def _stage_error(message: str) -> StageError | None:
@@ -295,37 +308,45 @@ def _stage_error(message: str) -> StageError | None:
         result = decode(message)
     except ValidationError:
         return None
-    return result if isinstance(result, StageError) else None
+    match result:
+        case StageError():
+            return result
+        case PrepareResult() | TrainResult() | AnswerResult() | EvaluateResult():
+            return None
+        case never:
+            assert_never(never)
+
+
+def _conditions(obj: Obj) -> list[Obj]:
+    return field(obj, "status", "conditions") or []
 
 
 def _terminated(pod: Obj, container: str) -> Obj | None:
-    for status in (pod.get("status") or {}).get("containerStatuses") or []:
+    for status in field(pod, "status", "containerStatuses") or []:
         if status.get("name") == container:
-            found: Obj | None = (status.get("state") or {}).get("terminated")
-            return found
+            terminated: Obj | None = field(status, "state", "terminated")
+            return terminated
     return None
 
 
 def _statuses(pod: Obj) -> Iterator[Obj]:
-    status = pod.get("status") or {}
-    yield from status.get("initContainerStatuses") or []
-    yield from status.get("containerStatuses") or []
+    yield from field(pod, "status", "initContainerStatuses") or []
+    yield from field(pod, "status", "containerStatuses") or []
 
 
 def _overdue_at(pod: Obj) -> datetime | None:
     """When a pod that is Terminating, and whose containers nobody reported ended, counts as lost."""
     deleted = pod["metadata"].get("deletionTimestamp")
-    status = pod.get("status") or {}
-    if not deleted or status.get("phase") not in ("Pending", "Running"):
+    if not deleted or phase(pod) not in ("Pending", "Running"):
         return None
-    target = find(status.get("conditions") or [], "DisruptionTarget") or {}
+    target = find(_conditions(pod), "DisruptionTarget") or {}
     tainted = target.get("status") == "True" and target.get("reason") == "DeletionByTaintManager"
     return parse_timestamp(deleted) + (LOST_AFTER_TAINT if tainted else LOST_WITHOUT_TAINT)
 
 
 def _fail(pod: Obj) -> FailPod:
     metadata = pod["metadata"]
-    node = (pod.get("spec") or {}).get("nodeName") or "its node"
+    node = field(pod, "spec", "nodeName") or "its node"
     return FailPod(
         metadata["namespace"],
         metadata["name"],

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from driftloop.contract import names
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.vocabulary.kind import CUSTOM
+from driftloop.controller.vocabulary.objects import field, phase
 from driftloop.controller.vocabulary.plan import Obj
 
 STALE = 60.0  # seconds without a heartbeat: the loop hangs
@@ -70,7 +71,7 @@ class ObjectMetrics(Collector):
         counts: dict[tuple[str, str], int] = {}
         for kind in CUSTOM:
             for obj in self._caches.list(kind):
-                place = kind, str((obj.get("status") or {}).get("phase") or "None")
+                place = kind, phase(obj) or "None"
                 counts[place] = counts.get(place, 0) + 1
         for place, count in sorted(counts.items()):
             found.add_metric(list(place), count)
@@ -91,7 +92,7 @@ def drift(services: Iterable[Obj]) -> Iterator[Metric]:
         labels=[*labels, "signal"],
     )
     for service in services:
-        state = (service.get("status") or {}).get("drift") or {}
+        state = field(service, "status", "drift") or {}
         place = [service["metadata"]["namespace"], service["metadata"]["name"]]
         for family, value in ((evidence, state.get("logEvidence")), (threshold, state.get("threshold"))):
             if (number := _number(value)) is not None:

@@ -51,8 +51,8 @@ def controlled_by(obj: Obj, uid: str) -> bool:
     return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
-def of_a_job_of(parent: Obj, pod: Obj) -> bool:
-    """Whether the pod's controller is a Job named as those of `parent` are, with its UID: the Job may be gone."""
+def is_stage_pod(parent: Obj, pod: Obj) -> bool:
+    """Whether a Job of `parent` made the pod. The Job may be gone: its name tells, which has the parent's UID in it."""
     prefix = child_name(parent, "")
     owners = pod["metadata"].get("ownerReferences") or []
     return any(

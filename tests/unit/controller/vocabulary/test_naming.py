@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.controller.pods import jobs
-from driftloop.controller.vocabulary.naming import child_name, controlled_by, of_a_job_of, owner_reference, version_name
+from driftloop.controller.vocabulary.naming import (
+    child_name,
+    controlled_by,
+    is_stage_pod,
+    owner_reference,
+    version_name,
+)
 from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import job
 
@@ -62,5 +68,5 @@ def test_pods_of_a_parents_jobs_are_known_by_the_jobs_name() -> None:
     body = parent("tune", "a")
     owner = {"kind": "Job", "name": child_name(body, "train-1"), "uid": "gone", "controller": True}
     pod = {"metadata": {"ownerReferences": [owner]}}
-    assert of_a_job_of(body, pod)
-    assert not of_a_job_of(parent("tune", "b"), pod)
+    assert is_stage_pod(body, pod)
+    assert not is_stage_pod(parent("tune", "b"), pod)

@@ -11,7 +11,7 @@ from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.pods.jobs import PREPARE, TRAIN
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.labels import JOB, STAGE
-from driftloop.controller.vocabulary.naming import controlled_by, of_a_job_of, version_name
+from driftloop.controller.vocabulary.naming import controlled_by, is_stage_pod, version_name
 from driftloop.controller.vocabulary.objects import field, labels, phase
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable
@@ -75,7 +75,7 @@ def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World
     namespace = job["metadata"]["namespace"]
     if status.attempt and not any(labels(child).get(STAGE) == TRAIN for child in children):
         labelled = world.list("Pod", namespace, {JOB: job["metadata"]["name"]})
-        return [pod for pod in labelled if of_a_job_of(job, pod)]
+        return [pod for pod in labelled if is_stage_pod(job, pod)]
     return [pod for child in children for pod in world.owned("Pod", namespace, child["metadata"]["uid"])]
 
 

@@ -156,7 +156,7 @@ def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> li
     """
     if compute.gpus_per_node:
         known = [quantity(compute.gpu_memory)] if compute.gpu_memory is not None else sorted(set(gpu_memory))
-        return [int(USABLE * each) for each in known]
+        return [int(USABLE * size) for size in known]
     limit = compute.resources.limits.get("memory")
     return [] if limit is None else [quantity(limit) // compute.workers_per_node]
 

@@ -63,7 +63,7 @@ class Against:
     engine: Engine  # the engine that both are asked on
     is_candidate: bool  # it may still replace the stable version: it is newer, and was not tried yet
     is_compared: bool  # some suite compares it with the stable version
-    is_asked_again: bool  # the retry annotation has a value that was not followed yet
+    wants_retry: bool  # the retry annotation has a value that was not followed yet
     services: tuple[str, ...]  # names of the InferenceServices that have it in use, sorted
 
 
@@ -78,7 +78,7 @@ def against_of(observed: Observed, settings: Settings, now: datetime) -> Against
         engine=_engine(observed),
         is_candidate=_is_candidate(observed, baseline),
         is_compared=any(suite.kind != "floor" for suite in observed.spec.evaluation.suites),
-        is_asked_again=observed.annotations.get(RETRY) not in (None, observed.status.retried),
+        wants_retry=observed.annotations.get(RETRY) not in (None, observed.status.retried),
         services=tuple(versions.services_of(observed.name, observed.deployments)),
     )
 

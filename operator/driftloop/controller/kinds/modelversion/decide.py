@@ -69,7 +69,7 @@ def _settled(against: Against) -> bool:
         case None | "Pending" | "Evaluating":
             return False
         case "Failed":
-            return not against.is_asked_again
+            return not against.wants_retry
         case "Rejected":
             return True
         case "AwaitingApproval":
@@ -115,23 +115,23 @@ def _begun(evaluation: Evaluation, attempt: int) -> Step:
     if missing := missing_claim([*artefacts, tasks.storage_of(observed), *items], observed.claims):
         return Step("Pending", conditions.stalled(Reason.CLAIM_NOT_FOUND, missing), requeue_after=RECHECK_SECONDS)
     try:
-        return _asked_in_turn(evaluation, attempt)
+        return _ask_in_turn(evaluation, attempt)
     except TaskTooLarge as error:
         return Step("Failed", conditions.stalled(Reason.TASK_TOO_LARGE, str(error)))
 
 
-def _asked_in_turn(evaluation: Evaluation, attempt: int) -> Step:
+def _ask_in_turn(evaluation: Evaluation, attempt: int) -> Step:
     """Raises TaskTooLarge."""
     match evaluation.baseline:
         case Baseline() as stable if evaluation.answers_name is not None:
-            return _stable_asked(evaluation, stable, attempt)
+            return _ask_stable(evaluation, stable, attempt)
         case Baseline() | NoBaseline():
             return _create_evaluate(evaluation, None, attempt)
         case never:
             assert_never(never)
 
 
-def _stable_asked(evaluation: Evaluation, stable: Baseline, attempt: int) -> Step:
+def _ask_stable(evaluation: Evaluation, stable: Baseline, attempt: int) -> Step:
     """Raises TaskTooLarge."""
     doing = f"{stable.status.version}, which the version is compared with, is asked first ({evaluation.on})"
     if evaluation.answers is None:

@@ -113,7 +113,7 @@ def _latest(against: Against, names: tuple[str, ...]) -> Obj | None:
     The others keep the last judgement that they got.
     """
     observed = against.observed
-    if against.is_candidate or against.is_asked_again:
+    if against.is_candidate or against.wants_retry:
         wanted = [job for name in names if (job := _named(observed, name)) is not None]
         return wanted[-1] if wanted else None
     evaluations = [job for job in observed.jobs if isinstance(jobs.task_of(job), EvaluateTask)]

@@ -11,6 +11,7 @@ from typing import Any
 
 from driftloop.controller.runtime.kube.api import FIELD_MANAGER
 from driftloop.controller.vocabulary.labels import APPLIED, MANAGED_BY
+from driftloop.controller.vocabulary.objects import annotations, field, labels
 from driftloop.controller.vocabulary.plan import Obj
 
 _IDENTITY = {"apiVersion", "kind"}
@@ -19,24 +20,22 @@ _IDENTITY_METADATA = {"name", "namespace", "uid", "resourceVersion"}
 
 def stamped(body: Obj) -> Obj:
     """`body` with our label on it and on the template of its pods: else no cache would ever see them."""
-    found = _labelled(body)
-    template = (body.get("spec") or {}).get("template")
+    labelled = _labelled(body)
+    template = field(body, "spec", "template")
     if isinstance(template, dict) and "spec" in template:
-        found = found | {"spec": body["spec"] | {"template": _labelled(template)}}
-    return found
+        labelled = labelled | {"spec": body["spec"] | {"template": _labelled(template)}}
+    return labelled
 
 
 def is_stamped(live: Obj) -> bool:
     """Whether it carries our label."""
     name, value = MANAGED_BY
-    return bool((live["metadata"].get("labels") or {}).get(name) == value)
+    return labels(live).get(name) == value
 
 
 def hashed(body: Obj) -> Obj:
     """`body` with the hash of itself as an annotation."""
-    metadata = body["metadata"]
-    annotations = (metadata.get("annotations") or {}) | {APPLIED: digest(body)}
-    return body | {"metadata": metadata | {"annotations": annotations}}
+    return body | {"metadata": body["metadata"] | {"annotations": annotations(body) | {APPLIED: digest(body)}}}
 
 
 def digest(body: Obj) -> str:
@@ -46,8 +45,7 @@ def digest(body: Obj) -> str:
 
 def is_applied(body: Obj, live: Obj) -> bool:
     """Whether applying `body` (before `hashed`) would change nothing in `live`."""
-    annotations = live["metadata"].get("annotations") or {}
-    return annotations.get(APPLIED) == digest(body) and owns(live, hashed(body))
+    return annotations(live).get(APPLIED) == digest(body) and owns(live, hashed(body))
 
 
 def owns(live: Obj, body: Obj) -> bool:

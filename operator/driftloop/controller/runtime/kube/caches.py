@@ -5,9 +5,10 @@ collections is safe from other threads, as they are copied in one step.
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from driftloop.controller.runtime.kube.resources import RESOURCES, WATCHED
+from driftloop.controller.vocabulary.objects import labels as labels_of
 from driftloop.controller.vocabulary.plan import Obj
 from driftloop.controller.vocabulary.world import Objects
 
@@ -100,8 +101,7 @@ class Caches:
 def matching(objects: Iterable[Obj], labels: dict[str, str] | None) -> list[Obj]:
     """Those that carry all of `labels`."""
     wanted = (labels or {}).items()
-    has: Callable[[Obj], bool] = lambda obj: wanted <= (obj["metadata"].get("labels") or {}).items()  # noqa: E731
-    return [obj for obj in objects if has(obj)]
+    return [obj for obj in objects if wanted <= labels_of(obj).items()]
 
 
 def _namespace(obj: Obj) -> str:

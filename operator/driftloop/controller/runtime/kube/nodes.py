@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.resources import RESOURCES
+from driftloop.controller.vocabulary.objects import labels
 from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
@@ -51,5 +52,5 @@ class Nodes:
 
 def memories(nodes: list[Obj]) -> tuple[int, ...]:
     """The sizes in bytes, rising, each once; a label that is no number says nothing. Pure."""
-    found = ((node["metadata"].get("labels") or {}).get(GPU_MEMORY) or "" for node in nodes)
-    return tuple(sorted({int(text) << 20 for text in found if text.isdecimal() and int(text) > 0}))
+    texts = (labels(node).get(GPU_MEMORY) or "" for node in nodes)
+    return tuple(sorted({int(text) << 20 for text in texts if text.isdecimal() and int(text) > 0}))

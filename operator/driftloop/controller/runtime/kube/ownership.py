@@ -1,6 +1,7 @@
 """Whether an object that bears a wanted name is the one that was wanted. Pure."""
 
 from driftloop.api.base import GROUP
+from driftloop.controller.vocabulary.objects import field, labels
 from driftloop.controller.vocabulary.plan import Obj
 
 
@@ -31,11 +32,10 @@ def describe(live: Obj) -> str:
 
 
 def _ours(obj: Obj) -> dict[str, str]:
-    labels = obj["metadata"].get("labels") or {}
     # in-use comes and goes during a version's life and says nothing about where it came from.
-    return {k: v for k, v in labels.items() if k.startswith(f"{GROUP}/") and k != f"{GROUP}/in-use"}
+    return {k: v for k, v in labels(obj).items() if k.startswith(f"{GROUP}/") and k != f"{GROUP}/in-use"}
 
 
 def _job_uid(version: Obj) -> str | None:
-    lineage = (version.get("spec") or {}).get("lineage") or {}
-    return lineage.get("jobUid")
+    uid = field(version, "spec", "lineage", "jobUid")
+    return uid if isinstance(uid, str) else None

@@ -17,6 +17,7 @@ from driftloop.controller.runtime.kube.resources import WATCHED, Resource
 from driftloop.controller.runtime.loop.concerns import keys_for
 from driftloop.controller.runtime.metrics import ERRORS
 from driftloop.controller.vocabulary.kind import CUSTOM, Kind
+from driftloop.controller.vocabulary.objects import key
 from driftloop.controller.vocabulary.plan import Key, Obj
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Watcher:
         """Queue every custom resource."""
         for kind in CUSTOM:
             for obj in self._caches.list(kind):
-                self._enqueue(Key(kind, obj["metadata"]["namespace"], obj["metadata"]["name"]))
+                self._enqueue(key(obj))
 
     def registry(self, credentials: Any) -> kopf.OperatorRegistry:
         """kopf's handlers: one per kind, and the login with the credentials that we have anyway."""
@@ -96,8 +97,8 @@ class Watcher:
 
     def changed(self, obj: Obj) -> None:
         """Queue whoever an object concerns that the caches have taken in."""
-        for key in keys_for(obj, self._kinds, self._caches):
-            self._enqueue(key)
+        for concerned in keys_for(obj, self._kinds, self._caches):
+            self._enqueue(concerned)
 
     def _handler(self, resource: Resource) -> Callable[..., Any]:
         async def on_event(event: Any, **_: Any) -> None:

@@ -4,6 +4,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from driftloop.controller.runtime.readings.fetch import fetch
+from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample, finite
 
@@ -12,7 +13,7 @@ LIMIT = 2 << 20  # bytes
 
 async def scrape(session: aiohttp.ClientSession, pod: Obj, port: int, seconds: float = 3.0) -> list[Sample]:
     """The samples at `/metrics` on `port` of the pod, by its IP; finite ones only. Raises MetricsUnavailable."""
-    address = (pod.get("status") or {}).get("podIP")
+    address = field(pod, "status", "podIP")
     if not address:
         raise MetricsUnavailable(f"pod {pod['metadata']['name']} has no IP yet")
     host = f"[{address}]" if ":" in address else address

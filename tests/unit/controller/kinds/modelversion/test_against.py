@@ -57,9 +57,9 @@ def test_a_judgement_is_current_while_the_same_version_serves_on_the_same_engine
 
 def test_a_retry_is_asked_for_until_it_was_followed() -> None:
     noted = NEWER | {"metadata": NEWER["metadata"] | {"annotations": {RETRY: "1"}}}
-    assert not against().is_asked_again
-    assert against(noted).is_asked_again
-    assert not against(noted, {"retried": "1"}).is_asked_again
+    assert not against().wants_retry
+    assert against(noted).wants_retry
+    assert not against(noted, {"retried": "1"}).wants_retry
 
 
 def test_the_stable_version_is_asked_only_where_a_suite_compares() -> None:

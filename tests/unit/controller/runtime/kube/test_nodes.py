@@ -55,7 +55,7 @@ async def test_without_the_right_to_read_nodes_nothing_is_known() -> None:
     assert await Nodes(None, lambda: 0.0).gpu_memory({}) == ()
 
 
-async def test_an_api_server_that_fails_is_asked_again() -> None:
+async def test_an_api_server_that_fails_wants_retry() -> None:
     server = Server(ApiError(503, "Unavailable", "later"), [node("81559")])
     nodes = Nodes(cast(Api, server), lambda: 0.0)
     with pytest.raises(ApiError):

@@ -38,7 +38,7 @@ class Server:
         return answer
 
 
-async def test_a_server_that_does_not_answer_yet_is_asked_again_but_not_for_ever() -> None:
+async def test_a_server_that_does_not_answer_yet_wants_retry_but_not_for_ever() -> None:
     away = ApiError(0, "Unreachable", "refused")
     await require_supported(cast(Api, Server(*[away] * (TRIES - 1), version("31"))), pause=0)
     with pytest.raises(ApiError):
