@@ -20,7 +20,6 @@ from driftloop_server.openai_api import (
     Handler,
     add_route,
     error_body,
-    error_response,
     errors_as_json,
     is_unicode,
     no_such_model,
@@ -102,20 +101,10 @@ class Api:
         raise no_such_model(asked, str(cards[0].get("id")) if cards else "none")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        try:
-            response = await self._generate(request, await _body(request))
-        except ApiError as error:
-            response = error_response(error)
-        if response.status != 200:  # the body is forgotten by here: it shall not lie in memory while the refusal waits
-            await self._pause(request.content.total_bytes)
-        return response
-
-    async def _pause(self, size: int) -> None:
-        """Before the refusal of a body of `size` bytes leaves."""
-        if size > SMALL:
-            await asyncio.sleep(self._pace.delay(size))
-
-    async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        length = request.content_length or 0
+        await self._take_turn(request, length)
+        body = await _body(request)
+        await self._take_turn(request, len(body) - length)  # it came in chunks, or compressed
         # Reading a long body holds up all answers, and for nothing if the engine refuses it: it is read once the engine
         # has taken it, but for what makes engines stumble.
         document = parse_json(body) if len(body) <= SMALL or not is_unicode(body) else None
@@ -129,6 +118,11 @@ class Api:
             if answer.content_type == "text/event-stream":
                 return await self._stream(request, answer, identity, prompt)
             return await self._whole(request, answer, identity, prompt)
+
+    async def _take_turn(self, request: web.Request, size: int) -> None:
+        """Let a long body wait, unread where its length is known: so it takes no memory meanwhile."""
+        if size > SMALL:
+            await asyncio.sleep(self._pace.delay(request.remote or "", size))
 
     async def _whole(
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
