@@ -1,13 +1,14 @@
-"""The files of a Hugging Face model folder, looked at without loading any. Imports no torch."""
+"""The files of a Hugging Face model folder, looked at without loading any."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from driftloop.contract.manifest import Manifest, ManifestEntry, file_sha256
-from driftloop_trainer.failure import StageFailure
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib import safety
+from driftloop.podlib.ending import StageFailure
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,20 +29,29 @@ def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
     """
     config = _json(folder / "config.json")
     if config is None:
-        raise StageFailure("ModelNotFound", f"{uri}: no readable config.json; give the folder of a Hugging Face model")
-    for name, content in (("config.json", config), ("tokenizer_config.json", _json(folder / "tokenizer_config.json"))):
-        if content and "auto_map" in content:
-            raise StageFailure("RemoteCode", f"{uri}: {name} has auto_map, code of its own; only built-in models load")
+        raise StageFailure(
+            StageReason.MODEL_NOT_FOUND, f"{uri}: no readable config.json; give the folder of a Hugging Face model"
+        )
+    try:
+        name = safety.brings_code(folder)
+    except safety.UnreadableConfig as error:
+        raise StageFailure(StageReason.MODEL_NOT_FOUND, f"{uri}: {error}") from error
+    if name is not None:
+        raise StageFailure(
+            StageReason.REMOTE_CODE, f"{uri}: {name} has auto_map, code of its own; only built-in models load"
+        )
     if (method := _quantisation(folder, config)) is not None:
         raise StageFailure(
-            "QuantisedModel",
+            StageReason.QUANTISED_MODEL,
             f"{uri}: its weights are quantised ({method}), which can't be trained: give the full-precision safetensors "
             "(float32, bfloat16 or float16) that it was made from",
         )
-    if not any(folder.glob("*.safetensors")):
-        if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
-            raise StageFailure("PickleWeights", f"{uri}: pickle weights can run code; convert to safetensors")
-        raise StageFailure("ModelNotFound", f"{uri}: no *.safetensors file")
+    if not safety.has_safetensors(folder):
+        if any(safety.pickled(folder)):
+            raise StageFailure(
+                StageReason.PICKLE_WEIGHTS, f"{uri}: pickle weights can run code; convert to safetensors"
+            )
+        raise StageFailure(StageReason.MODEL_NOT_FOUND, f"{uri}: no *.safetensors file")
     return config
 
 

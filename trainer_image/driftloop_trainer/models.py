@@ -9,9 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from driftloop.api.finetunejob import Adapter
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import ModelFacts
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.modelfiles import check_model_files
 
 # Checked, each by a tiny model of its kind: rows packed into one sequence get the loss that they have alone. In others
@@ -82,16 +83,16 @@ def config_for(fields: dict[str, Any]) -> Any:
         config = AutoConfig.for_model(str(model_type), **kwargs)
     except ValueError as error:
         raise StageFailure(
-            "UnknownArchitecture",
+            StageReason.UNKNOWN_ARCHITECTURE,
             f"model_type {model_type!r} is not known to transformers; use one such as llama, qwen3 or mistral",
         ) from error
     except Exception as error:  # what configuration classes raise on a field of the wrong type is theirs to choose
-        raise StageFailure("BadArchitecture", f"{model_type}: {error}") from error
+        raise StageFailure(StageReason.BAD_ARCHITECTURE, f"{model_type}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise StageFailure("UnknownArchitecture", f"model_type {model_type!r} has no causal language model")
+        raise StageFailure(StageReason.UNKNOWN_ARCHITECTURE, f"model_type {model_type!r} has no causal language model")
     if model_type in ENCODER_TYPES and not getattr(config, "is_decoder", False):
         raise StageFailure(
-            "UnknownArchitecture",
+            StageReason.UNKNOWN_ARCHITECTURE,
             f"model_type {model_type!r} sees the tokens that it should predict (an encoder): use a generative model "
             "such as llama, qwen3 or mistral",
         )
@@ -119,9 +120,11 @@ def load_tokenizer(folder: Path, uri: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise StageFailure("TokenizerNotFound", f"{uri}: {error}") from error
+        raise StageFailure(StageReason.TOKENIZER_NOT_FOUND, f"{uri}: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise StageFailure("TokenizerNotFound", f"{uri}: the tokenizer has no eos_token, so no answer would ever end")
+        raise StageFailure(
+            StageReason.TOKENIZER_NOT_FOUND, f"{uri}: the tokenizer has no eos_token, so no answer would ever end"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -153,7 +156,7 @@ def with_adapter(model: Any, adapter: Adapter) -> Any:
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise StageFailure("UnknownModules", f"training.adapter.targetModules: {error}") from error
+        raise StageFailure(StageReason.UNKNOWN_MODULES, f"training.adapter.targetModules: {error}") from error
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

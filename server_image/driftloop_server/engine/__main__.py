@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,17 +16,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from aiohttp import web
 
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
 from driftloop.podlib.heavy import loading
 
 with loading():
+    from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, report
     from driftloop_server.engine.batch import Batch
     from driftloop_server.engine.budget import cache_cells, cell_bytes, free_bytes, longest_context
     from driftloop_server.engine.metrics import EngineMetrics
     from driftloop_server.engine.model import LoadedModel, load
     from driftloop_server.engine.scheduler import Scheduler
     from driftloop_server.engine.server import EngineServer
-    from driftloop_server.stage import BadInput, StageFailure, TryAgain, fail, serve_task, setup_logging
+    from driftloop_server.stage import serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.engine")
 
@@ -76,7 +79,7 @@ async def serve(task: ServeTask, loaded: LoadedModel, cells: int, max_waiting: i
     await runner.cleanup()
     scheduler.close()
     if broken.is_set():
-        raise TryAgain("ModelFailed", "the model does not answer any more: the container must start anew")
+        raise TryAgain(StageReason.MODEL_FAILED, "the model does not answer any more: the container must start anew")
 
 
 async def _until_unneeded(terminated: asyncio.Event, scheduler: Scheduler, task: ServeTask) -> None:
@@ -111,7 +114,7 @@ def _bounded(loaded: LoadedModel, max_num_seqs: int) -> tuple[LoadedModel, int]:
     facts = f"{free >> 20} MiB are free beside the model, and a token takes {per_cell} bytes in the cache"
     log.info("%s: %d tokens of it", facts, cells)
     if not context:
-        raise BadInput("NoMemory", f"{facts}: give the engine more memory (engine.resources)")
+        raise BadInput(StageReason.NO_MEMORY, f"{facts}: give the engine more memory (engine.resources)")
     if context < loaded.max_model_len:
         log.warning("%s: the context is %d tokens, not %d", facts, context, loaded.max_model_len)
     return replace(loaded, max_model_len=context), cells
@@ -125,7 +128,7 @@ def main() -> None:
         loaded, cells = _bounded(_loaded(task, options.threads), task.max_num_seqs)
         asyncio.run(serve(task, loaded, cells, options.max_waiting))
     except StageFailure as error:
-        fail(error)
+        sys.exit(report(error))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import BadInput
 from driftloop_server.engine.batch import Batch, Prefill
 from driftloop_server.engine.cache import Block, Forward
 from driftloop_server.engine.tokenising import Abandoned
 from driftloop_server.fetch import refuse_code
 from driftloop_server.openai_api import ApiError
-from driftloop_server.stage import BadInput
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def load(folder: Path, *, dtype: str = "auto", max_model_len: int | None = None,
             folder, config=config, dtype=dtype, use_safetensors=True, **local
         )
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
-        raise BadInput("ModelUnreadable", f"transformers can't load the model: {error}") from error
+        raise BadInput(StageReason.MODEL_UNREADABLE, f"transformers can't load the model: {error}") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     _set_threads(threads, model)
     loaded = LoadedModel(model, tokenizer, _context(config, max_model_len), _end_tokens(folder, config, tokenizer))
@@ -125,11 +126,14 @@ def _context(config: Any, wanted: int | None) -> int:
     if wanted is None:
         if own is None:
             raise BadInput(
-                "NoContextLength", "the model's config has no max_position_embeddings: set engine.maxModelLen"
+                StageReason.NO_CONTEXT_LENGTH,
+                "the model's config has no max_position_embeddings: set engine.maxModelLen",
             )
         return own
     if own is not None and wanted > own:
-        raise BadInput("ContextTooLong", f"engine.maxModelLen is {wanted}, but the model's own context is {own}")
+        raise BadInput(
+            StageReason.CONTEXT_TOO_LONG, f"engine.maxModelLen is {wanted}, but the model's own context is {own}"
+        )
     return wanted
 
 
@@ -163,11 +167,11 @@ def _self_test(loaded: LoadedModel) -> None:
         (block,) = batch.blocks
         found = torch.stack([whole[0], block.append([[2], [1]])[1]])
     except Exception as error:
-        raise BadInput("ModelUnsupported", f"the model can't generate in batches: {error!r}") from error
+        raise BadInput(StageReason.MODEL_UNSUPPORTED, f"the model can't generate in batches: {error!r}") from error
     for one, other in zip(expected, found, strict=True):
         if one.isnan().any():
-            raise BadInput("BrokenWeights", "the model's output is not a number")
+            raise BadInput(StageReason.BROKEN_WEIGHTS, "the model's output is not a number")
         if torch.cosine_similarity(one.float(), other.float(), dim=0) < 0.99:
             raise BadInput(
-                "ModelUnsupported", "the model doesn't work with a cache of keys and values: use engine vllm"
+                StageReason.MODEL_UNSUPPORTED, "the model doesn't work with a cache of keys and values: use engine vllm"
             )

@@ -7,13 +7,16 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Literal
 
 from aiohttp import web
 
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
+from driftloop.podlib.ending import BadInput, StageFailure, report
 from driftloop_server.listener import ApiRunner
 from driftloop_server.proxy.app import Api
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections
@@ -27,7 +30,7 @@ from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
 from driftloop_server.proxy.upstream import Upstream
-from driftloop_server.stage import BadInput, StageFailure, fail, serve_task, setup_logging
+from driftloop_server.stage import serve_task, setup_logging
 
 log = logging.getLogger("driftloop_server.proxy")
 
@@ -58,7 +61,8 @@ class Keys:
         self.of_a_service = bool(self.signing)
         if task.feedback_uri and not (len(self.signing) >= MIN_SECRET and len(self.token) >= MIN_SECRET):
             raise BadInput(
-                "NoKeys", f"feedback needs {SIGNING_KEY_ENV} and {TOKEN_ENV} of at least {MIN_SECRET} characters"
+                StageReason.NO_KEYS,
+                f"feedback needs {SIGNING_KEY_ENV} and {TOKEN_ENV} of at least {MIN_SECRET} characters",
             )
         self.signing = self.signing or secrets.token_hex(32)
 
@@ -130,7 +134,7 @@ def main() -> None:
         keys = Keys(task)
         asyncio.run(serve(task, keys, arguments()))
     except StageFailure as error:
-        fail(error)
+        sys.exit(report(error))
 
 
 if __name__ == "__main__":

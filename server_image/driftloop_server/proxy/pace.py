@@ -1,4 +1,4 @@
-"""How fast a client's long bodies come in: to read and tokenise one costs everybody's answers time, and its sender none.
+"""How fast a client's long bodies come in: reading and tokenising one costs all answers time, and its sender none.
 
 A token bucket per client. What it lets pass is more than any engine reads: at four bytes per token 1 MiB/s are 260,000
 tokens per second from one client to one pod.

@@ -10,9 +10,9 @@ import pytest
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.result import StageError, decode
 from driftloop.contract.task import ServeTask
+from driftloop.podlib.ending import BadInput
 from driftloop.podlib.storage import publish
 from driftloop_server.fetch import fetch
-from driftloop_server.stage import BadInput
 from unit.server.processes import Artefact, Start
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from driftloop_trainer.failure import StageFailure
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.modelfiles import check_model_files, tokenizer_digest
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, NewModel
-from driftloop_trainer.failure import StageFailure
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.models import (
     PACKING_TYPES,
     check_model_folder,

@@ -11,8 +11,8 @@ from driftloop.contract.result import encode
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.text import row_key, side
 from driftloop.contract.textstats import PROFILE
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, PROVENANCE, TRAIN_KEYS
 from driftloop_trainer.prepare.stage import prepare
 from unit.trainer.conftest import ARCHITECTURE

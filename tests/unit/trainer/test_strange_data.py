@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Columns, DataSource
-from driftloop_trainer.failure import StageFailure
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.prepare.sources import read_source
 from parts import examples
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.manifest import file_sha256
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.data.cells import Unreadable
 from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_cell
 from driftloop_trainer.data.conversations import calls_tools, conversation, tool_schemas
 from driftloop_trainer.data.files import Record, format_of, open_table
 from driftloop_trainer.data.rows import Row, Turn
-from driftloop_trainer.failure import StageFailure
 
 _COLUMNS = ("id", "prompt", "messages", "tools", "completion", "cluster")
 
@@ -52,22 +53,22 @@ def load_items(suite: SuiteSpec, scratch: Path) -> list[Item]:
     Raises StageFailure that names the suite, the line and the fix; StorageError when the file can't be read.
     """
     if suite.uri is None:
-        raise StageFailure("NoItems", f"suite {suite.name}: it has no uri: give it the file with its items")
+        raise StageFailure(StageReason.NO_ITEMS, f"suite {suite.name}: it has no uri: give it the file with its items")
     path = fetch_file(suite.uri, scratch)
     digest = f"sha256:{file_sha256(path)}"
     if suite.digest is not None and suite.digest != digest:
         message = f"suite {suite.name}: {suite.uri} has {digest}, expected {suite.digest}: the file was changed"
-        raise StageFailure("DigestMismatch", message)
+        raise StageFailure(StageReason.DIGEST_MISMATCH, message)
     try:
         items = read_items(path, suite.uri, scratch)
     except OSError as error:
         if error.errno is not None:  # the volume's, not the file's
             raise StorageError(f"{suite.uri}: {error}", passing=True) from error
-        raise StageFailure("BadItems", f"suite {suite.name}: {suite.uri}: {error}") from error
+        raise StageFailure(StageReason.BAD_ITEMS, f"suite {suite.name}: {suite.uri}: {error}") from error
     except (ValueError, NotImplementedError) as error:
-        raise StageFailure("BadItems", f"suite {suite.name}: {suite.uri}: {error}") from error
+        raise StageFailure(StageReason.BAD_ITEMS, f"suite {suite.name}: {suite.uri}: {error}") from error
     if not items:
-        raise StageFailure("NoItems", f"suite {suite.name}: {suite.uri} has no items")
+        raise StageFailure(StageReason.NO_ITEMS, f"suite {suite.name}: {suite.uri} has no items")
     return sorted(items, key=lambda item: (item.key, item.id))[: suite.max_items]
 
 

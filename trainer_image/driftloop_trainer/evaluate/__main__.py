@@ -2,11 +2,12 @@
 
 import sys
 
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, from_environment
+from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.evaluate.stage import answer, evaluate
-from driftloop_trainer.failure import StageFailure, exit_on_sigterm, run_stage
 
 
 def _stage() -> AnyResult:
@@ -17,7 +18,7 @@ def _stage() -> AnyResult:
         case EvaluateTask():
             return evaluate(task)
         case _:
-            raise StageFailure("BadTask", f"expected an Answer or Evaluate task, got {task.kind}")
+            raise StageFailure(StageReason.BAD_TASK, f"expected an Answer or Evaluate task, got {task.kind}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import Any
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
 from driftloop_trainer.evaluate.client import Answer, Arm
-from driftloop_trainer.failure import StageFailure
 
 _ANSWERS, _ARM = "answers.jsonl", "arm.json"
 _PROGRESS = 200  # items between two lines of progress
@@ -58,7 +59,7 @@ class Once:
         answer = await self._answers[key]
         if self._must_answer and answer.text is None and (answer.status >= 500 or answer.status == 429):
             message = f"the stable version {self.arm.version} could not answer: {answer.error}"
-            raise StageFailure("BaselineFailed", message, EXIT_RETRY)
+            raise StageFailure(StageReason.BASELINE_FAILED, message, EXIT_RETRY)
         return answer
 
     async def ask_all(self, suite: Suite) -> list[Answer]:
@@ -123,5 +124,5 @@ class KeptAnswers:
                 f"suite {suite.name}: the stable version was asked other items than these: the file was changed "
                 "meanwhile. Give the suite the digest of its file"
             )
-            raise StageFailure("AnswersMismatch", message)
+            raise StageFailure(StageReason.ANSWERS_MISMATCH, message)
         return [answer for _, answer in found]

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import aiohttp
 
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import EvaluationArm
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Question
-from driftloop_trainer.failure import StageFailure
 
 ATTEMPTS = 4
 BACKOFF = 0.5  # seconds before the second attempt; doubled before each further one
@@ -89,7 +90,7 @@ class Arm:
             message = (
                 f"{self.version} was not ready in {seconds:g} s: {reply.status or 'no answer'}: {reply.body[:300]}"
             )
-            raise StageFailure("NotReady", message, EXIT_RETRY) from None
+            raise StageFailure(StageReason.NOT_READY, message, EXIT_RETRY) from None
 
     async def get_to_know(self) -> None:
         """Its name, its limits, and whether it has a chat template."""
@@ -97,7 +98,9 @@ class Arm:
         models = reply.document.get("data")
         if reply.status != 200 or not isinstance(models, list) or not models or not isinstance(models[0], dict):
             raise StageFailure(
-                "BadModelList", f"{self.version}: /v1/models answered {reply.status}: {reply.body[:300]}", EXIT_RETRY
+                StageReason.BAD_MODEL_LIST,
+                f"{self.version}: /v1/models answered {reply.status}: {reply.body[:300]}",
+                EXIT_RETRY,
             )
         self.model = str(models[0].get("id") or "")
         self.engine = str(models[0].get("owned_by") or "")[:128]
@@ -110,7 +113,7 @@ class Arm:
             reply = await self.generate("Hello", max_tokens=1)
         if reply.status != 200:
             raise StageFailure(
-                "NoAnswer",
+                StageReason.NO_ANSWER,
                 f"{self.version}: a first request was answered {reply.status}: {reply.body[:300]}",
                 EXIT_RETRY,
             )
@@ -119,7 +122,7 @@ class Arm:
         """Its answer at temperature 0. Raises StageFailure, to be tried again, when nothing answers at all."""
         reply = await self.generate(question, max_tokens=max_tokens)
         if reply.status == 0:
-            raise StageFailure("Unreachable", f"{self.version} stopped answering: {reply.body}", EXIT_RETRY)
+            raise StageFailure(StageReason.UNREACHABLE, f"{self.version} stopped answering: {reply.body}", EXIT_RETRY)
         if reply.status != 200:
             return Answer(None, f"{reply.status}: {reply.error or reply.body[:300]}", reply.status)
         text = text_of(reply.document)
@@ -160,7 +163,7 @@ class Arm:
         question = Question(question) if isinstance(question, str) else question
         if self.route == "completions" and question.messages:
             raise StageFailure(
-                "NoChatTemplate",
+                StageReason.NO_CHAT_TEMPLATE,
                 f"{self.version} has no chat template, and an item is a conversation: give the model a template, or "
                 "the suite items that are prompts alone",
             )

@@ -10,9 +10,11 @@ from typing import Any
 
 import aiohttp
 
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnswerResult, EvaluateResult, encode
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask
 from driftloop.contract.text import normalise
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish
 from driftloop_trainer.data.items import Item
 from driftloop_trainer.evaluate.answers import (
@@ -27,7 +29,6 @@ from driftloop_trainer.evaluate.answers import (
 from driftloop_trainer.evaluate.checks import check_api
 from driftloop_trainer.evaluate.client import Answer, Arm
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record
 
 
@@ -126,7 +127,7 @@ def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
     kept = KeptAnswers(folder)
     if kept.digest != baseline.digest:
         message = f"{baseline.answers} holds answers of {kept.digest}, not of {baseline.version} ({baseline.digest})"
-        raise StageFailure("AnswersMismatch", message)
+        raise StageFailure(StageReason.ANSWERS_MISMATCH, message)
     return kept
 
 

@@ -2,17 +2,18 @@
 
 import sys
 
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
 from driftloop.contract.task import PrepareTask, from_environment
+from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
-from driftloop_trainer.failure import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.prepare.stage import prepare
 
 
 def _stage() -> AnyResult:
     task = from_environment()
     if not isinstance(task, PrepareTask):
-        raise StageFailure("BadTask", f"expected a Prepare task, got {task.kind}")
+        raise StageFailure(StageReason.BAD_TASK, f"expected a Prepare task, got {task.kind}")
     return prepare(task)
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from driftloop.api.finetunejob import DataStep
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.text import side
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row, Turn
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.divide import fenced
 
 PLACE = "{prompt}"  # in a template
@@ -61,10 +62,12 @@ def read_templates(content: str, name: str) -> list[str]:
         template = _of_json(line) if name.endswith(".jsonl") else line.strip()
         if template is None or PLACE not in template:
             what = 'an object whose "template" has' if name.endswith(".jsonl") else "a template with"
-            raise StageFailure("BadTemplate", f"{name}, line {number}: give {what} {PLACE} where the prompt goes")
+            raise StageFailure(
+                StageReason.BAD_TEMPLATE, f"{name}, line {number}: give {what} {PLACE} where the prompt goes"
+            )
         found.append(template)
     if not found:
-        raise StageFailure("BadTemplate", f"{name}: no template in it: give one per line, with {PLACE}")
+        raise StageFailure(StageReason.BAD_TEMPLATE, f"{name}: no template in it: give one per line, with {PLACE}")
     return found
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.manifest import Manifest
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop.contract.uris import join
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish, write_text
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import write_dataset, write_turn_ends
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import open_folder, record
 from driftloop_trainer.modelfiles import tokenizer_digest
 from driftloop_trainer.models import (
@@ -122,10 +123,10 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
             found.examples.extend(rendered.examples)
             found.reshaped.update(rendered.reshaped)
     if not found.rows and tokens:
-        raise StageFailure("AllRowsTooLong", _why_too_long(renderer, tokens, found.dropped["masked"]))
+        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, found.dropped["masked"]))
     if not found.rows:
         raise StageFailure(
-            "AllRowsMasked",
+            StageReason.ALL_ROWS_MASKED,
             f"none of {found.dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn "
             "completion each row needs a completion",
         )
@@ -143,7 +144,7 @@ def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Pat
     """The folder with config and tokenizer: the one given, or one made from the training rows."""
     if task.model.new is None:
         if task.model.uri is None:
-            raise StageFailure("BadTask", "model: set uri or new")
+            raise StageFailure(StageReason.BAD_TASK, "model: set uri or new")
         model = open_folder(task.model.uri, scratch / _MODEL, task.model.digest)
         check_model_folder(model, task.model.uri)
         return model
@@ -170,7 +171,7 @@ def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
 def _check_packing(training: TrainingSpec, model_type: str) -> None:
     if training.packing and model_type not in PACKING_TYPES:
         raise StageFailure(
-            "PackingUnsupported",
+            StageReason.PACKING_UNSUPPORTED,
             f"training.packing: rows packed together would see each other in a model of type {model_type!r}, or nobody "
             f"has checked that they don't: leave it false, or use one of {', '.join(sorted(PACKING_TYPES))}",
         )

@@ -6,10 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataStep
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import PrepareTask
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import fetch_file
 from driftloop_trainer.data.rows import Row
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.augment import Fence, augmented, read_templates
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed
 from driftloop_trainer.prepare.feedback import read_feedback
@@ -46,7 +47,7 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     divided = divide(rows, salt, percent, threshold)
     train = [row for row in divided.train if replayed(row, data.replay.fraction if data.replay else 1.0)]
     if not train:
-        raise StageFailure("EmptyData", _why_empty(read, left_out | dropped, divided))
+        raise StageFailure(StageReason.EMPTY_DATA, _why_empty(read, left_out | dropped, divided))
     dropped |= left_out | {"contradicted": contradicted, "nearHeldOut": divided.fenced}
     dropped["notReplayed"] = len(divided.train) - len(train)
     dropped |= {f"feedback.{reason}": count for reason, count in (feedback.skipped if feedback else {}).items()}
@@ -64,7 +65,7 @@ def _templates(step: DataStep, scratch: Path) -> list[str]:
     try:
         content = fetch_file(step.templates, scratch).read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise StageFailure("BadTemplate", f"{step.templates}: no UTF-8: {error}") from error
+        raise StageFailure(StageReason.BAD_TEMPLATE, f"{step.templates}: no UTF-8: {error}") from error
     return read_templates(content, step.templates)
 
 

@@ -13,9 +13,10 @@ from itertools import groupby
 from typing import Any, Literal
 
 from driftloop.api.finetunejob import TrainingSpec
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import IGNORED
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.template import ChatTemplate
 
 Span = tuple[int, int]  # positions of tokens that count: from the first, up to the second
@@ -92,7 +93,7 @@ class Renderer:
         extra = any(turn.extra for turn in row.turns)
         if row.completion is None or len(row.turns) > 2 or row.turns[0].role != "user" or row.tools or extra:
             raise StageFailure(
-                "NoChatTemplate",
+                StageReason.NO_CHAT_TEMPLATE,
                 f"{row.where}: a conversation of {len(row.turns)} turns ({', '.join(t.role for t in row.turns[:8])}), "
                 "but the model's tokenizer has no chat template to render it: take a base model that has one, put a "
                 "chat_template.jinja into its folder, or give rows of one prompt and one completion",
@@ -182,7 +183,7 @@ def pieces(ids: list[int], size: int) -> list[Example]:
 def _not_prefix(row: Row, before: str, whole: str) -> StageFailure:
     same = next((at for at, pair in enumerate(zip(before, whole, strict=False)) if pair[0] != pair[1]), len(whole))
     return StageFailure(
-        "TemplateNotPrefix",
+        StageReason.TEMPLATE_NOT_PREFIX,
         f"{row.where}: the chat template renders the prompt differently once it is answered ({before[same:][:60]!r} "
         f"becomes {whole[same:][:60]!r}), so the model would be trained after other tokens than it is served: use a "
         "template whose generation prompt is the start of an answered turn",

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from driftloop.api.finetunejob import Columns, DataSource
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_cell, text_of
 from driftloop_trainer.data.conversations import answers_nothing, conversation, tool_schemas
 from driftloop_trainer.data.files import Format, Record, format_of, open_table
 from driftloop_trainer.data.rows import Part, Row, Turn
-from driftloop_trainer.failure import StageFailure
 
 _CUSTOMARY = (
     Columns(prompt="prompt", completion="completion"),
@@ -124,17 +125,20 @@ def _format(source: DataSource) -> Format:
     found = source.format or format_of(source.uri)
     if found is None:
         raise StageFailure(
-            "UnknownFormat", f"source {source.name}: set format to csv, jsonl or parquet; {source.uri} doesn't tell"
+            StageReason.UNKNOWN_FORMAT,
+            f"source {source.name}: set format to csv, jsonl or parquet; {source.uri} doesn't tell",
         )
     return found
 
 
 def _unreadable(source: DataSource, error: Exception) -> StageFailure:
-    return StageFailure("DataUnreadable", f"source {source.name}, {source.uri}: {error}")
+    return StageFailure(StageReason.DATA_UNREADABLE, f"source {source.name}, {source.uri}: {error}")
 
 
 def _wrong_column(source: str, what: str, present: list[str]) -> StageFailure:
-    return StageFailure("WrongColumn", f"source {source}: {what}; the file has {', '.join(map(repr, present[:50]))}")
+    return StageFailure(
+        StageReason.WRONG_COLUMN, f"source {source}: {what}; the file has {', '.join(map(repr, present[:50]))}"
+    )
 
 
 def _say(source: DataSource, names: list[str], present: list[str]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.bounds import least_items
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import ITEMS_FOLDER, SuiteItems
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import as_document, is_item, load_items
 from driftloop_trainer.data.rows import Row
-from driftloop_trainer.failure import StageFailure
 
 
 def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, Any]]:
@@ -49,13 +50,13 @@ def refuse_too_short(suite: SuiteSpec, items: int, clusters: int) -> None:
     bound = bounds.get(suite.kind, f"delta {suite.delta:g}")
     if least is None:
         raise StageFailure(
-            "SuiteTooShort", f"suite {suite.name}: no number of items can show {bound}: state a laxer one"
+            StageReason.SUITE_TOO_SHORT, f"suite {suite.name}: no number of items can show {bound}: state a laxer one"
         )
     if clusters >= least:
         return
     counted = f"{items} items" if clusters == items else f"{items} items in {clusters} clusters"
     raise StageFailure(
-        "SuiteTooShort",
+        StageReason.SUITE_TOO_SHORT,
         f"suite {suite.name}: {counted}, and its gate ({suite.kind}, {bound}) can pass with {least} "
         f"independent ones at least: {_more_items(suite, least)}, or state a laxer one",
     )

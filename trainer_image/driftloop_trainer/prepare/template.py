@@ -8,8 +8,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row
-from driftloop_trainer.failure import StageFailure
 
 _MARK = "driftloop"
 _CALL = {"id": "driftloop", "type": "function", "function": {"name": _MARK, "arguments": {}}}
@@ -70,7 +71,7 @@ class ChatTemplate:
                 self._shown[what] = self._shows(*_PROBES[what])
             if not self._shown[what]:
                 raise StageFailure(
-                    "TemplateLosesContent",
+                    StageReason.TEMPLATE_LOSES_CONTENT,
                     f"{row.where}: the chat template of the tokenizer leaves out {what}, so the model would learn "
                     "nothing of that: leave it out of the rows, or take a base model whose template renders it",
                 )
@@ -160,7 +161,7 @@ def _held(row: Row) -> list[str]:
 def _refused(row: Row, error: Exception) -> StageFailure:
     words = (str(error) if type(error) is TemplateError else f"{type(error).__name__}: {error}")[:300]
     return StageFailure(
-        "TemplateRefusesRow",
+        StageReason.TEMPLATE_REFUSES_ROW,
         f"{row.where}: the chat template of the tokenizer refuses the conversation of {len(row.turns)} turns "
         f"({', '.join(turn.role for turn in row.turns[:8])}{', …' if len(row.turns) > 8 else ''}): {words}. "
         "Mend or leave out such rows, or take a base model with another template",

@@ -3,10 +3,11 @@
 import os
 import sys
 
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
 from driftloop.contract.task import TrainTask, from_environment
+from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
-from driftloop_trainer.failure import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.train.cluster.lend import lend
 from driftloop_trainer.train.cluster.node import configure, start_head
 
@@ -16,7 +17,7 @@ _INDEX = "JOB_COMPLETION_INDEX"
 def _stage() -> AnyResult:
     task = from_environment()
     if not isinstance(task, TrainTask):
-        raise StageFailure("BadTask", f"expected a Train task, got {task.kind}")
+        raise StageFailure(StageReason.BAD_TASK, f"expected a Train task, got {task.kind}")
     configure(task.workers_per_node)
     if os.environ.get(_INDEX, "0") != "0":
         lend(task)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import fsspec
 
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.uris import join
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import local_path, read_text, write_text
-from driftloop_trainer.failure import StageFailure
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
 _COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
@@ -27,7 +28,7 @@ class Superseded(StageFailure):
     """Another driver has taken the run over: this one neither writes nor deletes any more."""
 
     def __init__(self, uri: str) -> None:
-        super().__init__("Superseded", f"another driver has taken over {uri}: this one ends", EXIT_RETRY)
+        super().__init__(StageReason.SUPERSEDED, f"another driver has taken over {uri}: this one ends", EXIT_RETRY)
         self.uri = uri
 
 

@@ -1,6 +1,6 @@
 """Reasons that the operator gives in conditions and Events; docs/conditions.md says of each what to do.
 
-A stage that fails gives its own reason (`StorageUnreadable`, `DigestMismatch` ...), which is passed on as it is,
+A stage that fails gives its own reason (`contract/reasons.py`), which is passed on as it is,
 as are the kubelet's and the scheduler's (`ImagePullBackOff`, `OOMKilled`, `Unschedulable` ...).
 """
 

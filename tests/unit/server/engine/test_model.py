@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from driftloop.podlib.ending import BadInput
 from driftloop_server.engine.model import load
 from driftloop_server.engine.tokenising import Abandoned
 from driftloop_server.openai_api import ApiError
-from driftloop_server.stage import BadInput
 
 
 def save(config: Any, folder: Path) -> None:

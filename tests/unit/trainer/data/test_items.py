@@ -9,9 +9,9 @@ import pytest
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.names import EXIT_BAD_INPUT, VOLUMES_ENV
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError
 from driftloop_trainer.data.items import Item, Question, load_items, read_items
-from driftloop_trainer.failure import StageFailure
 
 
 @pytest.fixture

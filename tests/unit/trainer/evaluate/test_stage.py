@@ -9,8 +9,8 @@ from driftloop.contract.manifest import Manifest, ManifestError
 from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY, VOLUMES_ENV
 from driftloop.contract.result import AnswerResult, EvaluateResult, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.evaluate import client, stage
-from driftloop_trainer.failure import StageFailure
 from unit.trainer.evaluate.answerer import Answerer, serving
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import DataStep
 from driftloop.contract.text import side
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row, Turn
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.augment import Fence, augmented, change, read_templates
 from driftloop_trainer.prepare.divide import divide, fenced
 

@@ -8,8 +8,8 @@ import pytest
 
 from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset, read_turn_ends
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.models import config_for
 from driftloop_trainer.prepare.folder import SAMPLE
 from driftloop_trainer.prepare.newmodel import save_new_model

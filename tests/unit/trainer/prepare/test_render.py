@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from driftloop.api.finetunejob import TrainingSpec
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.dataset import IGNORED
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.render import Example, Rendered, Renderer, pieces
 from driftloop_trainer.prepare.sample import sample
 from unit.trainer import templates

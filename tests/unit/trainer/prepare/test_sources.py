@@ -9,9 +9,9 @@ import pytest
 
 from driftloop.api.finetunejob import Columns, DataSource
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.podlib.ending import StageFailure, classify
 from driftloop.podlib.storage import StorageError
 from driftloop_trainer.data.rows import Row, Turn
-from driftloop_trainer.failure import StageFailure, classify
 from driftloop_trainer.prepare.sources import read_source
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from driftloop.api.base import SuiteSpec
 from driftloop.contract.bounds import least_items
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import read_items
 from driftloop_trainer.data.rows import Part, Row, Turn
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.suites import refuse_too_short, suite_items, write_suite
 
 SUITE = SuiteSpec(name="target", kind="target", items="feedback", max_items=10)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row, Turn
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.prepare.template import ChatTemplate
 from unit.trainer import templates
 from unit.trainer.templates import with_template

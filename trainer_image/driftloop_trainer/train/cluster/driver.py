@@ -10,9 +10,10 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import TrainResult, encode
 from driftloop.contract.task import TrainTask
-from driftloop_trainer.failure import StageFailure, exit_on_sigterm
+from driftloop.podlib.ending import StageFailure, exit_on_sigterm
 from driftloop_trainer.folders import finished, open_folder, record_once
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome
@@ -47,7 +48,9 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
     Raises StageFailure, StorageError or ManifestError.
     """
     if task.model.uri is None:
-        raise StageFailure("BadTask", "model.uri: training starts from a folder; prepare makes one for a new model")
+        raise StageFailure(
+            StageReason.BAD_TASK, "model.uri: training starts from a folder; prepare makes one for a new model"
+        )
     check_model_files(open_folder(task.model.uri, scratch / "base", task.model.digest), task.model.uri)
     open_folder(task.data_uri, scratch / "data", task.data_digest)
 
@@ -85,7 +88,7 @@ def wait_for_nodes(nodes: int, deadline: float) -> None:
                 f"{alive} of {nodes} nodes joined within startupTimeoutSeconds: "
                 "lower compute.nodes, make room in the cluster, or wait longer"
             )
-            raise StageFailure("NodesMissing", message, EXIT_RETRY)
+            raise StageFailure(StageReason.NODES_MISSING, message, EXIT_RETRY)
         time.sleep(0.5)
     _say(f"{nodes} nodes joined")
 
@@ -109,7 +112,7 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
     )
     outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # its type is version 1's
     if not isinstance(outcome, Outcome):
-        raise StageFailure("Unexpected", "training ended without an outcome", EXIT_RETRY)
+        raise StageFailure(StageReason.UNEXPECTED, "training ended without an outcome", EXIT_RETRY)
     return outcome
 
 
@@ -120,7 +123,7 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
             f"{outcome.error}: training stopped before the weights took harm; "
             "lower training.learningRate or maxGradNorm, or look for broken rows"
         )
-        raise StageFailure("NonFiniteLoss", message)
+        raise StageFailure(StageReason.NON_FINITE_LOSS, message)
     return TrainResult(
         uri=outcome.uri,
         digest=outcome.digest,

@@ -7,8 +7,9 @@ import time
 from typing import NoReturn
 
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import TrainTask
-from driftloop_trainer.failure import StageFailure
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.cluster.node import join, wait_for_head
 
 _SETTLED = 60  # seconds after which a node had joined: Ray gives up on a head that doesn't answer before
@@ -29,4 +30,4 @@ def lend(task: TrainTask) -> NoReturn:
         if time.monotonic() - joined > _SETTLED:  # sooner, the head was not up yet: the same wait goes on
             deadline, lost = time.monotonic() + task.startup_timeout_seconds, lost + 1
         time.sleep(_HEAD_PAUSE)
-    raise StageFailure("HeadGone", f"lost the head {lost} times", EXIT_RETRY)
+    raise StageFailure(StageReason.HEAD_GONE, f"lost the head {lost} times", EXIT_RETRY)

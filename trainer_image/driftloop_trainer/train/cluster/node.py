@@ -11,7 +11,8 @@ import sys
 import time
 
 from driftloop.contract.names import EXIT_RETRY
-from driftloop_trainer.failure import StageFailure
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.cluster.cpus import pod_cpus
 
 PORT = 6379
@@ -54,9 +55,11 @@ def await_head(head: subprocess.Popen[bytes]) -> str:
     try:
         code = head.wait(_START_TIMEOUT)
     except subprocess.TimeoutExpired as error:
-        raise StageFailure("RayFailed", str(error), EXIT_RETRY) from error
+        raise StageFailure(StageReason.RAY_FAILED, str(error), EXIT_RETRY) from error
     if code != 0:
-        raise StageFailure("RayFailed", f"`ray start --head` ended with exit code {code}; see the log", EXIT_RETRY)
+        raise StageFailure(
+            StageReason.RAY_FAILED, f"`ray start --head` ended with exit code {code}; see the log", EXIT_RETRY
+        )
     return f"{own_address()}:{PORT}"
 
 
@@ -74,7 +77,7 @@ def wait_for_head(host: str, deadline: float) -> None:
                 return
         except OSError:
             time.sleep(0.5)
-    raise StageFailure("NodesMissing", f"the head {host}:{PORT} did not answer in time", EXIT_RETRY)
+    raise StageFailure(StageReason.NODES_MISSING, f"the head {host}:{PORT} did not answer in time", EXIT_RETRY)
 
 
 def _command(cpus: int, gpus: int) -> list[str]:

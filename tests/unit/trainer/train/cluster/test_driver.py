@@ -8,8 +8,8 @@ from driftloop.contract.manifest import Manifest, ManifestError
 from driftloop.contract.result import TrainResult
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, publish
-from driftloop_trainer.failure import StageFailure
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.assignment import Outcome

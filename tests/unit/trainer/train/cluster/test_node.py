@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from driftloop_trainer.failure import StageFailure
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.cluster.node import await_head, wait_for_head
 
 

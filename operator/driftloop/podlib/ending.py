@@ -1,4 +1,4 @@
-"""How a stage ends: its result or its error as termination message, and the exit code that goes with it."""
+"""How a container ends: its result or its error as termination message, and the exit code that goes with it."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from driftloop.contract.manifest import ManifestError
 from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_DONE, EXIT_RETRY
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult, StageError, emit
 from driftloop.podlib.storage import StorageError
 
@@ -17,9 +18,9 @@ _MESSAGE_BYTES = 1900  # at worst each is a quote, which JSON writes as two: a t
 
 
 class StageFailure(Exception):
-    """A stage cannot go on. `message` says what to fix; `exit_code` says whether trying again may help."""
+    """A container cannot go on. `message` says what to fix; `exit_code` says whether trying again may help."""
 
-    def __init__(self, reason: str, message: str, exit_code: int = EXIT_BAD_INPUT) -> None:
+    def __init__(self, reason: StageReason, message: str, exit_code: int = EXIT_BAD_INPUT) -> None:
         super().__init__(reason, message, exit_code)
         self.reason = reason
         self.message = message
@@ -27,6 +28,20 @@ class StageFailure(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
+
+
+class BadInput(StageFailure):
+    """The task, the data or the model is wrong: trying again does not help."""
+
+    def __init__(self, reason: StageReason, message: str) -> None:
+        super().__init__(reason, message, EXIT_BAD_INPUT)
+
+
+class TryAgain(StageFailure):
+    """Something is not there now, and may be later."""
+
+    def __init__(self, reason: StageReason, message: str) -> None:
+        super().__init__(reason, message, EXIT_RETRY)
 
 
 def run_stage(stage: Callable[[], AnyResult]) -> int:
@@ -38,8 +53,16 @@ def run_stage(stage: Callable[[], AnyResult]) -> int:
         failure = classify(error)
         if failure.exit_code != EXIT_BAD_INPUT:
             traceback.print_exc()
+    return report(failure)
+
+
+def report(failure: StageFailure) -> int:
+    """Leave the failure on stderr and as termination message; its exit code."""
     print(f"error: {failure}", file=sys.stderr, flush=True)
-    emit(StageError(reason=failure.reason, message=bounded(failure.message)))
+    try:
+        emit(StageError(reason=failure.reason, message=bounded(failure.message)))
+    except OSError as error:  # outside a pod there is no such file
+        print(f"no termination message: {error}", file=sys.stderr, flush=True)
     return failure.exit_code
 
 
@@ -55,13 +78,15 @@ def classify(error: BaseException) -> StageFailure:
         case StageFailure():
             return error
         case ManifestError():
-            return StageFailure("DigestMismatch", str(error))
+            return StageFailure(StageReason.DIGEST_MISMATCH, str(error))
         case StorageError():
-            return StageFailure("StorageUnreadable", str(error), EXIT_RETRY if error.passing else EXIT_BAD_INPUT)
+            return StageFailure(
+                StageReason.STORAGE_UNREADABLE, str(error), EXIT_RETRY if error.passing else EXIT_BAD_INPUT
+            )
         case ValidationError():
-            return StageFailure("BadTask", str(error))
+            return StageFailure(StageReason.BAD_TASK, str(error))
         case _:
-            return StageFailure("Unexpected", f"{type(error).__name__}: {error}", EXIT_RETRY)
+            return StageFailure(StageReason.UNEXPECTED, f"{type(error).__name__}: {error}", EXIT_RETRY)
 
 
 def exit_on_sigterm() -> None:

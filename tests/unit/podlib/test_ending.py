@@ -6,16 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.contract.manifest import ManifestError
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult, StageError, encode
+from driftloop.podlib.ending import StageFailure, bounded, run_stage
 from driftloop.podlib.storage import StorageError
-from driftloop_trainer.failure import StageFailure, bounded, run_stage
 
 
 @pytest.mark.parametrize(
     ("error", "reason", "code"),
     [
-        (StageFailure("EmptyData", "no row"), "EmptyData", 78),
-        (StageFailure("NodesMissing", "one of two", 75), "NodesMissing", 75),
+        (StageFailure(StageReason.EMPTY_DATA, "no row"), "EmptyData", 78),
+        (StageFailure(StageReason.NODES_MISSING, "one of two", 75), "NodesMissing", 75),
         (ManifestError("digest is another"), "DigestMismatch", 78),
         (StorageError("pvc://c/x: no such file"), "StorageUnreadable", 78),
         (StorageError("s3://b/x: no answer", passing=True), "StorageUnreadable", 75),
