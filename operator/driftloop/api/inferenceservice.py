@@ -25,6 +25,15 @@ from driftloop.api.base import (
 from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import FineTuneJobSpec
 
+ServicePhase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
+RetrainingState = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
+# Unavailable: cluster, storage or Ray failed it, which says nothing of model and data.
+RetrainingEnding = Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"]
+RetrainingTriggerKind = Literal["Drift", "Alert", "MaxAge"]
+AnalysisVerdict = Literal["Running", "Paused", "Promote", "RollBack"]
+Health = Literal["Good", "Bad", "Unknown"]
+AlertSource = Literal["Webhook", "Poll"]
+
 
 class ServedModel(ApiModel):
     """Which version is served."""
@@ -224,7 +233,7 @@ class Analysis(ApiModel):
     candidate_token_latency: str | None = Field(None, max_length=16, description="p95 in seconds per output token.")
     stable_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
     candidate_negative_feedback: str | None = Field(None, max_length=16, description="Share of negative feedback.")
-    verdict: Literal["Running", "Paused", "Promote", "RollBack"] | None = Field(None, description="What was decided.")
+    verdict: AnalysisVerdict | None = Field(None, description="What was decided.")
     message: str | None = Field(None, max_length=1024, description="Why.")
 
 
@@ -250,7 +259,7 @@ class DriftStatus(ApiModel):
     baseline: list[ReferenceSignal] = Field(
         default=[], max_length=16, description="What the first requests looked like."
     )
-    health: Literal["Good", "Bad", "Unknown"] | None = Field(
+    health: Health | None = Field(
         None, description="Whether the baseline's ratings are mostly good. Unknown: it has fewer than ten."
     )
     training_distance: dict[str, str] = Field(
@@ -283,19 +292,17 @@ class AlertRecord(ApiModel):
     alertname: Text = Field(description="Its name.")
     started: Timestamp = Field(description="When it began to fire.")
     received: Timestamp = Field(description="When it was recorded.")
-    source: Literal["Webhook", "Poll"] = Field(description="How it was received.")
+    source: AlertSource = Field(description="How it was received.")
 
 
 class RetrainingStatus(ApiModel):
     """The state of retraining."""
 
-    state: Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"] | None = Field(
-        None, description="What retraining is doing."
-    )
+    state: RetrainingState | None = Field(None, description="What retraining is doing.")
     message: str | None = Field(
         None, max_length=512, description="The state in a sentence, such as Waiting: 212/500 samples."
     )
-    trigger: Literal["Drift", "Alert", "MaxAge"] | None = Field(None, description="What asks for it.")
+    trigger: RetrainingTriggerKind | None = Field(None, description="What asks for it.")
     alert_key: str | None = Field(None, max_length=128, description="The alert that asks for it.")
     since: Timestamp | None = Field(None, description="When it was first asked for.")
     samples: int = Field(0, description="Eligible corrections since the change.")
@@ -303,7 +310,7 @@ class RetrainingStatus(ApiModel):
     proposal: Name | None = Field(None, description="Name of the job that would be, or was, created.")
     job: Name | None = Field(None, description="The job in flight.")
     version: Name | None = Field(None, description="The stable version that ordinal and rejections are about.")
-    last_ending: Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"] | None = Field(
+    last_ending: RetrainingEnding | None = Field(
         None,
         description="What became of the last retraining. Unavailable: the cluster or the storage failed it, and it "
         "counts as no rejection.",
@@ -320,9 +327,7 @@ class InferenceServiceStatus(ApiModel):
     """The last observed state."""
 
     observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
-    phase: Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"] | None = Field(
-        None, description="What the service is doing."
-    )
+    phase: ServicePhase | None = Field(None, description="What the service is doing.")
     conditions: list[Condition] = Field(
         default=[],
         max_length=16,

@@ -6,8 +6,9 @@ Only that an alert fired counts, not that it ended: one that fired and resolved 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
+from driftloop.api.inferenceservice import AlertSource
 from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
@@ -94,7 +95,7 @@ def concerned(alert: Alert, services: Iterable[Obj]) -> list[Obj]:
     return [service for service in services if _concerns(alert, service)]
 
 
-def merged(records: list[Obj], alert: Alert, source: Literal["Webhook", "Poll"], now: datetime) -> list[Obj] | None:
+def merged(records: list[Obj], alert: Alert, source: AlertSource, now: datetime) -> list[Obj] | None:
     """The records with `alert` among them, the newest MAX_RECORDS; None when it is there already."""
     if any(_same(record, alert) for record in records):
         return None

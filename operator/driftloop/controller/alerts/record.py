@@ -7,8 +7,8 @@ alert one writes and the other then sees it.
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
 
+from driftloop.api.inferenceservice import AlertSource
 from driftloop.controller.alerts.alerts import Alert, merged
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.resources import RESOURCES
@@ -21,10 +21,8 @@ MANAGER = "driftloop-alerts"
 SERVICE = RESOURCES["InferenceService"]
 TRIES = 8  # conflicts with other writers of the same object
 
-Source = Literal["Webhook", "Poll"]
 
-
-async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], source: Source) -> int:
+async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], source: AlertSource) -> int:
     """How many of `alerts` were news to that service and are recorded now. Raises ApiError when they can't be."""
     for _ in range(TRIES):
         service = await api.get(SERVICE, namespace, name)

@@ -14,9 +14,8 @@ can't tell a shift of 0.3 standard deviations from their own error, a few thousa
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
 
-from driftloop.api.inferenceservice import Drift, DriftStatus, ReferenceSignal
+from driftloop.api.inferenceservice import Drift, DriftStatus, Health, ReferenceSignal
 from driftloop.contract.names import SIGNALS
 from driftloop.controller.drift.detector import (
     FEEDBACK,
@@ -33,8 +32,6 @@ from driftloop.controller.drift.detector import (
 )
 from driftloop.controller.drift.pace import Pace, advance, believed, usual
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
-
-Health = Literal["Good", "Bad", "Unknown"]
 
 GROWTH = 10
 HEALTHY = 0.5  # a larger share of bad ratings is no state to call normal

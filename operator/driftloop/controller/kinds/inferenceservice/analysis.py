@@ -11,9 +11,8 @@ answer, and of an output token), and rolls back by such a bound too (`latency.py
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
-from driftloop.api.inferenceservice import Analysis, Canary
+from driftloop.api.inferenceservice import Analysis, AnalysisVerdict, Canary
 from driftloop.controller.kinds.inferenceservice.latency import observations, p95, slower
 from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, bounds, judge, needed
 from driftloop.controller.traffic import Arms, Buckets
@@ -131,7 +130,7 @@ def _wait(found: Analysis, canary: Canary, started: datetime, now: datetime, why
     return _verdict(found.model_copy(update={"looked": timestamp(now)}), "Paused", why)
 
 
-def _verdict(found: Analysis, verdict: Literal["Running", "Paused", "Promote", "RollBack"], why: str) -> Analysis:
+def _verdict(found: Analysis, verdict: AnalysisVerdict, why: str) -> Analysis:
     return found.model_copy(update={"verdict": verdict, "message": why[:1024]})
 
 

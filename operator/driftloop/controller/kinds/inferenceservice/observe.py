@@ -1,7 +1,9 @@
 """Read what deciding about an InferenceService needs: caches, and figures from Prometheus. Writes nothing."""
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import assert_never
 
 from driftloop.api.inferenceservice import InferenceService
 from driftloop.controller.kinds import versions
@@ -15,7 +17,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
 )
 from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
 from driftloop.controller.kinds.inferenceservice.situation import situate
-from driftloop.controller.pods.outcome import Broken, refused, started, trouble
+from driftloop.controller.pods.outcome import Broken, Running, refused, started, trouble
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
@@ -53,29 +55,39 @@ def _follows(service: InferenceService, version: Obj) -> bool:
     return versions.family(version) == service.spec.model.family
 
 
-def _revisions(service: Obj, world: World) -> list[Revision]:
+def _revisions(service: Obj, world: World) -> Iterator[Revision]:
     """The service's Deployments, each with its pods' own reason where some aren't available."""
-    meta, found = service["metadata"], []
+    meta = service["metadata"]
     for deployment in world.owned("Deployment", meta["namespace"], meta["uid"]):
         if not controlled_by(deployment, meta["uid"]) or deployment["metadata"].get("deletionTimestamp"):
             continue
         revision = parse_revision(deployment)
         if revision is None:
             continue
-        if revision.available < revision.replicas:
-            labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
-            pods = [
-                pod
-                for pod in world.list("Pod", meta["namespace"], labels)
-                if not pod["metadata"].get("deletionTimestamp")
-            ]
-            revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
-            why = trouble(pods) or refused(deployment)
-            if why:
-                problem = f"{why.reason}: {why.message}"
-                revision = replace(revision, problem=problem, hopeless=isinstance(why, Broken))
-        found.append(revision)
-    return found
+        short = revision.available < revision.replicas
+        yield _with_trouble(revision, deployment, _pods(revision, service, world)) if short else revision
+
+
+def _pods(revision: Revision, service: Obj, world: World) -> list[Obj]:
+    """The revision's pods, without those that are ending."""
+    meta = service["metadata"]
+    labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
+    pods = world.list("Pod", meta["namespace"], labels)
+    return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+
+def _with_trouble(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revision:
+    """The revision with what keeps its pods from serving."""
+    revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
+    match trouble(pods) or refused(deployment):
+        case None:
+            return revision
+        case Running(reason, message):
+            return replace(revision, problem=f"{reason}: {message}")
+        case Broken(reason, message):
+            return replace(revision, problem=f"{reason}: {message}", hopeless=True)
+        case other:
+            assert_never(other)
 
 
 async def _answered(observed: Observed, wanted: Questions, world: World) -> Observed:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from driftloop.api.inferenceservice import AlertRecord
+from driftloop.api.inferenceservice import AlertRecord, RetrainingTriggerKind
 from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.kinds.inferenceservice.retraining.history import Basis, History
 from driftloop.controller.vocabulary.conditions import parse_timestamp
@@ -16,7 +16,7 @@ ALARM_SLACK = timedelta(minutes=5)  # an alert may begin so long before or after
 class Ask:
     """What asks for a retraining."""
 
-    kind: Literal["Drift", "Alert", "MaxAge"]
+    kind: RetrainingTriggerKind
     started: datetime
     alert: AlertRecord | None = None
 

@@ -3,9 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
 
-from driftloop.api.inferenceservice import Retraining, RetrainingStatus
+from driftloop.api.inferenceservice import Retraining, RetrainingEnding, RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Revision, Version
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.kinds.versions import UNJUDGED
@@ -13,8 +12,6 @@ from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.naming import MAX_RESOURCE_NAME
 from driftloop.controller.vocabulary.reasons import UNAVAILABLE
 
-# Unavailable: cluster, storage or Ray failed it, which says nothing of model and data.
-Ending = Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"]
 DAY = timedelta(days=1)
 WATCH_LAG = timedelta(seconds=60)
 
@@ -43,7 +40,7 @@ class History:
     rejections: int  # of this stable version
     last_finished: datetime | None
     last_created: datetime | None
-    last_ending: Ending | None
+    last_ending: RetrainingEnding | None
     today: int  # created within a day
 
 
@@ -88,7 +85,7 @@ def look_back(basis: Basis) -> History:
     )
 
 
-def ending(basis: Basis, job: Job) -> Ending:
+def ending(basis: Basis, job: Job) -> RetrainingEnding:
     """What became of a job. In flight until its version serves, was turned down, or was overtaken."""
     if job.phase == "Failed":
         return "Unavailable" if job.reason in UNAVAILABLE else "Rejected"
@@ -113,7 +110,7 @@ def _remembered(basis: Basis) -> RetrainingStatus:
     return before if before and before.version == basis.serving.name else RetrainingStatus()
 
 
-def _without_version(job: Job, now: datetime) -> Ending:
+def _without_version(job: Job, now: datetime) -> RetrainingEnding:
     """Still at work; or done, and somebody deleted what came of it. Jobs and versions come by two watches."""
     settled = job.phase == "Succeeded" and job.finished is not None and now - job.finished > WATCH_LAG
     return "Superseded" if settled else "InFlight"
@@ -124,7 +121,7 @@ def _will_roll_out(basis: Basis, version: Version) -> bool:
     return version.name == pinned if pinned else version.age_key > basis.serving.age_key
 
 
-def _ends(basis: Basis, endings: dict[str, Ending]) -> list[datetime]:
+def _ends(basis: Basis, endings: dict[str, RetrainingEnding]) -> list[datetime]:
     """When retrainings ended: with the verdict on their version or with the job, with a promotion, as remembered."""
     ends = [_finished(basis, job) for job in basis.observed.jobs if endings[job.name] != "InFlight"]
     if "Promoted" in endings.values():

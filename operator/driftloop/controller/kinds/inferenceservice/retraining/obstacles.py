@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal
 
-from driftloop.api.inferenceservice import RetrainingStatus
+from driftloop.api.inferenceservice import RetrainingState, RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.retraining.asks import Ask
 from driftloop.controller.kinds.inferenceservice.retraining.history import Basis, History
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -13,7 +12,6 @@ from driftloop.controller.vocabulary.labels import APPROVE
 from driftloop.controller.vocabulary.plan import Action, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
-State = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
 POLL_SECONDS = 10.0
 _MAX_DOUBLINGS = 16  # of the cooldown: 2^16 hours are seven years
 
@@ -125,15 +123,15 @@ def waiting(case: Case, message: str) -> Decision:
     return _keep(case, "Waiting", message)
 
 
-def _keep(case: Case, state: State, message: str) -> Decision:
+def _keep(case: Case, state: RetrainingState, message: str) -> Decision:
     return Decision(_status(case, state, message), requeue_after=POLL_SECONDS)
 
 
-def _status(case: Case, state: State, message: str) -> RetrainingStatus:
+def _status(case: Case, state: RetrainingState, message: str) -> RetrainingStatus:
     return case.status.model_copy(update={"state": state, "message": f"{state}: {message}"})
 
 
-def _once(case: Case, state: State, event: Event) -> tuple[Event, ...]:
+def _once(case: Case, state: RetrainingState, event: Event) -> tuple[Event, ...]:
     """The Event of a state, when it begins."""
     before = case.basis.observed.status.retraining
     return (event,) if before is None or before.state != state else ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from driftloop.api.inferenceservice import Analysis
+from driftloop.api.inferenceservice import Analysis, ServicePhase
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import deployment
@@ -13,7 +13,6 @@ from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, R
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
-Phase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
 POLL_SECONDS = 5.0  # how often the figures of a canary are looked at
 
 
@@ -21,7 +20,7 @@ POLL_SECONDS = 5.0  # how often the figures of a canary are looked at
 class Rollout:
     """What to do now, and how the service stands."""
 
-    phase: Phase
+    phase: ServicePhase
     reason: Reason | Literal[""]  # "" is only what a Choice without a reason would pass on
     message: str
     actions: tuple[Action, ...] = ()

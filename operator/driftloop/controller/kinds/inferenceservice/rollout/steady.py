@@ -1,9 +1,9 @@
 """Stable is what should serve, or nothing better can be had. Pure."""
 
+from driftloop.api.inferenceservice import ServicePhase
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
-    Phase,
     Rollout,
     because,
     retire,
@@ -31,7 +31,7 @@ def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
     message = f"{stable.version} serves: {stable.available} of {replicas} pods are ready"
     message += because(stable) if short else ""
     message += f". {choice.message}" if choice.message else ""
-    phase: Phase = "Degraded" if short and stable.available == 0 else "Serving"
+    phase: ServicePhase = "Degraded" if short and stable.available == 0 else "Serving"
     reason = choice.reason or (Reason.PODS_NOT_READY if short else Reason.SERVING)
     return Rollout(phase, reason, message, actions, events, requeue_after=POLL_SECONDS if short else None)
 
