@@ -15,7 +15,11 @@ _SPACE = re.compile(r"\s+")
 
 
 def normalise(text: str) -> str:
-    """NFKC, one space between words, none around: the form in which rows are kept and compared."""
+    """NFKC, one space between words, none around: the form in which rows are kept and compared.
+
+    >>> normalise("  ﬁnd my\\ncard ")
+    'find my card'
+    """
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip()
 
 

@@ -4,12 +4,20 @@ from collections.abc import Iterable
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with path parts added."""
+    """`uri` with path parts added.
+
+    >>> join("s3://bucket/team/", "versions", "/0a1b/")
+    's3://bucket/team/versions/0a1b'
+    """
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def claim_of(uri: str) -> str | None:
-    """The claim of a `pvc://claim/path` URI; None for the other schemes."""
+    """The claim of a `pvc://claim/path` URI; None for the other schemes.
+
+    >>> claim_of("pvc://shared/desk"), claim_of("s3://shared/desk")
+    ('shared', None)
+    """
     scheme, _, rest = uri.partition("://")
     return rest.split("/", 1)[0] if scheme == "pvc" else None
 

@@ -85,7 +85,11 @@ def parse_timestamp(text: str) -> datetime:
 
 
 def shorten(message: str, limit: int = MAX_MESSAGE) -> str:
-    """`message` in at most `limit` characters, the cut marked."""
+    """`message` in at most `limit` characters, the cut marked.
+
+    >>> shorten("waiting for quota", 8)
+    'waiting…'
+    """
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
 

@@ -4,5 +4,9 @@ from kubernetes.utils import parse_quantity
 
 
 def quantity(text: str) -> int:
-    """`4`, `1500m`, `80Gi` or `1e9` as a number, rounded down. Raises ValueError."""
+    """A quantity as a number, rounded down. Raises ValueError.
+
+    >>> quantity("1500m"), quantity("80Gi"), quantity("1e9")
+    (1, 85899345920, 1000000000)
+    """
     return int(parse_quantity(text))

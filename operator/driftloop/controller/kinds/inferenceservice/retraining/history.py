@@ -53,7 +53,11 @@ def basis_of(situation: Situation) -> Basis | None:
 
 
 def job_name(service: str, *of: str | int) -> str:
-    """At most 40 characters, the same for the same service and `of`: its UID, the stable version's, the ordinal."""
+    """At most 40 characters, the same for the same service and `of`: its UID, the stable version's, the ordinal.
+
+    >>> job_name("desk", "uid-of-desk", "uid-of-version", 0)
+    'desk-374d9249'
+    """
     tail = "-" + hashlib.sha256("\0".join(map(str, of)).encode()).hexdigest()[:8]
     return service[: MAX_RESOURCE_NAME - len(tail)].rstrip("-") + tail
 
