@@ -1,5 +1,7 @@
 """Bodies of requests: JSON of Unicode texts, or a 400 that says where it isn't."""
 
+import contextlib
+import gc
 import json
 import tracemalloc
 from typing import Any
@@ -88,6 +90,22 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         parse_json(body)
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("end", [b"]}", b""], ids=["read", "refused"])
+def test_nothing_looks_for_garbage_while_a_body_is_read(end: bytes) -> None:
+    collections: list[str] = []
+
+    def note(phase: str, _: object) -> None:
+        collections.append(phase)
+
+    gc.collect()
+    gc.callbacks.append(note)
+    with contextlib.suppress(ApiError):
+        parse_json(b'{"l":[' + b",".join([b"[]"] * 100_000) + end)
+    gc.callbacks.remove(note)
+    assert len(collections) <= 2  # one, of what is left when it has been read
+    assert gc.isenabled()
 
 
 def test_of_equal_keys_the_last_one_counts_and_nul_is_a_character() -> None:
