@@ -34,11 +34,17 @@ class ApiError(Exception):
     def __init__(self, code: int, reason: str, message: str, causes: tuple[Mapping[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.code, self.reason, self.message, self.causes = code, reason, message, causes
+        self.lasts = False  # it was the answer again and again
 
     @property
     def transient(self) -> bool:
-        """Whether the same request may succeed later without anybody acting."""
-        return self.code in (0, 401, 408, 429) or self.code >= 500
+        """Whether the same request may succeed later without anybody acting, as far as one can tell by now."""
+        return not self.lasts and (self.code in (0, 401, 408, 429) or self.code >= 500)
+
+    @property
+    def of_client(self) -> bool:
+        """Whether the client itself was turned away, or reached nobody: it would be so with any other request."""
+        return self.code in (0, 401, 429)
 
     def has_cause(self, reason: str) -> bool:
         """Whether a cause of that reason is among the details."""

@@ -6,7 +6,7 @@ Nothing is written that is there already: a plan for a settled object costs no r
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import assert_never
@@ -19,8 +19,10 @@ from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
 from driftloop.controller.runtime.kube.resources import RESOURCES, Resource
 from driftloop.controller.runtime.kube.status import merge_patch, wanted_status, without_foreign
+from driftloop.controller.runtime.loop.refusals import Refusals, identity, target
 from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
 from driftloop.controller.vocabulary.labels import MANAGED_BY
+from driftloop.controller.vocabulary.objects import key as key_of
 from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,
@@ -30,6 +32,7 @@ from driftloop.controller.vocabulary.plan import (
     Event,
     FailPod,
     Group,
+    Key,
     Label,
     NameTaken,
     Obj,
@@ -38,6 +41,8 @@ from driftloop.controller.vocabulary.plan import (
 from driftloop.controller.vocabulary.reasons import Reason
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 6  # asks after which what should pass by itself is reported: some 10 seconds
 
 
 class FieldConflict(Exception):
@@ -48,8 +53,8 @@ class Stale(Exception):
     """What was decided on is no longer what is there: observe again."""
 
 
-Refused = NameTaken | FieldConflict | Stale | ApiError
-REFUSED = (NameTaken, FieldConflict, Stale, ApiError)
+Refused = NameTaken | FieldConflict | ApiError
+REFUSED = (NameTaken, FieldConflict, ApiError)
 
 
 @dataclass(frozen=True)
@@ -105,22 +110,57 @@ class Executor:
         recorder: Recorder,
         changed: Callable[[Obj], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        refusals: Refusals | None = None,
     ) -> None:
         self._api = api
         self._caches = caches
         self._recorder = recorder
         self._changed = changed
         self._now = now
+        self._refusals = refusals or Refusals()
 
     async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> Executed:
         """Actions, then events, then status; whether anything was written, and whether a group was refused.
 
-        Events tell of a change, so a plan that changes nothing posts none; they come before the status, which
-        often is what keeps the next plan from telling them again.
+        What was refused is asked for again with back-off, and in between counts as refused without being asked for.
 
-        Raises Halted, and pydantic's ValidationError for a status that isn't one.
+        Raises Halted; Stale, or ApiError of the client's own, after which nothing more is written; and what `report`
+        raises.
         """
-        groups = await self._beside(plan.beside)
+        refused: set[Hashable] = set()
+        try:
+            return await self._execute(parent, plan, status_model, refused)
+        finally:
+            self._refusals.keep(key_of(parent), refused)
+
+    def ask_again(self, key: Key) -> float | None:
+        """Seconds until what was refused of an object may be asked for again; None: nothing is."""
+        return self._refusals.ask_again(key)
+
+    def forget(self, key: Key) -> None:
+        """The object is gone."""
+        self._refusals.keep(key, set())
+
+    async def report(
+        self, parent: Obj, status: Obj | None, events: Iterable[Event], model: type[BaseModel], wrote: bool = False
+    ) -> bool:
+        """Events, then the status; whether the status differed. `wrote`: something else was changed.
+
+        Events tell of a change, so without one none are posted; they come before the status, which often is what keeps
+        the next plan from telling them again.
+
+        Raises Stale, ApiError, and pydantic's ValidationError for a status that isn't one.
+        """
+        patch = self._status_patch(parent, status, model)
+        if wrote or patch:
+            for event in events:
+                await self._recorder.record(parent, event)
+        if patch:
+            await self._patch_status(parent, patch)
+        return bool(patch)
+
+    async def _execute(self, parent: Obj, plan: Plan, model: type[BaseModel], refused: set[Hashable]) -> Executed:
+        groups = await self._beside(parent, plan.beside, refused)
         wrote = groups.wrote
         plan = replace(
             plan,
@@ -129,32 +169,49 @@ class Executor:
         )
         try:
             for action in plan.actions:
-                wrote |= await self._act(action)
+                wrote |= await self._ask(parent, action, refused)
         except REFUSED as error:
             raise Halted(error, _kept(plan), groups.events, groups.refusals) from error
         status, events = with_refusals(parent, plan, groups.refusals, self._now())
-        patch = self._status_patch(parent, status, status_model)
-        if wrote or patch:
-            for event in events:
-                await self._recorder.record(parent, event)
-        if patch:
-            await self._patch_status(parent, patch)
-        return Executed(wrote or bool(patch), bool(groups.refusals))
+        reported = await self.report(parent, status, events, model, wrote)
+        return Executed(wrote or reported, bool(groups.refusals))
 
-    async def _beside(self, groups: Iterable[Group]) -> _Groups:
+    async def _beside(self, parent: Obj, groups: Iterable[Group], refused: set[Hashable]) -> _Groups:
         """Try each, whatever became of the others."""
         outcome = _Groups(False, {}, [], [])
         for group in groups:
             try:
                 for action in group.actions:
-                    outcome.wrote |= await self._act(action)
+                    outcome.wrote |= await self._ask(parent, action, refused)
             except REFUSED as error:
+                if isinstance(error, ApiError) and error.of_client:
+                    raise
                 log.warning("refused: %s", error)
                 outcome.refusals.append(refusal(error))
                 outcome.status |= group.undone
             else:
                 outcome.events += group.events
         return outcome
+
+    async def _ask(self, parent: Obj, action: Action, refused: set[Hashable]) -> bool:
+        """Act, unless the same was refused a short time ago; `refused` takes in what is refused."""
+        key = key_of(parent)
+        kind, namespace, name = target(action)
+        live = self._caches.get(kind, namespace, name) if RESOURCES[kind].watched else None
+        write = identity(action, parent, live)
+        if error := self._refusals.held(key, write):
+            refused.add(write)
+            raise error.with_traceback(None)
+        try:
+            return await self._act(action)
+        except REFUSED as error:
+            if isinstance(error, ApiError) and error.of_client:
+                raise
+            refused.add(write)
+            asks = self._refusals.note(key, write, error)
+            if isinstance(error, ApiError):
+                error.lasts = asks >= PATIENCE
+            raise
 
     async def _act(self, action: Action) -> bool:
         match action:
@@ -216,7 +273,9 @@ class Executor:
         except ApiError as error:
             if error.has_cause("FieldManagerConflict"):
                 raise FieldConflict(_conflict(resource, body, error)) from error
-            raise _stale(error) from error
+            if isinstance(stale := _stale(error), Stale):
+                await self._refresh(resource, body["metadata"]["namespace"], body["metadata"]["name"])
+            raise stale from error
         self._caches_put(resource, answer)
         return True
 
@@ -259,9 +318,8 @@ class Executor:
         patch["metadata"] = patch.get("metadata", {}) | guard
         try:
             return await self._merge(resource, action.namespace, action.name, patch)
-        except Stale:  # don't wait for the watch to learn why
-            if newer := await self._api.get(resource, action.namespace, action.name):
-                self._caches_put(resource, newer)
+        except Stale:
+            await self._refresh(resource, action.namespace, action.name)
             raise
 
     async def _fail_pod(self, action: FailPod) -> bool:
@@ -305,6 +363,11 @@ class Executor:
         self._caches_put(resource, answer)
         return True
 
+    async def _refresh(self, resource: Resource, namespace: str, name: str) -> None:
+        """Don't wait for the watch to learn why a write was stale."""
+        if newer := await self._api.get(resource, namespace, name):
+            self._caches_put(resource, newer)
+
     def _known(self, resource: Resource, body: Obj) -> Obj | None:
         metadata = body["metadata"]
         return self._caches.get(resource.kind, metadata["namespace"], metadata["name"]) if resource.watched else None
@@ -324,8 +387,6 @@ def refusal(error: Refused) -> Refusal:
             return Refusal(Reason.NAME_TAKEN, str(error))
         case FieldConflict():
             return Refusal(Reason.FIELD_CONFLICT, str(error))
-        case Stale():
-            return Refusal(None, str(error))
         case ApiError():
             passes = error.transient or error.has_cause("NamespaceTerminating")
             return Refusal(None if passes else Reason.API_REFUSED, f"the API server refused: {error}")

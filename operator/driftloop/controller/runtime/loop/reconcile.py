@@ -5,7 +5,7 @@ What somebody must act on becomes a condition and an Event of that one object; w
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,6 @@ from driftloop.controller.runtime.loop.execute import Executor, Halted, Stale, r
 from driftloop.controller.runtime.readings.world import World
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.kind import Kind
-from driftloop.controller.vocabulary.objects import key as key_of
 from driftloop.controller.vocabulary.plan import Event, Key, Obj, Plan
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -58,6 +57,7 @@ class Reconciler:
         """Bring the world one step nearer to what the object wants. Unforeseen errors are raised."""
         obj = self._caches.get(*key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
+            self._executor.forget(key)
             return Result("gone")
         kind = self._kinds[key.kind]
         try:
@@ -66,16 +66,14 @@ class Reconciler:
             return await self._complain(kind, obj, Reason.INVALID_SPEC, _fields(error))
         try:
             return await self._run(kind, key, obj)
-        except Halted as halted:
-            return await self._halted(kind, obj, halted)
-        except ApiError as error:  # of an observer that asks the API server itself
+        except Stale as error:
+            log.info("stale: %s", error)
+            return await self._refresh(key)
+        except ApiError as error:  # of an observer that asks the API server itself, or where the status was to go
             return await self._halted(kind, obj, Halted(error, {}))
 
     async def _halted(self, kind: Kind[Any], obj: Obj, halted: Halted) -> Result:
         """What passes by itself is tried again; all else is told, beside what holds whatever became of the chain."""
-        if isinstance(halted.error, Stale):
-            log.info("stale: %s", halted.error)
-            return await self._refresh(key_of(obj))
         refused = refusal(halted.error)
         if refused.reason is None:
             log.warning("refused: %s", refused.message)
@@ -87,10 +85,20 @@ class Reconciler:
         if observed is None:
             return Result("gone")
         plan = kind.decide(observed, self._world.settings, self._world.now())
-        done = await self._executor.execute(obj, plan, kind.status)
-        if done.refused:  # with back-off, whatever else was written
-            return Result("refused", retry=True)
-        return Result("written" if done.wrote else "settled", wrote=done.wrote, after=plan.requeue_after)
+        try:
+            done = await self._executor.execute(obj, plan, kind.status)
+        except Halted as halted:
+            return self._on_time(await self._halted(kind, obj, halted), key, plan)
+        name = "refused" if done.refused else "written" if done.wrote else "settled"
+        return self._on_time(Result(name, done.wrote, done.refused, plan.requeue_after), key, plan)
+
+    def _on_time(self, result: Result, key: Key, plan: Plan) -> Result:
+        """What was refused is asked for again in its own time; until then, looks come when the plan wants them."""
+        ask_again = self._executor.ask_again(key)
+        if ask_again is None:
+            return result
+        waits = [seconds for seconds in (plan.requeue_after, ask_again) if seconds is not None]
+        return replace(result, retry=False, after=min(waits))
 
     async def _complain(
         self, kind: Kind[Any], obj: Obj, reason: Reason, message: str, halted: Halted | None = None
@@ -107,7 +115,7 @@ class Reconciler:
         status = plan.status or {}
         for attempt in (status, {key: status[key] for key in ("observedGeneration", "conditions")}):
             try:
-                await self._executor.execute(obj, Plan(status=attempt, events=plan.events), kind.status)
+                await self._executor.report(obj, attempt, plan.events, kind.status)
                 return Result("stalled", retry=True)
             except ValidationError:
                 continue  # it is the old status that doesn't parse: it can be lost, as every status

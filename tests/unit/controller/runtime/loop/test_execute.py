@@ -1,5 +1,6 @@
 """What executing writes is tested against a real API server; here is what needs none."""
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,8 +12,9 @@ from driftloop.api.inferenceservice import InferenceServiceStatus
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
-from driftloop.controller.runtime.loop.execute import Executor, Halted, adjustment
-from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Group, Obj, Plan, independent
+from driftloop.controller.runtime.loop.execute import PATIENCE, Executor, Halted, Stale, adjustment
+from driftloop.controller.runtime.loop.refusals import Refusals
+from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Group, Key, Obj, Plan, independent
 
 LIVE: Any = {
     "metadata": {"labels": {"role": "stable", "keep": "1"}, "annotations": {"note": "x"}},
@@ -34,6 +36,7 @@ def test_what_is_as_wanted_needs_no_patch() -> None:
 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+KEY = Key("FineTuneJob", "team", "one")
 PARENT: Obj = {
     "apiVersion": "driftloop.dev/v1alpha1",
     "kind": "FineTuneJob",
@@ -47,11 +50,13 @@ class Server:
 
     def __init__(self, refuses: Callable[[Obj], ApiError | None]) -> None:
         self.refuses = refuses
+        self.asked: list[str] = []
         self.written: list[str] = []
+        self.read: list[str] = []
         self.status: Obj = {}
 
     async def get(self, resource: Any, namespace: str, name: str) -> None:
-        return None
+        self.read.append(name)
 
     async def create(self, resource: Any, body: Obj) -> Obj:
         return self._take(body)
@@ -64,6 +69,7 @@ class Server:
         return PARENT | {"status": patch["status"]}
 
     def _take(self, body: Obj) -> Obj:
+        self.asked.append(body["kind"])
         if error := self.refuses(body):
             raise error
         self.written.append(body["kind"])
@@ -97,8 +103,19 @@ def refusing(kind: str, error: ApiError) -> Callable[[Obj], ApiError | None]:
     return lambda body: error if body["kind"] == kind else None
 
 
-def executor(server: Server, told: Told) -> Executor:
-    return Executor(cast(Api, server), Caches(), cast(Recorder, told), lambda obj: None, lambda: NOW)
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def executor(server: Server, told: Told, clock: Clock | None = None) -> Executor:
+    refusals = Refusals(clock or Clock(), lambda: 0.0)
+    return Executor(cast(Api, server), Caches(), cast(Recorder, told), lambda obj: None, lambda: NOW, refusals)
 
 
 FORBIDDEN = ApiError(403, "Forbidden", "a policy says no")
@@ -137,6 +154,71 @@ async def test_what_passes_by_itself_is_tried_again_and_told_to_nobody() -> None
     assert done.refused
     assert (server.status["phase"], server.status["conditions"]) == ("Training", [])
     assert told.events == []
+
+
+@pytest.mark.parametrize("kind", ["Service", "Deployment"])
+async def test_what_is_refused_is_asked_for_less_and_less_often_however_often_the_plan_comes(kind: str) -> None:
+    server, clock = Server(refusing(kind, FORBIDDEN)), Clock()
+    works = executor(server, Told(), clock)
+    asked = []
+    for second in range(20):
+        clock.seconds, before = second, server.asked.count(kind)
+        with contextlib.suppress(Halted):
+            assert (await works.execute(PARENT, PLAN, FineTuneJobStatus)).refused
+        asked += [second] * (server.asked.count(kind) - before)
+    assert asked == [0, 1, 2, 4, 8, 16]
+    assert works.ask_again(KEY) == 13
+
+
+async def test_what_is_no_longer_refused_or_wanted_is_waited_for_no_more() -> None:
+    server, clock = Server(refusing("Service", FORBIDDEN)), Clock()
+    works = executor(server, Told(), clock)
+    await works.execute(PARENT, PLAN, FineTuneJobStatus)
+    assert works.ask_again(KEY) == 0.5
+    await works.execute(PARENT, Plan(status=PLAN.status), FineTuneJobStatus)
+    assert works.ask_again(KEY) is None
+    await works.execute(PARENT, PLAN, FineTuneJobStatus)
+    clock.seconds, server.refuses = 1, lambda body: None
+    await works.execute(PARENT, PLAN, FineTuneJobStatus)
+    assert works.ask_again(KEY) is None
+
+
+async def test_a_changed_spec_is_asked_for_at_once() -> None:
+    server = Server(refusing("Service", FORBIDDEN))
+    works = executor(server, Told())
+    await works.execute(PARENT, PLAN, FineTuneJobStatus)
+    changed = PARENT | {"metadata": PARENT["metadata"] | {"generation": 3}}
+    await works.execute(changed, PLAN, FineTuneJobStatus)
+    assert server.asked.count("Service") == 2
+
+
+async def test_what_should_pass_by_itself_is_reported_when_it_lasts() -> None:
+    """A webhook that can't be called is an internal error of the API server's, for as long as nobody repairs it."""
+    server, clock = Server(refusing("Service", ApiError(500, "InternalError", "failed calling webhook"))), Clock()
+    works = executor(server, Told(), clock)
+    reported = []
+    for clock.seconds in range(0, 300 * PATIENCE, 300):
+        await works.execute(PARENT, PLAN, FineTuneJobStatus)
+        reported.append([entry["reason"] for entry in server.status["conditions"]])
+    assert reported == [*[[]] * (PATIENCE - 1), ["ApiRefused"]]
+
+
+async def test_who_is_turned_away_asks_for_nothing_else() -> None:
+    server = Server(refusing("Service", ApiError(429, "TooManyRequests", "slow down")))
+    works = executor(server, Told())
+    for _ in range(2):
+        with pytest.raises(ApiError):
+            await works.execute(PARENT, PLAN, FineTuneJobStatus)
+    assert server.asked == ["PodDisruptionBudget", "Service"] * 2
+    assert (server.status, works.ask_again(KEY)) == ({}, None)
+
+
+async def test_what_is_stale_ends_the_plan_before_anything_else_is_written() -> None:
+    server = Server(refusing("PodDisruptionBudget", ApiError(409, "Conflict", "another uid")))
+    with pytest.raises(Stale):
+        await executor(server, Told()).execute(PARENT, PLAN, FineTuneJobStatus)
+    assert (server.written, server.status) == ([], {})
+    assert server.read == ["poddisruptionbudget"] * 2  # before the write, and to see why
 
 
 async def test_the_chain_stops_where_it_fails() -> None:
