@@ -30,7 +30,7 @@ def rendered(namespace: str, engine: Obj) -> list[Obj]:
     """Everything that a new service with one version creates, and the pod of its Deployment."""
     spec = {"engine": engine, "feedback": {"storage": "pvc://shared/feedback"}, "podOverrides": OVERRIDES}
     plan = decide(service(spec, versions=(version("v1"),)), SETTINGS, NOW)
-    bodies = [action.body for action in plan.actions if isinstance(action, Create | Apply)]
+    bodies = [action.body for action in plan.writes if isinstance(action, Create | Apply)]
     [template] = [body["spec"]["template"] for body in bodies if body["kind"] == "Deployment"]
     pod: Obj = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": template["metadata"] | {"name": "pod"}}
     return [body | {"metadata": body["metadata"] | {"namespace": namespace}} for body in (*bodies, pod)]
@@ -56,9 +56,9 @@ def test_every_object_is_taken_as_it_is(restricted: Cluster, engine: Obj) -> Non
     kinds = [dry_run(restricted, body)["kind"] for body in bodies]
     assert kinds == [
         "Service",
-        "Service",
         "PodDisruptionBudget",
         "NetworkPolicy",
+        "Service",
         "Secret",
         "Deployment",
         "Pod",

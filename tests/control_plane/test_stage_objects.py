@@ -58,7 +58,7 @@ def dry_run(plane: ControlPlane, obj: Obj) -> str:
 
 
 def bodies(plan: Plan) -> list[Obj]:
-    return [action.body for action in plan.actions if isinstance(action, Create | Apply)]
+    return [action.body for action in plan.writes if isinstance(action, Create | Apply)]
 
 
 def rendered(gpus: int, **more: Any) -> list[Obj]:

@@ -30,10 +30,10 @@ def to_plan(
     obj: Obj,
     status: FineTuneJobStatus | ModelVersionStatus,
     now: datetime,
-    first: tuple[Action, ...],
+    beside: tuple[Action, ...],
     wait: float | None,
 ) -> Plan:
-    """The step's actions after `first`, the status that it leads to, and the Event of its transition.
+    """The step's actions, those beside it, the status that it leads to, and the Event of its transition.
 
     `status` is what `obj` has now. The next look comes after `wait` or the step's own time, whichever is shorter.
     """
@@ -44,8 +44,8 @@ def to_plan(
     new["conditions"] = conditions.merge(old, step.conditions, generation, now)
     waits = [seconds for seconds in (step.requeue_after, wait) if seconds is not None]
     return Plan(
-        actions=(*first, *step.actions),
-        beside=independent(step.beside),
+        actions=step.actions,
+        beside=independent((*beside, *step.beside)),
         status=new,
         events=conditions.transition(old, step.conditions),
         requeue_after=min(waits, default=None),

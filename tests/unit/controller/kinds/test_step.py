@@ -5,7 +5,7 @@ import pytest
 from driftloop.api.modelversion import ModelVersionStatus
 from driftloop.controller.kinds.step import Step, to_plan
 from driftloop.controller.vocabulary import conditions
-from driftloop.controller.vocabulary.plan import Create, Delete, Obj
+from driftloop.controller.vocabulary.plan import Create, Delete, Obj, independent
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VERSION: Obj = {"metadata": {"generation": 3}}
@@ -18,8 +18,9 @@ def step(requeue_after: float | None = None) -> Step[str]:
     return Step("Evaluating", found, (FURTHER,), requeue_after, {"services": ["desk"]})
 
 
-def test_what_must_come_first_comes_first() -> None:
-    assert to_plan(step(), VERSION, ModelVersionStatus(), NOW, (CLEAN_UP,), None).actions == (CLEAN_UP, FURTHER)
+def test_what_is_to_be_cleaned_up_stands_beside_what_brings_it_further() -> None:
+    plan = to_plan(step(), VERSION, ModelVersionStatus(), NOW, (CLEAN_UP,), None)
+    assert (plan.actions, plan.beside) == ((FURTHER,), independent((CLEAN_UP,)))
 
 
 @pytest.mark.parametrize(

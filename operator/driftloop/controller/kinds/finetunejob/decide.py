@@ -24,7 +24,7 @@ from driftloop.controller.pods.common import TaskTooLarge
 from driftloop.controller.pods.outcome import BENIGN, Broken, Lost, Running, delete_job, finished, lost_pods
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.labels import DRAFT, VERSION
-from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings
+from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings, independent
 from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0  # something beside the job has to change; most of it wakes us, and this is for the rest
@@ -52,7 +52,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         return Plan()  # what it owns goes with it
     failed, wait = lost_pods(observed.pods, now)
     if (end := _ended(observed)) is not None:
-        return Plan(actions=failed, status=end, requeue_after=wait)
+        return Plan(beside=independent(failed), status=end, requeue_after=wait)
     stages = stages_of(observed, settings, now)
     return steps.to_plan(_timed(stages, _step(stages)), observed.job, observed.status, now, failed, wait)
 

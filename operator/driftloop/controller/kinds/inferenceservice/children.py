@@ -12,15 +12,17 @@ from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
 
 
-def children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
-    """Everything but the Deployments and the Secret; a feedback Service goes when feedback is no longer taken."""
-    services = [service(observed, settings)]
-    if observed.spec.feedback is not None:
-        services.append(feedback_service(observed, settings))
-    wanted = {body["metadata"]["name"] for body in services}
-    bodies = [*services, disruption_budget(observed, settings), network_policy(observed, settings)]
+def entrance_of(observed: Observed, settings: Settings) -> tuple[Action, ...]:
+    """What must be there before the first pod: who may reach it, and by what."""
+    return Apply(network_policy(observed, settings)), Apply(service(observed, settings))
+
+
+def around(observed: Observed, settings: Settings) -> tuple[Action, ...]:
+    """What else stands around the pods; a feedback Service goes when feedback is no longer taken."""
+    feedback = [feedback_service(observed, settings)] if observed.spec.feedback is not None else []
+    wanted = {observed.name, *(body["metadata"]["name"] for body in feedback)}
     return (
-        *(Apply(body) for body in bodies),
+        *(Apply(body) for body in (*feedback, disruption_budget(observed, settings))),
         *(_delete(left) for left in observed.services if left["metadata"]["name"] not in wanted),
     )
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus
-from driftloop.controller.kinds.inferenceservice.children import children, keys_secret, url
+from driftloop.controller.kinds.inferenceservice.children import around, entrance_of, keys_secret, url
 from driftloop.controller.kinds.inferenceservice.drift import LOOK_SECONDS, look
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
@@ -49,14 +49,14 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         selector=f"{SERVICE}={observed.name},{STAGE}={SERVE}",
     )
     waits = [rollout.requeue_after, retraining.requeue_after, LOOK_SECONDS if drift else None]
-    # Before the first pods come the objects around them, their policy among them; from then on a disruption budget that
-    # somebody edited, or a policy that is refused, must keep no canary from being rolled back.
-    around = children(observed, settings)
-    first, beside = ((), around) if observed.revisions else (around, ())
+    # Before the first pods come their policy and the Service that users reach them by; from then on one of these that
+    # is refused must keep no canary from being rolled back.
+    entrance = entrance_of(observed, settings)
+    first, beside = ((), entrance) if observed.revisions else (entrance, ())
     return Plan(
-        actions=(*first, *_lost_keys(observed), *rollout.actions),
+        actions=(*first, *rollout.actions),
         beside=(
-            *independent(beside),
+            *independent((*beside, *around(observed, settings), *_lost_keys(observed), *rollout.beside)),
             Group((), ("drift",), events=drift_events),
             Group(retraining.actions, ("retraining",), _undone(retraining), retraining.events),
         ),

@@ -34,7 +34,18 @@ from driftloop.controller.pods.outcome import (
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.labels import IN_USE, RETRY
 from driftloop.controller.vocabulary.objects import field, labels
-from driftloop.controller.vocabulary.plan import Action, Apply, Create, Key, Label, Obj, Plan, Settings
+from driftloop.controller.vocabulary.plan import (
+    Action,
+    Apply,
+    Create,
+    Group,
+    Key,
+    Label,
+    Obj,
+    Plan,
+    Settings,
+    independent,
+)
 from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0
@@ -50,17 +61,18 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         return Plan()  # what it owns goes with it
     failed, wait = lost_pods(observed.pods, now)
     against = against_of(observed, settings, now)
-    first, services = (*failed, *_protection(against)), list(against.services)
+    beside, services = (*failed, *_protection(against)), list(against.services)
     if not _settled(against):
         step = _step(against)
     elif observed.status.phase == "AwaitingApproval":
         step = approval.unproven(against, observed.status.gate_summary or "")
     else:
         status = observed.status.model_copy(update={"services": services}).dump()
-        return Plan(first, status, requeue_after=wait)
+        return Plan(beside=independent((*beside, *_needless(observed))), status=status, requeue_after=wait)
     retried = observed.annotations.get(RETRY) if step.phase in JUDGED else observed.status.retried
     step = replace(step, changes=step.changes | {"services": services, "retried": retried})
-    return steps.to_plan(step, observed.version, observed.status, now, first, wait)
+    plan = steps.to_plan(step, observed.version, observed.status, now, beside, wait)
+    return replace(plan, beside=(Group((), ("services",)), *plan.beside))
 
 
 def _settled(against: Against) -> bool:
@@ -88,6 +100,15 @@ def _protection(against: Against) -> tuple[Action, ...]:
     return (Label(Key("ModelVersion", observed.namespace, observed.name), {IN_USE: wanted}),)
 
 
+def _needless(observed: Observed) -> tuple[Action, ...]:
+    """Stop what is still at work though all is judged: a Job whose engine can't start holds its pod until the deadline.
+
+    Only once the judgement is written: nothing else would tell of it after a crash in between, and it would begin anew.
+    """
+    working = (job for job in observed.jobs if not finished(job))
+    return tuple(delete_job(job) for job in working if not field(job, "metadata", "deletionTimestamp"))
+
+
 def _step(against: Against) -> Step:
     match against.baseline:
         case Unknown(reason, message):
@@ -98,7 +119,7 @@ def _step(against: Against) -> Step:
             assert_never(never)
     step = _evaluated(evaluation, evaluation.latest) if evaluation.latest else _begun(evaluation, attempt=1)
     superseded = tuple(delete_job(job) for job in evaluation.superseded if not finished(job))
-    return replace(step, actions=(*superseded, *step.actions))
+    return replace(step, beside=(*superseded, *step.beside))
 
 
 def _begun(evaluation: Evaluation, attempt: int) -> Step:
@@ -181,9 +202,7 @@ def _unfinished(evaluation: Evaluation, job: Obj, outcome: Running | Broken | Lo
         case Lost():
             return _evaluating(lost_result(job), (delete_job(job),), Reason.RESULT_LOST)
         case Broken(reason, message):
-            # A Job whose engine can't start would hold its pod until the deadline.
-            release = () if finished(job) else (delete_job(job),)
-            return Step("Failed", conditions.stalled(reason, f"{message} ({evaluation.on})"), release)
+            return Step("Failed", conditions.stalled(reason, f"{message} ({evaluation.on})"))
         case never:
             assert_never(never)
 

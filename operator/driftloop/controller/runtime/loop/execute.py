@@ -405,15 +405,18 @@ def with_refusals(
 ) -> tuple[Obj | None, tuple[Event, ...]]:
     """The plan's status and events, with a condition and once an Event for what was refused in groups. Pure."""
     told = [refusal for refusal in refusals if refusal.reason is not None]
-    if not told or plan.status is None:
-        return plan.status, plan.events
+    if plan.status is None:
+        return None, plan.events
+    others = [entry for entry in plan.status.get("conditions") or [] if entry["type"] != CHILDREN_REFUSED]
+    if not told:
+        return plan.status | {"conditions": others}, plan.events
     first = next(iter(told))
     message = "; ".join(dict.fromkeys(refusal.message for refusal in told))
     assert first.reason is not None
     refused = condition(CHILDREN_REFUSED, "True", first.reason, message)
     old = (parent.get("status") or {}).get("conditions") or []
     generation = parent["metadata"].get("generation")
-    conditions = [*(plan.status.get("conditions") or []), *merge(old, [refused], generation, now)]
+    conditions = [*others, *merge(old, [refused], generation, now)]
     known = find(old, CHILDREN_REFUSED)
     event = Event("Warning", first.reason, shorten(message, MAX_EVENT))
     events = plan.events if known and known.get("message") == refused.message else (*plan.events, event)

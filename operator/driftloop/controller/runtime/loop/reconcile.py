@@ -138,9 +138,7 @@ class Reconciler:
 
 def with_groups(obj: Obj, plan: Plan, halted: Halted, now: datetime) -> Plan:
     """A complaint's plan with what the groups beside the chain came to. Pure."""
-    status = (plan.status or {}) | halted.kept
-    status["conditions"] = [entry for entry in status["conditions"] if entry["type"] != conditions.CHILDREN_REFUSED]
-    plan = Plan(status=status, events=(*plan.events, *halted.events))
+    plan = Plan(status=(plan.status or {}) | halted.kept, events=(*plan.events, *halted.events))
     status_with, events = with_refusals(obj, plan, halted.refusals, now)
     return Plan(status=status_with, events=events)
 

@@ -245,7 +245,7 @@ def test_a_stages_own_reason_becomes_the_jobs(stage: str) -> None:
         assert (entry["status"], entry["reason"], entry["message"]) == ("True", error.reason, error.message)
     assert run.reasons[-1] == "ColumnNotFound"
     assert "finished" in run.status
-    assert run.step().actions == ()
+    assert run.step().writes == ()
 
 
 def test_memory_that_was_not_enough_is_said_so() -> None:
@@ -293,7 +293,7 @@ def test_a_result_lost_with_its_pod_is_had_by_running_again() -> None:
     run.until_training()
     run.cluster.finish("train", trained())
     run.cluster.pods = []
-    assert run.step().actions[-1] == Delete("batch/v1", "Job", "team", *identity(run, "train"))
+    assert run.step().writes[-1] == Delete("batch/v1", "Job", "team", *identity(run, "train"))
     assert run.condition("Ready")["reason"] == "ResultLost"
     assert (run.status["phase"], run.status["attempt"]) == ("Training", 1)
     run.cluster.pods = []
@@ -343,7 +343,7 @@ def test_volumes_are_checked_before_the_first_job_and_again_when_they_change(
 ) -> None:
     run = Run()
     plan = run.step(claims=claims)
-    assert (run.status["phase"], run.condition("Stalled")["reason"], plan.actions) == ("Pending", reason, ())
+    assert (run.status["phase"], run.condition("Stalled")["reason"], plan.writes) == ("Pending", reason, ())
     assert plan.requeue_after
     run.step(claims=claim())
     assert run.status["phase"] == "Preparing"
@@ -377,7 +377,7 @@ def test_training_starts_only_from_an_approved_version(phase: str, type_: str) -
     run = Run(model={"from": {"versionRef": {"name": "support-1"}}})
     plan = run.step(versions=(version("support-1") | {"status": {"phase": phase}},))
     assert run.condition(type_)["reason"] == "VersionNotApproved"
-    assert plan.actions == ()
+    assert plan.writes == ()
 
 
 def test_training_starts_from_what_a_service_serves_as_stable() -> None:
@@ -433,7 +433,7 @@ def test_suspending_deletes_what_works_and_resuming_is_the_next_attempt() -> Non
 
 def test_a_suspended_job_starts_nothing() -> None:
     run = Run(suspend=True)
-    assert run.step().actions == ()
+    assert run.step().writes == ()
     assert run.status["phase"] == "Suspended"
 
 
@@ -458,7 +458,7 @@ def test_a_cache_that_misses_the_running_job_starts_no_second_attempt() -> None:
     run = Run()
     run.until_training()
     plan = run.step(jobs=tuple(obj for obj in run.cluster.of_kind("Job") if "prepare" in obj["metadata"]["name"]))
-    names = [action.body["metadata"]["name"] for action in plan.actions if isinstance(action, Create)]
+    names = [action.body["metadata"]["name"] for action in plan.writes if isinstance(action, Create)]
     assert names[-1] == run.cluster.job("train")["metadata"]["name"]
 
 
@@ -469,7 +469,7 @@ def test_suspending_a_finished_job_leaves_its_end_alone() -> None:
     run.step()
     run.suspend()
     plan = run.step()
-    assert plan.actions == ()
+    assert plan.writes == ()
     assert (run.status["phase"], run.status["observedGeneration"]) == ("Succeeded", 2)
 
 
@@ -486,10 +486,25 @@ def test_a_pod_on_a_lost_node_is_failed_once_its_grace_is_over() -> None:
     ]
     run.cluster.pods.append(pod)
     plan = run.step(after=4)
-    assert not [action for action in plan.actions if isinstance(action, FailPod)]
+    assert not [action for action in plan.writes if isinstance(action, FailPod)]
     assert plan.requeue_after == 6
     plan = run.step(after=11)
-    assert [action.name for action in plan.actions if isinstance(action, FailPod)] == [pod["metadata"]["name"]]
+    assert [action.name for action in plan.writes if isinstance(action, FailPod)] == [pod["metadata"]["name"]]
+    assert not [action for action in plan.actions if isinstance(action, FailPod)]  # who refuses it stops no training
+
+
+def test_a_lost_pod_is_failed_after_the_jobs_end_too() -> None:
+    run = Run()
+    run.until_training()
+    pod = pod_of(run.cluster.job("train"), phase="Running", index=1)
+    pod["metadata"]["deletionTimestamp"] = EARLIER
+    pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]
+    run.cluster.finish("train", trained())
+    run.step()
+    assert run.status["phase"] == "Succeeded"
+    run.cluster.pods.append(pod)
+    plan = run.step()
+    assert ([type(action) for action in plan.writes], plan.actions) == ([FailPod], ())
 
 
 def test_a_job_that_is_being_deleted_creates_nothing() -> None:

@@ -1,7 +1,7 @@
 """What stands around the pods."""
 
 from driftloop.controller.kinds.inferenceservice.children import (
-    children,
+    around,
     disruption_budget,
     feedback_service,
     keys_secret,
@@ -34,9 +34,9 @@ def test_api_and_feedback_have_a_service_each() -> None:
 def test_the_feedback_service_goes_with_the_feedback() -> None:
     metadata = {"namespace": "team", "name": "desk-feedback", "uid": "u"}
     left = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
-    gone = children(service(services=(left,)), SETTINGS)[-1]
+    gone = around(service(services=(left,)), SETTINGS)[-1]
     assert gone == Delete("v1", "Service", "team", "desk-feedback", "u")
-    taken = children(service({"feedback": {"storage": "pvc://shared/feedback"}}, services=(left,)), SETTINGS)
+    taken = around(service({"feedback": {"storage": "pvc://shared/feedback"}}, services=(left,)), SETTINGS)
     assert not [action for action in taken if isinstance(action, Delete)]
 
 

@@ -1,5 +1,6 @@
 """One plan of it all: order of actions, phases, conditions, columns."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from driftloop.controller.kinds.inferenceservice.retraining.history import job_n
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ROLE
-from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Obj, Plan
+from driftloop.controller.vocabulary.plan import Action, Adjust, Apply, Create, Obj, Plan
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,
     SETTINGS,
@@ -55,14 +56,26 @@ def trying(**parts: Any) -> Observed:
     return replace(observed, revisions=(stable, revision(observed, V2, "candidate", 1, analysis_started=ago(60))))
 
 
-def test_the_services_come_before_the_pods() -> None:
+def kinds(actions: Iterable[Action]) -> list[str]:
+    return [action.body["kind"] for action in actions if isinstance(action, Apply | Create)]
+
+
+def test_the_policy_and_the_service_come_before_the_first_pods_and_nothing_else_holds_them_up() -> None:
     found = plan(service({"feedback": {"storage": "pvc://shared/feedback"}}, versions=(V1,)))
-    kinds = [action.body["kind"] for action in found.writes if isinstance(action, Apply | Create)]
-    assert kinds == ["Service", "Service", "PodDisruptionBudget", "NetworkPolicy", "Secret", "Deployment"]
+    assert kinds(found.actions) == ["NetworkPolicy", "Service", "Secret", "Deployment"]
+    assert [kinds(group.actions) for group in found.beside if group.actions] == [["Service"], ["PodDisruptionBudget"]]
+
+
+def test_stable_gets_the_pods_that_it_lacks_though_the_candidate_can_not_be_rolled_back() -> None:
+    observed = trying(arms=Arms(arm(200), arm(100, 50)))
+    stable, candidate = observed.revisions
+    found = plan(replace(observed, revisions=(replace(stable, replicas=1), candidate)))
+    assert [action.uid for action in found.actions if isinstance(action, Adjust)] == [candidate.uid]
+    assert [a.uid for group in found.beside for a in group.actions if isinstance(a, Adjust)] == [stable.uid]
 
 
 def test_without_feedback_there_is_no_feedback_service() -> None:
-    names = [action.body["metadata"]["name"] for action in plan(service()).actions if isinstance(action, Apply)]
+    names = [action.body["metadata"]["name"] for action in plan(service()).writes if isinstance(action, Apply)]
     assert "desk-feedback" not in names
     assert "desk" in names
 
@@ -117,7 +130,7 @@ def test_traffic_is_the_share_of_ready_pods() -> None:
 def test_a_wiped_status_moves_no_traffic() -> None:
     for observed in (serving(), trying(arms=None)):
         wiped = replace(observed, status=InferenceServiceStatus())
-        moved = [a for a in plan(wiped).actions if isinstance(a, Adjust | Create)]
+        moved = [a for a in plan(wiped).writes if isinstance(a, Adjust | Create)]
         assert moved == []
         found = status(wiped)
         assert found["stable"]["version"] == "v1"
@@ -130,7 +143,7 @@ def test_a_rollback_is_in_status_and_the_stable_version_stays() -> None:
     assert found["failedRevisions"] == [observed.revisions[1].revision]
     assert "candidate" not in found
     assert found["analysis"]["verdict"] == "RollBack"
-    [change] = [a for a in plan(observed).actions if isinstance(a, Adjust)]
+    [change] = [a for a in plan(observed).writes if isinstance(a, Adjust)]
     assert change.labels == {ROLE: "failed"}
 
 
@@ -175,8 +188,8 @@ def test_an_open_breaker_is_a_stalled_condition_of_a_service_that_is_ready() -> 
 def test_a_secret_that_is_gone_is_made_again() -> None:
     observed = serving(available=1)
     lacking = replace(observed.revisions[0], problem="CreateContainerConfigError: secret not found")
-    kinds = [a.body["kind"] for a in plan(replace(observed, revisions=(lacking,))).actions if isinstance(a, Create)]
-    assert kinds == ["Secret"]
+    found = plan(replace(observed, revisions=(lacking,)))
+    assert [a.body["kind"] for a in found.writes if isinstance(a, Create)] == ["Secret"]
 
 
 def test_drift_is_watched_from_the_moment_a_version_is_stable() -> None:
@@ -201,6 +214,5 @@ def test_a_plan_for_a_settled_service_changes_nothing_when_it_is_made_again() ->
 def test_a_refused_child_stands_beside_the_chain_so_that_it_stops_no_rollback() -> None:
     found = plan(serving())
     assert not [action for action in found.actions if isinstance(action, Apply)]
-    actions = (action for group in found.beside for action in group.actions)
-    kinds = {action.body["kind"] for action in actions if isinstance(action, Apply)}
-    assert {"Service", "PodDisruptionBudget", "NetworkPolicy"} <= kinds
+    refusable = [kinds(group.actions) for group in found.beside if kinds(group.actions)]
+    assert refusable == [["NetworkPolicy"], ["Service"], ["PodDisruptionBudget"]]

@@ -18,7 +18,7 @@ from driftloop.controller.kinds.inferenceservice.situation import situate
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
-from driftloop.controller.vocabulary.plan import Adjust, Create, Delete
+from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Delete
 from parts import examples
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,
@@ -48,20 +48,25 @@ def canary(candidate: dict[str, Any] | None = None, spec: dict[str, Any] | None 
     return replace(observed, revisions=(stable, revision(observed, V2, "candidate", fields.pop("replicas"), **fields)))
 
 
+def moves(step: Rollout) -> tuple[Action, ...]:
+    """All of them, in their order."""
+    return (*step.beside, *step.actions)
+
+
 def of(observed: Observed, step: Rollout, name: str) -> Adjust:
-    [found] = adjusted(step.actions, next(r.uid for r in observed.revisions if r.version == name))
+    [found] = adjusted(moves(step), next(r.uid for r in observed.revisions if r.version == name))
     return found
 
 
 def test_without_a_version_it_waits() -> None:
     step = go(service())
-    assert (step.phase, step.reason, step.actions) == ("Pending", "NoApprovedVersion", ())
+    assert (step.phase, step.reason, moves(step)) == ("Pending", "NoApprovedVersion", ())
 
 
 def test_the_first_version_comes_with_all_replicas_and_its_keys_before_it() -> None:
     step = go(service(versions=(V1,)))
     assert step.phase == "Deploying"
-    kinds = [action.body["kind"] for action in step.actions if isinstance(action, Create)]
+    kinds = [action.body["kind"] for action in moves(step) if isinstance(action, Create)]
     assert kinds == ["Secret", "Deployment"]
     assert isinstance(step.actions[1], Create)
     assert step.actions[1].body["spec"]["replicas"] == 2
@@ -79,14 +84,14 @@ def test_a_first_version_that_does_not_start_goes_on_trying_and_says_why() -> No
     observed = service(versions=(V1,))
     pending = revision(observed, V1, "candidate", 2, available=0, since=ago(4000), problem="ImagePullBackOff: no such")
     step = go(replace(observed, revisions=(pending,)))
-    assert (step.phase, step.blocked, step.actions) == ("Degraded", True, ())
+    assert (step.phase, step.blocked, moves(step)) == ("Degraded", True, ())
     assert "ImagePullBackOff" in step.message
 
 
 def test_a_settled_service_does_nothing() -> None:
     observed = service(versions=(V1,))
     step = go(replace(observed, revisions=(revision(observed, V1, "stable", 2),)))
-    assert (step.phase, step.actions, step.events) == ("Serving", (), ())
+    assert (step.phase, moves(step), step.events) == ("Serving", (), ())
 
 
 def test_replicas_follow_the_spec() -> None:
@@ -104,11 +109,11 @@ def test_a_new_version_comes_beside_stable() -> None:
     observed = service({"replicas": 4}, versions=(V1, V2))
     observed = replace(observed, revisions=(revision(observed, V1, "stable", 4),))
     step = go(observed)
-    [deployment] = [a.body for a in step.actions if isinstance(a, Create) and a.body["kind"] == "Deployment"]
+    [deployment] = [a.body for a in moves(step) if isinstance(a, Create) and a.body["kind"] == "Deployment"]
     assert step.phase == "Canary"
     assert deployment["spec"]["replicas"] == 2
     assert deployment["metadata"]["labels"][ROLE] == "candidate"
-    assert not adjusted(step.actions, observed.revisions[0].uid)
+    assert not adjusted(moves(step), observed.revisions[0].uid)
 
 
 def test_the_analysis_starts_when_both_arms_are_ready() -> None:
@@ -122,7 +127,7 @@ def test_the_analysis_waits_for_an_arm_that_is_not_ready(arm: str) -> None:
     waiting = tuple(replace(r, available=0) if r.version == arm else r for r in observed.revisions)
     step = go(replace(observed, revisions=waiting))
     assert step.phase == "Canary"
-    assert step.actions == ()
+    assert moves(step) == ()
 
 
 def test_a_good_candidate_is_scaled_up_before_stable_gives_anything() -> None:
@@ -130,14 +135,14 @@ def test_a_good_candidate_is_scaled_up_before_stable_gives_anything() -> None:
     step = go(observed)
     assert of(observed, step, "v2").replicas == 2
     assert PROMOTED in of(observed, step, "v2").annotations
-    assert not adjusted(step.actions, observed.revisions[0].uid)
+    assert not adjusted(moves(step), observed.revisions[0].uid)
 
 
 def test_without_figures_it_never_promotes_and_pauses_in_the_end() -> None:
     assert go(canary({"analysis_started": ago(60)}, arms=None)).phase == "Canary"
     late = canary({"analysis_started": ago(4000)}, arms=None)
     step = go(late)
-    assert (step.phase, step.actions) == ("Paused", ())
+    assert (step.phase, moves(step)) == ("Paused", ())
     assert step.analysis is not None
     assert step.analysis.verdict == "Paused"
 
@@ -162,7 +167,7 @@ def test_a_version_that_lost_its_verdict_is_not_promoted() -> None:
     observed = canary({"analysis_started": ago(60)}, arms=GOOD)
     unjudged = replace(observed, versions=(V1, replace(V2, phase=None)))
     step = go(unjudged)
-    assert (step.phase, step.actions) == ("Canary", ())
+    assert (step.phase, moves(step)) == ("Canary", ())
 
 
 def test_a_worse_candidate_is_rolled_back_and_remembered() -> None:
@@ -173,7 +178,7 @@ def test_a_worse_candidate_is_rolled_back_and_remembered() -> None:
     assert "30 of 100 failed" in str(change.annotations[FAILED])
     assert step.failed == (observed.revisions[1].revision,)
     assert [event.reason for event in step.events] == ["RolledBack"]
-    assert not adjusted(step.actions, observed.revisions[0].uid)
+    assert not adjusted(moves(step), observed.revisions[0].uid)
 
 
 def test_a_candidate_that_is_not_ready_in_time_is_rolled_back_with_the_pods_reason() -> None:
@@ -188,7 +193,7 @@ def test_a_candidate_that_the_cluster_has_not_started_yet_keeps_its_place(proble
     """A node, an image or a slow download says nothing of the version: it is not remembered as a failure."""
     observed = canary({"available": 0, "since": ago(6001), "problem": problem, "unstarted": True})
     step = go(observed)
-    assert not [change for change in adjusted(step.actions, observed.revisions[1].uid) if change.labels]
+    assert not [change for change in adjusted(moves(step), observed.revisions[1].uid) if change.labels]
     assert (step.phase, step.reason, step.failed) == ("Canary", "ProgressDeadlineExceeded", ())
     assert problem in step.message
     assert [event.reason for event in step.events] == ["ProgressDeadlineExceeded"]
@@ -216,13 +221,13 @@ def test_a_first_version_whose_pods_cannot_run_is_given_up_and_says_what_to_do()
     step = go(observed)
     assert of(observed, step, "v1").labels == {ROLE: "failed"}
     after = go(applied(observed, step, NOW))
-    assert (after.phase, after.reason, after.blocked, after.actions) == ("Pending", "RevisionFailed", True, ())
+    assert (after.phase, after.reason, after.blocked, moves(after)) == ("Pending", "RevisionFailed", True, ())
     assert "PickleWeights" in after.message
 
 
 def test_a_candidate_pod_lost_in_the_analysis_has_time_to_come_back() -> None:
     observed = canary({"available": 0, "since": ago(5000), "unavailable_since": ago(10), "analysis_started": ago(60)})
-    assert go(observed).actions == ()
+    assert moves(go(observed)) == ()
 
 
 def test_stable_gives_up_a_pod_for_each_ready_one_of_the_promoted() -> None:
@@ -234,7 +239,7 @@ def test_the_roles_change_when_all_pods_of_the_promoted_are_ready() -> None:
     observed = canary({"replicas": 2, "available": 2, "promoted": ago(5)})
     step = go(observed)
     new, old = of(observed, step, "v2"), of(observed, step, "v1")
-    assert step.actions.index(new) < step.actions.index(old)
+    assert moves(step).index(new) < moves(step).index(old)
     assert (new.labels, new.annotations[SINCE]) == ({ROLE: "stable"}, "2026-03-01T12:00:00Z")
     assert (old.labels, old.replicas) == ({ROLE: "retired"}, 0)
     assert [event.reason for event in step.events] == ["Promoted"]
@@ -245,15 +250,15 @@ def test_of_two_stable_revisions_the_later_one_counts_and_the_other_retires() ->
     old, new = revision(observed, V1, "stable", 2), revision(observed, V2, "stable", 2, since=ago(1))
     step = go(replace(observed, revisions=(old, new)))
     assert of(replace(observed, revisions=(old, new)), step, "v1").labels == {ROLE: "retired"}
-    assert not adjusted(step.actions, new.uid)
+    assert not adjusted(moves(step), new.uid)
 
 
 def test_a_retired_deployment_is_deleted_when_its_pods_are_gone() -> None:
     observed = service(versions=(V1, V2))
     stable = revision(observed, V2, "stable", 2)
     draining = revision(observed, V1, "retired", 0, pods=1)
-    assert go(replace(observed, revisions=(stable, draining))).actions == ()
-    [delete] = go(replace(observed, revisions=(stable, replace(draining, pods=0)))).actions
+    assert moves(go(replace(observed, revisions=(stable, draining)))) == ()
+    [delete] = go(replace(observed, revisions=(stable, replace(draining, pods=0)))).beside
     assert isinstance(delete, Delete)
     assert delete.uid == draining.uid
 
@@ -263,15 +268,15 @@ def test_a_failure_is_forgotten_when_its_version_is_older_than_what_serves() -> 
     failed = revision(observed, V2, "failed", 0, failed="CanaryWorse")
     newer = replace(observed, revisions=(revision(observed, V3, "stable", 2), failed))
     older = replace(observed, versions=(V1, V2), revisions=(revision(observed, V1, "stable", 2), failed))
-    assert [type(action) for action in go(newer).actions] == [Delete]
-    assert go(older).actions == ()
+    assert [type(action) for action in moves(go(newer))] == [Delete]
+    assert moves(go(older)) == ()
 
 
 def test_another_candidate_takes_the_place_of_an_unfinished_one() -> None:
     observed = replace(canary(), versions=(V1, V2, V3))
     step = go(observed)
     assert of(observed, step, "v2").labels == {ROLE: "retired"}
-    assert any(isinstance(action, Create) and action.body["kind"] == "Deployment" for action in step.actions)
+    assert any(isinstance(action, Create) and action.body["kind"] == "Deployment" for action in moves(step))
 
 
 def test_a_withdrawn_promotion_gives_stable_its_pods_back_first() -> None:
@@ -283,7 +288,7 @@ def test_a_withdrawn_promotion_gives_stable_its_pods_back_first() -> None:
     )
     step = go(pinned)
     assert of(pinned, step, "v1").replicas == 2
-    assert not adjusted(step.actions, observed.revisions[1].uid)
+    assert not adjusted(moves(step), observed.revisions[1].uid)
     back = replace(pinned, revisions=(replace(stable, replicas=2, available=2), observed.revisions[1]))
     assert of(back, go(back), "v2").labels == {ROLE: "retired"}
 
@@ -301,19 +306,19 @@ def test_more_replicas_in_a_canary_do_not_make_the_candidate_late() -> None:
     assert of(observed, go(observed), "v2").replicas == 3
     scaled = replace(observed.revisions[1], replicas=3, current=False)
     waiting = go(replace(observed, revisions=(replace(observed.revisions[0], replicas=6, available=6), scaled)))
-    assert (waiting.reason, waiting.actions) == ("CandidateStarting", ())
+    assert (waiting.reason, moves(waiting)) == ("CandidateStarting", ())
 
 
 def test_the_last_ready_pods_are_never_taken_away() -> None:
     base = replace(canary({"replicas": 2, "available": 1, "since": ago(5000)}, {"replicas": 4}), versions=(V1, V2, V3))
     dead = replace(base.revisions[0], available=0, replicas=4, unavailable_since=ago(5))
     superseded = replace(base, revisions=(dead, base.revisions[1]))
-    assert not adjusted(go(superseded).actions, base.revisions[1].uid)
+    assert not adjusted(moves(go(superseded)), base.revisions[1].uid)
     late = replace(superseded, versions=(V1, V2))
-    assert not adjusted(go(late).actions, base.revisions[1].uid)
+    assert not adjusted(moves(go(late)), base.revisions[1].uid)
     unwanted = replace(superseded, versions=(V1, replace(V2, phase="Rejected")))
     step = go(unwanted)
-    assert (step.reason, adjusted(step.actions, base.revisions[1].uid)) == ("Returning", [])
+    assert (step.reason, adjusted(moves(step), base.revisions[1].uid)) == ("Returning", [])
 
 
 def test_a_retry_starts_afresh_and_is_used_up_by_the_next_failure() -> None:
@@ -354,9 +359,9 @@ ARMS = st.sampled_from([None, GOOD, BAD, FEW, NO_LATENCY, TOO_FEW_TO_TELL])
 def applied(observed: Observed, step: Rollout, now: datetime) -> Observed:
     """The Deployments after the plan was executed: what the API server would hold."""
     found = {r.uid: r for r in observed.revisions}
-    adjusted = [action.uid for action in step.actions if isinstance(action, Adjust)]
+    adjusted = [action.uid for action in moves(step) if isinstance(action, Adjust)]
     assert len(adjusted) == len(set(adjusted))  # the second would be refused as stale
-    for action in step.actions:
+    for action in moves(step):
         match action:
             case Create(body) if body["kind"] == "Deployment":
                 new = next(v for v in observed.versions if revision_of(observed, v) in body["metadata"]["name"])
@@ -450,8 +455,33 @@ def test_a_rollout_that_is_cut_short_anywhere_ends_as_one_that_is_not(cuts: list
         now += timedelta(seconds=40)
         observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
         step = roll(situate(observed, SETTINGS, now))
-        after = applied(observed, replace(step, actions=step.actions[:cut]), now)
+        after = applied(observed, replace(step, actions=moves(step)[:cut], beside=()), now)
         observed = after if cut == 99 else replace(after, status=observed.status)
+    assert [(r.version, r.role, r.replicas) for r in observed.revisions] == [("v2", "stable", 2)]
+
+
+REFUSED = st.sampled_from(["nothing", "v1", "v2", "beside"])
+
+
+@examples(200)
+@given(ticks=st.lists(REFUSED, max_size=12))
+def test_a_rollout_whose_writes_are_refused_for_a_while_takes_no_ready_pod_and_ends_as_any_other(
+    ticks: list[str],
+) -> None:
+    """The first refusal ends the chain, and the status stays; what stands beside it goes on."""
+    observed = service(versions=(V1, V2))
+    observed = replace(observed, revisions=(revision(observed, V1, "stable", 2),), arms=GOOD)
+    now = NOW
+    for refused in [*ticks, *["nothing"] * 20]:
+        now += timedelta(seconds=40)
+        observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
+        step = roll(situate(observed, SETTINGS, now))
+        uids = {r.uid for r in observed.revisions if r.version == refused}
+        hit = next((n for n, a in enumerate(step.actions) if isinstance(a, Adjust) and a.uid in uids), None)
+        beside = () if refused == "beside" else tuple(a for a in step.beside if getattr(a, "uid", None) not in uids)
+        after = applied(observed, replace(step, actions=step.actions[:hit], beside=beside), now)
+        observed = replace(after, status=observed.status) if hit is not None else after
+        assert sum(r.available for r in observed.revisions) >= 2
     assert [(r.version, r.role, r.replicas) for r in observed.revisions] == [("v2", "stable", 2)]
 
 

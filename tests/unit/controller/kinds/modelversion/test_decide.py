@@ -152,7 +152,7 @@ def test_a_version_without_suites_waits_for_a_person_and_may_be_approved_by_one(
     run.step()
     assert run.status["phase"] == "AwaitingApproval"
     run.body["metadata"]["annotations"] = {APPROVE_VERSION: "support-2"}
-    assert run.step().actions == ()
+    assert run.step().writes == ()
     assert (run.status["phase"], run.condition("Ready")["status"]) == ("Approved", "True")
     run.status = {}
     run.step()
@@ -247,21 +247,22 @@ def test_an_older_version_keeps_its_judgement_when_a_newer_one_is_promoted() -> 
     run.step()
     newer = approved(version("support-3", "3", created="2026-01-01T11:45:00Z"))
     plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-3"),), versions=(STABLE, run.body, newer))
-    assert (run.status["phase"], plan.actions) == ("Approved", ())
+    assert (run.status["phase"], plan.writes) == ("Approved", ())
 
 
 def test_an_evaluation_against_what_is_no_longer_stable_is_stopped_before_the_next_begins() -> None:
     run = Run()
     run.step()
     plan = run.step(**SERVED)
-    assert [type(action) for action in plan.actions] == [Delete, Apply, Create]
+    assert [type(action) for action in plan.writes] == [Delete, Apply, Create]
+    assert [type(action) for action in plan.actions] == [Apply, Create]
     assert run.asked == ["support-1"]
 
 
 def test_a_stable_version_that_is_gone_is_not_the_same_as_none() -> None:
     run = Run()
     plan = run.step(**SERVED, versions=(run.body,))
-    assert (run.condition("Stalled")["reason"], plan.actions) == ("BaselineNotFound", ())
+    assert (run.condition("Stalled")["reason"], plan.writes) == ("BaselineNotFound", ())
 
 
 def test_of_two_stable_deployments_the_later_one_counts() -> None:
@@ -282,7 +283,7 @@ def test_a_foreign_deployment_makes_no_baseline() -> None:
 def test_a_missing_volume_is_named() -> None:
     run = Run()
     plan = run.step(claims={})
-    assert (run.condition("Stalled")["reason"], plan.actions) == ("ClaimNotFound", ())
+    assert (run.condition("Stalled")["reason"], plan.writes) == ("ClaimNotFound", ())
     assert "shared" in run.condition("Stalled")["message"]
     run.step()
     assert run.status["phase"] == "Evaluating"
@@ -296,10 +297,11 @@ def test_a_model_that_cannot_be_served_fails_at_once_and_its_pod_is_released(sid
     ended = terminated(sidecar, 78, encode(error))
     status = {"name": sidecar, "lastState": ended["state"], "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
     run.cluster.pods.append(pod_of(run.cluster.job("evaluate"), init=(status,)))
-    plan = run.step()
+    assert run.step().writes == ()
     assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "DigestMismatch")
-    assert [type(action) for action in plan.actions] == [Delete]
-    assert run.step().actions == ()
+    # Once the judgement is written: after a crash in between it would begin anew.
+    assert [type(action) for action in run.step().writes] == [Delete]
+    assert run.step().writes == ()
 
 
 def test_a_result_of_another_stage_judges_nothing() -> None:
@@ -332,16 +334,15 @@ def test_what_serves_is_labelled_and_told_by_whom() -> None:
     run = Run()
     key = Key("ModelVersion", "team", "support-2")
     plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2", role="candidate"),))
-    assert Label(key, {IN_USE: "true"}) in plan.actions
+    assert Label(key, {IN_USE: "true"}) in plan.writes
     assert run.status["services"] == ["desk"]
+    assert [group.fields for group in plan.beside if group.fields] == [("services",)]  # whatever becomes of its Job
     run.body["metadata"]["labels"] = {IN_USE: "true"}
     assert not [
-        a
-        for a in run.step(**SERVED | {"deployments": (deployment(DESK, "support-2"),)}).actions
-        if isinstance(a, Label)
+        a for a in run.step(**SERVED | {"deployments": (deployment(DESK, "support-2"),)}).writes if isinstance(a, Label)
     ]
     plan = run.step()
-    assert Label(key, {IN_USE: None}) in plan.actions
+    assert Label(key, {IN_USE: None}) in plan.writes
     assert run.status["services"] == []
 
 
@@ -351,7 +352,7 @@ def test_the_label_follows_use_though_the_version_was_judged_long_ago() -> None:
     run.cluster.finish("evaluate", evaluated(digest("2")))
     run.step()
     plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2"),))
-    assert [type(action) for action in plan.actions] == [Label]
+    assert [type(action) for action in plan.writes] == [Label]
     assert run.status["phase"] == "Approved"
 
 
@@ -373,9 +374,9 @@ def test_evidence_lies_beside_the_artefact_where_nothing_else_is_said() -> None:
 def test_the_policy_lets_nobody_in_before_the_pod_is_there() -> None:
     run = Run()
     plan = run.step()
-    kinds = [action.body["kind"] for action in plan.actions if isinstance(action, Create | Apply)]
+    kinds = [action.body["kind"] for action in plan.writes if isinstance(action, Create | Apply)]
     assert kinds == ["NetworkPolicy", "Job"]
-    assert isinstance(plan.actions[-1], Create)
+    assert isinstance(plan.writes[-1], Create)
 
 
 def test_no_pod_asks_for_more_gpus_than_a_serving_pod() -> None:
@@ -413,9 +414,9 @@ def test_a_stable_version_that_cannot_be_asked_fails_the_evaluation_and_its_pod_
     ended = terminated("fetch", 78, encode(error))
     status = {"name": "fetch", "lastState": ended["state"], "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
     run.cluster.pods.append(pod_of(run.cluster.job("evaluate"), init=(status,)))
-    plan = run.step(**SERVED)
+    run.step(**SERVED)
     assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "DigestMismatch")
-    assert [type(action) for action in plan.actions] == [Delete]
+    assert [type(action) for action in run.step(**SERVED).writes] == [Delete]
 
 
 EVALUATION = {
@@ -470,7 +471,7 @@ def test_a_candidate_is_evaluated_again_when_another_engine_will_serve_it() -> N
     run.step(**SERVED)
     assert run.status["phase"] == "Approved"
     roomier = service(engine={"resources": {"limits": {"memory": "8Gi"}}})
-    assert run.step(**SERVED | {"services": [roomier]}).actions == ()
+    assert run.step(**SERVED | {"services": [roomier]}).writes == ()
     shorter = SERVED | {"services": [service(engine={"maxModelLen": 512})]}
     run.step(**shorter)
     assert run.status["phase"] == "Evaluating"
@@ -498,14 +499,14 @@ def test_answers_that_differ_by_chance_are_looked_at_again_a_few_times_and_then_
         plan = run.step(after=seconds, **SERVED)
         assert (run.status["phase"], run.condition("Reconciling")["reason"]) == ("Evaluating", "Undecided")
         assert plan.requeue_after == wait
-        assert (plan.actions, len(run.asked)) == ((), attempt + 1)
+        assert (plan.writes, len(run.asked)) == ((), attempt + 1)
         seconds += wait
         run.step(after=seconds, **SERVED)
         assert run.asked == ["support-1"] + ["support-2 against support-1"] * (attempt + 1)
     run.cluster.finish("evaluate", doubtful(), ended=NOW + timedelta(seconds=seconds))
     run.step(after=seconds, **SERVED)
     assert (run.status["phase"], run.condition("Stalled")["reason"]) == ("Failed", "Undecided")
-    assert run.step(after=9_999, **SERVED).actions == ()
+    assert run.step(after=9_999, **SERVED).writes == ()
     run.body["metadata"]["annotations"] = {RETRY: "1"}
     run.step(after=10_000, **SERVED)
     assert run.status["phase"] == "Evaluating"
@@ -544,7 +545,7 @@ def test_a_version_that_could_not_be_judged_is_tried_again_when_asked_and_once_f
     run.cluster.fail("evaluate", terminated("evaluate", 75, encode(error)), reason="BackoffLimitExceeded")
     run.step()
     assert (run.status["phase"], run.status["retried"]) == ("Failed", "after the node came back")
-    assert run.step().actions == ()
+    assert run.step().writes == ()
 
 
 def test_what_was_compared_before_it_was_promoted_keeps_that_judgement() -> None:
@@ -586,7 +587,7 @@ def run_through(survive: int | None) -> tuple[Obj, list[tuple[str, str]], list[s
     for _ in range(12):
         found = observe_version(run.body, run.cluster, run.status, **SERVED, versions=(STABLE, run.body))
         plan = decide(found, SETTINGS, NOW)
-        for action in plan.actions:
+        for action in plan.writes:
             run.cluster.take(Plan(actions=(action,)))
             if survive is not None and len(run.cluster.writes) >= survive > writes:
                 break

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -12,9 +13,18 @@ from driftloop.api.inferenceservice import InferenceServiceStatus
 from driftloop.controller.runtime.kube.api import Api, ApiError
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
-from driftloop.controller.runtime.loop.execute import PATIENCE, Executor, Halted, Stale, adjustment
+from driftloop.controller.runtime.loop.execute import (
+    PATIENCE,
+    Executor,
+    Halted,
+    Refusal,
+    Stale,
+    adjustment,
+    with_refusals,
+)
 from driftloop.controller.runtime.loop.refusals import Refusals
 from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Event, Group, Key, Obj, Plan, independent
+from driftloop.controller.vocabulary.reasons import Reason
 
 LIVE: Any = {
     "metadata": {"labels": {"role": "stable", "keep": "1"}, "annotations": {"note": "x"}},
@@ -181,6 +191,16 @@ async def test_what_is_no_longer_refused_or_wanted_is_waited_for_no_more() -> No
     clock.seconds, server.refuses = 1, lambda body: None
     await works.execute(PARENT, PLAN, FineTuneJobStatus)
     assert works.ask_again(KEY) is None
+
+
+def test_a_status_that_is_kept_as_it_was_keeps_no_refusal_that_is_over() -> None:
+    """An ended job's conditions are carried on as they are."""
+    kept = PLAN
+    for refusals in ([Refusal(Reason.API_REFUSED, "no")], [Refusal(Reason.API_REFUSED, "never")], []):
+        status, _ = with_refusals(PARENT, kept, refusals, NOW)
+        assert status is not None
+        assert [entry["message"] for entry in status["conditions"]] == [refusal.message for refusal in refusals]
+        kept = replace(PLAN, status=status)
 
 
 async def test_a_changed_spec_is_asked_for_at_once() -> None:

@@ -200,8 +200,8 @@ def _exchange(pair: Pair) -> Rollout:
 
 
 def _roll_back(pair: Pair, failure: Failure) -> Rollout:
-    step = roll_back(pair.situation, pair.candidate, failure)
-    return replace(step, actions=(*step.actions, *pair.keep_stable()))
+    """A policy that refuses the one Deployment, for the sake of its image perhaps, is nothing to the other."""
+    return replace(roll_back(pair.situation, pair.candidate, failure), beside=pair.keep_stable())
 
 
 def _stable_is_lost(pair: Pair) -> bool:

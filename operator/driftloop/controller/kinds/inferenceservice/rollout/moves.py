@@ -30,6 +30,7 @@ class Rollout:
     failed: tuple[str, ...] = ()  # all that are not tried again
     blocked: bool = False  # the spec asks for what cannot be had
     requeue_after: float | None = POLL_SECONDS
+    beside: tuple[Action, ...] = ()  # independent of `actions` and of each other
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def roll(situation: Situation) -> Rollout:
     step = _step(situation, choice)
     return replace(
         step,
-        actions=(*step.actions, *sweep(situation, step)),
+        beside=(*step.beside, *sweep(situation, step)),
         failed=failed_list(situation, step),
         blocked=step.blocked or choice.blocked,
     )

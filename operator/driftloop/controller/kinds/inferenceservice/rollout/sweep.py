@@ -14,7 +14,7 @@ _MAX_FAILED = 32  # remembered in status
 def sweep(situation: Situation, step: Rollout) -> tuple[Action, ...]:
     """What to do with the revisions that `step` leaves alone."""
     kept = {revision.uid for revision in (situation.stable, step.candidate) if revision}
-    kept |= {action.uid for action in step.actions if isinstance(action, Adjust)}
+    kept |= {action.uid for action in (*step.actions, *step.beside) if isinstance(action, Adjust)}
     others = (revision for revision in situation.observed.revisions if revision.uid not in kept)
     return tuple(action for revision in others for action in _clear(situation, revision))
 
