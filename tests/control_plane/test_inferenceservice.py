@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 
 from control_plane.harness import Cluster, OperatorProcess, StartOperator, eventually
 from control_plane.objects import finetunejob
+from control_plane.serving import deployment, judged, play_kubelet, role, service, settled
 from driftloop.contract.names import ALERT_NAME, Metric
 from testcluster.binaries import binary
 from testcluster.console import Error
@@ -21,7 +22,6 @@ from testcluster.controlplane import free_port
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
-FAMILY = "family"
 RETRAINING: Any = {
     "approval": "automatic",
     "jobTemplate": {"spec": finetunejob("any")["spec"]},
@@ -90,67 +90,6 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     found = Traffic(tmp_path_factory.mktemp("prometheus"))
     yield found
     found.stop()
-
-
-def service(**spec: Any) -> Any:
-    return {
-        "apiVersion": "driftloop.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": "desk"},
-        "spec": {
-            "model": {"family": FAMILY},
-            "replicas": 2,
-            "canary": {"minRequests": 20, "minSeconds": 1, "maxErrorRateIncrease": 0.2},
-            **spec,
-        },
-    }
-
-
-def digest(name: str) -> str:
-    return "sha256:" + (name.encode().hex() * 64)[:64]
-
-
-def judged(cluster: Cluster, name: str, phase: str = "Approved", against: str | None = None) -> None:
-    """A version with the verdict of its gates."""
-    artefact = {"uri": f"pvc://models/{name}", "digest": digest(name)}
-    cluster.create(
-        {
-            "apiVersion": "driftloop.dev/v1alpha1",
-            "kind": "ModelVersion",
-            "metadata": {"name": name},
-            "spec": {"family": FAMILY, "artefact": artefact},
-        }
-    )
-    status: Any = {"phase": phase}
-    if against:
-        status["baseline"] = {"version": against, "digest": digest(against), "service": "desk"}
-    cluster.patch_status("mver", name, status)
-
-
-def deployment(cluster: Cluster, version: str) -> Any:
-    found = [d for d in cluster.list("deployments") if d["metadata"]["labels"]["driftloop.dev/version"] == version]
-    return found[0] if found else None
-
-
-def role(cluster: Cluster, version: str) -> str | None:
-    found = deployment(cluster, version)
-    return found["metadata"]["labels"]["driftloop.dev/role"] if found else None
-
-
-def play_kubelet(cluster: Cluster) -> None:
-    """Every Deployment gets the pods that it wants, ready at once."""
-    for found in cluster.list("deployments"):
-        wanted = found["spec"]["replicas"]
-        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), wanted)
-        status = {"observedGeneration": found["metadata"]["generation"], **counts}
-        if {key: found.get("status", {}).get(key) for key in status} != status:
-            cluster.patch_status("deployment", found["metadata"]["name"], status)
-
-
-def settled(cluster: Cluster, version: str, wanted: str | None) -> bool:
-    """Play the kubelet until a version has a role."""
-    play_kubelet(cluster)
-    return role(cluster, version) == wanted
 
 
 def serving(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: Any) -> OperatorProcess:

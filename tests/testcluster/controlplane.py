@@ -13,7 +13,7 @@ import socket
 import subprocess
 import urllib.request
 from pathlib import Path
-from ssl import create_default_context
+from ssl import SSLContext, create_default_context
 from types import TracebackType
 
 from testcluster import wait
@@ -115,14 +115,18 @@ def free_port() -> int:
 
 def is_ready(server: str, authority: Authority) -> bool:
     """Whether the API server at `server` (a URL) says that it is ready."""
-    admin = authority.issue("admin", ADMIN_GROUP)
-    context = create_default_context(cafile=str(authority.ca.cert))
-    context.load_cert_chain(admin.cert, admin.key)
     try:
-        with urllib.request.urlopen(f"{server}/readyz", timeout=2, context=context) as answer:
+        with urllib.request.urlopen(f"{server}/readyz", timeout=2, context=_admin_context(authority)) as answer:
             return bool(answer.status == 200)
     except OSError:  # refused, reset, timed out, or an HTTP status that says no
         return False
+
+
+def _admin_context(authority: Authority) -> SSLContext:
+    admin = authority.issue("admin", ADMIN_GROUP)
+    context = create_default_context(cafile=str(authority.ca.cert))
+    context.load_cert_chain(admin.cert, admin.key)
+    return context
 
 
 class ControlPlane:
@@ -186,6 +190,10 @@ class ControlPlane:
     def kubeconfig_of(self, user: str, group: str = "") -> str:
         """The text of a user's kubeconfig."""
         return self._authority.kubeconfig(self.server, user, group)
+
+    def admin_context(self) -> SSLContext:
+        """TLS as the administrator, for clients of our own."""
+        return _admin_context(self._authority)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as the administrator and return its output; Error with its message when it fails."""
