@@ -171,7 +171,8 @@ async def test_adjust_and_label_change_what_they_name(runtime: Runtime) -> None:
     await runtime.run(Create(deployment(runtime, await runtime.parent())))
     uid = runtime.cluster.get("deployment", "d")["metadata"]["uid"]
     adjust = Adjust(runtime.cluster.namespace, "d", uid, 3, {"role": "stable"}, {"note": "x"})
-    label = Label(Key("FineTuneJob", runtime.cluster.namespace, "one"), {"in-use": "true"})
+    key = Key("FineTuneJob", runtime.cluster.namespace, "one")
+    label = Label(key, runtime.cluster.get("ftj", "one")["metadata"]["uid"], {"in-use": "true"})
     assert await runtime.run(adjust, label)
     assert not await runtime.run(adjust, label)
     live = runtime.cluster.get("deployment", "d")
@@ -180,7 +181,9 @@ async def test_adjust_and_label_change_what_they_name(runtime: Runtime) -> None:
     assert runtime.cluster.get("ftj", "one")["metadata"]["labels"] == {"in-use": "true"}
     with pytest.raises(Stale):
         await runtime.run(Adjust(runtime.cluster.namespace, "d", "another-uid", 9))
-    assert await runtime.run(Label(label.key, {"in-use": None}))
+    with pytest.raises(Stale):
+        await runtime.run(Label(key, "another-uid", {"in-use": None}))
+    assert await runtime.run(replace(label, labels={"in-use": None}))
     assert "labels" not in runtime.cluster.get("ftj", "one")["metadata"]
 
 
@@ -207,6 +210,39 @@ async def test_delete_means_that_very_object(runtime: Runtime) -> None:
     await runtime.run(Delete("apps/v1", "Deployment", runtime.cluster.namespace, "d", uid))
     assert runtime.cluster.get("deployment", "d") is None
     await runtime.run(Delete("apps/v1", "Deployment", runtime.cluster.namespace, "d", uid))
+
+
+async def test_a_deletion_decided_on_an_older_object_deletes_nothing(runtime: Runtime) -> None:
+    await runtime.run(Create(deployment(runtime, await runtime.parent())))
+    metadata = runtime.cluster.get("deployment", "d")["metadata"]
+    runtime.cluster.kubectl("label", "deployment", "d", "role=candidate")
+    known = (metadata["uid"], metadata["resourceVersion"])
+    delete = Delete("apps/v1", "Deployment", runtime.cluster.namespace, "d", *known)
+    with pytest.raises(Stale):
+        await runtime.run(delete)
+    live = runtime.cluster.get("deployment", "d")
+    assert runtime.caches.get("Deployment", runtime.cluster.namespace, "d") == live
+    assert await runtime.run(replace(delete, resource_version=live["metadata"]["resourceVersion"]))
+    assert runtime.cluster.get("deployment", "d") is None
+
+
+async def test_what_is_gone_without_the_watchs_word_is_forgotten_and_decided_anew(runtime: Runtime) -> None:
+    await runtime.run(Create(deployment(runtime, await runtime.parent())))
+    uid = runtime.cluster.get("deployment", "d")["metadata"]["uid"]
+    runtime.cluster.kubectl("delete", "deployment", "d")
+    with pytest.raises(Stale):
+        await runtime.run(Adjust(runtime.cluster.namespace, "d", uid, 3))
+    assert runtime.caches.get("Deployment", runtime.cluster.namespace, "d") is None
+
+
+async def test_a_pod_that_has_changed_since_it_seemed_lost_is_not_failed(runtime: Runtime) -> None:
+    metadata = {"name": "p", "labels": {"app.kubernetes.io/managed-by": "driftloop"}}
+    runtime.cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template()["spec"]})
+    seen = runtime.cluster.get("pod", "p")["metadata"]
+    runtime.cluster.patch_status("pod", "p", {"phase": "Running"})
+    with pytest.raises(Stale):
+        await runtime.run(FailPod(runtime.cluster.namespace, "p", seen["uid"], "lost", seen["resourceVersion"]))
+    assert runtime.cluster.get("pod", "p")["status"]["phase"] == "Running"
 
 
 async def test_a_lost_pod_is_failed_as_a_disruption(runtime: Runtime) -> None:

@@ -151,7 +151,8 @@ def finished_at(job: Obj, now: datetime) -> datetime:
 def delete_job(job: Obj) -> Delete:
     """Delete this very Job, and its pods with it."""
     metadata = job["metadata"]
-    return Delete("batch/v1", "Job", metadata["namespace"], metadata["name"], metadata["uid"])
+    of = metadata.get("resourceVersion")
+    return Delete("batch/v1", "Job", metadata["namespace"], metadata["name"], metadata["uid"], of)
 
 
 @dataclass(frozen=True)
@@ -352,4 +353,5 @@ def _fail(pod: Obj) -> FailPod:
         metadata["name"],
         metadata["uid"],
         f"Terminating past its grace period, and {node} does not report its end: the node is lost",
+        metadata.get("resourceVersion"),
     )

@@ -124,7 +124,7 @@ class Operator:
         nodes = Nodes(None if options.settings.namespaces else api)
         world = World(self._caches, Metrics(session, prometheus), options.settings, nodes)
         executor = Executor(api, self._caches, Recorder(api, options.election.identity), watcher.changed)
-        reconciler = Reconciler(self._kinds, world, self._caches, executor, api)
+        reconciler = Reconciler(self._kinds, world, self._caches, executor)
         poll = Poll(
             session,
             prometheus,

@@ -42,20 +42,28 @@ class Apply:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete one object, by name and UID, with its dependants in the background. Not found is success."""
+    """Delete one object as it was decided on, with its dependants in the background. Not found is success.
+
+    What has changed since may be wanted again, or hold a result: it is refused (409) and observed again.
+    """
 
     api_version: str
     kind: str
     namespace: str
     name: str
     uid: str
+    resource_version: str | None = None  # None: whatever it is now
 
 
 @dataclass(frozen=True)
 class Label:
-    """Set (or with None remove) labels of a custom resource of ours: `in-use` on a ModelVersion."""
+    """Set (or with None remove) labels of a custom resource of ours: `in-use` on a ModelVersion.
+
+    What the label says is decided on other objects, so its own resourceVersion would guard nothing.
+    """
 
     key: Key
+    uid: str
     labels: dict[str, str | None]
 
 
@@ -64,12 +72,14 @@ class FailPod:
     """Set the phase of a pod that is Terminating on a lost node to Failed, as the pod garbage collector would.
 
     Without it the Job waits for ever: its tracking finalizer holds the pod while its phase isn't Failed.
+    A pod that has changed since, as its node may be back, is refused (409) and observed again.
     """
 
     namespace: str
     name: str
     uid: str
     message: str
+    resource_version: str | None = None  # None: whatever it is now
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,19 @@ import pytest
 
 from driftloop.api.base import GROUP
 from driftloop.contract.result import StageError, encode
-from driftloop.controller.pods.outcome import Broken, Done, Lost, Outcome, Running, lost_pods, outcome, refused
+from driftloop.controller.pods.outcome import (
+    Broken,
+    Done,
+    Lost,
+    Outcome,
+    Running,
+    delete_job,
+    lost_pods,
+    outcome,
+    refused,
+)
 from driftloop.controller.vocabulary.conditions import timestamp
-from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.plan import Delete, Obj
 from unit.controller.stages import EARLIER, NOW, pod_of, prepared, terminated, waiting
 
 BAD_INPUT = encode(StageError(reason="ColumnNotFound", message="no column prompt"))
@@ -234,3 +244,8 @@ def test_a_pod_that_no_kubelet_ends_is_failed_after_its_grace(tainted: bool, sec
 @pytest.mark.parametrize("pod", [terminating("Failed"), terminating("Succeeded"), pod_of(job())])
 def test_pods_that_ended_or_live_are_left_alone(pod: Obj) -> None:
     assert lost_pods([pod], NOW + timedelta(days=1)) == ((), None)
+
+
+def test_a_job_is_deleted_as_it_was_seen_since_a_result_may_have_come_meanwhile() -> None:
+    metadata = {"namespace": "team", "name": "train", "uid": "u", "resourceVersion": "7"}
+    assert delete_job({"metadata": metadata}) == Delete("batch/v1", "Job", "team", "train", "u", "7")

@@ -89,7 +89,7 @@ def network_policy(observed: Observed, settings: Settings) -> Obj:
 
 def _delete(body: Obj) -> Delete:
     meta = body["metadata"]
-    return Delete("v1", "Service", meta["namespace"], meta["name"], meta["uid"])
+    return Delete("v1", "Service", meta["namespace"], meta["name"], meta["uid"], meta.get("resourceVersion"))
 
 
 def _service(observed: Observed, settings: Settings, name: str, port: int) -> Obj:

@@ -97,7 +97,7 @@ def _protection(against: Against) -> tuple[Action, ...]:
     observed, wanted = against.observed, "true" if against.services else None
     if labels(observed.version).get(IN_USE) == wanted:
         return ()
-    return (Label(Key("ModelVersion", observed.namespace, observed.name), {IN_USE: wanted}),)
+    return (Label(Key("ModelVersion", observed.namespace, observed.name), observed.uid, {IN_USE: wanted}),)
 
 
 def _needless(observed: Observed) -> tuple[Action, ...]:

@@ -150,10 +150,13 @@ class Api:
         path = resource.path(namespace, name, subresource)
         return await self._request("PATCH", path, {"fieldManager": FIELD_MANAGER}, patch, MERGE_PATCH)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> Obj:
-        """Delete that very object, its dependants in the background."""
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
+    ) -> Obj:
+        """Delete that very object, if need be only in that version, and its dependants in the background."""
+        preconditions = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        body |= {"preconditions": {"uid": uid}}  # type: ignore[dict-item]
+        body |= {"preconditions": preconditions}  # type: ignore[dict-item]
         return await self._request("DELETE", resource.path(namespace, name), None, body, JSON)
 
     async def _request(

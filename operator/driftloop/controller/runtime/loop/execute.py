@@ -3,6 +3,18 @@
 Every answer goes into the caches. What was refused in a group becomes a condition, and is tried again.
 
 Nothing is written that is there already: a plan for a settled object costs no request.
+
+A cache may lag behind. What a write carries of what was decided on depends on what a stale one could do:
+
+- Adjust, Delete, FailPod: UID and resourceVersion. They could take the pods of what has come to serve, a result that
+  has just come, or a pod whose node is back.
+- The status: UID and resourceVersion of its object, whose other writers it would undo.
+- Apply: UID, where the object is there. Its content follows from the parent's spec, not from its own state: an older
+  content is put right by the next look, and a field of somebody else's is refused.
+- Label: UID. What it says follows from other objects, whose changes its own version doesn't show.
+- Create: nothing. Its name, and the UID of its owner in it, say what it is: what is there already is told by these.
+
+What is refused as stale is read anew, and nothing more of the plan is written.
 """
 
 import logging
@@ -281,13 +293,16 @@ class Executor:
 
     async def _delete(self, action: Delete) -> bool:
         resource = RESOURCES[action.kind]
+        namespace, name = action.namespace, action.name
         try:
-            answer = await self._api.delete(resource, action.namespace, action.name, action.uid)
+            answer = await self._api.delete(resource, namespace, name, action.uid, action.resource_version)
         except ApiError as error:
-            # Conflict: the name belongs to another object by now, so the one that was meant is gone.
             if error.code not in (404, 409):
                 raise
-            answer = {"kind": "Status"}
+            live = await self._refresh(resource, namespace, name) if error.code == 409 else None
+            if live is not None and live["metadata"]["uid"] == action.uid:
+                raise Stale(error.message) from error
+            answer = {"kind": "Status"}  # it is gone, and its name may be another one's by now
         if not resource.watched:
             return True
         if answer.get("kind") == "Status":
@@ -304,37 +319,28 @@ class Executor:
         changes = _changes(live["metadata"].get("labels"), action.labels)
         if not changes:
             return False
-        metadata = {"labels": changes, "uid": live["metadata"]["uid"]}
+        metadata = {"labels": changes, "uid": action.uid}
         return await self._merge(RESOURCES[kind], namespace, name, {"metadata": metadata})
 
     async def _adjust(self, action: Adjust) -> bool:
         live = self._caches.get("Deployment", action.namespace, action.name)
         if live is None or not (patch := adjustment(action, live)):
             return False
-        guard = {"uid": action.uid}
-        if action.resource_version is not None:
-            guard["resourceVersion"] = action.resource_version
-        resource = RESOURCES["Deployment"]
-        patch["metadata"] = patch.get("metadata", {}) | guard
-        try:
-            return await self._merge(resource, action.namespace, action.name, patch)
-        except Stale:
-            await self._refresh(resource, action.namespace, action.name)
-            raise
+        patch["metadata"] = patch.get("metadata", {}) | _guard(action)
+        return await self._merge(RESOURCES["Deployment"], action.namespace, action.name, patch)
 
     async def _fail_pod(self, action: FailPod) -> bool:
         resource = RESOURCES["Pod"]
         pod = self._caches.get("Pod", action.namespace, action.name)
         if pod is None or pod["metadata"]["uid"] != action.uid or _phase(pod) in ("Failed", "Succeeded"):
             return False
-        metadata = {key: pod["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        metadata = {"name": action.name, "namespace": action.namespace, **_guard(action)}
         # As the pod garbage collector does it: the Job's failure policy tells a disruption by the condition.
         disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "NodeLost", "message": action.message}
         status = {"phase": "Failed", "conditions": [disrupted]}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
-        return await self._unless_gone(
-            lambda: self._api.apply(resource, body, subresource="status", force=True), resource
-        )
+        write = self._api.apply(resource, body, subresource="status", force=True)
+        return await self._guarded(write, resource, action.namespace, action.name)
 
     def _status_patch(self, parent: Obj, status: Obj | None, model: type[BaseModel]) -> Obj | None:
         if status is None:
@@ -350,23 +356,28 @@ class Executor:
     async def _merge(
         self, resource: Resource, namespace: str, name: str, patch: Obj, subresource: str | None = None
     ) -> bool:
-        return await self._unless_gone(lambda: self._api.merge(resource, namespace, name, patch, subresource), resource)
+        write = self._api.merge(resource, namespace, name, patch, subresource)
+        return await self._guarded(write, resource, namespace, name)
 
-    async def _unless_gone(self, write: Callable[[], Awaitable[Obj]], resource: Resource) -> bool:
-        """Whether it was there to be written."""
+    async def _guarded(self, write: Awaitable[Obj], resource: Resource, namespace: str, name: str) -> bool:
+        """True. Raises Stale where the object has changed or is gone, and the caches have learned that."""
         try:
-            answer = await write()
+            self._caches_put(resource, await write)
         except ApiError as error:
-            if error.code == 404:
-                return False
-            raise _stale(error) from error
-        self._caches_put(resource, answer)
+            if error.code == 404 or isinstance(_stale(error), Stale):
+                await self._refresh(resource, namespace, name)
+                raise Stale(error.message) from error
+            raise
         return True
 
-    async def _refresh(self, resource: Resource, namespace: str, name: str) -> None:
-        """Don't wait for the watch to learn why a write was stale."""
-        if newer := await self._api.get(resource, namespace, name):
-            self._caches_put(resource, newer)
+    async def _refresh(self, resource: Resource, namespace: str, name: str) -> Obj | None:
+        """What is there now: don't wait for the watch to learn why a write was stale."""
+        live = await self._api.get(resource, namespace, name)
+        if live is not None:
+            self._caches_put(resource, live)
+        elif resource.watched and (ghost := self._caches.get(resource.kind, namespace, name)):
+            self._caches.remove(ghost)
+        return live
 
     def _known(self, resource: Resource, body: Obj) -> Obj | None:
         metadata = body["metadata"]
@@ -434,6 +445,12 @@ def adjustment(action: Adjust, live: Obj) -> Obj:
     if action.replicas is not None and live["spec"].get("replicas") != action.replicas:
         found["spec"] = {"replicas": action.replicas}
     return found
+
+
+def _guard(action: Adjust | FailPod) -> dict[str, str]:
+    """The metadata by which a write is refused that was decided on another object, or on an older state of it."""
+    version = action.resource_version
+    return {"uid": action.uid} | ({"resourceVersion": version} if version is not None else {})
 
 
 def _changes(old: dict[str, str] | None, wanted: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -12,9 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from driftloop.api.base import Condition
-from driftloop.controller.runtime.kube.api import Api, ApiError
+from driftloop.controller.runtime.kube.api import ApiError
 from driftloop.controller.runtime.kube.caches import Caches
-from driftloop.controller.runtime.kube.resources import RESOURCES
 from driftloop.controller.runtime.loop.execute import Executor, Halted, Stale, refusal, with_refusals
 from driftloop.controller.runtime.readings.world import World
 from driftloop.controller.vocabulary import conditions
@@ -44,14 +43,11 @@ class Result:
 class Reconciler:
     """Reconciles one object at a time, whichever kind it is."""
 
-    def __init__(
-        self, kinds: Mapping[str, Kind[Any]], world: World, caches: Caches, executor: Executor, api: Api
-    ) -> None:
+    def __init__(self, kinds: Mapping[str, Kind[Any]], world: World, caches: Caches, executor: Executor) -> None:
         self._kinds = kinds
         self._world = world
         self._caches = caches
         self._executor = executor
-        self._api = api
 
     async def reconcile(self, key: Key) -> Result:
         """Bring the world one step nearer to what the object wants. Unforeseen errors are raised."""
@@ -66,9 +62,9 @@ class Reconciler:
             return await self._complain(kind, obj, Reason.INVALID_SPEC, _fields(error))
         try:
             return await self._run(kind, key, obj)
-        except Stale as error:
+        except Stale as error:  # the caches have learned of it: decide anew
             log.info("stale: %s", error)
-            return await self._refresh(key)
+            return Result("stale", retry=True)
         except ApiError as error:  # of an observer that asks the API server itself, or where the status was to go
             return await self._halted(kind, obj, Halted(error, {}))
 
@@ -123,17 +119,6 @@ class Reconciler:
                 log.warning("condition %s not written: %s", reason, error)
                 return conflict
         return conflict
-
-    async def _refresh(self, key: Key) -> Result:
-        """A write was refused as stale: don't wait for the watch to learn why."""
-        try:
-            live = await self._api.get(RESOURCES[key.kind], key.namespace, key.name)
-        except ApiError as error:
-            log.warning("API server: %s", error)
-            return Result("retry", retry=True)
-        if live is not None:
-            self._caches.put(live)
-        return Result("stale", retry=True)
 
 
 def with_groups(obj: Obj, plan: Plan, halted: Halted, now: datetime) -> Plan:

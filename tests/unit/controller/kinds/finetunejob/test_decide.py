@@ -480,7 +480,7 @@ def test_a_pod_on_a_lost_node_is_failed_once_its_grace_is_over() -> None:
     run = Run()
     run.until_training()
     pod = pod_of(run.cluster.job("train"), phase="Running", index=1)
-    pod["metadata"]["deletionTimestamp"] = "2026-01-01T12:00:00Z"
+    pod["metadata"] |= {"deletionTimestamp": "2026-01-01T12:00:00Z", "resourceVersion": "7"}
     pod["status"]["conditions"] = [
         {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"},
     ]
@@ -489,7 +489,8 @@ def test_a_pod_on_a_lost_node_is_failed_once_its_grace_is_over() -> None:
     assert not [action for action in plan.writes if isinstance(action, FailPod)]
     assert plan.requeue_after == 6
     plan = run.step(after=11)
-    assert [action.name for action in plan.writes if isinstance(action, FailPod)] == [pod["metadata"]["name"]]
+    [failed] = [action for action in plan.writes if isinstance(action, FailPod)]
+    assert (failed.name, failed.resource_version) == (pod["metadata"]["name"], "7")
     assert not [action for action in plan.actions if isinstance(action, FailPod)]  # who refuses it stops no training
 
 

@@ -334,7 +334,7 @@ def test_what_serves_is_labelled_and_told_by_whom() -> None:
     run = Run()
     key = Key("ModelVersion", "team", "support-2")
     plan = run.step(services=[DESK], deployments=(deployment(DESK, "support-2", role="candidate"),))
-    assert Label(key, {IN_USE: "true"}) in plan.writes
+    assert Label(key, run.body["metadata"]["uid"], {IN_USE: "true"}) in plan.writes
     assert run.status["services"] == ["desk"]
     assert [group.fields for group in plan.beside if group.fields] == [("services",)]  # whatever becomes of its Job
     run.body["metadata"]["labels"] = {IN_USE: "true"}
@@ -342,7 +342,7 @@ def test_what_serves_is_labelled_and_told_by_whom() -> None:
         a for a in run.step(**SERVED | {"deployments": (deployment(DESK, "support-2"),)}).writes if isinstance(a, Label)
     ]
     plan = run.step()
-    assert Label(key, {IN_USE: None}) in plan.writes
+    assert Label(key, run.body["metadata"]["uid"], {IN_USE: None}) in plan.writes
     assert run.status["services"] == []
 
 

@@ -91,11 +91,10 @@ async def reconcile(server: Server, plan: Plan) -> Result:
 
     kind = Kind(FineTuneJob, FineTuneJobStatus, observe, lambda *_: plan, NOTHING)
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    api = cast(Api, server)
     refusals = Refusals(lambda: 0.0, lambda: 0.0)
-    executor = Executor(api, caches, cast(Recorder, server), lambda obj: None, lambda: now, refusals)
+    executor = Executor(cast(Api, server), caches, cast(Recorder, server), lambda obj: None, lambda: now, refusals)
     world = World(caches, NOTHING, Settings("t", "s"), NOTHING, now=lambda: now)
-    return await Reconciler({"FineTuneJob": kind}, world, caches, executor, api).reconcile(KEY)
+    return await Reconciler({"FineTuneJob": kind}, world, caches, executor).reconcile(KEY)
 
 
 FORBIDDEN = ApiError(403, "Forbidden", "a policy says no")

@@ -35,7 +35,8 @@ def _clear(situation: Situation, revision: Revision) -> tuple[Action, ...]:
         return scale(situation, revision, 0)
     if revision.pods == 0 and (revision.role == "retired" or _is_forgotten(situation, revision)):
         namespace = situation.observed.namespace
-        return (Delete("apps/v1", "Deployment", namespace, revision.name, revision.uid),)
+        of = revision.resource_version
+        return (Delete("apps/v1", "Deployment", namespace, revision.name, revision.uid, of),)
     if revision.retried and situation.observed.annotations.get(RETRY) != revision.revision:
         return (replace(unchanged(situation, revision), annotations={RETRIED: None}),)
     return ()
