@@ -10,7 +10,7 @@ from typing import Any
 UNREADABLE = "unreadable"  # of a stored message: why it isn't all text; such a conversation is never trained on
 
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
-_REASONING = ("reasoning_content", "reasoning")  # vLLM has had both names
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # vLLM has had two names, data for gpt-oss has the third
 
 
 def plain_content(content: Any) -> str:

@@ -45,6 +45,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {
         ({"role": "user", "content": "hi", "name": None, "tool_calls": [], "reasoning": ""}, {}),
         ({"name": "ann", "tool_call_id": "c1"}, {"name": "ann", "tool_call_id": "c1"}),
         ({"reasoning": "hm"}, {"reasoning_content": "hm"}),
+        ({"thinking": "hm"}, {"reasoning_content": "hm"}),
         ({"tool_calls": [CALL]}, {"tool_calls": [CALL]}),
         ({"tool_calls": [CALL | {"function": {"name": "f", "arguments": '{"a": 1}'}}]}, {"tool_calls": [CALL]}),
         (

@@ -220,7 +220,7 @@ def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[s
                 f"line {begin}: {len(cells)} cells, but the header has {len(header)}: "
                 f"put cells that hold {delimiter!r} or a line break into double quotes"
             )
-        if cells == header and begin > first[0]:
+        if begin > first[0] and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
             raise Unreadable(f"line {begin} repeats the header: take it out; several files were joined here")
         if any(cell.startswith(" ") for cell in cells) and spaced.search("".join(lines.row)):
             raise Unreadable(f"line {begin}: a space before a cell's opening quote makes the quote part of the text")
@@ -335,6 +335,10 @@ def _parquet_cells(column: Any, name: str, before: int) -> Iterator[Any]:
 
     if pyarrow.types.is_temporal(column.type) and not pyarrow.types.is_duration(column.type):
         column = column.cast(pyarrow.string())  # Python has no nanoseconds
+    if pyarrow.types.is_floating(column.type) and not pyarrow.types.is_float64(column.type):
+        # What was written is the shortest decimal that such a number is read from: 0.1, not 0.10000000149011612.
+        yield from (float(str(value)) for value in column.to_numpy(zero_copy_only=False))
+        return
     for number, scalar in enumerate(column, start=before + 1):
         try:
             yield _plain(scalar.as_py(maps_as_pydicts="strict"))

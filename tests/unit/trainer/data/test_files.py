@@ -5,17 +5,19 @@ import gzip
 import io
 import json
 import lzma
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_trainer.data.cells import Unreadable
+from driftloop_trainer.data.cells import Unreadable, cell_text
 from driftloop_trainer.data.files import Format, Record, format_of, open_table
 
 ROWS = [{"q": "how long?", "a": "3 days"}, {"q": "Übung", "a": "x"}]
@@ -148,6 +150,7 @@ def test_another_delimiter_is_told_by_a_header_without_commas(tmp_path: Path, de
         (" , \nx,y\n", "line 1: the header names no column"),
         ('q,a\nx,y\nx, "y"\n', "line 3: a space before a cell's opening quote"),
         ("q,a\nx,y\nq,a\nx,y\n", "line 3 repeats the header"),
+        ("\ufeffq,a\nx,y\n\ufeffq,a\nx,y\n", "line 3 repeats the header"),
     ],
 )
 def test_a_row_that_is_in_doubt_is_refused_with_its_line(tmp_path: Path, content: str, message: str) -> None:
@@ -213,6 +216,13 @@ def test_a_separator_of_lines_inside_a_text_is_none_of_the_file(tmp_path: Path) 
 def parquet(folder: Path, **columns: pa.Array) -> Path:
     pq.write_table(pa.table(columns), folder / "d")
     return folder / "d"
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_number_is_the_decimal_that_was_written_however_narrow_its_column(tmp_path: Path, kind: pa.DataType) -> None:
+    column = pa.array(np.array([0.1, 2.5, 7.0, math.nan]).astype(kind.to_pandas_dtype()))
+    found = [cell_text(row["q"]) for row in values(parquet(tmp_path, q=column), "parquet")]
+    assert found == ["0.1", "2.5", "7.0", None]
 
 
 @pytest.mark.parametrize(
