@@ -212,10 +212,11 @@ def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Fi
     judged, gain = superiority(difference, suite.min_gain), _decimal(suite.min_gain)
     if judged == "Pass":
         return judged, f"at 95 % the gain is above {gain}", None
+    if _next_to_nothing(result):
+        nothing = f"neither version is right on a share that could be told from none: {_MEASURES_NOTHING}"
+        return "Inconclusive", nothing, None
     if judged == "Fail":
         return judged, f"at 95 % there is no gain above {gain}", None
-    if _next_to_nothing(result):
-        return judged, f"neither version is right on a share that could be told from none: {_MEASURES_NOTHING}", None
     if (shown := difference.value - suite.min_gain) <= 0:
         return judged, f"no gain above {gain} is shown", None
     needed = _needed(result.items, difference.value - difference.lower, shown)

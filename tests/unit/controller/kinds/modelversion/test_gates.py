@@ -152,11 +152,15 @@ def test_a_version_that_no_suite_judged_is_not_approved() -> None:
     )
 
 
+@pytest.mark.parametrize("gain", [0.0, 0.05])
+def test_a_target_that_neither_version_hits_measures_nothing_whatever_gain_it_asks_for(gain: float) -> None:
+    suite = TARGET.model_copy(update={"min_gain": gain})
+    gate = the_gate(suite, measured(suite, 2000, 0))
+    assert (gate.verdict, "the suite measures nothing" in gate.message) == ("Inconclusive", True)
+
+
 def test_a_version_that_learned_nothing_new_does_not_pass_its_target() -> None:
     """The same test as for retention let an unchanged model through, and drift was declared over."""
-    gate = the_gate(TARGET, measured(TARGET, 2000, 0))
-    assert gate.verdict == "Inconclusive"
-    assert "the suite measures nothing" in gate.message
     gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=45))
     assert (gate.verdict, "no gain above 0.0000 is shown" in gate.message) == ("Inconclusive", True)
     gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=145))
