@@ -65,7 +65,7 @@ class Canary(ApiModel):
         0.01,
         description="The margin. Failed are requests that end with 5xx or 429. Promoted is a candidate of whose "
         "requests, at 95 %, at most this share more fail than of stable's; rolled back one of whose requests more "
-        "than this must fail, or be refused with another 4xx.",
+        "than this must fail, be refused with another 4xx, or be given up by the client.",
     )
     max_latency_ratio: float = Field(
         1.5,

@@ -32,7 +32,8 @@ MAX_BINS = 32
 
 _BAD_RATINGS = ("negative", "correction")
 _HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT)
-_NO_REFUSAL = ("429", "499")  # a failure; a client that went
+_LEFT = "499"  # a client that went
+_NO_REFUSAL = ("429", _LEFT)  # 429 is a failure
 
 
 Buckets = Mapping[float, float]  # of a histogram, cumulative: upper bound in seconds -> observations
@@ -45,6 +46,7 @@ class Arm:
     requests: float
     failures: float  # of them, answered with 5xx or 429
     refused: float = 0.0  # of them, answered with another 4xx: the client's mistakes, or a model that takes less
+    left: float = 0.0  # of them, given up by the client before the answer was whole
     latency: Buckets = field(default_factory=dict)  # seconds an answer
     token_latency: Buckets = field(default_factory=dict)  # seconds per output token, of answers that have some
     ratings: float = 0.0
@@ -167,6 +169,7 @@ def _arm(increments: Sequence[Sample]) -> Arm:
         requests=sum(codes.values()),
         failures=sum(count for code, count in codes.items() if code.startswith("5") or code == "429"),
         refused=sum(count for code, count in codes.items() if code.startswith("4") and code not in _NO_REFUSAL),
+        left=codes[_LEFT],
         latency=_buckets(asked, Metric.LATENCY),
         token_latency=_buckets(asked, Metric.TIME_PER_OUTPUT),
         ratings=good + bad,

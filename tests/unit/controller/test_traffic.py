@@ -66,6 +66,6 @@ async def test_an_arm_is_what_was_asked_of_the_model() -> None:
     )
     assert found is not None
     assert found["r-v1"] == Arm(
-        600, 300, 100, latency={1.0: 40, math.inf: 100}, token_latency={math.inf: 7}, ratings=3, negative=3
+        600, 300, 100, left=100, latency={1.0: 40, math.inf: 100}, token_latency={math.inf: 7}, ratings=3, negative=3
     )
     assert found["r-v2"] == Arm(0, 0)

@@ -52,7 +52,7 @@ def analyse(canary: Canary, arms: Arms | None, started: datetime, now: datetime)
 
 
 def compare(canary: Canary, arms: Arms) -> list[Comparison]:
-    """Failures, refusals, latency, negative feedback. What is not compared is not in the list."""
+    """Failures, refusals, clients that left, latency, negative feedback. What is not compared is not in the list."""
     stable, candidate = arms.stable, arms.candidate
     found = [
         compare_share(
@@ -62,15 +62,17 @@ def compare(canary: Canary, arms: Arms) -> list[Comparison]:
             canary.max_error_rate_increase,
         )
     ]
-    refused = compare_share(
-        "refused",
-        Tally(stable.refused, stable.requests),
-        Tally(candidate.refused, candidate.requests),
-        canary.max_error_rate_increase,
-    )
-    # Clients' mistakes are as many on both arms, and may be too many to tell more: they can only speak against it.
-    if refused.answer == "Worse":
-        found.append(refused)
+    # Clients' mistakes, and clients that leave, are as many on both arms, and may be too many to tell more: they can
+    # only speak against it. A candidate that hangs is left by all before it is slow.
+    for what, bad, bad_too in (
+        ("refused", stable.refused, candidate.refused),
+        ("given up by clients", stable.left, candidate.left),
+    ):
+        share = compare_share(
+            what, Tally(bad, stable.requests), Tally(bad_too, candidate.requests), canary.max_error_rate_increase
+        )
+        if share.answer == "Worse":
+            found.append(share)
     found.append(_slower("p95", canary, stable.latency, candidate.latency))
     if min(observations(stable.token_latency), observations(candidate.token_latency)) >= canary.min_requests:
         found.append(_slower("p95 an output token", canary, stable.token_latency, candidate.token_latency))

@@ -34,6 +34,7 @@ def test_an_equal_candidate_is_promoted() -> None:
         arm(200, 20),  # one in ten fails, or gets 429
         arm(1000, refused=100),  # it refuses what stable takes
         arm(200, refused=200),
+        arm(1000, p95=0.25, left=1000),  # it hangs, and every client goes before that is slow
         arm(1000, p95=0.31),  # half as slow again
         arm(1000, ratings=200, negative=100),  # users are unhappy
     ],
@@ -95,7 +96,7 @@ def test_a_few_ratings_are_not_compared_and_at_a_margin_of_1_none() -> None:
 
 
 def test_a_candidate_is_not_blamed_for_what_stable_does_too() -> None:
-    busy = arm(20_000, 4000, refused=2000)
+    busy = arm(20_000, 4000, refused=2000, left=2000)
     assert verdict(busy, busy, max_error_rate_increase=0.05) == "Promote"
 
 
