@@ -1,7 +1,7 @@
 """The engine's answers on their way to the client: our id instead of the engine's, and the text kept. Pure."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_EVENT = 1 << 20  # bytes of one event of a stream
 MAX_KEPT = 64 << 10  # characters of an answer that are kept for feedback
@@ -14,13 +14,23 @@ class AnswerTooLong(ValueError):
     """An event of the stream is longer than MAX_EVENT."""
 
 
-def rewrite(body: bytes, identity: str) -> tuple[bytes, str, int]:
-    """A whole answer with its id replaced, its text and its tokens. Raises ValueError when it is no JSON object."""
+class Rewritten(NamedTuple):
+    """An answer with its id replaced, its text and tokens, and whether that text is all of it, up to its own end."""
+
+    body: bytes
+    text: str
+    tokens: int
+    whole: bool
+
+
+def rewrite(body: bytes, identity: str) -> Rewritten:
+    """An answer that came in one piece. Raises ValueError when it is no JSON object."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     document["id"] = identity
-    return _dump(document), _text(document, "message"), _tokens(document) or 0
+    whole = _ended(document) and not _calls(document, "message")
+    return Rewritten(_dump(document), _text(document, "message"), _tokens(document) or 0, whole)
 
 
 class EventRewriter:
@@ -33,6 +43,7 @@ class EventRewriter:
         self._kept = 0
         self._pieces = 0
         self._counted: int | None = None
+        self._has_ended = self._has_calls = False
 
     @property
     def tokens(self) -> int:
@@ -41,8 +52,13 @@ class EventRewriter:
 
     @property
     def text(self) -> str:
-        """The answer as far as it came."""
+        """The answer as far as it came, and as it is kept."""
         return "".join(self._parts)
+
+    @property
+    def whole(self) -> bool:
+        """Whether `text` is all of the answer, up to its own end."""
+        return self._has_ended and not self._has_calls and self._kept < MAX_KEPT
 
     def feed(self, block: bytes) -> bytes:
         """The whole lines so far, rewritten. Raises AnswerTooLong."""
@@ -70,6 +86,8 @@ class EventRewriter:
             return line
         document["id"] = self._identity
         self._keep(_text(document, "delta"))
+        self._has_ended |= _ended(document)
+        self._has_calls |= _calls(document, "delta")
         self._pieces += bool(document.get("choices"))
         counted = _tokens(document)
         self._counted = self._counted if counted is None else counted
@@ -94,10 +112,24 @@ def _tokens(document: dict[str, Any]) -> int | None:
 
 def _text(document: dict[str, Any], part: str) -> str:
     """Text of the first choice: `text` of a completion, `content` of a chat's message or delta."""
-    choices = document.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict):
-        return ""
+    choice = _choice(document)
     inner = choice.get(part)
     found = inner.get("content") if isinstance(inner, dict) else choice.get("text")
     return found if isinstance(found, str) else ""
+
+
+def _ended(document: dict[str, Any]) -> bool:
+    """Whether the model ended the answer, and no limit did."""
+    return bool(_choice(document).get("finish_reason") == "stop")
+
+
+def _calls(document: dict[str, Any], part: str) -> bool:
+    """Whether the answer calls tools, beside its text or instead of one."""
+    inner = _choice(document).get(part)
+    return isinstance(inner, dict) and bool(inner.get("tool_calls") or inner.get("function_call"))
+
+
+def _choice(document: dict[str, Any]) -> dict[str, Any]:
+    choices = document.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else {}

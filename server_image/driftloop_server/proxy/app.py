@@ -128,12 +128,13 @@ class Api:
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
     ) -> web.Response:
         try:
-            body, text, request[_TOKENS] = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
+            found = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
         except ValueError as error:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
-        self._memory.add(identity, Answer(prompt, text))
-        return web.Response(body=body, content_type="application/json")
+        request[_TOKENS] = found.tokens
+        self._memory.add(identity, Answer(prompt, found.text, found.whole))
+        return web.Response(body=found.body, content_type="application/json")
 
     async def _stream(
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
@@ -158,7 +159,7 @@ class Api:
                 await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
             request[_TOKENS] = events.tokens
-            self._memory.add(identity, Answer(prompt, events.text))
+            self._memory.add(identity, Answer(prompt, events.text, events.whole))
         return response
 
     @web.middleware

@@ -78,7 +78,8 @@ class Rated:
     @property
     def trainable(self) -> bool:
         """Whether it says what the answer should have been, to a question that prepare will read."""
-        answered = self.rating == "correction" or (self.rating == "positive" and bool(self.answer.completion))
+        said = bool(self.answer.completion) and self.answer.whole
+        answered = self.rating == "correction" or (self.rating == "positive" and said)
         return answered and self.answer.prompt.readable
 
 
@@ -191,6 +192,7 @@ class Feedback:
             "version": rated.identity.version,
             **answer.prompt.stored(),
             "completion": answer.completion,
+            **({} if answer.whole else {"partial": True}),
             "rating": rated.rating,
             "correction": rated.body.correction,
             "user": self._signer.pseudonym(user) if user else "",

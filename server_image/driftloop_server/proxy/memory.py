@@ -11,10 +11,11 @@ MAX_CHARACTERS = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked and what was answered."""
+    """What was asked and what was answered. `whole`: the text is all of the answer, up to its own end."""
 
     prompt: Prompt
     completion: str
+    whole: bool = True
 
     @property
     def size(self) -> int:

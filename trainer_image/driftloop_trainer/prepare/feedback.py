@@ -1,8 +1,9 @@
 """Training rows from what users said about a service's answers.
 
 Segments are JSON lines at `uri/version/pod/sequence.jsonl`:
-{id, version, prompt, messages, tools, completion, rating: positive|negative|correction, correction, user, created,
-expires, side}. `messages` is there where the conversation is more than the prompt, `tools` where tools were offered.
+{id, version, prompt, messages, tools, completion, partial, rating: positive|negative|correction, correction, user,
+created, expires, side}. `messages` is there where the conversation is more than the prompt, `tools` where tools were
+offered, `partial` where the completion is not all of the answer: a limit or a client ended it, or it called tools.
 """
 
 import json
@@ -31,6 +32,7 @@ class FeedbackRecord(ApiModel):
     messages: tuple[dict[str, Any], ...] = ()
     tools: str = ""
     completion: str = ""
+    partial: bool = False
     rating: Literal["positive", "negative", "correction"]
     correction: str | None = None
     user: str = ""
@@ -79,6 +81,8 @@ def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, m
         answer = record.answer
         if record.expires is not None and record.expires <= now:
             skipped["expired"] += 1
+        elif record.rating == "positive" and record.partial:
+            skipped["partialAnswer"] += 1
         elif answer is None or not answer.strip() or not record.prompt.strip():
             skipped["noAnswer"] += 1
         elif (row := _row(record, answer)) is None:

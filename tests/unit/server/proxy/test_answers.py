@@ -1,6 +1,7 @@
 """Answers pass unchanged but for their id, wherever the stream is cut."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -66,7 +67,7 @@ def test_of_an_endless_answer_a_part_is_kept() -> None:
     ],
 )
 def test_the_text_of_any_answer_is_found(choices: object, text: str) -> None:
-    body, found, _ = rewrite(
+    body, found, _, _ = rewrite(
         json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1"
     )
     assert json.loads(body) == {"id": "resp-1", "choices": choices, "usage": {"total_tokens": 3}}
@@ -86,3 +87,28 @@ def test_the_tokens_of_a_stream_are_the_engines_count_or_its_pieces() -> None:
     assert rewriter.tokens == 2
     rewriter.feed(event("", choices=[], usage={"completion_tokens": 5}))
     assert rewriter.tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "more", "whole"),
+    [
+        ("stop", {}, True),
+        ("length", {}, False),
+        (None, {}, False),
+        ("tool_calls", {"tool_calls": [{"id": "1"}]}, False),
+        ("stop", {"tool_calls": [{"id": "1"}]}, False),
+    ],
+)
+def test_only_what_the_model_ended_itself_is_all_of_an_answer(reason: Any, more: dict[str, Any], whole: bool) -> None:
+    said = {"content": "a"} | more
+    document = {"id": "x", "choices": [{"message": said, "finish_reason": reason}]}
+    assert rewrite(json.dumps(document).encode(), "resp-1").whole == whole
+    rewriter = EventRewriter("resp-1")
+    rewriter.feed(event("", choices=[{"delta": said}]) + event("", choices=[{"delta": {}, "finish_reason": reason}]))
+    assert rewriter.whole == whole
+
+
+def test_an_answer_of_which_a_part_is_kept_is_not_whole() -> None:
+    rewriter = EventRewriter("resp-1")
+    rewriter.feed(event("x" * MAX_KEPT) + event("", choices=[{"delta": {}, "finish_reason": "stop"}]))
+    assert not rewriter.whole

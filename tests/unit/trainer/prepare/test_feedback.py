@@ -36,6 +36,13 @@ def test_corrections_and_confirmations_become_rows_and_complaints_do_not() -> No
     assert answers(good, bad, record("fixed", "right", age=3)) == [("good", "said"), ("fixed", "right")]
 
 
+def test_an_answer_that_was_cut_off_is_never_trained_on_and_its_correction_is() -> None:
+    liked = record("cut", None, rating="positive", partial=True)
+    found = select([liked, record("fixed", "right", partial=True)], now=NOW, max_rows=100, max_rows_per_user=100)
+    assert [(row.prompt, row.completion) for row in found.rows] == [("fixed", "right")]
+    assert found.skipped == {"partialAnswer": 1}
+
+
 def test_the_newest_word_on_a_prompt_counts() -> None:
     assert answers(record("Q", "old", age=5), record("q ", "new", age=1)) == [("q ", "new")]
 
