@@ -15,7 +15,7 @@ _SPACE = re.compile(r"\s+")
 
 
 def normalise(text: str) -> str:
-    """NFKC, one space between words, none around: the form in which rows are kept and compared.
+    """NFKC, one space between words, none around: the form in which rows are compared.
 
     >>> normalise("  ﬁnd my\\ncard ")
     'find my card'

@@ -1,6 +1,7 @@
 """A row of data, whatever file and column names it came from."""
 
 import json
+import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -119,6 +120,13 @@ class Row:
         return True
 
     def normalised(self) -> "Row":
-        """The same row with every text normalised."""
-        turns = tuple(replace(turn, content=normalise(turn.content)) for turn in self.turns)
-        return replace(self, turns=turns, text=normalise(self.text))
+        """The same row with every text in one spelling of Unicode and of line ends, nothing around it.
+
+        What is inside stays: lines and indentation are part of code, lists and tables, and served prompts have them.
+        """
+        turns = tuple(replace(turn, content=_tidy(turn.content)) for turn in self.turns)
+        return replace(self, turns=turns, text=_tidy(self.text))
+
+
+def _tidy(text: str) -> str:
+    return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").strip()

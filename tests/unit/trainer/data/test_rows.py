@@ -34,7 +34,7 @@ def test_plain_text_is_its_own_prompt_and_identity() -> None:
         None,
         (),
     )
-    assert row.normalised() == Row("data", "s", text="a fee")
+    assert row.normalised() == Row("data", "s", text="a  fee")
 
 
 def test_a_message_carries_what_templates_take() -> None:
@@ -49,4 +49,11 @@ def test_where_a_row_lies_makes_no_other_row() -> None:
 def test_all_its_text_is_counted_and_normalised() -> None:
     row = Row.answering("data", "s", "a  b", " c", history=(Turn("assistant", "", "{}"),))
     assert row.characters == 4 + 2 + 2
-    assert [turn.content for turn in row.normalised().turns] == ["", "a b", "c"]
+    assert [turn.content for turn in row.normalised().turns] == ["", "a  b", "c"]
+
+
+def test_normalised_text_keeps_its_lines_its_indentation_and_its_characters() -> None:
+    code = "def f(x):\n    return x\u00b2  # \u2026\n\n- a\n\t- b"
+    row = Row.answering("data", "s", f" {code}\n".replace("\n", "\r\n"), f"{code}\n")
+    assert [turn.content for turn in row.normalised().turns] == [code, code]
+    assert row.normalised().key == row.key

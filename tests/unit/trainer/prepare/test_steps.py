@@ -22,7 +22,7 @@ def test_steps_run_in_order_and_tell_what_they_dropped() -> None:
         rows,
         [DataStep(type="normalise"), DataStep(type="filterLength", max_characters=10), DataStep(type="dedupExact")],
     )
-    assert [r.prompt for r in kept] == ["A b"]
+    assert [r.prompt for r in kept] == ["A   b"]
     assert dropped == {"normalise": 0, "filterLength": 1, "dedupExact": 1}
 
 
