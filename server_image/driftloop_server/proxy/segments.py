@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_ROWS = 1000  # of a segment
 MAX_SECONDS = 60.0  # of writing to one
+_ATTEMPTS = 1000  # of finding a free name
 
 Row = dict[str, Any]
 
@@ -135,11 +136,20 @@ class Segments:
         return current
 
     def _new(self, version: str) -> Segment:
-        # Ascending, and never one that this pod had before its container was restarted.
-        self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
-        uri = join(self._uri, version, self._pod, f"{self._sequence:015d}.jsonl")
-        path = local_path(uri)
-        return RemoteSegment(uri) if path is None else LocalSegment(path)
+        """A file that this pod did not have before its container was restarted, ascending.
+
+        One that is there was made within the same millisecond, or the clock was set back: the next number is free soon.
+        """
+        self._sequence = max(self._sequence, time.time_ns() // 1_000_000)
+        for _ in range(_ATTEMPTS):
+            self._sequence += 1
+            uri = join(self._uri, version, self._pod, f"{self._sequence:015d}.jsonl")
+            path = local_path(uri)
+            try:
+                return RemoteSegment(uri) if path is None else LocalSegment(path)
+            except FileExistsError:
+                continue
+        raise FileExistsError(f"{self._uri}: {_ATTEMPTS} files of this pod's next names are there already")
 
     def _close(self, version: str) -> None:
         self._open.pop(version).segment.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import fsspec
@@ -41,6 +42,15 @@ async def test_each_version_and_each_start_has_files_of_its_own(volumes: Path) -
         await store.append("v2", {"n": 2})
     assert read(volumes / "claim/desk/v1/pod-a") == [[1]] * 3
     assert read(volumes / "claim/desk/v2/pod-a") == [[2]] * 3
+
+
+async def test_a_clock_that_stands_still_or_goes_back_costs_no_row(
+    volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for nanoseconds in (5_000_000_000, 5_000_000_000, 4_999_000_000):
+        monkeypatch.setattr(time, "time_ns", lambda now=nanoseconds: now)
+        await Segments("pvc://claim/desk", "pod-a").append("v1", {"n": 1})
+    assert read(volumes / "claim/desk/v1/pod-a") == [[1]] * 3
 
 
 async def test_old_segments_are_closed(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
