@@ -21,6 +21,10 @@ _CUSTOMARY = (
     Columns(text="text"),
 )
 
+# Columns that belong to a conversation by their usual meaning, which are not read: other trainers' forms have them.
+_BESIDE_MESSAGES = frozenset({"audios", "image", "images", "label", "rejected", "system", "videos"})
+_BESIDE_PROMPTS = _BESIDE_MESSAGES | {"history", "input"}
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -79,6 +83,7 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
         return _once(asked, present, source)
     for columns in _CUSTOMARY:
         if set(columns.model_dump(exclude_none=True).values()) <= set(present):
+            _refuse_half_a_row(columns, present, source)
             tools = "tools" if "tools" in present and columns.text is None else None
             return _once(columns.model_copy(update={"tools": tools}), present, source)
     raise _wrong_column(
@@ -87,6 +92,24 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
         "data.sources[].columns",
         present,
     )
+
+
+def _refuse_half_a_row(columns: Columns, present: list[str], source: str) -> None:
+    """Raises WrongColumn where columns were guessed and another one, by its name, is part of the conversation too.
+
+    Without its system prompt a row teaches something else, and with `label: false` the opposite.
+    """
+    if columns.text is not None:
+        return
+    others = _BESIDE_MESSAGES if columns.messages else _BESIDE_PROMPTS
+    if left_out := sorted(others & set(present)):
+        read = ", ".join(f"{kind}: {name}" for kind, name in columns.model_dump(exclude_none=True).items())
+        raise _wrong_column(
+            source,
+            f"{', '.join(map(repr, left_out))} may be part of the rows and would be left out: put it into them, "
+            f"or set data.sources[].columns to {read} to go on without it",
+            present,
+        )
 
 
 def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:

@@ -61,6 +61,29 @@ def test_a_conversation_keeps_its_turns(volume: Path, tmp_path: Path) -> None:
     assert row.key == Row.answering("data", "s", "hi", "other").key
 
 
+@pytest.mark.parametrize(
+    ("record", "column", "way"),
+    [
+        (
+            {"conversations": [{"from": "human", "value": "a"}], "system": "be kind"},
+            "system",
+            "messages: conversations",
+        ),
+        ({"messages": [{"role": "user", "content": "a"}], "images": ["x"]}, "images", "messages: messages"),
+        ({"prompt": "a", "completion": "b", "label": False}, "label", "prompt: prompt, completion: completion"),
+        ({"prompt": "a", "completion": "b", "input": "c"}, "input", "prompt: prompt, completion: completion"),
+    ],
+)
+def test_a_column_that_is_part_of_the_rows_is_not_left_out_unasked(
+    volume: Path, tmp_path: Path, record: dict[str, Any], column: str, way: str
+) -> None:
+    (volume / "d.jsonl").write_text(lines(record))
+    with pytest.raises(StageFailure, match=rf"WrongColumn: .*'{column}' may be part of the rows .* to {way} to go on"):
+        read("d.jsonl", tmp_path)
+    named = dict(part.split(": ") for part in way.split(", "))
+    assert len(read("d.jsonl", tmp_path, **named)) == 1
+
+
 def test_a_missing_column_is_named_with_those_that_are_there(volume: Path, tmp_path: Path) -> None:
     (volume / "d.csv").write_text("text,category\nhello,x\n")
     with pytest.raises(
