@@ -1,6 +1,7 @@
 """docs/conditions.md lists every reason that the code gives, and none that it does not."""
 
 import re
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from driftloop.contract.reasons import StageReason
 from driftloop.controller.vocabulary.reasons import UNAVAILABLE, Reason
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/conditions.md").read_text()
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs/conditions.md").read_text()
 REASONS = {*map(str, Reason), *map(str, StageReason)}
 # What Kubernetes itself says of pods and Jobs is passed on as it is.
 KUBERNETES = {
@@ -44,6 +46,15 @@ def test_the_reason_is_documented(reason: str) -> None:
 
 def test_what_is_documented_is_given() -> None:
     assert documented() <= REASONS | KUBERNETES | {RUNNING}
+
+
+@pytest.mark.parametrize("enum", [Reason, StageReason])
+def test_every_reason_is_given_by_some_code(enum: type[StrEnum]) -> None:
+    sources = [
+        path for folder in ("operator", "trainer_image", "server_image") for path in (ROOT / folder).rglob("*.py")
+    ]
+    given = {name for path in sources for name in re.findall(rf"\b{enum.__name__}\.(\w+)", path.read_text())}
+    assert given >= set(enum.__members__)
 
 
 def test_endings_that_say_nothing_of_model_or_data_are_reasons_that_exist() -> None:
