@@ -7,10 +7,10 @@ from pathlib import Path
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
-from driftloop.podlib import safety
+from driftloop.podlib import logs, safety
 from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, report
 from driftloop.podlib.storage import StorageError, fetch_folder
-from driftloop_server.stage import serve_task, setup_logging
+from driftloop_server.stage import serve_task
 
 log = logging.getLogger("driftloop_server.fetch")  # run as __main__
 
@@ -62,7 +62,7 @@ def _drop_unlisted(folder: Path, manifest: Manifest) -> None:
 
 
 def main() -> None:
-    setup_logging()
+    logs.setup()
     try:
         task = serve_task()
         manifest = fetch(task)

@@ -1,7 +1,4 @@
-"""The beginning of a serving container: its task, and its log."""
-
-import logging
-import sys
+"""The beginning of a serving container: its task."""
 
 from driftloop.contract import task
 from driftloop.contract.reasons import StageReason
@@ -17,8 +14,3 @@ def serve_task() -> task.ServeTask:
     if not isinstance(found, task.ServeTask):
         raise BadInput(StageReason.TASK_UNREADABLE, f"expected a task of kind Serve, found {found.kind}")
     return found
-
-
-def setup_logging() -> None:
-    """One line an event, on stderr. Prompts and answers are never logged."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -34,7 +35,7 @@ def _operator(arguments: list[str]) -> int:
     try:
         asyncio.run(Operator(found, KINDS).run())
     except UnsupportedServer as error:
-        print(f"driftloop operator: {error}", file=sys.stderr)
+        logging.getLogger("driftloop").error("%s", error)
         return 1
     return 0
 

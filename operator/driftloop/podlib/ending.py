@@ -1,9 +1,8 @@
 """How a container ends: its result or its error as termination message, and the exit code that goes with it."""
 
+import logging
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable
 
 from pydantic import ValidationError
@@ -13,6 +12,8 @@ from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_DONE, EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult, StageError, emit
 from driftloop.podlib.storage import StorageError
+
+log = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 1900  # at worst each is a quote, which JSON writes as two: a termination message holds 4,096
 
@@ -51,18 +52,16 @@ def run_stage(stage: Callable[[], AnyResult]) -> int:
         return EXIT_DONE
     except Exception as error:
         failure = classify(error)
-        if failure.exit_code != EXIT_BAD_INPUT:
-            traceback.print_exc()
-    return report(failure)
+        return report(failure, None if failure.exit_code == EXIT_BAD_INPUT else error)
 
 
-def report(failure: StageFailure) -> int:
-    """Leave the failure on stderr and as termination message; its exit code."""
-    print(f"error: {failure}", file=sys.stderr, flush=True)
+def report(failure: StageFailure, cause: Exception | None = None) -> int:
+    """Leave the failure in the log, with the trace of `cause`, and as termination message; its exit code."""
+    log.error("%s", failure, exc_info=cause)
     try:
         emit(StageError(reason=failure.reason, message=bounded(failure.message)))
     except OSError as error:  # outside a pod there is no such file
-        print(f"no termination message: {error}", file=sys.stderr, flush=True)
+        log.error("no termination message: %s", error)
     return failure.exit_code
 
 

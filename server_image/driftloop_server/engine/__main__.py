@@ -18,6 +18,7 @@ from aiohttp import web
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
+from driftloop.podlib import logs
 from driftloop.podlib.heavy import loading
 
 with loading():
@@ -28,7 +29,7 @@ with loading():
     from driftloop_server.engine.model import LoadedModel, load
     from driftloop_server.engine.scheduler import Scheduler
     from driftloop_server.engine.server import EngineServer
-    from driftloop_server.stage import serve_task, setup_logging
+    from driftloop_server.stage import serve_task
 
 log = logging.getLogger("driftloop_server.engine")
 
@@ -121,8 +122,8 @@ def _bounded(loaded: LoadedModel, max_num_seqs: int) -> tuple[LoadedModel, int]:
 
 
 def main() -> None:
-    setup_logging()
     options = arguments()
+    logs.setup()
     try:
         task = serve_task()
         loaded, cells = _bounded(_loaded(task, options.threads), task.max_num_seqs)

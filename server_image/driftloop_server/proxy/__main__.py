@@ -16,6 +16,7 @@ from aiohttp import web
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
+from driftloop.podlib import logs
 from driftloop.podlib.ending import BadInput, StageFailure, report
 from driftloop_server.listener import ApiRunner
 from driftloop_server.proxy.app import Api
@@ -30,7 +31,7 @@ from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
 from driftloop_server.proxy.upstream import Upstream
-from driftloop_server.stage import serve_task, setup_logging
+from driftloop_server.stage import serve_task
 
 log = logging.getLogger("driftloop_server.proxy")
 
@@ -128,11 +129,12 @@ async def _drain(connections: Connections, seconds: float, linger: float) -> Non
 
 
 def main() -> None:
-    setup_logging()
+    options = arguments()
+    logs.setup()
     try:
         task = serve_task()
         keys = Keys(task)
-        asyncio.run(serve(task, keys, arguments()))
+        asyncio.run(serve(task, keys, options))
     except StageFailure as error:
         sys.exit(report(error))
 

@@ -5,6 +5,7 @@ import sys
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, from_environment
+from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.evaluate.stage import answer, evaluate
@@ -25,5 +26,6 @@ if __name__ == "__main__":
     parse_arguments(
         "driftloop_trainer.evaluate", "Ask the served model every item; leave its answers, or evidence, in storage."
     )
+    logs.setup()
     exit_on_sigterm()
     sys.exit(run_stage(_stage))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,8 @@ from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
 from driftloop_trainer.evaluate.client import Answer, Arm
+
+log = logging.getLogger(__name__)
 
 _ANSWERS, _ARM = "answers.jsonl", "arm.json"
 _PROGRESS = 200  # items between two lines of progress
@@ -71,7 +74,7 @@ class Once:
             answer = await self.ask(item, suite.max_tokens)
             done += 1
             if done % _PROGRESS == 0 or done == len(suite.items):
-                print(f"{suite.name}: {done}/{len(suite.items)} items", flush=True)
+                log.info("%s: %d/%d items", suite.name, done, len(suite.items))
             return answer
 
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from driftloop_trainer.evaluate.checks import check_api
 from driftloop_trainer.evaluate.client import Answer, Arm
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
 from driftloop_trainer.folders import finished, open_folder, record
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def answer(task: AnswerTask) -> AnswerResult:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, AnswerResult) and earlier.model_digest == task.arm.digest:
-            print(f"answered already: {task.output}", flush=True)
+            log.info("answered already: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch)
         folder = _folder(scratch, "answers")
@@ -100,7 +103,7 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, EvaluateResult) and _is_about(earlier, task):
-            print(f"evaluated already: {task.output}", flush=True)
+            log.info("evaluated already: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch)
         kept = _kept_answers(task.baseline, scratch) if task.baseline else None
@@ -151,7 +154,7 @@ async def _compare_all(
         await candidate.get_to_know()
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
         api = await check_api(candidate, prompts, task.max_tokens)
-        print(f"API: {api.passed} checks passed, failed: {api.failed}, by chance: {api.uncertain}", flush=True)
+        log.info("API: %d checks passed, failed: %s, by chance: %s", api.passed, api.failed, api.uncertain)
         results, once = [], Once(candidate)
         with (folder / "items.jsonl").open("w") as stream:
             for suite in suites:

@@ -5,6 +5,7 @@ import sys
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
 from driftloop.contract.task import PrepareTask, from_environment
+from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.prepare.stage import prepare
@@ -19,5 +20,6 @@ def _stage() -> AnyResult:
 
 if __name__ == "__main__":
     parse_arguments("driftloop_trainer.prepare", "Clean, divide and tokenise a job's data; leave a folder in storage.")
+    logs.setup()
     exit_on_sigterm()
     sys.exit(run_stage(_stage))

@@ -1,6 +1,7 @@
 """The model's part of the stage: the gathered rows as its tokens, and all that is told of both."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from driftloop_trainer.prepare.packing import pack
 from driftloop_trainer.prepare.render import Example, Renderer
 from driftloop_trainer.prepare.sample import CLOSE, OPEN, sample
 from driftloop_trainer.prepare.suites import suite_items, write_suite
+
+log = logging.getLogger(__name__)
 
 TRAIN_KEYS, HELD_OUT_KEYS = "train_keys.txt", "heldout_keys.txt"
 PROVENANCE = ".provenance.json"  # hidden: it tells of the content and is not part of it
@@ -101,11 +104,13 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     )
     result = fitting(result)
     record(task.output, encode(result))
-    _say(f"{len(rows)} rows in {len(sequences)} sequences, {len(gathered.held_out)} held out, dropped: {dropped}")
-    _say(f"{len(examples)} examples, trained on otherwise than they came: {dict(rendering.reshaped) or 'no row'}")
+    held_out = len(gathered.held_out)
+    log.info("%d rows in %d sequences, %d held out, dropped: %s", len(rows), len(sequences), held_out, dropped)
+    reshaped = dict(rendering.reshaped) or "no row"
+    log.info("%d examples, trained on otherwise than they came: %s", len(examples), reshaped)
     for note in result.notes:
-        _say(note)
-    _say(f"the first example, what counts in the loss between {OPEN} and {CLOSE}:\n{shown}")
+        log.info("%s", note)
+    log.info("the first example, what counts in the loss between %s and %s:\n%s", OPEN, CLOSE, shown)
     return result
 
 
@@ -221,7 +226,3 @@ def _write_provenance(task: PrepareTask, dropped: dict[str, int], rows: list[Row
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_text(join(task.output, PROVENANCE), json.dumps(content, indent=1) + "\n")
-
-
-def _say(text: str) -> None:
-    print(f"prepare: {text}", flush=True)

@@ -1,5 +1,6 @@
 """The data's part of the stage: every source read, cleaned and divided. Imports no torch."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, r
 from driftloop_trainer.prepare.feedback import read_feedback
 from driftloop_trainer.prepare.sources import read_source
 from driftloop_trainer.prepare.steps import clean, feedback_wins
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     rows = [*(feedback.rows if feedback else []), *(row for part in parts for row in part.rows)]
     left_out = dict(sum((part.dropped for part in parts), Counter[str]()))
     read = len(rows)
-    print(f"prepare: {read} rows read", flush=True)
+    log.info("%d rows read", read)
     rows, contradicted = feedback_wins(rows)
     rows, dropped = clean(rows, data.steps)
     near = [step.threshold for step in data.steps if step.type == "dedupNear"]

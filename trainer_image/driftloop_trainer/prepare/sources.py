@@ -1,5 +1,6 @@
 """Read the files of a job's sources into rows."""
 
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_
 from driftloop_trainer.data.conversations import answers_nothing, conversation, tool_schemas
 from driftloop_trainer.data.files import Format, Record, format_of, open_table
 from driftloop_trainer.data.rows import Part, Row, Turn
+
+log = logging.getLogger(__name__)
 
 _CUSTOMARY = (
     Columns(prompt="prompt", completion="completion"),
@@ -166,7 +169,5 @@ def _wrong_column(source: str, what: str, present: list[str]) -> StageFailure:
 
 def _say(source: DataSource, names: list[str], present: list[str]) -> None:
     others = [name for name in present if name not in names][:20]
-    print(
-        f"prepare: source {source.name}: reads {', '.join(names)}" + (f", not {', '.join(others)}" if others else ""),
-        flush=True,
-    )
+    left_out = f", not {', '.join(others)}" if others else ""
+    log.info("source %s: reads %s%s", source.name, ", ".join(names), left_out)

@@ -1,5 +1,6 @@
 """The stage from end to end: every read and write happens in what this calls, every rule elsewhere."""
 
+import logging
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
 from driftloop_trainer.prepare.suites import check_suites
 
+log = logging.getLogger(__name__)
+
 
 def prepare(task: PrepareTask) -> PrepareResult:
     """Leave the prepared folder at `task.output` and tell what is in it. Raises StageFailure and its kin."""
@@ -18,7 +21,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, PrepareResult):
-            print(f"prepare: {task.output} is already whole: nothing to do", flush=True)
+            log.info("%s is already whole: nothing to do", task.output)
             return earlier
         gathered = gather(task, scratch, datetime.now(UTC))
         check_suites(task.suites, gathered.held_out, scratch)

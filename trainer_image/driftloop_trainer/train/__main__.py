@@ -6,6 +6,7 @@ import sys
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
 from driftloop.contract.task import TrainTask, from_environment
+from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.train.cluster.lend import lend
@@ -33,5 +34,6 @@ if __name__ == "__main__":
         "Train on a prepared folder with Ray Train and FSDP2; leave a model folder in storage.\n"
         f"{_INDEX} 0 leads (Ray's head, metrics on port 9090); the others lend their workers to it.",
     )
+    logs.setup()
     exit_on_sigterm()
     sys.exit(run_stage(_stage))

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from pydantic import ValidationError
 
+from driftloop.contract.logs import message_of
 from driftloop.contract.names import EXIT_BAD_INPUT
 from driftloop.contract.result import (
     AnswerResult,
@@ -298,7 +299,7 @@ def _cause(pod: str, container: str, terminated: Obj) -> _Cause:
         advice = "raise its memory limit, or lower the batch size or maxLength"
         return _Cause(2, when, "OOMKilled", f"{where} used more memory than its limit: {advice}", code)
     # The end of the log stands in for a message; the last line is where Python says what happened.
-    tail = shorten(message.strip().rsplit("\n", 1)[-1], _LOG_TAIL)
+    tail = shorten(message_of(message.strip().rsplit("\n", 1)[-1]), _LOG_TAIL)
     last_line = f": {tail}" if tail else ""
     rank = 0 if code in _SIGNALLED else 1
     return _Cause(rank, when, Reason.STAGE_FAILED, f"{where} exited with {code}{last_line}", code)

@@ -119,6 +119,24 @@ def test_the_last_line_of_a_log_is_told_and_no_more() -> None:
     assert len(ended.message) < 600
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"level": "info", "message": "step 3/9 loss 0.5000"}', "step 3/9 loss 0.5000"),
+        ('{"message": "broken", "error": "Traceback ...\\nValueError: hunter2"}', "broken"),
+        ('{"message": "the first example:\\nhunter2\\nyes"}', "yes"),
+        ('hunter2\\nthe rest of a line whose beginning is missing"}', "the rest of a line whose beginning is missing"),
+        ('{"level": "info"}', '{"level": "info"}'),
+        ("[1]", "[1]"),
+        ("ValueError: 'a\\nb'", "ValueError: 'a\\nb'"),
+    ],
+)
+def test_of_a_line_of_our_logs_the_messages_end_is_told(line: str, told: str) -> None:
+    ended = found(FAILED, pod_of(FAILED, terminated("train", 1, f"hunter2\n{line}\n")))
+    assert isinstance(ended, Broken)
+    assert ended.message.endswith(f"exited with 1: {told}")
+
+
 def test_an_eviction_is_told_by_the_kubelets_words() -> None:
     pod = pod_of(FAILED, phase="Failed")
     pod["status"] |= {"reason": "Evicted", "message": "the node was low on memory"}

@@ -91,12 +91,13 @@ def test_if_no_row_fits_the_lengths_and_what_would_do_are_named(volume: Path) ->
 
 
 def test_the_first_example_is_kept_for_people_with_what_counts_marked(
-    volume: Path, capsys: pytest.CaptureFixture[str]
+    volume: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     prepared(volume, [{"messages": MESSAGES[:2]}], templates.QWEN3)
     shown = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\nyes<|im_end|>⟧"
     assert (folder(volume) / SAMPLE).read_text() == shown + "\n"
-    assert shown in capsys.readouterr().out
+    assert shown in caplog.text
 
 
 def test_the_tokens_that_end_answers_are_kept_for_the_export(volume: Path) -> None:

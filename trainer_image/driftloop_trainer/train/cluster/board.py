@@ -56,6 +56,7 @@ class Reporter:
         if now >= self._next or progress.step == progress.total:
             self._next = now + _INTERVAL
             self._board.show.remote(progress)
+            # Ray brings it to the driver, which logs it as all that is printed there.
             print(
                 f"step {progress.step}/{progress.total} loss {progress.loss:.4f} "
                 f"{progress.tokens_per_second:.0f} tokens/s eta {progress.eta_seconds:.0f}s",

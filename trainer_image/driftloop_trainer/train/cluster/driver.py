@@ -1,5 +1,6 @@
 """Pod index 0: lead the training."""
 
+import logging
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,8 @@ from driftloop_trainer.train.cluster.processgroup import ProcessGroup
 from driftloop_trainer.train.cluster.trainer import Trainer
 from driftloop_trainer.train.run import Run, Superseded
 
+log = logging.getLogger(__name__)
+
 _EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
 
 
@@ -36,7 +39,7 @@ def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, TrainResult):
-            _say(f"{task.output} is already whole: nothing to do")
+            log.info("%s is already whole: nothing to do", task.output)
             return earlier
         check_inputs(task, scratch)
         return _train(task, head, name)
@@ -90,7 +93,7 @@ def wait_for_nodes(nodes: int, deadline: float) -> None:
             )
             raise StageFailure(StageReason.NODES_MISSING, message, EXIT_RETRY)
         time.sleep(0.5)
-    _say(f"{nodes} nodes joined")
+    log.info("%d nodes joined", nodes)
 
 
 def _alive() -> int:
@@ -136,7 +139,3 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         resumed_from_step=outcome.first_step,
         restarts=outcome.restarts,
     )
-
-
-def _say(text: str) -> None:
-    print(f"train: {text}", flush=True)

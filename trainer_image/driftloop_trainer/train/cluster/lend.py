@@ -3,6 +3,7 @@
 Imports neither Ray nor torch, which only the workers need: seconds of every pod's start.
 """
 
+import logging
 import time
 from typing import NoReturn
 
@@ -11,6 +12,8 @@ from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.cluster.node import join, wait_for_head
+
+log = logging.getLogger(__name__)
 
 _SETTLED = 60  # seconds after which a node had joined: Ray gives up on a head that doesn't answer before
 _HEAD_PAUSE = 5  # seconds in which a dying head's port may still answer
@@ -26,7 +29,7 @@ def lend(task: TrainTask) -> NoReturn:
         wait_for_head(task.head, deadline)
         joined = time.monotonic()
         code = join(task.head, task.workers_per_node, task.gpus_per_node)
-        print(f"train: Ray ended here with {code}", flush=True)
+        log.info("Ray ended here with %d", code)
         if time.monotonic() - joined > _SETTLED:  # sooner, the head was not up yet: the same wait goes on
             deadline, lost = time.monotonic() + task.startup_timeout_seconds, lost + 1
         time.sleep(_HEAD_PAUSE)

@@ -8,11 +8,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
+from driftloop.podlib.logs import relay
 from driftloop_trainer.train.cluster.cpus import pod_cpus
 
 PORT = 6379
@@ -24,6 +26,7 @@ _SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it every line of a worker shows up twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; Kubernetes ends pods, it doesn't drain Ray
     "TOKENIZERS_PARALLELISM": "false",
@@ -47,7 +50,7 @@ def own_address() -> str:
 def start_head(cpus: int, gpus: int) -> subprocess.Popen[bytes]:
     """Begin to start Ray's head, whose processes outlive the command that starts them. See `await_head`."""
     command = [*_command(cpus, gpus), "--head", f"--port={PORT}", "--include-dashboard=false", "--no-monitor"]
-    return subprocess.Popen(command)  # noqa: S603 - the command is ours
+    return _start(command)
 
 
 def await_head(head: subprocess.Popen[bytes]) -> str:
@@ -66,7 +69,7 @@ def await_head(head: subprocess.Popen[bytes]) -> str:
 def join(head: str, cpus: int, gpus: int) -> int:
     """Be a node of `head` until Ray ends here; returns its exit code."""
     command = [*_command(cpus, gpus), f"--address={head}:{PORT}", "--block"]
-    return subprocess.run(command, check=False).returncode  # noqa: S603 - the command is ours
+    return _start(command).wait()
 
 
 def wait_for_head(host: str, deadline: float) -> None:
@@ -80,9 +83,18 @@ def wait_for_head(host: str, deadline: float) -> None:
     raise StageFailure(StageReason.NODES_MISSING, f"the head {host}:{PORT} did not answer in time", EXIT_RETRY)
 
 
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a command of Ray's whose output is logged."""
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603 - it is ours
+    assert started.stdout is not None
+    threading.Thread(target=relay, args=[started.stdout], daemon=True).start()
+    return started
+
+
 def _command(cpus: int, gpus: int) -> list[str]:
     return [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"),
+        *("--log-style=pretty", "--log-color=false"),  # the log has times and levels, and shows no colours
         *(f"--node-ip-address={own_address()}", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
         *(f"--num-cpus={cpus}", f"--num-gpus={gpus}"),
     ]
