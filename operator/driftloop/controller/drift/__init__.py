@@ -1,1 +1,1 @@
-"""Drift: counters in, evidence out."""
+"""Drift detection: from counters to evidence and alarms. Pure."""

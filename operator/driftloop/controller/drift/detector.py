@@ -1,16 +1,17 @@
-"""The e-detector: evidence that requests are no longer what they were, with a budget for false alarms. Pure.
+"""The e-detector: evidence that the requests have changed, with a budget for false alarms. Pure.
 
-Each signal's bins get scores, and each bet multiplies its evidence by 1 + l (score - tolerance) a request. While the
-mean score is within the tolerance no bet can be expected to win. Evidence follows the Shiryaev-Roberts recursion
-R <- (R + requests) * bet, and signals and bets are averaged. So E[R] never exceeds the requests seen, and by Doob's
-inequality R reaches 72,000 / a within 72,000 requests with probability a at most, however often one looks.
+Each bin of a signal has a score. Per request, each bet multiplies its evidence by 1 + l (score - tolerance). While the
+mean score is within the tolerance, no bet is expected to win. Evidence follows the Shiryaev-Roberts recursion
+R <- (R + requests) * bet, averaged over signals and bets. So E[R] never exceeds the number of requests, and by Doob's
+inequality R reaches 72,000 / a within 72,000 requests with probability at most a, however often it is checked.
 
 Sources: e-detectors, Shin, Ramdas & Rinaldo 2023 (arXiv 2203.03532); bets on a bounded mean, Waudby-Smith & Ramdas
 2024; normal scores, van der Waerden 1952.
 
-Limits. The guarantee is for requests that come independently. Of a burst no bet wins more than a few requests' worth
-(`pace`; a bet that wins less than it might keeps its guarantee), but a user who sends the same for hours is a shift of
-the traffic, and is reported as one. A mean score doesn't see a spread that grows on both sides alike.
+Limits. The guarantee holds for independent requests. From a burst a bet wins only as much as from a few requests
+(`pace`; a bet that wins less than it could keeps its guarantee). But a user who sends the same request for hours
+shifts the traffic, and this is reported as drift. A mean score does not change when the spread grows equally on both
+sides.
 """
 
 import math
@@ -21,46 +22,46 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from driftloop.contract.names import SIGNALS
-from driftloop.controller.drift.pace import believed
+from driftloop.controller.drift.pace import independent_limit
 
 FEEDBACK = "feedback"  # the fourth signal; its bins are good and bad ratings
 WATCHED = (*SIGNALS, FEEDBACK)
-MONTH = 72_000  # requests that the false-alarm budget is for
-STANDARD_ERRORS = 2.33  # 99 %: how far a finite reference may be off
-FRACTIONS = (0.15, 0.45, 0.9)  # of the largest stake that can't lose everything
+MONTH = 72_000  # requests to which the false-alarm budget applies
+STANDARD_ERRORS = 2.33  # 99 %: allowed error of a finite reference
+FRACTIONS = (0.15, 0.45, 0.9)  # stakes, as shares of the largest stake that can't lose everything
 
 _NORMAL = NormalDist()
-_LOWEST = -50.0  # evidence below e^-50 is none
+_LOWEST = -50.0  # lower limit of ln R: less evidence makes no difference
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What Prometheus counted of one version's requests between two looks."""
+    """The requests of one version that Prometheus counted between two checks."""
 
-    until: datetime  # the end of the window; the next one begins here
-    bins: Mapping[str, Sequence[float]]  # signal -> increments a bin; `feedback` is (good, bad)
-    reference: Mapping[str, Sequence[float]] = field(default_factory=dict)  # signal -> the profile's masses
-    reference_rows: float = 0.0  # rows behind them
+    until: datetime  # the end of the window; the next window begins here
+    bins: Mapping[str, Sequence[float]]  # signal -> increments per bin; `feedback` is (good, bad)
+    reference: Mapping[str, Sequence[float]] = field(default_factory=dict)  # signal -> bin shares of the profile
+    reference_rows: float = 0.0  # rows from which the profile was made
 
     @property
     def requests(self) -> float:
-        """Requests in the window: each is in one bin of every text signal."""
+        """Requests in the window. Each request is in one bin of every text signal."""
         return max((sum(usable(self.bins.get(signal))) for signal in SIGNALS), default=0.0)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What is normal for one signal: shares of the bins, and the rows they were counted on."""
+    """What is normal for one signal: the share of each bin, and the number of rows from which they were counted."""
 
     rows: float
     masses: tuple[float, ...]
 
 
-State = Mapping[str, Sequence[float]]  # signal -> ln R of each of its bets
+State = Mapping[str, Sequence[float]]  # signal -> ln R of each bet
 
 
 def threshold(false_alarms_per_month: float) -> float:
-    """ln R at which the alarm goes: a false one within a month has at most the given probability."""
+    """ln R at which the alarm is raised, so that a false alarm within a month has at most the given probability."""
     return math.log(MONTH / false_alarms_per_month) if false_alarms_per_month > 0 else math.inf
 
 
@@ -74,38 +75,39 @@ def update(
 ) -> dict[str, tuple[float, ...]]:
     """The state after one window in which `expected` requests are usual.
 
-    A signal without a reference, or whose increments are missing, negative or no numbers, stays as it was: what is
-    not known is no evidence. Evidence is cut at `cap` (ln R), so that it can fall again when the traffic is back.
+    A signal keeps its evidence if it has no reference, or if its increments are missing, negative or not finite:
+    missing data is not evidence. Evidence is limited to `cap` (ln R), so that it can fall when the traffic is normal
+    again.
     """
-    found = {signal: tuple(values) for signal, values in state.items()}
+    updated = {signal: tuple(values) for signal, values in state.items()}
     for signal in WATCHED:
         reference, counts = references.get(signal), usable(bins.get(signal))
         if reference is None or sum(counts) <= 0 or len(counts) != len(reference.masses):
             continue
         tables = bets(signal, reference, tolerance)
-        before = found.get(signal, ())
+        before = updated.get(signal, ())
         if len(before) != len(tables):
             before = (-math.inf,) * len(tables)
-        most = [believed(expected * mass) for mass in smoothed(reference)]
-        found[signal] = tuple(_step(ln, table, counts, most, cap) for ln, table in zip(before, tables, strict=True))
-    return found
+        most = [independent_limit(expected * mass) for mass in smoothed(reference)]
+        updated[signal] = tuple(_step(ln, table, counts, most, cap) for ln, table in zip(before, tables, strict=True))
+    return updated
 
 
 def log_evidence(state: State) -> float:
-    """ln of the mean of R over all signals and bets; those that say nothing count as 0."""
+    """ln of the mean of R over all signals and bets; a signal without evidence counts as 0."""
     return _log_mean([signal_evidence(state, signal) for signal in WATCHED])
 
 
 def signal_evidence(state: State, signal: str) -> float:
-    """ln of the mean of R over the bets of one signal; -inf when nothing is known of it."""
+    """ln of the mean of R over the bets of one signal; -inf without evidence."""
     return _log_mean(state.get(signal, ()))
 
 
-@lru_cache(maxsize=256)  # a reference that has stopped growing is used at every look
+@lru_cache(maxsize=256)  # a reference that no longer grows is used at every check
 def bets(signal: str, reference: Reference, tolerance: float) -> list[tuple[float, ...]]:
-    """ln of the factor of each bin, a bet: up and down at each of FRACTIONS; of feedback, only more bad ratings.
+    """The bets on a signal, each as ln of its factor per bin: on a rise and on a fall, at each of FRACTIONS.
 
-    An empty list when the reference can't be betted on.
+    On feedback there are only bets on more bad ratings. Empty when the reference has no scores.
     """
     scores = normal_scores(reference)
     if scores is None:
@@ -120,10 +122,10 @@ def bets(signal: str, reference: Reference, tolerance: float) -> list[tuple[floa
 
 
 def normal_scores(reference: Reference) -> list[float] | None:
-    """The mean of a standard normal over each bin's share, with mean 0 and variance 1 under the reference.
+    """The score per bin: the mean of a standard normal over its share, with mean 0 and variance 1 in the reference.
 
-    The reference is smoothed by half a row a bin: what it has never seen is rare, not impossible.
-    None with fewer than two bins or no rows.
+    The reference is smoothed by half a row per bin: what it does not contain is rare, not impossible.
+    None with fewer than two bins, or without rows.
     """
     masses = smoothed(reference)
     if len(masses) < 2 or reference.rows <= 0:
@@ -139,10 +141,10 @@ def normal_scores(reference: Reference) -> list[float] | None:
 
 
 def allowed_shift(scores: Sequence[float], reference: Reference, tolerance: float) -> float:
-    """The mean score that is no drift yet, in standard deviations.
+    """The largest mean score that does not count as drift, in standard deviations.
 
-    `tolerance` is a share: of a signal with two bins, the change of the second one's; of a normal one, the change of
-    the share above the median (both are 2 tolerance / E|score|). It is never below what a finite reference leaves open.
+    `tolerance` is the change of a share: with two bins, the share of the second bin; with a normal distribution, the
+    share above the median (both are 2 tolerance / E|score|). It is never below the error of a finite reference.
     """
     masses = smoothed(reference)
     spread = sum(mass * abs(score) for mass, score in zip(masses, scores, strict=True))
@@ -150,22 +152,22 @@ def allowed_shift(scores: Sequence[float], reference: Reference, tolerance: floa
 
 
 def smoothed(reference: Reference) -> list[float]:
-    """Shares with half a row added to each bin."""
+    """The share of each bin after half a row was added to it."""
     rows = max(reference.rows, 0.0)
     counts = [max(mass, 0.0) * rows + 0.5 for mass in reference.masses]
     return [count / sum(counts) for count in counts]
 
 
 def usable(counts: Sequence[float] | None) -> Sequence[float]:
-    """The counts, or none at all if one of them is no count."""
+    """The counts; empty if one of them is negative or not finite."""
     if counts is None or not all(math.isfinite(count) and count >= 0 for count in counts):
         return ()
     return counts
 
 
 def _step(before: float, table: Sequence[float], counts: Sequence[float], most: Sequence[float], cap: float) -> float:
-    # Every request could be the first after the change: as many new bets begin as there are requests, all of them
-    # with the window's first one, since its order isn't known.
+    # Every request could be the first after the change, so one new bet begins per request. All of them begin with
+    # the first request of the window, because the order within a window is unknown.
     after = _log_add(before, math.log(sum(counts)))
     for factor, count, limit in zip(table, counts, most, strict=True):
         after += factor * (min(count, limit) if factor > 0 else count)

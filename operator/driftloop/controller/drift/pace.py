@@ -1,25 +1,25 @@
-"""How many requests usually come in a time, so that a burst counts for little. Pure.
+"""The usual request rate of a version, so that the requests of a burst count for little. Pure.
 
-A retry loop or one user's script sends a hundred like requests in a minute. They are not a hundred independent ones,
-which is what evidence assumes, and sixty such minutes per month would be sixty alarms.
+A retry loop or one user's script sends a hundred similar requests in a minute. The detector assumes independent
+requests, and these are not. Without a limit, sixty of these minutes per month would raise sixty alarms.
 """
 
 from dataclasses import dataclass
 
-BURST = 4.0  # times what is usual; a day's peak is well below it, and so is the share of a bin in a shift
-MEMORY = 86_400.0  # seconds over which the pace is an average
+BURST = 4.0  # times the usual number; a daily peak stays well below it, and so does the growth of a bin in a shift
+MEMORY = 86_400.0  # seconds over which the pace is averaged
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Requests per second, averaged over so many seconds."""
+    """Requests per second, and the number of seconds over which they were averaged."""
 
     rate: float = 0.0
     seconds: float = 0.0
 
 
 def advance(pace: Pace, requests: float, seconds: float) -> Pace:
-    """The pace after a window. It begins with the first request: a service that waits for its traffic has none yet."""
+    """The pace after a window. It starts with the first request: before its first request a service has no pace."""
     if seconds <= 0 or (requests <= 0 and pace.seconds <= 0):
         return pace
     observed = min(pace.seconds + seconds, MEMORY)
@@ -27,11 +27,11 @@ def advance(pace: Pace, requests: float, seconds: float) -> Pace:
     return Pace((1 - weight) * pace.rate + weight * requests / seconds, observed)
 
 
-def usual(pace: Pace, requests: float, seconds: float) -> float:
-    """Requests that are usual for a window. Until there is a pace, those that came are."""
+def expected_requests(pace: Pace, requests: float, seconds: float) -> float:
+    """The number of requests that is usual for a window. Without a pace yet, it is the number that came."""
     return pace.rate * seconds if pace.seconds > 0 else requests
 
 
-def believed(expected: float) -> float:
-    """Requests, of `expected` ones, that are believed to be independent: a single one always is."""
+def independent_limit(expected: float) -> float:
+    """The most requests that count as independent when `expected` are usual: at least one always counts."""
     return 1 + BURST * expected

@@ -1,13 +1,14 @@
-"""A version's drift from one look to the next: baseline, evidence, alarm. Pure.
+"""The drift of a version, from one check to the next: baseline, evidence, alarm. Pure.
 
-The first requests of a promoted version, `baselineRequests` of them and those of `baselineMinimumHours`, say what its
-traffic is like, and are the reference from then on: training data is not traffic. How far they are from the training
-data is a figure of its own, which starts nothing.
+The baseline is the first requests of a promoted version: at least `baselineRequests`, over at least
+`baselineMinimumHours`. Later requests are compared with the baseline and not with the training data, because training
+data is not traffic. The distance of the baseline from the training data is reported, but it triggers nothing.
 
-Whether they were a good time is told by their ratings. Few services have enough: then health is unknown, which the
-status says, and mostly bad ratings raise an alarm by themselves, while the text is compared all the same.
+The ratings of the baseline show whether it is a healthy state. Few services have enough ratings. Without enough of
+them the status says that health is unknown, and mostly bad ratings raise an alarm by themselves. The text is compared
+in any case.
 
-As long as evidence is at rest the baseline goes on growing, each signal up to `GROWTH` times: a few hundred requests
+While the evidence is low the baseline continues to grow, each signal up to `GROWTH` times: a few hundred requests
 can't tell a shift of 0.3 standard deviations from their own error, a few thousand can.
 """
 
@@ -30,25 +31,25 @@ from driftloop.controller.drift.detector import (
     update,
     usable,
 )
-from driftloop.controller.drift.pace import Pace, advance, believed, usual
+from driftloop.controller.drift.pace import Pace, advance, expected_requests, independent_limit
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
 GROWTH = 10
-HEALTHY = 0.5  # a larger share of bad ratings is no state to call normal
-MIN_RATINGS = 10  # fewer say nothing
+HEALTHY = 0.5  # a baseline with a larger share of bad ratings is unhealthy
+MIN_RATINGS = 10  # with fewer ratings the health is unknown
 
-_PACE = "pace"  # its key beside the signals' evidence
+_PACE = "pace"  # key of the pace in `evidence`, beside the signals
 
-_AT_REST = 1 / 3  # of the threshold (of ln R); above it the change has begun
-_CAP = 2.0  # times the threshold
-_CERTAIN = 1e9  # rows behind a limit that nobody estimated
+_AT_REST = 1 / 3  # share of the threshold (in ln R); above it a change may have begun
+_CAP = 2.0  # upper limit of the evidence, as a multiple of the threshold
+_CERTAIN = 1e9  # rows of a reference that is a fixed limit and not an estimate
 
 
 def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Drift, now: datetime) -> DriftStatus:
-    """The status after one look at `version`, the one that serves.
+    """The drift status after one check of `version`, which is the one that serves.
 
-    `counters` cover the time from `status.consumedUntil`; None (Prometheus could not say) changes nothing. Another
-    version starts anew: from `now` on, without evidence, with a baseline to collect.
+    `counters` cover the time since `status.consumedUntil`. None (no answer from Prometheus) changes nothing.
+    For a new version the watch starts again at `now`, without evidence and with an empty baseline.
     """
     if status.version != version:
         return _started(status, version, spec, now)
@@ -56,7 +57,7 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
         return status
     limit = threshold(spec.false_alarms_per_month)
     pace, seconds = _decoded_pace(status.evidence.get(_PACE, "")), _seconds(status, counters)
-    expected = usual(pace, counters.requests, seconds)
+    expected = expected_requests(pace, counters.requests, seconds)
     collected = _counts(status.baseline)
     collecting = _missing(status, collected, spec) is not None
     compared = references(collected, collecting)
@@ -65,13 +66,13 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     at_rest = evidence <= _AT_REST * limit
     if collecting or at_rest:
         collected = _added(collected, counters, expected, math.inf if collecting else GROWTH * spec.baseline_requests)
-    looked = status.model_copy(update={"consumed_until": timestamp(counters.until)})
-    missing = _missing(looked, collected, spec)
+    advanced = status.model_copy(update={"consumed_until": timestamp(counters.until)})
+    missing = _missing(advanced, collected, spec)
     first = status.first_baseline
     if collecting and missing is None and not first and health(collected) != "Bad":
         first = _signals(collected)
     alarm = evidence >= limit
-    told = missing or _progress(collected)
+    progress = missing or _progress(collected)
     return status.model_copy(
         update={
             "consumed_until": timestamp(counters.until),
@@ -86,24 +87,24 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
             "change_point": timestamp(counters.until) if at_rest else status.change_point,
             "health": health(collected),
             "training_distance": training_distance(collected, counters) or status.training_distance,
-            "message": _message(state, limit, told) if alarm else told,
+            "message": _message(state, limit, progress) if alarm else progress,
         }
     )
 
 
 def references(collected: Mapping[str, Sequence[int]], collecting: bool) -> dict[str, Reference]:
-    """What each signal is compared with: while the baseline is collected, only feedback with anything.
+    """What each signal is compared with. While the baseline is collected, only feedback is compared.
 
-    Without a healthy baseline, half of the ratings is the limit for feedback: it needs no past to be too much.
+    Without a healthy baseline, feedback is compared with a fixed limit: half of the ratings may be bad.
     """
-    found = {} if collecting else {signal: _reference(counts) for signal, counts in collected.items()}
+    compared = {} if collecting else {signal: _reference(counts) for signal, counts in collected.items()}
     if collecting or health(collected) != "Good":
-        found[FEEDBACK] = Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))
-    return found
+        compared[FEEDBACK] = Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))
+    return compared
 
 
 def health(collected: Mapping[str, Sequence[int]]) -> Health:
-    """Whether most ratings of the baseline are good; Unknown with fewer than MIN_RATINGS of them."""
+    """Good if at most half of the baseline's ratings are bad; Unknown with fewer than MIN_RATINGS ratings."""
     good, bad = (*collected.get(FEEDBACK, ()), 0, 0)[:2]
     if good + bad < MIN_RATINGS:
         return "Unknown"
@@ -111,39 +112,39 @@ def health(collected: Mapping[str, Sequence[int]]) -> Health:
 
 
 def training_distance(collected: Mapping[str, Sequence[int]], counters: Counters) -> dict[str, str]:
-    """How far the baseline is from the training's profile: the mean normal score of each text signal, as a decimal.
+    """The distance of the baseline from the training profile: the mean normal score per text signal, as a decimal.
 
-    In standard deviations of the training data, with a sign. Empty when the profile is not known.
+    In standard deviations of the training data, with a sign. Empty when the profile is unknown.
     """
-    found = {}
+    distances = {}
     for signal in SIGNALS:
         masses, counts = counters.reference.get(signal, ()), collected.get(signal, ())
         scores = normal_scores(Reference(counters.reference_rows, tuple(masses)))
         if scores and len(scores) == len(counts) and sum(counts) > 0:
-            found[signal] = decimal(sum(s * c for s, c in zip(scores, counts, strict=True)) / sum(counts))
-    return found
+            distances[signal] = decimal(sum(s * c for s, c in zip(scores, counts, strict=True)) / sum(counts))
+    return distances
 
 
 def encode(state: State) -> dict[str, str]:
-    """The state as the API holds it: decimals, a signal."""
+    """The state as the status stores it: decimals in a text per signal."""
     return {signal: " ".join(decimal(value) for value in values) for signal, values in state.items()}
 
 
 def decode(evidence: Mapping[str, str]) -> dict[str, tuple[float, ...]]:
-    """The state that `encode` wrote; a signal that doesn't parse starts anew."""
-    found = {}
+    """The state that `encode` wrote. A signal that does not parse is left out and starts without evidence."""
+    state = {}
     for signal, text in evidence.items():
         try:
             values = tuple(float(part) for part in text.split())
         except ValueError:
             continue
         if signal in WATCHED and not any(math.isnan(value) for value in values):
-            found[signal] = values
-    return found
+            state[signal] = values
+    return state
 
 
 def decimal(value: float) -> str:
-    """Four decimals: more would be written and never be read."""
+    """Four decimals, which is enough for every reader of the status."""
     return f"{value:.4f}"
 
 
@@ -177,7 +178,10 @@ def _started(status: DriftStatus, version: str, spec: Drift, now: datetime) -> D
 
 
 def _missing(status: DriftStatus, collected: Mapping[str, Sequence[int]], spec: Drift) -> str | None:
-    """What the baseline lacks, in words; None when it is whole. One of before `since` was kept has had its time."""
+    """What the baseline still needs, as a message; None when it is complete.
+
+    A status of an older release has no `since`; its baseline counts as old enough.
+    """
     rows, hours = _rows(collected), spec.baseline_minimum_hours
     lacks = [f"{rows}/{spec.baseline_requests} requests"] if rows < spec.baseline_requests else []
     if status.since and status.consumed_until:
@@ -206,18 +210,18 @@ def _reference(counts: Sequence[int]) -> Reference:
 def _added(
     collected: Mapping[str, Sequence[int]], counters: Counters, expected: float, most: float
 ) -> dict[str, tuple[int, ...]]:
-    """The baseline with a window's counts, where a signal has fewer than `most`.
+    """The baseline with the counts of a window, for the signals that have fewer than `most`.
 
-    Of a burst, no more than what is usual a few times over.
+    A burst counts for a few times the usual number of requests at most.
     """
-    found = {signal: tuple(counts) for signal, counts in collected.items()}
-    weight = min(1.0, believed(expected) / counters.requests) if counters.requests > 0 else 1.0
+    grown = {signal: tuple(counts) for signal, counts in collected.items()}
+    weight = min(1.0, independent_limit(expected) / counters.requests) if counters.requests > 0 else 1.0
     for signal in WATCHED:
         counts = usable(counters.bins.get(signal))
-        before = found.get(signal) or (0,) * len(counts)
+        before = grown.get(signal) or (0,) * len(counts)
         if len(before) == len(counts) > 0 and sum(before) < most:
-            found[signal] = tuple(round(a + weight * b) for a, b in zip(before, counts, strict=True))
-    return found
+            grown[signal] = tuple(round(a + weight * b) for a, b in zip(before, counts, strict=True))
+    return grown
 
 
 def _progress(collected: Mapping[str, Sequence[int]]) -> str:
@@ -230,7 +234,7 @@ def _progress(collected: Mapping[str, Sequence[int]]) -> str:
     return f"compared with the first {_rows(collected)} requests of the version{unhealthy[health(collected)]}"
 
 
-def _message(state: State, limit: float, told: str) -> str:
+def _message(state: State, limit: float, progress: str) -> str:
     strongest = max(WATCHED, key=lambda signal: signal_evidence(state, signal))
     moved = [s for s in WATCHED if s == strongest or signal_evidence(state, s) >= limit]
-    return f"drift in {', '.join(moved)}; {told}"
+    return f"drift in {', '.join(moved)}; {progress}"

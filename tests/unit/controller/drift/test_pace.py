@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.controller.drift.pace import MEMORY, Pace, advance, believed, usual
+from driftloop.controller.drift.pace import MEMORY, Pace, advance, expected_requests, independent_limit
 
 rates = st.floats(0, 1000)
 
@@ -24,14 +24,14 @@ def test_a_pace_is_never_negative_and_its_memory_is_bounded(
     assert 0 <= pace.seconds <= MEMORY
 
 
-def test_waiting_for_the_first_request_is_no_slow_pace() -> None:
+def test_the_time_before_the_first_request_does_not_slow_the_pace() -> None:
     pace = Pace()
     for _ in range(100):
         pace = advance(pace, 0, 10)
-    assert usual(pace, 50, 10) == 50
+    assert expected_requests(pace, 50, 10) == 50
     assert advance(pace, 50, 10).rate == 5
 
 
 @given(st.floats(0, 1e6))
-def test_what_is_usual_is_believed_and_so_is_a_single_request(expected: float) -> None:
-    assert believed(expected) >= max(1, expected)
+def test_the_expected_requests_and_a_single_one_count_as_independent(expected: float) -> None:
+    assert independent_limit(expected) >= max(1, expected)

@@ -28,7 +28,7 @@ def test_a_version_without_one_keeps_alarm_evidence_and_baseline() -> None:
     told = {"version", "held_from", "message"}
     assert held.model_dump(exclude=told) == ALARM.model_dump(exclude=told)
     assert (held.version, held.held_from) == ("v2", "v1")
-    assert held.message == "the alarm of v1 stands: v2 has shown no gain on a target suite"
+    assert held.message == "the alarm of v1 is held: v2 has not shown a gain on a target suite"
     assert hand_over(held, "v2", gained=False) == held
 
 
