@@ -1,6 +1,6 @@
-"""Alerts: read from Alertmanager's forms, matched to services, merged into `status.alerts`. Pure.
+"""Alerts: parsed from Alertmanager's formats, matched to services, merged into `status.alerts`. Pure.
 
-Only that an alert fired counts, not that it ended: one that fired and resolved asks for retraining all the same.
+What counts is that an alert fired. An alert that has resolved asks for retraining as well.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,71 +14,71 @@ from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
 
 MAX_RECORDS = 64
-MAX_NAME = 1024  # of an alert, as the CRD has it
+MAX_NAME = 1024  # characters of an alert's name; the same limit as in the CRD
 MAX_FINGERPRINT = 64
-GAP = timedelta(minutes=5)  # a shorter pause in a series doesn't make two alerts of one
+GAP = timedelta(minutes=5)  # samples with a shorter gap between them belong to one alert
 SERVICE_LABEL, NAMESPACE_LABEL = "inference_service", "inference_namespace"
 
 
 class BadAlert(ValueError):
-    """Not an alert; the message names the field."""
+    """A value that is not an alert; the message names the field."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert that fired. `key` is the same however and however often it is delivered."""
+    """An alert that fired."""
 
     fingerprint: str
     labels: Mapping[str, str]
     started: datetime
-    ended: datetime | None = None  # known of what was found in Prometheus' history
+    ended: datetime | None = None  # known only if the alert was read from Prometheus' history
 
     @property
     def name(self) -> str:
-        """Its alertname."""
+        """The label `alertname`."""
         return self.labels.get("alertname", "")
 
     @property
     def key(self) -> str:
-        """Fingerprint and start."""
+        """Fingerprint and start: the same for each delivery of the alert, by webhook or by polling Alertmanager."""
         return f"{self.fingerprint}/{_time(self.started)}"
 
     @property
     def namespace(self) -> str:
-        """The namespace of the services it may concern; empty when it names none."""
+        """The namespace of the services that it may concern; empty when its labels name none."""
         return self.labels.get(NAMESPACE_LABEL) or self.labels.get("namespace") or ""
 
 
 def parse(raw: Any) -> Alert:
-    """One alert of a webhook (v4) or of /api/v2/alerts. Raises BadAlert."""
+    """Parse one alert of a webhook (v4) or of /api/v2/alerts. Raises BadAlert."""
     if not isinstance(raw, dict):
         raise BadAlert("an alert must be an object")
     labels = raw.get("labels")
-    if not isinstance(labels, dict) or not all(isinstance(each, str) for each in labels.values()):
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise BadAlert("labels must be an object of strings")
     if not labels.get("alertname"):
         raise BadAlert("labels.alertname is missing")
     if len(labels["alertname"]) > MAX_NAME:
-        raise BadAlert(f"labels.alertname is longer than {MAX_NAME}")
-    given = raw.get("fingerprint") or fingerprint(labels)
-    if not isinstance(given, str) or len(given) > MAX_FINGERPRINT:
-        raise BadAlert(f"fingerprint must be a string of at most {MAX_FINGERPRINT}")
-    return Alert(given, labels, _started(raw.get("startsAt")))
+        raise BadAlert(f"labels.alertname is longer than {MAX_NAME} characters")
+    identity = raw.get("fingerprint") or fingerprint(labels)
+    if not isinstance(identity, str) or len(identity) > MAX_FINGERPRINT:
+        raise BadAlert(f"fingerprint must be a string of at most {MAX_FINGERPRINT} characters")
+    return Alert(identity, labels, _started(raw.get("startsAt")))
 
 
 def _started(text: Any) -> datetime:
     try:
-        found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-        utc = found.astimezone(UTC)
+        started = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+        utc = started.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise BadAlert(f"startsAt is no RFC 3339 time: {str(text)[:64]}") from None
-    if found.tzinfo is None:
+        raise BadAlert(f"startsAt is not an RFC 3339 time: {str(text)[:64]}") from None
+    if started.tzinfo is None:
         raise BadAlert("startsAt has no time zone")
     return utc
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:
-    """Alertmanager's own fingerprint of a label set: FNV-1a, 64 bits (prometheus/common, model/fnv.go)."""
+    """The fingerprint that Alertmanager gives to a label set: FNV-1a, 64 bits (prometheus/common, model/fnv.go)."""
     digest = 14695981039346656037
     for name in sorted(labels):
         for byte in name.encode() + b"\xff" + labels[name].encode() + b"\xff":
@@ -87,16 +87,17 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
 
 def concerned(alert: Alert, services: Iterable[Obj]) -> list[Obj]:
-    """The services that `alert` is about: its own drift alert by its labels, others' by `spec.retraining.triggers`.
+    """The services that `alert` concerns.
 
-    What began before a service was made is about another one of its name: Prometheus remembers that one's alerts, and
-    the poll once gave them to its successor.
+    Driftloop's own drift alert names its service in a label; other alerts are matched by `spec.retraining.triggers`.
+    An alert that started before the service was created concerns a deleted service of the same name, which Prometheus
+    still remembers.
     """
     return [service for service in services if _concerns(alert, service)]
 
 
 def merged(records: list[Obj], alert: Alert, source: AlertSource, now: datetime) -> list[Obj] | None:
-    """The records with `alert` among them, the newest MAX_RECORDS; None when it is there already."""
+    """The newest MAX_RECORDS records, `alert` included; None when the alert is recorded already."""
     if any(_same(record, alert) for record in records):
         return None
     new = {
@@ -119,14 +120,14 @@ def _concerns(alert: Alert, service: Obj) -> bool:
 
 
 def _created(metadata: Obj) -> datetime:
-    """In whole seconds, as the API server has it: what begins within that second counts."""
+    """The creation time, in whole seconds as the API server stores it."""
     return datetime.fromisoformat(metadata["creationTimestamp"])
 
 
 def triggers(service: Obj) -> list[Obj]:
-    """`spec.retraining.triggers`, whatever else is wrong with the object."""
-    listed = field(service, "spec", "retraining", "triggers")
-    return [trigger for trigger in listed if isinstance(trigger, dict)] if isinstance(listed, list) else []
+    """`spec.retraining.triggers`, also of an object that does not parse."""
+    entries = field(service, "spec", "retraining", "triggers")
+    return [trigger for trigger in entries if isinstance(trigger, dict)] if isinstance(entries, list) else []
 
 
 def _matches(alert: Alert, trigger: Obj) -> bool:
@@ -135,20 +136,21 @@ def _matches(alert: Alert, trigger: Obj) -> bool:
 
 
 def _same(record: Obj, alert: Alert) -> bool:
-    """The same key; or, where Prometheus' history is involved, the same name at about the same time.
+    """Whether the keys are equal or, if one of the two is from Prometheus' history, the names and about the times.
 
-    There an alert lacks external labels, so its fingerprint is another; and a Prometheus that was just started writes
-    its first sample some evaluations after the alert began, or lets it begin anew.
+    In the history an alert lacks the external labels (https://github.com/prometheus/prometheus/issues/1437), so its
+    fingerprint differs. And after a restart Prometheus writes the first sample some evaluations after the alert began,
+    or gives the alert a new start (https://github.com/prometheus/prometheus/issues/15175).
     """
     if record.get("key") == alert.key:
         return True
     if record.get("alertname") != alert.name:
         return False
     slack = GAP if alert.ended or record.get("source") == "Poll" else timedelta(0)
-    begin, end = _time(alert.started - slack), _time((alert.ended or alert.started) + slack)
-    return begin <= str(record["started"]) <= end
+    earliest, latest = _time(alert.started - slack), _time((alert.ended or alert.started) + slack)
+    return earliest <= str(record["started"]) <= latest
 
 
 def _time(moment: datetime) -> str:
-    """Milliseconds, as Prometheus has them; in the order of time as text too."""
+    """A timestamp with milliseconds, as Prometheus has them. These texts sort in the order of time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

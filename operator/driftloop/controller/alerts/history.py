@@ -1,4 +1,4 @@
-"""Alerts that fired and ended while nobody listened: from Prometheus' history, less what was silenced. Pure."""
+"""Alerts that fired and ended while no replica was running, from Prometheus' history without silenced ones. Pure."""
 
 import logging
 import re
@@ -15,75 +15,73 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Silence:
-    """A silence of Alertmanager's, over or not."""
+    """A silence of Alertmanager, active or expired."""
 
     matchers: tuple[Mapping[str, Any], ...]
     starts: float  # seconds since the epoch
     ends: float
 
     def covers(self, labels: Mapping[str, str], at: float) -> bool:
-        """Whether an alert with `labels` was silenced at that time."""
+        """Whether the silence covers an alert with `labels` at that time."""
         return self.starts <= at <= self.ends and all(_matches(matcher, labels) for matcher in self.matchers)
 
 
 def selector(names: Iterable[str], seconds: float) -> str:
-    """The PromQL of the last `seconds` of these alerts."""
+    """The PromQL that selects the last `seconds` of these alerts."""
     return f'ALERTS{{alertstate="firing",alertname=~"{names_regex(names)}"}}[{max(1, round(seconds))}s]'
 
 
 def names_regex(names: Iterable[str]) -> str:
-    """A regular expression of exactly these alert names, quoted for a label matcher's string."""
+    """A regular expression that matches exactly these alert names, quoted for a label matcher."""
     pattern = "|".join(re.escape(name) for name in sorted(names))
     return pattern.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def silences(answer: Any) -> list[Silence]:
-    """The silences of /api/v2/silences. Raises ValueError when they aren't any."""
+    """Parse an answer of /api/v2/silences. Raises ValueError."""
     if not isinstance(answer, list):
-        raise ValueError("silences are no list")
+        raise ValueError("the silences are not a list")
     try:
-        return [
-            Silence(tuple(each["matchers"]), _seconds(each["startsAt"]), _seconds(each["endsAt"])) for each in answer
-        ]
+        return [Silence(tuple(raw["matchers"]), _seconds(raw["startsAt"]), _seconds(raw["endsAt"])) for raw in answer]
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a silence: {error}") from error
 
 
 def fired(series: Iterable[Series], silenced: Iterable[Silence]) -> list[Alert]:
-    """The alerts in `series` that fired at some moment without being silenced."""
+    """The alerts in `series` that fired at some time without being silenced."""
     silenced = list(silenced)
-    found = []
-    for each in series:
-        labels = {name: value for name, value in each.labels.items() if name not in ("__name__", "alertstate")}
-        for times in _episodes([at for at, _ in each.points]):
+    alerts = []
+    for one in series:
+        labels = {name: value for name, value in one.labels.items() if name not in ("__name__", "alertstate")}
+        for times in _episodes([at for at, _ in one.points]):
             if any(not any(silence.covers(labels, at) for silence in silenced) for at in times):
-                found.append(Alert(fingerprint(labels), labels, _moment(times[0]), _moment(times[-1])))
-    return found
+                alerts.append(Alert(fingerprint(labels), labels, _moment(times[0]), _moment(times[-1])))
+    return alerts
 
 
 def _episodes(times: list[float]) -> Iterator[list[float]]:
-    """Runs of samples without a gap."""
-    run: list[float] = []
+    """Split sample times at the gaps between them."""
+    episode: list[float] = []
     for at in times:
-        if run and at - run[-1] > GAP.total_seconds():
-            yield run
-            run = []
-        run.append(at)
-    if run:
-        yield run
+        if episode and at - episode[-1] > GAP.total_seconds():
+            yield episode
+            episode = []
+        episode.append(at)
+    if episode:
+        yield episode
 
 
 def _matches(matcher: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value, wanted = labels.get(str(matcher.get("name")), ""), str(matcher.get("value", ""))
+    value, pattern = labels.get(str(matcher.get("name")), ""), str(matcher.get("value", ""))
     if matcher.get("isRegex"):
         try:
-            found = re.fullmatch(wanted, value) is not None
-        except re.error:  # RE2 knows it and Python doesn't: rather respect one silence too many
-            log.warning("can't read a silence's regular expression: %s", wanted[:200])
+            matches = re.fullmatch(pattern, value) is not None
+        except re.error:  # Alertmanager uses RE2, whose syntax differs. Ignoring a silence would be worse.
+            log.warning("can't parse the regular expression of a silence, which counts as a match: %s", pattern[:200])
             return True
     else:
-        found = value == wanted
-    return found if matcher.get("isEqual", True) else not found
+        matches = value == pattern
+    return matches if matcher.get("isEqual", True) else not matches
 
 
 def _seconds(text: str) -> float:

@@ -1,7 +1,7 @@
-"""Asks for alerts, at the start and again and again: a webhook that came while nobody listened comes never again.
+"""Poll for alerts, at the start and periodically: a webhook is lost if no replica receives it.
 
-Alertmanagers know what fires now, unsilenced and uninhibited; Prometheus knows what has fired and ended since.
-Only the leader polls.
+An Alertmanager reports the alerts that fire now and are neither silenced nor inhibited. Prometheus reports the alerts
+that have fired and ended since the previous poll. Only the leader polls.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ OVERLAP = 600.0  # seconds of history that each poll reads again
 
 
 class Poll:
-    """Polls `urls` (Alertmanagers) and Prometheus."""
+    """Polls the Alertmanagers at `urls`, and Prometheus."""
 
     def __init__(
         self,
@@ -47,19 +47,20 @@ class Poll:
         self._api = api
         self._caches = caches
         self._lookback = lookback
-        self._read_until: float | None = None  # history was read up to then, in monotonic time
+        self._read_until: float | None = None  # monotonic time up to which the history was read
 
     async def run(self, period: float) -> None:
-        """Poll for ever. What fails is logged and asked again the next time."""
+        """Poll forever. A failure is logged, and the next poll asks again."""
         while True:
             await self.once()
             ALERT_POLLS.inc()
             await asyncio.sleep(period)
 
     async def once(self) -> None:
-        """One poll of everybody."""
+        """Poll each Alertmanager and Prometheus once, and record the alerts."""
         services = self._caches.list("InferenceService")
-        names = {ALERT_NAME} | {str(each["alertname"]) for s in services for each in triggers(s) if "alertname" in each}
+        listed = [trigger for service in services for trigger in triggers(service)]
+        names = {ALERT_NAME} | {str(trigger["alertname"]) for trigger in listed if "alertname" in trigger}
         started = time.monotonic()
         alerts = [alert for url in self._urls for alert in await self._firing(url, names)]
         past = await self._past(names)
@@ -70,21 +71,21 @@ class Poll:
         params = [("active", "true"), ("silenced", "false"), ("inhibited", "false")]
         params.append(("filter", f'alertname=~"{history.names_regex(names)}"'))
         try:
-            found = await fetch_json(self._session, f"{url}/api/v2/alerts", params)
+            answer = await fetch_json(self._session, f"{url}/api/v2/alerts", params)
         except MetricsUnavailable as error:
             ERRORS.labels("poll").inc()
             log.warning("can't poll alerts: %s", error)
             return []
-        return read_alerts(found)
+        return read_alerts(answer)
 
     async def _past(self, names: set[str]) -> list[Alert] | None:
-        """What fired since the last time; None when it can't be told, for want of Prometheus or of the silences."""
+        """The alerts that fired since the previous poll; None when Prometheus or the silences can't be read."""
         since = self._lookback
         if self._read_until is not None:
             since = min(since, time.monotonic() - self._read_until + OVERLAP)
         try:
-            silenced = [each for url in self._urls for each in await self._silences(url)]
-            return history.fired(await self._prometheus.series(history.selector(names, since)), silenced)
+            silences = [silence for url in self._urls for silence in await self._silences(url)]
+            return history.fired(await self._prometheus.series(history.selector(names, since)), silences)
         except (MetricsUnavailable, ValueError) as error:
             if self._prometheus.configured:
                 ERRORS.labels("poll").inc()
@@ -95,29 +96,29 @@ class Poll:
         return history.silences(await fetch_json(self._session, f"{url}/api/v2/silences"))
 
     async def _record(self, alerts: list[Alert], services: list[Obj]) -> bool:
-        """Whether all of them are recorded."""
-        wanted: dict[tuple[str, str], list[Alert]] = defaultdict(list)
+        """Record the alerts in the services they concern. Returns whether all were recorded."""
+        by_service: dict[tuple[str, str], list[Alert]] = defaultdict(list)
         for alert in alerts:
             for service in concerned(alert, services):
-                wanted[service["metadata"]["namespace"], service["metadata"]["name"]].append(alert)
+                by_service[service["metadata"]["namespace"], service["metadata"]["name"]].append(alert)
         complete = True
-        for place, each in wanted.items():
+        for service_key, own_alerts in by_service.items():
             try:
-                await record(self._api, *place, each, "Poll")
+                await record(self._api, *service_key, own_alerts, "Poll")
             except ApiError as error:
                 ERRORS.labels("poll").inc()
-                log.warning("alerts not recorded: %s", error)
+                log.warning("can't record alerts: %s", error)
                 complete = False
         return complete
 
 
-def read_alerts(found: Any) -> list[Alert]:
-    """The alerts of /api/v2/alerts. What is none is logged: the others still count."""
+def read_alerts(answer: Any) -> list[Alert]:
+    """Parse an answer of /api/v2/alerts. An entry that is not an alert is logged and left out."""
     alerts = []
-    for each in found if isinstance(found, list) else [found]:
+    for raw in answer if isinstance(answer, list) else [answer]:
         try:
-            alerts.append(parse(each))
+            alerts.append(parse(raw))
         except BadAlert as error:
             ERRORS.labels("poll").inc()
-            log.warning("not an alert: %s", error)
+            log.warning("Alertmanager returned an invalid alert: %s", error)
     return alerts

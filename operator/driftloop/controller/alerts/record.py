@@ -1,7 +1,7 @@
-"""Writes alerts into `status.alerts` of the services they concern, under a field manager of its own.
+"""Write alerts into `status.alerts` of the services that they concern, with a separate field manager.
 
-Any replica does it, leading or not: applied with the resourceVersion that was read, so of two replicas with the same
-alert one writes and the other then sees it.
+Every replica may write, not only the leader. A write carries the resourceVersion that was read, so if two replicas
+have the same alert, one writes it and the other then finds it recorded.
 """
 
 import logging
@@ -19,11 +19,11 @@ from driftloop.controller.vocabulary.plan import Obj
 log = logging.getLogger(__name__)
 MANAGER = "driftloop-alerts"
 SERVICE = RESOURCES["InferenceService"]
-TRIES = 8  # conflicts with other writers of the same object
+TRIES = 8  # a try fails when another writer changes the object at the same time
 
 
 async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], source: AlertSource) -> int:
-    """How many of `alerts` were news to that service and are recorded now. Raises ApiError when they can't be."""
+    """Record `alerts` in the service. Returns how many of them were new. Raises ApiError."""
     for _ in range(TRIES):
         service = await api.get(SERVICE, namespace, name)
         if service is None:
@@ -31,8 +31,8 @@ async def record(api: Api, namespace: str, name: str, alerts: Sequence[Alert], s
         records: list[Obj] = field(service, "status", "alerts") or []
         new = 0
         for alert in alerts:
-            if (more := merged(records, alert, source, datetime.now(UTC))) is not None:
-                records, new = more, new + 1
+            if (extended := merged(records, alert, source, datetime.now(UTC))) is not None:
+                records, new = extended, new + 1
         if not new:
             ALERTS.labels(source, "known").inc(len(alerts))
             return 0

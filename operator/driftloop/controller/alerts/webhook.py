@@ -1,6 +1,6 @@
-"""Alertmanager's webhook. It is answered 200 only when every alert that concerns a service is recorded there.
+"""The receiver of Alertmanager's webhooks. It answers 200 only if every alert is recorded in the services it concerns.
 
-Alertmanager tries again on 5xx and never on 4xx, so a 4xx means that the request itself is wrong.
+Alertmanager retries after a 5xx but not after a 4xx, so a 4xx is only for a request that is itself wrong.
 """
 
 import hmac
@@ -24,11 +24,11 @@ MAX_BODY = 1 << 20
 
 
 class BadRequest(ValueError):
-    """Not a webhook of Alertmanager's."""
+    """A request that is not a webhook of Alertmanager."""
 
 
 class Webhook:
-    """`POST /alerts`. Alerts about other namespaces than `namespaces` (empty: all) are ignored."""
+    """Serves `POST /alerts`. Alerts from namespaces outside `namespaces` (empty: all) are ignored."""
 
     def __init__(self, api: Api, token_file: Path, namespaces: Sequence[str]) -> None:
         self._api = api
@@ -36,14 +36,14 @@ class Webhook:
         self._namespaces = frozenset(namespaces)
 
     def app(self) -> web.Application:
-        """The application; a body above MAX_BODY is refused with 413 while it is read."""
+        """The aiohttp application. It refuses a body larger than MAX_BODY with 413."""
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes([web.post("/alerts", self._receive)])
         return app
 
     async def _receive(self, request: web.Request) -> web.Response:
         if not self._authorised(request.headers.get("Authorization", "")):
-            return web.json_response({"error": "a valid bearer token is needed"}, status=401)
+            return web.json_response({"error": "a valid bearer token is required"}, status=401)
         try:
             alerts = parse_webhook(await request.read())
         except BadRequest as error:
@@ -53,15 +53,18 @@ class Webhook:
             return web.json_response(await self._record(alerts))
         except ApiError as error:
             ERRORS.labels("webhook").inc()
-            log.error("alerts not recorded: %s", error)
-            return web.json_response({"error": "alerts not recorded: try again"}, status=500)
+            log.error("can't record alerts: %s", error)
+            return web.json_response({"error": "the alerts could not be recorded: try again"}, status=500)
 
     def _authorised(self, header: str) -> bool:
-        """Constant-time. The file is read each time: a rotated Secret counts at once; an empty one lets nobody in."""
+        """Whether the header has the token, compared in constant time. No request is authorised by an empty token.
+
+        The file is read for each request, so that a rotated Secret takes effect at once.
+        """
         try:
             token = self._token_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            log.error("can't read the webhook's token: %s", error)
+            log.error("can't read the token of the webhook: %s", error)
             return False
         scheme, _, given = header.partition(" ")
         same = hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
@@ -69,14 +72,14 @@ class Webhook:
 
     async def _record(self, alerts: list[Alert]) -> dict[str, int]:
         services = {namespace: await self._services(namespace) for namespace in {alert.namespace for alert in alerts}}
-        wanted: dict[tuple[str, str], list[Alert]] = defaultdict(list)
+        by_service: dict[tuple[str, str], list[Alert]] = defaultdict(list)
         ignored = 0
         for alert in alerts:
-            found = concerned(alert, services[alert.namespace])
-            ignored += not found
-            for service in found:
-                wanted[service["metadata"]["namespace"], service["metadata"]["name"]].append(alert)
-        recorded = sum([await record(self._api, *place, each, "Webhook") for place, each in wanted.items()])
+            affected = concerned(alert, services[alert.namespace])
+            ignored += not affected
+            for service in affected:
+                by_service[service["metadata"]["namespace"], service["metadata"]["name"]].append(alert)
+        recorded = sum([await record(self._api, *key, own, "Webhook") for key, own in by_service.items()])
         ALERTS.labels("Webhook", "ignored").inc(ignored)
         return {"received": len(alerts), "recorded": recorded, "ignored": ignored}
 
@@ -87,7 +90,7 @@ class Webhook:
 
 
 def parse_webhook(body: bytes) -> list[Alert]:
-    """The alerts of a webhook of version 4, firing or resolved: a resolved one has fired. Raises BadRequest."""
+    """Parse a webhook of version 4. Resolved alerts are included, because they have fired. Raises BadRequest."""
     try:
         document: Any = json.loads(body)
     except (ValueError, RecursionError):
@@ -97,10 +100,10 @@ def parse_webhook(body: bytes) -> list[Alert]:
     raw = document.get("alerts")
     if not isinstance(raw, list):
         raise BadRequest("alerts must be a list")
-    found = []
-    for index, each in enumerate(raw):
+    alerts = []
+    for index, entry in enumerate(raw):
         try:
-            found.append(parse(each))
+            alerts.append(parse(entry))
         except BadAlert as error:
             raise BadRequest(f"alerts[{index}]: {error}") from error
-    return found
+    return alerts
