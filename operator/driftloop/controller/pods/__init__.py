@@ -1,1 +1,1 @@
-"""Pod templates: pure functions from a task to objects."""
+"""Pods and Jobs: pure functions that build them from a task, and that read their outcome."""

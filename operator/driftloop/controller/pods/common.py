@@ -1,4 +1,4 @@
-"""What every pod has: the restricted Pod Security Standard, memory volumes, storage, the platform's overrides. Pure."""
+"""Parts that all pods share: restricted security context, memory volumes, storage, the platform's overrides. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,10 @@ from driftloop.contract.names import SCRATCH_DIR, TASK_ENV, VOLUMES
 from driftloop.contract.uris import claims_of
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
-USER = 65532  # "nonroot" of the distroless images; the images create no other
+USER = 65532  # the user "nonroot" of the distroless base images
 GPU = "nvidia.com/gpu"
 
-# A kubelet's restart takes less; by default a lost node's pod, and training with it, would wait for 300 s.
+# A kubelet restarts in less time. With the default of 300 s, training would wait that long for a lost node's pod.
 LOST_NODE_TOLERATIONS: list[Obj] = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
     for state in ("not-ready", "unreachable")
@@ -33,17 +33,17 @@ def restricted_container(
     mounts: Iterable[Obj] = (),
     overrides: PodOverrides | None = None,
 ) -> Obj:
-    """A container that the restricted Pod Security Standard admits (with `pod_spec`), its root file system read-only.
+    """A container with a read-only root file system; with `pod_spec` it meets the restricted Pod Security Standard.
 
-    `ports` maps names to numbers. A crash without a termination message leaves the end of the log as one,
-    so that a condition can say why.
+    `ports` maps names to numbers. If a container crashes without a termination message, Kubernetes uses the end of
+    its log as the message, so that a condition can show the cause.
     """
     container: Obj = {
         "name": name,
         "image": image,
         "imagePullPolicy": pull_policy or settings.image_pull_policy,
         "command": command,
-        # HOME: libraries keep caches there, and the root file system is read-only.
+        # Libraries write caches to HOME, and the root file system is read-only.
         "env": [{"name": "HOME", "value": SCRATCH_DIR}, *env],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -57,19 +57,19 @@ def restricted_container(
         container["ports"] = [
             {"name": port_name, "containerPort": port, "protocol": "TCP"} for port_name, port in ports.items()
         ]
-    if wanted := container_resources(resources or Resources(), gpus):
-        container["resources"] = wanted
+    if requirements := container_resources(resources or Resources(), gpus):
+        container["resources"] = requirements
     if overrides and overrides.storage_secret:
         container["envFrom"] = [{"secretRef": {"name": overrides.storage_secret.name}}]
     return container
 
 
 def container_resources(resources: Resources, gpus: int = 0) -> Obj:
-    """`resources` of a container; GPUs are requested by their limit, as extended resources are."""
-    wanted = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
+    """The `resources` of a container. GPUs are an extended resource, so their limit is also their request."""
+    requirements = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
     if gpus:
-        wanted["limits"][GPU] = str(gpus)
-    return {key: value for key, value in wanted.items() if value}
+        requirements["limits"][GPU] = str(gpus)
+    return {key: value for key, value in requirements.items() if value}
 
 
 def pod_spec(
@@ -82,7 +82,7 @@ def pod_spec(
     grace_seconds: int | None = None,
     tolerations: Iterable[Obj] = (),
 ) -> Obj:
-    """A pod without API token, service links or root, and with the platform's overrides."""
+    """A pod spec with the platform's overrides, and without an API token, service links and root."""
     spec: Obj = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -91,7 +91,9 @@ def pod_spec(
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",  # or every start would walk a volume of checkpoints
+            # By default each start changes the group of every file, which takes long on a volume of checkpoints:
+            # https://github.com/kubernetes/kubernetes/issues/69699
+            "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": containers,
@@ -112,7 +114,7 @@ def pod_spec(
 
 
 def pod_metadata(labels: Mapping[str, str], overrides: PodOverrides, settings: Settings) -> Obj:
-    """Labels and annotations of a pod. Ours win over the platform's: selectors and policies hang on them."""
+    """Labels and annotations of a pod. `labels` take precedence, because selectors and policies depend on them."""
     return {
         "labels": {**settings.labels, **overrides.labels, **labels},
         "annotations": dict(overrides.annotations),
@@ -120,23 +122,23 @@ def pod_metadata(labels: Mapping[str, str], overrides: PodOverrides, settings: S
 
 
 def scratch() -> tuple[list[Obj], list[Obj]]:
-    """Volume and mount of /tmp in memory: it counts against the container's limit."""
+    """Volume and mount of /tmp in memory. Its content counts against the container's memory limit."""
     return [memory_volume("tmp")], [{"name": "tmp", "mountPath": SCRATCH_DIR}]
 
 
 def scratch_with_shm(prefix: str = "") -> tuple[list[Obj], list[Obj]]:
-    """Volumes and mounts of /tmp and /dev/shm, in memory; `prefix` tells the names from those of other containers."""
+    """Volumes and mounts of /tmp and /dev/shm in memory. `prefix` keeps the volumes apart from other containers'."""
     paths = {f"{prefix}tmp": SCRATCH_DIR, f"{prefix}shm": "/dev/shm"}  # noqa: S108
     return [memory_volume(name) for name in paths], [{"name": name, "mountPath": path} for name, path in paths.items()]
 
 
 def memory_volume(name: str) -> Obj:
-    """An emptyDir in memory."""
+    """A volume in memory."""
     return {"name": name, "emptyDir": {"medium": "Memory"}}
 
 
 def missing_claim(uris: Iterable[str | None], claims: Mapping[str, Obj]) -> str | None:
-    """What to say of the first claim that isn't there."""
+    """The message about the first claim that does not exist; None if all exist."""
     for claim in claims_of(uris):
         if claim not in claims:
             return f"PersistentVolumeClaim {claim} is not in this namespace: create it, or correct the pvc:// URI"
@@ -144,11 +146,11 @@ def missing_claim(uris: Iterable[str | None], claims: Mapping[str, Obj]) -> str 
 
 
 def mounts_for(uris: Iterable[str | None], *, read: Iterable[str | None] = ()) -> tuple[list[Obj], list[Obj]]:
-    """Volumes and mounts: each claim once, at /volumes/<claim>. A claim that only `read` names is mounted read-only."""
+    """Volumes and mounts, one per claim, at /volumes/<claim>. A claim that is only in `read` is mounted read-only."""
     writable = claims_of(uris)
     volumes, mounts = [], []
     for claim in sorted({*writable, *claims_of(read)}):
-        # A claim's name may be longer than a volume's and hold dots.
+        # A claim's name can be too long for a volume's name, and can contain dots.
         name = f"claim-{hashlib.sha256(claim.encode()).hexdigest()[:8]}"
         volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
         mount: Obj = {"name": name, "mountPath": f"{VOLUMES}/{claim}"}
@@ -157,14 +159,14 @@ def mounts_for(uris: Iterable[str | None], *, read: Iterable[str | None] = ()) -
 
 
 class TaskTooLarge(ValueError):
-    """A task document that no environment variable holds."""
+    """A task document that is too large for an environment variable."""
 
 
 def task_env(task: tasks.AnyTask) -> list[Obj]:
-    """The environment variable that carries the task. Raises TaskTooLarge above 64 KiB."""
+    """The environment variable with the task. Raises TaskTooLarge above 64 KiB."""
     document = tasks.encode(task)
     if (size := len(document.encode())) > tasks.MAX_ENV_BYTES:
         raise TaskTooLarge(
-            f"the task takes {size} bytes of at most {tasks.MAX_ENV_BYTES}: list fewer sources, or join their files"
+            f"the task has {size} bytes, the limit is {tasks.MAX_ENV_BYTES}: list fewer sources, or join their files"
         )
     return [{"name": TASK_ENV, "value": document}]

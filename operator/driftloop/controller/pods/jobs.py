@@ -1,7 +1,7 @@
-"""The Jobs of the stages and what stands around them: names, policies, the Ray token. Pure.
+"""The Jobs of the stages, and the objects beside them: names, network policies, the Ray token. Pure.
 
-Jobs are created once and never written again: Kueue and others own fields there, and a Job's template is immutable.
-With a queue `suspend` is left out: Kueue's webhook sets it, and only Kueue takes it away.
+A Job is created once and never changed: Kueue and other controllers own some of its fields, and its template is
+immutable. `suspend` is not set for a Job with a queue: Kueue's webhook sets it, and only Kueue removes it.
 """
 
 from collections.abc import Iterable
@@ -29,19 +29,19 @@ from driftloop.controller.vocabulary.labels import ARM, ATTEMPT, FAMILY, JOB, ST
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
-PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"  # values of STAGE, and names of the containers
+PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"  # values of the label STAGE, and names of the containers
 QUEUE = "kueue.x-k8s.io/queue-name"
 RAY_PORT = 6379
 TOKEN_KEY = "token"  # noqa: S105 - the name of a Secret's key
 GRACE_SECONDS = 10
 EVALUATE_RETRIES = 2
-# Items, answers and evidence lie in its memory. Limits, so that a ResourceQuota on limits admits the pod.
+# The client keeps items, answers and evidence in memory. The limits let a ResourceQuota on limits admit the pod.
 CLIENT = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"cpu": "2", "memory": "2Gi"})
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and under whose rules the pods of a FineTuneJob run."""
+    """The compute, platform overrides and operator settings for the pods of a FineTuneJob."""
 
     compute: Compute
     overrides: PodOverrides
@@ -59,7 +59,7 @@ def train_name(job: Obj, attempt: int) -> str:
 
 
 def network_name(job: Obj) -> str:
-    """Name of the headless Service of the training pods, and of the policy about all of the job's pods."""
+    """Name of the training pods' headless Service, and of the NetworkPolicy for all pods of the job."""
     return child_name(job, "pods")
 
 
@@ -69,13 +69,13 @@ def secret_name(job: Obj) -> str:
 
 
 def head_name(job: Obj, attempt: int, settings: Settings) -> str:
-    """Stable DNS name of the training pod with index 0, whichever node it runs on."""
+    """DNS name of the training pod with index 0; it stays the same when the pod moves to another node."""
     namespace = job["metadata"]["namespace"]
     return f"{train_name(job, attempt)}-0.{network_name(job)}.{namespace}.svc.{settings.cluster_domain}"
 
 
 def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: dict[str, str]) -> Obj:
-    """One pod that prepares the data. Its task is the record of the model that training starts from."""
+    """The prepare Job, with one pod. Its task also records the model from which training starts."""
     feedback = [task.feedback.uri] if task.feedback else []
     claims, claim_mounts = mounts_for([task.output], read=[task.model.uri, *data_uris(task), *feedback])
     scratches, scratch_mounts = scratch_with_shm()
@@ -101,10 +101,10 @@ def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: 
 
 
 def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict[str, str]) -> Obj:
-    """One Indexed Job, one pod per node; index 0 is Ray's head and driver, and the Job ends with it.
+    """The train Job: an Indexed Job with one pod per node. Index 0 is Ray's head and driver, and the Job ends with it.
 
-    A worker that fails is replaced up to the limit, and training goes on from the last checkpoint; when one index
-    has used its retries the Job fails as a whole.
+    A failed worker is replaced up to the retry limit, and training continues from the last checkpoint. When one index
+    has used its retries, the whole Job fails.
     """
     claims, claim_mounts = mounts_for([task.runs, task.output], read=[task.model.uri, task.data_uri])
     scratches, scratch_mounts = scratch_with_shm()
@@ -131,7 +131,7 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         "backoffLimitPerIndex": placement.compute.backoff_limit,
         "maxFailedIndexes": 0,
         "activeDeadlineSeconds": placement.compute.active_deadline_seconds,
-        # A pod that is Terminating may still write; its replacement waits until it is gone.
+        # A Terminating pod may still write, so its replacement starts only after it has ended.
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
         "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
@@ -143,7 +143,10 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
 
 
 def train_service(job: Obj, settings: Settings) -> Obj:
-    """Headless: it gives the training pods their names, ready or not, since they look for each other to get ready."""
+    """The headless Service that gives the training pods DNS names, also while they are not ready.
+
+    The pods need these names to find each other, and become ready only after that.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -158,7 +161,7 @@ def train_service(job: Obj, settings: Settings) -> Obj:
 
 
 def ray_secret(job: Obj, token: str, settings: Settings) -> Obj:
-    """The token that Ray asks of every member of this job's cluster. Created, never read."""
+    """The Secret with the token that every member of the job's Ray cluster must show. The operator never reads it."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -170,7 +173,7 @@ def ray_secret(job: Obj, token: str, settings: Settings) -> Obj:
 
 
 def job_policy(job: Obj, settings: Settings) -> Obj:
-    """Nobody but pods of the same job reaches its pods, but for their metrics."""
+    """The NetworkPolicy of a job: only its own pods can reach its pods, except for the metrics port."""
     own = {JOB: job["metadata"]["name"]}
     ingress: list[Obj] = [
         {"from": [{"podSelector": {"matchLabels": own}}]},
@@ -180,45 +183,45 @@ def job_policy(job: Obj, settings: Settings) -> Obj:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How one version is asked."""
+class EvaluationRun:
+    """How a Job of an evaluation serves one version and asks it the items."""
 
-    arm: Arm  # what serves it
-    evaluation: EvaluationSettings  # the queue, and how long it may take
-    annotations: dict[str, str]  # what the Job remembers
+    arm: Arm  # the containers that serve the version
+    evaluation: EvaluationSettings  # queue and deadline
+    annotations: dict[str, str]  # recorded on the Job
 
 
 def answer_name(version: Obj, key: str) -> str:
-    """Name of the Job that asks the stable version; `key` stands for that version and the engine."""
+    """Name of the answer Job; `key` identifies the stable version and the engine."""
     return child_name(version, f"base-{key}")
 
 
 def evaluate_name(version: Obj, key: str, attempt: int = 1) -> str:
-    """Name of the evaluate Job: another baseline or engine is another evaluation, and so is another attempt."""
+    """Name of the evaluate Job; `key` identifies baseline and engine, because each pair needs a new evaluation."""
     return child_name(version, f"eval-{key}" + (f"-{attempt}" if attempt > 1 else ""))
 
 
-def answer_job(version: Obj, name: str, task: AnswerTask, asking: Asking) -> Obj:
-    """One pod: what serves the stable version, and the client that keeps its answers."""
+def answer_job(version: Obj, name: str, task: AnswerTask, run: EvaluationRun) -> Obj:
+    """The answer Job. Its pod serves the stable version, and its client stores the answers."""
     items = [suite.uri for suite in task.suites]
-    return _asking_job(version, name, asking, _Client(task, "baseline", items))
+    return _evaluation_job(version, name, run, _Client(task, "baseline", items))
 
 
-def evaluate_job(version: Obj, name: str, task: EvaluateTask, asking: Asking) -> Obj:
-    """One pod: what serves the version, and the client that compares its answers with those of the stable one."""
+def evaluate_job(version: Obj, name: str, task: EvaluateTask, run: EvaluationRun) -> Obj:
+    """The evaluate Job. Its pod serves the version, and its client compares the answers with the stable version's."""
     answers = task.baseline.answers if task.baseline else None
     items = [suite.uri for suite in task.suites]
-    return _asking_job(version, name, asking, _Client(task, "candidate", [answers, *items]))
+    return _evaluation_job(version, name, run, _Client(task, "candidate", [answers, *items]))
 
 
 def evaluate_policy(version: Obj, settings: Settings) -> Obj:
-    """Nobody reaches an evaluation's pod: whoever could might answer for the model."""
+    """The NetworkPolicy of an evaluation: no other pod can reach its pods, or it could answer instead of the model."""
     labels = {VERSION: version["metadata"]["name"], STAGE: EVALUATE}
     return _policy(_metadata(version, child_name(version, "eval"), {**settings.labels, **labels}), labels, [])
 
 
 def task_of(job: Obj) -> AnyTask | None:
-    """The task that a stage's Job was created with: the record of what was decided then. None if it doesn't parse."""
+    """The task in a stage's Job, which records what was decided when the Job was created. None if it doesn't parse."""
     for container in job["spec"]["template"]["spec"].get("containers") or []:
         for variable in container.get("env") or []:
             if variable.get("name") == TASK_ENV:
@@ -230,25 +233,27 @@ def task_of(job: Obj) -> AnyTask | None:
 
 
 def data_uris(task: PrepareTask) -> list[str]:
-    """Every file of rows or items that prepare reads."""
+    """The URIs of all rows and items that the prepare stage reads."""
     rows = task.data.files
     return [*rows, *(suite.uri for suite in task.suites if suite.uri)]
 
 
 @dataclass(frozen=True)
 class _Client:
-    """What asks a version."""
+    """The container that asks a version the items."""
 
     task: AnswerTask | EvaluateTask
     arm: str  # value of the label ARM
-    reads: list[str | None]  # items, and the answers of the stable version
+    reads: list[str | None]  # URIs of the items and of the stable version's answers
 
 
-def _asking_job(version: Obj, name: str, asking: Asking, client: _Client) -> Obj:
-    """One version, so that no more GPUs are asked for than a serving pod has. What serves it are sidecars, so the
-    client's end is the Job's.
+def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client) -> Obj:
+    """A Job that serves one version and asks it the items.
+
+    It serves only one version, so that it needs no more GPUs than a serving pod. The serving containers are sidecars,
+    so the Job ends when the client ends.
     """
-    arm, task, settings = asking.arm, client.task, asking.arm.settings
+    arm, task, settings = run.arm, client.task, run.arm.settings
     claims, claim_mounts = mounts_for([task.output], read=client.reads)
     scratches, scratch_mounts = scratch()
     container = restricted_container(
@@ -273,17 +278,17 @@ def _asking_job(version: Obj, name: str, asking: Asking, client: _Client) -> Obj
     labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE, ARM: client.arm}
     spec = {
         "backoffLimit": EVALUATE_RETRIES,
-        "activeDeadlineSeconds": asking.evaluation.active_deadline_seconds,
+        "activeDeadlineSeconds": run.evaluation.active_deadline_seconds,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
         "template": {"metadata": pod_metadata(labels, arm.overrides, settings), "spec": pod},
     }
-    queue = _queue(asking.evaluation.queue_name)
-    return _job(_metadata(version, name, {**settings.labels, **labels, **queue}), asking.annotations, spec)
+    queue = _queue(run.evaluation.queue_name)
+    return _job(_metadata(version, name, {**settings.labels, **labels, **queue}), run.annotations, spec)
 
 
 def _template(job: Obj, container: Obj, volumes: list[Obj], placement: Placement) -> Obj:
-    """The pods of a stage, which is named like its only container."""
+    """The pod template of a stage. Its only container has the name of the stage."""
     labels = _labels(job, container["name"], placement.settings)
     return {
         "metadata": pod_metadata(labels, placement.overrides, placement.settings),
@@ -299,7 +304,10 @@ def _template(job: Obj, container: Obj, volumes: list[Obj], placement: Placement
 
 
 def _ray_env(job: Obj) -> list[Obj]:
-    """Every member of Ray's cluster shows the token: without it Ray runs what anybody sends it (CVE-2023-48022)."""
+    """Turn on Ray's token authentication, without which Ray executes any code that it is sent (CVE-2023-48022).
+
+    Ray has it since https://github.com/ray-project/ray/releases/tag/ray-2.52.0, off by default.
+    """
     token = {"secretKeyRef": {"name": secret_name(job), "key": TOKEN_KEY}}
     return [{"name": "RAY_AUTH_MODE", "value": "token"}, {"name": "RAY_AUTH_TOKEN", "valueFrom": token}]
 
@@ -314,7 +322,7 @@ def _job(metadata: Obj, annotations: dict[str, str], spec: Obj) -> Obj:
 
 
 def _failure_policy() -> Obj:
-    """Wrong input is never tried again, and a disruption is nobody's fault and costs no retry."""
+    """Wrong input fails the Job at once. A disruption does not count as a retry."""
     return {
         "rules": [
             {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [EXIT_BAD_INPUT]}},
@@ -329,7 +337,7 @@ def _one_per_node(labels: dict[str, str]) -> Obj:
 
 
 def _policy(metadata: Obj, pods: dict[str, str], ingress: list[Obj]) -> Obj:
-    """Of all traffic only `ingress` reaches the pods with these labels."""
+    """A NetworkPolicy that allows only `ingress` to the pods with these labels."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -360,5 +368,5 @@ def _metadata(parent: Obj, name: str, labels: dict[str, str]) -> Obj:
 
 
 def _once(volumes: Iterable[Obj]) -> list[Obj]:
-    """Each name once: the client and what serves may mount the same claim."""
+    """Remove duplicates: the client and the serving containers may mount the same claim."""
     return list({volume["name"]: volume for volume in volumes}.values())

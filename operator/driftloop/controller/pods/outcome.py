@@ -1,7 +1,7 @@
-"""What became of a stage: its Job and the pods of that Job, read as one of four outcomes. Pure.
+"""The outcome of a stage, read from its Job and the Job's pods. Pure.
 
-Only pods controlled by the Job's UID are looked at: anybody who may create pods could otherwise name one like ours
-and write its result.
+Only pods that the Job's UID controls are read. Otherwise anyone who may create pods could create one with the right
+name and a false result.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,11 +28,11 @@ from driftloop.controller.vocabulary.objects import field, phase
 from driftloop.controller.vocabulary.plan import Delete, FailPod, Obj
 from driftloop.controller.vocabulary.reasons import Reason
 
-# Jobs and Pods come by two watches: a Job may be seen finished before its pod is.
+# Jobs and pods arrive by two watches, so a Job can be seen finished before its pod is.
 RESULT_GRACE = timedelta(seconds=30)
-# The Job controller asks for the first pods at once; the watch of pods may be that late.
+# The Job controller creates the first pods at once, but the watch of pods may be late.
 CREATE_GRACE = timedelta(seconds=30)
-# A kubelet that lives kills a container when its grace, which deletionTimestamp includes, is over.
+# A working kubelet kills a container at the end of its grace period, which deletionTimestamp includes.
 LOST_AFTER_TAINT = timedelta(seconds=10)
 LOST_WITHOUT_TAINT = timedelta(seconds=60)
 
@@ -45,14 +45,14 @@ STUCK = {
     "InvalidImageName",
     "RunContainerError",
 }
-BENIGN = {"Running", Reason.STARTING, Reason.STOPPING}  # reasons of `Running` with which nothing is wrong
-_SIGNALLED = {137, 143}
+BENIGN = {"Running", Reason.STARTING, Reason.STOPPING}  # reasons of `Running` that are not a problem
+_SIGNALLED = {137, 143}  # exit codes of SIGKILL and SIGTERM
 _LOG_TAIL = 400
 
 
 @dataclass(frozen=True)
 class Running:
-    """Not finished. `reason` says whether it runs, waits or is stuck."""
+    """The stage has not finished. `reason` tells whether it runs, waits or is stuck."""
 
     reason: str
     message: str
@@ -60,14 +60,14 @@ class Running:
 
 @dataclass(frozen=True)
 class Done:
-    """Finished, with its result."""
+    """The stage finished with a result."""
 
     result: AnyResult
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Finished without a result, for good."""
+    """The stage finished without a result and is not retried."""
 
     reason: str
     message: str
@@ -75,14 +75,17 @@ class Broken:
 
 @dataclass(frozen=True)
 class Lost:
-    """Finished, and the pod that held the result is gone: run again, the stage finds its output and says it anew."""
+    """The stage finished, but the pod with its result is gone.
+
+    When it runs again, it finds its output in storage and reports the same result.
+    """
 
 
 Outcome = Running | Done | Broken | Lost
 
 
 def outcome(job: Obj, pods: Iterable[Obj], container: str, now: datetime) -> Outcome:
-    """What became of `job`, whose result is the termination message of `container`."""
+    """The outcome of `job`. Its result is the termination message of `container`."""
     own = [pod for pod in pods if controlled_by(pod, job["metadata"]["uid"])]
     conditions = _conditions(job)
     if job["metadata"].get("deletionTimestamp"):
@@ -91,13 +94,16 @@ def outcome(job: Obj, pods: Iterable[Obj], container: str, now: datetime) -> Out
         return _success(job, own, container, now)
     if is_true(conditions, "Failed"):
         return _failure(find(conditions, "Failed") or {}, own, now)
-    if cause := _hopeless(own):
+    if cause := _broken_sidecar(own):
         return Broken(cause.reason, cause.message)
     return _running(job, own, now)
 
 
 def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], float | None]:
-    """Pods to fail, since no kubelet will ever end them, and the seconds until the next one may have to be."""
+    """Pods to mark as Failed because their node is lost, and the seconds until the next pod may count as lost.
+
+    Without that the Job waits for a Terminating pod forever: https://github.com/kubernetes/kubernetes/issues/72226
+    """
     failed, waits = [], []
     for pod in pods:
         if (overdue := _overdue_at(pod)) is None:
@@ -109,10 +115,10 @@ def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], 
     return tuple(failed), min(waits, default=None)
 
 
-def trouble(pods: list[Obj]) -> Running | Broken | None:
-    """What keeps pods from serving, as far as they say: stuck, unschedulable, or how a container ended last.
+def serving_problem(pods: list[Obj]) -> Running | Broken | None:
+    """Why pods do not serve: stuck, unschedulable, or how a container ended last. None if their status has no cause.
 
-    Broken when a container found its input wrong: it will find it wrong again, however often it is restarted.
+    Broken if a container reported wrong input, because a restart will not change the input.
     """
     cause = _worst(pods)
     if cause and cause.exit_code == EXIT_BAD_INPUT:
@@ -122,14 +128,14 @@ def trouble(pods: list[Obj]) -> Running | Broken | None:
     return Running(cause.reason, cause.message) if cause else None
 
 
-def refused(deployment: Obj) -> Running | None:
-    """The API server's words where it takes no pods of a Deployment."""
+def refused_pods(deployment: Obj) -> Running | None:
+    """The API server's message if it refuses the pods of a Deployment."""
     failure = find(_conditions(deployment), "ReplicaFailure") or {}
     return Running(Reason.PODS_REFUSED, failure.get("message") or "") if failure.get("status") == "True" else None
 
 
 def started(pod: Obj, container: str) -> bool:
-    """Whether a container of the pod runs, or ever ran."""
+    """Whether the container runs or has run before."""
     return any(
         status.get("name") == container
         and ({"running", "terminated"} & (status.get("state") or {}).keys() or status.get("lastState"))
@@ -138,27 +144,27 @@ def started(pod: Obj, container: str) -> bool:
 
 
 def finished(job: Obj) -> bool:
-    """Whether a Job came to its end, good or bad."""
+    """Whether a Job has completed or failed."""
     conditions = _conditions(job)
     return is_true(conditions, "Complete") or is_true(conditions, "Failed")
 
 
 def finished_at(job: Obj, now: datetime) -> datetime:
-    """When a Job came to its end; `now` where it doesn't tell."""
+    """When a Job completed; `now` for a Job without a completion time."""
     completed = field(job, "status", "completionTime")
     return parse_timestamp(completed) if completed else now
 
 
 def delete_job(job: Obj) -> Delete:
-    """Delete this very Job, and its pods with it."""
+    """Delete exactly this Job, by its UID, together with its pods."""
     metadata = job["metadata"]
-    of = metadata.get("resourceVersion")
-    return Delete("batch/v1", "Job", metadata["namespace"], metadata["name"], metadata["uid"], of)
+    observed = metadata.get("resourceVersion")
+    return Delete("batch/v1", "Job", metadata["namespace"], metadata["name"], metadata["uid"], observed)
 
 
 @dataclass(frozen=True)
 class _Cause:
-    """Why one container ended badly. Causes are compared by rank, then by time."""
+    """Why a container failed. Causes are compared by rank, then by time."""
 
     rank: int
     finished: str
@@ -174,7 +180,7 @@ def _success(job: Obj, pods: list[Obj], container: str, now: datetime) -> Outcom
             return _read(terminated.get("message") or "")
     completed = field(job, "status", "completionTime")
     if completed is None or now < parse_timestamp(completed) + RESULT_GRACE:
-        return Running(Reason.STOPPING, "finished; waiting for its result")
+        return Running(Reason.STOPPING, "finished; waiting for the result")
     return Lost()
 
 
@@ -186,11 +192,11 @@ def _read(message: str) -> Outcome:
         where = ".".join(str(part) for part in first["loc"]) or "document"
         return Broken(
             Reason.INVALID_RESULT,
-            f"the pod ended well, but its termination message is no result: {where}: {first['msg']}",
+            f"the pod succeeded, but its termination message is not a valid result: {where}: {first['msg']}",
         )
     match result:
-        case StageError(reason=reason, message=said):
-            return Broken(reason, said)
+        case StageError(reason=reason, message=text):
+            return Broken(reason, text)
         case PrepareResult() | TrainResult() | AnswerResult() | EvaluateResult():
             return Done(result)
         case never:
@@ -199,18 +205,22 @@ def _read(message: str) -> Outcome:
 
 def _failure(condition: Obj, pods: list[Obj], now: datetime) -> Outcome:
     if condition.get("reason") == "DeadlineExceeded":
-        return Broken("DeadlineExceeded", condition.get("message") or "the stage took longer than it may")
+        return Broken("DeadlineExceeded", condition.get("message") or "the stage exceeded its time limit")
     if cause := _worst(pods):
         return Broken(cause.reason, cause.message)
     since = condition.get("lastTransitionTime")
     if since and now < parse_timestamp(since) + RESULT_GRACE:
-        return Running(Reason.STOPPING, "failed; waiting for its reason")
+        return Running(Reason.STOPPING, "failed; waiting for the reason")
     reason = condition.get("reason") or Reason.STAGE_FAILED
     return Broken(reason, condition.get("message") or "the Job failed and its pods are gone")
 
 
-def _hopeless(pods: list[Obj]) -> _Cause | None:
-    """A sidecar that found its input wrong: the kubelet would restart it for ever, and the Job waits for its client."""
+def _broken_sidecar(pods: list[Obj]) -> _Cause | None:
+    """A sidecar that reported wrong input. The kubelet restarts it forever, and the Job never fails by itself.
+
+    Kubernetes restarts a sidecar also in a pod with restartPolicy Never:
+    https://github.com/kubernetes/kubernetes/issues/120234
+    """
     causes = [
         cause
         for pod in pods
@@ -223,32 +233,30 @@ def _hopeless(pods: list[Obj]) -> _Cause | None:
 
 def _running(job: Obj, pods: list[Obj], now: datetime) -> Running:
     if is_true(_conditions(job), "Suspended"):
-        return Running(
-            Reason.QUEUED, f"Job {job['metadata']['name']} is suspended: it waits to be admitted by its queue"
-        )
-    if obstacle := _podless(job, pods, now) or _stuck(pods) or _unschedulable(pods):
+        return Running(Reason.QUEUED, f"Job {job['metadata']['name']} is suspended until its queue admits it")
+    if obstacle := _without_pods(job, pods, now) or _stuck(pods) or _unschedulable(pods):
         return obstacle
     wanted = job["spec"].get("parallelism") or 1
     running = sum(1 for pod in pods if phase(pod) == "Running")
     if running < wanted and (cause := _worst(pods)):
         return Running(
-            Reason.RETRYING, f"{running} of {wanted} pods running; the last failure was {cause.reason}: {cause.message}"
+            Reason.RETRYING, f"{running} of {wanted} pods running; last failure: {cause.reason}: {cause.message}"
         )
     if running < wanted:
         return Running(Reason.STARTING, f"{running} of {wanted} pods running")
     return Running("Running", f"{wanted} of {wanted} pods running")
 
 
-def _podless(job: Obj, pods: list[Obj], now: datetime) -> Running | None:
-    """A Job that never got a pod. What the API server said to that stands in the Job's Events alone."""
+def _without_pods(job: Obj, pods: list[Obj], now: datetime) -> Running | None:
+    """A Job that never got a pod. Only the Job's Events have the message of the API server."""
     status, name = job.get("status") or {}, job["metadata"]["name"]
     since = status.get("startTime")
     if pods or status.get("failed") or since is None or now < parse_timestamp(since) + CREATE_GRACE:
         return None
     return Running(
         Reason.PODS_REFUSED,
-        f"Job {name} gets no pod: kubectl describe job {name} says why, such as podOverrides.serviceAccountName or "
-        "priorityClassName that isn't there, or a quota that is used up",
+        f"Job {name} gets no pods: kubectl describe job {name} shows why, for example a missing "
+        "podOverrides.serviceAccountName or priorityClassName, or a quota that is used up",
     )
 
 
@@ -279,7 +287,7 @@ def _causes(pod: Obj) -> Iterator[_Cause]:
     for status in _statuses(pod):
         yield from _causes_of(pod, status)
     status = pod.get("status") or {}
-    if phase(pod) == "Failed" and status.get("reason"):  # Evicted, and what else a kubelet refuses
+    if phase(pod) == "Failed" and status.get("reason"):  # Evicted, or refused by the kubelet
         yield _Cause(1, "", status["reason"], status.get("message") or status["reason"], -1)
 
 
@@ -298,7 +306,7 @@ def _cause(pod: str, container: str, terminated: Obj) -> _Cause:
     if terminated.get("reason") == "OOMKilled":
         advice = "raise its memory limit, or lower the batch size or maxLength"
         return _Cause(2, when, "OOMKilled", f"{where} used more memory than its limit: {advice}", code)
-    # The end of the log stands in for a message; the last line is where Python says what happened.
+    # Here the message is the end of the log, and its last line is where Python prints the error.
     tail = shorten(message_of(message.strip().rsplit("\n", 1)[-1]), _LOG_TAIL)
     last_line = f": {tail}" if tail else ""
     rank = 0 if code in _SIGNALLED else 1
@@ -337,7 +345,7 @@ def _statuses(pod: Obj) -> Iterator[Obj]:
 
 
 def _overdue_at(pod: Obj) -> datetime | None:
-    """When a pod that is Terminating, and whose containers nobody reported ended, counts as lost."""
+    """When a Terminating pod counts as lost; None for a pod that is not Terminating or whose end is reported."""
     deleted = pod["metadata"].get("deletionTimestamp")
     if not deleted or phase(pod) not in ("Pending", "Running"):
         return None
@@ -353,6 +361,6 @@ def _fail(pod: Obj) -> FailPod:
         metadata["namespace"],
         metadata["name"],
         metadata["uid"],
-        f"Terminating past its grace period, and {node} does not report its end: the node is lost",
+        f"the pod is Terminating past its grace period and {node} has not reported its end: the node is lost",
         metadata.get("resourceVersion"),
     )

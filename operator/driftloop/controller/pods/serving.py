@@ -1,6 +1,6 @@
-"""The pod that serves a model: `fetch` verifies it, `engine` runs it, `proxy` stands before it. Pure.
+"""The pod that serves a model: `fetch` verifies the model, `engine` runs it, `proxy` answers the clients. Pure.
 
-The same three containers serve users and, beside the evaluation's client, the gates: what was judged is what serves.
+The same three containers serve users and, in an evaluation, the gates. So the gates judge exactly what will serve.
 """
 
 from collections.abc import Mapping
@@ -23,38 +23,38 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 
 SERVE = "serve"  # value of the label STAGE
 ENGINE = "engine"  # name of the container
-SIGNING_KEY, TOKEN = "signing-key", "token"  # keys of the service's Secret
-_SCRATCH = "serve-"  # before the names of its volumes in memory: an evaluation's client has its own
-GRACE_MARGIN_SECONDS = 15  # after the drain: the engine's own end, and a slow kubelet
+SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
+_SCRATCH = "serve-"  # prefix of the memory volumes; an evaluation's client has its own volumes
+GRACE_MARGIN_SECONDS = 15  # time after the drain for the engine to stop, and for a slow kubelet
 
-# Fetch and proxy do little; the engine's resources are the user's.
-# Limits, so that a ResourceQuota on limits admits their pods.
+# Resources of fetch and proxy, which need little; the user sets the engine's resources.
+# They have limits so that a ResourceQuota on limits admits their pods.
 HELPER = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"cpu": "2", "memory": "1Gi"})
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What serves one version, to users or to the client of an evaluation: fetch, engine and proxy.
+    """The containers that serve one version, to users or to the client of an evaluation: fetch, engine and proxy.
 
-    Only fetch sees the artefact, only the proxy the feedback; the engine sees neither.
+    Only fetch mounts the artefact, only the proxy mounts the feedback, and the engine mounts neither.
     """
 
-    task: ServeTask  # what the three containers are to do
+    task: ServeTask  # shared by the three containers
     image: str  # Driftloop's server image
-    engine: Engine  # what generates
-    settings: Settings  # the operator's
-    overrides: PodOverrides  # the platform's
+    engine: Engine  # engine settings of the user
+    settings: Settings  # settings of the operator
+    overrides: PodOverrides  # pod settings of the platform
 
     def fetch(self) -> Obj:
-        """It alone writes the model."""
+        """The container that writes the model. The other containers mount it read-only."""
         _, claims = mounts_for((), read=[self.task.artefact_uri])
-        return self._ours("fetch", [self._model(), *_scratch_mounts(), *claims])
+        return self._server_container("fetch", [self._model(), *_scratch_mounts(), *claims])
 
     def engine_sidecar(self) -> Obj:
-        """It always is a sidecar: a pod that ends stops its sidecars after its containers.
+        """The engine as a sidecar: when a pod stops, Kubernetes stops its sidecars after its other containers.
 
-        Both would otherwise get SIGTERM in the same instant, and the streams that the proxy drains would lose their
-        engine.
+        As an ordinary container the engine would get SIGTERM together with the proxy, which then could not drain its
+        streams.
         """
         container = restricted_container(
             ENGINE,
@@ -72,12 +72,12 @@ class Arm:
         return _sidecar(container | {"livenessProbe": _engine_alive(self.task)})
 
     def proxy(self) -> Obj:
-        """It stands before the engine."""
+        """The container that answers clients and forwards their requests to the engine."""
         _, claims = mounts_for([self.task.feedback_uri])
-        container = self._ours("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims])
+        container = self._server_container("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims])
         return container | {"ports": _ports(self.task)} | _probes(self.task)
 
-    def _ours(self, name: str, mounts: list[Obj]) -> Obj:
+    def _server_container(self, name: str, mounts: list[Obj]) -> Obj:
         return restricted_container(
             name,
             self.image,
@@ -94,12 +94,12 @@ class Arm:
 
 
 def evaluation_sidecars(arm: Arm) -> list[Obj]:
-    """The containers of an arm beside an evaluation's client: all end with it, as the Job's only container."""
+    """The init containers of an evaluation's pod. Its client is the only main container, so all end with the client."""
     return [arm.fetch(), arm.engine_sidecar(), _sidecar(arm.proxy())]
 
 
 def serving_volumes(task: ServeTask) -> list[Obj]:
-    """The volumes that the containers mount."""
+    """The volumes that the containers of an arm mount."""
     claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
     scratches, _ = scratch_with_shm(_SCRATCH)
     return [{"name": "model", "emptyDir": {}}, *scratches, *claims]
@@ -115,7 +115,7 @@ def serving_template(
     overrides: PodOverrides,
     keys_secret: str,
 ) -> Obj:
-    """The pod template of a Deployment. `labels` include SERVICE."""
+    """The pod template of a Deployment. `labels` must include SERVICE."""
     arm = Arm(task, image, engine, settings, overrides)
     proxy = arm.proxy()
     proxy["env"] += _keys(keys_secret)
@@ -139,23 +139,27 @@ def serving_template(
 
 
 _VLLM_ENV: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
-_VLLM_DEFAULTS: list[Obj] = [  # which `engine.env` may change: of two variables of a name the later one counts
+_VLLM_DEFAULTS: list[Obj] = [  # `engine.env` may change these: of two variables with one name the later one counts
     {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
-    # torch asks for the user's name, and the image has no entry for our UID.
+    # torch fails without a user name, and the image has none for this UID:
+    # https://github.com/pytorch/pytorch/issues/140765
     {"name": "USER", "value": "nonroot"},
 ]
 
 
 def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
-    """`vllm serve` by its name: images of other vendors have another entry point, which takes a model that stands first
-    for nothing and serves its default one (https://github.com/vllm-project/vllm/pull/32294).
+    """The command `vllm serve`, so that it does not depend on the image's entry point.
+
+    The entry point of some images ignores the model as a positional argument and serves vLLM's default model:
+    https://github.com/vllm-project/vllm/pull/32294
     """
     options = {
         "--served-model-name": task.service,
         "--host": "127.0.0.1",
         "--port": str(task.engine_port),
         "--load-format": "safetensors",
-        # The model's generation_config would change answers that ask for none of it, greedy ones too.
+        # Otherwise the model's generation_config changes the default sampling parameters, for greedy requests too:
+        # https://github.com/vllm-project/vllm/pull/15281
         "--generation-config": "vllm",
         "--dtype": engine.dtype,
         "--max-num-seqs": str(engine.max_num_seqs),
@@ -185,15 +189,16 @@ def _keys(secret: str) -> list[Obj]:
 
 
 def _ports(task: ServeTask) -> list[Obj]:
-    """Named for Services and PodMonitors."""
+    """Ports with names, because Services and PodMonitors refer to them by name."""
     ports = {"api": task.api_port, "feedback": task.feedback_port, "metrics": task.metrics_port}
     return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
 
 
 def _engine_alive(task: ServeTask) -> Obj:
-    """The engine listens on the loopback address, where no kubelet reaches it: the proxy asks it and tells.
+    """The engine's liveness probe. It goes through the proxy, because the engine listens only on the loopback address.
 
-    Two minutes of silence, since a restart costs the pod's streams; while nothing listens yet the answer is yes.
+    It fails only after two minutes without an answer, because a restart ends the pod's streams. While the engine is
+    not listening yet, the proxy reports it as alive.
     """
     return {
         "httpGet": {"path": "/enginez", "port": task.metrics_port},
@@ -214,8 +219,8 @@ def _probes(task: ServeTask) -> Obj:
 
     return {
         "startupProbe": get("/healthz", 2, 150),
-        # Two failures, not one: a busy pod answers late once. Ready means that the engine generated a token.
+        # Two failures, because a busy pod may answer late once. Ready means that the engine has generated a token.
         "readinessProbe": get("/readyz", 3, 2),
-        # Far slower than readiness: a pod that is only busy must not be killed for it.
+        # Much slower than readiness, so that a busy pod is not killed.
         "livenessProbe": get("/healthz", 20, 6),
     }

@@ -16,7 +16,7 @@ from driftloop.controller.pods.outcome import (
     delete_job,
     lost_pods,
     outcome,
-    refused,
+    refused_pods,
 )
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.plan import Delete, Obj
@@ -203,9 +203,9 @@ def test_a_job_that_did_not_start_or_waits_to_replace_a_pod_is_not_refused(body:
 
 def test_a_deployment_whose_pods_are_refused_has_the_api_servers_words() -> None:
     condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
-    assert refused({"status": {"conditions": [condition]}}) == Running("PodsRefused", "exceeded quota")
-    assert refused({"status": {"conditions": [condition | {"status": "False"}]}}) is None
-    assert refused({}) is None
+    assert refused_pods({"status": {"conditions": [condition]}}) == Running("PodsRefused", "exceeded quota")
+    assert refused_pods({"status": {"conditions": [condition | {"status": "False"}]}}) is None
+    assert refused_pods({}) is None
 
 
 def test_a_retry_tells_what_went_wrong_before() -> None:

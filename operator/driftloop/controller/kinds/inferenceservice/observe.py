@@ -17,7 +17,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
 )
 from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
 from driftloop.controller.kinds.inferenceservice.situation import situate
-from driftloop.controller.pods.outcome import Broken, Running, refused, started, trouble
+from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
@@ -79,7 +79,7 @@ def _pods(revision: Revision, service: Obj, world: World) -> list[Obj]:
 def _with_trouble(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revision:
     """The revision with what keeps its pods from serving."""
     revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
-    match trouble(pods) or refused(deployment):
+    match serving_problem(pods) or refused_pods(deployment):
         case None:
             return revision
         case Running(reason, message):

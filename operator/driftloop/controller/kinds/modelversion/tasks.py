@@ -31,7 +31,7 @@ def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
         **_limits(observed),
     )
     name = jobs.answer_name(observed.version, key)
-    return jobs.answer_job(observed.version, name, task, _asking(evaluation, served, {SERVICE: stable.status.service}))
+    return jobs.answer_job(observed.version, name, task, _run(evaluation, served, {SERVICE: stable.status.service}))
 
 
 def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Obj:
@@ -56,7 +56,7 @@ def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: 
     )
     name = jobs.evaluate_name(observed.version, key, attempt)
     notes[ENGINE] = engine_hash(evaluation.against.engine)
-    return jobs.evaluate_job(observed.version, name, task, _asking(evaluation, served, notes))
+    return jobs.evaluate_job(observed.version, name, task, _run(evaluation, served, notes))
 
 
 def storage_of(observed: Observed) -> str:
@@ -111,10 +111,10 @@ def _limits(observed: Observed) -> dict[str, Any]:
     }
 
 
-def _asking(evaluation: Evaluation, served: ServeTask, notes: dict[str, str]) -> jobs.Asking:
+def _run(evaluation: Evaluation, served: ServeTask, notes: dict[str, str]) -> jobs.EvaluationRun:
     against, spec = evaluation.against, evaluation.observed.spec
     arm = Arm(served, against.settings.server_image, against.engine, against.settings, spec.pod_overrides)
-    return jobs.Asking(arm, spec.evaluation, notes)
+    return jobs.EvaluationRun(arm, spec.evaluation, notes)
 
 
 def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:
