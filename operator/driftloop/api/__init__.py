@@ -1,1 +1,1 @@
-"""The three custom resources, as pydantic models. `crds/` is generated from them."""
+"""The three custom resources as pydantic models. The files in `crds/` are generated from them."""

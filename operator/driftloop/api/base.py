@@ -13,18 +13,18 @@ Rule = dict[str, str]
 
 
 def rule(expression: str, message: str, field: str | None = None) -> Rule:
-    """One CEL rule. `field` is a JSON path (".nodes") that the API server puts into its error."""
-    found = {"rule": expression, "message": message}
-    return found | {"fieldPath": field} if field else found
+    """One CEL rule. `field` is a JSON path (".nodes"): the API server names it in its error."""
+    validation = {"rule": expression, "message": message}
+    return validation | {"fieldPath": field} if field else validation
 
 
 def cel(*rules: Rule) -> dict[str, Any]:
-    """Schema extra that carries CEL rules: `model_config = ConfigDict(json_schema_extra=cel(...))`."""
+    """The schema extension that holds CEL rules: `model_config = ConfigDict(json_schema_extra=cel(...))`."""
     return {"x-kubernetes-validations": list(rules)}
 
 
 def exactly_one(*fields: str) -> Rule:
-    """CEL: one of the optional `fields` is set, and no second one."""
+    """A CEL rule: exactly one of the optional `fields` is set."""
     terms = ",".join(f"has(self.{field})" for field in fields)
     return rule(f"[{terms}].filter(x, x).size() == 1", f"set exactly one of {', '.join(fields)}")
 
@@ -35,22 +35,22 @@ IMMUTABLE: dict[str, Any] = {
 
 
 class ApiModel(BaseModel):
-    """camelCase outside, snake_case inside; what is unknown is dropped, as the API server prunes it."""
+    """camelCase in JSON, snake_case in Python. Unknown fields are dropped, as the API server prunes them."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, protected_namespaces=()
     )
 
     def dump(self) -> dict[str, Any]:
-        """Plain JSON types in the API's spelling, without what was left unset."""
+        """Plain JSON types with the API's field names, without fields that are None."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 # Forty characters leave room for a suffix and a hash within a label value's 63.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=40)]
-# A version is called <family>-<8 hex>, which must be a Name as well; CEL on the CRDs lets no name begin with a digit.
+# A version is named <family>-<8 hex>, which must be a Name too. A CEL rule of the CRDs refuses a leading digit.
 Family = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=31)]
-# No userinfo, no query, no parent folders: a URI names a place and carries no secret.
+# A URI names a place and holds no secret: no user name or password, no query, no parent folders.
 StorageUri = Annotated[
     str,
     Field(
@@ -59,7 +59,7 @@ StorageUri = Annotated[
     ),
 ]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
-# Names of other people's objects: whatever DNS subdomain they chose.
+# Names of objects that Driftloop does not create: any DNS subdomain is allowed.
 SubdomainName = Annotated[
     str,
     Field(
@@ -68,9 +68,9 @@ SubdomainName = Annotated[
         max_length=253,
     ),
 ]
-# A LocalQueue's name stands in a label of the Job, which holds 63 characters.
+# A LocalQueue's name is the value of a label of the Job, which holds 63 characters.
 QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=63)]
-# The core API's own pattern, less what its parser refuses afterwards: negative amounts and broken exponents.
+# The core API's pattern without what its parser refuses later: negative amounts and incomplete exponents.
 _QUANTITY = (
     r"^\+?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
     r"(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?[0-9]{1,2}))?$"
@@ -78,7 +78,7 @@ _QUANTITY = (
 
 
 def _as_text(value: Any) -> Any:
-    """`cpu: 4` is an integer in YAML and a quantity all the same."""
+    """Accepts an integer as a quantity: YAML reads `cpu: 4` as one."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -91,7 +91,7 @@ Quantity = Annotated[
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=1024)]
-# As browsers send it, or it would match none: in lower case, with a port only if it isn't the scheme's own.
+# Must be written as browsers send it, or it never matches: lower case, no port if it is the scheme's default port.
 Origin = Annotated[
     str,
     Field(
@@ -100,7 +100,7 @@ Origin = Annotated[
         json_schema_extra=cel(
             rule(
                 "!self.matches('^(https://.*:443|http://.*:80)$')",
-                "leave the port out: browsers send none that is the scheme's own",
+                "leave out the port: browsers do not send the default port of the scheme",
             )
         ),
     ),
@@ -115,19 +115,19 @@ class Condition(ApiModel):
     type: str = Field(max_length=63, description="Name of the condition.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
     reason: str = Field(max_length=63, description="One CamelCase word for programs.")
-    message: str = Field(max_length=2048, description="A sentence for people: what happened and what to do.")
-    observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
+    message: str = Field(max_length=2048, description="A sentence for people: what happened, and what to do about it.")
+    observed_generation: int | None = Field(None, description="Generation of the spec that this condition describes.")
     last_transition_time: Timestamp | None = Field(None, description="When `status` last changed.")
 
 
 class ObjectRef(ApiModel):
-    """Another object in the same namespace: no reference crosses one."""
+    """A Driftloop object in the same namespace. References never cross namespaces."""
 
     name: Name = Field(description="Name of the object, in this namespace.")
 
 
 class ForeignRef(ApiModel):
-    """An object that somebody else made, in the same namespace, such as a Secret."""
+    """An object in the same namespace that Driftloop did not create, such as a Secret."""
 
     name: SubdomainName = Field(description="Name of the object, in this namespace.")
 
@@ -136,7 +136,7 @@ class Resources(ApiModel):
     """Compute resources of a container."""
 
     requests: dict[str, Quantity] = Field(
-        default={}, max_length=16, description="What the scheduler reserves, by resource name."
+        default={}, max_length=16, description="Amounts that the scheduler reserves, by resource name."
     )
     limits: dict[str, Quantity] = Field(default={}, max_length=16, description="The most the container may use.")
 
@@ -144,21 +144,21 @@ class Resources(ApiModel):
 class Toleration(ApiModel):
     """A toleration as in the core API."""
 
-    key: str | None = Field(None, max_length=316, description="Taint key; all keys if absent.")
-    operator: Literal["Exists", "Equal"] | None = Field(None, description="How key and value are compared.")
+    key: str | None = Field(None, max_length=316, description="Taint key. If absent, all keys match.")
+    operator: Literal["Exists", "Equal"] | None = Field(None, description="How the key relates to the value.")
     value: str | None = Field(None, max_length=63, description="Taint value.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Taint effect.")
     toleration_seconds: int | None = Field(None, ge=0, description="How long a NoExecute taint is tolerated.")
 
 
 class PodOverrides(ApiModel):
-    """What a platform sets on pods without touching what runs in them."""
+    """Settings that a platform adds to pods. They do not change what runs in the pods."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             rule(
                 f"!self.labels.exists(key, key.startsWith('{GROUP}/'))",
-                f"labels that begin with {GROUP}/ are the operator's",
+                f"labels that begin with {GROUP}/ are reserved for the operator: remove them",
                 ".labels",
             )
         )
@@ -172,43 +172,46 @@ class PodOverrides(ApiModel):
     priority_class_name: SubdomainName | None = Field(None, description="Priority class of the pods.")
     runtime_class_name: SubdomainName | None = Field(None, description="Runtime class of the pods.")
     service_account_name: SubdomainName | None = Field(
-        None, description="Service account for cloud storage; its API token is not mounted."
+        None, description="Service account for access to cloud storage. Its Kubernetes API token is not mounted."
     )
     image_pull_secrets: list[ForeignRef] = Field(default=[], max_length=8, description="Secrets to pull images with.")
     storage_secret: ForeignRef | None = Field(
         None,
-        description="Secret whose keys become environment variables of the pods: credentials for storage.",
+        description="Secret with storage credentials. Its keys become environment variables of the pods.",
     )
 
 
 class SuiteSpec(ApiModel):
-    """One evaluation suite: a set of items and the criterion that a version must meet on it."""
+    """One evaluation suite: a set of items, and the criterion that a version must meet on them."""
 
     name: Name = Field(description="Name of the suite.")
     kind: Literal["target", "retention", "floor"] = Field(
-        description="target: what the version was made for. retention: what the stable version could do. "
-        "floor: an absolute minimum."
+        description="target: the version must be better than the stable version. retention: the version must not be "
+        "worse than the stable version. floor: the version must reach an absolute minimum."
     )
     items: Literal["data", "feedback", "replay"] | None = Field(
-        None, description="Held-out rows of this part of the job's data. Give this or `uri`."
+        None, description="Use the held-out rows of this part of the job's data. Set this or `uri`."
     )
     uri: StorageUri | None = Field(
         None,
-        description="File of items (JSON lines unless its ending tells CSV or Parquet) with the columns prompt, or "
-        "messages, and completion; tools, id and cluster if given.",
+        description="File of items: JSON lines, or CSV or Parquet by its file name extension. Columns: prompt or "
+        "messages, and completion; optional: tools, id and cluster.",
     )
-    digest: Digest | None = Field(None, description="sha256 of the items file at `uri`; checked before use.")
+    digest: Digest | None = Field(None, description="SHA-256 of the items file at `uri`. It is checked before use.")
     delta: Fraction = Field(
-        0.05, description="retention: the loss of accuracy against the stable version that is still accepted."
+        0.05, description="retention: largest accepted loss of accuracy against the stable version."
     )
     min_gain: Fraction = Field(
         0.0,
-        description="target: the gain of accuracy over the stable version that must be exceeded: its lower bound must "
-        "lie above this.",
+        description="target: the gain of accuracy over the stable version must be larger than this. The lower bound of "
+        "the gain counts.",
     )
-    minimum: Fraction = Field(0.5, description="floor: the accuracy whose lower bound must be reached.")
-    max_items: int = Field(2000, ge=10, le=100_000, description="At most this many items are asked.")
+    minimum: Fraction = Field(0.5, description="floor: the lower bound of the accuracy must reach this.")
+    max_items: int = Field(2000, ge=10, le=100_000, description="Maximum number of items to ask.")
     max_tokens: int | None = Field(
-        None, ge=1, le=32_768, description="The longest answer, in tokens; `evaluation.maxTokens` if absent."
+        None,
+        ge=1,
+        le=32_768,
+        description="Maximum length of an answer, in tokens. If absent, `evaluation.maxTokens` applies.",
     )
     model_config = ConfigDict(json_schema_extra=cel(exactly_one("items", "uri")))

@@ -1,4 +1,4 @@
-"""How a version is evaluated: what a FineTuneJob says of its versions, and a ModelVersion of itself."""
+"""Evaluation settings that FineTuneJob and ModelVersion share."""
 
 from pydantic import Field
 
@@ -7,23 +7,28 @@ from driftloop.api.engine import Engine
 
 
 class EvaluationSettings(ApiModel):
-    """How versions are asked the items of their suites."""
+    """How the items of the suites are asked."""
 
     max_tokens: int = Field(
-        32, ge=1, le=32_768, description="The longest answer, in tokens: longer ones are cut, and are wrong."
+        32,
+        ge=1,
+        le=32_768,
+        description="Maximum length of an answer, in tokens. A longer answer is cut and counts as wrong.",
     )
-    concurrency: int = Field(8, ge=1, le=1024, description="Items that are asked at a time.")
+    concurrency: int = Field(8, ge=1, le=1024, description="Number of items that are asked at the same time.")
     engine: Engine | None = Field(
         None,
-        description="What runs the model for the evaluation; if absent the engine of the first InferenceService, by "
-        "name, that follows the family, else transformers without GPUs.",
+        description="The engine that runs the model for the evaluation. If absent: the engine of the first "
+        "InferenceService, by name, that follows the family; if there is none, transformers without GPUs.",
     )
     queue_name: QueueName | None = Field(
-        None, description="Kueue queue that admits the pods; of a job's versions `compute.queueName` if absent."
+        None,
+        description="Kueue queue that admits the pods. If absent, the versions of a job use the job's "
+        "`compute.queueName`.",
     )
     startup_timeout_seconds: int = Field(
-        600, ge=10, le=86_400, description="Seconds within which the served model must be ready, its download included."
+        600, ge=10, le=86_400, description="Seconds until the served model must be ready, including its download."
     )
     active_deadline_seconds: int = Field(
-        21_600, ge=60, le=31_536_000, description="Seconds within which one version must have answered all items."
+        21_600, ge=60, le=31_536_000, description="Seconds until one version must have answered all items."
     )

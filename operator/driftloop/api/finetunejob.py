@@ -1,4 +1,4 @@
-"""FineTuneJob: data and a model in, a ModelVersion out."""
+"""FineTuneJob: trains a model on data and creates a ModelVersion."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,54 +30,58 @@ from driftloop.api.evaluation import EvaluationSettings
 class NewTokenizer(ApiModel):
     """A byte-level BPE tokenizer to train on the job's data."""
 
-    vocab_size: int = Field(2048, ge=300, le=262_144, description="Entries of the vocabulary, special tokens included.")
+    vocab_size: int = Field(2048, ge=300, le=262_144, description="Size of the vocabulary, including special tokens.")
 
 
 class NewModel(ApiModel):
-    """A model to initialise at random: `method: pretrain`."""
+    """A new model with random weights, for `method: pretrain`."""
 
     architecture: dict[str, Any] = Field(
-        description="A transformers configuration: model_type and its fields (hidden_size, num_hidden_layers ...).",
+        description="A transformers configuration: model_type and the fields of that type (hidden_size, "
+        "num_hidden_layers …).",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )
     tokenizer: NewTokenizer = Field(default=NewTokenizer(vocab_size=2048), description="The tokenizer to train.")
 
 
 class ModelFrom(ApiModel):
-    """Where training starts. Exactly one field is set."""
+    """The model that training starts from. Exactly one of uri, versionRef, family, serving and config is set."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             exactly_one("uri", "versionRef", "family", "serving", "config"),
-            rule("!has(self.digest) || has(self.uri)", "digest goes with uri", ".digest"),
+            rule("!has(self.digest) || has(self.uri)", "digest needs uri: set uri, or remove digest", ".digest"),
         )
     )
     uri: StorageUri | None = Field(None, description="Folder of a Hugging Face model (config, tokenizer, safetensors).")
-    digest: Digest | None = Field(None, description="Content digest of the folder at `uri`; checked before use.")
-    version_ref: ObjectRef | None = Field(None, description="A ModelVersion of this namespace.")
+    digest: Digest | None = Field(None, description="Content digest of the folder at `uri`. It is checked before use.")
+    version_ref: ObjectRef | None = Field(None, description="A ModelVersion in the same namespace.")
     family: Family | None = Field(
         None,
-        description="The last Approved version of this family, or where there is none the last that awaits approval; "
-        "waits until there is one.",
+        description="The last Approved version of this family. If there is none, the last version that awaits "
+        "approval. The job waits until one exists.",
     )
     serving: ObjectRef | None = Field(None, description="The stable version of this InferenceService.")
-    config: NewModel | None = Field(None, description="No model yet: initialise one and train its tokenizer.")
+    config: NewModel | None = Field(
+        None, description="A new model: it is initialised at random, and its tokenizer is trained."
+    )
 
 
 class ModelSpec(ApiModel):
     """The model to train."""
 
-    from_: ModelFrom = Field(alias="from", description="Where training starts.")
+    from_: ModelFrom = Field(alias="from", description="The model that training starts from.")
 
 
 class Columns(ApiModel):
-    """Names of the columns that hold the parts of a row."""
+    """Names of the columns with the parts of a row."""
 
-    prompt: Text | None = Field(None, description="Column with what the user says.")
-    completion: Text | None = Field(None, description="Column with what the model should answer.")
+    prompt: Text | None = Field(None, description="Column with the user's text.")
+    completion: Text | None = Field(None, description="Column with the answer that the model should give.")
     text: Text | None = Field(None, description="Column with plain text, for pretraining.")
     messages: Text | None = Field(
-        None, description="Column with a conversation: a list of role and content, or ShareGPT's from and value."
+        None,
+        description="Column with a conversation: a list of role and content, or of from and value as in ShareGPT.",
     )
     tools: Text | None = Field(None, description="Column with the tools of a conversation: a list of JSON schemas.")
 
@@ -85,73 +89,74 @@ class Columns(ApiModel):
 class DataSource(ApiModel):
     """A file of rows."""
 
-    name: Name = Field(description="Name of the source; rows are traced by it.")
-    uri: StorageUri = Field(description="The file.")
-    format: Literal["csv", "jsonl", "parquet"] | None = Field(None, description="Its format; by its ending if absent.")
+    name: Name = Field(description="Name of the source. It is recorded with each row.")
+    uri: StorageUri = Field(description="The file of rows.")
+    format: Literal["csv", "jsonl", "parquet"] | None = Field(
+        None, description="Format of the file. If absent, the file name extension decides."
+    )
     columns: Columns = Field(
         default=Columns(),
-        description="Columns to read; by default those called prompt and completion, messages, conversations, or text.",
+        description="Columns to read. By default: prompt and completion, messages, conversations, or text.",
     )
 
 
-def _of_augment(field: str) -> dict[str, str]:
-    return rule(f"self.type == 'augment' || !has(self.{field})", f"{field} goes with augment", f".{field}")
+def _only_augment(field: str) -> dict[str, str]:
+    return rule(
+        f"self.type == 'augment' || !has(self.{field})", f"{field} needs type: augment, or remove it", f".{field}"
+    )
 
 
 class DataStep(ApiModel):
-    """One step. Steps run in the order given; augment runs on the training rows alone, after they are divided."""
+    """One cleaning step. Steps run in the order of the list. augment runs last, on training rows only."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            rule("self.type != 'augment' || has(self.fraction)", "augment needs a fraction", ".fraction"),
-            _of_augment("fraction"),
-            _of_augment("seed"),
-            _of_augment("templates"),
+            rule("self.type != 'augment' || has(self.fraction)", "augment needs a fraction: set fraction", ".fraction"),
+            _only_augment("fraction"),
+            _only_augment("seed"),
+            _only_augment("templates"),
         )
     )
     type: Literal["normalise", "filterLength", "dedupExact", "dedupNear", "augment"] = Field(
         description="What the step does."
     )
-    min_characters: int = Field(
-        1, ge=0, le=1_000_000, description="filterLength: rows with a shorter text are dropped."
-    )
-    max_characters: int = Field(
-        100_000, ge=1, le=10_000_000, description="filterLength: rows with a longer text are dropped."
-    )
+    min_characters: int = Field(1, ge=0, le=1_000_000, description="filterLength: drop rows with a shorter text.")
+    max_characters: int = Field(100_000, ge=1, le=10_000_000, description="filterLength: drop rows with a longer text.")
     threshold: Fraction = Field(
         0.85,
-        description="dedupNear: Jaccard similarity of shingles from which a row of the same answer is a copy; "
-        "what many rows have in common is left aside.",
+        description="dedupNear: a row with the same answer counts as a copy from this Jaccard similarity of shingles. "
+        "Shingles that many rows have in common are ignored.",
     )
     fraction: float | None = Field(
         None,
         gt=0,
         le=10,
-        description="augment: changed copies that are made of a training row, on average: typos, case, punctuation, a "
-        "word less, two words swapped. The answer stays.",
+        description="augment: mean number of changed copies per training row. A copy has typos, other case or "
+        "punctuation, a missing word, or two swapped words. The answer stays the same.",
     )
-    seed: int | None = Field(None, ge=0, le=2_147_483_647, description="augment: seed of the changes; 0 if absent.")
+    seed: int | None = Field(None, ge=0, le=2_147_483_647, description="augment: seed of the changes. If absent, 0.")
     templates: StorageUri | None = Field(
         None,
-        description="augment: a file of templates with {prompt} where the prompt goes, one per line; in a .jsonl file "
-        "each is the `template` of an object. They are used beside the other changes.",
+        description="augment: a file of templates, one per line, each with {prompt} in place of the prompt. In a "
+        ".jsonl file each line is an object with the field `template`. Templates are used in addition to the other "
+        "changes.",
     )
 
 
-HELD_OUT_PERCENT = 10  # where neither the job nor the version that it starts from says otherwise
+HELD_OUT_PERCENT = 10  # if neither the job nor the version that it starts from sets a share
 DEFAULT_STEPS = [DataStep(type="normalise"), DataStep(type="dedupExact"), DataStep(type="dedupNear")]
 
 
 class FeedbackData(ApiModel):
-    """Corrections that users gave to a service."""
+    """Corrections that users sent to a service."""
 
-    service: Name = Field(description="InferenceService of this namespace.")
-    max_rows: int = Field(100_000, ge=1, le=10_000_000, description="At most this many rows, newest first.")
-    max_rows_per_user: int = Field(1000, ge=1, le=1_000_000, description="A cap on one user's share.")
+    service: Name = Field(description="InferenceService in the same namespace.")
+    max_rows: int = Field(100_000, ge=1, le=10_000_000, description="Maximum number of rows. The newest are used.")
+    max_rows_per_user: int = Field(1000, ge=1, le=1_000_000, description="Maximum number of rows per user.")
 
 
 class Replay(ApiModel):
-    """Old rows mixed in, so that what was learned is kept."""
+    """Old rows that are trained on again, so that the model does not forget them."""
 
     sources: list[DataSource] = Field(
         min_length=1,
@@ -159,24 +164,24 @@ class Replay(ApiModel):
         description="The old rows.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    fraction: Fraction = Field(1.0, description="Share of the old training rows that is trained on again.")
+    fraction: Fraction = Field(1.0, description="Share of the old training rows that are trained on again.")
 
 
 class DataSpec(ApiModel):
-    """What is trained on."""
+    """The rows to train on."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             rule(
                 "size(self.sources) > 0 || has(self.feedback)",
-                "give at least one source, or feedback of a service",
+                "give at least one source, or set feedback",
                 ".sources",
             ),
             rule(
                 "self.steps.filter(step, step.type == 'augment').size() == 0 || "
                 "(self.steps.filter(step, step.type == 'augment').size() == 1 && "
                 "self.steps[self.steps.size() - 1].type == 'augment')",
-                "augment comes last, and once",
+                "augment must be the last step, and occur once",
                 ".steps",
             ),
         )
@@ -184,24 +189,24 @@ class DataSpec(ApiModel):
     sources: list[DataSource] = Field(
         default=[],
         max_length=32,
-        description="Files of rows.",
+        description="Files with rows.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    feedback: FeedbackData | None = Field(None, description="Rows from users' corrections.")
+    feedback: FeedbackData | None = Field(None, description="Use users' corrections as rows.")
     steps: list[DataStep] = Field(default=DEFAULT_STEPS, max_length=16, description="Cleaning steps, in order.")
-    replay: Replay | None = Field(None, description="Old rows to mix in.")
+    replay: Replay | None = Field(None, description="Old rows to add.")
     held_out_percent: int | None = Field(
         None,
         ge=0,
         le=50,
-        description="Share of rows that are never trained on, by this version or any that comes of it; they feed the "
-        "gates. If absent, what the version that training starts from inherited, or 10. Below that version it can't be "
-        "changed: another share is refused.",
+        description="Percent of rows that are held out: neither this version nor any version trained from it is "
+        "trained on them. The gates use them. If absent, the share of the version that training starts from, or 10. "
+        "Another share than that version's is refused.",
     )
 
     @property
     def files(self) -> list[str]:
-        """URIs of all files that are read for it, feedback's aside."""
+        """URIs of all files to read, without feedback."""
         replayed = self.replay.sources if self.replay else []
         templates = [step.templates for step in self.steps if step.templates is not None]
         return [*(source.uri for source in [*self.sources, *replayed]), *templates]
@@ -210,7 +215,7 @@ class DataSpec(ApiModel):
 class Adapter(ApiModel):
     """Parameter-efficient fine-tuning."""
 
-    type: Literal["none", "lora"] = Field("none", description="none trains all weights.")
+    type: Literal["none", "lora"] = Field("none", description="none trains all weights. lora trains an adapter.")
     r: int = Field(16, ge=1, le=1024, description="LoRA rank.")
     lora_alpha: int = Field(32, ge=1, le=4096, description="LoRA scaling numerator.")
     lora_dropout: Fraction = Field(0.0, description="Dropout on the adapter's input.")
@@ -220,85 +225,94 @@ class Adapter(ApiModel):
 
 
 class TrainingSpec(ApiModel):
-    """How the model is trained. Names follow TRL and Hugging Face."""
+    """How the model is trained. Field names follow TRL and Hugging Face."""
 
-    method: Literal["pretrain", "sft"] = Field("sft", description="pretrain: next token on text. sft: on examples.")
-    adapter: Adapter = Field(default=Adapter(), description="Full weights, or LoRA.")
-    loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss (sft).")
+    method: Literal["pretrain", "sft"] = Field(
+        "sft", description="pretrain: train on plain text. sft: train on examples."
+    )
+    adapter: Adapter = Field(default=Adapter(), description="Train all weights, or a LoRA adapter.")
+    loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss, for sft.")
     num_train_epochs: float = Field(
         3.0,
         gt=0,
         le=1000,
-        description="Passes over the training rows: each row is trained on this often. What a pass leaves over of a "
-        "batch begins the next pass.",
+        description="Number of passes over the training rows. Rows that don't fill a batch at the end of a pass go "
+        "into the first batch of the next pass.",
     )
     max_steps: int | None = Field(
-        None, ge=1, le=100_000_000, description="Stop after this many steps, whatever the epochs."
+        None, ge=1, le=100_000_000, description="Stop after this many steps, even if epochs are left."
     )
-    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows per step, over all workers.")
+    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows per step, summed over all workers.")
     per_device_train_batch_size: int = Field(
         32,
         ge=1,
         le=4096,
-        description="Rows that a worker takes through the model at once, at most: fewer where its memory is known and "
-        "holds no more. The rest is accumulated, which changes no result.",
+        description="Maximum number of rows per forward pass of a worker. Fewer are taken if the memory is known and "
+        "too small. Gradients are accumulated to trainBatchSize; the result is the same.",
     )
     learning_rate: float = Field(2e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field(
-        "cosine", description="How the learning rate goes on after its rise."
+        "cosine", description="Schedule of the learning rate after warm-up."
     )
-    warmup_ratio: Fraction = Field(0.03, description="Share of steps in which the rate rises.")
+    warmup_ratio: Fraction = Field(0.03, description="Share of steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, le=10, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")
     max_length: int = Field(
         512,
         ge=8,
         le=1_048_576,
-        description="Tokens an example may have. A longer text is cut into pieces. An answer is never cut: one that "
-        "ends beyond is left out, and counted in status.data.",
+        description="Maximum number of tokens per example. A longer text is split into pieces. An answer is never cut: "
+        "an answer that ends later is left out and counted in status.data.",
     )
-    packing: bool = Field(False, description="Put several rows into one sequence of max_length tokens.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, a fifth slower.")
+    packing: bool = Field(False, description="Put several rows into one sequence of maxLength tokens.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations: uses less memory, and is a fifth slower."
+    )
     bf16: bool | None = Field(
-        None, description="Compute in bfloat16 with float32 master weights; if absent, true with GPUs and false on CPU."
+        None,
+        description="Compute in bfloat16 with float32 master weights. If absent, true with GPUs and false on CPU.",
     )
-    save_steps: int = Field(100, ge=1, le=1_000_000, description="Steps between checkpoints: what a failure can cost.")
-    save_total_limit: int = Field(2, ge=1, le=100, description="Checkpoints that are kept.")
-    seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of order and initialisation.")
+    save_steps: int = Field(
+        100, ge=1, le=1_000_000, description="Steps between checkpoints. A failure loses at most this many."
+    )
+    save_total_limit: int = Field(2, ge=1, le=100, description="Number of checkpoints to keep.")
+    seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of the order of rows and of the initialisation.")
 
 
 class Compute(ApiModel):
-    """Where it is trained."""
+    """Pods and hardware for training."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             rule(
                 "self.gpusPerNode == 0 || self.workersPerNode == 1 || self.workersPerNode == self.gpusPerNode",
-                "leave workersPerNode at 1, or give one worker per GPU",
+                "workersPerNode must be 1, or the same as gpusPerNode: one worker per GPU",
                 ".workersPerNode",
             ),
         )
     )
-    nodes: int = Field(1, ge=1, le=512, description="Pods, each on a node of its own; the model is sharded over them.")
-    gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod; 0 trains on CPU.")
+    nodes: int = Field(
+        1, ge=1, le=512, description="Number of pods, each on its own node. The model is sharded over them."
+    )
+    gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod. 0 trains on CPU.")
     workers_per_node: int = Field(
-        1, ge=1, le=16, description="Training processes per pod on CPU; with GPUs it is one per GPU."
+        1, ge=1, le=16, description="Training processes per pod on CPU. With GPUs there is one per GPU."
     )
     gpu_memory: Quantity | None = Field(
         None,
-        description="Memory of one GPU, such as 80Gi: the plan refuses what can't fit and picks the rows that a worker "
-        "takes at once. If absent, the label nvidia.com/gpu.memory of the nodes says it; if they lack it, nothing is "
-        "refused.",
+        description="Memory of one GPU, such as 80Gi. The plan refuses a model that does not fit, and chooses the rows "
+        "per forward pass of a worker. If absent, the nodes' label nvidia.com/gpu.memory is used; without that label, "
+        "no job is refused.",
     )
-    resources: Resources = Field(default=Resources(), description="Resources of each pod, GPUs aside.")
+    resources: Resources = Field(default=Resources(), description="Resources of each pod, without GPUs.")
     queue_name: QueueName | None = Field(
-        None, description="Kueue queue that admits the pods. Without Kueue it does nothing."
+        None, description="Kueue queue that admits the pods. It has no effect without Kueue."
     )
-    startup_timeout_seconds: int = Field(
-        600, ge=10, le=86_400, description="Seconds within which all nodes must have joined."
-    )
+    startup_timeout_seconds: int = Field(600, ge=10, le=86_400, description="Seconds until all nodes must have joined.")
     backoff_limit: int = Field(3, ge=0, le=100, description="Retries of each pod before the job fails.")
-    active_deadline_seconds: int = Field(604_800, ge=60, le=31_536_000, description="Seconds that one stage may take.")
+    active_deadline_seconds: int = Field(
+        604_800, ge=60, le=31_536_000, description="Maximum duration of one stage, in seconds."
+    )
 
 
 class Evaluation(EvaluationSettings):
@@ -307,19 +321,21 @@ class Evaluation(EvaluationSettings):
     suites: list[SuiteSpec] = Field(
         default=[],
         max_length=16,
-        description="All are required.",
+        description="Suites of the version. The version must pass all of them.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
 
 class Output(ApiModel):
-    """What the version is called."""
+    """The version that the job creates."""
 
-    family: Family = Field(description="Versions of a family replace each other; services follow a family.")
+    family: Family = Field(
+        description="Family of the version. Versions of a family replace each other, and a service serves a family."
+    )
 
 
 class FineTuneJobSpec(ApiModel):
-    """Desired training."""
+    """The training to run."""
 
     IMMUTABLE_BUT: ClassVar[tuple[str, ...]] = ("suspend",)
     model_config = ConfigDict(
@@ -331,106 +347,115 @@ class FineTuneJobSpec(ApiModel):
             ),
             rule(
                 "self.training.adapter.type == 'none' || !has(self.model.from.config)",
-                "an adapter needs trained weights below it: leave it out with model.from.config",
+                "an adapter needs trained weights: remove training.adapter, or start from a model instead of "
+                "model.from.config",
                 ".training.adapter",
             ),
         )
     )
     model: ModelSpec = Field(description="The model to train.")
-    data: DataSpec = Field(description="What is trained on.")
-    training: TrainingSpec = Field(default=TrainingSpec(), description="How it is trained.")
-    compute: Compute = Field(default=Compute(), description="Where it is trained.")
+    data: DataSpec = Field(description="The rows to train on.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="How the model is trained.")
+    compute: Compute = Field(default=Compute(), description="Pods and hardware for training.")
     storage: StorageUri = Field(description="Folder for data, checkpoints and versions.")
-    evaluation: Evaluation = Field(default=Evaluation(), description="The gates of the version.")
-    output: Output = Field(description="What the version is called.")
-    pod_overrides: PodOverrides = Field(default=PodOverrides(), description="What a platform sets on the pods.")
-    suspend: bool = Field(False, description="Stop and keep the checkpoints; false resumes from the last one.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="The gates that the version must pass.")
+    output: Output = Field(description="The version that the job creates.")
+    pod_overrides: PodOverrides = Field(
+        default=PodOverrides(), description="Settings that a platform adds to the pods."
+    )
+    suspend: bool = Field(
+        False, description="true stops the job and keeps its checkpoints. false resumes from the last checkpoint."
+    )
 
 
 class Progress(ApiModel):
-    """How far training has come. For people: it decides nothing."""
+    """Progress of training. It is for people only: no decision depends on it."""
 
     step: int = Field(0, description="Optimiser steps done.")
-    total_steps: int = Field(0, description="Steps in all.")
-    percent: int = Field(0, description="Share done, in percent.")
-    eta_seconds: int | None = Field(None, description="Seconds left at the current pace.")
-    loss: str | None = Field(None, max_length=32, description="Mean loss per token of the last steps.")
-    tokens_per_second: int | None = Field(None, description="Tokens per second over all workers.")
-    eta: str | None = Field(None, max_length=32, description="Time left, for people: 1h05m.")
-    updated: Timestamp | None = Field(None, description="When this was read.")
+    total_steps: int = Field(0, description="Total number of steps.")
+    percent: int = Field(0, description="Percent of steps done.")
+    eta_seconds: int | None = Field(None, description="Remaining seconds at the current speed.")
+    loss: str | None = Field(None, max_length=32, description="Mean loss per token over the last steps.")
+    tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
+    eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")
+    updated: Timestamp | None = Field(None, description="When the progress was read.")
 
 
 class PlanStatus(ApiModel):
-    """How the model is spread, and what it takes."""
+    """How the model is distributed over workers, and the memory that it needs."""
 
-    strategy: str = Field(max_length=63, description="How parameters are spread over the workers.")
-    world_size: int = Field(description="Training processes in all.")
-    parameters: int = Field(description="Parameters of the model.")
-    trainable_parameters: int = Field(description="Parameters that are trained.")
-    total_steps: int = Field(description="Optimiser steps.")
+    strategy: str = Field(max_length=63, description="How parameters are distributed over the workers.")
+    world_size: int = Field(description="Total number of training processes.")
+    parameters: int = Field(description="Number of parameters of the model.")
+    trainable_parameters: int = Field(description="Number of parameters that are trained.")
+    total_steps: int = Field(description="Number of optimiser steps.")
     gradient_accumulation_steps: int = Field(description="Forward passes per step on each worker.")
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
-        description="Estimate by part: of training weights, gradients, optimizer and so on; of loading; total.",
+        description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; loading; total.",
     )
     available_bytes_per_worker: int | None = Field(
-        None, description="Memory that the pod's limit leaves for one worker."
+        None, description="Bytes of the pod's memory limit that are available to one worker."
     )
 
 
 class DataStatus(ApiModel):
-    """What prepare found."""
+    """Result of the prepare stage."""
 
-    uri: StorageUri = Field(description="Where the prepared rows lie.")
-    digest: Digest = Field(description="Their digest.")
+    uri: StorageUri = Field(description="Folder with the prepared rows.")
+    digest: Digest = Field(description="Digest of the prepared rows.")
     train_rows: int = Field(description="Rows that are trained on.")
-    held_out_rows: int = Field(description="Rows that are held out of training.")
+    held_out_rows: int = Field(description="Rows that are held out.")
     feedback_rows: int = Field(0, description="Training rows that came from feedback.")
-    replay_rows: int = Field(0, description="Training rows that are replayed.")
-    augmented_rows: int = Field(0, description="Training rows that augment made of others.")
-    dropped_rows: int = Field(0, description="Rows that were read, and are neither trained on nor held out.")
+    replay_rows: int = Field(0, description="Training rows that came from replay.")
+    augmented_rows: int = Field(0, description="Training rows that augment created from others.")
+    dropped_rows: int = Field(0, description="Rows that were read but are neither trained on nor held out.")
     dropped: dict[str, int] = Field(
-        default={}, max_length=24, description="The dropped rows by reason; see docs/data.md for what each means."
+        default={}, max_length=24, description="Number of dropped rows by reason. See docs/data.md for the reasons."
     )
     reshaped: dict[str, int] = Field(
         default={},
         max_length=8,
-        description="Rows that are trained on otherwise than they came, by how: texts cut into pieces, conversations "
-        "split into one example an answer, or shortened by the answers that don't fit into maxLength.",
+        description="Number of rows that were changed to be trained on, by kind of change: texts split into pieces, "
+        "conversations split into one example per answer, or shortened by the answers that don't fit into maxLength.",
     )
     notes: list[Annotated[str, Field(max_length=200)]] = Field(
-        default=[], max_length=4, description="What to know before this model is trained and served."
+        default=[], max_length=4, description="Notes to read before this model is trained and served."
     )
     tokens: int = Field(0, description="Tokens in the training rows.")
 
 
 FineTuneJobPhase = Literal["Pending", "Preparing", "Planning", "Training", "Suspended", "Succeeded", "Failed"]
-ENDED: tuple[FineTuneJobPhase, ...] = ("Succeeded", "Failed")  # a job stays in these
+ENDED: tuple[FineTuneJobPhase, ...] = ("Succeeded", "Failed")  # final: a job never leaves these phases
 
 
 class FineTuneJobStatus(ApiModel):
     """The last observed state."""
 
-    observed_generation: int | None = Field(None, description="The generation of the spec that was looked at.")
-    phase: FineTuneJobPhase | None = Field(None, description="Where the job is.")
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status describes.")
+    phase: FineTuneJobPhase | None = Field(None, description="The job's current phase.")
     conditions: list[Condition] = Field(
         default=[],
         max_length=16,
-        description="See docs/conditions.md.",
+        description="Conditions of the job. See docs/conditions.md.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    data: DataStatus | None = Field(None, description="What prepare found.")
-    plan: PlanStatus | None = Field(None, description="How the model is spread, and what it takes.")
-    progress: Progress | None = Field(None, description="How far training has come.")
-    attempt: int = Field(0, description="How often the train stage was started by suspend and resume.")
-    version: Name | None = Field(None, description="The ModelVersion that came of it.")
-    started: Timestamp | None = Field(None, description="When work began.")
+    data: DataStatus | None = Field(None, description="Result of the prepare stage.")
+    plan: PlanStatus | None = Field(
+        None, description="How the model is distributed over workers, and the memory that it needs."
+    )
+    progress: Progress | None = Field(None, description="Progress of training.")
+    attempt: int = Field(
+        0, description="Number of the current run of the train stage. A resume after suspend adds one."
+    )
+    version: Name | None = Field(None, description="The ModelVersion that the job created.")
+    started: Timestamp | None = Field(None, description="When the first stage started.")
     finished: Timestamp | None = Field(None, description="When the job ended.")
 
 
 class FineTuneJob(ApiModel):
-    """Fine-tunes (or pretrains) a language model and leaves a ModelVersion."""
+    """Fine-tunes or pretrains a language model and creates a ModelVersion."""
 
     KIND: ClassVar[str] = "FineTuneJob"
     PLURAL: ClassVar[str] = "finetunejobs"
@@ -444,5 +469,5 @@ class FineTuneJob(ApiModel):
         ("Version", "string", ".status.version"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
-    spec: FineTuneJobSpec = Field(description="Desired training.")
+    spec: FineTuneJobSpec = Field(description="The training to run.")
     status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="The last observed state.")

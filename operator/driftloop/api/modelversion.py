@@ -1,4 +1,4 @@
-"""ModelVersion: one immutable model, where it came from, and what the gates found."""
+"""ModelVersion: one immutable model, its lineage, and the results of its gates."""
 
 from typing import ClassVar, Literal
 
@@ -24,119 +24,127 @@ class Artefact(ApiModel):
     """A model folder in storage."""
 
     uri: StorageUri = Field(description="Folder with config, tokenizer, safetensors and manifest.json.")
-    digest: Digest = Field(description="Content digest of the folder; every reader verifies it.")
+    digest: Digest = Field(description="Content digest of the folder. Every reader verifies it.")
 
 
 class Trigger(ApiModel):
     """Why the training was started."""
 
-    kind: Literal["User", "Drift", "Alert", "MaxAge"] = Field(description="What started it.")
-    service: Name | None = Field(None, description="The InferenceService that was drifting.")
+    kind: Literal["User", "Drift", "Alert", "MaxAge"] = Field(
+        description="Kind of trigger. User: a person created the job."
+    )
+    service: Name | None = Field(None, description="The InferenceService that requested the training.")
     alert: Text | None = Field(None, description="The alert that fired.")
-    started: Timestamp | None = Field(None, description="When it fired.")
+    started: Timestamp | None = Field(None, description="When the trigger occurred.")
 
 
 class Lineage(ApiModel):
-    """Where the version came from."""
+    """Origin of the version: job, parent, data and held-out rule."""
 
-    job: Name | None = Field(None, description="The FineTuneJob.")
-    job_uid: str | None = Field(None, max_length=64, description="Its UID: a job re-created under its name is another.")
+    job: Name | None = Field(None, description="The FineTuneJob that created the version.")
+    job_uid: str | None = Field(
+        None, max_length=64, description="UID of the job. A new job with the same name has another UID."
+    )
     parent: Name | None = Field(None, description="The version that training started from.")
     base_digest: Digest | None = Field(None, description="Digest of the model that training started from.")
-    data_uri: StorageUri | None = Field(None, description="The prepared rows.")
-    data_digest: Digest | None = Field(None, description="Their digest.")
+    data_uri: StorageUri | None = Field(None, description="Folder with the prepared rows.")
+    data_digest: Digest | None = Field(None, description="Digest of the prepared rows.")
     held_out_salt: Family | None = Field(
         None,
-        description="What decides with a row's text whether it is held out: the family of the first version of the "
-        "ancestry. If absent, this version's family.",
+        description="Hashed with a row's text to decide whether the row is held out. It is the family of the first "
+        "version of the ancestry. If absent, this version's family.",
     )
     held_out_percent: int | None = Field(
-        None, ge=0, le=50, description="Share of rows that neither this version nor its ancestors were trained on."
+        None, ge=0, le=50, description="Percent of rows that neither this version nor its ancestors were trained on."
     )
     tokenizer_digest: Digest | None = Field(None, description="Digest of the tokenizer files.")
-    trainer_image: Text | None = Field(None, description="Image that trained it.")
+    trainer_image: Text | None = Field(None, description="Trainer image that trained the version.")
     trigger: Trigger = Field(default=Trigger(kind="User"), description="Why the training was started.")
 
 
 class VersionEvaluation(EvaluationSettings):
-    """The gates that it must pass."""
+    """The gates that the version must pass."""
 
     suites: list[SuiteSpec] = Field(
         default=[],
         max_length=16,
-        description="All are required; each gives the `uri` of its items.",
+        description="Suites of the version. The version must pass all of them. Each needs the `uri` of its items.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    storage: StorageUri | None = Field(None, description="Folder for the evidence; beside the artefact if absent.")
+    storage: StorageUri | None = Field(None, description="Folder for the evidence. If absent, beside the artefact.")
 
 
 class ModelVersionSpec(ApiModel):
-    """What the version is. Immutable."""
+    """Content of the version. Immutable."""
 
-    family: Family = Field(description="Versions of a family replace each other.")
-    artefact: Artefact = Field(description="The model.")
-    lineage: Lineage = Field(default=Lineage(), description="Where it came from.")
-    evaluation: VersionEvaluation = Field(default=VersionEvaluation(), description="The gates that it must pass.")
-    pod_overrides: PodOverrides = Field(default=PodOverrides(), description="What a platform sets on the pods.")
+    family: Family = Field(description="Family of the version. Versions of a family replace each other.")
+    artefact: Artefact = Field(description="The model folder.")
+    lineage: Lineage = Field(default=Lineage(), description="Origin of the version.")
+    evaluation: VersionEvaluation = Field(
+        default=VersionEvaluation(), description="The gates that the version must pass."
+    )
+    pod_overrides: PodOverrides = Field(
+        default=PodOverrides(), description="Settings that a platform adds to the pods."
+    )
 
 
 Verdict = Literal["Pass", "Fail", "Inconclusive", "NotApplicable"]
 
 
 class Gate(ApiModel):
-    """What one gate found. Accuracies and differences are shares in [0, 1], as decimal strings."""
+    """Result of one gate. Accuracies and differences are shares in [0, 1], as decimal strings."""
 
-    name: str = Field(max_length=63, description="digest, api, or the suite's name.")
-    kind: Literal["digest", "api", "target", "retention", "floor"] = Field(description="What the gate checks.")
-    verdict: Verdict = Field(description="Inconclusive is never a pass.")
-    message: str = Field(max_length=1024, description="The finding in a sentence, and what would change it.")
+    name: str = Field(max_length=63, description="digest, api, or the name of the suite.")
+    kind: Literal["digest", "api", "target", "retention", "floor"] = Field(description="Kind of check.")
+    verdict: Verdict = Field(description="Result of the gate. Inconclusive never counts as Pass.")
+    message: str = Field(max_length=1024, description="The result in a sentence, and what would change it.")
     value: str | None = Field(None, max_length=16, description="Accuracy of this version.")
     baseline: str | None = Field(None, max_length=16, description="Accuracy of the stable version on the same items.")
-    difference: str | None = Field(None, max_length=16, description="value - baseline, paired.")
+    difference: str | None = Field(None, max_length=16, description="value - baseline, paired by item.")
     lower: str | None = Field(
-        None, max_length=16, description="Lower bound of the one-sided 95 % interval that counts."
+        None, max_length=16, description="Lower bound of the one-sided 95 % interval that the verdict uses."
     )
     upper: str | None = Field(None, max_length=16, description="Upper bound of the interval.")
-    items: int | None = Field(None, description="Items asked (n).")
-    items_needed: int | None = Field(None, description="Items that are needed for delta.")
+    items: int | None = Field(None, description="Number of items asked (n).")
+    items_needed: int | None = Field(None, description="Number of items needed for delta.")
     minimum_detectable_effect: str | None = Field(
-        None, max_length=16, description="The smallest loss that n items show with power 0.8."
+        None, max_length=16, description="Smallest loss that n items can show with power 0.8."
     )
     delta: str | None = Field(
-        None, max_length=16, description="The loss that is accepted, the gain or the minimum that is demanded."
+        None, max_length=16, description="The accepted loss, the required gain or the required minimum, by kind."
     )
-    cut: int | None = Field(None, description="Answers of this version that maxTokens cut short.")
+    cut: int | None = Field(None, description="Number of this version's answers that maxTokens cut.")
     uses: int | None = Field(
-        None, description="Versions that were judged by these very items: the more, the less they prove."
+        None, description="Number of versions that these items have judged. The more, the less they prove."
     )
 
 
 class BaselineStatus(ApiModel):
-    """What the version was compared with."""
+    """The version that this one was compared with."""
 
     version: Name = Field(description="The stable ModelVersion.")
-    digest: Digest = Field(description="Its artefact's digest.")
+    digest: Digest = Field(description="Digest of the stable version's artefact.")
     service: Name = Field(description="The InferenceService that serves it.")
 
 
 ModelVersionPhase = Literal["Pending", "Evaluating", "Approved", "AwaitingApproval", "Rejected", "Failed"]
-JUDGED: tuple[ModelVersionPhase, ...] = ("Approved", "AwaitingApproval", "Rejected", "Failed")  # evaluated
+JUDGED: tuple[ModelVersionPhase, ...] = ("Approved", "AwaitingApproval", "Rejected", "Failed")  # evaluation has ended
 
 
 class ModelVersionStatus(ApiModel):
     """The last observed state."""
 
-    observed_generation: int | None = Field(None, description="The generation of the spec that this is about.")
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status describes.")
     phase: ModelVersionPhase | None = Field(
         None,
-        description="Where the version is. AwaitingApproval: no suite judged it; it may be trained from, and without a "
-        "stable version the annotation driftloop.dev/approve with its name lets it serve. Failed: it could not be "
-        "judged; another value of the annotation driftloop.dev/retry tries again.",
+        description="The version's current phase. AwaitingApproval: no suite judged it. Jobs may train from it. If "
+        "there is no stable version, the service serves it once the annotation driftloop.dev/approve names it. Failed: "
+        "it could not be judged. A new value of the annotation driftloop.dev/retry tries again.",
     )
     conditions: list[Condition] = Field(
         default=[],
         max_length=16,
-        description="See docs/conditions.md.",
+        description="Conditions of the version. See docs/conditions.md.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     gates: list[Gate] = Field(
@@ -146,19 +154,21 @@ class ModelVersionStatus(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
     gate_summary: str | None = Field(
-        None, max_length=256, description="4 of 4 passed, or the first that failed, else the first that could not tell."
+        None,
+        max_length=256,
+        description="Summary, such as 4 of 4 passed, or the first failed gate, or else the first inconclusive one.",
     )
-    baseline: BaselineStatus | None = Field(None, description="What it was compared with.")
-    engine: str | None = Field(None, max_length=16, description="Hash of the engine that the evidence is about.")
+    baseline: BaselineStatus | None = Field(None, description="The version that this one was compared with.")
+    engine: str | None = Field(None, max_length=16, description="Hash of the engine that produced the evidence.")
     retried: str | None = Field(
-        None, max_length=253, description="The value of driftloop.dev/retry that was followed last."
+        None, max_length=253, description="The last value of driftloop.dev/retry that was acted on."
     )
-    evidence: Artefact | None = Field(None, description="Folder with every question and answer.")
+    evidence: Artefact | None = Field(None, description="Folder with all questions and answers.")
     services: list[Name] = Field(default=[], max_length=64, description="InferenceServices that serve it now.")
 
 
 class ModelVersion(ApiModel):
-    """One model of a family, with its lineage and the evidence of its gates."""
+    """One model of a family, with its lineage and the results of its gates."""
 
     KIND: ClassVar[str] = "ModelVersion"
     PLURAL: ClassVar[str] = "modelversions"
@@ -173,5 +183,5 @@ class ModelVersion(ApiModel):
         ("Serving", "string", ".status.services[*]"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )
-    spec: ModelVersionSpec = Field(description="What the version is.", json_schema_extra=IMMUTABLE)
+    spec: ModelVersionSpec = Field(description="Content of the version.", json_schema_extra=IMMUTABLE)
     status: ModelVersionStatus = Field(default=ModelVersionStatus(), description="The last observed state.")

@@ -1,4 +1,4 @@
-"""`driftloop`: the commands. Each imports what it needs when it runs, as an image holds one command's packages."""
+"""The commands of `driftloop`. Each imports its modules when it runs: an image has the packages of one command only."""
 
 import argparse
 import asyncio
@@ -8,14 +8,18 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command. Returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     commands = {"operator": _operator, "crds": _crds}
-    parser = argparse.ArgumentParser(prog="driftloop", description="Closes the loop around a language model.")
-    parser.add_argument("command", choices=sorted(commands), help="operator: run it; crds: generate crds/")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see `driftloop COMMAND --help`")
-    found = parser.parse_args(arguments)
-    return commands[found.command](found.arguments)
+    parser = argparse.ArgumentParser(
+        prog="driftloop", description="Fine-tunes, evaluates, serves and retrains language models on Kubernetes."
+    )
+    parser.add_argument("command", choices=sorted(commands), help="operator: run the operator; crds: generate the CRDs")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="arguments of the command: see `driftloop COMMAND --help`"
+    )
+    parsed = parser.parse_args(arguments)
+    return commands[parsed.command](parsed.arguments)
 
 
 def _operator(arguments: list[str]) -> int:
@@ -28,12 +32,12 @@ def _operator(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="driftloop operator", description="Runs the operator.")
     add_arguments(parser)
     try:
-        found = options(parser.parse_args(arguments))
+        parsed = options(parser.parse_args(arguments))
     except ValueError as error:
         parser.error(str(error))
-    logs.configure(found.log_level)
+    logs.configure(parsed.log_level)
     try:
-        asyncio.run(Operator(found, KINDS).run())
+        asyncio.run(Operator(parsed, KINDS).run())
     except UnsupportedServer as error:
         logging.getLogger("driftloop").error("%s", error)
         return 1
