@@ -1,1 +1,1 @@
-"""What the parts say to each other: the only ways they talk. Imports `driftloop.api` and nothing else of ours."""
+"""The documents, names and rules by which the operator and both images communicate."""

@@ -1,11 +1,11 @@
-"""What a suite's items can show. Pure.
+"""Confidence bounds for a suite's results. Pure.
 
-The gates judge by these bounds, and prepare refuses a suite that could show nothing by them.
+The gates use these bounds for their verdicts, and prepare refuses a suite whose gate could never pass.
 
 Sources of the formulas:
 - paired difference: the score interval of Tango 1998 ("Equivalence test and confidence interval for the difference in
-  proportions for the paired-sample design", Statistics in Medicine 17), less half an item for continuity. With it a
-  gate of 30 to 2,000 independent items passes a true loss of delta in at most 5 % (bench/gate_errors.py);
+  proportions for the paired-sample design", Statistics in Medicine 17), with a continuity correction of half an item.
+  With it a gate of 30 to 2,000 independent items passes a true loss of delta in at most 5 % (bench/gate_errors.py);
 - clusters: the design effect, with Student's t on clusters - 1 degrees of freedom: Miller 2024 (arXiv 2411.00640);
 - minimum detectable effect, (t.95 + z.80) standard errors: Miller 2024; the standard error of matched shares with half
   an observation added to each of the four cells: Agresti & Min 2005;
@@ -25,9 +25,9 @@ CONFIDENCE = 0.95
 Z_CONFIDENCE = NormalDist().inv_cdf(CONFIDENCE)
 Z_POWER = NormalDist().inv_cdf(0.80)
 
-_MOST = 10**9  # items; what they can't show, none can
-_CONTINUITY = 0.5  # items
-_HALVINGS = 40  # of the interval in which a bound is looked for
+_MOST = 10**9  # items; if this many can't show a difference, more can't either
+_CONTINUITY = 0.5  # continuity correction, in items
+_HALVINGS = 40  # steps of the bisection for a bound
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,18 @@ class Difference:
     value: float
     lower: float
     upper: float
-    detectable: float  # the smallest loss that this many items show with power 0.8, and that could be excluded at all
+    detectable: float  # the smallest loss that this many items can show with power 0.8, and can exclude at all
 
     def excludes_loss(self, delta: float) -> bool:
-        """No loss of `delta` or more, shown by enough items or by being better outright."""
+        """Whether a loss of `delta` or more is excluded: by enough items, or because the candidate is better."""
         return self.lower > 0 or (self.lower > -delta and self.detectable <= delta)
 
 
 def paired_difference(items: int, clusters: int, gained: int, lost: int, clustered_error: float) -> Difference:
-    """The difference with bounds that are never too good.
+    """The difference with conservative bounds.
 
-    Items that are alike count for less: for as many as the clustered error leaves of them. And whatever that error
-    is, the bounds are no better than those of `clusters` items of which none differed: a thousand near-copies of three
-    prove nothing.
+    Similar items count less: the clustered error determines the effective number of items. The bounds are also never
+    narrower than those of `clusters` items without a difference: a thousand near-copies of three items prove nothing.
     """
     value = (gained - lost) / items
     more, less, total = gained + 0.5, lost + 0.5, items + 2
@@ -67,9 +66,9 @@ def paired_difference(items: int, clusters: int, gained: int, lost: int, cluster
 
 
 def share_bounds(items: int, clusters: int, correct: int, clustered_error: float) -> tuple[float, float]:
-    """One-sided 95 % bounds of a share: the wider of Wilson's and the clustered one.
+    """One-sided 95 % bounds of a share: the wider of Wilson's and the clustered bounds.
 
-    Wilson's holds for few items and shares near 0 or 1, the clustered one for items that are alike.
+    Wilson's are right for few items and for shares near 0 or 1, the clustered bounds for similar items.
     """
     share, z2 = correct / items, Z_CONFIDENCE**2
     centre = (share + z2 / (2 * items)) / (1 + z2 / items)
@@ -79,11 +78,10 @@ def share_bounds(items: int, clusters: int, correct: int, clustered_error: float
 
 
 def least_items(suite: SuiteSpec) -> int | None:
-    """The fewest independent items with which the suite's gate could pass; None where no number is enough.
+    """The smallest number of independent items with which the suite's gate can pass; None if no number is enough.
 
-    retention: as many as show a loss of `delta` where no item differs. target: as many as show the gain where every
-    item is gained. floor: as many as show the minimum where every item is right. Fewer are inconclusive whatever the
-    version answers.
+    This is the number for the best possible result. retention: no item differs. target: every item is gained. floor:
+    every item is right. With fewer items the gate is inconclusive for all answers.
     """
     counts = range(1, _MOST)
     position = bisect_left(counts, True, key=lambda items: _could_pass(suite, items))
@@ -92,7 +90,7 @@ def least_items(suite: SuiteSpec) -> int | None:
 
 @lru_cache(maxsize=4096)
 def t_quantile(degrees: int) -> float:
-    """The 95 % quantile of Student's t, to four digits and better; infinite below one degree of freedom."""
+    """The 95 % quantile of Student's t, exact to at least four digits; infinite below one degree of freedom."""
     tail = 2 * (1 - CONFIDENCE)
     if degrees < 1:
         return math.inf
@@ -121,7 +119,7 @@ def t_quantile(degrees: int) -> float:
 
 
 def _score_lower(items: float, gained: float, lost: float, t: float) -> float:
-    """The smallest difference that the score test doesn't refuse. Counts may be fractions, of items that are alike."""
+    """The smallest difference that the score test accepts. Counts may be fractions if items are similar."""
     low, high = -1.0, (gained - lost) / items
     if math.isinf(t):
         return low
@@ -135,11 +133,11 @@ def _score_lower(items: float, gained: float, lost: float, t: float) -> float:
 
 
 def _score(items: float, gained: float, lost: float, difference: float) -> float:
-    """Tango's statistic of the hypothesis that the true difference is `difference`; it falls as that rises."""
+    """Tango's statistic for the hypothesis that the true difference is `difference`. It falls as `difference` rises."""
     distance = gained - lost - items * difference - _CONTINUITY
     linear = (2 * items - gained + lost) * difference - gained - lost
     constant = -lost * difference * (1 - difference)
-    # The share of lost items that the hypothesis makes likeliest: the larger root of a quadratic equation.
+    # Maximum likelihood estimate of the share of lost items under the hypothesis: the larger root of a quadratic.
     share = (math.sqrt(max(linear**2 - 8 * items * constant, 0.0)) - linear) / (4 * items)
     variance = items * (2 * share + difference * (1 - difference))
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
@@ -151,7 +149,7 @@ def _could_pass(suite: SuiteSpec, items: int) -> bool:
             return share_bounds(items, items, items, 0.0)[0] >= suite.minimum
         case "target":
             return paired_difference(items, items, items, 0, 0.0).lower > suite.min_gain
-        case "retention" if suite.delta == 0:  # asks for a version that is better outright
+        case "retention" if suite.delta == 0:  # only a better version can pass
             return paired_difference(items, items, items, 0, 0.0).lower > 0
         case _:
             return paired_difference(items, items, 0, 0, 0.0).excludes_loss(suite.delta)

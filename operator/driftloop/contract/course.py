@@ -1,4 +1,4 @@
-"""How many rows a training goes through and which each step takes: operator and trainer count by this. Pure."""
+"""Number of rows in a training, and the rows of each step. Operator and trainer both count with this. Pure."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,25 @@ from driftloop.api.finetunejob import TrainingSpec
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A training as one row of places: epoch after epoch, every epoch each of `rows` once, cut into equal batches.
+    """A training as a sequence of places: the epochs in order, with each row once per epoch, cut into equal batches.
 
-    What an epoch leaves over begins the next epoch's first batch, so each row counts as much as any other, and only the
-    last step of all may be smaller. `rows` are sequences: what a batch counts, with packing the packs.
+    The rows left at the end of an epoch start the first batch of the next one. So all rows count equally, and only the
+    very last step may be smaller. `rows` is the number of sequences: with packing, the number of packs.
     """
 
     rows: int
-    batch: int  # places a step; never more than there are rows, so a small set takes a step an epoch
-    places: int  # in all
+    batch: int  # places per step; at most `rows`, so a small data set has one step per epoch
+    places: int  # total number
 
     @classmethod
     def of(cls, training: TrainingSpec, rows: int) -> "Course":
-        """`maxSteps` whole batches, or `numTrainEpochs` times the rows, to the nearest row. Raises ValueError below one
-        row."""
+        """A course of `maxSteps` full batches, or of `numTrainEpochs` times the rows, rounded to a row.
+
+        Raises:
+            ValueError: there is no row.
+        """
         if rows < 1:
-            raise ValueError("a training needs a row")
+            raise ValueError("training needs at least one row")
         batch = min(training.train_batch_size, rows)
         if training.max_steps is not None:
             return cls(rows, batch, training.max_steps * batch)
@@ -30,16 +33,16 @@ class Course:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
+        """Number of optimiser steps."""
         return -(-self.places // self.batch)
 
     @property
     def epochs(self) -> float:
-        """Passes over the rows."""
+        """Number of passes over the rows."""
         return self.places / self.rows
 
     def step(self, number: int) -> range:
-        """Places of a step, counted from 0. Raises IndexError beyond the last one."""
+        """Places of a step. Steps count from 0. Raises IndexError after the last one."""
         if not 0 <= number < self.steps:
             raise IndexError(f"step {number} of {self.steps}")
         return range(number * self.batch, min((number + 1) * self.batch, self.places))

@@ -1,4 +1,4 @@
-"""The form of every log: one JSON object per line, on standard error. docs/testing.md says how to read them."""
+"""Log format of all images: one JSON object per line, on standard error. docs/testing.md explains how to read it."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ _context: ContextVar[Mapping[str, str]] = ContextVar("context", default=_NOTHING
 
 @contextmanager
 def naming(**fields: str) -> Iterator[None]:
-    """Every line logged inside has these fields too."""
+    """Add these fields to every line that is logged inside the block."""
     token = _context.set(fields)
     try:
         yield
@@ -24,7 +24,7 @@ def naming(**fields: str) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message; the fields of `naming`; error, with its trace."""
+    """Fields: time, level, logger, message, those of `naming`, and error with the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, str] = {
@@ -40,7 +40,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str = "info", quiet: Iterable[str] = ()) -> None:
-    """Log to standard error; the loggers named in `quiet` from warnings on."""
+    """Log to standard error. The loggers in `quiet` log only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -50,7 +50,7 @@ def configure(level: str = "info", quiet: Iterable[str] = ()) -> None:
 
 
 def message_of(line: str) -> str:
-    """The last line of the message in a line of a log, or the line itself where it isn't one of ours.
+    """The last line of the message in a log line. A line in another format is returned unchanged.
 
     >>> message_of('{"level": "info", "message": "step 3/9 loss 0.5000"}')
     'step 3/9 loss 0.5000'
@@ -58,9 +58,9 @@ def message_of(line: str) -> str:
     'Killed'
     """
     try:
-        found = json.loads(line)
+        document = json.loads(line)
     except ValueError:
-        # A kubelet hands on the last 2,048 bytes of a log: a longer line lacks its beginning.
+        # The kubelet copies only the last 2,048 bytes of a log, so the start of a longer line is missing.
         return line.removesuffix('"}').rsplit("\\n", 1)[-1] if line.endswith('"}') else line
-    message = found.get("message") if isinstance(found, dict) else None
+    message = document.get("message") if isinstance(document, dict) else None
     return message.strip().rsplit("\n", 1)[-1] if isinstance(message, str) else line

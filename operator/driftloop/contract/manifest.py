@@ -1,6 +1,6 @@
-"""The manifest of a folder in storage: what lies in it, and one digest for all of it.
+"""The manifest of a folder in storage: its files, and one digest over all of them.
 
-The digest covers content alone (paths and bytes). Provenance may lie beside the manifest and does not change it.
+The digest covers only content: paths and bytes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 class ManifestError(ValueError):
-    """A folder is not what its manifest, or the digest asked for, says."""
+    """A folder does not match its manifest or the expected digest."""
 
 
 class ManifestEntry(ApiModel):
@@ -42,39 +42,41 @@ class Manifest(ApiModel):
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Read every file below `folder` (its manifest and hidden files aside)."""
+        """The manifest of all files below `folder`, except the manifest and hidden files."""
         paths = sorted(p for p in folder.rglob("*") if p.is_file() and _counts(p.relative_to(folder)))
         return cls(files=[_entry(folder, path) for path in paths])
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The manifest lying in `folder`. Raises ManifestError when there is none or it does not parse."""
+        """Read the manifest in `folder`. Raises ManifestError if it is missing or cannot be parsed."""
         try:
             return cls.model_validate_json((folder / MANIFEST).read_bytes())
         except (OSError, ValueError) as error:
             raise ManifestError(f"{folder.name}: no readable {MANIFEST}: {error}") from error
 
     def write(self, folder: Path) -> None:
-        """Put it into `folder`, last: a folder with a manifest is whole."""
+        """Write the manifest into `folder`, as its last file: a folder with a manifest is complete."""
         text = json.dumps(self.dump() | {"digest": self.digest}, indent=1)
         staged = folder / f".{MANIFEST}"
         staged.write_text(text + "\n")
         staged.rename(folder / MANIFEST)
 
     def verify(self, folder: Path, digest: Digest | None = None) -> None:
-        """Check every byte of `folder`, and that the whole has `digest`. Raises ManifestError."""
+        """Check all files of `folder`, and the digest if given. Raises ManifestError."""
         if digest is not None and digest != self.digest:
-            raise ManifestError(f"digest is {self.digest}, expected {digest}: the folder was changed or is another one")
+            raise ManifestError(
+                f"digest is {self.digest}, expected {digest}: the folder has changed, or is the wrong one"
+            )
         for entry in self.files:
             path = folder / entry.path
             if not path.is_file():
                 raise ManifestError(f"{entry.path} is missing")
             if path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
-                raise ManifestError(f"{entry.path} does not have the content that the manifest promises")
+                raise ManifestError(f"content of {entry.path} does not match the manifest")
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
+    """SHA-256 of a file in hex. The file is read in chunks."""
     hasher = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""Messages of a conversation in the one form in which training and serving keep them. Pure.
+"""Messages of a conversation in the form that training and serving share. Pure.
 
 The fields are those of OpenAI's chat API and of Hugging Face's chat templates.
 """
@@ -7,16 +7,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-UNREADABLE = "unreadable"  # of a stored message: why it isn't all text; such a conversation is never trained on
+UNREADABLE = "unreadable"  # field of a stored message: why part of it isn't text; it is never trained on
 
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
-_REASONING = ("reasoning_content", "reasoning", "thinking")  # vLLM has had two names, data for gpt-oss has the third
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # old and new name in vLLM; name in gpt-oss data
 
 
 def plain_content(content: Any) -> str:
-    """The text of a message's content: a string, nothing, or parts of text, joined as the engine joins them.
+    """The text of a message's content: a string, null, or text parts, joined as the engine joins them.
 
-    Raises ValueError that names what isn't text.
+    Raises:
+        ValueError: a part is not text. The message names it.
     """
     if content is None or isinstance(content, str):
         return content or ""
@@ -26,36 +27,39 @@ def plain_content(content: Any) -> str:
 
 
 def carried(message: Mapping[str, Any]) -> dict[str, Any]:
-    """What a message carries beside role and content: tool_calls, tool_call_id, name, reasoning_content.
+    """The fields of a message beside role and content: tool_calls, tool_call_id, name, reasoning_content.
 
-    Fields that are null or empty are as good as absent. A call's arguments are an object, as templates expect them:
-    OpenAI's API has their JSON text. Raises ValueError that names the field.
+    Fields that are null or empty are left out. Arguments of a call become an object, as chat templates expect.
+    OpenAI's API sends them as JSON text.
+
+    Raises:
+        ValueError: a field has the wrong type. The message names it.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if name := _string(message, "name"):
-        found["name"] = name
+        fields["name"] = name
     if reasoning := next((text for field in _REASONING if (text := _string(message, field))), ""):
-        found["reasoning_content"] = reasoning
+        fields["reasoning_content"] = reasoning
     if identity := _string(message, "tool_call_id"):
-        found["tool_call_id"] = identity
+        fields["tool_call_id"] = identity
     if calls := _calls(message):
-        found["tool_calls"] = calls
-    return found
+        fields["tool_calls"] = calls
+    return fields
 
 
 def tool_call(call: Any) -> dict[str, Any]:
-    """One call as {id, type, function: {name, arguments}}; `id` where there is one. Raises ValueError."""
+    """One call as {id, type, function: {name, arguments}}, with `id` if it has one. Raises ValueError."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping) or not isinstance(name, str):
-        raise ValueError(f"tool_calls: {spelled(call)} names no function")
+        raise ValueError(f"tool_calls: {spelled(call)} does not name a function")
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     arguments = _arguments(function.get("arguments"))
     return identity | {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def spelled(value: Any) -> str:
-    """The beginning of a value, for messages."""
+    """The start of a value as text, for error messages."""
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -80,19 +84,19 @@ def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise ValueError(f"tool_calls is {spelled(calls)}, not a list")
-    if not calls and message.get("function_call"):  # OpenAI's API before there were tools
+    if not calls and message.get("function_call"):  # the field that `tool_calls` replaced in OpenAI's API
         calls = [message["function_call"]]
     return [tool_call(call) for call in calls]
 
 
 def _arguments(value: Any) -> Any:
-    """An object wherever the text is the JSON of one: a model's own call may be broken JSON, and stays as it is."""
+    """Arguments as an object, if their text is the JSON of one. Invalid JSON from a model is returned unchanged."""
     if value is None or value == "":
         return {}
     if isinstance(value, str):
         try:
             parsed = json.loads(value)
-            json.dumps(parsed, ensure_ascii=False).encode()  # JSON can spell half a character, which is no text
+            json.dumps(parsed, ensure_ascii=False).encode()  # JSON allows a lone surrogate, which UTF-8 cannot encode
         except (ValueError, RecursionError):
             return value
         return parsed if isinstance(parsed, dict) else value

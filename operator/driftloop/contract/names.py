@@ -1,9 +1,9 @@
-"""Names that both sides of a contract spell: ports, paths, metrics, exit codes."""
+"""Names that the operator and the images share: ports, paths, metrics, exit codes."""
 
 ALERT_NAME = "DriftloopModelDrift"
 
 # Ports of a serving pod.
-ENGINE_PORT = 8000  # loopback only
+ENGINE_PORT = 8000  # only on the loopback interface
 API_PORT = 8080
 FEEDBACK_PORT = 8081
 METRICS_PORT = 9090  # also /healthz and /readyz
@@ -12,13 +12,13 @@ METRICS_PORT = 9090  # also /healthz and /readyz
 TERMINATION_LOG = "/dev/termination-log"
 VOLUMES = "/volumes"  # pvc://claim/path is /volumes/claim/path
 MODEL_DIR = "/model"
-SCRATCH_DIR = "/tmp"  # noqa: S108 - a memory volume of the pod's own
+SCRATCH_DIR = "/tmp"  # noqa: S108 - a volume of the pod
 
 # Environment of the pods.
 TASK_ENV = "DRIFTLOOP_TASK"
-TASK_FILE_ENV = "DRIFTLOOP_TASK_FILE"  # a document too large for the environment lies in this file
-VOLUMES_ENV = "DRIFTLOOP_VOLUMES"  # another root than VOLUMES, for runs outside a pod
-TERMINATION_ENV = "DRIFTLOOP_TERMINATION_LOG"  # another path than TERMINATION_LOG, likewise
+TASK_FILE_ENV = "DRIFTLOOP_TASK_FILE"  # file with a document that is too large for the environment
+VOLUMES_ENV = "DRIFTLOOP_VOLUMES"  # replaces VOLUMES outside a pod
+TERMINATION_ENV = "DRIFTLOOP_TERMINATION_LOG"  # replaces TERMINATION_LOG outside a pod
 
 # Exit codes.
 EXIT_DONE = 0
@@ -26,12 +26,12 @@ EXIT_RETRY = 75  # EX_TEMPFAIL
 EXIT_BAD_INPUT = 78  # EX_CONFIG: never retried
 
 
-# The routes that ask the model. A canary is judged by them alone: GET /v1/models says nothing of an answer.
+# Routes that generate. Only they count for a canary: GET /v1/models says nothing about answers.
 GENERATING = ("/v1/completions", "/v1/chat/completions")
 
 
 class Metric:
-    """Metric names. Labels are listed beside each."""
+    """Metric names. The comments list the labels."""
 
     # Trainer, on METRICS_PORT of pod index 0: no labels.
     TRAIN_STEP = "driftloop_training_step"
@@ -40,23 +40,23 @@ class Metric:
     TRAIN_TOKENS_PER_SECOND = "driftloop_training_tokens_per_second"
     TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
 
-    # Proxy: every series carries inference_service, revision, model_version.
+    # Proxy: every series has the labels inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code
-    LATENCY = "driftloop_request_duration_seconds"  # histogram, + route; of requests that were answered
-    TIME_PER_OUTPUT = "driftloop_time_per_output_token_seconds"  # histogram, + route; of whole answers of some length
-    # Of feedback, revision and model_version are those of the answer, which another pod than the exporting one may
-    # have given: query them by label, never by pod.
+    LATENCY = "driftloop_request_duration_seconds"  # histogram, + route; only answered requests
+    TIME_PER_OUTPUT = "driftloop_time_per_output_token_seconds"  # histogram, + route; only complete, longer answers
+    # For feedback, revision and model_version are those of the rated answer. Another pod than the exporting one may
+    # have given it, so query feedback by label, never by pod.
     FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction
     FEEDBACK_ELIGIBLE = "driftloop_feedback_eligible_total"  # + side: train | heldOut
     DRIFT_BIN = "driftloop_drift_bin_total"  # counter, + signal, bin (00, 01 ...)
     DRIFT_REFERENCE = "driftloop_drift_reference_mass"  # gauge, + signal, bin
-    DRIFT_REFERENCE_ROWS = "driftloop_drift_reference_rows"  # gauge: rows behind the reference masses
+    DRIFT_REFERENCE_ROWS = "driftloop_drift_reference_rows"  # gauge: number of rows that the masses come from
 
-    # Operator: inference_namespace, inference_service.
+    # Operator: labels inference_namespace, inference_service.
     DRIFT_LOG_EVIDENCE = "driftloop_drift_log_evidence"
     DRIFT_THRESHOLD = "driftloop_drift_log_evidence_threshold"
     DRIFT_TRAINING_DISTANCE = "driftloop_drift_training_distance"  # + signal; in standard deviations
     DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
 
 
-SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; feedback is the fourth, from FEEDBACK
+SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; the fourth signal is feedback, from FEEDBACK

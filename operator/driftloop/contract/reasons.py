@@ -1,77 +1,75 @@
-"""Reasons that the stages give when they end without a result; docs/conditions.md says of each what to do.
+"""Reasons of stages that end without a result. docs/conditions.md explains what to do for each.
 
-Beside each stand its meaning and, in brackets, the stages that give it. prepare, train and evaluate are the trainer
-image's, fetch, engine and proxy the server image's.
+The comments give the meaning and, in brackets, the stages with this reason. prepare, train and evaluate belong to the
+trainer image; fetch, engine and proxy to the server image.
 """
 
 from enum import StrEnum
 
 
 class StageReason(StrEnum):
-    """CamelCase, as conditions have it: the operator passes them on as they are."""
+    """Reasons in CamelCase, as in conditions: the operator copies them unchanged."""
 
     # Any stage.
-    BAD_TASK = "BadTask"  # the task is of another kind, or lacks what the stage needs (prepare, train, evaluate)
+    BAD_TASK = "BadTask"  # the task has the wrong kind, or lacks a needed field (prepare, train, evaluate)
     TASK_UNREADABLE = "TaskUnreadable"  # the task document can't be read (fetch, engine, proxy)
-    STORAGE_UNREADABLE = (
-        "StorageUnreadable"  # storage doesn't answer, or lacks the URI (prepare, train, evaluate, fetch)
-    )
-    DIGEST_MISMATCH = "DigestMismatch"  # a folder or file is not what was promised (prepare, train, evaluate, fetch)
-    UNEXPECTED = "Unexpected"  # an error that has no reason of its own (prepare, train, evaluate)
+    STORAGE_UNREADABLE = "StorageUnreadable"  # storage fails or the URI is missing (prepare, train, evaluate, fetch)
+    DIGEST_MISMATCH = "DigestMismatch"  # a folder or file has the wrong digest (prepare, train, evaluate, fetch)
+    UNEXPECTED = "Unexpected"  # any other error (prepare, train, evaluate)
 
     # Data.
     DATA_UNREADABLE = "DataUnreadable"  # a source's file can't be read in its format (prepare)
-    UNKNOWN_FORMAT = "UnknownFormat"  # neither `format` nor the file's ending names a known one (prepare)
-    WRONG_COLUMN = "WrongColumn"  # a source has no such column, or its columns make no row (prepare)
-    EMPTY_DATA = "EmptyData"  # no row is left to train on after cleaning and dividing (prepare)
-    ALL_ROWS_MASKED = "AllRowsMasked"  # no token is left to train on under the loss mask (prepare)
+    UNKNOWN_FORMAT = "UnknownFormat"  # neither `format` nor the file name extension is known (prepare)
+    WRONG_COLUMN = "WrongColumn"  # a column is missing from a source, or the columns don't form a row (prepare)
+    EMPTY_DATA = "EmptyData"  # no training row is left after cleaning and holding out (prepare)
+    ALL_ROWS_MASKED = "AllRowsMasked"  # the loss mask leaves no token to train on (prepare)
     ALL_ROWS_TOO_LONG = "AllRowsTooLong"  # no row fits into maxLength with its answer (prepare)
-    BAD_TEMPLATE = "BadTemplate"  # the templates of the step `augment` are not usable (prepare)
+    BAD_TEMPLATE = "BadTemplate"  # the templates of the step `augment` can't be used (prepare)
 
     # Chat template.
-    NO_CHAT_TEMPLATE = "NoChatTemplate"  # a conversation, and the model has no template (prepare, evaluate)
+    NO_CHAT_TEMPLATE = "NoChatTemplate"  # the data has conversations, but the model has no template (prepare, evaluate)
     TEMPLATE_REFUSES_ROW = "TemplateRefusesRow"  # the template fails on a row (prepare)
-    TEMPLATE_NOT_PREFIX = "TemplateNotPrefix"  # a prompt renders differently once it is answered (prepare)
+    TEMPLATE_NOT_PREFIX = "TemplateNotPrefix"  # a prompt renders differently when its answer follows (prepare)
     TEMPLATE_LOSES_CONTENT = "TemplateLosesContent"  # the template leaves out a part of a row (prepare)
 
     # Model.
-    MODEL_NOT_FOUND = "ModelNotFound"  # the folder lacks a readable configuration or weights (prepare, train)
-    TOKENIZER_NOT_FOUND = "TokenizerNotFound"  # no tokenizer, or one that ends no answer (prepare)
-    UNKNOWN_ARCHITECTURE = "UnknownArchitecture"  # not a causal model that transformers knows (prepare)
-    BAD_ARCHITECTURE = "BadArchitecture"  # the architecture's fields don't fit each other (prepare)
+    MODEL_NOT_FOUND = "ModelNotFound"  # the folder has no readable configuration or weights (prepare, train)
+    TOKENIZER_NOT_FOUND = "TokenizerNotFound"  # no tokenizer, or a tokenizer without an end-of-answer token (prepare)
+    UNKNOWN_ARCHITECTURE = "UnknownArchitecture"  # not a causal model that transformers supports (prepare)
+    BAD_ARCHITECTURE = "BadArchitecture"  # the fields of the architecture contradict each other (prepare)
     UNKNOWN_MODULES = "UnknownModules"  # the adapter names modules that the model does not have (prepare)
     QUANTISED_MODEL = "QuantisedModel"  # quantised weights can't be trained (prepare, train)
-    PACKING_UNSUPPORTED = "PackingUnsupported"  # packed rows may see each other in this architecture (prepare)
+    PACKING_UNSUPPORTED = "PackingUnsupported"  # in this architecture packed rows may attend to each other (prepare)
     PICKLE_WEIGHTS = "PickleWeights"  # the base model's weights are pickles without safetensors (prepare, train)
-    UNSAFE_WEIGHTS = "UnsafeWeights"  # what would be served holds a pickled file (fetch)
-    REMOTE_CODE = "RemoteCode"  # a configuration asks for code of its own (prepare, train, fetch)
+    UNSAFE_WEIGHTS = "UnsafeWeights"  # the model folder contains a pickle file (fetch)
+    REMOTE_CODE = "RemoteCode"  # the model's configuration requires code from its folder (prepare, train, fetch)
 
     # Suites and evaluation.
-    NO_ITEMS = "NoItems"  # a suite has no file, or the file no items (prepare, evaluate)
-    BAD_ITEMS = "BadItems"  # a suite's file is not made of items (prepare, evaluate)
-    SUITE_TOO_SHORT = "SuiteTooShort"  # a suite has too few items for its gate ever to pass (prepare)
-    ANSWERS_MISMATCH = "AnswersMismatch"  # the stable version was asked other items (evaluate)
-    BAD_MODEL_LIST = "BadModelList"  # /v1/models of what is evaluated lists no model (evaluate)
-    NO_ANSWER = "NoAnswer"  # the first request to what is evaluated failed (evaluate)
-    NOT_READY = "NotReady"  # what is evaluated did not get ready in time (evaluate)
-    UNREACHABLE = "Unreachable"  # what is evaluated stopped answering (evaluate)
+    NO_ITEMS = "NoItems"  # a suite has no file, or its file has no items (prepare, evaluate)
+    BAD_ITEMS = "BadItems"  # a line of a suite's file is not an item (prepare, evaluate)
+    SUITE_TOO_SHORT = "SuiteTooShort"  # a suite has so few items that its gate can never pass (prepare)
+    ANSWERS_MISMATCH = "AnswersMismatch"  # the stable version answered other items (evaluate)
+    BAD_MODEL_LIST = "BadModelList"  # /v1/models of the evaluated server lists no model (evaluate)
+    NO_ANSWER = "NoAnswer"  # the first request to the evaluated server failed (evaluate)
+    NOT_READY = "NotReady"  # the evaluated server was not ready in time (evaluate)
+    UNREACHABLE = "Unreachable"  # the evaluated server stopped answering (evaluate)
     BASELINE_FAILED = "BaselineFailed"  # the stable version could not answer an item (evaluate)
 
     # Training.
     NODES_MISSING = "NodesMissing"  # too few pods joined in time (train)
-    HEAD_GONE = "HeadGone"  # the pod at index 0 was lost too often (train)
+    HEAD_GONE = "HeadGone"  # the pod with index 0 was lost too often (train)
     RAY_FAILED = "RayFailed"  # Ray did not start (train)
-    NON_FINITE_LOSS = "NonFiniteLoss"  # the loss is not a number any more (train)
-    SUPERSEDED = "Superseded"  # another driver has taken the run over (train)
+    NON_FINITE_LOSS = "NonFiniteLoss"  # the loss became infinite or not a number (train)
+    SUPERSEDED = "Superseded"  # another driver has taken over the run (train)
 
     # Serving.
-    NO_WEIGHTS = "NoWeights"  # what would be served has no safetensors (fetch)
-    NO_CONFIG = "NoConfig"  # what would be served has no readable configuration (fetch)
+    NO_WEIGHTS = "NoWeights"  # the model folder has no safetensors (fetch)
+    NO_CONFIG = "NoConfig"  # the model folder has no readable configuration (fetch)
     MODEL_UNREADABLE = "ModelUnreadable"  # transformers can't load the model (engine)
     BROKEN_WEIGHTS = "BrokenWeights"  # the model's output is not a number (engine)
-    MODEL_UNSUPPORTED = "ModelUnsupported"  # the model does not generate in batches with a cache (engine)
-    NO_CONTEXT_LENGTH = "NoContextLength"  # neither the model nor maxModelLen states one (engine)
-    CONTEXT_TOO_LONG = "ContextTooLong"  # maxModelLen is more than the model's own context (engine)
-    NO_MEMORY = "NoMemory"  # not even one short request fits beside the model (engine)
-    NO_KEYS = "NoKeys"  # feedback is wanted, and the service's Secret lacks a key (proxy)
-    MODEL_FAILED = "ModelFailed"  # the model stopped answering while it served (engine)
+    MODEL_UNSUPPORTED = "ModelUnsupported"  # the model can't generate in batches with a cache (engine)
+    NO_CONTEXT_LENGTH = "NoContextLength"  # neither the model nor maxModelLen gives the context length (engine)
+    CONTEXT_TOO_LONG = "ContextTooLong"  # maxModelLen is longer than the model's context (engine)
+    NO_MEMORY = "NoMemory"  # memory is too small for the model and one short request (engine)
+    NO_KEYS = "NoKeys"  # feedback is enabled, but the service's Secret lacks a key (proxy)
+    MODEL_FAILED = "ModelFailed"  # the model stopped answering while serving (engine)

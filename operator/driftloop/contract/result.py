@@ -1,7 +1,8 @@
-"""pod -> operator, at the end: one versioned JSON document of at most 4,096 bytes as termination message.
+"""Results that a pod reports to the operator: one versioned JSON document of at most 4,096 bytes as termination
+message.
 
-The same document is written to storage, so that a stage run again finds its output and emits it anew.
-Unknown fields are ignored, every field is bounded.
+The stage also writes the document to storage. If the stage runs again, it finds its output there and reports it again.
+Unknown fields are ignored, and every field is bounded.
 """
 
 import os
@@ -17,7 +18,7 @@ from driftloop.contract.uris import join
 
 RESULT_VERSION = 1
 MAX_BYTES = 4096
-ITEMS_FOLDER = "heldout"  # of a prepared folder: the items of its suites, <name>.jsonl
+ITEMS_FOLDER = "heldout"  # folder in a prepared folder with the items of the suites, <name>.jsonl
 MAX_REASONS = 24
 MAX_NOTES = 4
 OTHER_REASONS = "other"
@@ -26,7 +27,7 @@ Reason = Annotated[str, Field(max_length=40)]
 
 
 class ModelFacts(ApiModel):
-    """What the plan needs to know of the model; sizes in elements."""
+    """Properties of the model that the plan needs. Sizes are numbers of elements."""
 
     model_type: str = Field(max_length=64)
     parameters: Count
@@ -59,26 +60,26 @@ class PrepareResult(ApiModel):
     uri: str = Field(max_length=512)
     digest: Digest
     train_rows: Count
-    sequences: Count = 0  # what a step's batch counts: the training rows, or with packing the packs of them
+    sequences: Count = 0  # the unit of a batch: number of training rows, or of packs with packing
     held_out_rows: Count
     feedback_rows: Count = 0
     replay_rows: Count = 0
     augmented_rows: Count = 0
     dropped_rows: Count = 0
     dropped: dict[Reason, Count] = Field(default={}, max_length=MAX_REASONS)  # dropped rows by reason
-    reshaped: dict[Reason, Count] = Field(default={}, max_length=8)  # rows trained on otherwise than they came, by how
+    reshaped: dict[Reason, Count] = Field(default={}, max_length=8)  # rows changed to be trained on, by kind of change
     notes: list[Annotated[str, Field(max_length=200)]] = Field(default=[], max_length=MAX_NOTES)  # for people
     tokens: Count
     trained_tokens: Count  # tokens that count in the loss
     longest_row_tokens: Count
-    model_uri: str | None = Field(None, max_length=512)  # prepare initialised a new model's folder here
+    model_uri: str | None = Field(None, max_length=512)  # folder of the new model, if prepare initialised one
     model_digest: Digest | None = None
     tokenizer_digest: Digest
     model: ModelFacts
     suites: list[SuiteItems] = Field(default=[], max_length=16)
 
     def items_uri(self, suite: SuiteItems) -> str:
-        """Where the items of a suite lie."""
+        """The URI of a suite's items."""
         return suite.uri or join(self.uri, ITEMS_FOLDER, f"{suite.name}.jsonl")
 
 
@@ -100,7 +101,7 @@ class TrainResult(ApiModel):
 
 
 class SuiteResult(ApiModel):
-    """Paired answers on one suite. Standard errors are of the mean, clustered by item cluster."""
+    """Paired results of one suite. Standard errors are those of the mean, clustered by item cluster."""
 
     name: str = Field(max_length=63)
     items: Count
@@ -112,21 +113,21 @@ class SuiteResult(ApiModel):
     lost: Count | None = None  # candidate wrong, baseline right
     difference_standard_error: float | None = None  # of the paired difference
     errors: Count = 0  # items that could not be answered; they count as wrong
-    cut: Count | None = None  # answers of the candidate that the limit of tokens cut short; None: none was
-    baseline_cut: Count | None = None  # likewise of the baseline
+    cut: Count | None = None  # answers of the candidate that the token limit cut; None: none
+    baseline_cut: Count | None = None  # the same for the baseline
 
 
 class ApiCheck(ApiModel):
-    """The API contract, tested by being used."""
+    """Results of the requests that test the API contract."""
 
     passed: Count
     failed: list[Annotated[str, Field(max_length=160)]] = Field(default=[], max_length=8)
-    # Answers that should be equal and differed now and then: a served model may do so by chance.
+    # Answers that should be equal but sometimes differed: a served model may do so by chance.
     uncertain: list[Annotated[str, Field(max_length=160)]] = Field(default=[], max_length=8)
 
 
 class AnswerResult(ApiModel):
-    """Where the answers of one model lie."""
+    """The answers of one model: their folder and what was asked."""
 
     kind: Literal["Answer"] = "Answer"
     result_version: int = RESULT_VERSION
@@ -138,7 +139,7 @@ class AnswerResult(ApiModel):
 
 
 class EvaluateResult(ApiModel):
-    """What the client of the serving pod found."""
+    """Evaluation of a candidate: the API check and the results of its suites."""
 
     kind: Literal["Evaluate"] = "Evaluate"
     result_version: int = RESULT_VERSION
@@ -152,7 +153,7 @@ class EvaluateResult(ApiModel):
 
 
 class StageError(ApiModel):
-    """Why a stage ended without a result. `reason` is CamelCase, `message` says what to fix."""
+    """Why a stage ended without a result. `reason` is in CamelCase. `message` explains what to fix."""
 
     kind: Literal["Error"] = "Error"
     result_version: int = RESULT_VERSION
@@ -166,36 +167,36 @@ _ADAPTER: TypeAdapter[AnyResult] = TypeAdapter(Result)
 
 
 def counted(reasons: Mapping[str, int], most: int = MAX_REASONS) -> dict[str, int]:
-    """Counts by reason, the largest first, at most `most` of them: the rest is one count."""
-    found = sorted(((reason[:40], count) for reason, count in reasons.items() if count), key=lambda item: -item[1])
-    if len(found) <= most:
-        return dict(found)
-    return dict(found[: most - 1]) | {OTHER_REASONS: sum(count for _, count in found[most - 1 :])}
+    """At most `most` counts by reason, the largest first. The remaining ones are summed as `other`."""
+    counts = sorted(((reason[:40], count) for reason, count in reasons.items() if count), key=lambda item: -item[1])
+    if len(counts) <= most:
+        return dict(counts)
+    return dict(counts[: most - 1]) | {OTHER_REASONS: sum(count for _, count in counts[most - 1 :])}
 
 
 def fitting(result: PrepareResult) -> PrepareResult:
-    """The result with as many reasons for dropped rows as a termination message has room for."""
+    """The result with as many reasons for dropped rows as fit into a termination message."""
     for most in range(MAX_REASONS, 1, -1):
-        found = result.model_copy(update={"dropped": counted(result.dropped, most)})
-        if _size(found) <= MAX_BYTES:
-            return found
+        shortened = result.model_copy(update={"dropped": counted(result.dropped, most)})
+        if _size(shortened) <= MAX_BYTES:
+            return shortened
     return result.model_copy(update={"dropped": {}})
 
 
 def encode(result: AnyResult) -> str:
-    """The document. Raises ValueError above 4,096 bytes: a kubelet would cut it."""
+    """The JSON document. Raises ValueError above 4,096 bytes, as the kubelet would cut it."""
     if (size := _size(result)) > MAX_BYTES:
-        raise ValueError(f"result of {size} bytes, a termination message holds {MAX_BYTES}")
+        raise ValueError(f"the result has {size} bytes, but a termination message can hold only {MAX_BYTES}")
     return _document(result)
 
 
 def decode(document: str) -> AnyResult:
-    """Raises pydantic.ValidationError: the operator reports it and never guesses."""
+    """The result of a JSON document. Raises pydantic.ValidationError, which the operator reports."""
     return _ADAPTER.validate_json(document)
 
 
 def emit(result: AnyResult) -> None:
-    """Write the termination message of this pod."""
+    """Write the result as the termination message of this container."""
     Path(os.environ.get(TERMINATION_ENV, TERMINATION_LOG)).write_text(encode(result))
 
 

@@ -1,6 +1,6 @@
-"""operator -> pod: one versioned JSON document in the environment variable DRIFTLOOP_TASK.
+"""Tasks that the operator gives to a pod: one versioned JSON document in the environment variable DRIFTLOOP_TASK.
 
-`$` is written as \\u0024, since Kubernetes expands `$(X)` and `$$` in a container's environment.
+`$` is written as \\u0024, because Kubernetes expands `$(X)` and `$$` in a container's environment.
 """
 
 import os
@@ -27,7 +27,7 @@ MAX_ENV_BYTES = 64 * 1024
 
 
 class ModelSource(ApiModel):
-    """Where training starts: a folder, or a model to initialise. Exactly one of `uri` and `new`."""
+    """The model that training starts from: a folder, or a new model. Exactly one of `uri` and `new` is set."""
 
     uri: str | None = None
     digest: Digest | None = None
@@ -35,7 +35,7 @@ class ModelSource(ApiModel):
 
 
 class FeedbackSource(ApiModel):
-    """Where a service's feedback segments lie: `uri/version/pod/sequence.jsonl`."""
+    """The feedback of a service. Its segments are `uri/version/pod/sequence.jsonl`."""
 
     uri: str
     max_rows: int = 100_000
@@ -43,30 +43,30 @@ class FeedbackSource(ApiModel):
 
 
 class PrepareTask(ApiModel):
-    """Clean, divide, tokenise; leave a folder with manifest.json at `output`."""
+    """Clean, hold out and tokenise the rows. Writes a folder with manifest.json to `output`."""
 
     kind: Literal["Prepare"] = "Prepare"
     task_version: int = TASK_VERSION
     job: str
     job_uid: str
     family: str
-    held_out_salt: str | None = None  # of the sticky rule; the family if absent
+    held_out_salt: str | None = None  # hashed with a row to decide whether it is held out; the family if absent
     model: ModelSource
-    data: DataSpec  # its held_out_percent is the inherited one
-    feedback: FeedbackSource | None = None  # the resolved data.feedback
+    data: DataSpec  # held_out_percent is already the inherited one
+    feedback: FeedbackSource | None = None  # data.feedback, resolved
     training: TrainingSpec
-    suites: tuple[SuiteSpec, ...] = ()  # those with `items` get their file written
-    storage: str  # spec.storage; output goes to storage/prepared/<job uid>
+    suites: tuple[SuiteSpec, ...] = ()  # prepare writes the items file of those with `items`
+    storage: str  # spec.storage; the output is in storage/prepared/<job uid>
     output: str
 
 
 class TrainTask(ApiModel):
-    """Train on a prepared folder; leave the model folder at `output`."""
+    """Train on a prepared folder. Writes the model folder to `output`."""
 
     kind: Literal["Train"] = "Train"
     task_version: int = TASK_VERSION
     job: str
-    job_uid: str  # the run's name: a new pod resumes from its last checkpoint
+    job_uid: str  # name of the run: a new pod resumes from the run's last checkpoint
     family: str
     model: ModelSource
     data_uri: str
@@ -81,14 +81,14 @@ class TrainTask(ApiModel):
     head: str  # stable DNS name of pod index 0
     startup_timeout_seconds: int
     backoff_limit: int
-    attempt: int  # rises with suspend and resume
-    runs: str  # checkpoints: runs/<...>
+    attempt: int  # a resume after suspend adds one
+    runs: str  # folder of the checkpoints
     output: str
     lineage: Lineage
 
 
 class EvaluationArm(ApiModel):
-    """The served model, reached over HTTP in the same pod."""
+    """A model that the same pod serves over HTTP."""
 
     version: str
     digest: Digest
@@ -97,24 +97,21 @@ class EvaluationArm(ApiModel):
 
 
 class AnswerTask(ApiModel):
-    """Ask one arm every item; leave its answers at `output`, for an evaluation to be compared with."""
+    """Ask one arm all items. Writes its answers to `output`; an evaluation compares with them."""
 
     kind: Literal["Answer"] = "Answer"
     task_version: int = TASK_VERSION
     family: str
     arm: EvaluationArm
     suites: list[SuiteSpec]  # each with `uri`
-    max_tokens: int = 32  # of suites that give none
+    max_tokens: int = 32  # for suites that set none
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     output: str
 
 
 class Baseline(ApiModel):
-    """The version to compare with, and the folder that an Answer stage left of it.
-
-    Without a folder it was asked nothing, as no suite compares.
-    """
+    """The version to compare with, and the folder with its answers; None if no suite compares."""
 
     version: str
     digest: Digest
@@ -123,7 +120,7 @@ class Baseline(ApiModel):
 
 
 class EvaluateTask(ApiModel):
-    """Ask the candidate every item, compare it with the baseline's answers; leave all and statistics at `output`."""
+    """Ask the candidate all items and compare with the baseline. Writes answers and statistics to `output`."""
 
     kind: Literal["Evaluate"] = "Evaluate"
     task_version: int = TASK_VERSION
@@ -131,19 +128,19 @@ class EvaluateTask(ApiModel):
     candidate: EvaluationArm
     baseline: Baseline | None = None
     suites: list[SuiteSpec]  # each with `uri`
-    max_tokens: int = 32  # of suites that give none
+    max_tokens: int = 32  # for suites that set none
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     output: str
 
 
 class ServeTask(ApiModel):
-    """What fetch, engine and proxy of one serving pod need; each reads its own part."""
+    """Settings of fetch, engine and proxy in one serving pod."""
 
     kind: Literal["Serve"] = "Serve"
     task_version: int = TASK_VERSION
     namespace: str
-    service: str  # name in /v1/models and label inference_service
+    service: str  # name in /v1/models, and value of the label inference_service
     service_uid: str
     family: str
     version: str
@@ -158,10 +155,10 @@ class ServeTask(ApiModel):
     drain_seconds: int = 30
     request_timeout_seconds: int = 3600
     allowed_origins: tuple[str, ...] = ()  # web pages that may call the API from a browser
-    feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: none is taken
+    feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: no feedback
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90
-    held_out_salt: str | None = None  # of the served version's lineage; the family if absent
+    held_out_salt: str | None = None  # from the lineage of the served version; the family if absent
     held_out_percent: int = HELD_OUT_PERCENT
     engine_port: int = ENGINE_PORT
     api_port: int = API_PORT
@@ -175,17 +172,17 @@ _ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(Task)
 
 
 def encode(task: AnyTask) -> str:
-    """The document for the environment; it holds no `$`."""
+    """The JSON document for the environment, without `$`."""
     return task.model_dump_json(by_alias=True, exclude_none=True).replace("$", "\\u0024")
 
 
 def decode(document: str | bytes) -> AnyTask:
-    """Raises pydantic.ValidationError with the field's name."""
+    """The task of a JSON document. Raises pydantic.ValidationError that names the field."""
     return _ADAPTER.validate_json(document)
 
 
 def from_environment() -> AnyTask:
-    """The task of this process, from DRIFTLOOP_TASK or the file that DRIFTLOOP_TASK_FILE names."""
+    """The task of this process, from DRIFTLOOP_TASK or from the file that DRIFTLOOP_TASK_FILE names."""
     if document := os.environ.get(TASK_ENV):
         return decode(document)
     if path := os.environ.get(TASK_FILE_ENV):

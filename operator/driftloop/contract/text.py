@@ -1,4 +1,4 @@
-"""Rules about a row's text that training and serving must share to the letter. Pure."""
+"""Rules about a row's text that must be exactly the same in training and serving. Pure."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 Side = Literal["train", "heldOut"]
 
-INSTRUCTIONS = ("system", "developer")  # roles of those who instruct the model, OpenAI's two names
+INSTRUCTIONS = ("system", "developer")  # OpenAI's two roles for instructions to the model
 
 _SPACE = re.compile(r"\s+")
 
 
 def normalise(text: str) -> str:
-    """NFKC, one space between words, none around: the form in which rows are compared.
+    """The form in which rows are compared: NFKC, one space between words, no space around.
 
     >>> normalise("  ﬁnd my\\ncard ")
     'find my card'
@@ -24,38 +24,38 @@ def normalise(text: str) -> str:
 
 
 def row_key(text: str) -> str:
-    """Identity of a row: the hash of its prompt (or text), normalised and case-folded. Hex, 64 characters."""
+    """Identity of a row: the SHA-256 of its prompt or text, normalised and case-folded. 64 hex characters."""
     return hashlib.sha256(normalise(text).casefold().encode()).hexdigest()
 
 
 def side(salt: str, text: str, held_out_percent: int) -> Side:
-    """Which side of the fence a row lies on: the same in every job and every pod of an ancestry, for ever.
+    """The side of a row: the same in all jobs and pods of an ancestry, for ever.
 
-    The salt is the name of the family that the ancestry began with. Raising `held_out_percent` moves rows only from
-    train to held-out.
+    The salt is the family of the first version of the ancestry. A higher `held_out_percent` only moves rows from train
+    to held-out.
     """
     digest = hashlib.sha256(f"{salt}\0{row_key(text)}".encode()).digest()
     return "heldOut" if int.from_bytes(digest[:8], "big") < held_out_percent * 2**64 // 100 else "train"
 
 
 def conversation_identity(messages: Iterable[Mapping[str, Any]]) -> str:
-    """The text that decides the side of a conversation: all that users, assistants and tools said before the answer.
+    """The text that decides the side of a conversation: all messages of users, assistants and tools before the answer.
 
-    `messages` are those before the answer, content a string or None. Instructions don't count: the same question under
-    another system prompt is the same question. Of a user's turn alone it is that turn's text. A tool call counts by
-    its name and arguments; ids, which are drawn anew for each call, don't.
+    `messages` are those before the answer; their content is a string or None. Instructions don't count: the same
+    question with another system prompt is the same question. For a single user turn it is the text of that turn. Name
+    and arguments of a tool call count; its id does not, as every call gets a new one.
     """
-    return "\n".join(_said(message) for message in messages if message["role"] not in INSTRUCTIONS)
+    return "\n".join(_text(message) for message in messages if message["role"] not in INSTRUCTIONS)
 
 
-def _said(message: Mapping[str, Any]) -> str:
+def _text(message: Mapping[str, Any]) -> str:
     functions = [call.get("function", call) for call in message.get("tool_calls") or ()]
     calls = [f"{function.get('name')}({_arguments(function.get('arguments'))})" for function in functions]
     return "\n".join([message.get("content") or "", *calls])
 
 
 def _arguments(value: Any) -> str:
-    """One spelling of a call's arguments, which come as an object or as its JSON text."""
+    """Canonical JSON of a call's arguments, which are an object or JSON text."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

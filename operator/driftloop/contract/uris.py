@@ -1,10 +1,10 @@
-"""URIs of users' storage: taken apart and put together, never opened."""
+"""Split and join URIs of users' storage. Nothing is opened here."""
 
 from collections.abc import Iterable
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri` with path parts added.
+    """`uri` with `parts` appended to its path.
 
     >>> join("s3://bucket/team/", "versions", "/0a1b/")
     's3://bucket/team/versions/0a1b'
@@ -13,7 +13,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def claim_of(uri: str) -> str | None:
-    """The claim of a `pvc://claim/path` URI; None for the other schemes.
+    """The PersistentVolumeClaim in a `pvc://claim/path` URI; None for other schemes.
 
     >>> claim_of("pvc://shared/desk"), claim_of("s3://shared/desk")
     ('shared', None)
@@ -23,5 +23,5 @@ def claim_of(uri: str) -> str | None:
 
 
 def claims_of(uris: Iterable[str | None]) -> list[str]:
-    """The claims that `uris` name, sorted, each once."""
+    """The claims that `uris` name: sorted, without duplicates."""
     return sorted({claim for uri in uris if uri and (claim := claim_of(uri))})

@@ -52,5 +52,5 @@ def test_fewer_rows_than_a_batch_take_a_step_an_epoch() -> None:
 
 
 def test_a_training_needs_a_row() -> None:
-    with pytest.raises(ValueError, match="a training needs a row"):
+    with pytest.raises(ValueError, match="training needs at least one row"):
         course(0, 8)

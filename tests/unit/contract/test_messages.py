@@ -78,7 +78,7 @@ def test_arguments_are_an_object_where_they_spell_one(arguments: Any, kept: Any)
     [
         ({"name": 7}, "name is 7"),
         ({"tool_calls": "f()"}, "tool_calls is 'f\\(\\)'"),
-        ({"tool_calls": [{"id": "c1"}]}, "names no function"),
+        ({"tool_calls": [{"id": "c1"}]}, "does not name a function"),
         ({"tool_calls": [{"name": "f", "arguments": 7}]}, "arguments are 7"),
     ],
 )

@@ -82,7 +82,7 @@ def test_counts_are_the_largest_and_the_rest_in_one() -> None:
 
 
 def test_a_result_that_a_kubelet_would_cut_is_refused() -> None:
-    with pytest.raises(ValueError, match="termination message holds 4096"):
+    with pytest.raises(ValueError, match="termination message can hold only 4096"):
         result.encode(StageError.model_construct(kind="Error", reason="Reason", message="x" * 5000, result_version=1))
 
 

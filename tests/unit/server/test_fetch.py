@@ -56,7 +56,7 @@ def test_the_promised_model_is_brought_and_may_be_brought_again(publish_with: Ca
 def test_what_the_manifest_does_not_list_stays_out(publish_with: Callable[..., ServeTask], tmp_path: Path) -> None:
     task = publish_with({})
     (tmp_path / "volumes/models/changed/generation_config.json").write_text('{"temperature": 9}')
-    with pytest.raises(BadInput, match="does not have the content"):
+    with pytest.raises(BadInput, match="does not match the manifest"):
         fetch(task)
     (tmp_path / "volumes/models/changed/generation_config.json").unlink()
     with pytest.raises(BadInput, match="is missing"):

@@ -70,7 +70,7 @@ def test_calls_of_tools_and_their_results_are_whole_messages() -> None:
         ({"role": "user", "content": "x", "emotion": "joy"}, "messages.1.emotion", "does not know or support"),
         ({"role": "assistant", "refusal": "I can't"}, "messages.1.refusal", "does not know or support"),
         ({"role": "assistant", "audio": {"id": "a"}}, "messages.1.audio", "does not know or support"),
-        ({"role": "assistant", "tool_calls": [5]}, "messages.1", "names no function"),
+        ({"role": "assistant", "tool_calls": [5]}, "messages.1", "does not name a function"),
         ({"role": "assistant", "tool_calls": [CALL] * 129}, "messages.1.tool_calls", "at most"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages.1.content.0", "image_url"),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages.1.content.0", "parts of text alone"),
