@@ -1,1 +1,1 @@
-"""What is right: for each custom resource what to observe, and the pure decision on it."""
+"""The three custom resources: what to observe for each, and the pure function that decides what to do."""

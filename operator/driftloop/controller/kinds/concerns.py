@@ -1,4 +1,4 @@
-"""Which custom resources to reconcile when an object changes: what the three kinds have in common. Pure look-ups."""
+"""Which custom resources to reconcile when an object changes: look-ups that all three kinds use. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +17,10 @@ def named_by_label(changed: Obj, kind: str, label: str) -> Iterator[Key]:
 
 
 def is_pod_of(changed: Obj, stages: tuple[str, ...]) -> bool:
-    """Whether it is a pod of one of the stages. A Deployment's pods are owned by ReplicaSets, which nobody watches."""
+    """Whether `changed` is a pod of one of the stages.
+
+    A label decides, because ReplicaSets own a Deployment's pods, and the operator does not watch ReplicaSets.
+    """
     return changed["kind"] == "Pod" and labels(changed).get(STAGE) in stages
 
 
@@ -32,7 +35,7 @@ def users_of_claim(changed: Obj, kind: str, objects: Lookup) -> Iterator[Key]:
 
 
 def unfinished(objects: Iterable[Obj]) -> Iterator[Obj]:
-    """Those that have not ended."""
+    """The objects that have not ended."""
     return (obj for obj in objects if phase(obj) not in ENDED)
 
 

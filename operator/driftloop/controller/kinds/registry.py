@@ -1,4 +1,4 @@
-"""The three kinds: the only place that knows all of them."""
+"""The list of the three kinds. No other module imports all of them."""
 
 from typing import Any
 

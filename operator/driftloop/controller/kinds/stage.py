@@ -1,4 +1,4 @@
-"""One stage of an object: its Job and what became of it. Pure."""
+"""One stage of an object: its Job and the outcome of the Job. Pure."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar, assert_never
@@ -12,14 +12,14 @@ Result = TypeVar("Result", covariant=True)
 
 @dataclass(frozen=True)
 class Stage(Generic[Result]):
-    """A stage that was begun."""
+    """A stage that has a Job."""
 
-    job: Obj  # the Job that runs it, or ran it
-    outcome: Result | Running | Broken | Lost  # what became of it: its result, or why there is none
+    job: Obj  # the Job that runs it, or has run it
+    outcome: Result | Running | Broken | Lost  # its result, or why there is none
 
     @property
     def result(self) -> Result | None:
-        """Its result; None where there is none to go on with."""
+        """The result; None if the stage has not finished successfully."""
         match self.outcome:
             case Running() | Broken() | Lost():
                 return None
@@ -28,12 +28,10 @@ class Stage(Generic[Result]):
 
 
 def stage(job: Obj, outcome: Outcome, expected: type[Result]) -> Stage[Result]:
-    """The stage of `job`; it is broken where its result isn't the `expected` one."""
+    """The stage of `job`. It is Broken if its result is not of the `expected` type."""
     match outcome:
-        case Done(result) if isinstance(result, expected):
-            return Stage(job, result)
-        case Done():
-            return Stage(job, foreign_result(job))
+        case Done(result):
+            return Stage(job, result if isinstance(result, expected) else foreign_result(job))
         case Running() | Broken() | Lost():
             return Stage(job, outcome)
         case never:
@@ -41,10 +39,10 @@ def stage(job: Obj, outcome: Outcome, expected: type[Result]) -> Stage[Result]:
 
 
 def foreign_result(job: Obj) -> Broken:
-    """The Job gave a result that doesn't belong to it."""
-    return Broken(Reason.INVALID_RESULT, f"Job {job['metadata']['name']} ended with the result of another stage")
+    """The outcome of a Job that returned the result of another stage."""
+    return Broken(Reason.INVALID_RESULT, f"Job {job['metadata']['name']} returned the result of another stage")
 
 
 def lost_result(job: Obj) -> str:
-    """For people: what happens to a stage whose outcome is Lost."""
-    return f"Job {job['metadata']['name']} ended, its result is gone with its pod: it runs again"
+    """The message about a stage whose outcome is Lost."""
+    return f"Job {job['metadata']['name']} ended, but its pod was deleted together with the result: it runs again"

@@ -1,4 +1,4 @@
-"""One step of an object that goes through stages, and the plan that it amounts to. Pure."""
+"""One step of an object that goes through stages, and the plan for it. Pure."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,14 +15,14 @@ Phase = TypeVar("Phase", bound=str)
 
 @dataclass(frozen=True)
 class Step(Generic[Phase]):
-    """Where the object is, and what brings it further. `changes` are fields of the status."""
+    """The phase and conditions of an object, and the actions that move it forward."""
 
     phase: Phase
     conditions: list[Condition]
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
-    beside: tuple[Action, ...] = ()  # what may be refused without stopping anything
+    changes: dict[str, Any] = field(default_factory=dict)  # further fields of the status
+    beside: tuple[Action, ...] = ()  # independent actions: if one is refused, the others still run
 
 
 def to_plan(
@@ -33,9 +33,10 @@ def to_plan(
     beside: tuple[Action, ...],
     wait: float | None,
 ) -> Plan:
-    """The step's actions, those beside it, the status that it leads to, and the Event of its transition.
+    """The plan: the step's actions, the actions in `beside`, the new status, and the Event of the transition.
 
-    `status` is what `obj` has now. The next look comes after `wait` or the step's own time, whichever is shorter.
+    `status` is the current status of `obj`. The next reconcile is after `wait` or `step.requeue_after`, whichever is
+    shorter.
     """
     old = [entry.dump() for entry in status.conditions]
     generation = obj["metadata"].get("generation")

@@ -1,4 +1,4 @@
-"""Questions about ModelVersions that more than one kind asks. Pure; objects that don't parse are passed over."""
+"""Questions about ModelVersions that several kinds ask. Objects that do not parse are ignored. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import get_args
@@ -10,14 +10,14 @@ from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import annotations, field, labels
 from driftloop.controller.vocabulary.plan import Obj
 
-# What may be trained from. Nothing speaks against a version that awaits approval; it only isn't served.
+# Phases in which a version may be trained from. A version that awaits approval has failed no gate.
 TRAINABLE: tuple[ModelVersionPhase, ...] = ("Approved", "AwaitingApproval")
-AT_WORK = ("stable", "candidate")  # values of the label ROLE of a Deployment that serves, or is tried
+AT_WORK = ("stable", "candidate")  # values of the label ROLE on the Deployments of these two revisions
 UNJUDGED: tuple[ModelVersionPhase | None, ...] = (None, "Pending", "Evaluating")
 
 
 def phase(version: Obj) -> ModelVersionPhase | None:
-    """Where a version is."""
+    """The phase of a version; None if it has no valid phase."""
     text = objects.phase(version)
     return next((known for known in get_args(ModelVersionPhase) if known == text), None)
 
@@ -29,7 +29,7 @@ def family(version: Obj) -> str | None:
 
 
 def to_start_from(versions: Iterable[Obj], of_family: str) -> Obj | None:
-    """The Approved version of the family that was created last; where there is none, the last that no suite judged."""
+    """The newest Approved version of the family; without one, the newest that awaits approval."""
     trainable = [version for version in versions if family(version) == of_family and phase(version) in TRAINABLE]
     return max(
         trainable,
@@ -39,7 +39,7 @@ def to_start_from(versions: Iterable[Obj], of_family: str) -> Obj | None:
 
 
 def has_shown_gain(gates: Sequence[Gate]) -> bool:
-    """Whether a target suite showed that the version learned what it was made for."""
+    """Whether a target suite has shown a gain of the version."""
     return any(gate.kind == "target" and gate.verdict == "Pass" for gate in gates)
 
 
@@ -54,9 +54,9 @@ def by_name(versions: Iterable[Obj], name: str) -> Obj | None:
 
 
 def stable_version(service: Obj, deployments: Iterable[Obj]) -> str | None:
-    """Name of the version that a service serves as stable, by the labels on its Deployments: status may be lost.
+    """Name of the version that a service serves as stable. The labels on its Deployments tell, as status may be lost.
 
-    Two are stable between two writes of a promotion; the later one has taken over.
+    Between two writes of a promotion two Deployments are stable; the later one counts.
     """
     uid = service["metadata"]["uid"]
     own = [deployment for deployment in deployments if controlled_by(deployment, uid)]
@@ -66,16 +66,16 @@ def stable_version(service: Obj, deployments: Iterable[Obj]) -> str | None:
 
 
 def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
-    """Names of the services that have pods of the version or may have them again, sorted.
+    """Names of the services that have pods of the version or may get them again, sorted.
 
-    A revision that was rolled back is kept without pods, as the memory of its failure: that is no use of the version.
+    A Deployment that is kept without pods, as the record of a rollback, does not count as a use.
     """
     used = [deployment for deployment in _of_version(version, deployments) if _is_used(deployment)]
     return sorted({name for deployment in used if (name := labels(deployment).get(SERVICE))})
 
 
 def at_work(version: str, deployments: Iterable[Obj]) -> bool:
-    """Whether some service has the version as its stable or its candidate."""
+    """Whether the version is the stable version or the candidate of a service."""
     return any(labels(deployment).get(ROLE) in AT_WORK for deployment in _of_version(version, deployments))
 
 

@@ -17,7 +17,7 @@ def test_a_stage_has_its_own_result() -> None:
 
 def test_the_result_of_another_stage_breaks_it() -> None:
     read = stage(JOB, Done(prepared()), TrainResult)
-    assert read.outcome == Broken(Reason.INVALID_RESULT, "Job tune-prepare ended with the result of another stage")
+    assert read.outcome == Broken(Reason.INVALID_RESULT, "Job tune-prepare returned the result of another stage")
     assert read.result is None
 
 

@@ -1,1 +1,1 @@
-"""FineTuneJob: prepare, plan, train, hand over a ModelVersion."""
+"""FineTuneJob: prepare the data, plan, train, create a ModelVersion."""

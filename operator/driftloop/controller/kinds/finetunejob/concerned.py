@@ -13,7 +13,7 @@ KIND = "FineTuneJob"
 
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
-    """The job of a pod or a version, jobs that wait for a version or a service to start from, users of a claim."""
+    """The job of a pod or version, the jobs that start from a version or service, the jobs that use a claim."""
     if is_pod_of(changed, (PREPARE, TRAIN)) or changed["kind"] == "ModelVersion":
         yield from named_by_label(changed, KIND, JOB)
     if changed["kind"] in ("ModelVersion", "InferenceService"):

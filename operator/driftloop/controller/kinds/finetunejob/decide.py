@@ -1,7 +1,7 @@
-"""FineTuneJob: prepare, plan, train, and the ModelVersion that comes of it. Pure.
+"""The decision on a FineTuneJob: prepare, plan, train, create the ModelVersion. Pure.
 
-The latest stage is looked at first: what is there tells how far the job has come, and status is written, not read,
-but for what nothing else remembers (attempt, times, progress, the end itself).
+The latest stage is checked first: the existing objects show how far the job is. The status is read only for what no
+other object records (attempt, times, progress, and that the job has ended).
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from typing import Any, assert_never
 
 from driftloop.api.finetunejob import ENDED, DataStatus, FineTuneJobPhase
 from driftloop.contract.result import PrepareResult, TrainResult
-from driftloop.contract.task import PrepareTask
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds.finetunejob import progress, tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
@@ -27,38 +26,41 @@ from driftloop.controller.vocabulary.labels import DRAFT, VERSION
 from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings, independent
 from driftloop.controller.vocabulary.reasons import Reason
 
-RECHECK_SECONDS = 60.0  # something beside the job has to change; most of it wakes us, and this is for the rest
-SETTLE_SECONDS = 10.0  # a finished Job was seen before its pod
+RECHECK_SECONDS = 60.0  # wait for a change of other objects, most of which also trigger a reconcile
+SETTLE_SECONDS = 10.0  # wait for changes of the job's own Jobs and pods
 
 
 Step = steps.Step[FineTuneJobPhase]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the status says of a stage while all is well."""
+class StageState:
+    """The phase, reason and message of a stage that runs without problems."""
 
     phase: FineTuneJobPhase
     reason: Reason
     message: str
 
 
-PREPARING = Work("Preparing", Reason.PREPARING, "the data is being prepared")
+PREPARING = StageState("Preparing", Reason.PREPARING, "the data is being prepared")
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """What to do for the job now."""
+    """Plan the next step of the job."""
     if observed.job["metadata"].get("deletionTimestamp"):
-        return Plan()  # what it owns goes with it
+        return Plan()  # Kubernetes deletes the objects that it owns
     failed, wait = lost_pods(observed.pods, now)
-    if (end := _ended(observed)) is not None:
+    if (end := _ended_status(observed)) is not None:
         return Plan(beside=independent(failed), status=end, requeue_after=wait)
     stages = stages_of(observed, settings, now)
-    return steps.to_plan(_timed(stages, _step(stages)), observed.job, observed.status, now, failed, wait)
+    return steps.to_plan(_with_times(stages, _step(stages)), observed.job, observed.status, now, failed, wait)
 
 
-def _ended(observed: Observed) -> Obj | None:
-    """The status of a job that has ended: only the generation follows (`suspend` may still be written)."""
+def _ended_status(observed: Observed) -> Obj | None:
+    """The status of a job that has ended, else None.
+
+    Only its generation may still change, because `spec.suspend` can be changed at any time.
+    """
     ends = {entry.type for entry in observed.status.conditions if entry.status == "True"}
     if not {"Complete", "Failed"} & ends:
         return None
@@ -69,17 +71,17 @@ def _ended(observed: Observed) -> Obj | None:
 
 def _step(stages: Stages) -> Step:
     if stages.observed.version is not None:
-        return _had_succeeded(stages, stages.observed.version["metadata"]["name"])
+        return _already_succeeded(stages, stages.observed.version["metadata"]["name"])
     if stages.observed.spec.suspend:
         return _suspended(stages)
     if stages.train:
-        return _trained(stages, stages.train)
+        return _train_step(stages, stages.train)
     if stages.prepare:
-        return _prepared(stages, stages.prepare)
-    return _begun(stages)
+        return _prepare_step(stages, stages.prepare)
+    return _start_step(stages)
 
 
-def _begun(stages: Stages) -> Step:
+def _start_step(stages: Stages) -> Step:
     match start(stages.observed):
         case Start() as begin:
             return _create_prepare(stages, begin)
@@ -104,24 +106,24 @@ def _create_prepare(stages: Stages, begin: Start) -> Step:
     return Step(PREPARING.phase, conditions.progressing(PREPARING.reason, PREPARING.message), actions)
 
 
-def _prepared(stages: Stages, prepare: Stage[PrepareResult]) -> Step:
+def _prepare_step(stages: Stages, prepare: Stage[PrepareResult]) -> Step:
     match prepare.outcome:
         case PrepareResult() as data:
-            return _planned(stages, prepare.job, data)
+            return _plan_step(stages, prepare.job, data)
         case Running() as running:
             policy = Apply(jobs.job_policy(stages.observed.job, stages.settings))
-            return _underway(PREPARING, running, (policy,))
+            return _in_progress(PREPARING, running, (policy,))
         case Broken(reason, message):
             return _failed(reason, message)
         case Lost():
-            return _again(PREPARING.phase, prepare.job)
+            return _rerun(PREPARING.phase, prepare.job)
         case never:
             assert_never(never)
 
 
-def _planned(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
-    observed, task = stages.observed, jobs.task_of(prepare)
-    if not isinstance(task, PrepareTask):
+def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
+    observed, task = stages.observed, tasks.prepare_task_of(prepare)
+    if task is None:
         return _failed(Reason.INVALID_RESULT, foreign_result(prepare).message)
     changes: dict[str, Any] = {"data": _data_status(data)}
     match plan(observed.spec, data, observed.gpu_memory):
@@ -133,7 +135,7 @@ def _planned(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
             assert_never(never)
     if stages.left_over:
         message = "waiting for training pods of the previous attempt to stop"
-        phase = observed.status.phase or "Planning"  # Suspended still: the attempt that follows counts from it
+        phase = observed.status.phase or "Planning"  # it may be Suspended, from which the next attempt is counted
         return Step(phase, conditions.progressing(Reason.STOPPING, message), (), SETTLE_SECONDS, changes)
     try:
         actions = _create_train(stages, Prepared(task, data, tasks.parent_of(prepare)), planned)
@@ -152,7 +154,7 @@ def _planned(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
 
 
 def _create_train(stages: Stages, prepared: Prepared, planned: TrainingPlan) -> tuple[Action, ...]:
-    """Raises InvalidResult and TaskTooLarge."""
+    """The actions that create the train Job. Raises InvalidResult and TaskTooLarge."""
     job, settings = stages.observed.job, stages.settings
     lineage = tasks.lineage(stages.observed, prepared, settings.trainer_image)
     annotations = {DRAFT: tasks.draft(stages.observed.spec, lineage, prepared.data)}
@@ -162,25 +164,25 @@ def _create_train(stages: Stages, prepared: Prepared, planned: TrainingPlan) -> 
     return (*_network(stages), secret, Create(body))
 
 
-def _trained(stages: Stages, train: Stage[TrainResult]) -> Step:
+def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
     observed = stages.observed
-    changes = {"attempt": stages.attempt} | _known_data(stages)
+    changes = {"attempt": stages.attempt} | _restored_data(stages)
     match train.outcome:
         case TrainResult() as result:
-            return _versioned(observed, train.job, result, changes)
+            return _create_version(observed, train.job, result, changes)
         case Running() as running:
-            step = _underway(_training(observed), running, _network(stages))
+            step = _in_progress(_training(observed), running, _network(stages))
             changes["progress"] = progress.newer(observed.status.progress, observed.progress)
             return replace(step, changes=changes, requeue_after=progress.READ_EVERY.total_seconds())
         case Broken(reason, message):
             return _failed(reason, message, changes)
         case Lost():
-            return replace(_again("Training", train.job), changes=changes)
+            return replace(_rerun("Training", train.job), changes=changes)
         case never:
             assert_never(never)
 
 
-def _versioned(observed: Observed, train: Obj, result: TrainResult, changes: dict[str, Any]) -> Step:
+def _create_version(observed: Observed, train: Obj, result: TrainResult, changes: dict[str, Any]) -> Step:
     try:
         body = tasks.model_version(observed, train, result)
     except tasks.InvalidResult as error:
@@ -197,41 +199,42 @@ def _succeeded(version: str, result: TrainResult | None) -> Step:
     return Step("Succeeded", conditions.complete(Reason.SUCCEEDED, message), changes=changes)
 
 
-def _had_succeeded(stages: Stages, version: str) -> Step:
-    """The version is there and the status doesn't know: a crash between the two writes, or a wiped status."""
+def _already_succeeded(stages: Stages, version: str) -> Step:
+    """The version exists, but not in the status: the operator crashed between two writes, or the status was lost."""
     train = stages.train
     step = _succeeded(version, train.result if train else None)
     known = {"attempt": stages.attempt} if train else {}
-    return replace(step, changes=known | _known_data(stages) | step.changes)
+    return replace(step, changes=known | _restored_data(stages) | step.changes)
 
 
 def _suspended(stages: Stages) -> Step:
-    """Delete what is at work. Checkpoints lie in storage; the next attempt goes on from the last one."""
+    """Delete the running Jobs. Checkpoints are in storage, and the next attempt continues from the last one."""
     working = [job for job in stages.observed.jobs if not finished(job)]
     if not working and not stages.left_over:
-        condition = conditions.condition("Ready", "False", Reason.SUSPENDED, "suspended; spec.suspend: false resumes")
+        message = "suspended; set spec.suspend to false to resume"
+        condition = conditions.condition("Ready", "False", Reason.SUSPENDED, message)
         return Step("Suspended", [condition])
     actions = tuple(delete_job(job) for job in working if not job["metadata"].get("deletionTimestamp"))
     phase = stages.observed.status.phase or "Pending"
-    return Step(phase, conditions.progressing(Reason.SUSPENDING, "its pods are being stopped"), actions, SETTLE_SECONDS)
+    return Step(phase, conditions.progressing(Reason.SUSPENDING, "the pods are being stopped"), actions, SETTLE_SECONDS)
 
 
-def _underway(work: Work, running: Running, beside: tuple[Action, ...]) -> Step:
-    """A stage at work: what keeps its pods from running is told, and while all is well nothing is written.
+def _in_progress(work: StageState, running: Running, beside: tuple[Action, ...]) -> Step:
+    """A stage that has not finished. If its pods do not run, the condition says why.
 
-    Before its pods were created their policies were; now one that can't be written again stops nothing.
+    `beside` are its policies. They were created before its pods, so now a failed write of one stops nothing.
     """
     benign = running.reason in BENIGN
     reason, message = (work.reason, work.message) if benign else (running.reason, f"{work.message}: {running.message}")
     return Step(work.phase, conditions.progressing(reason, message), requeue_after=SETTLE_SECONDS, beside=beside)
 
 
-def _training(observed: Observed) -> Work:
-    return Work("Training", Reason.TRAINING, f"the model is being trained, nodes: {observed.spec.compute.nodes}")
+def _training(observed: Observed) -> StageState:
+    return StageState("Training", Reason.TRAINING, f"the model is being trained, nodes: {observed.spec.compute.nodes}")
 
 
-def _again(phase: FineTuneJobPhase, job: Obj) -> Step:
-    """A stage whose result is lost runs once more."""
+def _rerun(phase: FineTuneJobPhase, job: Obj) -> Step:
+    """Run a stage again whose result is lost."""
     message = lost_result(job)
     return Step(phase, conditions.progressing(Reason.RESULT_LOST, message), (delete_job(job),), SETTLE_SECONDS)
 
@@ -240,8 +243,8 @@ def _failed(reason: str, message: str, changes: dict[str, Any] | None = None) ->
     return Step("Failed", conditions.failed(reason, message), changes=changes or {})
 
 
-def _timed(stages: Stages, step: Step) -> Step:
-    """The step with the times of start and end, where it is one of these."""
+def _with_times(stages: Stages, step: Step) -> Step:
+    """Add the start time to the first step of the job, and the end time to its last."""
     times: dict[str, Any] = {}
     if stages.observed.status.started is None and step.phase not in ("Pending", "Suspended"):
         times["started"] = conditions.timestamp(stages.now)
@@ -250,8 +253,8 @@ def _timed(stages: Stages, step: Step) -> Step:
     return replace(step, changes=times | step.changes)
 
 
-def _known_data(stages: Stages) -> dict[str, Any]:
-    """Data and plan for a status that lost them, while prepare's result is still to be had."""
+def _restored_data(stages: Stages) -> dict[str, Any]:
+    """Restore data and plan of a status that has lost them, while the result of prepare is available."""
     observed, status = stages.observed, stages.observed.status
     data = stages.prepare.result if stages.prepare else None
     if data is None or (status.data and status.plan):

@@ -1,4 +1,4 @@
-"""Read what deciding about a FineTuneJob needs: caches, and the training pod's metrics. Writes nothing."""
+"""Read the input for a decision on a FineTuneJob: caches, and the metrics of the training pod. Writes nothing."""
 
 import secrets
 from dataclasses import replace
@@ -21,9 +21,9 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 async def observe(key: Key, world: World) -> Observed | None:
-    """Everything about the job now; None when it is gone. Raises pydantic.ValidationError.
+    """Read the job and its objects; None when the job is gone. Raises pydantic.ValidationError.
 
-    Whole collections are read only while they matter: with thousands of jobs each reads its own Jobs and pods.
+    Once a job has a Job, only its own Jobs and pods are read: whole collections are slow with thousands of jobs.
     """
     job = world.get("FineTuneJob", key.namespace, key.name)
     if job is None:
@@ -39,7 +39,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         status=parsed.status,
         jobs=tuple(children),
         pods=tuple(pods),
-        version=version if version and _came_of(version, uid) else None,
+        version=version if version and _was_created_by(version, uid) else None,
         gpu_memory=await _gpu_memory(parsed.spec, children, world),
         progress=await _progress(parsed.status, children, pods, world),
         fresh_secret=secrets.token_urlsafe(32),
@@ -48,7 +48,7 @@ async def observe(key: Key, world: World) -> Observed | None:
 
 
 def _with_start(observed: Observed, world: World) -> Observed:
-    """What must be there before the first Job."""
+    """Add the objects that must exist before the first Job is created."""
     namespace, source = observed.namespace, observed.spec.model.from_
     serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
     feedback = observed.spec.data.feedback
@@ -63,7 +63,7 @@ def _with_start(observed: Observed, world: World) -> Observed:
 
 
 async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) -> tuple[int, ...]:
-    """What the nodes say, where a plan is about to be made and the spec leaves it to them."""
+    """Bytes per GPU on the nodes, read only if a plan is due and the spec does not give the GPU memory."""
     stages = {labels(child).get(STAGE) for child in children}
     if not spec.compute.gpus_per_node or spec.compute.gpu_memory is not None or stages != {PREPARE}:
         return ()
@@ -71,7 +71,7 @@ async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) 
 
 
 def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World) -> list[Obj]:
-    """The pods of the job's Jobs; between two attempts also those that a deleted Job left behind."""
+    """The pods of the job's Jobs; between two attempts also the pods of a deleted Job."""
     namespace = job["metadata"]["namespace"]
     if status.attempt and not any(labels(child).get(STAGE) == TRAIN for child in children):
         labelled = world.list("Pod", namespace, {JOB: job["metadata"]["name"]})
@@ -80,14 +80,14 @@ def _pods(job: Obj, status: FineTuneJobStatus, children: list[Obj], world: World
 
 
 async def _progress(status: FineTuneJobStatus, children: list[Obj], pods: list[Obj], world: World) -> Progress | None:
-    """What the running pod with index 0 says, where the last reading is old enough; it may say nothing."""
+    """The progress that the running pod with index 0 reports; None if it reports none or was asked recently."""
     now = world.now()
     if not _due(status.progress, now):
         return None
     for pod in pods:
-        at_work = phase(pod) == "Running" and not pod["metadata"].get("deletionTimestamp")
+        running = phase(pod) == "Running" and not pod["metadata"].get("deletionTimestamp")
         owned = any(controlled_by(pod, job["metadata"]["uid"]) for job in children)
-        if at_work and owned and labels(pod).get(INDEX) == "0":
+        if running and owned and labels(pod).get(INDEX) == "0":
             return await _scrape(pod, world, now)
     return None
 
@@ -96,7 +96,7 @@ async def _scrape(pod: Obj, world: World, now: datetime) -> Progress | None:
     try:
         samples = await world.metrics.scrape(pod, METRICS_PORT)
     except MetricsUnavailable:
-        return None  # it is only for people to look at
+        return None  # progress is only information for people
     return progress.read({sample.labels.get("__name__", ""): sample.value for sample in samples}, now)
 
 
@@ -104,5 +104,5 @@ def _due(last: Progress | None, now: datetime) -> bool:
     return last is None or last.updated is None or now - parse_timestamp(last.updated) >= progress.READ_EVERY
 
 
-def _came_of(version: Obj, uid: str) -> bool:
+def _was_created_by(version: Obj, uid: str) -> bool:
     return bool(field(version, "spec", "lineage", "jobUid") == uid)

@@ -1,4 +1,4 @@
-"""Everything that deciding about a FineTuneJob needs, read at one time."""
+"""All input for a decision on a FineTuneJob, read at one time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,26 +9,26 @@ from driftloop.controller.vocabulary.plan import Obj
 
 @dataclass(frozen=True)
 class Observed:
-    """A FineTuneJob and what belongs to it."""
+    """A FineTuneJob and the objects that belong to it."""
 
     job: Obj
     spec: FineTuneJobSpec
     status: FineTuneJobStatus = field(default_factory=FineTuneJobStatus)
     jobs: tuple[Obj, ...] = ()  # controlled by this FineTuneJob
-    pods: tuple[Obj, ...] = ()  # of Jobs named like this FineTuneJob's; results count only from pods a Job controls
-    version: Obj | None = None  # the ModelVersion that came of this very job
-    # What is looked at before the first Job, and left out once there is one.
+    pods: tuple[Obj, ...] = ()  # of this job's Jobs, by label; a result counts only from a pod that a Job controls
+    version: Obj | None = None  # the ModelVersion that this job created
+    # Read only before the first Job is created.
     versions: tuple[Obj, ...] = ()  # all ModelVersions of the namespace
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
     serving: Obj | None = None  # the InferenceService of model.from.serving
     serving_deployments: tuple[Obj, ...] = ()
     feedback: Obj | None = None  # the InferenceService of data.feedback.service
 
-    # What the plan needs besides, until there is a train Job.
-    gpu_memory: tuple[int, ...] = ()  # bytes of a GPU on the nodes that may take the pods, rising; empty: nobody knows
+    # Read for the plan, until there is a train Job.
+    gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods, ascending; empty: unknown
 
-    progress: Progress | None = None  # freshly read
-    fresh_secret: str = ""  # random; becomes the Ray token if the Secret isn't there yet
+    progress: Progress | None = None  # read in this reconcile
+    fresh_secret: str = ""  # random; becomes the Ray token if the Secret does not exist yet
 
     @property
     def name(self) -> str:
@@ -37,10 +37,10 @@ class Observed:
 
     @property
     def namespace(self) -> str:
-        """Its namespace."""
+        """Namespace of the job."""
         return str(self.job["metadata"]["namespace"])
 
     @property
     def uid(self) -> str:
-        """Its UID."""
+        """UID of the job."""
         return str(self.job["metadata"]["uid"])

@@ -1,7 +1,7 @@
-"""How a model is spread over the pods, how many steps it takes, and whether it fits. Pure.
+"""How the model is sharded over the pods, how many steps training takes, and whether it fits into memory. Pure.
 
 FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer state, and gathers one layer at a time.
-The estimate is meant to refuse what cannot run, before a node is taken; what is near the limit is for the reader.
+The estimate refuses training that can't run, before it takes a node. Training that is near the limit is not refused.
 """
 
 import math
@@ -15,38 +15,38 @@ from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
 FLOAT, HALF = 4, 2  # bytes
-ADAM_STATES = 2  # AdamW keeps two moments, float32 as the weights
-# Python, torch and Ray's share of a worker's memory: about 0.4 GiB resident were measured. Of a GPU's: CUDA, cuBLAS and
-# NCCL had taken 1.9 GiB beside a model of 1.2B parameters on an H200.
+ADAM_STATES = 2  # AdamW keeps two moments per weight, in float32 like the weights
+# Memory of a worker for Python, torch and Ray (measured: 0.4 GiB), and memory of a GPU for CUDA, cuBLAS and NCCL
+# (measured: 1.9 GiB beside a model of 1.2B parameters on an H200).
 RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
-# torch prefetches the next layer while one computes.
+# torch prefetches the next layer during the computation of a layer.
 GATHERED_LAYERS = 2
 
-# Of a GPU's memory: the driver's own share, and what the allocator can't use between its blocks.
+# Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What the train stage is told; `status` is the same for people."""
+    """The plan for the train stage."""
 
     workers_per_node: int
     per_device_train_batch_size: int
-    status: PlanStatus
+    status: PlanStatus  # the plan as the status shows it
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why it can't be trained like this. The spec being immutable, that is final."""
+    """Why the job can't be trained. This is final, because the spec is immutable."""
 
     reason: Reason
     message: str
 
 
 def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> TrainingPlan | Refusal:
-    """Spread the model over `spec.compute`, or say why not.
+    """Shard the model over `spec.compute`, or explain why that is not possible.
 
-    `gpu_memory`: bytes of a GPU on each node that may take the pods, where that is known. The spec's word goes first.
+    `gpu_memory`: bytes per GPU on each node that may run the pods, if known. `compute.gpuMemory` takes precedence.
     """
     training, compute = resolved(spec), spec.compute
     workers_per_node = compute.gpus_per_node or compute.workers_per_node
@@ -56,7 +56,10 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
         counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
         return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
     if training.train_batch_size < world:
-        message = f"training.trainBatchSize is {training.train_batch_size}, below the {world} workers: raise it"
+        message = (
+            f"training.trainBatchSize is {training.train_batch_size}, less than the {world} workers: "
+            f"raise it to at least {world}"
+        )
         return Refusal(Reason.BATCH_TOO_SMALL, message)
     micro, memory, available = _spread(training, data, compute, world, available_per_worker(compute, gpu_memory))
     if available is not None and memory["total"] > available:
@@ -78,9 +81,9 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
 
 
 def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
-    """`spec.training` with what its compute decides: without a word on it, GPUs compute in bfloat16.
+    """`spec.training` with the default of `bf16` for its compute: true on GPUs.
 
-    An H100 multiplies bfloat16 at some fifteen times its pace in float32.
+    An H100 multiplies about fifteen times faster in bfloat16 than in float32.
     """
     training = spec.training
     if training.bf16 is not None:
@@ -89,7 +92,7 @@ def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
 
 
 def micro_batches(training: TrainingSpec, world: int) -> Iterator[int]:
-    """Rows that a worker may take at once, falling: the most that the spec allows, then ever smaller equal parts."""
+    """Possible micro-batch sizes, descending: the largest that the spec allows, then smaller equal parts."""
     share = math.ceil(training.train_batch_size / world)
     micro = min(training.per_device_train_batch_size, share)
     yield micro
@@ -100,36 +103,39 @@ def micro_batches(training: TrainingSpec, world: int) -> Iterator[int]:
 
 
 def _spread(
-    training: TrainingSpec, data: PrepareResult, compute: Compute, world: int, rooms: Sequence[int]
+    training: TrainingSpec, data: PrepareResult, compute: Compute, world: int, limits: Sequence[int]
 ) -> tuple[int, dict[str, int], int | None]:
-    """Micro-batch, its memory, and the room that it is measured against: the largest one that fits.
+    """The largest micro-batch that fits, the memory that it needs, and the limit that it was compared with.
 
-    `rooms` are those of the nodes that may take the pods, rising. Which of them will is not known yet, so the plan is
-    made for the smallest that takes a single row; what not even the largest takes comes back as it is.
+    `limits` are the memory limits of the nodes that may run the pods, ascending. It is unknown which of these nodes
+    will run them, so the plan is for the smallest limit that fits at least one row. If no limit does, the smallest
+    micro-batch is returned with the largest limit.
     """
     on_gpu = compute.gpus_per_node > 0
     choices = [(m, memory_per_worker(training, data, world, m, on_gpu=on_gpu)) for m in micro_batches(training, world)]
-    for room in rooms:
+    for limit in limits:
         for micro, memory in choices:
-            if memory["total"] <= room:
-                return micro, memory, room
-    micro, memory = choices[-1] if rooms else choices[0]
-    return micro, memory, max(rooms, default=None)
+            if memory["total"] <= limit:
+                return micro, memory, limit
+    micro, memory = choices[-1] if limits else choices[0]
+    return micro, memory, max(limits, default=None)
 
 
 def memory_per_worker(
     training: TrainingSpec, data: PrepareResult, world: int, micro: int, *, on_gpu: bool
 ) -> dict[str, int]:
-    """Estimate in bytes; `total` is the larger of what loading and what training takes.
+    """The estimated memory of a worker in bytes. `total` is the larger of the needs of loading and of training.
 
-    Beyond two workers no part grows with their number. Loading: each worker has the whole model in float32 before it
-    keeps its share. Gradients: while they are accumulated over micro-batches, sharded workers hold them whole (FSDP2's
-    `set_requires_gradient_sync`). Activations: see `_activations_per_token`; with checkpointing one layer of them and
-    every layer's input. Logits: log-softmax and its gradient in float32, and what the model gave and got back in half
-    precision. Scores: in float32 a GPU has no kernel that keeps none, and each layer keeps its softmax.
+    With more than two workers no part grows with their number.
+    Loading: each worker has the whole model in float32 before it keeps only its shard.
+    Gradients: while gradients are accumulated over micro-batches, each worker holds them unsharded (FSDP2's
+    `set_requires_gradient_sync`).
+    Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
+    Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision.
+    Scores: in float32, attention on a GPU stores the softmax of each layer.
 
-    `bench/gpu_plan.py` compares it with a GPU: on an H200 the sum of the parts came to 0.99 to 1.17 of what was
-    allocated, for 1.2B parameters in full and 8B with LoRA.
+    `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
+    memory, for 1.2B parameters in full and 8B with LoRA.
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
@@ -150,9 +156,10 @@ def memory_per_worker(
 
 
 def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> list[int]:
-    """Bytes that a worker may have on each node that may take it, rising; empty where nobody knows.
+    """Bytes available to a worker on each node that may run it, ascending; empty if unknown.
 
-    On CPU it is the pod's memory limit, shared by its workers; with GPUs what `compute.gpuMemory` says, else the nodes.
+    Without GPUs it is the worker's share of the pod's memory limit. With GPUs it is `compute.gpuMemory`, else the GPU
+    memory of the nodes.
     """
     if compute.gpus_per_node:
         known = [quantity(compute.gpu_memory)] if compute.gpu_memory is not None else sorted(set(gpu_memory))
@@ -162,10 +169,10 @@ def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> li
 
 
 def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -> int:
-    """What backward needs of the forward pass, counted in transformers' Llama (attention's scores are not kept).
+    """Bytes per token that the forward pass keeps for the backward pass, as in transformers' Llama, without scores.
 
-    Each of two norms: its input in float32, the normalised and the scaled; q, k, v and the attention's output, before
-    and after its heads are joined; the MLP's gate, its activation, up and their product.
+    For each of two norms: the input in float32, the normalised and the scaled output. For the attention: q, k, v, and
+    the output before and after its heads are joined. For the MLP: gate, its activation, up, and their product.
     """
     hidden, intermediate = model.hidden_size, model.intermediate_size
     layer = 2 * hidden * FLOAT + width * (4 * hidden + 5 * hidden + 4 * intermediate)
@@ -175,19 +182,19 @@ def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -
 
 
 def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int) -> int:
-    """The attention's softmax, of every layer that is kept: rows x heads x length x length."""
+    """Bytes of the attention's softmax in every layer that stores it: rows x heads x length x length."""
     layers = 1 if training.gradient_checkpointing else model.num_layers
     return FLOAT * layers * model.num_attention_heads * tokens * (tokens // rows)
 
 
 def _does_not_fit(memory: dict[str, int], available: int, compute: Compute) -> str:
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in memory.items() if name != "total")
-    room = "take GPUs of more memory" if compute.gpus_per_node else "raise compute.resources.limits.memory"
+    more_memory = "use GPUs with more memory" if compute.gpus_per_node else "raise compute.resources.limits.memory"
     return (
-        f"a worker needs about {_gib(memory['total'])} even with one row at a time ({parts}) and has "
-        f"{_gib(available)}: raise compute.nodes (now {compute.nodes}), {room}, lower training.maxLength, or set "
-        "gradientCheckpointing, bf16 or a LoRA adapter; loading takes the whole model in float32 on each worker, "
-        "however many there are"
+        f"a worker needs about {_gib(memory['total'])} even with one row at a time ({parts}), but it has only "
+        f"{_gib(available)}: raise compute.nodes (now {compute.nodes}), {more_memory}, lower training.maxLength, or "
+        "set gradientCheckpointing, bf16 or a LoRA adapter; loading needs memory for the whole model in float32 on "
+        "each worker, regardless of their number"
     )
 
 

@@ -1,4 +1,4 @@
-"""How far training has come, read from the metrics of pod index 0. Pure; for people, it decides nothing."""
+"""The progress of training, read from the metrics of the pod with index 0. Information for people only. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from driftloop.contract.result import TrainResult
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
 READ_EVERY = timedelta(seconds=10)
-# A status write wakes every watcher: one at a change that a person would notice, else twice a minute.
+# Each write of the status is sent to all watchers. So it is written after a visible change, else twice per minute.
 WRITE_PERCENT = 5
 WRITE_EVERY = timedelta(seconds=30)
-MOST = 10**15
+MAX_COUNT = 10**15
 
 
 def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
-    """Progress from metric names and values; None before the first step is known of."""
+    """Progress from metric names and values; None while the number of steps is unknown."""
     step, total = _count(metrics.get(Metric.TRAIN_STEP)), _count(metrics.get(Metric.TRAIN_TOTAL_STEPS))
     if step is None or not total or step > total:
         return None
-    if step == 0:  # the other metrics say 0 until a step is done, and an ETA of 0s is a lie
+    if step == 0:  # the other metrics are 0 until the first step is done, so the ETA of 0s would be wrong
         return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
     eta = _count(metrics.get(Metric.TRAIN_ETA_SECONDS))
     return Progress(
@@ -50,7 +50,7 @@ def done(result: TrainResult) -> Progress:
 
 
 def newer(old: Progress | None, new: Progress | None) -> Progress | None:
-    """What the status should say: `new` where it is worth a write, else `old`."""
+    """The progress for the status: `new` if it differs enough to be written, else `old`."""
     if old is None or new is None or old.updated is None or new.updated is None:
         return new or old
     moved = abs(new.percent - old.percent) >= WRITE_PERCENT or new.total_steps != old.total_steps
@@ -59,7 +59,7 @@ def newer(old: Progress | None, new: Progress | None) -> Progress | None:
 
 
 def duration(seconds: int) -> str:
-    """`42s`, `1m05s`, `1h05m`, `2d03h`: the two largest units."""
+    """A duration in its two largest units, such as `42s`, `1m05s`, `1h05m` or `2d03h`."""
     minutes, rest = divmod(max(0, seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -71,8 +71,8 @@ def duration(seconds: int) -> str:
 
 
 def _count(value: float | None) -> int | None:
-    """A whole number as the API can hold it; whatever else a pod reports is not known."""
-    return round(value) if value is not None and 0 <= value <= MOST else None
+    """A whole number that the API accepts; None for any other value that a pod reports."""
+    return round(value) if value is not None and 0 <= value <= MAX_COUNT else None
 
 
 def _short(value: float | None) -> str | None:

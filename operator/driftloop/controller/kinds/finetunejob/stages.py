@@ -1,6 +1,6 @@
-"""The facts of one reconcile of a job, each worked out once. Pure.
+"""The facts of one reconcile of a job, each computed once. Pure.
 
-Observed (what was read)  ->  Stages (how far the job has come)  ->  decide (what to do)
+Observed (what was read)  ->  Stages (how far the job is)  ->  decide (what to do)
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 
 @dataclass(frozen=True)
 class Stages:
-    """How far a job has come."""
+    """How far a job is."""
 
     observed: Observed  # the objects that were read
-    settings: Settings  # the operator's
-    now: datetime  # the time of this reconcile
-    attempt: int  # number of the latest attempt to train; while there is no train Job, of the next one
+    settings: Settings  # settings of the operator
+    now: datetime  # time of this reconcile
+    attempt: int  # number of the latest training attempt; without a train Job, number of the next attempt
     prepare: Stage[PrepareResult] | None = None  # None before its Job is created
     train: Stage[TrainResult] | None = None  # of the latest attempt; None before its Job is created
-    left_over: bool = False  # pods of an attempt whose Job is gone are still at work
+    left_over: bool = False  # whether pods of a deleted train Job are still running
 
 
 def stages_of(observed: Observed, settings: Settings, now: datetime) -> Stages:
-    """How far the observed job has come."""
+    """Read from the Jobs and pods how far the job is."""
     prepare, train = _prepare_job(observed), _train_job(observed)
     return Stages(
         observed=observed,
@@ -61,9 +61,12 @@ def _attempt_of(train: Obj) -> int:
 
 
 def _next_attempt(observed: Observed) -> int:
-    """One more only after a suspension was written down: a stale cache that misses the Job starts nothing twice."""
-    before = observed.status.attempt
-    return before + 1 if observed.status.phase == "Suspended" else max(before, 1)
+    """The number rises only after the status says Suspended.
+
+    So a stale cache that does not contain the train Job yet can't start a second attempt.
+    """
+    previous = observed.status.attempt
+    return previous + 1 if observed.status.phase == "Suspended" else max(previous, 1)
 
 
 def _has_left_over(observed: Observed) -> bool:

@@ -1,6 +1,6 @@
-"""What must be there before a job starts: the model, the feedback, the volumes. Pure.
+"""What must exist before a job starts: the model, the feedback, the volumes. Pure.
 
-Observed (what was read)  ->  Case (what the spec's references lead to)  ->  the first Problem of CHECKS, else Start
+Observed (what was read)  ->  Case (the resolved references of the spec)  ->  the first Problem of CHECKS, else Start
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which rows are held out, in this job and in all that come of it: salt and share of `contract.text.side`."""
+    """Which rows are held out in this job and its descendants: the arguments of `contract.text.side`."""
 
     salt: str
     percent: int
@@ -31,17 +31,17 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training starts."""
+    """The model and data from which training starts."""
 
     model: ModelSource
     held_out: HeldOut
-    parent: str | None = None  # name of the ModelVersion, where it is one
+    parent: str | None = None  # name of the ModelVersion from which training starts, if it starts from one
     feedback: FeedbackSource | None = None
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Something is missing that comes by itself when the loop goes on."""
+    """Something is missing that may appear without a change by a person."""
 
     reason: Reason
     message: str
@@ -49,7 +49,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Blocked:
-    """Somebody has to change something beside the job."""
+    """A person must change another object than the job."""
 
     reason: Reason
     message: str
@@ -57,7 +57,7 @@ class Blocked:
 
 @dataclass(frozen=True)
 class Refused:
-    """It will never do."""
+    """The job can never start."""
 
     reason: Reason
     message: str
@@ -68,7 +68,7 @@ Problem = Waiting | Blocked | Refused
 
 @dataclass(frozen=True)
 class Origin:
-    """What a ModelVersion records of itself."""
+    """The artefact and lineage of a ModelVersion."""
 
     artefact: Artefact
     lineage: Lineage
@@ -76,18 +76,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class Case:
-    """A job without any Job, and what the references of its spec lead to."""
+    """A job without a Job yet, and the resolved references of its spec."""
 
     observed: Observed  # the objects that were read
     served: str | None  # name of the version that the service of model.from.serving serves
-    version: Obj | None  # the ModelVersion to start from; None where the spec asks for none, or it isn't there
-    origin: Origin | None  # what `version` records; None where that can't be read
-    held_out: HeldOut  # the rows to hold out: those of `version`, else the job's own
-    feedback: FeedbackSource | None  # the feedback to train on; None where none is wanted, or none is taken
+    version: Obj | None  # the ModelVersion to start from; None if the spec names none, or it does not exist
+    origin: Origin | None  # artefact and lineage of `version`; None if they do not parse
+    held_out: HeldOut  # inherited from `version`, else from the job's spec
+    feedback: FeedbackSource | None  # the feedback to train on; None if the spec names none, or it is not stored
 
     @property
     def spec(self) -> FineTuneJobSpec:
-        """Of the job."""
+        """The spec of the job."""
         return self.observed.spec
 
     @property
@@ -97,7 +97,7 @@ class Case:
 
     @property
     def model(self) -> ModelSource:
-        """What training starts from; empty while the version isn't known."""
+        """The model from which training starts; empty while the version is unknown."""
         if self.origin:
             return ModelSource(uri=self.origin.artefact.uri, digest=self.origin.artefact.digest)
         source = self.spec.model.from_
@@ -105,7 +105,7 @@ class Case:
 
 
 def start(observed: Observed) -> Start | Problem:
-    """Where training starts, or the first problem that keeps it from starting."""
+    """The model and data to start from, or the first problem that prevents the start."""
     case = gather(observed)
     for check in CHECKS:
         if problem := check(case):
@@ -114,19 +114,19 @@ def start(observed: Observed) -> Start | Problem:
 
 
 def family_without_version(case: Case) -> Problem | None:
-    """The family of model.from.family has no version that may be trained from, or not yet."""
+    """The family of model.from.family has no version yet that may be trained from."""
     family = case.spec.model.from_.family
     if family is None or case.version:
         return None
     message = (
-        f"model.from.family: family {family} has no version in this namespace yet that is Approved, or "
-        "awaits approval to be served: wait for one, or correct the name"
+        f"model.from.family: family {family} has no version yet in this namespace that is Approved or "
+        "AwaitingApproval: wait for one, or correct the name"
     )
     return Waiting(Reason.NO_APPROVED_VERSION, message)
 
 
 def service_absent(case: Case) -> Problem | None:
-    """The InferenceService of model.from.serving is not there, or not yet."""
+    """The InferenceService of model.from.serving does not exist yet."""
     serving = case.spec.model.from_.serving
     if serving is None or case.observed.serving:
         return None
@@ -134,7 +134,7 @@ def service_absent(case: Case) -> Problem | None:
 
 
 def service_serving_nothing(case: Case) -> Problem | None:
-    """That service serves no version yet."""
+    """The InferenceService of model.from.serving serves no version yet."""
     serving = case.spec.model.from_.serving
     if serving is None or case.served:
         return None
@@ -142,16 +142,16 @@ def service_serving_nothing(case: Case) -> Problem | None:
 
 
 def served_version_absent(case: Case) -> Problem | None:
-    """The version that it serves was deleted."""
+    """The version that the InferenceService of model.from.serving serves was deleted."""
     serving = case.spec.model.from_.serving
     if serving is None or case.version:
         return None
-    message = f"InferenceService {serving.name} serves ModelVersion {case.served}, which is gone: create it again"
+    message = f"InferenceService {serving.name} serves ModelVersion {case.served}, which was deleted: create it again"
     return Waiting(Reason.VERSION_NOT_FOUND, message)
 
 
 def version_absent(case: Case) -> Problem | None:
-    """The ModelVersion of model.from.versionRef is not there, or not yet."""
+    """The ModelVersion of model.from.versionRef does not exist yet."""
     reference = case.spec.model.from_.version_ref
     if reference is None or case.version:
         return None
@@ -159,7 +159,10 @@ def version_absent(case: Case) -> Problem | None:
 
 
 def version_not_approved(case: Case) -> Problem | None:
-    """The gates don't let that version be trained from, or not yet. A version that serves is not asked for."""
+    """The version of model.from.versionRef failed its gates, or is not judged yet.
+
+    A version that a service serves already needs no check.
+    """
     if case.version is None or case.spec.model.from_.version_ref is None:
         return None
     match versions.phase(case.version):
@@ -173,27 +176,27 @@ def version_not_approved(case: Case) -> Problem | None:
 
 
 def version_unreadable(case: Case) -> Problem | None:
-    """The version doesn't say where its artefact lies and where it came from."""
+    """The artefact or lineage of the version does not parse."""
     if case.version is None or case.origin:
         return None
-    message = f"ModelVersion {case.version_name} has no artefact or lineage that can be read"
+    message = f"ModelVersion {case.version_name} has no valid artefact or lineage"
     return Refused(Reason.INVALID_SPEC, message)
 
 
 def held_out_percent_changed(case: Case) -> Problem | None:
-    """The job asks for another share of held-out rows than the one that the version was trained without."""
+    """The job's share of held-out rows differs from the share with which the version was trained."""
     own, inherited = case.spec.data.held_out_percent, case.held_out.percent
     if case.version is None or own is None or own == inherited:
         return None
     message = (
-        f"data.heldOutPercent is {own}, and ModelVersion {case.version_name} was trained with {inherited}: the gates "
-        f"would ask rows that it was trained on. Leave the field out, or set it to {inherited}"
+        f"data.heldOutPercent is {own}, but ModelVersion {case.version_name} was trained with {inherited}: the gates "
+        f"would use rows that it was trained on. Omit the field, or set it to {inherited}"
     )
     return Refused(Reason.HELD_OUT_PERCENT_CHANGED, message)
 
 
 def feedback_service_absent(case: Case) -> Problem | None:
-    """The InferenceService of data.feedback.service is not there, or not yet."""
+    """The InferenceService of data.feedback.service does not exist yet."""
     wanted = case.spec.data.feedback
     if wanted is None or case.observed.feedback:
         return None
@@ -201,16 +204,16 @@ def feedback_service_absent(case: Case) -> Problem | None:
 
 
 def feedback_not_taken(case: Case) -> Problem | None:
-    """That service keeps no feedback."""
+    """The InferenceService of data.feedback.service does not store feedback."""
     wanted = case.spec.data.feedback
     if wanted is None or case.feedback:
         return None
-    message = f"InferenceService {wanted.service} takes no feedback: set its spec.feedback.storage"
+    message = f"InferenceService {wanted.service} does not store feedback: set its spec.feedback.storage"
     return Blocked(Reason.NO_FEEDBACK_STORAGE, message)
 
 
 def claim_absent(case: Case) -> Problem | None:
-    """A PersistentVolumeClaim that the pods would mount is not there."""
+    """A PersistentVolumeClaim that the pods mount does not exist."""
     suites = [suite.uri for suite in case.spec.evaluation.suites]
     feedback = [case.feedback.uri] if case.feedback else []
     uris = [case.spec.storage, case.model.uri, *case.spec.data.files, *suites, *feedback]
@@ -219,7 +222,7 @@ def claim_absent(case: Case) -> Problem | None:
 
 
 def claim_of_one_node(case: Case) -> Problem | None:
-    """Several nodes would train, and a claim lets only one of them write to the storage or read the model."""
+    """The job trains on several nodes, but a claim allows only one node to write the storage or to read the model."""
     nodes = case.spec.compute.nodes
     if nodes == 1:
         return None
@@ -231,14 +234,14 @@ def claim_of_one_node(case: Case) -> Problem | None:
             granted = field(case.observed.claims[claim], "spec", "accessModes") or []
             if not modes & set(granted):
                 message = (
-                    f"PersistentVolumeClaim {claim} is {', '.join(granted) or 'of no access mode'}; {nodes} "
+                    f"PersistentVolumeClaim {claim} has access modes {', '.join(granted) or 'none'}; {nodes} "
                     "nodes need ReadWriteMany: use another claim, or compute.nodes: 1"
                 )
                 return Blocked(Reason.NEEDS_READ_WRITE_MANY, message)
     return None
 
 
-# In this order: each may rely on what those before it made sure of.
+# The order matters: each check may rely on what the previous checks have ensured.
 CHECKS: tuple[Callable[[Case], Problem | None], ...] = (
     family_without_version,
     service_absent,
@@ -256,7 +259,7 @@ CHECKS: tuple[Callable[[Case], Problem | None], ...] = (
 
 
 def gather(observed: Observed) -> Case:
-    """What the references of the spec lead to, each as far as it leads."""
+    """Resolve the references of the spec, as far as their objects exist."""
     wanted = observed.spec.model.from_
     serving = observed.serving if wanted.serving else None
     served = versions.stable_version(serving, observed.serving_deployments) if serving else None
@@ -274,7 +277,7 @@ def gather(observed: Observed) -> Case:
 
 
 def _absent(reason: Reason, path: str, kind: str, name: str) -> Waiting:
-    """What is referred to may yet come."""
+    """A referenced object that may still be created."""
     return Waiting(reason, f"{path}: {kind} {name} is not in this namespace: create it, or correct the name")
 
 
@@ -301,8 +304,10 @@ def _own_percent(spec: FineTuneJobSpec) -> int:
 
 
 def _inherited(lineage: Lineage, version: Obj, spec: FineTuneJobSpec) -> HeldOut:
-    """Of a job that starts from a version. One that was imported, or made before this was recorded, leaves the share
-    open."""
+    """The held-out rule of a job that starts from a version.
+
+    An imported version, or one of an older release, has no recorded share; then the job's own share counts.
+    """
     salt = lineage.held_out_salt or versions.family(version) or spec.output.family
     percent = lineage.held_out_percent
     return HeldOut(salt, _own_percent(spec) if percent is None else percent)

@@ -1,8 +1,8 @@
-"""The documents that a job's pods get, and the ModelVersion that comes of them. Pure."""
+"""The tasks of a job's pods, and the ModelVersion that the job creates. Pure."""
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
@@ -10,7 +10,7 @@ from driftloop.api.base import API_VERSION, SuiteSpec
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.api.modelversion import Artefact, Lineage, ModelVersionSpec, Trigger, VersionEvaluation
 from driftloop.contract.result import PrepareResult, TrainResult
-from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
+from driftloop.contract.task import AnswerTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
 from driftloop.contract.uris import join
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, resolved
@@ -29,22 +29,22 @@ class InvalidResult(ValueError):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What prepare leaves to the stages that follow."""
+    """The task and result of a finished prepare stage."""
 
-    task: PrepareTask  # what it was asked for: the record of the model that training starts from
-    data: PrepareResult  # what it made
-    parent: str | None = None  # name of the ModelVersion that training starts from, where it is one
+    task: PrepareTask  # its task, which records the model from which training starts
+    data: PrepareResult  # its result
+    parent: str | None = None  # name of the ModelVersion from which training starts, if it starts from one
 
     @property
     def model(self) -> ModelSource:
-        """The model that training starts from: what prepare was told, or what it made or resolved of it."""
+        """The model from which training starts: the one that prepare created or resolved, else the one in its task."""
         return ModelSource(
             uri=self.data.model_uri or self.task.model.uri, digest=self.data.model_digest or self.task.model.digest
         )
 
 
 def prepare_task(observed: Observed, start: Start) -> PrepareTask:
-    """Clean, divide and tokenise the data of the job."""
+    """The task to clean, divide and tokenise the data of the job."""
     spec = observed.spec
     return PrepareTask(
         job=observed.name,
@@ -62,7 +62,7 @@ def prepare_task(observed: Observed, start: Start) -> PrepareTask:
 
 
 def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: Lineage) -> TrainTask:
-    """Train on what prepare left, the way the plan says."""
+    """The task to train on the prepared data according to the plan."""
     observed, attempt = stages.observed, stages.attempt
     spec = observed.spec
     return TrainTask(
@@ -90,7 +90,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
 
 
 def lineage(observed: Observed, prepared: Prepared, trainer_image: str) -> Lineage:
-    """Where the version will come from. Raises InvalidResult."""
+    """The lineage of the version that the job will create. Raises InvalidResult."""
     try:
         return Lineage(
             job=observed.name,
@@ -110,15 +110,15 @@ def lineage(observed: Observed, prepared: Prepared, trainer_image: str) -> Linea
 
 
 def draft(spec: FineTuneJobSpec, lineage: Lineage, data: PrepareResult) -> str:
-    """The spec of the ModelVersion but for the artefact, as JSON. Raises InvalidResult when a suite has no items.
+    """The spec of the ModelVersion without its artefact, as JSON. Raises InvalidResult when a suite has no items.
 
-    The train Job keeps it as an annotation, so that the last step needs nothing that may be gone by then.
+    It becomes an annotation of the train Job, so that creating the ModelVersion needs no object that may be gone then.
     """
     try:
-        given = spec.evaluation.model_dump(exclude={"suites"})
-        given["queue_name"] = spec.evaluation.queue_name or spec.compute.queue_name
+        fields = spec.evaluation.model_dump(exclude={"suites"})
+        fields["queue_name"] = spec.evaluation.queue_name or spec.compute.queue_name
         evaluation = VersionEvaluation(
-            **given,
+            **fields,
             suites=[_resolved(suite, data) for suite in spec.evaluation.suites],
             storage=join(spec.storage, "evaluations"),
         )
@@ -134,7 +134,7 @@ def draft(spec: FineTuneJobSpec, lineage: Lineage, data: PrepareResult) -> str:
 
 
 def model_version(observed: Observed, train: Obj, result: TrainResult) -> Obj:
-    """The ModelVersion, owned by nobody: it outlives its job. Raises InvalidResult."""
+    """The ModelVersion. It has no owner, so that it outlives its job. Raises InvalidResult."""
     text = annotations(train).get(DRAFT) or ""
     try:
         document: dict[str, Any] = json.loads(text)
@@ -158,13 +158,24 @@ def model_version(observed: Observed, train: Obj, result: TrainResult) -> Obj:
     }
 
 
+def prepare_task_of(prepare: Obj) -> PrepareTask | None:
+    """The task of the prepare Job; None if it does not parse or is the task of another stage."""
+    match jobs.task_of(prepare):
+        case PrepareTask() as task:
+            return task
+        case TrainTask() | AnswerTask() | EvaluateTask() | ServeTask() | None:
+            return None
+        case never:
+            assert_never(never)
+
+
 def parent_of(prepare: Obj) -> str | None:
-    """Name of the version that training starts from, as the prepare Job keeps it."""
+    """Name of the version from which training starts, as recorded on the prepare Job."""
     return annotations(prepare).get(VERSION)
 
 
 def _trigger(job: Obj) -> Trigger:
-    """From the annotation that whoever created the job left; without one, or with a broken one, a user did."""
+    """What triggered the job, from its annotation; a user if there is no valid annotation."""
     try:
         return Trigger.model_validate_json(annotations(job).get(TRIGGER) or "")
     except ValidationError:
@@ -172,7 +183,7 @@ def _trigger(job: Obj) -> Trigger:
 
 
 def _bounded(suite: SuiteSpec, spec: FineTuneJobSpec) -> SuiteSpec:
-    """The suite with its own limit of tokens: prepare refuses items that no answer could match."""
+    """The suite with its token limit filled in: prepare refuses items whose answers could not fit."""
     return suite.model_copy(update={"max_tokens": suite.max_tokens or spec.evaluation.max_tokens})
 
 
