@@ -1,1 +1,1 @@
-"""Driftloop's server: fetch, engine, proxy."""
+"""The server image: fetch copies the model into the pod, the engine generates, the proxy faces the clients."""

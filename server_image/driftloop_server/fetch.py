@@ -1,4 +1,4 @@
-"""`python -m driftloop_server.fetch`: bring the model folder into the pod and make sure that it is the one promised."""
+"""`python -m driftloop_server.fetch`: copy the model folder into the pod and verify its digest."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ log = logging.getLogger("driftloop_server.fetch")  # run as __main__
 def fetch(task: ServeTask) -> Manifest:
     """Copy the artefact into `task.model_dir` and verify it.
 
-    Raises BadInput when the content is not what its digest says or could run code, TryAgain when it can't be read.
+    Raises BadInput when the content does not match the digest or could run code, TryAgain when it can't be read.
     """
     folder = Path(task.model_dir)
     try:
@@ -33,28 +33,28 @@ def fetch(task: ServeTask) -> Manifest:
 
 
 def refuse_code(folder: Path) -> None:
-    """Raises BadInput when `folder` is not a model of safetensors alone."""
+    """Raise BadInput if `folder` has no safetensors weights or no config, or has files that can run code."""
     for path in safety.pickled(folder):
         raise BadInput(
             StageReason.UNSAFE_WEIGHTS,
-            f"{path.relative_to(folder)}: pickled files run code; save the model as safetensors",
+            f"{path.relative_to(folder)}: pickled files can run code; save the model as safetensors",
         )
     if not safety.has_safetensors(folder):
         raise BadInput(StageReason.NO_WEIGHTS, "the model folder has no .safetensors file")
     if not (folder / "config.json").is_file():
         raise BadInput(
-            StageReason.NO_CONFIG, "the model folder has no config.json; an adapter must be merged before it is served"
+            StageReason.NO_CONFIG, "the model folder has no config.json; merge an adapter into its model before serving"
         )
     try:
         name = safety.brings_code(folder)
     except safety.UnreadableConfig as error:
         raise BadInput(StageReason.NO_CONFIG, str(error)) from error
     if name is not None:
-        raise BadInput(StageReason.REMOTE_CODE, f"{name} has auto_map: models that bring their own code are not loaded")
+        raise BadInput(StageReason.REMOTE_CODE, f"{name} has auto_map: models with their own code are not loaded")
 
 
 def _drop_unlisted(folder: Path, manifest: Manifest) -> None:
-    """The digest covers what the manifest lists: nothing else may reach the engine."""
+    """Delete files that the manifest doesn't list: the digest doesn't cover them, so the engine must not read them."""
     listed = {entry.path for entry in manifest.files} | {MANIFEST}
     for path in folder.rglob("*"):
         if not path.is_dir() and path.relative_to(folder).as_posix() not in listed:

@@ -1,27 +1,31 @@
-"""A port whose errors are in the API's form, those of the HTTP library too, which no middleware sees."""
+"""A listener that returns every error in the API's form.
+
+aiohttp answers some errors itself, without the middlewares: malformed HTTP, and an `Expect` header that it doesn't know
+(not reported).
+"""
 
 from aiohttp import web
 
-from driftloop_server.openai_api import ApiError, error_response, refusal_of
+from driftloop_server.openai_api import INTERNAL_ERROR, ApiError, error_response, refusal_of
 
 
 class ApiRunner(web.AppRunner):
-    """An AppRunner that answers HTTP which can't be read as the application answers a bad request."""
+    """An AppRunner that answers malformed HTTP with the API's error body."""
 
     async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
+        server = await super()._make_server()
 
         async def handled(request: web.BaseRequest) -> web.StreamResponse:
             try:
-                return await made.request_handler(request)
-            except web.HTTPException as error:  # raised before the middlewares: an Expect that is not known
+                return await server.request_handler(request)
+            except web.HTTPException as error:  # raised before the middlewares run: an unknown Expect header
                 return error_response(refusal_of(request, error))
 
         return _Server(
             handled,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            **made._kwargs,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            **server._kwargs,
         )
 
 
@@ -38,9 +42,8 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        super().handle_error(request, status, exc, message)  # logs, and breaks off an answer that has begun
-        ours = status >= 500
-        words = "an error of this server; see its log" if ours else f"not HTTP: {' '.join((message or '').split())}"
-        response = error_response(ApiError(status, words))
+        super().handle_error(request, status, exc, message)  # logs, and aborts a response that has started
+        text = INTERNAL_ERROR if status >= 500 else f"not valid HTTP: {' '.join((message or '').split())}"
+        response = error_response(ApiError(status, text))
         response.force_close()
         return response

@@ -1,4 +1,4 @@
-"""What engine and proxy share of the OpenAI API: paths, how a body is read, and the body of an error."""
+"""The parts of the OpenAI API that engine and proxy share: paths, parsing of bodies, and error bodies."""
 
 import gc
 import json
@@ -14,19 +14,20 @@ log = logging.getLogger(__name__)
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
-CLIENT = "X-Driftloop-Client"  # from the proxy to the engine: who asks, and has its fair part of the engine
+CLIENT = "X-Driftloop-Client"  # from the proxy to the engine: the client's address, for a fair share of the engine
+INTERNAL_ERROR = "internal server error; see the server's log"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-MAX_MESSAGE = 1000  # characters of an error's message: a request's own text, given back, may be megabytes
+MAX_MESSAGE = 1000  # characters of an error message: it may quote the request, whose text may be megabytes
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# An upper half that no lower one follows, or a lower one that no upper one precedes.
+# A high surrogate without a low one after it, or a low surrogate without a high one before it.
 _LONE_ESCAPE = re.compile(r"\\u[dD](?:[89abAB](?!..\\u[dD][c-fC-F])|[c-fC-F](?<!\\u[dD][89abAB]..\\u[dD].))", re.DOTALL)
-MAX_SEARCHED = 1 << 18  # characters of a body in which the text at fault is looked for: its name is worth no more time
+MAX_SEARCHED = 1 << 18  # characters: in a longer body the field with the fault is not searched for, to save time
 
 
 class ApiError(Exception):
-    """An answer that is an error. `param` is the field at fault, `code` a word for programs."""
+    """An error response. `param` names the faulty field, `code` is a fixed word for programs."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class ApiError(Exception):
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The JSON that OpenAI's clients know as an error."""
+    """The JSON body in which OpenAI's clients expect an error."""
     kind = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
     default = "invalid_request_error" if status < 500 else "server_error"
     message = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
@@ -55,25 +56,25 @@ def error_response(error: ApiError) -> web.Response:
     return web.json_response(body, status=error.status, headers=error.headers)
 
 
-def no_such_model(asked: str, served: str) -> ApiError:
-    """The 404 for another model than the one that is here."""
+def no_such_model(requested: str, served: str) -> ApiError:
+    """The 404 for a request that names another model than the served one."""
     return ApiError(
-        404, f"there is no model {asked[:200]!r} here, only {served!r}", param="model", code="model_not_found"
+        404, f"the model {requested[:200]!r} is not served here, only {served!r}", param="model", code="model_not_found"
     )
 
 
 def add_route(app: web.Application, method: str, path: str, handler: Handler) -> None:
-    """Serve `path`, and the same with a slash after it, as many base URLs make it."""
-    for each in (path, f"{path}/"):
+    """Serve `path`, with and without a slash at the end: clients with a base URL often add one."""
+    for variant in (path, f"{path}/"):
         if method == "GET":
-            app.router.add_get(each, handler)
+            app.router.add_get(variant, handler)
         else:
-            app.router.add_route(method, each, handler)
+            app.router.add_route(method, variant, handler)
 
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error leaves in OpenAI's form, those of aiohttp (404, 405, 413) too."""
+    """Return every error in OpenAI's form, also the errors that aiohttp raises (404, 405, 413)."""
     try:
         return await handler(request)
     except ApiError as error:
@@ -86,62 +87,68 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         return error_response(refusal_of(request, error))
-    except RecursionError:  # wherever: only what came with the request is so deep
+    except RecursionError:  # only the request's own data can be nested this deeply
         return error_response(ApiError(400, "the body is nested too deeply", code="invalid_value"))
     except Exception:
         if request.writer.output_size:
-            raise  # the answer has begun: all that is left is to break it off
+            raise  # the response has started, so it can only be aborted
         log.exception("%s %s failed", request.method, request.path)
-        return error_response(ApiError(500, "an error of this server; see its log"))
+        return error_response(ApiError(500, INTERNAL_ERROR))
 
 
 def refusal_of(request: web.BaseRequest, error: web.HTTPException) -> ApiError:
-    """What aiohttp refuses by itself, in our form."""
+    """An error that aiohttp raised, as an ApiError."""
     allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
     return ApiError(error.status, f"{request.method} {request.path}: {error.reason}", headers=allow)
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:
-    """The body as a JSON object. Raises ApiError 400."""
+    """Parse the body as a JSON object. Raises ApiError 400."""
     return parse_json(await request.read())
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """`body` as a JSON object of texts that are Unicode. Raises ApiError 400."""
+    """Parse `body` as a JSON object whose strings are valid Unicode. Raises ApiError 400."""
     try:
-        text, suspect = _decoded(body)
-        half = _half(text, suspect)
-        if half and len(text) > MAX_SEARCHED:
-            raise _half_a_character("the body", f"at character {half.start()}", None)
-        found = _loads(text)
+        text, has_raw_surrogates = _decode(body)
+        lone = _lone_surrogate(text, has_raw_surrogates)
+        if lone and len(text) > MAX_SEARCHED:
+            raise _invalid_unicode("the body", f"at character {lone.start()}", None)
+        document = _loads(text)
     except RecursionError as error:
-        raise ApiError(400, "the body is not JSON that can be read: nested too deeply", code="invalid_json") from error
+        raise ApiError(400, "the body can't be read as JSON: nested too deeply", code="invalid_json") from error
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ApiError(400, "the body must be a JSON object", code="invalid_json")
-    if half:
-        _refuse_lone_surrogates(found)
-    return found
+    if lone:
+        _refuse_lone_surrogates(document)
+    return document
 
 
 def is_unicode(body: bytes) -> bool:
-    """Whether its texts are, if it is JSON: `parse_json` would not refuse them. Much faster, for nothing is built."""
+    """Whether the strings in a JSON body are valid Unicode. Much faster than `parse_json`: no objects are created."""
     try:
-        return not _half(*_decoded(body))
+        return not _lone_surrogate(*_decode(body))
     except ValueError:
         return False
 
 
-def _half(text: str, suspect: bool) -> re.Match[str] | None:
-    """Half of a surrogate pair in JSON, as it is or escaped. One search: a walk of all values takes seconds."""
-    if suspect:
+def _lone_surrogate(text: str, has_raw_surrogates: bool) -> re.Match[str] | None:
+    """The first half of a surrogate pair without its other half, raw or escaped.
+
+    One search of the text: visiting every value takes seconds.
+    """
+    if has_raw_surrogates:
         return _SURROGATE.search(text)
     return _LONE_ESCAPE.search(text.replace("\\\\", "..")) if "\\u" in text else None
 
 
 def _loads(text: str) -> Any:
-    """Without the garbage collector: JSON makes no garbage, and all threads wait while many values are looked at."""
+    """Parse with the garbage collector off: for a body of many lists it stops all threads again and again, for nothing.
+
+    CPython's collector runs by the number of new objects (https://github.com/python/cpython/issues/75288).
+    """
     gc.disable()
     try:
         return json.loads(text)
@@ -149,8 +156,8 @@ def _loads(text: str) -> Any:
         gc.enable()
 
 
-def _decoded(body: bytes) -> tuple[str, bool]:
-    """The text, and whether it has surrogates as they are. Raises ValueError."""
+def _decode(body: bytes) -> tuple[str, bool]:
+    """The text, and whether it has raw (not escaped) surrogates. Raises ValueError."""
     encoding = json.detect_encoding(body)
     try:
         return body.decode(encoding), False
@@ -159,45 +166,46 @@ def _decoded(body: bytes) -> tuple[str, bool]:
 
 
 def _refuse_lone_surrogates(document: dict[str, Any]) -> None:
-    """JSON can spell half a character of two halves; no tokenizer and no hash can take it."""
+    """Raise ApiError 400 that names the field: JSON can hold lone surrogates, but tokenizers and hashes can't."""
     for names, value in _values(document):
         if isinstance(value, str) and (lone := _SURROGATE.search(value)):
-            place = [ascii(str(name))[1:-1][:100] for name in names]
-            where = f"U+{ord(lone.group()):04X}, at character {lone.start()}"
-            raise _half_a_character(".".join(place), where, place[0])
+            path = [ascii(str(name))[1:-1][:100] for name in names]
+            position = f"U+{ord(lone.group()):04X}, at character {lone.start()}"
+            raise _invalid_unicode(".".join(path), position, path[0])
 
 
-def _half_a_character(place: str, where: str, param: str | None) -> ApiError:
+def _invalid_unicode(field: str, position: str, param: str | None) -> ApiError:
     return ApiError(
         400,
-        f"{place}: not Unicode: half of a surrogate pair, {where}: the text was cut in the middle of a character, "
-        "such as an emoji",
+        f"{field}: not valid Unicode: half of a surrogate pair, {position}: the text was cut in the middle of a "
+        "character, such as an emoji",
         param=param,
         code="invalid_unicode",
     )
 
 
 def _values(document: dict[str, Any]) -> Iterator[tuple[Sequence[object], Any]]:
-    """Every value in a document after the names that lead to it, keys too.
+    """Every key and value of a document, each with the names on the path to it.
 
-    Not recursive: a document may be nested as deep as can be. The names are one list, or those of deep values would
-    take gigabytes.
+    Not recursive, as a document may be nested very deeply. All paths share one list: for deep values separate lists
+    would take gigabytes.
     """
     names: list[object] = [""]
-    levels = [_named(document)]
+    levels = [_items(document)]
     while levels:
         for names[-1], value in levels[-1]:
             yield names, value
             if isinstance(value, dict | list):
                 names.append("")
-                levels.append(_named(value))
+                levels.append(_items(value))
                 break
         else:
             names.pop()
             levels.pop()
 
 
-def _named(value: dict[str, Any] | list[Any]) -> Iterator[tuple[object, Any]]:
+def _items(value: dict[str, Any] | list[Any]) -> Iterator[tuple[object, Any]]:
+    """The items of a list with their indices, or of an object with their names: each key, then its value."""
     if isinstance(value, list):
         yield from enumerate(value)
         return

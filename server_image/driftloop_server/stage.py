@@ -1,4 +1,4 @@
-"""The beginning of a serving container: its task."""
+"""The task of a serving container."""
 
 from driftloop.contract import task
 from driftloop.contract.reasons import StageReason
@@ -6,11 +6,11 @@ from driftloop.podlib.ending import BadInput
 
 
 def serve_task() -> task.ServeTask:
-    """The task of this container. Raises BadInput."""
+    """Read this container's task from its environment. Raises BadInput."""
     try:
-        found = task.from_environment()
+        document = task.from_environment()
     except (ValueError, OSError) as error:
         raise BadInput(StageReason.TASK_UNREADABLE, f"the task document can't be read: {error}") from error
-    if not isinstance(found, task.ServeTask):
-        raise BadInput(StageReason.TASK_UNREADABLE, f"expected a task of kind Serve, found {found.kind}")
-    return found
+    if not isinstance(document, task.ServeTask):
+        raise BadInput(StageReason.TASK_UNREADABLE, f"expected a task of kind Serve, not {document.kind}")
+    return document

@@ -1,4 +1,4 @@
-"""`python -m driftloop_server.engine`: serve the fetched model on loopback."""
+"""`python -m driftloop_server.engine`: serve the fetched model on the loopback interface."""
 
 import argparse
 import asyncio
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-# Before transformers is imported, which reads it once: models come from the fetched folder and from nowhere else.
+# Models come only from the fetched folder. Set before the import of transformers, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from aiohttp import web
@@ -33,23 +33,26 @@ with loading():
 
 log = logging.getLogger("driftloop_server.engine")
 
-# The proxy closes its idle connections after 2 s; an engine that closed one first could meet a request on its way.
+# Seconds. The proxy closes idle connections after 2 s. If the engine closed one first, it could lose a request that is
+# on its way.
 KEEPALIVE = 3600.0
-# What the engine stays longer than drain_seconds if the proxy doesn't go.
+# Seconds beyond drain_seconds after which the engine stops even if the proxy still runs.
 GRACE = 10.0
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="driftloop_server.engine", description=__doc__)
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: 1 for small models, else all)")
-    parser.add_argument("--max-waiting", type=int, default=256, help="more waiting requests are answered 429")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads (default: 1 for small models, else all CPUs)"
+    )
+    parser.add_argument("--max-waiting", type=int, default=256, help="requests that may wait; further ones get 429")
     return parser.parse_args(argv)
 
 
 async def serve(task: ServeTask, loaded: LoadedModel, cells: int, max_waiting: int) -> None:
-    """Serve until SIGTERM, and then until the proxy is gone. `cells`: tokens that the cache may have memory for.
+    """Serve until SIGTERM, and then until the proxy has stopped. `cells` is the size of the cache in tokens.
 
-    Raises TryAgain when the model breaks.
+    Raises TryAgain when the model stops working.
     """
     loop = asyncio.get_running_loop()
     terminated, broken = asyncio.Event(), asyncio.Event()
@@ -67,7 +70,7 @@ async def serve(task: ServeTask, loaded: LoadedModel, cells: int, max_waiting: i
     )
     scheduler.start()
     app = EngineServer(loaded, scheduler, metrics.registry, task.service).app()
-    # handler_cancellation: a request whose client is gone shall not go on taking a place in the batch.
+    # handler_cancellation: a request whose client has left gives up its place in the batch.
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
     )
@@ -80,11 +83,14 @@ async def serve(task: ServeTask, loaded: LoadedModel, cells: int, max_waiting: i
     await runner.cleanup()
     scheduler.close()
     if broken.is_set():
-        raise TryAgain(StageReason.MODEL_FAILED, "the model does not answer any more: the container must start anew")
+        raise TryAgain(StageReason.MODEL_FAILED, "the model stopped working: the container must restart")
 
 
 async def _until_unneeded(terminated: asyncio.Event, scheduler: Scheduler, task: ServeTask) -> None:
-    """SIGTERM reaches all containers of a pod at once, but the proxy still accepts and finishes requests then."""
+    """Wait for SIGTERM, then for the proxy to stop.
+
+    SIGTERM reaches all containers of a pod at once, but the proxy still accepts and finishes requests for a while.
+    """
     await terminated.wait()
     deadline = time.monotonic() + task.drain_seconds + GRACE
     log.info("terminating: waiting for the proxy to finish")
@@ -108,16 +114,16 @@ def _loaded(task: ServeTask, threads: int) -> LoadedModel:
 
 
 def _bounded(loaded: LoadedModel, max_num_seqs: int) -> tuple[LoadedModel, int]:
-    """The cache's bound in tokens, and the model with a context that fits into it. Raises BadInput."""
+    """The model with a context that fits into memory, and the size of the cache in tokens. Raises BadInput."""
     free, per_cell = free_bytes(loaded.model.device), cell_bytes(loaded.model)
     cells = cache_cells(free, per_cell, max_num_seqs, loaded.max_model_len)
     context = longest_context(cells, loaded.max_model_len)
-    facts = f"{free >> 20} MiB are free beside the model, and a token takes {per_cell} bytes in the cache"
-    log.info("%s: %d tokens of it", facts, cells)
+    memory = f"{free >> 20} MiB are free after loading the model, and each token needs {per_cell} bytes in the cache"
+    log.info("%s: room for %d tokens", memory, cells)
     if not context:
-        raise BadInput(StageReason.NO_MEMORY, f"{facts}: give the engine more memory (engine.resources)")
+        raise BadInput(StageReason.NO_MEMORY, f"{memory}: give the engine more memory (engine.resources)")
     if context < loaded.max_model_len:
-        log.warning("%s: the context is %d tokens, not %d", facts, context, loaded.max_model_len)
+        log.warning("%s: the context is limited to %d tokens, not %d", memory, context, loaded.max_model_len)
     return replace(loaded, max_model_len=context), cells
 
 

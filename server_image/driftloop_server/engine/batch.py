@@ -1,4 +1,4 @@
-"""What is in the model at one time: rows by length, and prompts on their way to them."""
+"""The requests that the model works on: rows that generate, grouped by length, and prompts that are being read."""
 
 from collections.abc import Sequence
 from typing import Any, Generic
@@ -10,13 +10,13 @@ from driftloop_server.engine.cache import Block, Forward, Owner, cells_for, long
 
 
 class Prefill(Generic[Owner]):
-    """Prompts that are read: several at once, or a long one in pieces."""
+    """Prompts that are being read: several short ones at once, or a long one in pieces."""
 
     def __init__(self, forward: Forward, owners: Sequence[Owner], prompts: Sequence[Sequence[int]]) -> None:
         self.prompts = list(prompts)
         self.longest = max(map(len, prompts))
         alone = len(prompts) == 1
-        # A row alone is read where it may stay; several are copied to their places afterwards.
+        # A single row is read into memory where it can stay; several rows are copied to their places afterwards.
         self.block = Block(forward, owners, cells_for(self.longest + 1) if alone else self.longest)
         self._done = 0
 
@@ -29,11 +29,14 @@ class Prefill(Generic[Owner]):
 
     @property
     def remaining(self) -> int:
-        """Cells (rows by longest prompt) still to be read."""
+        """Cells (rows times the longest prompt) still to be read."""
         return len(self) * (self.longest - self._done)
 
     def advance(self, tokens: int) -> Tensor | None:
-        """Read up to so many tokens of a prompt that is alone, or all. Logits [prompts, vocabulary] at the end."""
+        """Read up to `tokens` tokens of a single prompt, or several prompts whole.
+
+        Returns the logits [prompts, vocabulary] once everything is read.
+        """
         pieces = self.prompts
         if len(pieces) == 1:
             pieces = [pieces[0][self._done : self._done + tokens]]
@@ -44,7 +47,7 @@ class Prefill(Generic[Owner]):
 
 
 class Lane(Generic[Owner]):
-    """Prompts that wait for each other alone: a client's short ones, or its long ones. The shortest is read first."""
+    """A queue of one client's short prompts, or of its long ones. The shortest is read first."""
 
     def __init__(self) -> None:
         self.prefills: list[Prefill[Owner]] = []
@@ -55,7 +58,7 @@ class Lane(Generic[Owner]):
         return [owner for prefill in self.prefills for owner in prefill.owners]
 
     def owes(self, floor: float) -> bool:
-        """It had more than its share, by what those have had who had least."""
+        """Whether this lane has had more model time than `floor`, the time of the work that has had least."""
         return self.spent is not None and self.spent > floor
 
     @property
@@ -64,7 +67,7 @@ class Lane(Generic[Owner]):
 
 
 class Batch(Generic[Owner]):
-    """Blocks of rows, one a length class: a step of short rows costs the same whatever long ones are beside them."""
+    """Blocks of rows, one per length class, so that long rows don't make a step of short rows slower."""
 
     def __init__(self, model: Any) -> None:
         self.forward = Forward(model)
@@ -76,11 +79,11 @@ class Batch(Generic[Owner]):
 
     @property
     def cells(self) -> int:
-        """Tokens that the memory of its rows could hold."""
+        """Tokens that the memory of all rows can hold."""
         return sum(cells_for(length + 1) for block in self.blocks for length in block.lengths)
 
     def place(self, prefill: Prefill[Owner]) -> None:
-        """Give each row its place. Those that have none when this raises are still the prefill's owners."""
+        """Move each row into its block. If this raises, the rows that were not moved still belong to the prefill."""
         kind = size_class(prefill.block.lengths[0] + 1)
         if len(prefill) == 1 and kind not in self._blocks:
             self._blocks[kind] = prefill.block
@@ -89,8 +92,8 @@ class Batch(Generic[Owner]):
             self._move(prefill.block, len(prefill) - 1)
 
     def promote(self, block: Block[Owner]) -> None:
-        """Move the rows that have outgrown their class."""
-        kind = next(kind for kind, each in self._blocks.items() if each is block)
+        """Move rows that are too long for their class to the next one."""
+        kind = next(kind for kind, candidate in self._blocks.items() if candidate is block)
         for row in reversed(range(len(block))):
             if block.lengths[row] >= longest_of(kind):
                 self._move(block, row)
@@ -101,16 +104,16 @@ class Batch(Generic[Owner]):
         self.sweep()
 
     def sweep(self) -> None:
-        """Give back the memory of blocks without rows."""
+        """Free the memory of empty blocks."""
         self._blocks = {kind: block for kind, block in self._blocks.items() if len(block)}
 
     def clear(self) -> None:
-        """Drop every row."""
+        """Drop all rows."""
         self._blocks = {}
 
     @torch.inference_mode()
     def probe(self) -> None:
-        """Raises when the model can't take one token, whatever is in the batch."""
+        """Check that the model still works, with one token outside the batch. Raises if it doesn't."""
         if Block(self.forward, [None], 1).append([[1]]).isnan().any():
             raise ValueError("the model's output is not a number: its weights are broken")
 

@@ -1,4 +1,4 @@
-"""Keys and values of rows that are generated together, in memory that is taken once and written in place."""
+"""The cache of keys and values of rows that are generated together, allocated once and written in place."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -12,28 +12,28 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 Owner = TypeVar("Owner")
 
-FLOOR = 512  # tokens: rows up to this length are stepped together, however short they are
-SLACK = 1.25  # columns of a block by its class's length: the window moves back once in a quarter of it
-ROW_STEP = 4  # rows by which a block grows
+FLOOR = 512  # tokens: rows up to this length share one class, however short they are
+SLACK = 1.25  # columns of a block, relative to the class's length: the window has to move back only now and then
+ROW_STEP = 4  # a block grows by a multiple of this many rows
 
 
 def size_class(length: int) -> int:
-    """Rows are stepped with those of their class alone: class k holds up to FLOOR * 2^k tokens."""
+    """The class of a row. Only rows of the same class share a step; class k holds up to FLOOR * 2^k tokens."""
     return max(0, (length - 1).bit_length() - (FLOOR - 1).bit_length())
 
 
 def longest_of(kind: int) -> int:
-    """Tokens that a row of this class holds at most."""
+    """Maximal tokens of a row of this class."""
     return FLOOR << kind
 
 
 def cells_for(length: int) -> int:
-    """Cells (tokens) of memory that a row of `length` tokens takes."""
+    """Cells (one token each) of memory that a row of `length` tokens takes."""
     return int(longest_of(size_class(length)) * SLACK)
 
 
 class Forward:
-    """A causal language model as a function of tokens, where they stand, and a cache."""
+    """A causal language model as a function of token ids, their positions, and a cache."""
 
     def __init__(self, model: Any) -> None:
         self.device = model.device
@@ -43,9 +43,9 @@ class Forward:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """The logits after the last column of `ids` [rows, columns], [rows, vocabulary].
+        """The logits [rows, vocabulary] after the last column of `ids` [rows, columns].
 
-        `mask` [rows, cached and new columns] is 1 where there is a token.
+        `mask` [rows, cached and new columns] is 1 where there is a token, 0 for padding.
         """
         extra = {"position_ids": positions} if self._takes_positions else {}
         output = self._model(
@@ -55,48 +55,48 @@ class Forward:
         return logits
 
     def wait(self) -> None:
-        """Until what was asked of a GPU is done."""
+        """Wait until the GPU has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def give_back(self) -> None:
-        """Memory that nothing uses any more goes back to the GPU."""
+        """Return unused memory to the GPU."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 class Block(Generic[Owner]):
-    """Rows of similar length, left-padded to one window of columns, with an owner each.
+    """Rows of similar length, left-padded to one window of columns. Each row has an owner.
 
-    Every layer keeps every position, also where the model attends to a window only (the model's mask sees to that).
-    The window lies in more columns than it needs: a step writes one column and copies nothing.
+    Every layer keeps every position, also in models with sliding-window attention (the model's mask handles that).
+    Memory has more columns than the window, so a step writes one column and copies nothing.
     """
 
     def __init__(self, forward: Forward, owners: Sequence[Owner], columns: int) -> None:
         self.owners = list(owners)
         self.lengths = [0] * len(self.owners)  # tokens of each row
-        self.sound = True  # False: a change was broken off, and what the rows hold is nobody's
+        self.sound = True  # False: a change failed halfway, so the content of the rows is invalid
         self.spent: float | None = None  # see turns.py
         self._forward = forward
         self._cache: Any = Cache(layer_class_to_replicate=partial(_Layer, self))  # type: ignore[arg-type]
         self._columns = columns
-        self._rows = len(self.owners)  # that memory is taken for
-        self._end = 0  # of the window: each row's last token is in the column before
-        self._view = (slice(0, 0), 0)  # what is read and written now: rows, and the first column
+        self._rows = len(self.owners)  # rows that memory is allocated for
+        self._end = 0  # end of the window: each row's last token is in the column before it
+        self._view = (slice(0, 0), 0)  # the rows and the first column that the current forward pass uses
 
     def __len__(self) -> int:
         return len(self.owners)
 
     @property
     def bytes(self) -> int:
-        """Of the memory taken so far."""
+        """Bytes of memory allocated so far."""
         return sum(states.nbytes for layer in self._cache.layers for states in (layer.keys, layer.values))
 
     @torch.inference_mode()
     def append(self, tokens: Sequence[Sequence[int]], rows: slice = slice(None)) -> Tensor:
-        """The logits after these tokens for these rows, [rows, vocabulary]. They stay once `commit` is called.
+        """Run the model on new tokens of `rows` and return the logits [rows, vocabulary]. `commit` keeps the tokens.
 
-        The first tokens may be of different number, later ones not. Nothing has changed when this raises.
+        Rows may get different numbers of tokens the first time only. If this raises, nothing has changed.
         """
         lengths = self.lengths[rows]
         new, width = max(map(len, tokens)), max(lengths)
@@ -111,13 +111,13 @@ class Block(Generic[Owner]):
         return self._forward(ids, mask, positions, self._cache)
 
     def commit(self, tokens: Sequence[int]) -> None:
-        """Keep what was appended: so many tokens to each row, as many as the longest in columns."""
+        """Keep what was appended: `tokens` new ones per row, and as many columns as the largest of them."""
         self._end += max(tokens)
         self.lengths = [length + new for length, new in zip(self.lengths, tokens, strict=True)]
 
     @torch.inference_mode()
     def take(self, other: "Block[Owner]", row: int) -> None:
-        """Copy a row of another block below these."""
+        """Copy a row of another block to the end of this one."""
         length = other.lengths[row]
         self._arrange(len(self) + 1, max(self._end, length))
         begin, start, n = self._end - length, self._end - max(self.lengths, default=0), len(self)
@@ -126,7 +126,7 @@ class Block(Generic[Owner]):
                 mine = self._layer(index, theirs)
                 for name in ("keys", "values"):
                     states, source = getattr(mine, name), getattr(theirs, name)
-                    # Masked is not unread: a NaN times a weight of 0 is a NaN, so padding must be numbers.
+                    # Masked cells are still read, and NaN times a weight of 0 is NaN, so padding must not be NaN.
                     states[:n, :, min(begin, start) : start] = 0
                     states[n, :, :begin] = 0
                     states[n, :, begin : self._end] = source[row, :, other._end - length : other._end]
@@ -135,7 +135,7 @@ class Block(Generic[Owner]):
 
     @torch.inference_mode()
     def remove(self, row: int) -> None:
-        """Drop a row. The last one takes its place."""
+        """Drop a row. The last row moves to its place."""
         last = len(self) - 1
         if row != last:
             for layer in self._cache.layers:
@@ -146,7 +146,7 @@ class Block(Generic[Owner]):
         self.lengths.pop()
 
     def write(self, layer: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Called by the model's layers: put the new states into the window. Returns all of it."""
+        """Write a layer's new states into the window and return the whole window. The model's layers call this."""
         rows, start = self._view
         end = self._end + keys.shape[-2]
         if not layer.is_initialized:
@@ -157,7 +157,7 @@ class Block(Generic[Owner]):
 
     @property
     def window(self) -> int:
-        """Columns that the rows in view have in the cache."""
+        """Columns in the cache of the rows that the current forward pass uses."""
         return self._end - self._view[1]
 
     def _make_room(self, new: int) -> None:
@@ -169,7 +169,7 @@ class Block(Generic[Owner]):
         self._arrange(self._rows, width)
 
     def _arrange(self, rows: int, end: int) -> None:
-        """Have memory for so many rows and for `_columns`, and the window end in this column."""
+        """Allocate memory for `rows` rows and `_columns` columns if needed, and move the window to end at `end`."""
         if rows > self._rows:
             self._rows = -(-rows // ROW_STEP) * ROW_STEP
         width, n = max(self.lengths, default=0), len(self)
@@ -199,14 +199,14 @@ class Block(Generic[Owner]):
 
 
 class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer's part of a block: [rows, heads, columns, head size] of keys and of values."""
+    """One layer's keys and values in a block, each [rows, heads, columns, head size]."""
 
     def __init__(self, block: Block[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._block = block
 
     def allocate(self, rows: int, columns: int, keys: Tensor, values: Tensor) -> None:
-        """Take memory, for states of the kind of these."""
+        """Allocate memory with the shape and type of these states."""
         self.keys = keys.new_zeros((rows, keys.shape[1], columns, keys.shape[3]))
         self.values = values.new_zeros((rows, values.shape[1], columns, values.shape[3]))
         self.is_initialized = True

@@ -1,4 +1,4 @@
-"""Loading a model folder. Every way in which it can be wrong is a BadInput that says what to fix."""
+"""Loads a model folder. If anything is wrong with it, a BadInput says what to fix."""
 
 import logging
 import os
@@ -22,25 +22,25 @@ from driftloop_server.openai_api import ApiError
 
 log = logging.getLogger(__name__)
 
-# Threads of one small matrix product cost more than they bring, up to 10x where cores are shared (measured).
+# Parameters. Below, several threads for one matrix product are slower than one, up to 10x on shared cores (measured).
 SMALL_MODEL = 100_000_000
-PIECE = 1 << 14  # characters of a long text that are counted at a time
-CUT_TOKENS = 64  # by which a cut may change the count
+PIECE = 1 << 14  # characters of a long text that are tokenised at a time to estimate its length
+CUT_TOKENS = 64  # at most so many tokens more come from the cut between two pieces
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to generate. `max_model_len` is in tokens, prompt and answer together."""
+    """A model that is ready to generate. `max_model_len` is in tokens, for prompt and answer together."""
 
     model: Any
     tokenizer: Any
     max_model_len: int
     end_tokens: frozenset[int]
-    wanted: Callable[[], bool] = lambda: True  # whether anybody still waits for what is tokenised
+    wanted: Callable[[], bool] = lambda: True  # whether a client still waits for the text that is tokenised
 
     @cached_property
     def longest_token(self) -> int:
-        """Characters of the longest token: no text of more than so many times the context fits."""
+        """Characters of the longest token. A text with more than this times the context length can't fit."""
         return max(map(len, self.tokenizer.get_vocab()))
 
     @property
@@ -49,27 +49,27 @@ class LoadedModel:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def encode(self, text: str) -> list[int]:
-        """A plain prompt, with the special tokens that the tokenizer puts before a text. Raises ApiError 400."""
+        """Tokens of a plain prompt, with the tokenizer's special tokens. Raises ApiError 400."""
         return self._tokens(text, "prompt")
 
     def render(self, messages: list[dict[str, Any]]) -> list[int]:
-        """A conversation, up to where the answer begins. Raises ApiError 400."""
+        """Tokens of a conversation, up to where the answer begins. Raises ApiError 400."""
         if not self.tokenizer.chat_template:
             raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of the model's author: it may fail in any way
-            words = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+        except Exception as error:  # a template is a program by the model's author: it may raise anything
+            reason = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ApiError(
-                400, f"messages: the model's chat template refuses them: {words}", param="messages"
+                400, f"messages: the model's chat template refuses them: {reason}", param="messages"
             ) from error
         return self._tokens(text, "messages", add_special_tokens=False)
 
     def _tokens(self, text: str, field: str, **options: bool) -> list[int]:
-        """Count a long text by pieces first: what doesn't fit, or nobody wants, is not tokenised to its end.
+        """Tokenise. A long text is counted in pieces first, to stop early if it is too long or the client has left.
 
-        A tokenizer takes minutes for megabytes without a space, and can't be stopped. A cut changes only the tokens
-        beside it.
+        A tokenizer takes minutes for megabytes without a space (not reported), and can't be stopped. A cut between
+        pieces changes only the tokens next to it.
         """
         counted = 0
         for start in range(0, len(text) if len(text) > 2 * PIECE else 0, PIECE):
@@ -81,7 +81,7 @@ class LoadedModel:
                 raise ApiError(
                     400,
                     f"this model's context is {self.max_model_len} tokens; the first {start + PIECE} of {len(text)} "
-                    f"characters in {field} are more already: shorten the text",
+                    f"characters in {field} are already too many: shorten the text",
                     param=field,
                     code="context_length_exceeded",
                 )
@@ -94,9 +94,9 @@ class LoadedModel:
 
 
 def load(folder: Path, *, dtype: str = "auto", max_model_len: int | None = None, threads: int = 0) -> LoadedModel:
-    """Load from `folder` alone: no network, no code of the model's. threads 0: one for small models, else all cores.
+    """Load from `folder` only, without network access and without the model's own code. Raises BadInput.
 
-    Raises BadInput.
+    `threads` 0: one for small models, else one per CPU.
     """
     refuse_code(folder)
     local = {"local_files_only": True, "trust_remote_code": False}
@@ -120,37 +120,37 @@ def _set_threads(threads: int, model: Any) -> None:
     torch.set_num_threads(threads or (1 if small else len(os.sched_getaffinity(0))))
 
 
-def _context(config: Any, wanted: int | None) -> int:
-    stated: Any = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    own = stated if isinstance(stated, int) and stated > 0 else None  # some write -1 for no limit
-    if wanted is None:
+def _context(config: Any, configured: int | None) -> int:
+    declared: Any = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    own = declared if isinstance(declared, int) and declared > 0 else None  # some models have -1 for no limit
+    if configured is None:
         if own is None:
             raise BadInput(
                 StageReason.NO_CONTEXT_LENGTH,
                 "the model's config has no max_position_embeddings: set engine.maxModelLen",
             )
         return own
-    if own is not None and wanted > own:
+    if own is not None and configured > own:
         raise BadInput(
-            StageReason.CONTEXT_TOO_LONG, f"engine.maxModelLen is {wanted}, but the model's own context is {own}"
+            StageReason.CONTEXT_TOO_LONG, f"engine.maxModelLen is {configured}, but the model's own context is {own}"
         )
-    return wanted
+    return configured
 
 
 def _end_tokens(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
     try:
-        found = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+        eos = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
     except OSError:  # the folder has no generation_config.json
-        found = config.eos_token_id
-    ids = found if isinstance(found, list) else [found]
+        eos = config.eos_token_id
+    ids = eos if isinstance(eos, list) else [eos]
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
 def _self_test(loaded: LoadedModel) -> None:
-    """Generate step by step, alone and in a batch, what one pass over the whole text gives. Raises BadInput.
+    """Check that generating in steps, alone and in a batch, equals one pass over the whole text. Raises BadInput.
 
-    Left padding needs a cache of keys and values a position, and positions and masks that are respected. A recurrent
-    model has no such cache, and would answer nonsense without an error.
+    Left padding needs a cache with keys and values per position, and a model that respects positions and masks. A
+    recurrent model has a different cache, and would generate nonsense without an error.
     """
     short, long = [1, 2, 3], [4, 5, 6, 7, 8, 9, 10]
     forward = Forward(loaded.model)
@@ -158,20 +158,20 @@ def _self_test(loaded: LoadedModel) -> None:
         expected = [Block(forward, [None], 8).append([text])[0] for text in (short, [*short, 1])]
         batch = Batch[int](loaded.model)
         first, second = Prefill(forward, [0], [long]), Prefill(forward, [1], [short])
-        first.advance(4)  # in pieces, as long prompts are read
+        first.advance(4)  # in pieces, like long prompts
         first.advance(4)
         whole = second.advance(4)
         assert whole is not None
         batch.place(first)
         batch.place(second)
         (block,) = batch.blocks
-        found = torch.stack([whole[0], block.append([[2], [1]])[1]])
+        actual = torch.stack([whole[0], block.append([[2], [1]])[1]])
     except Exception as error:
         raise BadInput(StageReason.MODEL_UNSUPPORTED, f"the model can't generate in batches: {error!r}") from error
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, actual, strict=True):
         if one.isnan().any():
             raise BadInput(StageReason.BROKEN_WEIGHTS, "the model's output is not a number")
         if torch.cosine_similarity(one.float(), other.float(), dim=0) < 0.99:
             raise BadInput(
-                StageReason.MODEL_UNSUPPORTED, "the model doesn't work with a cache of keys and values: use engine vllm"
+                StageReason.MODEL_UNSUPPORTED, "the model doesn't work with a key-value cache: use engine vllm"
             )

@@ -1,4 +1,4 @@
-"""The JSON of answers, as OpenAI's API has it. Pure."""
+"""The JSON of answers, in the format of OpenAI's API. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ TokenString = Callable[[int], str]
 
 @dataclass(frozen=True)
 class Reply:
-    """What all pieces of one answer share. `string` turns a token into text, for log-probabilities."""
+    """Builds all pieces of one answer. `string` turns a token into text, for log-probabilities."""
 
     id: str
     model: str
@@ -31,7 +31,7 @@ class Reply:
         return self._envelope(name, [self._choice(text, output)]) | {"usage": self.usage(output)}
 
     def opening(self) -> dict[str, Any]:
-        """The first chunk of a chat: who speaks."""
+        """The first chunk of a chat, with the role."""
         return self._chunk({"delta": {"role": "assistant", "content": ""}}, Output())
 
     def chunk(self, output: Output) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class Reply:
         return self._chunk({"text": output.text}, output)
 
     def closing(self, output: Output) -> dict[str, Any]:
-        """The chunk after the last one, with the usage, for those who asked for it."""
+        """The final chunk with the usage, if the request asked for it."""
         return self._envelope(self._chunk_name, []) | {"usage": self.usage(output)}
 
     def usage(self, output: Output) -> dict[str, int]:
@@ -63,8 +63,8 @@ class Reply:
 
     def _choice(self, text: dict[str, Any], output: Output) -> dict[str, Any]:
         scores = output.logprobs
-        found = None if not scores else self._chat_logprobs(scores) if self.is_chat else self._logprobs(scores)
-        return {"index": 0, **text, "logprobs": found, "finish_reason": output.finish_reason}
+        logprobs = None if not scores else self._chat_logprobs(scores) if self.is_chat else self._logprobs(scores)
+        return {"index": 0, **text, "logprobs": logprobs, "finish_reason": output.finish_reason}
 
     def _chat_logprobs(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
         def entry(token: int, logprob: float) -> dict[str, Any]:

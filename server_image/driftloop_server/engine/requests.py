@@ -1,4 +1,4 @@
-"""What a request may ask for: from a JSON body to a Generation, or a 400 that names the field."""
+"""Validates requests: from a JSON body to a Generation, or a 400 that names the field."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -12,34 +12,34 @@ from driftloop_server.engine.sampling import Sampling
 from driftloop_server.engine.sequence import Generation
 from driftloop_server.openai_api import ApiError
 
-DEFAULT_MAX_TOKENS = 16  # of /v1/completions, as OpenAI has it; a chat may fill the context
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 MAX_COUNT = 2**31 - 1
 MAX_STOPS = 16
 
-# Hints of which no answer depends: how to store, bill, cache, order or trace a request, and how much a model should
-# think and say that can be told so. Whatever they say, they are left alone.
+# Fields that don't change the answer, so that any value is ignored: hints for storage, billing, caching, priority and
+# tracing, and how much a reasoning model should think and write.
 IGNORED = frozenset({
     "cache_salt", "metadata", "parallel_tool_calls", "prediction", "priority", "prompt_cache_key",
     "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "request_id", "safety_identifier",
     "service_tier", "store", "user", "verbosity",
 })  # fmt: skip
 
-_TOOLS = "this engine calls no tools: leave it out"
-_TEXT = "this engine answers in text alone: leave it out"
-_PENALTIES = "this engine has no penalties: leave it out"
-_TEMPLATE = "the model's own chat template is used as it is: leave it out"
-_ONE = "this engine gives one answer a request: send the request n times"
-_LEAVE = "this engine does not support it: leave it out"
-# What this engine can't do: the values that ask for nothing of it, and what to say about all others.
+_TOOLS = "this engine doesn't support tools: omit the field"
+_TEXT = "this engine answers only in text: omit the field"
+_PENALTIES = "this engine doesn't support penalties: omit the field"
+_TEMPLATE = "this engine always uses the model's own chat template: omit the field"
+_ONE = "this engine returns one answer per request: send the request n times"
+_LEAVE = "this engine doesn't support it: omit the field"
+# Fields that this engine doesn't support: the values that have no effect, and the error message for all others.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "add_generation_prompt": ((True,), _TEMPLATE),
     "audio": ((), _TEXT),
-    "best_of": ((1,), "this engine gives one answer a request: leave it out"),
+    "best_of": ((1,), "this engine returns one answer per request: omit the field"),
     "chat_template": ((), _TEMPLATE),
     "chat_template_kwargs": ((), _TEMPLATE),
     "continue_final_message": ((False,), _TEMPLATE),
     "documents": ((), _TEMPLATE),
-    "echo": ((False,), "this engine does not repeat the prompt: leave it out"),
+    "echo": ((False,), "this engine doesn't repeat the prompt: omit the field"),
     "frequency_penalty": ((0,), _PENALTIES),
     "function_call": (("none", "auto"), _TOOLS),
     "functions": ((), _TOOLS),
@@ -50,7 +50,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "include_stop_str_in_output": ((False,), _LEAVE),
     "length_penalty": ((1,), _PENALTIES),
     "logit_bias": ((), _LEAVE),
-    "min_p": ((0,), "this engine has top_p and top_k: leave it out"),
+    "min_p": ((0,), "this engine supports only top_p and top_k: omit the field"),
     "min_tokens": ((0,), _LEAVE),
     "modalities": ((["text"],), _TEXT),
     "n": ((1,), _ONE),
@@ -60,9 +60,9 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "response_format": (({"type": "text"},), _TEXT),
     "skip_special_tokens": ((True,), _LEAVE),
     "spaces_between_special_tokens": ((True,), _LEAVE),
-    "stop_token_ids": ((), "this engine stops at texts: give them in stop"),
+    "stop_token_ids": ((), "this engine stops only at strings: give them in stop"),
     "structured_outputs": ((), _LEAVE),
-    "suffix": ((), "this engine continues a prompt: leave it out"),
+    "suffix": ((), "this engine only continues a prompt: omit the field"),
     "tool_choice": (("none", "auto"), _TOOLS),
     "tools": ((), _TOOLS),
     "truncate_prompt_tokens": ((), _LEAVE),
@@ -74,23 +74,23 @@ Request = TypeVar("Request", bound="Common")
 
 
 def _integral(value: Any) -> Any:
-    """4.0 is the integer 4: programs whose numbers are all floats, JavaScript's, write it so."""
+    """Accept 4.0 as the integer 4: languages without integers, such as JavaScript, may write it this way."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _stops(value: Any) -> Any:
     if isinstance(value, list) and len(value) > MAX_STOPS:
-        raise refused("stop", f"{len(value)} of them: a request has {MAX_STOPS} at most")
+        raise refused("stop", f"{len(value)} stop strings: at most {MAX_STOPS} are allowed")
     return [value] if isinstance(value, str) else value
 
 
 def _prompt(value: Any) -> str | list[int]:
-    """One text, or the ids of one text's tokens; alone in a list too."""
+    """One string, or the token ids of one string. It may be the only item of a list."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
         value = value[0]
-    if isinstance(value, str) or (isinstance(value, list) and all(type(each) is int for each in value)):
+    if isinstance(value, str) or (isinstance(value, list) and all(type(token) is int for token in value)):
         return value
-    raise refused("prompt", "give one string, or one list of token ids; several prompts are several requests")
+    raise refused("prompt", "must be one string or one list of token ids; send several prompts as several requests")
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
@@ -102,7 +102,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     include_usage: bool = False
     continuous_usage_stats: Literal[False] = False
-    include_obfuscation: Any = None  # padding against who measures lengths: no part of the answer
+    include_obfuscation: Any = None  # random padding that hides the length of tokens; ignored
 
     @model_validator(mode="before")
     @classmethod
@@ -111,14 +111,14 @@ class StreamOptions(BaseModel):
 
 
 class Common(BaseModel):
-    """Fields of both kinds of request that this engine heeds."""
+    """The supported fields that both kinds of request have."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     model: str | None = Field(None, max_length=512)
     max_tokens: Limit | None = None
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: Integer = Field(0, ge=-1, le=MAX_COUNT, description="vLLM's extension; 0 and -1 are all tokens.")
+    top_k: Integer = Field(0, ge=-1, le=MAX_COUNT, description="vLLM's extension; 0 and -1: no limit.")
     seed: Integer | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: Annotated[list[Stop], BeforeValidator(_stops)] = []
     ignore_eos: bool = Field(False, description="vLLM's extension, for benchmarks.")
@@ -146,7 +146,7 @@ class ChatRequest(Common):
     @model_validator(mode="after")
     def _top_of_what(self) -> Self:
         if self.top_logprobs and not self.logprobs:
-            raise refused("top_logprobs", "it needs logprobs: true")
+            raise refused("top_logprobs", "requires logprobs: true")
         return self
 
     @property
@@ -155,13 +155,13 @@ class ChatRequest(Common):
 
 
 def parse(kind: type[Request], body: dict[str, Any]) -> Request:
-    """The request in `body`. What is null, empty or at its default is as good as absent, and hints are ignored.
+    """Parse a request. Null, empty and default values count as absent, and hints are ignored.
 
-    Raises ApiError 400 that names the first field at fault.
+    Raises ApiError 400 that names the first faulty field.
     """
     fields = {}
     for name, value in body.items():
-        if _is_heeded(kind, name, value):
+        if _is_relevant(kind, name, value):
             fields[name] = value
     try:
         return kind.model_validate(fields)
@@ -172,10 +172,10 @@ def parse(kind: type[Request], body: dict[str, Any]) -> Request:
         raise refused(".".join(str(part)[:100] for part in first["loc"]), message) from None
 
 
-def _is_heeded(kind: type[Common], name: str, value: Any) -> bool:
-    """Whether the field matters. Raises ApiError 400 for one that asks for what this engine doesn't do."""
+def _is_relevant(kind: type[Common], name: str, value: Any) -> bool:
+    """Whether the field has an effect. Raises ApiError 400 for a field that this engine doesn't support."""
     if name == "prompt" and value is not None:
-        return True  # an empty one is no missing one
+        return True  # an empty prompt is not a missing one
     if name in IGNORED or is_nothing(value):
         return False
     if name in kind.model_fields:
@@ -183,33 +183,36 @@ def _is_heeded(kind: type[Common], name: str, value: Any) -> bool:
     if name not in UNSUPPORTED:
         raise refused(name[:100], "this engine does not know the field")
     neutral, advice = UNSUPPORTED[name]
-    if not any(_same(value, each) for each in neutral):
+    if not any(_same(value, allowed) for allowed in neutral):
         raise refused(name, advice)
     return False
 
 
 def _same(value: Any, neutral: Any) -> bool:
-    """1.0 is 1, but True is not; of objects only what says something counts."""
+    """Whether the values are equal. 1.0 equals 1, but True does not; empty fields of objects are ignored."""
     if isinstance(value, dict):
         value = given(value)
     return bool(value == neutral) and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def completion(request: CompletionRequest, loaded: LoadedModel) -> Generation:
-    """Raises ApiError 400 when the prompt doesn't fit or has unknown tokens."""
+    """Build the generation of a prompt. Raises ApiError 400 when it doesn't fit or has unknown tokens."""
     size = loaded.vocabulary
     prompt, limit = request.prompt, request.max_tokens
     tokens = loaded.encode(prompt) if isinstance(prompt, str) else prompt
     wrong = next((token for token in tokens if not 0 <= token < size), None)
     if wrong is not None:
-        raise refused("prompt", f"token {spelled(wrong)} is not in the vocabulary of {size}")
+        raise refused("prompt", f"token {spelled(wrong)} is not in the vocabulary of {size} tokens")
     if not tokens:
-        raise refused("prompt", "it is empty, there is nothing to continue")
+        raise refused("prompt", "is empty: there is nothing to continue")
     return _generation(request, tokens, loaded, "prompt", "max_tokens", limit, default=DEFAULT_MAX_TOKENS)
 
 
 def chat(request: ChatRequest, loaded: LoadedModel) -> Generation:
-    """Raises ApiError 400 when the model has no chat template, or it refuses the messages, or they don't fit."""
+    """Build the generation of a chat.
+
+    Raises ApiError 400 when the model has no chat template, or it refuses the messages, or they don't fit.
+    """
     tokens = loaded.render(fitted(request.messages, loaded.tokenizer))
     field = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     limit = request.max_completion_tokens or request.max_tokens
@@ -228,10 +231,10 @@ def _generation(
     context, size = loaded.max_model_len, len(tokens)
     room = context - size
     if room < 1 or (limit or 0) > room:
-        asked = f" and {limit} for the answer" if limit else ""
+        requested = f" and {limit} for the answer" if limit else ""
         raise ApiError(
             400,
-            f"this model's context is {context} tokens; the request has {size} in {field}{asked}: "
+            f"this model's context is {context} tokens; the request has {size} in {field}{requested}: "
             "shorten the text or ask for fewer tokens",
             param=field if room < 1 or limit is None else limit_field,
             code="context_length_exceeded",

@@ -1,4 +1,4 @@
-"""The next token of each request in a batch."""
+"""Samples the next token of each request in a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one request chooses. temperature 0: the likeliest token. top_k 0: all of them."""
+    """How one request samples. temperature 0: always the likeliest token. top_k 0: no limit."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -18,7 +18,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """ln p of the chosen token under the model (temperature 1), and of the likeliest ones, likeliest first."""
+    """Log-probability of the chosen token at temperature 1, and of the likeliest tokens, the likeliest first."""
 
     token: int
     logprob: float
@@ -26,10 +26,10 @@ class TokenLogprob:
 
 
 def choose(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[float]) -> list[int | None]:
-    """One token a row of `logits` [rows, vocabulary]; None where the row holds a NaN: there is no answer.
+    """One token per row of `logits` [rows, vocabulary]; None for a row with NaN.
 
-    Each row's number of `uniform`, drawn by its own generator, inverts its distribution function: a seed gives the
-    same tokens whichever requests share the batch.
+    `uniform` has one random number per row, from the request's own generator, so that a seed gives the same tokens
+    whichever requests share the batch.
     """
     best = logits.max(dim=-1)
     tokens = best.indices.tolist()
@@ -43,7 +43,7 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[floa
 
 
 def logprobs(logits: Tensor, rows: Sequence[int], tokens: Sequence[int], top: int) -> list[TokenLogprob]:
-    """For the chosen `tokens` of `rows`: their log-probabilities and those of the `top` likeliest."""
+    """Log-probabilities of the chosen `tokens` of `rows`, and of the `top` likeliest tokens."""
     table = logits[list(rows)].float().log_softmax(dim=-1)
     chosen = table.gather(1, torch.tensor(tokens, device=table.device)[:, None])[:, 0].tolist()
     best = table.topk(max(top, 1), dim=-1)
@@ -60,7 +60,7 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[flo
     vocabulary = logits.shape[-1]
     scaled = logits / column([sampling.temperature for sampling in samplings])
     masses, order = scaled.softmax(dim=-1).sort(dim=-1, descending=True)
-    likelier = masses.cumsum(dim=-1) - masses  # mass before each token: below top_p for the first one at least
+    likelier = masses.cumsum(dim=-1) - masses  # total mass of the likelier tokens; 0 for the first, so one is kept
     rank = torch.arange(vocabulary, device=logits.device)
     kept = (likelier < column([sampling.top_p for sampling in samplings])) & (
         rank < column([min(sampling.top_k or vocabulary, vocabulary) for sampling in samplings])
@@ -68,6 +68,6 @@ def _sample(logits: Tensor, samplings: Sequence[Sampling], uniform: Sequence[flo
     masses = masses * kept
     total = masses.cumsum(dim=-1)
     at = torch.searchsorted(total, column(uniform) * total[:, -1:], right=True)
-    # Rounding may point past the last one kept; of a row of NaN none is kept.
+    # Rounding may point past the last kept token; a row of NaN has none.
     at = at.minimum(kept.sum(dim=-1, keepdim=True) - 1).clamp(min=0)
     return [int(token) for token in order.gather(1, at)[:, 0].tolist()]

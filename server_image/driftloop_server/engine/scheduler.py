@@ -1,7 +1,7 @@
-"""The model thread: requests join the batch as soon as there is room, share the model's time, and leave when they end.
+"""The model thread: requests join the batch when there is room, share the model's time, and leave when they end.
 
-One request never harms another: what fails for one row fails for its request alone, a long prompt is read in pieces
-between the others' steps, and when memory runs out the newest requests wait again.
+One request never harms another: a failure of one row fails only its request, a long prompt is read in pieces between
+the steps of the others, and when memory runs out the newest requests go back to the queue.
 """
 
 import logging
@@ -24,23 +24,23 @@ from driftloop_server.engine.turns import Pace, charge, pick, shares, weights
 
 log = logging.getLogger(__name__)
 
-LONG = 512  # tokens: prompts above it are read one after another, and shorter ones pass them
-Choice = tuple[int, TokenLogprob | None]  # a token, and what is to be told of it
+LONG = 512  # tokens: longer prompts are read one after another, and shorter ones may overtake them
+Choice = tuple[int, TokenLogprob | None]
 QUEUE_FULL = "too many requests are waiting: try again"
-BUSY_PLACES = 0.75  # of the places: one client's at most while others are about
-ABOUT = 60.0  # seconds since a client's last request
-PATIENCE = 5.0  # seconds that shorter prompts may pass a long one for which there is no room
+BUSY_PLACES = 0.75  # share of the places that one client can have while other clients are active
+ABOUT = 60.0  # seconds after its last request for which a client counts as active
+PATIENCE = 5.0  # seconds for which shorter prompts may overtake a long one that has no room
 
 
 class QueueFull(Exception):
-    """So many requests wait already that another one would only time out."""
+    """So many requests are waiting that another one would only time out."""
 
 
 class Scheduler:
-    """Owns the batch. `submit` and `cancel` may be called from any thread; all else happens in the model thread.
+    """Owns the batch. `submit` and `cancel` may be called from any thread; everything else runs in the model thread.
 
-    `cache_cells` bounds the tokens for which the cache has memory. `broken` is called once if the model can't be used
-    any more; the thread ends then.
+    `cache_cells` is the size of the cache in tokens. `broken` is called once if the model stops working; the thread
+    ends then.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Scheduler:
         self._cache_cells = cache_cells
         self._broken = broken
         self._pace = Pace()
-        self._waiting: list[Running] = []  # by arrival
-        self._lanes: dict[tuple[str, bool], Lane[Running]] = {}  # by client and whether it is the one for long prompts
-        self._seen: dict[str, float] = {}  # when each client's last request came, the oldest first
+        self._waiting: list[Running] = []  # in order of arrival
+        self._lanes: dict[tuple[str, bool], Lane[Running]] = {}  # by client and whether it is for long prompts
+        self._seen: dict[str, float] = {}  # time of each client's last request, the oldest first
         self._closed = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -76,14 +76,14 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests that have not begun."""
+        """Requests that have not started."""
         return len(self._waiting)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop after the current step; what still runs gets an error."""
+        """Stop after the current step. Requests that still run get an error."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -104,7 +104,10 @@ class Scheduler:
         return request
 
     def _make_way(self, newcomer: Running) -> None:
-        """The queue is full: of the client that has most in it the last one gives way. Raises QueueFull."""
+        """Drop the newest request of the client with the most requests in the full queue.
+
+        Raises QueueFull if that is the newcomer's own client.
+        """
         queued = Counter(request.client for request in [newcomer, *self._waiting])
         client, most = queued.most_common(1)[0]
         if most <= queued[newcomer.client]:
@@ -114,7 +117,7 @@ class Scheduler:
         self._fail(victim, QUEUE_FULL, status=429)
 
     def cancel(self, request: Running) -> None:
-        """Nobody waits for it any more: it is not begun, or gives its place back at the next turn."""
+        """Cancel a request whose client has left. If it runs, it gives up its place at the next turn."""
         request.cancelled = True
         with self._wake:
             if request in self._waiting:
@@ -129,11 +132,11 @@ class Scheduler:
                 try:
                     self._turn()
                 except Exception as error:
-                    # Whatever it was, the thread lives on: the next request may be answered.
+                    # The thread goes on after any error: the next request may succeed.
                     self._fail_active("the model failed; see the engine's log")
                     self._survive(error)
         except Exception:
-            log.exception("the model does not answer any more")
+            log.exception("the model stopped working")
             self._broken()
         finally:
             with self._wake:
@@ -144,7 +147,7 @@ class Scheduler:
                 self._fail(request, "the engine stops")
 
     def _survive(self, error: Exception) -> None:
-        """Log a failure. Raises when the model can't take one token any more: a CUDA fault fails all that follows."""
+        """Log a failure. Raises if the model doesn't work any more: after a CUDA error all further calls fail."""
         log.error("a step failed", exc_info=error)
         self._batch.probe()
 
@@ -165,9 +168,10 @@ class Scheduler:
         self._measure()
 
     def _work(self, works: Sequence[Lane[Running] | Block[Running]]) -> None:
-        """Give the model to the one whose turn it is, for one step or one piece of a prompt."""
+        """Run the work whose turn it is, for one step or one piece of a prompt."""
         work, began = pick(works), time.monotonic()
-        share = shares(weights([[request.client for request in each.owners] for each in works]))[works.index(work)]
+        clients = [[request.client for request in candidate.owners] for candidate in works]
+        share = shares(weights(clients))[works.index(work)]
         try:
             if isinstance(work, Lane):
                 self._read(work, alone=len(works) == 1)
@@ -180,7 +184,7 @@ class Scheduler:
         charge(work, share, time.monotonic() - began)
 
     def _leave(self) -> None:
-        """What is over gives its place back."""
+        """Remove the requests that have ended or were cancelled."""
         self._metrics.finished["abort"].inc(sum(request.cancelled for request in self._active()))
         for block in self._batch.blocks:
             for row in reversed(range(len(block))):
@@ -188,7 +192,7 @@ class Scheduler:
                     block.remove(row)
         self._batch.sweep()
         for lane in self._lanes.values():
-            for prefill in [each for each in lane.prefills if any(request.over for request in each.owners)]:
+            for prefill in [p for p in lane.prefills if any(request.over for request in p.owners)]:
                 lane.prefills.remove(prefill)
                 self._begin([request for request in prefill.owners if not request.over])
         floor = self._floor()
@@ -197,11 +201,11 @@ class Scheduler:
         }
 
     def _floor(self) -> float | None:
-        """Where the rows stand that had least of their share; None without rows."""
+        """The least time, relative to its share, that any block of rows has had; None without rows."""
         return min((block.spent or 0.0 for block in self._batch.blocks), default=None)
 
     def _admit(self) -> None:
-        """Waiting requests begin, as many as there is room for: a client's short ones together, long ones alone."""
+        """Start as many waiting requests as fit: a client's short ones together, long ones alone."""
         with self._wake:
             taken = self._chosen() if self._waiting else []
             self._waiting = [request for request in self._waiting if request not in taken]
@@ -209,7 +213,7 @@ class Scheduler:
         for _, same in groupby(sorted(taken, key=_lane), key=_lane):
             together: list[Running] = []
             for request in same:
-                longest = max(each.size for each in [*together, request])
+                longest = max(r.size for r in [*together, request])
                 if together and longest * (len(together) + 1) > pace:
                     self._begin(together)
                     together = []
@@ -222,7 +226,7 @@ class Scheduler:
             self._lanes.setdefault(_lane(requests[0]), Lane()).prefills.append(prefill)
 
     def _chosen(self) -> list[Running]:
-        """Who of the waiting begins now: first the clients that have least, in the order of their coming."""
+        """The waiting requests to start now. Clients with the fewest running ones are first, then earlier arrivals."""
         taken: list[Running] = []
         active = self._active()
         places, room = self._max_num_seqs - len(active), self._cache_cells - self._cells()
@@ -231,7 +235,7 @@ class Scheduler:
         now, busy = time.monotonic(), self._most_places()
         waiting = list(self._waiting)
         while waiting and len(taken) < places:
-            request = min(waiting, key=lambda each: (has[each.client], each.arrived))
+            request = min(waiting, key=lambda r: (has[r.client], r.arrived))
             waiting.remove(request)
             is_long, needed = request.size > LONG, cells_for(request.size + 1)
             if (is_long and request.client in reading) or has[request.client] >= busy:
@@ -248,11 +252,11 @@ class Scheduler:
         return taken
 
     def _most_places(self) -> int:
-        """Places that one client may have: not all, while others are about that would have to wait for its end."""
+        """Places that one client may have. Not all while other clients are active, as they would have to wait."""
         return self._max_num_seqs if len(self._seen) < 2 else max(1, int(self._max_num_seqs * BUSY_PLACES))
 
     def _see(self, request: Running) -> None:
-        """Remember who is about."""
+        """Remember which clients are active."""
         self._seen.pop(request.client, None)
         self._seen[request.client] = request.arrived
         while next(iter(self._seen.values())) < request.arrived - ABOUT:
@@ -263,7 +267,7 @@ class Scheduler:
         return self._batch.cells + sum(cells_for(request.size + 1) for request in reading)
 
     def _read(self, lane: Lane[Running], alone: bool) -> None:
-        """Read a piece of a prompt. After the last one its request has its first token and its place."""
+        """Read a piece of a prompt. After the last piece the request gets its first token and its place."""
         prefill = lane.first
         began, left = time.monotonic(), prefill.remaining
         try:
@@ -283,7 +287,7 @@ class Scheduler:
         self._pace.read(read, time.monotonic() - began)
 
     def _read_apart(self, prefill: Prefill[Running], error: Exception) -> None:
-        """One of the prompts may be to blame: the others shall not suffer."""
+        """Read each prompt alone after a failure, so that only the faulty one fails."""
         if len(prefill) > 1:
             for request in prefill.owners:
                 self._begin([request])
@@ -299,7 +303,7 @@ class Scheduler:
         except Exception as error:
             for request in newcomers:
                 if _out_of_memory(error):
-                    self._evict(request)  # a row without its token can't go on
+                    self._evict(request)  # a row without its next token can't continue
                 else:
                     self._fail(request, f"the model failed on this prompt: {type(error).__name__}")
             for request in prefill.owners:
@@ -311,7 +315,7 @@ class Scheduler:
         self._accept(newcomers, choices)
 
     def _step(self, block: Block[Running]) -> None:
-        """One more token for each row of a block."""
+        """Generate one more token for each row of a block."""
         self._batch.promote(block)
         owners = list(block.owners)
         if not owners:
@@ -332,7 +336,7 @@ class Scheduler:
     def _step_apart(
         self, block: Block[Running], tokens: Sequence[list[int]], error: Exception
     ) -> tuple[list[Running], Tensor]:
-        """A step of all rows failed: do it row by row. Whose row fails again is to blame, and fails alone."""
+        """Repeat a failed step row by row, so that only the rows that fail again are lost."""
         survivors, logits = [], []
         for row, request in enumerate(block.owners):
             try:
@@ -347,7 +351,7 @@ class Scheduler:
         return survivors, torch.cat(logits) if logits else torch.empty(0)
 
     def _choose(self, requests: Sequence[Running], logits: Tensor) -> list[Choice | None]:
-        """The next token of each. None where there is none: the request has failed."""
+        """The next token of each request; None if the request has failed."""
         if not requests:
             return []
         try:
@@ -394,13 +398,13 @@ class Scheduler:
             request.deliver(output)
 
     def _fit(self) -> None:
-        """Rows have grown: while they need more than there is, the newest waits again."""
+        """Put the newest requests back into the queue while the rows need more cells than the cache has."""
         active = sorted(self._active(), key=_arrived)
         while len(active) > 1 and self._cells() > self._cache_cells:
             self._evict(active.pop())
 
     def _relieve(self, error: Exception) -> None:
-        """Memory ran out: the newer half of the requests waits again, and so much is never begun again."""
+        """After an out-of-memory error, put the newer half of the requests back and lower the size of the cache."""
         log.warning("out of memory with %d tokens in the cache: %s", self._cells(), error)
         active = sorted(self._active(), key=_arrived)
         if len(active) == 1:
@@ -417,17 +421,17 @@ class Scheduler:
 
     def _evict(self, request: Running) -> None:
         for lane in self._lanes.values():
-            for prefill in [each for each in lane.prefills if request in each.owners]:
+            for prefill in [p for p in lane.prefills if request in p.owners]:
                 lane.prefills.remove(prefill)
                 for owner in prefill.owners:
                     self._wait_again(owner)
-        for block in [each for each in self._batch.blocks if request in each.owners]:
+        for block in [b for b in self._batch.blocks if request in b.owners]:
             block.remove(block.owners.index(request))
             self._wait_again(request)
         self._batch.sweep()
 
     def _wait_again(self, request: Running) -> None:
-        """Its prompt and what was generated are read anew: the answer goes on as if nothing had been."""
+        """Put a running request back into the queue. Prompt and answer so far are read again, then it continues."""
         if request.over:
             return
         self._metrics.preemptions.inc()
@@ -462,17 +466,20 @@ def _arrived(request: Running) -> float:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """CUDA's is a class of its own; the CPU's allocator raises a bare RuntimeError."""
+    """CUDA's error has its own class, but the CPU allocator raises a RuntimeError.
+
+    No request for a class is reported; the message: https://github.com/pytorch/pytorch/pull/20618
+    """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _scores(requests: Sequence[Running], tokens: Sequence[int | None], logits: Tensor) -> dict[int, TokenLogprob]:
     """Log-probabilities for the rows that want them, by row."""
     wanted = [(request.generation.logprobs, i, tokens[i]) for i, request in enumerate(requests)]
-    asked = sorted((top, i, token) for top, i, token in wanted if top is not None and token is not None)
-    found: dict[int, TokenLogprob] = {}
-    for top, group in groupby(asked, key=lambda item: item[0]):
+    by_top = sorted((top, i, token) for top, i, token in wanted if top is not None and token is not None)
+    scores: dict[int, TokenLogprob] = {}
+    for top, group in groupby(by_top, key=lambda item: item[0]):
         rows = list(group)
         scored = logprobs(logits, [i for _, i, _ in rows], [token for _, _, token in rows], top)
-        found |= dict(zip((i for _, i, _ in rows), scored, strict=True))
-    return found
+        scores |= dict(zip((i for _, i, _ in rows), scored, strict=True))
+    return scores

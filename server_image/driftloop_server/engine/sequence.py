@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What is asked for, in tokens. `logprobs` None: not wanted; n: with those of the n likeliest tokens."""
+    """A request in tokens. `logprobs` None: not requested; n: also for the n likeliest tokens."""
 
     prompt: Sequence[int]
     max_tokens: int
@@ -27,10 +27,10 @@ class Generation:
 
 @dataclass(slots=True)
 class Output:
-    """Text that is new. The last one has a `finish_reason`, or an `error` with its HTTP status."""
+    """New text of an answer. The last output has a `finish_reason`, or an `error` with its HTTP status."""
 
     text: str = ""
-    tokens: int = 0  # generated so far, the end token included
+    tokens: int = 0  # generated so far, including the end token
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: str | None = None
@@ -42,9 +42,9 @@ class Output:
 
 
 class Running:
-    """A generation and how far it is. `deliver` gets its outputs, in the model thread.
+    """A generation in progress. The model thread calls `deliver` with its outputs.
 
-    `client` is who shares its part of the engine with it; None: nobody.
+    Requests of the same `client` share one part of the engine; None: the request has a part of its own.
     """
 
     def __init__(
@@ -76,27 +76,27 @@ class Running:
 
     @property
     def text(self) -> list[int]:
-        """The tokens to read for the next one: the prompt, and what was generated before it lost its place."""
+        """All tokens so far: the prompt, and what was generated before the request lost its place."""
         return [*self.generation.prompt, *self.generated]
 
     @property
     def size(self) -> int:
-        """Tokens so far, prompt and answer."""
+        """Number of tokens so far, prompt and answer."""
         return len(self.generation.prompt) + len(self.generated)
 
     @property
     def over(self) -> bool:
-        """Nothing more is generated for it."""
+        """Whether no more tokens are to be generated."""
         return self.cancelled or self.finish_reason is not None
 
     def draw(self) -> float:
-        """The number that chooses the next token: the same until one is accepted, so that a choice can be retried."""
+        """The random number for the next token; the same until a token is accepted, so that sampling can be retried."""
         if self._drawn is None:
             self._drawn = self._random.random()
         return self._drawn
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> Output | None:
-        """Take the next token. Returns what is to be delivered: at the end only, unless it streams."""
+        """Add the next token. Returns an output to deliver: for a stream whenever there is text, else at the end."""
         self.generated.append(token)
         self._drawn = None
         out = self._pending

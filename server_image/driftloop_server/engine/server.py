@@ -1,4 +1,4 @@
-"""The engine over HTTP: OpenAI's API for one model, on loopback."""
+"""The engine's HTTP server: OpenAI's API for one model, on the loopback interface."""
 
 import asyncio
 import copy
@@ -37,7 +37,7 @@ RETRY_AFTER = "1"  # seconds
 
 
 class EngineServer:
-    """Handlers of the HTTP API; generation happens in the scheduler's thread."""
+    """The handlers of the HTTP API. The scheduler's thread generates."""
 
     def __init__(self, loaded: LoadedModel, scheduler: Scheduler, registry: Any, name: str) -> None:
         self._loaded = loaded
@@ -47,7 +47,8 @@ class EngineServer:
         self._longest_token = loaded.longest_token
         self._created = int(time.time())
         self._tokenising = Tokenising()
-        # A tokenizer each thread: two of them must not change one's settings.
+        # One tokenizer per thread, as a fast tokenizer is not thread-safe:
+        # https://github.com/huggingface/transformers/issues/47085
         self._by_lane = [replace(loaded, tokenizer=copy.deepcopy(loaded.tokenizer)) for _ in LANES]
 
     def app(self) -> web.Application:
@@ -74,17 +75,17 @@ class EngineServer:
         return web.json_response(self._card())
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        asked, generation = await self._understood(request, requests.CompletionRequest, requests.completion)
-        return await self._answer(request, asked, generation)
+        params, generation = await self._parse(request, requests.CompletionRequest, requests.completion)
+        return await self._answer(request, params, generation)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        asked, generation = await self._understood(request, requests.ChatRequest, requests.chat)
-        return await self._answer(request, asked, generation)
+        params, generation = await self._parse(request, requests.ChatRequest, requests.chat)
+        return await self._answer(request, params, generation)
 
-    async def _understood(
+    async def _parse(
         self, request: web.Request, kind: type[requests.Request], build: Callable[..., Generation]
     ) -> tuple[requests.Request, Generation]:
-        """The request in its body, and the same in tokens."""
+        """The request's body as an object, and as tokens."""
         body = await request.read()
 
         def work(lane: int, wanted: Callable[[], bool]) -> tuple[requests.Request, Generation]:
@@ -93,17 +94,19 @@ class EngineServer:
             refuse_oversized(body, field, loaded.max_model_len, self._longest_token)
             document = parse_json(body)
             refuse_hopeless(document, loaded.max_model_len, self._longest_token)
-            asked = requests.parse(kind, document)
-            self._check_model(asked.model)
-            return asked, build(asked, loaded)
+            params = requests.parse(kind, document)
+            self._check_model(params.model)
+            return params, build(params, loaded)
 
         try:
             return await self._tokenising.run(len(body), work)
         except Crowded:
             raise _busy(429, QUEUE_FULL, "queue_full") from None
 
-    async def _answer(self, request: web.Request, asked: requests.Common, generation: Generation) -> web.StreamResponse:
-        is_chat = isinstance(asked, requests.ChatRequest)
+    async def _answer(
+        self, request: web.Request, params: requests.Common, generation: Generation
+    ) -> web.StreamResponse:
+        is_chat = isinstance(params, requests.ChatRequest)
         reply = Reply(
             id=f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}",
             model=self._name,
@@ -116,13 +119,13 @@ class EngineServer:
             first = await anext(outputs)
             if first.error:
                 raise _failure(first)
-            if asked.stream:
-                return await _stream(request, reply, first, outputs, asked.stream_options.include_usage)
+            if params.stream:
+                return await _stream(request, reply, first, outputs, params.stream_options.include_usage)
         return web.json_response(reply.whole(first))
 
     @asynccontextmanager
     async def _outputs(self, generation: Generation, client: str | None) -> AsyncIterator[AsyncIterator[Output]]:
-        """The outputs of a generation. Leaving early (a client that went away) frees its place in the batch."""
+        """The outputs of a generation. Leaving the context early (the client has left) frees its place in the batch."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Output] = asyncio.Queue()
         try:

@@ -1,4 +1,4 @@
-"""From a request's body to tokens, beside the event loop: no long prompt in front of a short one, none for nobody."""
+"""Turns request bodies into tokens in threads, so that long prompts block neither the event loop nor short prompts."""
 
 import asyncio
 import heapq
@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 
 from driftloop_server.openai_api import ApiError
 
-# Bytes of the bodies that a thread takes at most. One that has begun can't be stopped, so each size has its own.
+# Maximal size of a body, in bytes, per thread. A running job can't be stopped, so each size class has its own thread.
 LANES = (1 << 14, 1 << 18, 1 << 62)
-SYNTAX = 1 << 20  # characters of a body beside its text: names of fields, braces, hints
-MAX_JOBS, MAX_BYTES = 256, 64 << 20  # that wait in all lanes; more are refused
+SYNTAX = 1 << 20  # characters allowed in a body beside its text: names of fields, braces, hints
+MAX_JOBS, MAX_BYTES = 256, 64 << 20  # limits of the waiting jobs in all lanes
 
 Result = TypeVar("Result")
 
 
 class Crowded(Exception):
-    """So much waits already that more would only time out."""
+    """So much work is waiting that more would only time out."""
 
 
 class Abandoned(Exception):
-    """Nobody waits for the result any more."""
+    """The client that waited for the result has left."""
 
 
 @dataclass(order=True)
@@ -37,14 +37,14 @@ class _Job:
     def run(self) -> None:
         try:
             result = self.work(lambda: self.wanted) if self.wanted else None
-        except BaseException as error:  # whatever it is, who waits shall have it
+        except BaseException as error:  # pass every error on to the caller that waits
             self.done(None, error)
             return
         self.done(result, None)
 
 
 class Tokenising:
-    """Threads for work on bodies, a lane each size; within a lane the smallest is first."""
+    """Threads that process bodies, one lane per size class. Within a lane the smallest body is first."""
 
     def __init__(self) -> None:
         self._lanes = [_Lane(f"tokenise-{number}") for number in range(len(LANES))]
@@ -52,9 +52,9 @@ class Tokenising:
         self._jobs = self._bytes = 0
 
     async def run(self, size: int, work: Callable[[int, Callable[[], bool]], Result]) -> Result:
-        """Do `work(lane, wanted)` for a body of `size` bytes. Raises Crowded.
+        """Run `work(lane, wanted)` for a body of `size` bytes. Raises Crowded.
 
-        When the caller is cancelled, work that has not begun never does, and `wanted()` is False in what has.
+        When the caller is cancelled, waiting work is dropped, and in running work `wanted()` becomes False.
         """
         if self._jobs >= MAX_JOBS or self._bytes + size > MAX_BYTES:
             raise Crowded
@@ -77,7 +77,7 @@ class Tokenising:
 
 
 class _Lane:
-    """A thread that does the smallest job first."""
+    """A thread that runs the smallest job first."""
 
     def __init__(self, name: str) -> None:
         self._jobs: list[_Job] = []
@@ -90,7 +90,7 @@ class _Lane:
             self._wake.notify()
 
     def drop(self, job: _Job) -> None:
-        """A job that is over, or that nobody wants: its body is forgotten."""
+        """Forget a job that has ended or whose client has left, and free its body."""
         with self._wake:
             if job in self._jobs:
                 self._jobs.remove(job)
@@ -102,7 +102,7 @@ class _Lane:
                 self._wake.wait_for(lambda: self._jobs)
                 job = heapq.heappop(self._jobs)
             job.run()
-            del job  # or its body would stay until the next one
+            del job  # otherwise its body would stay in memory until the next job
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
@@ -115,13 +115,13 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
 
 
 def refuse_oversized(body: bytes, field: str, context: int, longest_token: int) -> None:
-    """Raise ApiError 400 for a body so long that its text can't fit, whatever it says: it is not even read as JSON.
+    """Raise ApiError 400 for a body so long that its text can't fit into the context, without parsing it.
 
-    JSON spells a character in 12 at most, of which every sixth is a backslash. Beside the text in `field` a body may
-    have `SYNTAX` characters.
+    JSON writes a character as 12 characters at most, of which every sixth is a backslash. Beside the text in `field` a
+    body may have `SYNTAX` characters.
     """
     room = context * longest_token
-    if len(body) <= room + SYNTAX or b"\0" in body[:4]:  # UTF-16 and UTF-32 are read, whatever that costs
+    if len(body) <= room + SYNTAX or b"\0" in body[:4]:  # UTF-16 and UTF-32 are always parsed
         return
     least = len(body.decode(errors="replace")) - 6 * body.count(b"\\") - SYNTAX
     if least > room:
@@ -129,16 +129,16 @@ def refuse_oversized(body: bytes, field: str, context: int, longest_token: int) 
 
 
 def refuse_hopeless(body: dict[str, Any], context: int, longest_token: int) -> None:
-    """Raise ApiError 400 for a text that can't fit into `context` tokens, by its characters: nothing is tokenised.
+    """Raise ApiError 400 for a text with too many characters for `context` tokens, without tokenising it.
 
-    A token has `longest_token` characters at most; a message has a token at least. What is malformed passes: it is
-    refused by its field later.
+    A token has at most `longest_token` characters, and a message has at least one token. Malformed fields pass here;
+    the validation of the fields refuses them later.
     """
     room = context * longest_token
     prompt, messages = body.get("prompt"), body.get("messages")
-    for each in prompt if isinstance(prompt, list) else [prompt]:
-        if isinstance(each, str) and len(each) > room:
-            raise _too_long("prompt", f"{len(each)} characters", f"{room} characters", context)
+    for text in prompt if isinstance(prompt, list) else [prompt]:
+        if isinstance(text, str) and len(text) > room:
+            raise _too_long("prompt", f"{len(text)} characters", f"{room} characters", context)
     if isinstance(prompt, list) and len(prompt) > context:
         raise _too_long("prompt", f"{len(prompt)} items", f"{context} tokens", context)
     if not isinstance(messages, list):
@@ -158,10 +158,10 @@ def _characters(message: Any) -> int:
     return sum(len(text) for text in texts if isinstance(text, str))
 
 
-def _too_long(field: str, has: str, holds: str, context: int) -> ApiError:
+def _too_long(field: str, size: str, limit: str, context: int) -> ApiError:
     return ApiError(
         400,
-        f"{field}: it has {has}, and this model's context of {context} tokens holds {holds} at most: shorten the text",
+        f"{field}: has {size}, but this model's context of {context} tokens holds at most {limit}: shorten the text",
         param=field,
         code="context_length_exceeded",
     )

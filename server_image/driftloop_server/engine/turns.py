@@ -1,37 +1,37 @@
-"""Whose turn it is: the model's time is shared among requests, so that a costly one takes it from itself. Pure."""
+"""Shares the model's time fairly among requests, so that a costly one slows down only itself. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-BY_WEIGHT = 0.75  # of the time; the rest is divided evenly, so that one request beside many still gets on
+BY_WEIGHT = 0.75  # share of the time divided by weight; the rest is divided evenly, so that no work starves
 
 
 class Work(Protocol):
-    """Requests that have the model together: a block of rows, or the prompts of a lane."""
+    """Requests that use the model together: a block of rows, or the prompts of a lane."""
 
-    spent: float | None  # seconds of the model by its share; None: it had no turn yet
+    spent: float | None  # seconds of model time divided by its share; None: it has not had a turn
 
 
 AnyWork = TypeVar("AnyWork", bound=Work)
 
 
 def weights(owners: Sequence[Sequence[str]]) -> list[float]:
-    """What each piece of work weighs, by the clients of its requests: a client weighs 1, however many it sends."""
+    """The weight of each piece of work. A client has weight 1 in total, however many requests it sends."""
     requests = Counter(client for clients in owners for client in clients)
     return [sum(1 / requests[client] for client in clients) for clients in owners]
 
 
 def shares(weights: Sequence[float]) -> list[float]:
-    """What part of the model's time each piece of work gets. They add up to 1."""
+    """Each work's share of the model's time. The sum is 1."""
     total = sum(weights)
     return [BY_WEIGHT * weight / total + (1 - BY_WEIGHT) / len(weights) for weight in weights]
 
 
 def pick(works: Sequence[AnyWork]) -> AnyWork:
-    """The one that had the least of its share; of equals the last. Who is new begins where the others stand.
+    """The work that has had the least of its share; of equals the last. New work starts at the level of the others.
 
-    This is stride scheduling (Waldspurger 1995) with measured time for quanta.
+    This is stride scheduling (Waldspurger 1995) with measured times as quanta.
     """
     floor = min((work.spent for work in works if work.spent is not None), default=0.0)
     for work in works:
@@ -40,7 +40,7 @@ def pick(works: Sequence[AnyWork]) -> AnyWork:
 
 
 def charge(work: Work, share: float, seconds: float) -> None:
-    """`work` had the model for so long."""
+    """Record that `work` used the model for `seconds`."""
     work.spent = _spent(work) + seconds / share
 
 
@@ -49,15 +49,15 @@ def _spent(work: Work) -> float:
 
 
 class Pace:
-    """How many tokens of a prompt are read at a time: as many as hold the running requests up for two steps."""
+    """How many tokens of a prompt to read at once: as many as delay the running requests by two steps."""
 
     MIN_TOKENS, MAX_TOKENS = 32, 2048
     MIN_SECONDS = 0.02
-    SECONDS_ALONE = 0.1  # when nobody is held up but those who are yet to come
+    SECONDS_ALONE = 0.1  # while no other request runs that would be delayed
 
     def __init__(self) -> None:
-        self._step = 0.0  # seconds that the last step took
-        self._per_token = 0.0  # seconds, of the last piece of a prompt
+        self._step = 0.0  # seconds of the last step
+        self._per_token = 0.0  # seconds per token in the last piece of a prompt
 
     def stepped(self, seconds: float) -> None:
         self._step = seconds
@@ -66,7 +66,7 @@ class Pace:
         self._per_token = seconds / tokens
 
     def tokens(self, alone: bool) -> int:
-        """`alone`: no other request is in the model."""
+        """Tokens to read next. `alone`: no other request is running."""
         if not self._per_token:
             return self.MIN_TOKENS
         seconds = self.SECONDS_ALONE if alone else max(2 * self._step, self.MIN_SECONDS)

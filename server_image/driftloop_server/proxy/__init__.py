@@ -1,1 +1,1 @@
-"""The proxy before any OpenAI-compatible engine: metrics, drift counters, feedback, readiness, drain."""
+"""The proxy in front of an OpenAI-compatible engine: metrics, drift counters, feedback, readiness, drain."""

@@ -1,4 +1,4 @@
-"""`python -m driftloop_server.proxy`: the pod's face to its clients, whatever engine is behind it."""
+"""`python -m driftloop_server.proxy`: serve the pod's clients in front of any OpenAI-compatible engine."""
 
 import argparse
 import asyncio
@@ -39,23 +39,26 @@ SIGNING_KEY_ENV = "DRIFTLOOP_SIGNING_KEY"
 TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
 MIN_SECRET = 16  # characters
 
-# SIGTERM comes together with the removal from the endpoints, not after it: for a moment new connections still come.
+# Kubernetes sends SIGTERM while it removes the pod from the endpoints, not afterwards, so new connections still arrive:
+# https://github.com/kubernetes/kubernetes/issues/106476
 LINGER_SECONDS = 4.0
-# Clients close idle connections, not we: one that we closed could meet a request on its way.
+# Idle connections are closed by the clients. If the proxy closed one, it could lose a request that is on its way.
 KEEPALIVE = 3600.0
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="driftloop_server.proxy", description=__doc__)
     parser.add_argument(
-        "--connection-requests", type=int, default=MAX_REQUESTS, help="requests per client's connection"
+        "--connection-requests", type=int, default=MAX_REQUESTS, help="requests after which a connection is closed"
     )
-    parser.add_argument("--connection-seconds", type=float, default=MAX_SECONDS, help="life of a client's connection")
+    parser.add_argument(
+        "--connection-seconds", type=float, default=MAX_SECONDS, help="seconds after which a connection is closed"
+    )
     return parser.parse_args(argv)
 
 
 class Keys:
-    """The service's secrets, from the environment. A pod without them serves no users: an evaluation's."""
+    """The service's secrets, from the environment. A pod of an evaluation has none, as it serves no users."""
 
     def __init__(self, task: ServeTask) -> None:
         self.signing, self.token = os.environ.get(SIGNING_KEY_ENV, ""), os.environ.get(TOKEN_ENV, "")
@@ -63,7 +66,7 @@ class Keys:
         if task.feedback_uri and not (len(self.signing) >= MIN_SECRET and len(self.token) >= MIN_SECRET):
             raise BadInput(
                 StageReason.NO_KEYS,
-                f"feedback needs {SIGNING_KEY_ENV} and {TOKEN_ENV} of at least {MIN_SECRET} characters",
+                f"feedback needs {SIGNING_KEY_ENV} and {TOKEN_ENV}, each with at least {MIN_SECRET} characters",
             )
         self.signing = self.signing or secrets.token_hex(32)
 
@@ -88,7 +91,7 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
             apps.append((Feedback(task, keys.token, signer, memory, segments, metrics).app(), task.feedback_port))
         for app, _ in apps:
             connections.watch(app)
-        # The probes first: the engine takes their port's closing, the last thing here, for our end.
+        # Listeners close in reverse order. The probes' port is the last, and the engine stops when it is closed.
         probes = Probes(readiness, metrics, upstream).app()
         runners = [await _listen(app, port, cancel=app is api) for app, port in [(probes, task.metrics_port), *apps]]
         watching = asyncio.create_task(readiness.watch())
@@ -102,7 +105,7 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
 
 
 async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRunner:
-    # Cancelled when the client is gone, so that the engine stops generating for a client that has left.
+    # Handlers are cancelled so that the engine stops generating for a client that has left.
     runner = ApiRunner(
         app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
     )
@@ -112,20 +115,20 @@ async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRu
 
 
 async def _first(*tasks: asyncio.Task[None] | asyncio.Task[Literal[True]]) -> None:
-    """Wait for one of them; what it raised is raised."""
+    """Wait for the first task to end, and raise its error if it has one."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
 
 
 async def _drain(connections: Connections, seconds: float, linger: float) -> None:
-    """Go on accepting for a moment, then finish what runs. Bounded by `seconds`."""
-    log.info("draining: %d requests run", connections.running)
+    """Keep accepting requests for `linger` seconds, then wait for running ones; at most `seconds` in total."""
+    log.info("draining: %d requests are running", connections.running)
     deadline = time.monotonic() + seconds
     await asyncio.sleep(min(linger, seconds))
-    while time.monotonic() < deadline and not connections.quiet():  # noqa: ASYNC110 - silence is no event
+    while time.monotonic() < deadline and not connections.quiet():  # noqa: ASYNC110 - no event for idleness
         await asyncio.sleep(0.1)
-    log.info("drained: %d requests are cut", connections.running)
+    log.info("drained: %d requests are still running and are aborted", connections.running)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""The engine's answers on their way to the client: our id instead of the engine's, and the text kept. Pure."""
+"""Rewrites the engine's answers: replaces the id with a signed one, and keeps the text for feedback. Pure."""
 
 import json
 from typing import Any, NamedTuple
 
-MAX_EVENT = 1 << 20  # bytes of one event of a stream
+MAX_EVENT = 1 << 20  # bytes of one event in a stream
 MAX_KEPT = 64 << 10  # characters of an answer that are kept for feedback
 
 _DATA = b"data:"
@@ -11,11 +11,11 @@ _DONE = b"[DONE]"
 
 
 class AnswerTooLong(ValueError):
-    """An event of the stream is longer than MAX_EVENT."""
+    """An event in the stream is longer than MAX_EVENT."""
 
 
 class Rewritten(NamedTuple):
-    """An answer with its id replaced, its text and tokens, and whether that text is all of it, up to its own end."""
+    """An answer with a new id. `whole`: `text` is the complete answer, and the model ended it."""
 
     body: bytes
     text: str
@@ -24,7 +24,7 @@ class Rewritten(NamedTuple):
 
 
 def rewrite(body: bytes, identity: str) -> Rewritten:
-    """An answer that came in one piece. Raises ValueError when it is no JSON object."""
+    """Rewrite an answer that is not a stream. Raises ValueError if it is not a JSON object."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
@@ -34,7 +34,7 @@ def rewrite(body: bytes, identity: str) -> Rewritten:
 
 
 class EventRewriter:
-    """The same for a stream of server-sent events, in blocks cut anywhere."""
+    """Rewrites a stream of server-sent events, which arrives in arbitrary blocks."""
 
     def __init__(self, identity: str) -> None:
         self._identity = identity
@@ -47,28 +47,28 @@ class EventRewriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the answer as far as it came: as the engine counted them, else its pieces, mostly one per token."""
+        """Tokens so far: the engine's count if it sent one, else the number of events, mostly one per token."""
         return self._pieces if self._counted is None else self._counted
 
     @property
     def text(self) -> str:
-        """The answer as far as it came, and as it is kept."""
+        """The answer so far, cut after MAX_KEPT."""
         return "".join(self._parts)
 
     @property
     def whole(self) -> bool:
-        """Whether `text` is all of the answer, up to its own end."""
+        """Whether `text` is the complete answer, and the model ended it."""
         return self._has_ended and not self._has_calls and self._kept < MAX_KEPT
 
     def feed(self, block: bytes) -> bytes:
-        """The whole lines so far, rewritten. Raises AnswerTooLong."""
+        """Add a block. Returns the complete lines, rewritten. Raises AnswerTooLong."""
         *lines, self._rest = (self._rest + block).split(b"\n")
         if len(self._rest) > MAX_EVENT:
-            raise AnswerTooLong(f"an event of more than {MAX_EVENT} bytes")
+            raise AnswerTooLong(f"the engine sent an event of more than {MAX_EVENT} bytes")
         return b"".join(self._line(line) + b"\n" for line in lines)
 
     def flush(self) -> bytes:
-        """What came after the last line end."""
+        """The text after the last end of line, rewritten."""
         rest, self._rest = self._rest, b""
         return self._line(rest) if rest else b""
 
@@ -104,27 +104,27 @@ def _dump(document: dict[str, Any]) -> bytes:
 
 
 def _tokens(document: dict[str, Any]) -> int | None:
-    """The engine's own count of output tokens; None when it gave none."""
+    """The engine's count of output tokens; None if it sent none."""
     usage = document.get("usage")
-    found = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return found if isinstance(found, int) and found >= 0 else None
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) and tokens >= 0 else None
 
 
 def _text(document: dict[str, Any], part: str) -> str:
     """Text of the first choice: `text` of a completion, `content` of a chat's message or delta."""
     choice = _choice(document)
     inner = choice.get(part)
-    found = inner.get("content") if isinstance(inner, dict) else choice.get("text")
-    return found if isinstance(found, str) else ""
+    text = inner.get("content") if isinstance(inner, dict) else choice.get("text")
+    return text if isinstance(text, str) else ""
 
 
 def _ended(document: dict[str, Any]) -> bool:
-    """Whether the model ended the answer, and no limit did."""
+    """Whether the model ended the answer, not a limit."""
     return bool(_choice(document).get("finish_reason") == "stop")
 
 
 def _calls(document: dict[str, Any], part: str) -> bool:
-    """Whether the answer calls tools, beside its text or instead of one."""
+    """Whether the answer calls tools, with or without text."""
     inner = _choice(document).get(part)
     return isinstance(inner, dict) and bool(inner.get("tool_calls") or inner.get("function_call"))
 

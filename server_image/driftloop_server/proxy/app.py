@@ -1,4 +1,4 @@
-"""The API's handlers: the client's request to the engine, the engine's answer to the client."""
+"""The API's handlers: they pass requests on to the engine, and the engine's answers back to the client."""
 
 import asyncio
 import json
@@ -37,21 +37,21 @@ from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 
 MAX_BODY = 4 << 20  # bytes of a request
-SMALL = 1 << 16  # bytes of a body that is read at once
-BODY_SECONDS = 30.0  # in which it must have come
-# What traces a request through systems; nothing else of the client's headers is for the engine.
+SMALL = 1 << 16  # bytes: bodies up to this size don't wait and are parsed at once
+BODY_SECONDS = 30.0  # time in which the whole body must arrive
+# Headers for tracing. No other header of the client is passed on to the engine.
 _TRACING = ("traceparent", "tracestate", "X-Request-Id")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
-_CODE = web.RequestKey("code", int)  # how a stream ended whose 200 had left before
-_TOKENS = web.RequestKey("tokens", int)  # of the answer
+_CODE = web.RequestKey("code", int)  # the status of a stream that failed after its 200 was sent
+_TOKENS = web.RequestKey("tokens", int)  # tokens of the answer
 
 
 class ClientGone(Exception):
-    """The client's connection broke: aiohttp's own error for it is also one of the engine's connection."""
+    """The client's connection broke. aiohttp raises the same error for the engine's connection."""
 
 
 class Api:
-    """Completions, chats and models, and no other path: what else an engine offers is not for the outside."""
+    """Serves completions, chats and models. The engine's other paths are not available from outside the pod."""
 
     def __init__(
         self,
@@ -89,24 +89,24 @@ class Api:
             return await _passed_on(answer)
 
     async def model(self, request: web.Request) -> web.Response:
-        """One card of the list: vLLM's server has no such path."""
+        """Answer with one model of the list: vLLM has no path for a single model (not reported)."""
         async with self._upstream.request("GET", MODELS, headers=_forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
             cards = _cards(await read_bounded(answer, MAX_ANSWER))
-        asked = request.match_info["model"]
+        requested = request.match_info["model"]
         for card in cards:
-            if card.get("id") == asked:
+            if card.get("id") == requested:
                 return web.json_response(card)
-        raise no_such_model(asked, str(cards[0].get("id")) if cards else "none")
+        raise no_such_model(requested, str(cards[0].get("id")) if cards else "none")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         length = request.content_length or 0
         await self._take_turn(request, length)
         body = await _body(request)
-        await self._take_turn(request, len(body) - length)  # it came in chunks, or compressed
-        # Reading a long body holds up all answers, and for nothing if the engine refuses it: it is read once the engine
-        # has taken it, but for what makes engines stumble.
+        await self._take_turn(request, len(body) - length)  # a chunked or compressed body is longer than declared
+        # Parsing a long body delays all answers, so it waits until the engine has accepted the request. Invalid Unicode
+        # is the exception, as engines fail on it.
         document = parse_json(body) if len(body) <= SMALL or not is_unicode(body) else None
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
@@ -120,7 +120,7 @@ class Api:
             return await self._whole(request, answer, identity, prompt)
 
     async def _take_turn(self, request: web.Request, size: int) -> None:
-        """Let a long body wait, unread where its length is known: so it takes no memory meanwhile."""
+        """Delay a long body. If its length is declared, it waits unread and takes no memory."""
         if size > SMALL:
             await asyncio.sleep(self._pace.delay(request.remote or "", size))
 
@@ -128,18 +128,18 @@ class Api:
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
     ) -> web.Response:
         try:
-            found = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
+            rewritten = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
         except ValueError as error:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
-        request[_TOKENS] = found.tokens
-        self._memory.add(identity, Answer(prompt, found.text, found.whole))
-        return web.Response(body=found.body, content_type="application/json")
+        request[_TOKENS] = rewritten.tokens
+        self._memory.add(identity, Answer(prompt, rewritten.text, rewritten.whole))
+        return web.Response(body=rewritten.body, content_type="application/json")
 
     async def _stream(
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
     ) -> web.StreamResponse:
-        """Pass the events on. After the 200 has left, a failure is an event of the stream."""
+        """Pass the events on. After the 200 is sent, a failure is reported as an event in the stream."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         events = EventRewriter(identity)
         try:
@@ -177,15 +177,15 @@ class Api:
 
 
 def _path(request: web.Request) -> str:
-    """Without the slash that some clients put at the end."""
+    """The path without a slash at the end, which some clients add."""
     return request.path.rstrip("/")
 
 
 def _forwarded(request: web.Request) -> dict[str, str]:
-    """What the engine is told of the client: what traces the request, and its address, by which engines share."""
-    traces = {name: request.headers.get(name, "") for name in _TRACING}
-    found = {name: value for name, value in traces.items() if _HEADER_VALUE.fullmatch(value)}
-    return found | ({CLIENT: request.remote} if request.remote else {})
+    """Headers for the engine: tracing, and the client's address, by which the engine shares its time."""
+    tracing = {name: request.headers.get(name, "") for name in _TRACING}
+    valid = {name: value for name, value in tracing.items() if _HEADER_VALUE.fullmatch(value)}
+    return valid | ({CLIENT: request.remote} if request.remote else {})
 
 
 def _cards(body: bytes) -> list[dict[str, Any]]:
@@ -204,16 +204,19 @@ async def _to_client(sending: Awaitable[object]) -> None:
 
 
 async def _body(request: web.Request) -> bytes:
-    """The whole body. Not `request.read()`: the request would keep it. Raises ApiError 408, 413."""
+    """Read the body. Raises ApiError 408, 413.
+
+    Not with `request.read()`: aiohttp keeps its result as long as the request (not reported).
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while len(body) <= MAX_BODY and (block := await request.content.readany()):
                 body += block
     except TimeoutError:
-        raise ApiError(408, f"the body did not come in {BODY_SECONDS:.0f} s") from None
+        raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
     if len(body) > MAX_BODY:
-        raise ApiError(413, f"the body is too large: a request has {MAX_BODY} bytes at most", code="body_too_large")
+        raise ApiError(413, f"the body is too large: at most {MAX_BODY} bytes are allowed", code="body_too_large")
     return bytes(body)
 
 

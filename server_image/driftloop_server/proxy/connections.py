@@ -1,7 +1,7 @@
-"""The life of clients' connections: a pool of them must spread over new pods, and leave a pod that ends.
+"""Limits the life of clients' connections, so that pooled clients move to new pods and leave terminating ones.
 
-A client with pooled connections stays with the pods it found first. So a connection is closed after so many requests
-or seconds, by the header `Connection: close` of an answer: the client then knows, and no request meets a closed one.
+A client with pooled connections stays with its first pods. So a connection ends after a number of requests or seconds.
+An answer with the header `Connection: close` tells the client, so that no request is sent on a closed connection.
 """
 
 import time
@@ -15,8 +15,8 @@ from driftloop_server.openai_api import Handler
 
 MAX_REQUESTS = 1000
 MAX_SECONDS = 60.0
-# A pooled connection may carry a request at any moment. One that was silent so long is not in use: httpx drops it
-# after 5 s, aiohttp after 15 s.
+# A pooled connection may carry a request at any moment, but one that was idle for this long is probably not in use:
+# httpx closes idle connections after 5 s, aiohttp after 15 s.
 SILENT_SECONDS = 10.0
 
 
@@ -37,7 +37,7 @@ class Connections:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.draining = False
-        self.running = 0  # requests that are being answered
+        self.running = 0  # requests in progress
         self._max_requests = max_requests
         self._max_seconds = max_seconds
         self._clock = clock
@@ -48,7 +48,7 @@ class Connections:
         app.on_response_prepare.append(self._close_if_due)
 
     def quiet(self) -> bool:
-        """No request runs and none is to be expected on an open connection."""
+        """Whether no request is running and none is likely on an open connection."""
         now = self._clock()
         open_ones = [c for transport, c in self._connections.items() if not _closing(transport)]
         return not self.running and all(now - c.last >= SILENT_SECONDS for c in open_ones)
@@ -75,7 +75,7 @@ class Connections:
         )
         if self.draining or due:
             response.force_close()
-            response.headers["Connection"] = "close"  # force_close alone comes too late for the header
+            response.headers["Connection"] = "close"  # aiohttp has prepared the headers before (not reported)
 
 
 def _closing(transport: object) -> bool:

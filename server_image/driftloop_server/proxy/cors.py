@@ -1,7 +1,7 @@
 """Cross-origin requests: which web pages may call the API from a browser.
 
-Only a browser heeds these headers, and they guard its user: other clients need none. Never with credentials: the API
-knows no cookies. The rules: https://fetch.spec.whatwg.org/#http-cors-protocol
+Only browsers respect these headers, to protect their users; other clients need none. Credentials are never allowed, as
+the API doesn't use cookies. The rules: https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
 from collections.abc import Sequence
@@ -11,31 +11,31 @@ from aiohttp import web
 from driftloop_server.openai_api import ApiError, Handler, error_response
 
 ANY = "*"
-_MAX_AGE = "600"  # seconds for which a browser remembers a preflight
+_MAX_AGE = "600"  # seconds for which a browser caches a preflight
 _EXPOSED = "Retry-After"
 
 
 class Cors:
-    """Answers preflights and marks answers for the allowed `origins`; with none it does nothing."""
+    """Answers preflights, and adds headers to answers for allowed `origins`. Without origins it does nothing."""
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._origins = frozenset(origins)
 
     @web.middleware
     async def preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Outermost: a preflight is no request of the model, and is not counted as one."""
+        """The outermost middleware: a preflight is not a request to the model, so metrics must not count it."""
         if not self._origins or request.method != "OPTIONS" or not _is_preflight(request):
             return await handler(request)
         origin = request.headers["Origin"]
         if self._allowed(origin) is None:
             return error_response(ApiError(403, f"origin {origin[:200]} is not in the service's spec.allowedOrigins"))
         headers = {"Access-Control-Allow-Methods": _methods(request), "Access-Control-Max-Age": _MAX_AGE}
-        if asked := request.headers.get("Access-Control-Request-Headers"):
-            headers["Access-Control-Allow-Headers"] = asked  # what is not known reaches no engine
+        if requested := request.headers.get("Access-Control-Request-Headers"):
+            headers["Access-Control-Allow-Headers"] = requested  # unknown headers are not passed on to the engine
         return web.Response(status=204, headers=headers)
 
     async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Every answer, before its headers leave: errors and streams too."""
+        """Add the headers to an answer before it is sent; also to errors and streams."""
         if not self._origins:
             return
         if ANY not in self._origins:
@@ -51,12 +51,12 @@ class Cors:
 
 
 def _is_preflight(request: web.Request) -> bool:
-    """A browser's, for a path that there is."""
+    """Whether a browser sent this as a preflight for an existing path."""
     asks = "Origin" in request.headers and "Access-Control-Request-Method" in request.headers
     return asks and isinstance(request.match_info.http_exception, web.HTTPMethodNotAllowed)
 
 
 def _methods(request: web.Request) -> str:
-    """Those of the path."""
+    """The methods that the path allows."""
     refusal = request.match_info.http_exception
     return ", ".join(sorted(refusal.allowed_methods)) if isinstance(refusal, web.HTTPMethodNotAllowed) else ""

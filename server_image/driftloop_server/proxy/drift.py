@@ -1,4 +1,4 @@
-"""Which bins of the reference profile the requests fall into: all that leaves the pod of their text."""
+"""Counts requests per bin of the reference profile. Only these counts leave the pod, not the text."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def read_profile(folder: Path) -> Profile | None:
-    """The model's profile. A model without a readable one is served all the same, and not watched."""
+    """The model's profile. A model without a readable profile is served, but not watched for drift."""
     try:
         profile = load_profile(folder / PROFILE)
     except ValueError as error:
@@ -25,7 +25,7 @@ def read_profile(folder: Path) -> Profile | None:
 
 
 class DriftCounters:
-    """Counts texts into bins. Without a profile it does nothing and exports nothing: no data is not `no drift`."""
+    """Counts texts into bins. Without a profile it exports nothing, as a count of 0 would look like `no drift`."""
 
     def __init__(self, profile: Profile | None, metrics: ProxyMetrics) -> None:
         self._profile = profile
@@ -34,7 +34,7 @@ class DriftCounters:
         labels, registry = [*LABELS, "signal", "bin"], metrics.registry
         self._counter = Counter(Metric.DRIFT_BIN, "Requests in each bin of a signal.", labels, registry=registry)
         masses = Gauge(Metric.DRIFT_REFERENCE, "Share of the reference in each bin.", labels, registry=registry)
-        rows = Gauge(Metric.DRIFT_REFERENCE_ROWS, "Rows behind the reference.", LABELS, registry=registry)
+        rows = Gauge(Metric.DRIFT_REFERENCE_ROWS, "Rows in the reference.", LABELS, registry=registry)
         rows.labels(*metrics.constant).set(profile.rows)
         self._constant = metrics.constant
         for signal, shares in profile.masses().items():

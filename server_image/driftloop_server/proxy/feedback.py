@@ -1,4 +1,4 @@
-"""What users say about answers: checked, counted, and kept as rows that a training can use."""
+"""Users' ratings of answers: checks and counts them, and stores them as rows for training."""
 
 import hmac
 import logging
@@ -23,9 +23,9 @@ from driftloop_server.proxy.segments import STORAGE_ERRORS, Segments
 log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20  # bytes
-WINDOW = timedelta(days=7)  # after an answer, in which it can be rated
-MAX_HEARD = 50_000
-MAX_USERS = 100_000  # that are counted one by one in an hour; the others share one count
+WINDOW = timedelta(days=7)  # time after an answer in which it can be rated
+MAX_HEARD = 50_000  # ratings that are remembered
+MAX_USERS = 100_000  # users per hour with a count of their own; further ones share one count
 
 Rating = Literal["positive", "negative", "correction"]
 
@@ -36,17 +36,19 @@ class FeedbackBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     response_id: str = Field(max_length=512, description="The `id` of the answer.")
     rating: Rating
-    consent: bool = Field(description="Whether the row may be stored and trained on. If not, it is counted only.")
-    correction: str | None = Field(None, min_length=1, max_length=65_536, description="What the answer should be.")
+    consent: bool = Field(
+        description="Whether the row may be stored and used for training. If not, it is only counted."
+    )
+    correction: str | None = Field(None, min_length=1, max_length=65_536, description="The correct answer.")
     user: str = Field(
         "", max_length=256, description="The rating user, stored as a keyed hash. Rate limits apply per user."
     )
-    prompt: Any = Field(None, description="The prompt, or the messages, as they were sent.")
-    completion: str | None = Field(None, max_length=65_536, description="The answer as it came.")
+    prompt: Any = Field(None, description="The prompt or the messages, exactly as sent.")
+    completion: str | None = Field(None, max_length=65_536, description="The answer, exactly as received.")
 
 
 class UserCap:
-    """Ratings per user and hour. A pod counts what it sees itself."""
+    """Limits ratings per user and hour. Each pod counts for itself."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -54,7 +56,7 @@ class UserCap:
         self._counts: Counter[str] = Counter()
 
     def take(self, user: str, now: float) -> float:
-        """Count one. Returns 0, or the seconds until more is taken."""
+        """Count one rating. Returns 0, or the seconds until the user may rate again."""
         hour = int(now // 3600)
         if hour != self._hour:
             self._hour, self._counts = hour, Counter()
@@ -68,7 +70,7 @@ class UserCap:
 
 @dataclass(frozen=True)
 class Rated:
-    """A rating that passed every check, with the answer it is about."""
+    """A rating that passed all checks, with the rated answer."""
 
     identity: ResponseId
     body: FeedbackBody
@@ -77,14 +79,14 @@ class Rated:
 
     @property
     def trainable(self) -> bool:
-        """Whether it says what the answer should have been, to a question that prepare will read."""
-        said = bool(self.answer.completion) and self.answer.whole
-        answered = self.rating == "correction" or (self.rating == "positive" and said)
-        return answered and self.answer.prompt.readable
+        """Whether it contains a good answer to a prompt that prepare can read."""
+        complete = bool(self.answer.completion) and self.answer.whole
+        has_answer = self.rating == "correction" or (self.rating == "positive" and complete)
+        return has_answer and self.answer.prompt.readable
 
 
 class Feedback:
-    """The endpoint. It has a port and a token of its own: who may ask the model may not teach it."""
+    """The feedback endpoint. It has its own port and token, as not every client of the model may train it."""
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class Feedback:
         self._metrics = metrics
         self._clock = clock
         self._cap = UserCap(task.feedback_max_per_user_per_hour)
-        # What was said before: a client that repeats a request, whose answer it never saw, adds nothing.
+        # Previous ratings and their responses: a retry of a client that missed the response isn't counted twice.
         self._heard: OrderedDict[tuple[str, str, str | None, bool], dict[str, str | None]] = OrderedDict()
 
     def app(self) -> web.Application:
@@ -117,17 +119,17 @@ class Feedback:
         body = parse_feedback(await read_json(request))
         now = self._clock()
         identity = self._identify(body, now)
-        saying = (body.response_id, body.rating, body.correction, body.consent)
-        if (status := self._heard.get(saying)) is not None:
+        key = (body.response_id, body.rating, body.correction, body.consent)
+        if (status := self._heard.get(key)) is not None:
             return web.json_response(status)
         rated = self._rate(identity, body)
         if wait := self._cap.take(body.user, now.timestamp()):
             headers = {"Retry-After": str(int(wait) + 1)}
-            raise ApiError(429, "this user has rated enough for this hour", code="user_cap", headers=headers)
-        place = await self._store(rated, now) if body.consent else None
+            raise ApiError(429, "this user has reached the limit of ratings per hour", code="user_cap", headers=headers)
+        stored_side = await self._store(rated, now) if body.consent else None
         self._metrics.feedback(identity.revision, identity.version, rated.rating)
-        status = {"status": "counted" if place is None else "stored", "side": place}
-        self._heard[saying] = status
+        status = {"status": "counted" if stored_side is None else "stored", "side": stored_side}
+        self._heard[key] = status
         if len(self._heard) > MAX_HEARD:
             self._heard.popitem(last=False)
         return web.json_response(status)
@@ -150,21 +152,21 @@ class Feedback:
         return identity
 
     def _rate(self, identity: ResponseId, body: FeedbackBody) -> Rated:
-        """What is rated: from memory, else from the body. Raises ApiError 409 when neither has it."""
+        """The rating with its answer, from memory or else from the body. Raises ApiError 409 if neither has it."""
         answer = self._memory.get(body.response_id)
         prompt = answer.prompt if answer else None
         if body.prompt is not None:
-            told = prompt_from(body.prompt)
-            if told is None or told.hash != identity.prompt:
+            sent = prompt_from(body.prompt)
+            if sent is None or sent.hash != identity.prompt:
                 raise ApiError(
-                    409, "prompt: not the one that response_id belongs to", param="prompt", code="prompt_mismatch"
+                    409, "prompt: not the prompt of this response_id", param="prompt", code="prompt_mismatch"
                 )
-            prompt = prompt or told  # what is remembered has the tools too
+            prompt = prompt or sent  # the prompt from memory has the tools too
         completion = answer.completion if answer else body.completion
         if prompt is None or (completion is None and body.rating == "positive"):
             raise ApiError(
                 409,
-                "this pod did not give the answer, or long ago: send prompt and completion with the rating",
+                "this pod doesn't have the answer (any more): send prompt and completion with the rating",
                 param="prompt" if prompt is None else "completion",
                 code="answer_unknown",
             )
@@ -173,19 +175,19 @@ class Feedback:
 
     async def _store(self, rated: Rated, now: datetime) -> Side:
         salt = self._task.held_out_salt or self._task.family
-        place = side(salt, rated.answer.prompt.identity, self._task.held_out_percent)
+        row_side = side(salt, rated.answer.prompt.identity, self._task.held_out_percent)
         try:
-            await self._segments.append(rated.identity.version, self._row(rated, place, now))
+            await self._segments.append(rated.identity.version, self._row(rated, row_side, now))
         except STORAGE_ERRORS as error:
             log.error("feedback can't be stored: %s", error)
             raise ApiError(
                 503, "the feedback can't be stored now: try again", code="storage", headers={"Retry-After": "5"}
             ) from error
         if rated.trainable:
-            self._metrics.eligible(rated.identity.revision, rated.identity.version, place)
-        return place
+            self._metrics.eligible(rated.identity.revision, rated.identity.version, row_side)
+        return row_side
 
-    def _row(self, rated: Rated, place: Side, now: datetime) -> dict[str, Any]:
+    def _row(self, rated: Rated, row_side: Side, now: datetime) -> dict[str, Any]:
         answer, user = rated.answer, rated.body.user
         return {
             "id": rated.body.response_id,
@@ -198,12 +200,12 @@ class Feedback:
             "user": self._signer.pseudonym(user) if user else "",
             "created": _timestamp(now),
             "expires": _timestamp(now + timedelta(days=self._task.feedback_retention_days)),
-            "side": place,
+            "side": row_side,
         }
 
 
 def parse_feedback(document: dict[str, Any]) -> FeedbackBody:
-    """Raises ApiError 400 that names the field."""
+    """Validate the body. Raises ApiError 400 that names the field."""
     try:
         body = FeedbackBody.model_validate({key: value for key, value in document.items() if value is not None})
     except ValidationError as error:
@@ -211,12 +213,14 @@ def parse_feedback(document: dict[str, Any]) -> FeedbackBody:
         field = str(first["loc"][0])
         raise ApiError(400, f"{field}: {first['msg']}", param=field, code="invalid_value") from None
     if body.rating == "correction" and body.correction is None:
-        raise ApiError(400, "correction: a rating of correction needs it", param="correction", code="invalid_value")
+        raise ApiError(
+            400, "correction: required if the rating is correction", param="correction", code="invalid_value"
+        )
     if body.rating == "positive" and body.correction is not None:
-        raise ApiError(400, "rating: an answer to be corrected is not positive", param="rating", code="invalid_value")
+        raise ApiError(400, "rating: can't be positive with a correction", param="rating", code="invalid_value")
     return body
 
 
 def _timestamp(time: datetime) -> str:
-    """RFC 3339."""
+    """The time in RFC 3339 format."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,8 +1,7 @@
-"""Signed response ids: any pod of a service can tell that it, or another one, gave this answer. Pure.
+"""Signed response ids: any pod of a service can check that one of its pods gave an answer. Pure.
 
-An id holds version and revision, the time and a hash of the prompt. The hash makes it self-sufficient: a pod that did
-not give the answer takes the prompt from whoever has it and checks that it is the one. The answer is not signed: of a
-stream the id leaves before the answer is known.
+An id contains version, revision, time and a hash of the prompt. With the hash a pod that did not give the answer can
+check a prompt that the client sends again. The answer is not signed: the id of a stream is sent before its end.
 """
 
 import base64
@@ -16,16 +15,16 @@ _PREFIX = "resp-"
 _HEAD = struct.Struct(">BI16s6s")  # format, seconds since 1970, hash of the prompt, nonce
 _FORMAT = 1
 _SIGNATURE = 16  # bytes of the HMAC: 128 bits
-_MAX_LENGTH = 512  # of an id that is looked at
+_MAX_LENGTH = 512  # characters; the rest of a longer id is ignored
 
 
 class Forged(ValueError):
-    """The id is not one that this service gave."""
+    """The id was not issued by this service."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseId:
-    """What an id says."""
+    """The content of an id. `prompt` is a hash, `created` in seconds since 1970."""
 
     version: str
     revision: str
@@ -34,19 +33,19 @@ class ResponseId:
 
 
 class Signer:
-    """Gives and reads the ids of one service. All its pods have the same `key`."""
+    """Issues and reads the ids of one service. All its pods have the same `key`."""
 
     def __init__(self, key: bytes, service_uid: str) -> None:
         self._key = hmac.digest(key, b"driftloop response id " + service_uid.encode(), "sha256")
         self._user_key = hmac.digest(key, b"driftloop user " + service_uid.encode(), "sha256")
 
     def sign(self, version: str, revision: str, prompt: bytes, now: float) -> str:
-        """A new id for an answer; `prompt` is the 16-byte hash of what was asked."""
+        """Issue an id for an answer. `prompt` is the 16-byte hash of the prompt."""
         payload = _HEAD.pack(_FORMAT, int(now), prompt, secrets.token_bytes(6)) + f"{version}/{revision}".encode()
         return f"{_PREFIX}{_encode(payload)}.{_encode(self._signature(payload))}"
 
     def read(self, identity: str) -> ResponseId:
-        """What `identity` says. Raises Forged."""
+        """Verify and decode an id. Raises Forged."""
         try:
             payload_text, signature_text = identity[:_MAX_LENGTH].removeprefix(_PREFIX).split(".")
             payload, signature = _decode(payload_text), _decode(signature_text)
@@ -59,7 +58,7 @@ class Signer:
         return ResponseId(version, revision, created, prompt)
 
     def pseudonym(self, user: str) -> str:
-        """A user's name that can't be turned back without the key; the same in every pod. 32 hex digits."""
+        """A keyed hash of a user's name as 32 hex digits, the same in every pod."""
         return hmac.new(self._user_key, user.encode(), hashlib.sha256).hexdigest()[:32]
 
     def _signature(self, payload: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The answers that this pod gave last, so that a correction need not repeat them. Bounded in entries and bytes."""
+"""Remembers this pod's latest answers, so that feedback doesn't have to repeat them. Bounded in entries and size."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MAX_CHARACTERS = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was asked and what was answered. `whole`: the text is all of the answer, up to its own end."""
+    """A prompt and its answer. `whole`: `completion` is the complete answer, and the model ended it."""
 
     prompt: Prompt
     completion: str
@@ -23,7 +23,7 @@ class Answer:
 
 
 class Memory:
-    """The oldest go first."""
+    """Answers by id. The oldest are dropped first."""
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_characters: int = MAX_CHARACTERS) -> None:
         self._max_entries = max_entries
@@ -32,7 +32,7 @@ class Memory:
         self._characters = 0
 
     def add(self, identity: str, answer: Answer) -> None:
-        """Ids are given once."""
+        """Add an answer. Each id must be added only once."""
         self._answers[identity] = answer
         self._characters += answer.size
         while len(self._answers) > self._max_entries or self._characters > self._max_characters:

@@ -1,4 +1,4 @@
-"""The proxy's metrics. Every series carries the labels of the pod's service, revision and version."""
+"""The proxy's metrics. Every series has labels for service, revision and version."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
@@ -6,32 +6,34 @@ from driftloop.contract.names import GENERATING, Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
 
-# A `_created` beside every counter would double the series and tell nothing.
+# By default each counter has a second series, `_created`, which nothing here needs:
+# https://github.com/prometheus/client_python/issues/672
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 ROUTES = (COMPLETIONS, CHAT, MODELS)
-# Prometheus sees no increase in a series that appears with its first event: series start at 0.
+# Series start at 0, as Prometheus sees no increase in a series that appears with its first event:
+# https://github.com/prometheus/prometheus/issues/1673
 _CODES = ("200", "400", "429", "499", "500", "502", "503", "504")
 RATINGS = ("positive", "negative", "correction")
 SIDES = ("train", "heldOut")
 CLIENT_GONE = 499  # nginx's code for a client that closed the connection before the answer
-MIN_TOKENS = 16  # of an answer whose time an output token is counted: in a shorter one the prompt's time is most of it
-_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # a decade; a p95 between two of them is known to a fifth
+MIN_TOKENS = 16  # shorter answers have no time per output token: most of their time is for the prompt
+_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)  # bounds per decade: a p95 is known to a fifth
 
 
 def _decades(first: int, last: int) -> tuple[float, ...]:
-    """_STEPS from 10^first up to below 10^last, exact as decimals."""
+    """_STEPS from 10^first to below 10^last, as exact decimals."""
     return tuple(float(f"{step}e{power}") for power in range(first, last) for step in _STEPS)
 
 
-# Up to the longest that a request may be allowed: two arms beyond the last bound would look alike.
+# Up to the maximal timeout of a request: beyond the last bound, slow and very slow arms would look the same.
 BUCKETS = (*_decades(-3, 4), 10_000.0, 20_000.0, 50_000.0, 86_400.0)
 TOKEN_BUCKETS = (*_decades(-4, 1), 10.0)
 LABELS = ("inference_service", "revision", "model_version")
 
 
 class ProxyMetrics:
-    """Counters and gauges by the names of `contract/names.py`."""
+    """Counters and histograms with the names in `contract/names.py`."""
 
     def __init__(self, task: ServeTask) -> None:
         self.registry = CollectorRegistry()
@@ -44,21 +46,21 @@ class ProxyMetrics:
         )
         self._latency = Histogram(
             Metric.LATENCY,
-            "Arrival of a request to the end of its answer, or until its client went. Refusals and failures are quick.",
+            "Time from arrival of a request to the end of its answer, or until its client left. Without errors.",
             [*LABELS, "route"],
             buckets=BUCKETS,
             registry=self.registry,
         )
         self._token_latency = Histogram(
             Metric.TIME_PER_OUTPUT,
-            f"The same an output token, of answers with {MIN_TOKENS} or more.",
+            f"The same time per output token, of answers with {MIN_TOKENS} tokens or more.",
             [*LABELS, "route"],
             buckets=TOKEN_BUCKETS,
             registry=self.registry,
         )
-        self._feedback = Counter(Metric.FEEDBACK, "Ratings taken.", [*LABELS, "rating"], registry=self.registry)
+        self._feedback = Counter(Metric.FEEDBACK, "Ratings accepted.", [*LABELS, "rating"], registry=self.registry)
         self._eligible = Counter(
-            Metric.FEEDBACK_ELIGIBLE, "Stored rows that a training can use.", [*LABELS, "side"], registry=self.registry
+            Metric.FEEDBACK_ELIGIBLE, "Stored rows that training can use.", [*LABELS, "side"], registry=self.registry
         )
         for route in ROUTES:
             self._latency.labels(*self.constant, route)
@@ -72,7 +74,7 @@ class ProxyMetrics:
             self._eligible.labels(*self.constant, side)
 
     def request(self, route: str, code: int, seconds: float, tokens: int = 0) -> None:
-        """A request was answered with so many tokens, or given up with CLIENT_GONE."""
+        """Count an answered request, or one whose client has left (CLIENT_GONE). `tokens`: output tokens."""
         route = MODELS if route.startswith(f"{MODELS}/") else route if route in ROUTES else "other"
         self._requests.labels(*self.constant, route, str(code)).inc()
         if code not in (200, CLIENT_GONE):
@@ -82,9 +84,9 @@ class ProxyMetrics:
             self._token_latency.labels(*self.constant, route).observe(seconds / tokens)
 
     def feedback(self, revision: str, version: str, rating: str) -> None:
-        """A rating of an answer, which a pod of another revision may have given: it counts for that one."""
+        """Count a rating for the revision that gave the answer, which may differ from this pod's."""
         self._feedback.labels(self.constant[0], revision, version, rating).inc()
 
     def eligible(self, revision: str, version: str, side: str) -> None:
-        """A row was stored that a training can use."""
+        """Count a stored row that training can use."""
         self._eligible.labels(self.constant[0], revision, version, side).inc()

@@ -1,6 +1,6 @@
-"""How fast a client's long bodies come in: reading and tokenising one costs all answers time, and its sender none.
+"""Limits the rate of a client's long bodies, as parsing and tokenising them delays the answers of all clients.
 
-A token bucket per client. What it lets pass is more than any engine reads: at four bytes per token 1 MiB/s are 260,000
+A token bucket per client. The rate is higher than any engine can read: at four bytes per token, 1 MiB/s is 260,000
 tokens per second from one client to one pod.
 """
 
@@ -10,19 +10,19 @@ from collections.abc import Callable
 
 BYTES_PER_SECOND = 1 << 20
 BURST = 4 << 20  # bytes
-LONGEST = 2.0  # seconds that a body waits at most
-_CLIENTS = 1024  # that are remembered
+LONGEST = 2.0  # maximal delay of a body, in seconds
+_CLIENTS = 1024  # clients that are remembered
 
 
 class Pace:
-    """Tells for how long a body is to wait; who waits for an answer, or leaves before, costs the others nothing."""
+    """Computes how long to delay a body."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._paid: OrderedDict[str, float] = OrderedDict()  # client -> when all that it sent is paid for
+        self._paid: OrderedDict[str, float] = OrderedDict()  # client -> time at which its bucket is full again
 
     def delay(self, client: str, size: int) -> float:
-        """Seconds for which a body of `size` bytes is to wait."""
+        """Take `size` bytes from the client's bucket. Returns the seconds to wait before reading the body."""
         now = self._clock()
         known = self._paid.pop(client, 0.0)
         self._paid[client] = min(max(known, now - BURST / BYTES_PER_SECOND) + size / BYTES_PER_SECOND, now + LONGEST)

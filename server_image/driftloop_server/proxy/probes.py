@@ -1,4 +1,4 @@
-"""The port for kubelet and Prometheus."""
+"""The port for the kubelet's probes and for Prometheus."""
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -9,7 +9,11 @@ from driftloop_server.proxy.upstream import Upstream
 
 
 class Probes:
-    """/healthz: this process runs. /readyz: the engine generates tokens. /enginez: it does not hang. /metrics: both."""
+    """Serves the state of the pod.
+
+    /healthz: this process runs. /readyz: the engine generates tokens. /enginez: the engine does not hang.
+    /metrics: of the proxy and the engine.
+    """
 
     def __init__(self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream) -> None:
         self._readiness = readiness
@@ -32,8 +36,8 @@ class Probes:
         return web.Response(text=f"{obstacle or 'ok'}\n", status=503 if obstacle else 200)
 
     async def enginez(self, request: web.Request) -> web.Response:
-        trouble = await self._upstream.hangs()
-        return web.Response(text=f"{trouble or 'ok'}\n", status=503 if trouble else 200)
+        reason = await self._upstream.hangs()
+        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         body = generate_latest(self._metrics.registry) + await self._upstream.metrics()

@@ -1,4 +1,4 @@
-"""What a request asks, as drift and feedback see it. Pure."""
+"""The prompt in a request, for drift counters and feedback. Pure."""
 
 import hashlib
 import json
@@ -12,10 +12,10 @@ from driftloop.contract.text import conversation_identity
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`text`: the prompt, or the last user turn. `messages`: the conversation, where it is more than that turn.
+    """`text`: the prompt, or the last user message. `messages`: the conversation, if it is more than that message.
 
-    `tools` is the JSON list of tool schemas that came with it. It is no part of what was said: who corrects an answer
-    sends back the messages alone.
+    `tools` is the request's JSON list of tool schemas. It doesn't count for equality and hash, as clients send only the
+    messages with a correction.
     """
 
     text: str
@@ -24,33 +24,33 @@ class Prompt:
 
     @property
     def hash(self) -> bytes:
-        """16 bytes of sha256 over all that was asked."""
+        """16 bytes of the sha256 of text and messages."""
         document = json.dumps([self.text, self.messages], ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(document.encode()).digest()[:16]
 
     @property
     def readable(self) -> bool:
-        """Whether it is all text, so that it may be trained on."""
+        """Whether all of it is text, so that training can use it."""
         return not any(UNREADABLE in message for message in self.messages)
 
     @property
     def identity(self) -> str:
-        """The text that decides the side of the fence, as prepare sees the same conversation."""
+        """The text that decides the side of the fence, the same as in prepare."""
         return conversation_identity(self.messages) if self.messages else self.text
 
     @property
     def size(self) -> int:
-        """Characters held."""
+        """Number of characters."""
         return len(self.text) + len(self.tools) + sum(_size(message) for message in self.messages)
 
     def stored(self) -> dict[str, Any]:
-        """Its part of a row of feedback."""
+        """The fields of a feedback row for this prompt."""
         conversation = {"messages": list(self.messages)} if self.messages else {}
         return {"prompt": self.text} | conversation | ({"tools": self.tools} if self.tools else {})
 
 
 def prompt_of(body: dict[str, Any]) -> Prompt | None:
-    """The prompt of a request's body; None where there is no text (token ids, images alone, a malformed body)."""
+    """The prompt in a request's body; None if it has no text (token ids, only images, a malformed body)."""
     if "messages" in body:
         tools = body.get("tools")
         return prompt_from(body["messages"], json.dumps(tools, ensure_ascii=False) if tools else "")
@@ -75,7 +75,7 @@ def prompt_from(value: Any, tools: str = "") -> Prompt | None:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """The form in which rows of data keep a message too."""
+    """A message in the same form as in training data."""
     role, content = _string(message.get("role")), message.get("content")
     try:
         return {"role": role, "content": plain_content(content), **carried(message)}

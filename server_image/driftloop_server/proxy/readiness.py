@@ -1,4 +1,4 @@
-"""Ready means: the engine generated a token, lately. An open port or a /health that answers proves nothing."""
+"""A pod is ready if the engine generated a token recently. An open port or an answer of /health is not enough."""
 
 import asyncio
 import logging
@@ -8,13 +8,13 @@ from driftloop_server.proxy.upstream import BUSY, Upstream
 
 log = logging.getLogger(__name__)
 
-STARTING_SECONDS = 0.5  # between two tries until the first token
-PROBE_SECONDS = 5.0  # after that; answered requests prove the same, and no probe is sent beside them
-FAILURES = 2  # in a row: one alone may be a moment's load
+STARTING_SECONDS = 0.5  # between two probes until the first token
+PROBE_SECONDS = 5.0  # between two probes afterwards; while requests are answered, no probe is needed
+FAILURES = 2  # in a row before the pod is not ready: a single failure may be due to load
 
 
 class Readiness:
-    """Probes the engine directly, so its own traffic counts nowhere."""
+    """Probes the engine directly, so that probes are not counted as requests."""
 
     def __init__(self, upstream: Upstream, model: str) -> None:
         self._upstream = upstream
@@ -26,34 +26,34 @@ class Readiness:
 
     @property
     def obstacle(self) -> str | None:
-        """Why the pod is not ready; None when it is."""
+        """Why the pod is not ready; None if it is ready."""
         if self.draining:
             return "draining"
         ready = self._proven_at is not None and self._failures < FAILURES
         return None if ready else self._reason
 
     def proven(self) -> None:
-        """A token was generated, for whomever."""
+        """Record that the engine generated a token, for a probe or a client."""
         if self._proven_at is None:
             log.info("ready: the engine generated a token")
         self._proven_at = time.monotonic()
         self._failures = 0
 
     async def watch(self) -> None:
-        """Probe for ever."""
+        """Probe until cancelled."""
         while True:
             if self._proven_at is None or time.monotonic() - self._proven_at >= PROBE_SECONDS:
                 await self._probe()
             await asyncio.sleep(STARTING_SECONDS if self.obstacle else PROBE_SECONDS)
 
     async def _probe(self) -> None:
-        trouble = await self._upstream.generates_a_token(self._model)
-        if trouble is None:
+        problem = await self._upstream.generates_a_token(self._model)
+        if problem is None:
             self.proven()
             return
-        if trouble == BUSY and self._proven_at is not None:
-            return  # so many requests are no sign of a fault
+        if problem == BUSY and self._proven_at is not None:
+            return  # a full queue is not a fault
         self._failures += 1
-        self._reason = f"the engine generates no token: {trouble}"
+        self._reason = f"the engine generates no token: {problem}"
         if self._proven_at is not None:
             log.warning("%s", self._reason)

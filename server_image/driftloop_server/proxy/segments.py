@@ -1,7 +1,7 @@
-"""Rows of feedback on storage: lines of `version/pod/sequence.jsonl`, durable before they are acknowledged.
+"""Stores feedback rows as lines of `version/pod/sequence.jsonl`. Rows are durable before they are acknowledged.
 
-Each pod writes files of its own, so no writers meet. A reader may find the last line of a file cut, when the pod died
-in the middle of writing it: that row was never acknowledged.
+Each pod writes its own files, so there are no concurrent writers. If a pod dies while it writes, the last line of its
+file may be incomplete; that row was not acknowledged.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from driftloop.podlib.storage import StorageError, local_path, write_text
 
 log = logging.getLogger(__name__)
 
-MAX_ROWS = 1000  # of a segment
-MAX_SECONDS = 60.0  # of writing to one
-_ATTEMPTS = 1000  # of finding a free name
+MAX_ROWS = 1000  # per segment
+MAX_SECONDS = 60.0  # after which a new segment is started
+_ATTEMPTS = 1000  # to find a free name
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Segment(Protocol):
     """One file being written."""
 
     def append(self, lines: bytes) -> None:
-        """Returns when the lines are durable. Raises OSError, or StorageError."""
+        """Write lines and return when they are durable. Raises OSError or StorageError."""
 
     def close(self) -> None: ...
 
@@ -43,7 +43,7 @@ class LocalSegment:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # the file's name is durable too
+            os.fsync(folder)  # makes the file's name durable too
         finally:
             os.close(folder)
 
@@ -57,7 +57,7 @@ class LocalSegment:
 
 
 class RemoteSegment:
-    """An object in a store. Objects can't be appended to, so the whole segment, which is bounded, is put again."""
+    """An object in a store. Objects can't be appended to, so each time the whole segment is written again."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -74,7 +74,7 @@ class RemoteSegment:
 
 @dataclass
 class _Open:
-    """A segment with what decides when it is full."""
+    """A segment, with its age and number of rows, which decide when to start a new one."""
 
     segment: Segment
     opened: float
@@ -83,7 +83,7 @@ class _Open:
 
 @dataclass
 class _Batch:
-    """Rows that are written together: one sync for all that arrived during the one before."""
+    """Rows that are written together, with one sync: all rows that arrived during the previous write."""
 
     lines: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))  # by version
     written: bool = False
@@ -102,7 +102,7 @@ class Segments:
         self._sequence = 0
 
     async def append(self, version: str, row: Row) -> None:
-        """Returns when the row is durable. Raises OSError or StorageError: then it isn't stored."""
+        """Store a row and return when it is durable. Raises OSError or StorageError if it isn't stored."""
         batch = self._batch
         batch.lines[version].append(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
         async with self._lock:
@@ -121,7 +121,7 @@ class Segments:
             try:
                 current.segment.append(b"".join(lines))
             except Exception:
-                # Perhaps half a line is on the disk: nothing may be appended to it.
+                # The file may end with half a line, so nothing may be appended to it.
                 self._close(version)
                 raise
             current.rows += len(lines)
@@ -136,9 +136,9 @@ class Segments:
         return current
 
     def _new(self, version: str) -> Segment:
-        """A file that this pod did not have before its container was restarted, ascending.
+        """Create a segment with a new, ascending number, also after a restart of the container.
 
-        One that is there was made within the same millisecond, or the clock was set back: the next number is free soon.
+        A number is taken only if it is from the same millisecond or the clock was set back; a free one is close.
         """
         self._sequence = max(self._sequence, time.time_ns() // 1_000_000)
         for _ in range(_ATTEMPTS):
@@ -149,7 +149,7 @@ class Segments:
                 return RemoteSegment(uri) if path is None else LocalSegment(path)
             except FileExistsError:
                 continue
-        raise FileExistsError(f"{self._uri}: {_ATTEMPTS} files of this pod's next names are there already")
+        raise FileExistsError(f"{self._uri}: the next {_ATTEMPTS} file names of this pod already exist")
 
     def _close(self, version: str) -> None:
         self._open.pop(version).segment.close()

@@ -1,4 +1,4 @@
-"""Requests to the engine, and what its failures mean to a client."""
+"""Sends requests to the engine, and turns its failures into errors for the client."""
 
 import asyncio
 import json
@@ -11,22 +11,22 @@ import aiohttp
 
 from driftloop_server.openai_api import COMPLETIONS, ApiError
 
-# Less than any engine's own: uvicorn, vLLM's server, closes an idle connection after 5 s, and a request that meets a
-# closing connection is lost.
+# Seconds, less than any engine's. vLLM's server (uvicorn) closes idle connections after 5 s, and a request on a closing
+# connection is lost: https://github.com/vllm-project/vllm/pull/18472
 KEEPALIVE = 2.0
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 10.0
-HEALTH_SECONDS = 8.0  # less than the kubelet's own patience
+HEALTH_SECONDS = 8.0  # less than the timeout of the kubelet's probe
 BUSY = "its queue is full"
 MAX_METRICS = 4 << 20  # bytes
 MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
 
 
 class Upstream:
-    """A client of the engine's API. `timeout`: seconds in which an answer must be whole.
+    """A client of the engine's API. `timeout`: seconds until the answer must be complete.
 
-    Silence alone is no failure: an answer that isn't streamed comes at its end. An engine that hangs is found by its
-    probes, and its end breaks off what it had begun.
+    There is no timeout for silence, as an answer that isn't streamed is silent until its end. The probes detect an
+    engine that hangs; its restart aborts its answers.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -49,10 +49,10 @@ class Upstream:
     async def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send our own request with the client's body, and of its headers only those in `headers`.
+        """Send a new request with the client's body, and no other headers of the client than `headers`.
 
-        Leaving early closes the connection, which the engine takes for a client gone. Raises ApiError 502, 503, 504,
-        from within the block too.
+        Leaving the context early closes the connection, so the engine cancels the request. Raises ApiError 502, 503 or
+        504, also from within the block.
         """
         ours = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         try:
@@ -60,13 +60,13 @@ class Upstream:
                 yield answer
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ApiError(
-                503, "the engine is not there: try again", code="engine_unavailable", headers={"Retry-After": "1"}
+                503, "the engine is not available: try again", code="engine_unavailable", headers={"Retry-After": "1"}
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise broken_off(error, self.timeout) from error
 
     async def generates_a_token(self, model: str) -> str | None:
-        """Ask for one token. Returns what went wrong, or None."""
+        """Request one token. Returns what went wrong, or None."""
         body = json.dumps({"model": model, "prompt": "ready?", "max_tokens": 1, "temperature": 0}).encode()
         try:
             async with asyncio.timeout(PROBE_SECONDS), self.request("POST", COMPLETIONS, body) as answer:
@@ -76,7 +76,7 @@ class Upstream:
                     return f"status {answer.status}"
                 document: dict[str, Any] = json.loads(await read_bounded(answer, MAX_ANSWER))
         except TimeoutError:
-            return f"no answer in {PROBE_SECONDS:.0f} s"
+            return f"no answer within {PROBE_SECONDS:.0f} s"
         except (ApiError, ValueError) as error:
             return str(error)
         usage = document.get("usage") if isinstance(document, dict) else None
@@ -84,17 +84,17 @@ class Upstream:
         return None if tokens else "an answer without a token"
 
     async def hangs(self) -> str | None:
-        """Why the engine should be restarted; None while it answers, and while nothing listens: then it is starting."""
+        """Why the engine should be restarted; None if it answers, or if nothing listens because it is starting."""
         try:
             async with asyncio.timeout(HEALTH_SECONDS), self._session.get("/health") as answer:
-                return None if answer.status < 500 else f"/health answers {answer.status}"
+                return None if answer.status < 500 else f"/health returns status {answer.status}"
         except aiohttp.ClientConnectorError:
             return None
         except (aiohttp.ClientError, TimeoutError) as error:
-            return f"/health gives no answer: {str(error) or type(error).__name__}"
+            return f"/health doesn't answer: {str(error) or type(error).__name__}"
 
     async def metrics(self) -> bytes:
-        """The engine's metrics under vLLM's names; empty when it gives none."""
+        """The engine's metrics with vLLM's names; empty if it has none."""
         try:
             async with asyncio.timeout(2), self.request("GET", "/metrics") as answer:
                 text = await read_bounded(answer, MAX_METRICS) if answer.status == 200 else b""
@@ -105,7 +105,7 @@ class Upstream:
 
 
 def broken_off(error: Exception, timeout: float) -> ApiError:
-    """What a client is told when an answer ended early."""
+    """The error for a client whose answer was aborted."""
     if isinstance(error, TimeoutError):
         return ApiError(
             504,
@@ -113,11 +113,11 @@ def broken_off(error: Exception, timeout: float) -> ApiError:
             "requestTimeoutSeconds",
             code="engine_timeout",
         )
-    return ApiError(502, f"the engine broke off: {type(error).__name__}", code="engine_failed")
+    return ApiError(502, f"the engine aborted the answer: {type(error).__name__}", code="engine_failed")
 
 
 async def read_bounded(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Raises ApiError 502 above `limit` bytes."""
+    """Read the whole body. Raises ApiError 502 above `limit` bytes."""
     body = bytearray()
     async for block in answer.content.iter_any():
         body += block

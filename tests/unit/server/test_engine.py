@@ -41,7 +41,7 @@ async def metric(engine: Process, name: str) -> float:
 
 async def test_lists_its_model_and_knows_no_other(client: Client) -> None:
     assert [model.id async for model in client.models.list()] == ["desk"]
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+    with pytest.raises(openai.NotFoundError, match="'gpt' is not served here"):
         await client.completions.create(model="gpt", prompt="x")
 
 
@@ -179,13 +179,13 @@ async def test_a_chat_without_limit_may_fill_the_context(client: Client) -> None
 @pytest.mark.parametrize(
     ("body", "param", "explains"),
     [
-        ({"prompt": "x", "n": 2}, "n", "one answer a request"),
+        ({"prompt": "x", "n": 2}, "n", "one answer per request"),
         ({"prompt": "x", "temperature": "hot"}, "temperature", "valid number"),
         ({"prompt": "x", "temperature": 3}, "temperature", "less than or equal to 2"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"prompt": "x", "stop": [""]}, "stop", "at least 1 character"),
-        ({"prompt": "x", "logit_bias": {"1": 2}}, "logit_bias", "does not support"),
-        ({"prompt": ["a", "b"]}, "prompt", "several prompts are several requests"),
+        ({"prompt": "x", "logit_bias": {"1": 2}}, "logit_bias", "doesn't support it"),
+        ({"prompt": ["a", "b"]}, "prompt", "several prompts as several requests"),
         ({"prompt": [1, 100000]}, "prompt", "not in the vocabulary"),
         ({"prompt": ""}, "prompt", "nothing to continue"),
         ({}, "prompt", "required"),

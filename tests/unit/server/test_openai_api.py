@@ -42,7 +42,7 @@ def test_half_of_a_character_is_refused_with_its_place(document: Any, place: str
     with pytest.raises(ApiError) as caught:
         parse_json(body)
     assert caught.value.status == 400
-    assert caught.value.message.startswith(f"{place}: not Unicode: half of a surrogate pair, U+D")
+    assert caught.value.message.startswith(f"{place}: not valid Unicode: half of a surrogate pair, U+D")
     assert f"at character {at}:" in caught.value.message
     assert caught.value.param == place.split(".")[0]
     json.dumps(error_body(400, caught.value.message, caught.value.param), ensure_ascii=False).encode()
@@ -66,7 +66,7 @@ def test_a_long_body_is_judged_without_being_built(monkeypatch: pytest.MonkeyPat
     long = b'{"prompt":"\\ud83d\\ude42","l":[' + b",".join([b"[]"] * MAX_SEARCHED) + b"]"
     monkeypatch.delattr(json, "loads")
     assert is_unicode(long + b"}")
-    with pytest.raises(ApiError, match=r"the body: not Unicode: .*, at character 786471:") as caught:
+    with pytest.raises(ApiError, match=r"the body: not valid Unicode: .*, at character 786471:") as caught:
         parse_json(long + b',"stop":"\\ud83d"}')
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, None, "invalid_unicode")
 

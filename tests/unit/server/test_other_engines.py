@@ -262,7 +262,7 @@ async def test_the_engines_own_errors_keep_their_status(http: Session) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "code", "explains"),
-    [("break off", 502, "the engine broke off"), ("stall", 504, f"took longer than this service's {TIMEOUT} s")],
+    [("break off", 502, "the engine aborted"), ("stall", 504, f"took longer than this service's {TIMEOUT} s")],
 )
 async def test_a_stream_that_breaks_ends_with_an_error_event_and_counts_as_one(
     http: Session, pod: Process, prompt: str, code: int, explains: str

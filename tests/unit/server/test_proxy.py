@@ -68,13 +68,13 @@ async def test_a_conversation_goes_on_with_the_clients_own_messages(
 async def test_a_model_has_a_card(client: AsyncOpenAI, engine: Process) -> None:
     (listed,) = [model async for model in client.models.list()]
     assert await client.models.retrieve("desk") == listed
-    with pytest.raises(openai.NotFoundError, match="no model 'gpt'") as caught:
+    with pytest.raises(openai.NotFoundError, match="'gpt' is not served here") as caught:
         await client.models.retrieve("gpt")
     assert caught.value.code == "model_not_found"
     assert caught.value.param == "model"
     async with AsyncOpenAI(base_url=f"http://127.0.0.1:{engine.ports['engine']}/v1", api_key="none") as direct:
         assert await direct.models.retrieve("desk") == listed
-        with pytest.raises(openai.NotFoundError, match="no model 'org/gpt'"):
+        with pytest.raises(openai.NotFoundError, match="'org/gpt' is not served here"):
             await direct.models.retrieve("org/gpt")
 
 
@@ -100,7 +100,7 @@ async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy
     before = proxy.metric("driftloop_requests_total", route="/v1/completions", code="400")
     with pytest.raises(openai.BadRequestError, match="context is 256 tokens"):
         await client.completions.create(model="desk", prompt="my card", max_tokens=300)
-    with pytest.raises(openai.BadRequestError, match="one answer a request"):
+    with pytest.raises(openai.BadRequestError, match="one answer per request"):
         await client.completions.create(model="desk", prompt="my card", n=3)
     assert proxy.metric("driftloop_requests_total", route="/v1/completions", code="400") == before + 2
 

@@ -63,8 +63,8 @@ def test_calls_of_tools_and_their_results_are_whole_messages() -> None:
         ("hello", "messages.1", "not an object"),
         ({"role": "robot", "content": "x"}, "messages.1.role", "one of system"),
         ({"content": "x"}, "messages.1.role", "one of system"),
-        ({"role": "user"}, "messages.1.content", "required"),
-        ({"role": "user", "content": None}, "messages.1.content", "required"),
+        ({"role": "user"}, "messages.1.content", "must be a string"),
+        ({"role": "user", "content": None}, "messages.1.content", "must be a string"),
         ({"role": "user", "content": 5}, "messages.1", "not a text or a list"),
         ({"role": "user", "content": "x", "name": 5}, "messages.1", "name is 5"),
         ({"role": "user", "content": "x", "emotion": "joy"}, "messages.1.emotion", "does not know or support"),
@@ -73,7 +73,7 @@ def test_calls_of_tools_and_their_results_are_whole_messages() -> None:
         ({"role": "assistant", "tool_calls": [5]}, "messages.1", "does not name a function"),
         ({"role": "assistant", "tool_calls": [CALL] * 129}, "messages.1.tool_calls", "at most"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages.1.content.0", "image_url"),
-        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages.1.content.0", "parts of text alone"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages.1.content.0", "only text parts"),
         (
             {"role": "user", "content": [{"type": "text", "text": "x", "size": 5}]},
             "messages.1.content.0.size",
@@ -113,9 +113,9 @@ def test_tools_are_refused_where_the_template_would_leave_them_out() -> None:
     plain = tokenizer(
         "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}{{ m.content }}{% endif %}{% endfor %}"
     )
-    with pytest.raises(ApiError, match=r"messages\.1\.tool_calls: .* leaves calls of tools out"):
+    with pytest.raises(ApiError, match=r"messages\.1\.tool_calls: .* leaves out tool calls"):
         fitted(conversation([USER, CALLING, RESULT]), plain)
-    with pytest.raises(ApiError, match=r"messages\.0\.role: .* leaves results of tools out"):
+    with pytest.raises(ApiError, match=r"messages\.0\.role: .* leaves out tool results"):
         fitted(conversation([RESULT]), plain)
     assert fitted(conversation([USER]), plain) == [USER]
     # The template says itself why it takes none of them.

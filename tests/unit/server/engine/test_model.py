@@ -120,7 +120,7 @@ def test_a_long_text_is_given_up_where_it_can_not_fit_any_more(model_folder: Pat
         return loaded.tokenizer(text, **options)
 
     spied = replace(loaded, tokenizer=tokenizer)
-    with pytest.raises(ApiError, match=r"first 16384 of 3900000 characters in prompt are more already") as caught:
+    with pytest.raises(ApiError, match=r"first 16384 of 3900000 characters in prompt are already too many") as caught:
         spied.encode("a" * 3_900_000)
     assert caught.value.code == "context_length_exceeded"
     assert seen == [16384]

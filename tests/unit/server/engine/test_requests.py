@@ -64,15 +64,15 @@ def test_hints_that_change_no_answer_are_ignored(parsed: Any, fields: dict[str, 
     [
         ({"n": 2}, "send the request n times"),
         ({"n": True}, "send the request n times"),
-        ({"frequency_penalty": 0.5}, "no penalties"),
-        ({"repetition_penalty": 1.1}, "no penalties"),
-        ({"logit_bias": {"1": 2}}, "does not support"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "calls no tools"),
-        ({"tool_choice": "required"}, "calls no tools"),
-        ({"response_format": {"type": "json_object"}}, "text alone"),
-        ({"modalities": ["text", "audio"]}, "text alone"),
+        ({"frequency_penalty": 0.5}, "doesn't support penalties"),
+        ({"repetition_penalty": 1.1}, "doesn't support penalties"),
+        ({"logit_bias": {"1": 2}}, "doesn't support it"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "doesn't support tools"),
+        ({"tool_choice": "required"}, "doesn't support tools"),
+        ({"response_format": {"type": "json_object"}}, "only in text"),
+        ({"modalities": ["text", "audio"]}, "only in text"),
         ({"min_p": 0.1}, "top_p and top_k"),
-        ({"echo": True}, "does not repeat the prompt"),
+        ({"echo": True}, "doesn't repeat the prompt"),
         ({"suffix": "end"}, "continues a prompt"),
         ({"top_kk": 1}, "does not know the field"),
         ({"x" * 1_000_000: 1}, "does not know the field"),
@@ -134,7 +134,7 @@ def test_an_integral_number_is_an_integer() -> None:
 
 
 def test_likeliest_tokens_are_not_promised_without_their_logprobs() -> None:
-    with pytest.raises(ApiError, match="top_logprobs: it needs logprobs"):
+    with pytest.raises(ApiError, match="top_logprobs: requires logprobs"):
         chat(top_logprobs=2)
     assert chat(top_logprobs=2, logprobs=True).wanted_logprobs == 2
     assert chat(logprobs=True).wanted_logprobs == 0
@@ -153,7 +153,7 @@ def test_a_prompt_is_one_text_or_its_tokens(prompt: Any, taken: Any) -> None:
     [["a", "b"], [1, "a"], [[1], [2]], [1.0], [True], {"a": 1}, 5, [None], [[["a"]]], ["a"] * 300_000, [1.5] * 300_000],
 )
 def test_another_prompt_is_refused(prompt: Any) -> None:
-    with pytest.raises(ApiError, match="several prompts are several requests") as caught:
+    with pytest.raises(ApiError, match="several prompts as several requests") as caught:
         completion(prompt=prompt)
     assert caught.value.param == "prompt"
 
