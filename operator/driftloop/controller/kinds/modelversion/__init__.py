@@ -1,1 +1,1 @@
-"""ModelVersion: evaluate, judge by the gates."""
+"""ModelVersion: evaluate it, and judge it by the gates."""

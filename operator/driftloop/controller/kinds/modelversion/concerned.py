@@ -13,7 +13,7 @@ KIND = "ModelVersion"
 
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
-    """The version of a pod or a Deployment, versions whose baseline is what a service serves, users of a claim."""
+    """The version of a pod or Deployment, the versions of a service's family, the versions that use a claim."""
     if is_pod_of(changed, (EVALUATE,)) or changed["kind"] == "Deployment":
         yield from named_by_label(changed, KIND, VERSION)
     if changed["kind"] == "InferenceService":

@@ -1,7 +1,7 @@
-"""ModelVersion: evaluate, judge, and protect what serves. Pure.
+"""The decision on a ModelVersion: evaluate it, judge it, and protect it while it serves. Pure.
 
-A judgement stands, but for a version that may still be rolled out: when what it would replace has changed since, it is
-evaluated again, against that.
+A judgement is final, with one exception: a version that may still be rolled out is evaluated again when another
+version has become stable.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.modelversion import approval, gates, tasks
-from driftloop.controller.kinds.modelversion.against import Against, Baseline, NoBaseline, Unknown, against_of
+from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
 from driftloop.controller.kinds.modelversion.evaluation import ATTEMPTS, Evaluation, evaluation_of, is_current
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, lost_result
@@ -50,80 +50,81 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0
 SETTLE_SECONDS = 10.0
-AGAIN_AFTER = timedelta(minutes=1)  # before the second evaluation of a version that the API's checks left undecided
-AGAIN_FACTOR = 5  # and longer before each further one
+AGAIN_AFTER = timedelta(minutes=1)  # delay before the second evaluation if the API checks were inconclusive
+AGAIN_FACTOR = 5  # factor by which the delay grows before each further evaluation
 Step = steps.Step[ModelVersionPhase]
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """What to do for the version now."""
+    """Plan the next step of the version."""
     if observed.version["metadata"].get("deletionTimestamp"):
-        return Plan()  # what it owns goes with it
+        return Plan()  # Kubernetes deletes the objects that it owns
     failed, wait = lost_pods(observed.pods, now)
-    against = against_of(observed, settings, now)
-    beside, services = (*failed, *_protection(against)), list(against.services)
-    if not _settled(against):
-        step = _step(against)
+    comparison = comparison_of(observed, settings, now)
+    beside, services = (*failed, *_protection(comparison)), list(comparison.services)
+    if not _settled(comparison):
+        step = _step(comparison)
     elif observed.status.phase == "AwaitingApproval":
-        step = approval.unproven(against, observed.status.gate_summary or "")
+        step = approval.unproven(comparison, observed.status.gate_summary or "")
     else:
         status = observed.status.model_copy(update={"services": services}).dump()
-        return Plan(beside=independent((*beside, *_needless(observed))), status=status, requeue_after=wait)
+        return Plan(beside=independent((*beside, *_delete_needless(observed))), status=status, requeue_after=wait)
     retried = observed.annotations.get(RETRY) if step.phase in JUDGED else observed.status.retried
     step = replace(step, changes=step.changes | {"services": services, "retried": retried})
     plan = steps.to_plan(step, observed.version, observed.status, now, beside, wait)
     return replace(plan, beside=(Group((), ("services",)), *plan.beside))
 
 
-def _settled(against: Against) -> bool:
-    """Judged, against what it would replace now and as it would be served, and nobody asks for another try."""
-    match against.observed.status.phase:
+def _settled(comparison: Comparison) -> bool:
+    """Whether the version needs no further evaluation: its judgement is current, and no retry is requested."""
+    match comparison.observed.status.phase:
         case None | "Pending" | "Evaluating":
             return False
         case "Failed":
-            return not against.wants_retry
+            return not comparison.wants_retry
         case "Rejected":
             return True
         case "AwaitingApproval":
-            return not against.is_candidate or not against.is_compared or is_current(against)
+            return not comparison.is_candidate or not comparison.is_compared or is_current(comparison)
         case "Approved":
-            return not against.is_candidate or is_current(against)
+            return not comparison.is_candidate or is_current(comparison)
         case never:
             assert_never(never)
 
 
-def _protection(against: Against) -> tuple[Action, ...]:
-    """The label by which the admission policy refuses to have it deleted."""
-    observed, wanted = against.observed, "true" if against.services else None
-    if labels(observed.version).get(IN_USE) == wanted:
+def _protection(comparison: Comparison) -> tuple[Action, ...]:
+    """Set or remove the label with which the admission policy refuses to delete a version in use."""
+    observed, value = comparison.observed, "true" if comparison.services else None
+    if labels(observed.version).get(IN_USE) == value:
         return ()
-    return (Label(Key("ModelVersion", observed.namespace, observed.name), observed.uid, {IN_USE: wanted}),)
+    return (Label(Key("ModelVersion", observed.namespace, observed.name), observed.uid, {IN_USE: value}),)
 
 
-def _needless(observed: Observed) -> tuple[Action, ...]:
-    """Stop what is still at work though all is judged: a Job whose engine can't start holds its pod until the deadline.
+def _delete_needless(observed: Observed) -> tuple[Action, ...]:
+    """Delete the Jobs that still run after the judgement: one whose engine can't start runs until its deadline.
 
-    Only once the judgement is written: nothing else would tell of it after a crash in between, and it would begin anew.
+    They are deleted only after the judgement is in the status. Otherwise a crash between the two writes would lose the
+    judgement, and the evaluation would start again.
     """
     working = (job for job in observed.jobs if not finished(job))
     return tuple(delete_job(job) for job in working if not field(job, "metadata", "deletionTimestamp"))
 
 
-def _step(against: Against) -> Step:
-    match against.baseline:
+def _step(comparison: Comparison) -> Step:
+    match comparison.baseline:
         case Unknown(reason, message):
             return Step("Pending", conditions.stalled(reason, message), requeue_after=RECHECK_SECONDS)
         case Baseline() | NoBaseline() as baseline:
-            evaluation = evaluation_of(against, baseline)
+            evaluation = evaluation_of(comparison, baseline)
         case never:
             assert_never(never)
-    step = _evaluated(evaluation, evaluation.latest) if evaluation.latest else _begun(evaluation, attempt=1)
+    step = _evaluate_step(evaluation, evaluation.latest) if evaluation.latest else _start(evaluation, attempt=1)
     superseded = tuple(delete_job(job) for job in evaluation.superseded if not finished(job))
     return replace(step, beside=(*superseded, *step.beside))
 
 
-def _begun(evaluation: Evaluation, attempt: int) -> Step:
-    """The stable version is asked first, then the candidate: each by a pod of its own, one after the other."""
+def _start(evaluation: Evaluation, attempt: int) -> Step:
+    """Start an attempt. First one pod asks the stable version, then another pod asks the candidate."""
     observed = evaluation.observed
     match evaluation.baseline:
         case Baseline() as stable:
@@ -142,7 +143,7 @@ def _begun(evaluation: Evaluation, attempt: int) -> Step:
 
 
 def _ask_in_turn(evaluation: Evaluation, attempt: int) -> Step:
-    """Raises TaskTooLarge."""
+    """Ask the stable version if a suite needs its answers, else the candidate. Raises TaskTooLarge."""
     match evaluation.baseline:
         case Baseline() as stable if evaluation.answers_name is not None:
             return _ask_stable(evaluation, stable, attempt)
@@ -153,37 +154,39 @@ def _ask_in_turn(evaluation: Evaluation, attempt: int) -> Step:
 
 
 def _ask_stable(evaluation: Evaluation, stable: Baseline, attempt: int) -> Step:
-    """Raises TaskTooLarge."""
-    doing = f"{stable.status.version}, which the version is compared with, is asked first ({evaluation.on})"
+    """Ask the stable version, and with its answers the candidate. Raises TaskTooLarge."""
+    activity = (
+        f"the stable version {stable.status.version} is asked first, for the comparison ({evaluation.engine_text})"
+    )
     if evaluation.answers is None:
         body = tasks.answer_job(evaluation, stable)
-        return _evaluating(doing, (_policy(evaluation), Create(body)))
+        return _evaluating(activity, (_policy(evaluation), Create(body)))
     match evaluation.answers.outcome:
         case AnswerResult() as answers:
             return _create_evaluate(evaluation, answers, attempt)
         case Running() | Broken() | Lost() as outcome:
-            return _unfinished(evaluation, evaluation.answers.job, outcome, doing)
+            return _without_result(evaluation, evaluation.answers.job, outcome, activity)
         case never:
             assert_never(never)
 
 
 def _create_evaluate(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Step:
-    """Raises TaskTooLarge."""
+    """Create the evaluate Job. Raises TaskTooLarge."""
     body = tasks.evaluate_job(evaluation, answers, attempt)
-    return _evaluating(_comparing(evaluation, body), (_policy(evaluation), Create(body)))
+    return _evaluating(_activity(evaluation, body), (_policy(evaluation), Create(body)))
 
 
-def _evaluated(evaluation: Evaluation, latest: Stage[EvaluateResult]) -> Step:
+def _evaluate_step(evaluation: Evaluation, latest: Stage[EvaluateResult]) -> Step:
     match latest.outcome:
         case EvaluateResult() as result:
-            return _judged(evaluation, latest.job, result)
+            return _judge(evaluation, latest.job, result)
         case Running() | Broken() | Lost() as outcome:
-            return _unfinished(evaluation, latest.job, outcome, _comparing(evaluation, latest.job))
+            return _without_result(evaluation, latest.job, outcome, _activity(evaluation, latest.job))
         case never:
             assert_never(never)
 
 
-def _comparing(evaluation: Evaluation, job: Obj) -> str:
+def _activity(evaluation: Evaluation, job: Obj) -> str:
     match tasks.compared_with(job):
         case BaselineStatus(version=version):
             stable = version
@@ -191,45 +194,44 @@ def _comparing(evaluation: Evaluation, job: Obj) -> str:
             stable = "nothing"
         case never:
             assert_never(never)
-    return f"the version is being evaluated, compared with {stable} ({evaluation.on})"
+    return f"the version is being evaluated, compared with {stable} ({evaluation.engine_text})"
 
 
-def _unfinished(evaluation: Evaluation, job: Obj, outcome: Running | Broken | Lost, doing: str) -> Step:
-    """A Job that runs still, or ended without a result to go on with."""
+def _without_result(evaluation: Evaluation, job: Obj, outcome: Running | Broken | Lost, activity: str) -> Step:
+    """The step for a Job that still runs, or that ended without a usable result."""
     match outcome:
         case Running() as running:
-            return _underway(evaluation, running, doing)
+            return _in_progress(evaluation, running, activity)
         case Lost():
             return _evaluating(lost_result(job), (delete_job(job),), Reason.RESULT_LOST)
         case Broken(reason, message):
-            return Step("Failed", conditions.stalled(reason, f"{message} ({evaluation.on})"))
+            return Step("Failed", conditions.stalled(reason, f"{message} ({evaluation.engine_text})"))
         case never:
             assert_never(never)
 
 
 def _evaluating(message: str, actions: tuple[Action, ...], reason: str = Reason.EVALUATING) -> Step:
-    """What is created now, its policy first, or deleted."""
     return Step("Evaluating", conditions.progressing(reason, message), actions, requeue_after=SETTLE_SECONDS)
 
 
-def _underway(evaluation: Evaluation, running: Running, doing: str) -> Step:
-    """At work: its policy is kept as it was, and one that can't be written again stops nothing."""
+def _in_progress(evaluation: Evaluation, running: Running, activity: str) -> Step:
+    """The step for a running Job. Its policy exists already, so now a failed write of it stops nothing."""
     benign = running.reason in BENIGN
-    reason, message = (Reason.EVALUATING, doing) if benign else (running.reason, f"{doing}: {running.message}")
-    shown = conditions.progressing(reason, message)
-    return Step("Evaluating", shown, beside=(_policy(evaluation),), requeue_after=SETTLE_SECONDS)
+    reason, message = (Reason.EVALUATING, activity) if benign else (running.reason, f"{activity}: {running.message}")
+    progressing = conditions.progressing(reason, message)
+    return Step("Evaluating", progressing, beside=(_policy(evaluation),), requeue_after=SETTLE_SECONDS)
 
 
 def _policy(evaluation: Evaluation) -> Apply:
-    """What keeps others from its pods."""
-    return Apply(jobs.evaluate_policy(evaluation.observed.version, evaluation.against.settings))
+    return Apply(jobs.evaluate_policy(evaluation.observed.version, evaluation.comparison.settings))
 
 
-def _judged(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
+def _judge(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
+    """Judge a finished evaluation by the gates."""
     try:
         evidence = Artefact(uri=result.uri, digest=result.digest)
     except ValidationError:
-        message = f"the evaluation names {result.uri!r} as the place of its evidence: that is no storage URI"
+        message = f"the evaluation returned {result.uri!r} as the location of its evidence, which is not a storage URI"
         return Step("Failed", conditions.stalled(Reason.INVALID_RESULT, message))
     observed, compared = evaluation.observed, tasks.compared_with(job)
     judged = gates.judge(observed.spec, result, compared, _uses(observed))
@@ -245,7 +247,7 @@ def _judged(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
         case "Approved" as phase:
             return Step(phase, conditions.ready(Reason.APPROVED, summary), changes=changes)
         case "Unproven":
-            step = approval.unproven(evaluation.against, summary)
+            step = approval.unproven(evaluation.comparison, summary)
             return replace(step, changes=changes | step.changes)
         case "Undecided":
             return _undecided(evaluation, job, summary, changes)
@@ -256,23 +258,23 @@ def _judged(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
 
 
 def _undecided(evaluation: Evaluation, job: Obj, summary: str, changes: dict[str, Any]) -> Step:
-    """Only the API's checks could not tell: another evaluation after a while, and after a few a person's word."""
+    """Only the API checks were inconclusive: evaluate again after a delay; after ATTEMPTS a person must request it."""
     name, names = job["metadata"]["name"], evaluation.names
     attempt = names.index(name) + 1 if name in names else ATTEMPTS
     if attempt >= ATTEMPTS:
-        message = f"{summary}, in {attempt} evaluations: annotate it {RETRY} with a new value for others"
+        message = f"{summary}, in {attempt} evaluations: set the annotation {RETRY} to a new value to evaluate it again"
         return Step("Failed", conditions.stalled(Reason.UNDECIDED, message), changes=changes)
-    now = evaluation.against.now
-    rest = finished_at(job, now) + AGAIN_AFTER * AGAIN_FACTOR ** (attempt - 1) - now
-    if rest.total_seconds() <= 0:
-        return replace(_begun(evaluation, attempt + 1), changes=changes)
-    message = f"{summary}: evaluated again in a while, {attempt} of {ATTEMPTS} evaluations are done"
+    now = evaluation.comparison.now
+    wait = finished_at(job, now) + AGAIN_AFTER * AGAIN_FACTOR ** (attempt - 1) - now
+    if wait.total_seconds() <= 0:
+        return replace(_start(evaluation, attempt + 1), changes=changes)
+    message = f"{summary}: it will be evaluated again; {attempt} of {ATTEMPTS} evaluations are done"
     step = Step("Evaluating", conditions.progressing(Reason.UNDECIDED, message), changes=changes)
-    return replace(step, requeue_after=rest.total_seconds())
+    return replace(step, requeue_after=wait.total_seconds())
 
 
 def _uses(observed: Observed) -> dict[str, int]:
-    """By suite, the other versions that were judged by the very same items."""
+    """The number of other versions, per suite, that were judged by exactly the same items."""
     others = [
         {suite.get("digest") for suite in field(version, "spec", "evaluation", "suites") or []}
         for version in observed.versions

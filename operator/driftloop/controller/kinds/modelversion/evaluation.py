@@ -1,6 +1,6 @@
-"""An evaluation of a version: which Jobs are wanted for it, and what became of those that are there. Pure.
+"""An evaluation of a version: which Jobs it needs, and the outcomes of the existing ones. Pure.
 
-The names of the Jobs hold what the evaluation is about: another baseline or engine is another evaluation.
+The name of a Job contains a hash of baseline and engine, because another baseline or engine needs a new evaluation.
 """
 
 import hashlib
@@ -10,8 +10,8 @@ from typing import TypeVar, assert_never
 
 from driftloop.api.engine import Engine
 from driftloop.contract.result import AnswerResult, EvaluateResult
-from driftloop.contract.task import EvaluateTask
-from driftloop.controller.kinds.modelversion.against import Against, Baseline, NoBaseline, Unknown
+from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask
+from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, stage
 from driftloop.controller.pods import jobs
@@ -21,109 +21,121 @@ from driftloop.controller.vocabulary.plan import Obj
 
 Result = TypeVar("Result")
 
-ATTEMPTS = 3  # at an evaluation whose only doubt is the API's
+ATTEMPTS = 3  # evaluations of a version for which only the API checks were inconclusive
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is asked of a version, on what, and how far that has come."""
+    """The evaluation that a version needs now, and how far it is."""
 
-    against: Against  # the facts of this reconcile
-    baseline: Baseline | NoBaseline  # what the version is compared with: the baseline of `against`, which is known
-    key: str  # eight hex digits for what it is about: the baseline, the engine, and the retry that asks for it
-    names: tuple[str, ...]  # of its evaluate Jobs, of one attempt after the other
-    answers_name: str | None  # of the Job that asks the stable version; None where no suite compares
+    comparison: Comparison  # the facts of this reconcile
+    baseline: Baseline | NoBaseline  # the baseline in `comparison`, which is not Unknown here
+    key: str  # eight hex digits: a hash of baseline, engine and retry annotation
+    names: tuple[str, ...]  # names of the evaluate Jobs, one per attempt
+    answers_name: str | None  # name of the answer Job; None if no suite compares
     latest: Stage[EvaluateResult] | None  # the evaluate Job that counts
-    answers: Stage[AnswerResult] | None  # the Job that asks the stable version
+    answers: Stage[AnswerResult] | None  # the answer Job
 
     @property
     def observed(self) -> Observed:
         """The objects that were read."""
-        return self.against.observed
+        return self.comparison.observed
 
     @property
     def superseded(self) -> tuple[Obj, ...]:
-        """Jobs that this evaluation doesn't want."""
-        wanted = {*self.names, self.answers_name, self.latest.job["metadata"]["name"] if self.latest else None}
-        return tuple(job for job in self.observed.jobs if job["metadata"]["name"] not in wanted)
+        """Jobs that this evaluation does not need."""
+        needed = {*self.names, self.answers_name, self.latest.job["metadata"]["name"] if self.latest else None}
+        return tuple(job for job in self.observed.jobs if job["metadata"]["name"] not in needed)
 
     @property
-    def on(self) -> str:
-        """For people: on what the version is asked, and who said so."""
-        engine = self.against.engine
+    def engine_text(self) -> str:
+        """The engine, for a message; with advice if it is the default engine."""
+        engine = self.comparison.engine
         gpus = f"{engine.gpus} GPU{'s' if engine.gpus > 1 else ''}" if engine.gpus else "no GPU"
-        given = self.observed.spec.evaluation.engine is not None or bool(self.observed.services)
-        guessed = "" if given else "; no InferenceService follows the family: evaluation.engine says another one"
-        return f"engine {engine.type}, {gpus}{guessed}"
+        chosen = self.observed.spec.evaluation.engine is not None or bool(self.observed.services)
+        advice = "; no InferenceService follows the family: set evaluation.engine to use another engine"
+        return f"engine {engine.type}, {gpus}{'' if chosen else advice}"
 
 
-def evaluation_of(against: Against, baseline: Baseline | NoBaseline) -> Evaluation:
-    """The evaluation that is wanted now."""
-    observed = against.observed
-    key = _hash(baseline.digest, engine_hash(against.engine), observed.annotations.get(RETRY))
+def evaluation_of(comparison: Comparison, baseline: Baseline | NoBaseline) -> Evaluation:
+    """The evaluation that the version needs now, with the outcomes of its Jobs."""
+    observed = comparison.observed
+    key = _hash(baseline.digest, engine_hash(comparison.engine), observed.annotations.get(RETRY))
     names = tuple(jobs.evaluate_name(observed.version, key, attempt) for attempt in range(1, ATTEMPTS + 1))
-    answers_name = _answers_name(against, baseline)
+    answers_name = _answers_name(comparison, baseline)
     return Evaluation(
-        against=against,
+        comparison=comparison,
         baseline=baseline,
         key=key,
         names=names,
         answers_name=answers_name,
-        latest=_stage(against, _latest(against, names), EvaluateResult),
-        answers=_stage(against, _named(observed, answers_name), AnswerResult),
+        latest=_stage(comparison, _latest(comparison, names), EvaluateResult),
+        answers=_stage(comparison, _named(observed, answers_name), AnswerResult),
     )
 
 
 def engine_hash(engine: Engine) -> str:
-    """Eight hex digits for all of an engine that may change an answer."""
+    """Eight hex digits: a hash of the engine's settings that may change answers."""
     return _hash(engine.model_dump_json(exclude={"resources"}))
 
 
 def answers_key(baseline: Baseline, engine: Engine) -> str:
-    """Eight hex digits for the stable version's answers: they serve every attempt and every retry."""
+    """Eight hex digits that identify the stable version's answers, which all attempts and retries share."""
     return _hash(baseline.digest, engine_hash(engine))
 
 
-def is_current(against: Against) -> bool:
-    """Whether the version was judged against what serves now, on its engine. Where that can't be read, it was."""
-    status = against.observed.status
-    match against.baseline:
+def is_current(comparison: Comparison) -> bool:
+    """Whether the version was judged against the current baseline and engine. True if the baseline can't be read."""
+    status = comparison.observed.status
+    match comparison.baseline:
         case Unknown():
             return True
         case Baseline() | NoBaseline() as baseline:
             judged = status.baseline.digest if status.baseline else None
-            return baseline.digest == judged and status.engine in (None, engine_hash(against.engine))
+            return baseline.digest == judged and status.engine in (None, engine_hash(comparison.engine))
         case never:
             assert_never(never)
 
 
-def _answers_name(against: Against, baseline: Baseline | NoBaseline) -> str | None:
+def _answers_name(comparison: Comparison, baseline: Baseline | NoBaseline) -> str | None:
     match baseline:
-        case Baseline() if against.is_compared:
-            return jobs.answer_name(against.observed.version, answers_key(baseline, against.engine))
+        case Baseline() if comparison.is_compared:
+            return jobs.answer_name(comparison.observed.version, answers_key(baseline, comparison.engine))
         case Baseline() | NoBaseline():
             return None
         case never:
             assert_never(never)
 
 
-def _latest(against: Against, names: tuple[str, ...]) -> Obj | None:
-    """The evaluate Job that counts: of a candidate, or where another try is asked for, the one that is wanted now.
+def _latest(comparison: Comparison, names: tuple[str, ...]) -> Obj | None:
+    """The evaluate Job that counts.
 
-    The others keep the last judgement that they got.
+    For a candidate, or if a retry is requested, it is the latest Job of this evaluation. Any other version keeps its
+    judgement, from its newest evaluate Job.
     """
-    observed = against.observed
-    if against.is_candidate or against.wants_retry:
-        wanted = [job for name in names if (job := _named(observed, name)) is not None]
-        return wanted[-1] if wanted else None
-    evaluations = [job for job in observed.jobs if isinstance(jobs.task_of(job), EvaluateTask)]
+    observed = comparison.observed
+    if comparison.is_candidate or comparison.wants_retry:
+        existing = [job for name in names if (job := _named(observed, name)) is not None]
+        return existing[-1] if existing else None
+    evaluations = [job for job in observed.jobs if evaluate_task_of(job)]
     return max(evaluations, key=_age, default=None)
 
 
-def _stage(against: Against, job: Obj | None, expected: type[Result]) -> Stage[Result] | None:
+def evaluate_task_of(job: Obj) -> EvaluateTask | None:
+    """The task of an evaluate Job; None for another Job, or if it does not parse."""
+    match jobs.task_of(job):
+        case EvaluateTask() as task:
+            return task
+        case PrepareTask() | TrainTask() | AnswerTask() | ServeTask() | None:
+            return None
+        case never:
+            assert_never(never)
+
+
+def _stage(comparison: Comparison, job: Obj | None, expected: type[Result]) -> Stage[Result] | None:
     if job is None:
         return None
-    return stage(job, outcome(job, against.observed.pods, jobs.EVALUATE, against.now), expected)
+    return stage(job, outcome(job, comparison.observed.pods, jobs.EVALUATE, comparison.now), expected)
 
 
 def _named(observed: Observed, name: str | None) -> Obj | None:

@@ -1,13 +1,14 @@
 """The gates: what an evaluation must show before a version is served. Pure.
 
-Every suite is required at one-sided 95 %, so no correction for their number is due: a version passes only if each
-single test does (intersection-union test, Berger 1982). Unknown is inconclusive, and inconclusive is never a pass.
+Each suite must pass a one-sided test at 95 %. No correction for the number of tests is needed, because a version
+passes only if all tests pass (intersection-union test, Berger 1982). Missing data is inconclusive, and inconclusive is
+never a pass.
 
 Sources of the formulas:
-- pairing the questions and clustering the standard errors: Miller 2024, "Adding Error Bars to Evals",
-  arXiv 2411.00640; the client computes both, this file judges;
-- non-inferiority (retention): the lower bound of the paired difference must lie above -delta (Blackwelder 1982);
-- superiority (target): it must lie above the gain that is asked for;
+- paired questions and clustered standard errors: Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640; the
+  client computes both, this module judges;
+- non-inferiority (retention): the lower bound of the paired difference must be above -delta (Blackwelder 1982);
+- superiority (target): the lower bound must be above the required gain;
 - the bounds themselves: contract/bounds.py.
 """
 
@@ -26,7 +27,7 @@ from driftloop.contract.bounds import (
     share_bounds,
 )
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
-from driftloop.controller.kinds.modelversion.against import NoBaseline
+from driftloop.controller.kinds.modelversion.comparison import NoBaseline
 
 
 def judge(
@@ -35,10 +36,10 @@ def judge(
     compared: BaselineStatus | NoBaseline,
     uses: Mapping[str, int] | None = None,
 ) -> list[Gate]:
-    """One gate a check, in the order in which they are read: digest, api, then the suites of the spec.
+    """One gate per check: digest, api, then the suites in the order of the spec.
 
-    `compared` is what the version had to be compared with. `uses` counts, by suite, the versions that were judged by
-    the very same items before.
+    `compared` is what the version had to be compared with. `uses` is, per suite, the number of versions that were
+    judged before by exactly the same items.
     """
     measured = {suite.name: suite for suite in result.suites}
     gates = [_digest_gate(spec, result, baseline_of(compared)), _api_gate(result.api)]
@@ -49,7 +50,7 @@ def judge(
 
 
 def baseline_of(compared: BaselineStatus | NoBaseline) -> BaselineStatus | None:
-    """The baseline, where there is one."""
+    """The baseline; None without one."""
     match compared:
         case BaselineStatus() as baseline:
             return baseline
@@ -63,10 +64,12 @@ Judgement = Literal["Approved", "Unproven", "Undecided", "Rejected"]
 
 
 def verdict(gates: Sequence[Gate]) -> Judgement:
-    """Approved: every gate passed or does not apply, digest and API were looked at, and a suite passed.
+    """The verdict on a version.
 
-    Unproven: nothing speaks against it, but no suite judged it. Undecided: only the API's checks could not tell, which
-    another look may. Else Rejected.
+    Approved: every gate passed or does not apply, the digest and api gates passed, and a suite passed.
+    Unproven: no gate failed, but no suite judged the version.
+    Undecided: only the API checks were inconclusive, which may change when they are repeated.
+    Rejected: everything else.
     """
     bad = {gate.verdict for gate in gates} - {"Pass", "NotApplicable"}
     passed = {gate.kind for gate in gates if gate.verdict == "Pass"}
@@ -79,10 +82,7 @@ def verdict(gates: Sequence[Gate]) -> Judgement:
 
 
 def summary(gates: Sequence[Gate]) -> str:
-    """`4 of 4 passed`, or the gate that stood in the way: the first that failed, else the first that could not tell.
-
-    At most 256 characters.
-    """
+    """`4 of 4 passed`, or the first gate that failed, else the first inconclusive gate. At most 256 characters."""
     bad = next((gate for verdict in ("Fail", "Inconclusive") for gate in gates if gate.verdict == verdict), None)
     if bad is not None:
         return f"{bad.name}: {bad.verdict}: {bad.message}"[:256]
@@ -94,11 +94,11 @@ def summary(gates: Sequence[Gate]) -> str:
 
 def _digest_gate(spec: ModelVersionSpec, result: EvaluateResult, baseline: BaselineStatus | None) -> Gate:
     if result.candidate_digest != spec.artefact.digest:
-        message = f"the pod served {result.candidate_digest}, the version is {spec.artefact.digest}"
+        message = f"the pod served {result.candidate_digest}, but the version is {spec.artefact.digest}"
         return Gate(name="digest", kind="digest", verdict="Fail", message=message)
-    wanted = baseline.digest if baseline else None
-    if result.baseline_digest != wanted:
-        message = f"compared with {result.baseline_digest or 'nothing'}, not {wanted or 'nothing'}: evaluate again"
+    expected = baseline.digest if baseline else None
+    if result.baseline_digest != expected:
+        message = f"compared with {result.baseline_digest or 'nothing'}, not {expected or 'nothing'}: evaluate again"
         return Gate(name="digest", kind="digest", verdict="Inconclusive", message=message)
     return Gate(name="digest", kind="digest", verdict="Pass", message="the served model is the version's artefact")
 
@@ -110,10 +110,10 @@ def _api_gate(api: ApiCheck) -> Gate:
         return Gate(name="api", kind="api", verdict="Fail", message=message)
     if api.uncertain:
         checks = "; ".join(api.uncertain)
-        message = f"{len(api.uncertain)} of {total} checks differ from one look to the next: {checks}"[:1024]
+        message = f"{len(api.uncertain)} of {total} checks gave different results when repeated: {checks}"[:1024]
         return Gate(name="api", kind="api", verdict="Inconclusive", message=message)
     if total == 0:
-        return Gate(name="api", kind="api", verdict="Inconclusive", message="no check of the API was made")
+        return Gate(name="api", kind="api", verdict="Inconclusive", message="the API was not checked")
     return Gate(name="api", kind="api", verdict="Pass", message=f"{total} checks passed")
 
 
@@ -126,7 +126,7 @@ def _suite_gate(suite: SuiteSpec, result: SuiteResult | None, compared: Baseline
         case never:
             assert_never(never)
     if result is None:
-        return _unjudged(suite, "Inconclusive", "the evaluation says nothing about this suite: evaluate again", None)
+        return _unjudged(suite, "Inconclusive", "the evaluation has no result of this suite: evaluate again", None)
     if fault := _fault(suite, result):
         return _unjudged(suite, "Inconclusive", fault, result)
     return _floor_gate(suite, result) if suite.kind == "floor" else _paired_gate(suite, result)
@@ -146,11 +146,11 @@ def _unjudged(suite: SuiteSpec, verdict: Verdict, message: str, result: SuiteRes
 
 
 def _fault(suite: SuiteSpec, result: SuiteResult) -> str | None:
-    """Why these numbers can't be judged; None when they can."""
+    """Why this result can't be judged; None if it can."""
     if result.items == 0 or result.clusters == 0:
-        return "no item was asked: give the suite items"
+        return "the suite has no items: add some"
     if result.correct > result.items or result.clusters > result.items or not math.isfinite(result.standard_error):
-        return "the numbers of the evaluation contradict each other: evaluate again"
+        return "the numbers of the evaluation are inconsistent: evaluate again"
     if suite.kind == "floor":
         return None
     gained, lost, error = result.gained, result.lost, result.difference_standard_error
@@ -158,12 +158,12 @@ def _fault(suite: SuiteSpec, result: SuiteResult) -> str | None:
         return "the stable version was not asked these items: evaluate again"
     consistent = result.correct - result.baseline_correct == gained - lost and gained + lost <= result.items
     if not consistent or not math.isfinite(error) or error < 0:
-        return "the numbers of the evaluation contradict each other: evaluate again"
+        return "the numbers of the evaluation are inconsistent: evaluate again"
     return None
 
 
 def non_inferiority(difference: Difference, delta: float) -> Verdict:
-    """Pass: no loss of `delta` or more, at 95 %, shown by enough items or by being better outright."""
+    """Pass: a loss of `delta` or more is excluded at 95 %, by enough items or by a clear gain."""
     if difference.upper < -delta:
         return "Fail"
     if difference.excludes_loss(delta):
@@ -172,7 +172,7 @@ def non_inferiority(difference: Difference, delta: float) -> Verdict:
 
 
 def superiority(difference: Difference, gain: float) -> Verdict:
-    """Pass: a gain above `gain`, at 95 %. Fail: there is no such gain, at 95 %."""
+    """Pass: at 95 % the gain is above `gain`. Fail: at 95 % it is not above `gain`."""
     if difference.lower > gain:
         return "Pass"
     return "Fail" if difference.upper <= gain else "Inconclusive"
@@ -205,22 +205,22 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
     )
 
 
-Finding = tuple[Verdict, str, int | None]  # with the items that are needed, where a number of them would do
+Finding = tuple[Verdict, str, int | None]  # verdict, message, and the number of items that is needed, if one helps
 
 
 def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Finding:
     judged, gain = superiority(difference, suite.min_gain), _decimal(suite.min_gain)
     if judged == "Pass":
         return judged, f"at 95 % the gain is above {gain}", None
-    if _next_to_nothing(result):
-        nothing = f"neither version is right on a share that could be told from none: {_MEASURES_NOTHING}"
+    if _near_zero(result):
+        nothing = f"the accuracy of neither version is measurably above 0: {_CHECK_SUITE}"
         return "Inconclusive", nothing, None
     if judged == "Fail":
         return judged, f"at 95 % there is no gain above {gain}", None
     if (shown := difference.value - suite.min_gain) <= 0:
         return judged, f"no gain above {gain} is shown", None
     needed = _needed(result.items, difference.value - difference.lower, shown)
-    return judged, f"a gain above {gain} is not sure at 95 %; needs n >= {needed}", needed
+    return judged, f"a gain above {gain} is not certain at 95 %; needs n >= {needed}", needed
 
 
 def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Finding:
@@ -230,36 +230,36 @@ def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference) ->
     if judged == "Pass":
         return judged, f"at 95 % the loss is below {delta}", _needed(result.items, difference.detectable, suite.delta)
     if suite.delta == 0:
-        return judged, "delta 0 asks for a version that is better, and this one isn't shown to be", None
+        return judged, "delta 0 requires a better version, and no gain is shown", None
     least = max(_needed(result.items, difference.detectable, suite.delta) or 0, least_items(suite) or 0)
     if judged == "Fail":
         return judged, f"a loss of {delta} or more can't be excluded at 95 %", least
-    return judged, f"they show losses of {_decimal(difference.detectable)} and up; needs n >= {least}", least
+    return judged, f"they show only losses of at least {_decimal(difference.detectable)}; needs n >= {least}", least
 
 
-_MEASURES_NOTHING = "the suite measures nothing: see the answers in the evidence, the items and maxTokens"
+_CHECK_SUITE = "the suite measures nothing, check the answers in the evidence, the items and maxTokens"
 
 
 def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
-    """A stable version that gets no more than delta right has no more to lose: the loss couldn't show."""
-    sure = share_bounds(result.items, result.clusters, result.baseline_correct or 0, 0.0)[0]
-    if sure > suite.delta:
+    """Why a loss can't be seen: the accuracy of the stable version is not certainly above delta. None if it is."""
+    certain = share_bounds(result.items, result.clusters, result.baseline_correct or 0, 0.0)[0]
+    if certain > suite.delta:
         return None
     return (
-        f"the suite measures nothing of the stable version, which is right on {result.baseline_correct} of "
-        f"{result.items} items: a loss of {_decimal(suite.delta)} could not show. See the evidence, the items and "
-        "maxTokens"
+        f"the stable version is right on only {result.baseline_correct} of {result.items} items, so a loss of "
+        f"{_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
     )
 
 
-def _next_to_nothing(result: SuiteResult) -> bool:
+def _near_zero(result: SuiteResult) -> bool:
+    """Whether no version has an accuracy that is certainly above 0."""
     right = max(result.correct, result.baseline_correct or 0)
     return share_bounds(result.items, result.clusters, right, 0.0)[0] <= 0
 
 
-def _needed(items: int, shown: float, wanted: float) -> int | None:
-    """Items with which `shown`, which falls with their root, would be `wanted`."""
-    return math.ceil(items * (shown / wanted) ** 2) if wanted > 0 and math.isfinite(shown) else None
+def _needed(items: int, width: float, target: float) -> int | None:
+    """Number of items with which `width`, which falls with the square root of their number, is `target`."""
+    return math.ceil(items * (width / target) ** 2) if target > 0 and math.isfinite(width) else None
 
 
 def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
@@ -270,11 +270,11 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         judged: Verdict = "Pass"
         message = f"at 95 % the accuracy is at least {_decimal(lower)}"
     elif share <= suite.minimum:
-        judged, message = "Fail", f"accuracy {_decimal(share)}, at least {_decimal(suite.minimum)} is demanded"
+        judged, message = "Fail", f"accuracy {_decimal(share)}, required is at least {_decimal(suite.minimum)}"
     else:
         judged = "Inconclusive"
         needed = math.ceil(result.items * ((share - lower) / (share - suite.minimum)) ** 2)
-        message = f"accuracy {_decimal(share)}, at 95 % only {_decimal(lower)} is sure; needs n >= {needed}"
+        message = f"accuracy {_decimal(share)}, at 95 % only {_decimal(lower)} is certain; needs n >= {needed}"
     return Gate(
         name=suite.name,
         kind="floor",
@@ -292,7 +292,7 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
 
 
 def _notes(result: SuiteResult) -> str:
-    """What else is to know: answers that were cut may be right but for their end."""
+    """Further facts for the reader of a gate. A cut answer may have been right if it had not been cut."""
     notes = f"; {result.errors} unanswered items count as wrong" if result.errors else ""
     if result.cut:
         notes += f"; {result.cut} answers were cut at maxTokens"
@@ -302,5 +302,5 @@ def _notes(result: SuiteResult) -> str:
 
 
 def _decimal(value: float) -> str:
-    """Four decimals, as the API carries shares: floats in status would never compare equal."""
+    """Four decimals, as the API stores shares: floats in a status would not compare equal."""
     return f"{value:.4f}".replace("-0.0000", "0.0000")

@@ -1,4 +1,4 @@
-"""Read what deciding about a ModelVersion needs, from the caches. Writes nothing."""
+"""Read the input for a decision on a ModelVersion from the caches. Writes nothing."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from driftloop.controller.vocabulary.world import World
 
 
 async def observe(key: Key, world: World) -> Observed | None:
-    """Everything about the version now; None when it is gone. Raises pydantic.ValidationError."""
+    """Read the version and its objects; None when it is gone. Raises pydantic.ValidationError."""
     version = world.get("ModelVersion", key.namespace, key.name)
     if version is None:
         return None
@@ -33,7 +33,7 @@ async def observe(key: Key, world: World) -> Observed | None:
 
 
 def _versions(observed: Observed, world: World) -> list[Obj]:
-    """All of them while this one is to be judged, to count uses of its items; then only what it is compared with."""
+    """All ModelVersions until this one is judged, to count the uses of its items; then only the stable ones."""
     namespace = observed.namespace
     if observed.status.phase not in JUDGED:
         return world.list("ModelVersion", namespace)

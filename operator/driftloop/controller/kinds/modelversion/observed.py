@@ -1,4 +1,4 @@
-"""Everything that deciding about a ModelVersion needs, read at one time."""
+"""All input for a decision on a ModelVersion, read at one time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from driftloop.controller.vocabulary.plan import Obj
 
 @dataclass(frozen=True)
 class Observed:
-    """A ModelVersion and what belongs to it, or has it in use."""
+    """A ModelVersion, the objects that belong to it, and the objects that use it."""
 
     version: Obj
     spec: ModelVersionSpec
@@ -18,13 +18,13 @@ class Observed:
     jobs: tuple[Obj, ...] = ()  # controlled by this ModelVersion
     pods: tuple[Obj, ...] = ()  # of those Jobs
     services: tuple[Obj, ...] = ()  # InferenceServices of the family, by name
-    deployments: tuple[Obj, ...] = ()  # all Deployments of ours in the namespace
-    versions: tuple[Obj, ...] = ()  # the namespace's ModelVersions; once judged, those that are stable
+    deployments: tuple[Obj, ...] = ()  # all Deployments in the namespace that the operator created
+    versions: tuple[Obj, ...] = ()  # all ModelVersions in the namespace; of a judged version, only the stable ones
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
 
     @property
     def annotations(self) -> dict[str, str]:
-        """What people say of the version."""
+        """Annotations of the version, by which people approve or retry it."""
         return annotations(self.version)
 
     @property
@@ -34,10 +34,10 @@ class Observed:
 
     @property
     def namespace(self) -> str:
-        """Its namespace."""
+        """Namespace of the version."""
         return str(self.version["metadata"]["namespace"])
 
     @property
     def uid(self) -> str:
-        """Its UID."""
+        """UID of the version."""
         return str(self.version["metadata"]["uid"])

@@ -1,4 +1,4 @@
-"""The Jobs of an evaluation, with the tasks of their clients, and what these Jobs remember. Pure."""
+"""The Jobs of an evaluation, with the tasks of their clients and the facts recorded on them. Pure."""
 
 from typing import Any, assert_never
 
@@ -9,8 +9,8 @@ from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
 from driftloop.contract.uris import join
-from driftloop.controller.kinds.modelversion.against import Baseline, NoBaseline
-from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash
+from driftloop.controller.kinds.modelversion.comparison import Baseline, NoBaseline
+from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash, evaluate_task_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.serving import Arm
@@ -20,8 +20,8 @@ from driftloop.controller.vocabulary.plan import Obj
 
 
 def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
-    """The Job that asks the stable version the items of the suites that compare. Raises TaskTooLarge."""
-    observed, key = evaluation.observed, answers_key(stable, evaluation.against.engine)
+    """The Job that asks the stable version the items of all suites that compare. Raises TaskTooLarge."""
+    observed, key = evaluation.observed, answers_key(stable, evaluation.comparison.engine)
     served = _serve(evaluation, stable.status.version, stable.artefact)
     task = AnswerTask(
         family=observed.spec.family,
@@ -35,7 +35,10 @@ def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
 
 
 def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Obj:
-    """The Job that asks the version every item, and compares it with the stable one's answers. Raises TaskTooLarge."""
+    """The Job that asks the version all items and compares its answers with the stable version's.
+
+    Raises TaskTooLarge.
+    """
     observed, key = evaluation.observed, evaluation.key
     served = _serve(evaluation, observed.name, observed.spec.artefact)
     baseline: tasks.Baseline | None = None
@@ -55,29 +58,29 @@ def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: 
         **_limits(observed),
     )
     name = jobs.evaluate_name(observed.version, key, attempt)
-    notes[ENGINE] = engine_hash(evaluation.against.engine)
+    notes[ENGINE] = engine_hash(evaluation.comparison.engine)
     return jobs.evaluate_job(observed.version, name, task, _run(evaluation, served, notes))
 
 
 def storage_of(observed: Observed) -> str:
-    """The folder for evidence: the one that the spec gives, else one beside the artefact."""
+    """The folder for evidence: the one in the spec, else a folder beside the artefact."""
     if observed.spec.evaluation.storage:
         return observed.spec.evaluation.storage
     parent = observed.spec.artefact.uri.rstrip("/").rpartition("/")[0]
-    # An artefact that is a whole claim or bucket has nothing beside it; its manifest doesn't cover what comes later.
+    # If the artefact is a whole claim or bucket, the folder is inside it. The manifest does not cover later files.
     return join(observed.spec.artefact.uri if parent.endswith("/") else parent, "evaluations")
 
 
 def engine_of_evidence(job: Obj) -> str | None:
-    """The hash of the engine that an evaluate Job was created with."""
+    """The hash of the engine with which an evaluate Job was created."""
     return annotations(job).get(ENGINE)
 
 
 def compared_with(job: Obj) -> BaselineStatus | NoBaseline:
-    """The baseline that an evaluate Job was created with, or why it compares with nothing."""
+    """The baseline with which an evaluate Job was created, or why there was none."""
     nothing = NoBaseline(annotations(job).get(NO_BASELINE) or "the family had no stable version")
-    task = jobs.task_of(job)
-    if not isinstance(task, EvaluateTask) or task.baseline is None:
+    task = evaluate_task_of(job)
+    if task is None or task.baseline is None:
         return nothing
     service = annotations(job).get(SERVICE)
     try:
@@ -85,7 +88,7 @@ def compared_with(job: Obj) -> BaselineStatus | NoBaseline:
             {"version": task.baseline.version, "digest": task.baseline.digest, "service": service}
         )
     except ValidationError:
-        return nothing  # somebody took the annotation; the digest gate then finds a comparison with the wrong thing
+        return nothing  # the annotation was removed; the digest gate then reports a comparison with the wrong version
 
 
 def _baseline(stable: Baseline, answers: AnswerResult | None) -> tasks.Baseline:
@@ -102,7 +105,7 @@ def _folder(observed: Observed) -> str:
 
 
 def _limits(observed: Observed) -> dict[str, Any]:
-    """The bounds of an evaluation, as its client's task has them."""
+    """The fields of a client's task that limit the evaluation."""
     settings = observed.spec.evaluation
     return {
         "max_tokens": settings.max_tokens,
@@ -112,14 +115,14 @@ def _limits(observed: Observed) -> dict[str, Any]:
 
 
 def _run(evaluation: Evaluation, served: ServeTask, notes: dict[str, str]) -> jobs.EvaluationRun:
-    against, spec = evaluation.against, evaluation.observed.spec
-    arm = Arm(served, against.settings.server_image, against.engine, against.settings, spec.pod_overrides)
+    comparison, spec = evaluation.comparison, evaluation.observed.spec
+    arm = Arm(served, comparison.settings.server_image, comparison.engine, comparison.settings, spec.pod_overrides)
     return jobs.EvaluationRun(arm, spec.evaluation, notes)
 
 
 def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:
-    """What serves one version: as an InferenceService would, but it takes no feedback."""
-    observed, engine = evaluation.observed, evaluation.against.engine
+    """The task to serve one version as an InferenceService does, but without feedback."""
+    observed, engine = evaluation.observed, evaluation.comparison.engine
     return ServeTask(
         namespace=observed.namespace,
         service=observed.spec.family,

@@ -175,7 +175,7 @@ def test_beside_a_stable_version_nobody_approves_what_no_suite_judged() -> None:
     run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")).model_copy(update={"suites": []}))
     run.step(**SERVED)
     assert run.status["phase"] == "AwaitingApproval"
-    assert "beside support-1, which serves, no service takes it" in run.condition("Ready")["message"]
+    assert "no service uses it while support-1 serves" in run.condition("Ready")["message"]
 
 
 def test_a_version_that_awaits_approval_is_compared_once_there_is_something_to_compare_with() -> None:
@@ -452,7 +452,7 @@ def test_a_version_that_nobody_gave_an_engine_says_on_which_it_is_asked() -> Non
     run = Run()
     run.step()
     message = run.condition("Reconciling")["message"]
-    assert "engine transformers, no GPU; no InferenceService follows the family: evaluation.engine" in message
+    assert "engine transformers, no GPU; no InferenceService follows the family: set evaluation.engine" in message
 
 
 def test_every_container_of_an_evaluation_but_the_engine_has_limits() -> None:

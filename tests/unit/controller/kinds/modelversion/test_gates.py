@@ -8,7 +8,7 @@ from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
-from driftloop.controller.kinds.modelversion.against import NoBaseline
+from driftloop.controller.kinds.modelversion.comparison import NoBaseline
 from driftloop.controller.kinds.modelversion.gates import judge, non_inferiority, summary, verdict
 from driftloop.controller.kinds.versions import has_shown_gain
 
@@ -193,7 +193,7 @@ def test_a_suite_on_which_the_stable_version_has_nothing_to_lose_is_inconclusive
     """0 of 2,000 against 0 of 2,000 passed, and with it a ruined model."""
     gate = the_gate(RETENTION, measured(RETENTION, 2000, right))
     assert gate.verdict == expected
-    assert ("measures nothing of the stable version" in gate.message) == (expected == "Inconclusive")
+    assert ("could not be seen: the suite measures nothing" in gate.message) == (expected == "Inconclusive")
 
 
 def test_better_beyond_doubt_passes_though_the_stable_version_could_nothing() -> None:

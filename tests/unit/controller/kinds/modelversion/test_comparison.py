@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from driftloop.controller.kinds.modelversion.against import Against, Baseline, NoBaseline, Unknown, against_of
+from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
 from driftloop.controller.kinds.modelversion.evaluation import engine_hash, evaluation_of, is_current
 from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.plan import Obj
@@ -14,13 +14,13 @@ STABLE = version("support-1", "1")
 NEWER = version("support-2", "2", LATER)
 
 
-def against(body: Obj = NEWER, status: Obj | None = None, **observed: Any) -> Against:
+def comparison(body: Obj = NEWER, status: Obj | None = None, **observed: Any) -> Comparison:
     served = {"services": [DESK], "deployments": (deployment(DESK, "support-1"),), "versions": (STABLE, NEWER)}
-    return against_of(observe_version(body, Cluster(), status, **(served | observed)), SETTINGS, NOW)
+    return comparison_of(observe_version(body, Cluster(), status, **(served | observed)), SETTINGS, NOW)
 
 
 def test_a_newer_version_is_a_candidate_against_the_stable_one() -> None:
-    found = against()
+    found = comparison()
     assert isinstance(found.baseline, Baseline)
     assert (found.baseline.status.version, found.baseline.digest) == ("support-1", digest("1"))
     assert found.is_candidate
@@ -29,42 +29,42 @@ def test_a_newer_version_is_a_candidate_against_the_stable_one() -> None:
 
 def test_an_older_version_and_one_that_is_at_work_are_no_candidates() -> None:
     oldest = version("support-0", "0", "2026-01-01T10:00:00Z")
-    assert not against(oldest).is_candidate
+    assert not comparison(oldest).is_candidate
     both = (deployment(DESK, "support-1"), deployment(DESK, "support-2", role="candidate"))
-    assert not against(deployments=both).is_candidate
+    assert not comparison(deployments=both).is_candidate
 
 
 def test_nothing_is_not_the_same_as_what_cannot_be_read() -> None:
-    assert isinstance(against(services=[]).baseline, NoBaseline)
-    assert isinstance(against(deployments=()).baseline, NoBaseline)
-    assert isinstance(against(STABLE).baseline, NoBaseline)
-    assert isinstance(against(versions=(NEWER,)).baseline, Unknown)
+    assert isinstance(comparison(services=[]).baseline, NoBaseline)
+    assert isinstance(comparison(deployments=()).baseline, NoBaseline)
+    assert isinstance(comparison(STABLE).baseline, NoBaseline)
+    assert isinstance(comparison(versions=(NEWER,)).baseline, Unknown)
 
 
 def test_a_judgement_is_current_while_the_same_version_serves_on_the_same_engine() -> None:
-    engine = engine_hash(against().engine)
+    engine = engine_hash(comparison().engine)
     status = {
         "phase": "Approved",
         "engine": engine,
         "baseline": {"version": "support-1", "digest": digest("1"), "service": "desk"},
     }
-    assert is_current(against(status=status))
-    assert is_current(against(status=status, versions=(NEWER,)))  # nobody can tell otherwise
-    assert not is_current(against(status=status | {"engine": "00000000"}))
-    assert not is_current(against(status=status, deployments=()))
-    assert not is_current(against(status=status, versions=(version("support-1", "3"), NEWER)))
+    assert is_current(comparison(status=status))
+    assert is_current(comparison(status=status, versions=(NEWER,)))  # nobody can tell otherwise
+    assert not is_current(comparison(status=status | {"engine": "00000000"}))
+    assert not is_current(comparison(status=status, deployments=()))
+    assert not is_current(comparison(status=status, versions=(version("support-1", "3"), NEWER)))
 
 
 def test_a_retry_is_asked_for_until_it_was_followed() -> None:
     noted = NEWER | {"metadata": NEWER["metadata"] | {"annotations": {RETRY: "1"}}}
-    assert not against().wants_retry
-    assert against(noted).wants_retry
-    assert not against(noted, {"retried": "1"}).wants_retry
+    assert not comparison().wants_retry
+    assert comparison(noted).wants_retry
+    assert not comparison(noted, {"retried": "1"}).wants_retry
 
 
 def test_the_stable_version_is_asked_only_where_a_suite_compares() -> None:
     floor = version("support-2", "2", LATER, evaluation={"suites": []})
     for body, asked in ((NEWER, True), (floor, False)):
-        found = against(body)
+        found = comparison(body)
         assert isinstance(found.baseline, Baseline)
         assert (evaluation_of(found, found.baseline).answers_name is not None) == asked

@@ -1,6 +1,6 @@
-"""The facts of one reconcile of a version, each worked out once. Pure.
+"""The facts of one reconcile of a version, each computed once. Pure.
 
-Observed (what was read)  ->  Against (what the version is compared with)  ->  decide (what to do)
+Observed (what was read)  ->  Comparison (what the version is compared with)  ->  decide (what to do)
 """
 
 from dataclasses import dataclass
@@ -21,56 +21,56 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 @dataclass(frozen=True)
 class Baseline:
-    """The stable version."""
+    """The stable version, with which the version is compared."""
 
     status: BaselineStatus
     artefact: Artefact
 
     @property
     def digest(self) -> str:
-        """Of its artefact."""
+        """Digest of the stable version's artefact."""
         return self.status.digest
 
 
 @dataclass(frozen=True)
 class NoBaseline:
-    """There is nothing to compare with, and why."""
+    """There is no version to compare with."""
 
     why: str
 
     @property
     def digest(self) -> None:
-        """Of nothing."""
+        """No digest, so that it differs from every Baseline's."""
         return None
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """Something is served, but what it is can't be read. That is not the same as nothing."""
+    """A service serves a version that can't be read. That is different from NoBaseline."""
 
     reason: Reason
     message: str
 
 
 @dataclass(frozen=True)
-class Against:
-    """What a version is compared with, and what follows from that."""
+class Comparison:
+    """What a version is compared with, and the facts that follow from it."""
 
     observed: Observed  # the objects that were read
-    settings: Settings  # the operator's
-    now: datetime  # the time of this reconcile
-    baseline: Baseline | NoBaseline | Unknown  # what it has to be compared with
-    engine: Engine  # the engine that both are asked on
-    is_candidate: bool  # it may still replace the stable version: it is newer, and was not tried yet
-    is_compared: bool  # some suite compares it with the stable version
-    wants_retry: bool  # the retry annotation has a value that was not followed yet
-    services: tuple[str, ...]  # names of the InferenceServices that have it in use, sorted
+    settings: Settings  # settings of the operator
+    now: datetime  # time of this reconcile
+    baseline: Baseline | NoBaseline | Unknown  # what the version has to be compared with
+    engine: Engine  # the engine that runs both versions in the evaluation
+    is_candidate: bool  # whether it may still replace the stable version: it is newer, and no service has it yet
+    is_compared: bool  # whether a suite compares it with the stable version
+    wants_retry: bool  # whether the retry annotation has a new value
+    services: tuple[str, ...]  # names of the InferenceServices that use it, sorted
 
 
-def against_of(observed: Observed, settings: Settings, now: datetime) -> Against:
-    """What the observed version is compared with."""
+def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comparison:
+    """Find out what the observed version is compared with."""
     baseline = _baseline(observed)
-    return Against(
+    return Comparison(
         observed=observed,
         settings=settings,
         now=now,
@@ -84,16 +84,16 @@ def against_of(observed: Observed, settings: Settings, now: datetime) -> Against
 
 
 def _baseline(observed: Observed) -> Baseline | NoBaseline | Unknown:
-    """The stable version of the first service, by name, that has one; never the version itself."""
+    """The stable version of the first service, by name, that has a stable version other than this version."""
     if not observed.services:
         return NoBaseline(f"no InferenceService follows family {observed.spec.family}")
     for service in observed.services:
         if name := versions.stable_version(service, observed.deployments):
-            return _of(observed, service["metadata"]["name"], name)
+            return _baseline_named(observed, service["metadata"]["name"], name)
     return NoBaseline("the family has no stable version yet")
 
 
-def _of(observed: Observed, service: str, name: str) -> Baseline | NoBaseline | Unknown:
+def _baseline_named(observed: Observed, service: str, name: str) -> Baseline | NoBaseline | Unknown:
     if name == observed.name:
         return NoBaseline("it is the stable version itself")
     stable = versions.by_name(observed.versions, name)
@@ -107,7 +107,7 @@ def _of(observed: Observed, service: str, name: str) -> Baseline | NoBaseline | 
 
 
 def _is_candidate(observed: Observed, baseline: Baseline | NoBaseline | Unknown) -> bool:
-    """The others keep the judgement they have, whatever serves now."""
+    """Whether the version may still replace the stable one. Other versions keep their judgement."""
     if versions.at_work(observed.name, observed.deployments):
         return False
     match baseline:
@@ -121,7 +121,7 @@ def _is_candidate(observed: Observed, baseline: Baseline | NoBaseline | Unknown)
 
 
 def _engine(observed: Observed) -> Engine:
-    """The engine that the spec gives, else the one that will serve: of the family's first service, else the default."""
+    """The engine in the version's spec, else the engine of the family's first service, else the default engine."""
     if observed.spec.evaluation.engine is not None:
         return observed.spec.evaluation.engine
     for service in observed.services:
