@@ -105,7 +105,7 @@ def test_a_name_that_somebody_else_has_is_a_condition_until_it_is_free(cluster: 
     cluster.create(finetunejob("one", service="theirs"), finetunejob("other"))
     stalled = eventually(lambda: cluster.condition("ftj", "one", "Stalled"))
     assert stalled["reason"] == "NameTaken"
-    assert "Service theirs exists already and is controlled by nobody" in stalled["message"]
+    assert "Service theirs exists already and has no controller" in stalled["message"]
     assert cluster.get("service", "theirs") == before
     eventually(lambda: cluster.condition("ftj", "other", "Reconciling"))  # one object's trouble is not another's
     cluster.kubectl("delete", "service", "theirs")

@@ -1,1 +1,1 @@
-"""The operator: observe, decide, execute."""
+"""The operator: it observes, decides and executes."""

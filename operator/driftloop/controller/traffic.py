@@ -1,18 +1,21 @@
-"""What Prometheus counted of a service: fixed queries, no user's PromQL.
+"""Counters of a service in Prometheus. The queries are fixed: users can't set PromQL.
 
-`increase()` won't do: it extrapolates to the edges of its window, needs two samples (a series born in the window counts
-from its second one), and two windows side by side don't add up to one. Here a window's increment is the difference of
-two readings of the raw counter, each series by itself:
+`increase()` can't be used. It extrapolates to the edges of its window, it ignores the first sample of a new series, and
+the results of two adjacent windows don't add up to the result of both. See
+https://github.com/prometheus/prometheus/issues/12967 and https://github.com/prometheus/prometheus/issues/3886.
 
-- the reading at a time is the last sample before it, at most `LOOKBACK` old; one window ends where the next begins,
+Here the increment of a window is the difference of two readings of the raw counter, for each series:
+
+- the reading at a time is the last sample before it, at most `LOOKBACK` old. A window ends where the next one starts,
   so each increment is counted once;
-- a series without a reading at the start was born in the window and counts from 0, where the proxy starts its series;
-- a reading below the start's is a counter that was reset: it counts from 0, and what it counted between the start
-  and the reset is lost;
-- a pod that died in the window is read at its last sample; what it counted after its last scrape is lost.
+- a series without a reading at the start of the window is new and counts from 0, where the proxy starts its series;
+- a reading that is lower than at the start means that the counter was reset. It counts from 0, and increments between
+  the start of the window and the reset are lost;
+- a pod that ended in the window is read at its last sample, and increments after its last scrape are lost.
 
-So requests can be missed at a pod's end, and none is counted twice or invented. A pod that could not be scraped for
-longer than LOOKBACK while others could would count anew from its start: one look, which the detector bounds.
+So requests can be missed when a pod ends, but none is counted twice or invented. One exception: a pod that could not be
+scraped for longer than LOOKBACK, while others could, counts from its start again. That affects a single reading, whose
+effect the detector limits.
 """
 
 import math
@@ -27,30 +30,30 @@ from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from driftloop.controller.vocabulary.world import World
 
 LOOKBACK = timedelta(hours=1)
-SETTLE = timedelta(seconds=5)  # samples are appended when a scrape ends, with the time at which it began
+SETTLE = timedelta(seconds=5)  # Prometheus stores samples when a scrape ends, with the time when it started
 MAX_BINS = 32
 
 _BAD_RATINGS = ("negative", "correction")
 _HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT)
-_LEFT = "499"  # a client that went
-_NO_REFUSAL = ("429", _LEFT)  # 429 is a failure
+_LEFT = "499"  # the client left before the answer was complete
+_NO_REFUSAL = ("429", _LEFT)  # 4xx codes that are not refusals; 429 is a failure
 
 
-Buckets = Mapping[float, float]  # of a histogram, cumulative: upper bound in seconds -> observations
+Buckets = Mapping[float, float]  # cumulative buckets of a histogram: upper bound in seconds -> observations
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm of a canary did since both were ready, asked for answers of the model."""
+    """Generation requests and ratings of one arm of a canary since both arms were ready."""
 
     requests: float
-    failures: float  # of them, answered with 5xx or 429
-    refused: float = 0.0  # of them, answered with another 4xx: the client's mistakes, or a model that takes less
-    left: float = 0.0  # of them, given up by the client before the answer was whole
-    latency: Buckets = field(default_factory=dict)  # seconds an answer
-    token_latency: Buckets = field(default_factory=dict)  # seconds per output token, of answers that have some
+    failures: float  # requests answered with 5xx or 429
+    refused: float = 0.0  # requests answered with another 4xx: errors of the client, or a model that accepts less
+    left: float = 0.0  # requests that the client gave up before the answer was complete
+    latency: Buckets = field(default_factory=dict)  # seconds per answer
+    token_latency: Buckets = field(default_factory=dict)  # seconds per output token, of longer answers
     ratings: float = 0.0
-    negative: float = 0.0  # of them
+    negative: float = 0.0  # negative ratings and corrections
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,16 @@ class Arms:
 async def read_batch(
     world: World, namespace: str, service: str, model_version: str, since: datetime, until: datetime
 ) -> Counters | None:
-    """What was counted of one version's requests from `since` until `until`, and its profile's masses.
+    """Counters of one version's requests from `since` until `until`, and the masses of its profile.
 
-    None when Prometheus can't say, or has no sample of the version in the window: unknown is not zero.
-    Give an `until` at least SETTLE ago. Both ends are cut to whole seconds, as the status holds them: a window that
-    ended within a second would be read again from the second's beginning, and its requests counted twice.
+    None if Prometheus fails, or has no sample of the version in the window: unknown is not zero. `until` must be at
+    least SETTLE ago. Both ends are cut to whole seconds, as in the status. Otherwise the next window would start at the
+    whole second before this window's end, and requests in between would be counted twice.
     """
     since, until = since.replace(microsecond=0), until.replace(microsecond=0)
-    of = {"namespace": namespace, "inference_service": service, "model_version": model_version}
+    labels = {"namespace": namespace, "inference_service": service, "model_version": model_version}
     names = (Metric.DRIFT_BIN, Metric.FEEDBACK, Metric.DRIFT_REFERENCE, Metric.DRIFT_REFERENCE_ROWS)
-    window = await _read(world, names, of, since, until)
+    window = await _read(world, names, labels, since, until)
     if window is None or not window.ends:
         return None
     increments = window.increments()
@@ -96,9 +99,9 @@ async def read_batch(
 
 
 async def eligible_samples(world: World, namespace: str, service: str, since: datetime) -> int | None:
-    """Corrections that a training may use, taken since then; None when Prometheus can't say."""
-    of = {"namespace": namespace, "inference_service": service, "side": "train"}
-    window = await _read(world, (Metric.FEEDBACK_ELIGIBLE,), of, since, world.now() - SETTLE)
+    """Number of corrections since `since` that training may use; None if Prometheus fails."""
+    labels = {"namespace": namespace, "inference_service": service, "side": "train"}
+    window = await _read(world, (Metric.FEEDBACK_ELIGIBLE,), labels, since, world.now() - SETTLE)
     if window is None or not window.ends:
         return None
     return int(sum(sample.value for sample in window.increments()))
@@ -107,10 +110,10 @@ async def eligible_samples(world: World, namespace: str, service: str, since: da
 async def arms(
     world: World, namespace: str, service: str, revisions: Iterable[str], since: datetime
 ) -> dict[str, Arm] | None:
-    """What each revision did since then; None when Prometheus can't say. A revision without samples did nothing."""
-    of = {"namespace": namespace, "inference_service": service}
+    """Counters of each revision since `since`; None if Prometheus fails. A revision without samples has zeros."""
+    labels = {"namespace": namespace, "inference_service": service}
     names = (Metric.REQUESTS, Metric.FEEDBACK, *(f"{name}_bucket" for name in _HISTOGRAMS))
-    window = await _read(world, names, of, since, world.now() - SETTLE)
+    window = await _read(world, names, labels, since, world.now() - SETTLE)
     if window is None:
         return None
     increments = window.increments()
@@ -125,7 +128,7 @@ class _Window:
         self.ends = ends
 
     def increments(self) -> list[Sample]:
-        """Of every counter that was seen in the window."""
+        """The increment of every counter with a sample in the window."""
         counters = [s for s in self.ends if s.labels.get("__name__", "").removesuffix("_bucket") not in _GAUGES]
         return [Sample(sample.labels, self._increment(sample)) for sample in counters]
 
@@ -138,7 +141,7 @@ _GAUGES = (Metric.DRIFT_REFERENCE, Metric.DRIFT_REFERENCE_ROWS)
 
 
 def selector(names: Sequence[str], labels: Mapping[str, str]) -> str:
-    """A PromQL selector of metrics by name and exact labels."""
+    """A PromQL selector for metrics with one of `names` and exactly these label values."""
     matchers = [f'__name__=~"{"|".join(names)}"', *(f'{key}="{_escaped(value)}"' for key, value in labels.items())]
     return "{" + ",".join(matchers) + "}"
 
@@ -159,9 +162,9 @@ async def _read(
 
 
 def _arm(increments: Sequence[Sample]) -> Arm:
-    asked = [sample for sample in increments if sample.labels.get("route") in GENERATING]
+    generating = [sample for sample in increments if sample.labels.get("route") in GENERATING]
     codes: defaultdict[str, float] = defaultdict(float)
-    for sample in asked:
+    for sample in generating:
         if "code" in sample.labels:
             codes[sample.labels["code"]] += sample.value
     good, bad = _ratings(sample for sample in increments if "rating" in sample.labels)
@@ -170,23 +173,23 @@ def _arm(increments: Sequence[Sample]) -> Arm:
         failures=sum(count for code, count in codes.items() if code.startswith("5") or code == "429"),
         refused=sum(count for code, count in codes.items() if code.startswith("4") and code not in _NO_REFUSAL),
         left=codes[_LEFT],
-        latency=_buckets(asked, Metric.LATENCY),
-        token_latency=_buckets(asked, Metric.TIME_PER_OUTPUT),
+        latency=_buckets(generating, Metric.LATENCY),
+        token_latency=_buckets(generating, Metric.TIME_PER_OUTPUT),
         ratings=good + bad,
         negative=bad,
     )
 
 
 def _buckets(samples: Iterable[Sample], histogram: str) -> dict[float, float]:
-    found: defaultdict[float, float] = defaultdict(float)
+    buckets: defaultdict[float, float] = defaultdict(float)
     for sample in samples:
         if sample.labels.get("__name__") == f"{histogram}_bucket":
-            found[float(sample.labels["le"])] += sample.value
-    return dict(sorted(found.items()))
+            buckets[float(sample.labels["le"])] += sample.value
+    return dict(sorted(buckets.items()))
 
 
 def _ratings(samples: Iterable[Sample]) -> tuple[float, float]:
-    """(good, bad): a correction says that the answer was wrong."""
+    """Numbers of good and bad ratings. A correction is a bad rating."""
     good = bad = 0.0
     for sample in samples:
         if sample.labels["rating"] in _BAD_RATINGS:
@@ -197,14 +200,17 @@ def _ratings(samples: Iterable[Sample]) -> tuple[float, float]:
 
 
 def _by_bin(samples: Iterable[Sample], *, sum_up: bool) -> tuple[float, ...]:
-    """Values in the order of their bins, over all pods added up (counters) or alike (gauges); () with a bin missing."""
-    found: dict[int, float] = {}
+    """Values in the order of their bins; empty if a bin is missing.
+
+    Counters are summed over pods. Gauges are the same in all pods.
+    """
+    bins: dict[int, float] = {}
     for sample in samples:
         label = sample.labels.get("bin", "")
         if label.isdecimal() and int(label) < MAX_BINS:
             index = int(label)
-            found[index] = found.get(index, 0.0) + sample.value if sum_up else sample.value
-    return tuple(found[i] for i in range(len(found))) if sorted(found) == list(range(len(found))) else ()
+            bins[index] = bins.get(index, 0.0) + sample.value if sum_up else sample.value
+    return tuple(bins[i] for i in range(len(bins))) if sorted(bins) == list(range(len(bins))) else ()
 
 
 def _identity(sample: Sample) -> frozenset[tuple[str, str]]:

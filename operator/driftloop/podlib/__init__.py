@@ -1,1 +1,1 @@
-"""What the pods of both images run, and the operator never."""
+"""Code that the pods of both images run. The operator does not use it."""

@@ -1,4 +1,4 @@
-"""How a container ends: its result or its error as termination message, and the exit code that goes with it."""
+"""How a container ends: its result or error as the termination message, and the matching exit code."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ from driftloop.podlib.storage import StorageError
 
 log = logging.getLogger(__name__)
 
-_MESSAGE_BYTES = 1900  # at worst each is a quote, which JSON writes as two: a termination message holds 4,096
+_MESSAGE_BYTES = 1900  # JSON may need two bytes per character, and a termination message can hold 4,096 bytes
 
 
 class StageFailure(Exception):
-    """A container cannot go on. `message` says what to fix; `exit_code` says whether trying again may help."""
+    """A container can't continue. `message` explains what to fix. `exit_code` tells whether a retry may help."""
 
     def __init__(self, reason: StageReason, message: str, exit_code: int = EXIT_BAD_INPUT) -> None:
         super().__init__(reason, message, exit_code)
@@ -32,21 +32,21 @@ class StageFailure(Exception):
 
 
 class BadInput(StageFailure):
-    """The task, the data or the model is wrong: trying again does not help."""
+    """The task, the data or the model is wrong, so a retry does not help."""
 
     def __init__(self, reason: StageReason, message: str) -> None:
         super().__init__(reason, message, EXIT_BAD_INPUT)
 
 
 class TryAgain(StageFailure):
-    """Something is not there now, and may be later."""
+    """Something is missing now but may appear later, so a retry may help."""
 
     def __init__(self, reason: StageReason, message: str) -> None:
         super().__init__(reason, message, EXIT_RETRY)
 
 
 def run_stage(stage: Callable[[], AnyResult]) -> int:
-    """Run `stage`, emit what it returns or why it failed, and return the exit code."""
+    """Run `stage`, write its result or its error as the termination message, and return the exit code."""
     try:
         emit(stage())
         return EXIT_DONE
@@ -56,23 +56,23 @@ def run_stage(stage: Callable[[], AnyResult]) -> int:
 
 
 def report(failure: StageFailure, cause: Exception | None = None) -> int:
-    """Leave the failure in the log, with the trace of `cause`, and as termination message; its exit code."""
+    """Log the failure, with the traceback of `cause`, and write it as termination message. Returns its exit code."""
     log.error("%s", failure, exc_info=cause)
     try:
         emit(StageError(reason=failure.reason, message=bounded(failure.message)))
-    except OSError as error:  # outside a pod there is no such file
-        log.error("no termination message: %s", error)
+    except OSError as error:  # outside a pod this file does not exist
+        log.error("termination message not written: %s", error)
     return failure.exit_code
 
 
 def bounded(message: str) -> str:
-    """The beginning of `message` on one line, short enough for a termination message."""
+    """The start of `message` on one line, short enough for a termination message."""
     line = "".join(character if character.isprintable() else " " for character in message)
     return line.encode()[:_MESSAGE_BYTES].decode(errors="ignore")
 
 
 def classify(error: BaseException) -> StageFailure:
-    """The failure that `error` amounts to: bad input is never retried, all else is."""
+    """The failure for `error`. Bad input is never retried; everything else is."""
     match error:
         case StageFailure():
             return error
@@ -89,5 +89,5 @@ def classify(error: BaseException) -> StageFailure:
 
 
 def exit_on_sigterm() -> None:
-    """Leave at once when told to. Process 1 of a container ignores SIGTERM unless it has a handler."""
+    """Exit immediately on SIGTERM. Without a handler, process 1 of a container ignores it."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))

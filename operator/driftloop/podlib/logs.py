@@ -1,6 +1,6 @@
-"""The log of a container: what it logs, and what its libraries and commands print, in one form.
+"""The log of a container: its own lines and the output of libraries and commands, in one format.
 
-What native code writes by itself, such as a crash of CUDA's, stays as it is.
+Output of native code, such as a CUDA crash, is not converted.
 """
 
 import io
@@ -15,13 +15,13 @@ _printed = logging.getLogger("printed")
 
 
 def setup() -> None:
-    """Log to standard error, and log what is printed too. What users ask a model, and its answers, is never logged."""
+    """Log to standard error, including printed output. Users' questions and the model's answers are never logged."""
     logs.configure()
     sys.stdout = sys.stderr = Lines(sys.stderr)
 
 
 class Lines(io.TextIOBase):
-    """A stream whose lines are logged. A progress bar is logged as it is when its line ends."""
+    """A stream whose lines are logged. A progress bar is logged once, when its line ends."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -31,15 +31,15 @@ class Lines(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """That of the stream which the log is written to: some libraries hand it on to other processes."""
+        """The descriptor of the underlying stream: some libraries pass it to other processes."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
         thread = self._thread
-        if thread.logging:  # logging complains of a line that it can't write, by printing
+        if thread.logging:  # if logging can't write a line, it prints an error: don't log that again
             return len(text)
         *lines, rest = (thread.rest + text).split("\n")
-        thread.rest = rest[rest.rstrip("\r").rfind("\r") + 1 :]  # a progress bar is thousands of these
+        thread.rest = rest[rest.rstrip("\r").rfind("\r") + 1 :]  # a progress bar repeats this many times
         thread.logging = True
         try:
             _log(lines)
@@ -49,14 +49,14 @@ class Lines(io.TextIOBase):
 
 
 class _Thread(threading.local):
-    """What a thread has printed without ending the line, and whether it is logging right now."""
+    """The unfinished line of a thread, and whether the thread is logging now."""
 
     rest = ""
     logging = False
 
 
 def relay(stream: IO[bytes]) -> None:
-    """Log what a command prints, until it ends."""
+    """Log the output of a command until it ends."""
     for line in stream:
         _log([line.decode(errors="replace").rstrip("\n")])
 
@@ -68,5 +68,5 @@ def _log(lines: list[str]) -> None:
 
 
 def _shown(line: str) -> str:
-    """What a terminal would show of a line in which a carriage return begins anew."""
+    """The text that a terminal shows for a line with carriage returns."""
     return line.rstrip("\r").rsplit("\r", 1)[-1]

@@ -1,7 +1,7 @@
-"""What makes a model folder unsafe to load: one rule for what is trained from and for what is served.
+"""Checks whether a model folder is safe to load, for training and for serving.
 
-Pickled files run code when they are read (https://docs.python.org/3/library/pickle.html), and `auto_map` in a
-configuration names code that came with the weights (https://huggingface.co/docs/transformers/custom_models).
+Pickle files run code when they are read (https://docs.python.org/3/library/pickle.html). `auto_map` in a
+configuration makes transformers run code from the folder (https://huggingface.co/docs/transformers/custom_models).
 """
 
 import json
@@ -14,26 +14,26 @@ PICKLED = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth
 
 
 class UnreadableConfig(ValueError):
-    """A configuration that is not JSON; the message names the file."""
+    """A configuration is not JSON. The message names the file."""
 
 
 def pickled(folder: Path) -> Iterator[Path]:
-    """The pickled files, sorted by path."""
+    """The pickle files, sorted by path."""
     return (path for path in _files(folder) if path.suffix in PICKLED)
 
 
 def has_safetensors(folder: Path) -> bool:
-    """Whether there are weights that can be loaded safely, where they are looked for: not in a folder below."""
+    """Whether the folder itself has safetensors. Loaders don't search subfolders."""
     return any(folder.glob("*.safetensors"))
 
 
 def brings_code(folder: Path) -> str | None:
-    """Name of the first configuration that asks for code of its own. Raises UnreadableConfig."""
+    """Name of the first configuration that requires code from the folder. Raises UnreadableConfig."""
     configs = (path for path in _files(folder) if path.name.endswith("config.json") and path.name != MANIFEST)
-    return next((path.name for path in configs if _asks_for_code(path)), None)
+    return next((path.name for path in configs if _requires_code(path)), None)
 
 
-def _asks_for_code(path: Path) -> bool:
+def _requires_code(path: Path) -> bool:
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Storage by URI, for the pods: the operator never opens a user's storage.
+"""Access to storage by URI, for pods only: the operator never opens users' storage.
 
-A `pvc://` URI is a mounted folder; the others go through fsspec, with credentials from the environment.
+A `pvc://` URI is a mounted folder. Other URIs use fsspec, with credentials from the environment.
 """
 
 import errno
@@ -15,15 +15,16 @@ from typing import Any
 from driftloop.contract.manifest import MANIFEST, Manifest
 from driftloop.contract.names import VOLUMES, VOLUMES_ENV
 
-# What no second try mends. The last ones are botocore's and google-auth's, known by name: only pods have those.
+# Errors that a retry doesn't solve. The last ones, of botocore and google-auth, are compared by name, as only pods have
+# these packages.
 _FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, ValueError, ImportError)
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"}
 
 
 class StorageError(ValueError):
-    """A URI can't be read or written; the message names the URI and the fix.
+    """A URI can't be read or written. The message names the URI.
 
-    `passing`: it is the network's or the service's trouble, and the same may succeed later.
+    `passing`: the network or the storage service failed, so a retry may succeed.
     """
 
     def __init__(self, message: str, passing: bool = False) -> None:
@@ -32,7 +33,7 @@ class StorageError(ValueError):
 
 
 def local_path(uri: str) -> Path | None:
-    """The mounted path of a `pvc://claim/path` URI; None for the other schemes."""
+    """The mounted path of a `pvc://claim/path` URI; None for other schemes."""
     scheme, _, rest = uri.partition("://")
     if scheme != "pvc":
         return None
@@ -43,7 +44,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file or folder at `uri`. Raises StorageError."""
+    """Whether a file or folder exists at `uri`. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
         return path.exists()
@@ -52,7 +53,7 @@ def exists(uri: str) -> bool:
 
 
 def read_text(uri: str) -> str | None:
-    """The small text file at `uri`; None when there is none. Raises StorageError."""
+    """The content of the small text file at `uri`; None if it does not exist. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
         return path.read_text() if path.is_file() else None
@@ -64,7 +65,7 @@ def read_text(uri: str) -> str | None:
 
 
 def write_text(uri: str, text: str) -> None:
-    """Write a small text file, whole or not at all. Raises StorageError."""
+    """Write a small text file atomically. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
         _stage(path, text).rename(path)
@@ -74,7 +75,7 @@ def write_text(uri: str, text: str) -> None:
 
 
 def read_files(uri: str, pattern: str) -> Iterator[bytes]:
-    """The files below the folder at `uri` that match, sorted by path; none where there is no folder.
+    """Contents of the files that match below the folder at `uri`, sorted by path; nothing if the folder is missing.
 
     Raises StorageError.
     """
@@ -88,9 +89,9 @@ def read_files(uri: str, pattern: str) -> Iterator[bytes]:
 
 
 def create_text(uri: str, text: str) -> bool:
-    """Write a small text file, whole or not at all, unless there is one: of several writers one wins.
+    """Write a small text file atomically, unless it exists. Only one of several writers succeeds.
 
-    Returns whether it was ours. Raises StorageError.
+    Returns whether this call wrote it. Raises StorageError.
     """
     path = local_path(uri)
     if path is not None:
@@ -104,7 +105,7 @@ def create_text(uri: str, text: str) -> bool:
 
 
 def fetch_file(uri: str, scratch: Path) -> Path:
-    """A local path of the file at `uri`, downloaded into `scratch` where it isn't mounted. Raises StorageError."""
+    """A local path of the file at `uri`, downloaded into `scratch` unless it is mounted. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
         if not path.is_file():
@@ -119,8 +120,14 @@ def fetch_file(uri: str, scratch: Path) -> Path:
 def fetch_folder(uri: str, destination: Path, digest: str | None = None, verify: bool = True) -> Manifest:
     """Copy the folder at `uri` to `destination` and verify the copy.
 
-    A folder without manifest.json is accepted only when no `digest` is asked for. Returns what was copied.
-    Raises StorageError when it can't be read, ManifestError when the content is not what was promised.
+    A folder without manifest.json is accepted only if no `digest` is given.
+
+    Returns:
+        The manifest of the copy.
+
+    Raises:
+        StorageError: the folder can't be read.
+        ManifestError: the content does not match the manifest or the digest.
     """
     destination.mkdir(parents=True, exist_ok=True)
     path = local_path(uri)
@@ -142,7 +149,7 @@ def fetch_folder(uri: str, destination: Path, digest: str | None = None, verify:
 
 
 def publish(folder: Path, uri: str) -> Manifest:
-    """Copy `folder` to `uri`, its manifest last: readers never see half a folder as whole. Idempotent."""
+    """Copy `folder` to `uri`, with the manifest last, so that an incomplete copy has none. Idempotent."""
     manifest = Manifest.of(folder)
     manifest.write(folder)
     path = local_path(uri)
@@ -157,7 +164,10 @@ def publish(folder: Path, uri: str) -> Manifest:
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Content alone: a pod may not set modes or times of a volume's root, which belongs to root (copytree tries to)."""
+    """Copy contents without modes and times: a pod may not set those of a volume's root folder.
+
+    shutil.copytree sets them and fails: https://github.com/python/cpython/issues/81004
+    """
     for path in sorted(source.rglob("*")):
         target = destination / path.relative_to(source)
         if path.is_dir():
@@ -173,7 +183,7 @@ def _publish_local(folder: Path, path: Path) -> None:
     staged = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     staged.mkdir(parents=True)
     _copy(folder, staged)
-    if path.exists():  # out of the way and not deleted first: a reader misses the folder for an instant at most
+    if path.exists():  # rename instead of deleting first, so that readers miss the folder only for a moment
         old = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}-old")
         path.rename(old)
         staged.rename(path)
@@ -192,14 +202,14 @@ def _stage(path: Path, text: str) -> Path:
 def _create(path: Path, text: str) -> bool:
     staged = _stage(path, text)
     try:
-        os.link(staged, path)  # unlike a rename it takes nobody's place
+        os.link(staged, path)  # unlike a rename, a link never replaces an existing file
         return True
     except FileExistsError:
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
-        # A file system without links. Between the look and the rename another writer may still come.
+        # The file system has no links. Another writer may still create the file between the check and the rename.
         if path.exists():
             return False
         staged.replace(path)
@@ -210,13 +220,13 @@ def _create(path: Path, text: str) -> bool:
 
 @contextmanager
 def _remote(uri: str) -> Iterator[tuple[Any, str]]:
-    """fsspec's file system for `uri`, and the path in it. All that goes wrong within is a StorageError."""
-    import fsspec  # only pods have it, and only these schemes need it
+    """fsspec's file system for `uri`, and the path in it. Every error inside the block becomes a StorageError."""
+    import fsspec  # only pods have fsspec, and only these schemes need it
 
     try:
         yield fsspec.core.url_to_fs(uri)
     except StorageError:
         raise
-    except Exception as error:  # each store's client has errors of its own
+    except Exception as error:  # every storage client has its own exception types
         final = isinstance(error, _FINAL) or type(error).__name__ in _NO_CREDENTIALS
         raise StorageError(f"{uri}: {str(error) or type(error).__name__}", passing=not final) from error

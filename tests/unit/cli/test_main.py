@@ -19,8 +19,8 @@ def test_help_tells_every_flag_and_its_variable(capsys: pytest.CaptureFixture[st
     ("arguments", "message"),
     [
         (["dance"], "invalid choice: 'dance'"),
-        (["operator"], "--trainer-image is needed"),
-        (["operator", "--trainer-image=t", "--server-image=s", "--lease-seconds=1"], "lease duration must exceed"),
+        (["operator"], "set --trainer-image"),
+        (["operator", "--trainer-image=t", "--server-image=s", "--lease-seconds=1"], "--lease-seconds must be larger"),
         (["operator", "--qps=none"], "--qps"),
     ],
 )

@@ -1,1 +1,1 @@
-"""One replica of the operator: its options, the election of a leader, its listeners."""
+"""The process of one operator replica: options, leader election, listeners."""

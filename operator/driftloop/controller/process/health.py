@@ -1,4 +1,4 @@
-"""Probes and metrics, on a listener of their own: /healthz, /readyz, /metrics."""
+"""Probes and metrics: /healthz, /readyz and /metrics on a separate port."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,30 +15,30 @@ from driftloop.controller.vocabulary.kind import CUSTOM
 from driftloop.controller.vocabulary.objects import field, phase
 from driftloop.controller.vocabulary.plan import Obj
 
-STALE = 60.0  # seconds without a heartbeat: the loop hangs
+STALE = 60.0  # seconds without a heartbeat after which the main loop counts as blocked
 
 
 class Heartbeat:
-    """Beaten by the main loop, read by the probe in another thread."""
+    """The main loop calls `beat`, and the probe in another thread calls `alive`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._at = clock()
 
     def beat(self) -> None:
-        """The main loop runs."""
+        """Record that the main loop runs."""
         self._at = self._clock()
 
     def alive(self) -> bool:
-        """Whether it ran lately."""
+        """Whether the main loop ran recently."""
         return self._clock() - self._at < STALE
 
 
 def health_app(alive: Callable[[], bool], ready: Callable[[], bool], registry: CollectorRegistry) -> web.Application:
-    """Ready is every replica whose caches are filled, leading or not: each of them records alerts."""
+    """A replica is ready when its caches are filled, leader or not: every replica records alerts."""
 
     async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok") if alive() else web.Response(status=503, text="the main loop hangs")
+        return web.Response(text="ok") if alive() else web.Response(status=503, text="the main loop is blocked")
 
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(text="ok") if ready() else web.Response(status=503, text="the caches are not filled yet")
@@ -52,56 +52,56 @@ def health_app(alive: Callable[[], bool], ready: Callable[[], bool], registry: C
 
 
 class ObjectMetrics(Collector):
-    """Computed from the caches at each scrape, so that the series of a deleted object end with it."""
+    """Metrics computed from the caches at each scrape, so that a deleted object has no series any more."""
 
     def __init__(self, caches: Caches) -> None:
         self._caches = caches
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: the registry need not ask the caches when it is filled."""
+        """Returns nothing, so that the registry does not call `collect` at registration."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Objects by phase, and each service's drift."""
+        """Number of objects by phase, and the drift metrics of each service."""
         yield self._phases()
         yield from drift(self._caches.list("InferenceService"))
 
     def _phases(self) -> Metric:
-        found = GaugeMetricFamily("driftloop_objects", "Objects by kind and phase.", labels=["kind", "phase"])
+        family = GaugeMetricFamily("driftloop_objects", "Objects by kind and phase.", labels=["kind", "phase"])
         counts: dict[tuple[str, str], int] = {}
         for kind in CUSTOM:
             for obj in self._caches.list(kind):
-                place = kind, phase(obj) or "None"
-                counts[place] = counts.get(place, 0) + 1
-        for place, count in sorted(counts.items()):
-            found.add_metric(list(place), count)
-        return found
+                label_values = kind, phase(obj) or "None"
+                counts[label_values] = counts.get(label_values, 0) + 1
+        for label_values, count in sorted(counts.items()):
+            family.add_metric(list(label_values), count)
+        return family
 
 
 def drift(services: Iterable[Obj]) -> Iterator[Metric]:
-    """The detector's state of each service that has one, as the alert rule reads it."""
+    """State of the drift detector of each service. The alert rule reads these metrics."""
     labels = ["inference_namespace", "inference_service"]
     evidence = GaugeMetricFamily(
-        names.Metric.DRIFT_LOG_EVIDENCE, "Evidence of drift, natural logarithm.", labels=labels
+        names.Metric.DRIFT_LOG_EVIDENCE, "Evidence of drift, as a natural logarithm.", labels=labels
     )
-    threshold = GaugeMetricFamily(names.Metric.DRIFT_THRESHOLD, "An alarm is raised above this.", labels=labels)
+    threshold = GaugeMetricFamily(names.Metric.DRIFT_THRESHOLD, "The alarm rises above this value.", labels=labels)
     alarm = GaugeMetricFamily(names.Metric.DRIFT_ALARM, "1 while the evidence is above the threshold.", labels=labels)
     distance = GaugeMetricFamily(
         names.Metric.DRIFT_TRAINING_DISTANCE,
-        "From the training data to the requests that count as normal, in standard deviations.",
+        "Distance of the baseline from the training data, in standard deviations.",
         labels=[*labels, "signal"],
     )
     for service in services:
         state = field(service, "status", "drift") or {}
-        place = [service["metadata"]["namespace"], service["metadata"]["name"]]
+        label_values = [service["metadata"]["namespace"], service["metadata"]["name"]]
         for family, value in ((evidence, state.get("logEvidence")), (threshold, state.get("threshold"))):
             if (number := _number(value)) is not None:
-                family.add_metric(place, number)
+                family.add_metric(label_values, number)
         for signal, value in (state.get("trainingDistance") or {}).items():
             if (number := _number(value)) is not None:
-                distance.add_metric([*place, signal], number)
+                distance.add_metric([*label_values, signal], number)
         if state:
-            alarm.add_metric(place, float(bool(state.get("alarm"))))
+            alarm.add_metric(label_values, float(bool(state.get("alarm"))))
     yield from (evidence, threshold, distance, alarm)
 
 

@@ -1,10 +1,12 @@
-"""One replica leads: who holds the Lease.
+"""Leader election: the replica that holds the Lease leads. leadership.py runs this in a separate thread.
 
-Our own, as kubernetes.aio's elector can't create its Lease (37.0.1 passes a parameter that its client refuses), sets
-no time limit on its requests, so that one that hangs outlives the lease, and releases nothing on exit. leadership.py
-gives it its thread.
+kubernetes.aio 37.0.1 has an elector too, with these defects:
 
-Clocks of other machines don't matter: a lease is over when its record hasn't changed for its duration on our own clock.
+- it can't create its Lease, as it passes the parameter `pretty`, which its client refuses (not reported);
+- its requests have no time limit, so a request that hangs outlasts the lease (not reported);
+- it does not release the Lease on exit: https://github.com/kubernetes-client/python/issues/2075.
+
+Clocks of other machines don't matter: a lease is over if its record has not changed for its duration on the own clock.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ LEASE = RESOURCES["Lease"]
 
 @dataclass(frozen=True)
 class Election:
-    """Where and how to elect. Times are seconds: duration > renew_deadline > retry_period."""
+    """The Lease and the times of the election, in seconds: duration > renew_deadline > retry_period."""
 
     namespace: str
     name: str
@@ -36,25 +38,27 @@ class Election:
 
     def __post_init__(self) -> None:
         if not self.duration > self.renew_deadline > self.retry_period > 0:
-            raise ValueError("lease duration must exceed the renew deadline, and that the retry period")
+            raise ValueError(
+                "--lease-seconds must be larger than --renew-deadline-seconds, and that larger than --retry-seconds"
+            )
 
 
 class Elector:
-    """Takes, renews and releases the Lease."""
+    """Acquires, renews and releases the Lease."""
 
     def __init__(self, api: Api, election: Election, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._election = election
         self._clock = clock
-        self._seen: tuple[str, float] = ("", 0.0)  # resourceVersion, and when we first saw it
+        self._seen: tuple[str, float] = ("", 0.0)  # last resourceVersion, and when it was first seen
         self._valid_until = float("-inf")
 
     def leads(self) -> bool:
-        """Whether our lease certainly holds now. Reads a clock, not a flag: a stalled process learns it too."""
+        """Whether this replica certainly holds the lease. Reads the clock, so it is right even after a blocked loop."""
         return self._clock() < self._valid_until
 
     async def acquire(self, stop: asyncio.Event) -> bool:
-        """Wait until we lead; whether we do: False once told to `stop`."""
+        """Wait for the Lease. Returns True when this replica leads, and False if `stop` was set."""
         while not stop.is_set():
             if await self._attempt():
                 log.info("leading as %s", self._election.identity)
@@ -63,24 +67,24 @@ class Elector:
         return False
 
     async def hold(self, stop: asyncio.Event) -> None:
-        """Renew until told to `stop`, or that has failed for the renew deadline, or another holds the Lease."""
+        """Renew until `stop` is set, renewing has failed for the renew deadline, or another replica holds the Lease."""
         while self.leads() and not stop.is_set():
             await self._pause(stop)
             if not stop.is_set():
                 await self._attempt()
 
     async def release(self) -> None:
-        """Give the Lease up, so that another need not wait for its end."""
+        """Release the Lease, so that another replica need not wait until it is over."""
         if not self.leads():
             return
         self._valid_until = float("-inf")
         try:
             async with asyncio.timeout(self._election.retry_period * 2):
-                await self._give_up()
+                await self._clear_holder()
         except (ApiError, TimeoutError) as error:
             log.warning("lease not released: %s", str(error) or "timed out")
 
-    async def _give_up(self) -> None:
+    async def _clear_holder(self) -> None:
         lease = await self._api.get(LEASE, self._election.namespace, self._election.name)
         if lease and lease["spec"].get("holderIdentity") == self._election.identity:
             spec = lease["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
@@ -92,11 +96,11 @@ class Elector:
                 await stop.wait()
 
     async def _attempt(self) -> bool:
-        """One try to take or renew. Whether it worked; validity counts from before the request was sent."""
+        """Try once to acquire or renew. Returns whether it succeeded. The lease counts from before the request."""
         started = self._clock()
         try:
             async with asyncio.timeout(self._election.renew_deadline):
-                if not await self._take():
+                if not await self._acquire_or_renew():
                     return False
         except (ApiError, TimeoutError) as error:
             log.warning("lease not renewed: %s", str(error) or "timed out")
@@ -104,7 +108,7 @@ class Elector:
         self._valid_until = started + self._election.renew_deadline
         return True
 
-    async def _take(self) -> bool:
+    async def _acquire_or_renew(self) -> bool:
         election = self._election
         lease = await self._api.get(LEASE, election.namespace, election.name)
         if lease is None:
@@ -116,22 +120,22 @@ class Elector:
         spec = lease.get("spec") or {}
         if not may_take(spec, election.identity, self._clock() - self._seen[1]):
             if self.leads():
-                log.error("lease taken by %s", spec.get("holderIdentity"))
+                log.error("the lease was taken over by %s", spec.get("holderIdentity"))
                 self._valid_until = float("-inf")
             return False
-        answer = await self._api.replace(LEASE, lease | {"spec": taken(spec, election)})
-        self._seen = (answer["metadata"]["resourceVersion"], self._clock())
+        replaced = await self._api.replace(LEASE, lease | {"spec": taken(spec, election)})
+        self._seen = (replaced["metadata"]["resourceVersion"], self._clock())
         return True
 
 
 def may_take(spec: Obj, identity: str, unchanged: float) -> bool:
-    """Whether a Lease is free, ours, or over: unchanged for longer than it lasts, in seconds."""
+    """Whether a Lease is free, held by `identity`, or over: `unchanged` seconds are more than its duration."""
     holder = spec.get("holderIdentity")
     return not holder or holder == identity or unchanged > (spec.get("leaseDurationSeconds") or 0)
 
 
 def taken(spec: Obj, election: Election) -> Obj:
-    """The spec after taking or renewing it."""
+    """The spec of the Lease after acquiring or renewing it."""
     ours = spec.get("holderIdentity") == election.identity
     return {
         "holderIdentity": election.identity,
@@ -143,7 +147,7 @@ def taken(spec: Obj, election: Election) -> Obj:
 
 
 def new_lease(election: Election) -> Obj:
-    """A Lease that is ours from the start."""
+    """A new Lease that this replica holds."""
     return {
         "apiVersion": LEASE.api_version,
         "kind": LEASE.kind,

@@ -1,7 +1,7 @@
-"""Probes, metrics and webhook in a thread and event loop of their own.
+"""Runs probes, metrics and webhook in a separate thread and event loop.
 
-kopf cancels every task of its loop when it ends, and with it a webhook in flight; and a probe on the main loop could
-not tell that it hangs.
+When kopf ends, it cancels every task of its loop, which would cancel webhook requests in flight:
+https://github.com/nolar/kopf/issues/1030. And a probe on the main loop could not report that this loop is blocked.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from concurrent.futures import Future
 
 from aiohttp import web
 
-DRAIN = 5.0  # seconds for requests in flight
+DRAIN = 5.0  # seconds to finish requests in flight
 
 Apps = Callable[[], Awaitable[list[tuple[web.Application, int]]]]
 
 
 class Listeners:
-    """Serves what `apps` makes (in the thread's own loop) on `host`."""
+    """Serves the applications that `apps` creates, in the thread's event loop, on `host`."""
 
     def __init__(self, host: str, apps: Apps) -> None:
         self._host = host
@@ -26,12 +26,12 @@ class Listeners:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="listeners", daemon=True)
 
     def start(self) -> None:
-        """Start, and return when the ports are bound. Raises OSError when one is taken."""
+        """Start, and return when the ports are bound. Raises OSError if a port is in use."""
         self._thread.start()
         self._started.result(timeout=30)
 
     def stop(self) -> None:
-        """Take no more, finish what is in flight."""
+        """Accept no more requests, and finish those in flight."""
         loop, stop = self._started.result()
         loop.call_soon_threadsafe(stop.set)
         self._thread.join(timeout=DRAIN + 5)

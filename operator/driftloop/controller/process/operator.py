@@ -1,7 +1,8 @@
-"""The operator's process: who starts when, and how it ends.
+"""The operator's process: order of start and stop of its parts.
 
-Every replica fills its caches, watches, answers probes and records alerts; workers, poll and resync run on the leader.
-A leader that loses its lease ends at once: what is still in flight must not race the next one (leadership.py).
+Every replica fills its caches, watches, answers probes and records alerts. Workers, poll and resync run on the leader
+only. A leader that loses its lease ends immediately, so that requests in flight don't race with the next leader
+(leadership.py).
 """
 
 import asyncio
@@ -41,11 +42,11 @@ from driftloop.controller.vocabulary.plan import Key
 
 log = logging.getLogger(__name__)
 
-CLEAN_UP = 30.0  # seconds from the end of the parts to that of the process, whatever hangs
+CLEAN_UP = 30.0  # seconds after which the process is ended by force, if clean-up hangs
 
 
 class Operator:
-    """One replica. `run` ends with SIGTERM or SIGINT, or raises what one of its parts failed with."""
+    """One replica. `run` ends on SIGTERM or SIGINT, or raises the exception of a part that failed."""
 
     def __init__(self, options: Options, kinds: Mapping[str, Kind[Any]]) -> None:
         self._options = options
@@ -55,7 +56,7 @@ class Operator:
         self._synced = False
 
     async def run(self) -> None:
-        """Start the listeners first, so that probes are answered while the caches fill, and stop them last."""
+        """Run all parts. The listeners start first, to answer probes while the caches are filled, and stop last."""
         stop = asyncio.Event()
         _on_signals(stop)
         REGISTRY.register(ObjectMetrics(self._caches))
@@ -70,9 +71,9 @@ class Operator:
 
     async def _run(self, session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
         options = self._options
-        found = await credentials(options.kubeconfig)
+        configuration = await credentials(options.kubeconfig)
         leadership = Leadership(self._elector_api, options.election)
-        api = Api(found, TokenBucket(options.qps, options.burst), may_write=leadership.leads)
+        api = Api(configuration, TokenBucket(options.qps, options.burst), may_write=leadership.leads)
         queue: WorkQueue[Key] = WorkQueue(asyncio.get_running_loop().time)
         QUEUE_DEPTH.set_function(lambda: len(queue) if leadership.leads() else 0)
         watcher = Watcher(api, self._caches, self._kinds.values(), queue.add, options.settings.namespaces)
@@ -82,16 +83,16 @@ class Operator:
         try:
             supported = asyncio.create_task(require_supported(api), name="version")
             await _first(stopping, beating, supported)
-            supported.cancel()  # told to stop meanwhile
+            supported.cancel()  # if `stop` was set first
             syncing = asyncio.create_task(watcher.sync_until_done(), name="sync")
             await _first(stopping, beating, syncing)
             self._synced = syncing.done()
             if not self._synced:
                 syncing.cancel()
                 return
-            # Before kopf, which on its way out cancels every task that is younger than itself.
+            # Must start before kopf, which on exit cancels all later tasks: https://github.com/nolar/kopf/issues/1030
             leading = asyncio.create_task(self._lead(session, leadership, api, watcher, queue), name="lead")
-            watching = asyncio.create_task(self._watch(watcher, found, stop, kopf_stop), name="kopf")
+            watching = asyncio.create_task(self._watch(watcher, configuration, stop, kopf_stop), name="kopf")
             try:
                 await _first(stopping, beating, leading, watching)
             finally:
@@ -106,7 +107,7 @@ class Operator:
             await api.close()
 
     async def _elector_api(self) -> Api:
-        """Connections of the elector's own, and no line to stand in: a busy operator must not lose its lease."""
+        """A separate client without a rate limit for the elector: a busy operator must not lose its lease."""
         return Api(await credentials(self._options.kubeconfig))
 
     async def _lead(
@@ -117,10 +118,10 @@ class Operator:
         watcher: Watcher,
         queue: WorkQueue[Key],
     ) -> None:
-        """Wait for the lease, then work until cancelled; without the lease there is no going on."""
+        """Wait for the lease, then work until cancelled."""
         options = self._options
         prometheus = Prometheus(session, options.settings.prometheus_url)
-        # With namespaces to watch the operator has a Role in each, and none of them holds nodes.
+        # If --namespaces is set, the operator has only Roles in these namespaces, which can't allow reading nodes.
         nodes = Nodes(None if options.settings.namespaces else api)
         world = World(self._caches, Metrics(session, prometheus), options.settings, nodes)
         executor = Executor(api, self._caches, Recorder(api, options.election.identity), watcher.changed)
@@ -136,7 +137,7 @@ class Operator:
         leadership.start()
         await leadership.acquired()
         LEADER.set(1)
-        # A watch may lag behind by minutes: nothing is decided on what the leader of before has changed since.
+        # A watch may lag behind by minutes. So list again, to decide on everything that the previous leader wrote.
         await watcher.sync_until_done()
         watcher.enqueue_all()
         async with asyncio.TaskGroup() as group:
@@ -144,24 +145,25 @@ class Operator:
             group.create_task(watcher.resync(options.resync_seconds))
             group.create_task(poll.run(options.alert_poll_seconds))
 
-    async def _watch(self, watcher: Watcher, found: Any, stop: asyncio.Event, kopf_stop: asyncio.Event) -> None:
+    async def _watch(self, watcher: Watcher, configuration: Any, stop: asyncio.Event, kopf_stop: asyncio.Event) -> None:
         ready = asyncio.Event()
         namespaces = self._options.settings.namespaces
         kopf_task = asyncio.create_task(
             kopf.operator(
-                registry=watcher.registry(found),
+                registry=watcher.registry(configuration),
                 settings=kopf_settings(),
                 clusterwide=not namespaces,
                 namespaces=namespaces,
                 standalone=True,
-                # kopf would make one up from the user's name, and a container's user has none.
-                identity=self._options.election.identity,  # type: ignore[arg-type]  # a NewType that kopf keeps private
+                # Without it kopf generates an identity from the user's name and fails, as a container's user has no
+                # name (not reported).
+                identity=self._options.election.identity,  # type: ignore[arg-type]  # its NewType is private in kopf
                 stop_flag=kopf_stop,
                 ready_flag=ready,
             )
         )
         await _first(kopf_task, asyncio.create_task(ready.wait()))
-        _on_signals(stop)  # kopf has put its own handlers in their place
+        _on_signals(stop)  # again, as kopf has replaced the handlers with its own (not reported)
         await kopf_task
 
     async def _beat(self) -> NoReturn:
@@ -170,11 +172,11 @@ class Operator:
             await asyncio.sleep(1)
 
     async def _apps(self) -> list[tuple[web.Application, int]]:
-        """The listeners' applications, made in the listeners' loop, with connections of that loop."""
+        """The applications of the listeners. Created in the listeners' event loop, with connections of that loop."""
         options = self._options
         apps = [(health_app(self._heartbeat.alive, lambda: self._synced, REGISTRY), options.health_port)]
         if options.webhook_token_file is None:
-            log.warning("no --webhook-token-file: alerts come by polling alone")
+            log.warning("--webhook-token-file is not set: alerts are only polled, and there is no webhook")
             return apps
         api = Api(await credentials(options.kubeconfig), TokenBucket(options.qps, options.burst))
         webhook = Webhook(api, options.webhook_token_file, options.settings.namespaces)
@@ -182,19 +184,19 @@ class Operator:
 
 
 async def _first(*tasks: "asyncio.Task[Any]") -> None:
-    """Wait for the first of the tasks to end; raise what it failed with."""
+    """Wait until the first task ends. Raises its exception if it failed."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
 
 
 def _end_by_force() -> None:
-    """End the process when its clean-up takes too long: kopf or asyncio may wait for a task that never ends."""
+    """End the process if its clean-up takes too long: kopf or asyncio may wait for a task that never ends."""
     timer = threading.Timer(CLEAN_UP, os._exit, (1,))
     timer.daemon = True
     timer.start()
 
 
 def _on_signals(stop: asyncio.Event) -> None:
-    for each in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(each, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,4 +1,4 @@
-"""How the operator runs: flags, each with an environment variable as its default."""
+"""The operator's flags. Each flag can also be set by an environment variable."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True)
 class Options:
-    """The deciders' settings and the runtime's own."""
+    """Settings of the deciders, and options of the process."""
 
     settings: Settings
     election: Election
@@ -36,76 +36,92 @@ class Options:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `driftloop operator`. `--trainer-image` may come as DRIFTLOOP_TRAINER_IMAGE, and so on."""
+    """Add the flags of `driftloop operator`. `--trainer-image` can be set as DRIFTLOOP_TRAINER_IMAGE, and so on."""
     pods = _adder(parser.add_argument_group("pods"))
-    pods("--trainer-image", str, None, "IMAGE", "image of the trainer's pods")
-    pods("--server-image", str, None, "IMAGE", "image of the serving pods")
-    pods("--image-pull-policy", str, "IfNotPresent", "POLICY", "Always, IfNotPresent or Never")
-    pods("--child-labels", _pairs, "", "KEY=VALUE,...", "labels on everything that is created")
+    pods("--trainer-image", str, None, "IMAGE", "image of the training pods; required")
+    pods("--server-image", str, None, "IMAGE", "image of the serving pods; required")
+    pods(
+        "--image-pull-policy",
+        str,
+        "IfNotPresent",
+        "POLICY",
+        "pull policy of the pods: Always, IfNotPresent or Never",
+    )
+    pods("--child-labels", _pairs, "", "KEY=VALUE,...", "labels for all objects that the operator creates")
 
     cluster = _adder(parser.add_argument_group("cluster"))
-    cluster("--kubeconfig", str, None, "FILE", "without it a pod uses its service account")
-    cluster("--namespaces", _list, "", "NAME,...", "watch only these namespaces; all if empty")
-    cluster("--cluster-domain", str, "cluster.local", "DOMAIN", "DNS domain of Services")
-    cluster("--qps", _positive, "50", "N", "requests per second to the API server")
-    cluster("--burst", _count, "100", "N", "requests at once")
-    cluster("--workers", _count, "8", "N", "objects reconciled at once")
-    cluster("--resync-seconds", _positive, "600", "N", "between two reads of everything")
+    cluster("--kubeconfig", str, None, "FILE", "kubeconfig file; without it a pod uses its service account")
+    cluster("--namespaces", _list, "", "NAME,...", "namespaces to watch; all if empty")
+    cluster("--cluster-domain", str, "cluster.local", "DOMAIN", "DNS domain of the cluster")
+    cluster("--qps", _positive, "50", "N", "maximum requests per second to the API server")
+    cluster("--burst", _count, "100", "N", "maximum burst of requests to the API server")
+    cluster("--workers", _count, "8", "N", "number of objects to reconcile at the same time")
+    cluster("--resync-seconds", _positive, "600", "N", "seconds between two lists of all objects")
 
     monitoring = _adder(parser.add_argument_group("monitoring"))
-    monitoring("--prometheus-url", _url, None, "URL", "Prometheus that scrapes the pods")
-    monitoring("--alertmanager-urls", _urls, "", "URL,...", "Alertmanagers to poll")
-    monitoring("--alert-poll-seconds", _positive, "30", "N", "between two polls of the Alertmanagers")
+    monitoring("--prometheus-url", _url, None, "URL", "URL of the Prometheus that scrapes the pods")
+    monitoring("--alertmanager-urls", _urls, "", "URL,...", "URLs of the Alertmanagers to poll")
+    monitoring("--alert-poll-seconds", _positive, "30", "N", "seconds between two polls of the Alertmanagers")
     monitoring(
-        "--alert-lookback-seconds", _positive, "21600", "N", "at the start: how long ago an alert may have ended"
+        "--alert-lookback-seconds",
+        _positive,
+        "21600",
+        "N",
+        "at the start, also record alerts that ended at most this many seconds ago",
     )
 
     listeners = _adder(parser.add_argument_group("listeners"))
     listeners("--listen-host", str, "0.0.0.0", "ADDRESS", "address of both listeners")  # noqa: S104 - in a pod
-    listeners("--health-port", _port, "8080", "N", "/healthz, /readyz and /metrics")
-    listeners("--webhook-port", _port, "8090", "N", "Alertmanager's webhook: POST /alerts")
+    listeners("--health-port", _port, "8080", "N", "port of /healthz, /readyz and /metrics")
+    listeners("--webhook-port", _port, "8090", "N", "port of the webhook for Alertmanager: POST /alerts")
     listeners(
         "--webhook-token-file",
         Path,
         None,
         "FILE",
-        "file with the webhook's bearer token; without it there is no webhook",
+        "file with the bearer token of the webhook; without it there is no webhook",
     )
 
     lease = _adder(parser.add_argument_group("leader election"))
-    lease("--lease-namespace", str, _namespace(), "NAME", "the operator's own namespace")
+    lease("--lease-namespace", str, _namespace(), "NAME", "namespace of the Lease: the operator's own")
     lease("--lease-name", str, "driftloop-operator", "NAME", "name of the Lease; the same for all replicas")
-    lease("--identity", str, _identity(), "NAME", "name of this replica")
-    lease("--lease-seconds", _positive, "15", "N", "time without a leader after the leader crashes")
-    lease("--renew-deadline-seconds", _positive, "10", "N", "a leader that can't renew for this long ends itself")
-    lease("--retry-seconds", _positive, "2", "N", "between two attempts")
-    _adder(parser)("--log-level", str, "info", "LEVEL", "debug, info, warning or error")
+    lease("--identity", str, _identity(), "NAME", "name of this replica; must be unique")
+    lease("--lease-seconds", _positive, "15", "N", "seconds without a leader after the leader crashes")
+    lease(
+        "--renew-deadline-seconds",
+        _positive,
+        "10",
+        "N",
+        "seconds after which a leader that can't renew the Lease ends itself",
+    )
+    lease("--retry-seconds", _positive, "2", "N", "seconds between two attempts to acquire or renew the Lease")
+    _adder(parser)("--log-level", str, "info", "LEVEL", "minimum level of log lines: debug, info, warning or error")
 
 
-def options(found: argparse.Namespace) -> Options:
-    """Options from parsed flags. Raises ValueError naming what is wrong."""
-    missing = [flag for flag in ("trainer_image", "server_image") if not getattr(found, flag)]
+def options(parsed: argparse.Namespace) -> Options:
+    """Options from parsed flags. Raises ValueError that names the wrong flag."""
+    missing = [flag for flag in ("trainer_image", "server_image") if not getattr(parsed, flag)]
     if missing:
-        raise ValueError(f"--{missing[0].replace('_', '-')} is needed")
+        raise ValueError(f"set --{missing[0].replace('_', '-')}")
     settings = Settings(
-        trainer_image=found.trainer_image,
-        server_image=found.server_image,
-        namespaces=found.namespaces,
-        image_pull_policy=found.image_pull_policy,
-        prometheus_url=found.prometheus_url,
-        alertmanager_urls=found.alertmanager_urls,
-        cluster_domain=found.cluster_domain,
-        labels=found.child_labels,
+        trainer_image=parsed.trainer_image,
+        server_image=parsed.server_image,
+        namespaces=parsed.namespaces,
+        image_pull_policy=parsed.image_pull_policy,
+        prometheus_url=parsed.prometheus_url,
+        alertmanager_urls=parsed.alertmanager_urls,
+        cluster_domain=parsed.cluster_domain,
+        labels=parsed.child_labels,
     )
     election = Election(
-        namespace=found.lease_namespace,
-        name=found.lease_name,
-        identity=found.identity,
-        duration=found.lease_seconds,
-        renew_deadline=found.renew_deadline_seconds,
-        retry_period=found.retry_seconds,
+        namespace=parsed.lease_namespace,
+        name=parsed.lease_name,
+        identity=parsed.identity,
+        duration=parsed.lease_seconds,
+        renew_deadline=parsed.renew_deadline_seconds,
+        retry_period=parsed.retry_seconds,
     )
-    own = {name: getattr(found, name) for name in Options.__dataclass_fields__ if name not in ("settings", "election")}
+    own = {name: getattr(parsed, name) for name in Options.__dataclass_fields__ if name not in ("settings", "election")}
     return Options(settings=settings, election=election, **own)
 
 
@@ -113,7 +129,8 @@ def _adder(group: Any) -> Callable[[str, Callable[[str], Any], str | None, str, 
     def add(flag: str, convert: Callable[[str], Any], default: str | None, metavar: str, text: str) -> None:
         variable = "DRIFTLOOP_" + flag.removeprefix("--").replace("-", "_").upper()
         shown = f"{text} (${variable}; default {default})" if default else f"{text} (${variable})"
-        # argparse converts a default that is a string, so a bad environment variable is refused like a bad flag.
+        # argparse also converts a default that is a string, so it refuses a wrong environment variable like a wrong
+        # flag.
         group.add_argument(flag, type=convert, default=os.environ.get(variable, default), metavar=metavar, help=shown)
 
     return add
@@ -126,18 +143,18 @@ def _list(text: str) -> tuple[str, ...]:
 def _pairs(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in _list(text)]
     if bad := next((key for key, equals, _ in pairs if not (key and equals)), None):
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {bad!r}")
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {bad!r}")
     return {key: value for key, _, value in pairs}
 
 
 def _url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"not an http(s) URL: {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an http or https URL, not {text!r}")
     return text
 
 
 def _urls(text: str) -> tuple[str, ...]:
-    return tuple(_url(each) for each in _list(text))
+    return tuple(_url(part) for part in _list(text))
 
 
 def _positive(text: str) -> float:
@@ -157,7 +174,7 @@ def _count(text: str) -> int:
 def _port(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"must be a port, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, not {text}")
     return value
 
 
@@ -166,6 +183,6 @@ def _namespace() -> str:
 
 
 def _identity() -> str:
-    """The pod's name in a pod: a restarted container takes up its own lease at once. Elsewhere one of its own a run."""
+    """In a pod the pod's name, so that a restarted container still holds its lease. Elsewhere a unique name per run."""
     host = socket.gethostname()
     return host if NAMESPACE_FILE.exists() else f"{host}-{uuid.uuid4().hex[:8]}"

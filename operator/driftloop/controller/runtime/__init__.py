@@ -1,1 +1,1 @@
-"""Everything that touches the world: watches, caches, queue, writes, probes."""
+"""All input and output of the controller: watches, caches, queue, writes, metrics."""

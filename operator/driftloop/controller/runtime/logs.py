@@ -1,4 +1,4 @@
-"""The operator's log: each line names the object that was worked on."""
+"""The operator's log. Each line of a reconcile names the object."""
 
 from contextlib import AbstractContextManager
 
@@ -7,10 +7,10 @@ from driftloop.controller.vocabulary.plan import Key
 
 
 def working_on(key: Key) -> AbstractContextManager[None]:
-    """Every line logged inside names `key`."""
+    """Add `key` to every line that is logged inside the block."""
     return logs.naming(**key._asdict())
 
 
 def configure(level: str) -> None:
-    """Log from `level` on. kopf's own chatter starts at warnings."""
+    """Log lines of `level` and above. Of kopf, aiohttp and asyncio only warnings and errors are logged."""
     logs.configure(level, quiet=("kopf", "aiohttp.access", "asyncio"))

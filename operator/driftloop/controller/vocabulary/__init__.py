@@ -1,1 +1,1 @@
-"""The words that deciding and executing share: plans, kinds, conditions, names. Nothing here does anything."""
+"""Types and names that deciding and executing share: plans, kinds, conditions, labels."""

@@ -1,4 +1,4 @@
-"""How one custom resource is reconciled: what a kind gives to the runtime."""
+"""The interface between a kind of custom resource and the runtime."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ Observed = TypeVar("Observed")
 
 @dataclass(frozen=True)
 class Kind(Generic[Observed]):
-    """One kind. `Observed` is all that its decision may look at; only the kind itself knows what is in it."""
+    """One kind. `Observed` is everything that its decision may use. Only the kind itself knows its content."""
 
-    model: type[BaseModel]  # of the whole object
+    model: type[BaseModel]  # model of the complete object
     status: type[BaseModel]
-    observe: Callable[[Key, World], Awaitable[Observed | None]]  # None: the object is gone
+    observe: Callable[[Key, World], Awaitable[Observed | None]]  # None: the object does not exist any more
     decide: Callable[[Observed, Settings, datetime], Plan]
-    concerned: Callable[[Obj, Lookup], Iterable[Key]]  # its objects to reconcile when another object has changed
+    concerned: Callable[[Obj, Lookup], Iterable[Key]]  # objects of this kind to reconcile when another object changes

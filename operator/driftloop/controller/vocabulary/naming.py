@@ -1,39 +1,39 @@
-"""Names and ownership of what the operator creates. Pure.
+"""Names and ownership of the objects that the operator creates. Pure.
 
-A child's name holds a hash of its parent's UID: a parent deleted and created again under its name is another
-parent, and never takes over what the first one left.
+The name of a child contains a hash of its parent's UID. So a parent that was deleted and created again with the same
+name never takes over children of the first one.
 """
 
 import hashlib
 
 from driftloop.controller.vocabulary.plan import Obj
 
-MAX_NAME = 63  # a label value, a Service and a pod's hostname hold no more
-MAX_RESOURCE_NAME = 40  # of our own kinds, by CEL
+MAX_NAME = 63  # limit of label values, Service names and hostnames of pods
+MAX_RESOURCE_NAME = 40  # limit of Driftloop's own kinds, by a CEL rule
 
 
 def uid_hash(uid: str) -> str:
-    """Eight hex digits that stand for `uid`."""
+    """Eight hex digits of a hash of `uid`."""
     return hashlib.sha256(uid.encode()).hexdigest()[:8]
 
 
 def child_name(parent: Obj, suffix: str) -> str:
-    """`<parent name>-<hash of its UID>-<suffix>`, at most 63 characters; what is cut is the parent's name."""
+    """`<parent name>-<hash of its UID>-<suffix>`, at most 63 characters. Only the parent's name is cut."""
     tail = f"-{uid_hash(parent['metadata']['uid'])}-{suffix}"
     return _stem(parent["metadata"]["name"], MAX_NAME - len(tail)) + tail
 
 
 def version_name(family: str, job_uid: str) -> str:
-    """Name of the ModelVersion that a job makes: `<family>-<hash of the job's UID>`, at most 40 characters."""
+    """Name of the ModelVersion that a job creates: `<family>-<hash of the job's UID>`, at most 40 characters."""
     tail = f"-{uid_hash(job_uid)}"
     return _stem(family, MAX_RESOURCE_NAME - len(tail)) + tail
 
 
 def owner_reference(parent: Obj) -> Obj:
-    """Makes `parent` the controller of a child: the garbage collector removes the child after it.
+    """The reference that makes `parent` the controller of a child, so that both are garbage collected together.
 
-    No blockOwnerDeletion: it would need the right to update the parent's finalizers where
-    OwnerReferencesPermissionEnforcement is on, and nothing here waits for foreground deletion.
+    blockOwnerDeletion is false: with the admission plugin OwnerReferencesPermissionEnforcement it needs the right to
+    update the parent's finalizers, and nothing here waits for foreground deletion.
     """
     return {
         "apiVersion": parent["apiVersion"],
@@ -46,13 +46,13 @@ def owner_reference(parent: Obj) -> Obj:
 
 
 def controlled_by(obj: Obj, uid: str) -> bool:
-    """Whether the object's controller is the one with `uid`."""
+    """Whether the object with `uid` is the controller of `obj`."""
     owners = obj["metadata"].get("ownerReferences") or []
     return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
 def is_stage_pod(parent: Obj, pod: Obj) -> bool:
-    """Whether a Job of `parent` made the pod. The Job may be gone: its name tells, which has the parent's UID in it."""
+    """Whether a Job of `parent` created the pod. The Job may be gone, so its name decides: it has the UID hash."""
     prefix = child_name(parent, "")
     owners = pod["metadata"].get("ownerReferences") or []
     return any(

@@ -1,4 +1,4 @@
-"""Reading Kubernetes objects of any shape: what does not parse must not stop the others."""
+"""Read Kubernetes objects of any shape. A malformed object must not stop the others."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ from driftloop.controller.vocabulary.plan import Key, Obj
 
 
 def key(obj: Obj) -> Key:
-    """Kind, namespace and name."""
+    """Kind, namespace and name of the object."""
     return Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
 def labels(obj: Obj) -> dict[str, str]:
-    """Labels; empty where there are none."""
+    """Labels of the object; empty if it has none."""
     return obj["metadata"].get("labels") or {}
 
 
 def annotations(obj: Obj) -> dict[str, str]:
-    """Annotations; empty where there are none."""
+    """Annotations of the object; empty if it has none."""
     return obj["metadata"].get("annotations") or {}
 
 
 def field(obj: Any, *path: str) -> Any:
-    """The value at a path that may be missing at any depth, or None."""
+    """The value at `path`; None if any part of the path is missing."""
     for part in path:
         if not isinstance(obj, dict):
             return None
@@ -30,6 +30,6 @@ def field(obj: Any, *path: str) -> Any:
 
 
 def phase(obj: Obj) -> str | None:
-    """`status.phase`, where it is a text."""
+    """`status.phase` if it is a string, else None."""
     value = field(obj, "status", "phase")
     return value if isinstance(value, str) else None

@@ -1,10 +1,11 @@
-"""The vocabulary of reconciling: observe everything, decide purely, execute a plan.
+"""Plans and actions. Reconciling observes everything, decides in a pure function, and executes a plan.
 
-A decider is a pure function `decide(observed, settings, now) -> Plan`. It reads no clock, no network and no cache;
-whatever it needs is in `observed`. The runtime executes a plan's actions in order and stops at the first failure:
-the next reconcile observes again, so every prefix of them must be a state to go on from. A plan is groups, by
-construction: what does not build on the rest goes into a group of its own, and is tried whatever became of the others.
-A refused PodDisruptionBudget, or a retraining that a quota refuses, keeps no rollback from happening.
+A decider is a pure function `decide(observed, settings, now) -> Plan`. It reads no clock, network or cache: everything
+that it needs is in `observed`. The runtime executes the actions of a plan in order and stops at the first failure. The
+next reconcile observes again, so it must be able to continue after any number of actions.
+
+Actions that don't depend on the others belong in a separate group, which is tried even if other groups fail. So a
+refused PodDisruptionBudget, or a retraining that a quota refuses, does not prevent a rollback.
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ Obj = dict[str, Any]  # a Kubernetes object as JSON
 
 
 class Key(NamedTuple):
-    """One custom resource."""
+    """Identifies one custom resource."""
 
     kind: str  # FineTuneJob | ModelVersion | InferenceService
     namespace: str
@@ -24,10 +25,10 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Create:
-    """Create once and never touch again (Jobs, Secrets, ModelVersions, FineTuneJobs).
+    """Create an object once and never change it (Jobs, Secrets, ModelVersions, FineTuneJobs).
 
     An existing object counts as success if the same parent created it (same controller UID,
-    or for ownerless ModelVersions the same lineage); else the runtime raises NameTaken.
+    or the same lineage for ModelVersions without an owner). Otherwise the runtime raises NameTaken.
     """
 
     body: Obj
@@ -35,16 +36,17 @@ class Create:
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply, never forced over a foreign field manager (Deployments, Services, NetworkPolicies ...)."""
+    """Server-side apply, never forced over another field manager (Deployments, Services, NetworkPolicies …)."""
 
     body: Obj
 
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete one object as it was decided on, with its dependants in the background. Not found is success.
+    """Delete one object in the observed version, with its dependants in the background. Not found is success.
 
-    What has changed since may be wanted again, or hold a result: it is refused (409) and observed again.
+    An object that has changed since may be needed again, or hold a result. Then the deletion is refused (409), and the
+    object is observed again.
     """
 
     api_version: str
@@ -52,14 +54,14 @@ class Delete:
     namespace: str
     name: str
     uid: str
-    resource_version: str | None = None  # None: whatever it is now
+    resource_version: str | None = None  # None: any version
 
 
 @dataclass(frozen=True)
 class Label:
-    """Set (or with None remove) labels of a custom resource of ours: `in-use` on a ModelVersion.
+    """Set labels of one of Driftloop's custom resources, or remove them with None: `in-use` on a ModelVersion.
 
-    What the label says is decided on other objects, so its own resourceVersion would guard nothing.
+    The label depends on other objects, so a check of this object's resourceVersion would not protect anything.
     """
 
     key: Key
@@ -69,27 +71,28 @@ class Label:
 
 @dataclass(frozen=True)
 class FailPod:
-    """Set the phase of a pod that is Terminating on a lost node to Failed, as the pod garbage collector would.
+    """Set the phase of a pod that is Terminating on a lost node to Failed, as the pod garbage collector does.
 
-    Without it the Job waits for ever: its tracking finalizer holds the pod while its phase isn't Failed.
-    A pod that has changed since, as its node may be back, is refused (409) and observed again.
+    Otherwise the Job waits for ever, as its tracking finalizer keeps the pod until its phase is Failed:
+    https://github.com/kubernetes/enhancements/issues/6262. A pod that has changed since may have its node back. Then
+    the write is refused (409), and the pod is observed again.
     """
 
     namespace: str
     name: str
     uid: str
     message: str
-    resource_version: str | None = None  # None: whatever it is now
+    resource_version: str | None = None  # None: any version
 
 
 @dataclass(frozen=True)
 class Adjust:
-    """Merge-patch replicas, labels and annotations of a Deployment that was created once; None removes a key.
+    """Merge-patch replicas, labels and annotations of an existing Deployment. None removes a key.
 
-    Its pod template is out of reach: an operator upgrade, whose own rendering may differ, restarts no serving pod.
-    The patch carries the UID and the resourceVersion that was decided on: a Deployment that was created anew or has
-    changed since, which a stale cache doesn't show, is refused (409) and observed again.
-    A plan adjusts a Deployment once at most, as its own first write would be such a change.
+    The pod template is never changed: an operator upgrade may render it differently, and must not restart serving pods.
+    The patch contains the observed UID and resourceVersion. If the Deployment was created again or has changed since,
+    the patch is refused (409), and the Deployment is observed again. A plan adjusts a Deployment at most once, because
+    its own first write is such a change.
     """
 
     namespace: str
@@ -98,7 +101,7 @@ class Adjust:
     replicas: int | None = None
     labels: dict[str, str | None] = field(default_factory=dict)
     annotations: dict[str, str | None] = field(default_factory=dict)
-    resource_version: str | None = None  # None: whatever it is now
+    resource_version: str | None = None  # None: any version
 
 
 Action = Create | Apply | Delete | Label | FailPod | Adjust
@@ -115,41 +118,41 @@ class Event:
 
 @dataclass(frozen=True)
 class Group:
-    """Actions of which each builds on those before it. What is refused in a group ends that group, and no other."""
+    """Actions that depend on the previous ones in the same group. A refused action ends only this group."""
 
     actions: tuple[Action, ...]
-    fields: tuple[str, ...] = ()  # of the status that are this group's own: they hold whatever becomes of the chain
-    undone: Obj = field(default_factory=dict)  # fields of the status to write instead when the group is refused
-    events: tuple[Event, ...] = ()  # told when all of it is done
+    fields: tuple[str, ...] = ()  # status fields that belong to this group: they are written even if the chain fails
+    undone: Obj = field(default_factory=dict)  # status fields to write instead if the group is refused
+    events: tuple[Event, ...] = ()  # posted when all actions of the group are done
 
 
 def independent(actions: Iterable[Action]) -> tuple[Group, ...]:
-    """A group of each."""
+    """One group per action."""
     return tuple(Group((action,)) for action in actions)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: groups that are independent of each other, and the chain that the status is about.
+    """What to do: independent groups, and the chain of actions that the status describes.
 
-    `status` is the whole wanted status (None: leave it), written only when it differs. When the chain is refused, the
-    object is Stalled, and of its status only the groups' own fields are written.
+    `status` is the complete desired status (None: keep it). It is written only if it differs. If the chain is refused,
+    the object becomes Stalled, and only the status fields of groups are written.
     """
 
-    actions: tuple[Action, ...] = ()  # the chain: each one builds on those before it
+    actions: tuple[Action, ...] = ()  # the chain: each action depends on the previous ones
     status: Obj | None = None
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None  # seconds
-    beside: tuple[Group, ...] = ()  # tried before the chain, each for itself; what is refused is a condition
+    beside: tuple[Group, ...] = ()  # tried before the chain, independently; a refused group becomes a condition
 
     @property
     def writes(self) -> tuple[Action, ...]:
-        """All actions, in the order in which they are tried."""
+        """All actions, in the order of execution."""
         return (*(action for group in self.beside for action in group.actions), *self.actions)
 
 
 class NameTaken(Exception):
-    """An object of the wanted name exists and belongs to somebody else."""
+    """An object with the desired name exists and belongs to another owner."""
 
 
 @dataclass(frozen=True)
@@ -163,4 +166,4 @@ class Settings:
     prometheus_url: str | None = None
     alertmanager_urls: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
-    labels: dict[str, str] = field(default_factory=dict)  # added to every child
+    labels: dict[str, str] = field(default_factory=dict)  # labels for every child

@@ -4,7 +4,7 @@ from kubernetes.utils import parse_quantity
 
 
 def quantity(text: str) -> int:
-    """A quantity as a number, rounded down. Raises ValueError.
+    """The number of a quantity, rounded down. Raises ValueError.
 
     >>> quantity("1500m"), quantity("80Gi"), quantity("1e9")
     (1, 85899345920, 1000000000)

@@ -1,18 +1,18 @@
-"""Reasons that the operator gives in conditions and Events; docs/conditions.md says of each what to do.
+"""Reasons in the operator's conditions and Events. docs/conditions.md explains what to do for each.
 
-A stage that fails gives its own reason (`contract/reasons.py`), which is passed on as it is,
-as are the kubelet's and the scheduler's (`ImagePullBackOff`, `OOMKilled`, `Unschedulable` ...).
+Reasons of failed stages (`contract/reasons.py`), of the kubelet and of the scheduler (`ImagePullBackOff`, `OOMKilled`,
+`Unschedulable` …) are copied unchanged.
 """
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """CamelCase, as the API demands."""
+    """Reasons in CamelCase, as the API requires."""
 
     # Any kind.
     INVALID_SPEC = "InvalidSpec"
-    NAME_TAKEN = "NameTaken"  # set by the runtime, as are the next two
+    NAME_TAKEN = "NameTaken"  # the runtime sets this one and the next two
     FIELD_CONFLICT = "FieldConflict"
     API_REFUSED = "ApiRefused"
     CLAIM_NOT_FOUND = "ClaimNotFound"
@@ -81,8 +81,8 @@ class Reason(StrEnum):
     STAGE_FAILED = "StageFailed"
 
 
-# Endings of a stage that say nothing of model or data: the cluster's, the storage's or Ray's trouble, and what nobody
-# explained. What found its input wrong (exit code 78) or outgrew its memory is not among them.
+# Reasons of failed stages that say nothing about the model or the data: failures of the cluster, the storage or Ray,
+# and unexplained ones. Wrong input (exit code 78) and lack of memory are not among them.
 UNAVAILABLE = frozenset(
     {
         "BackoffLimitExceeded",

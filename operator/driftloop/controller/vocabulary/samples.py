@@ -1,4 +1,4 @@
-"""Numbers of Prometheus' making: what a query or a scrape gives."""
+"""Samples from a Prometheus query or from a scrape."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """One number with its labels; a scrape puts the metric's name into `__name__`, as Prometheus does."""
+    """One value with its labels. `__name__` holds the metric's name, as in Prometheus."""
 
     labels: dict[str, str]
     value: float
 
 
 class MetricsUnavailable(Exception):
-    """No answer: which is not the same as an answer without samples, and neither of them is good news."""
+    """The metrics could not be read. This is not the same as an answer without samples."""
 
 
 def finite(samples: list[Sample]) -> list[Sample]:
-    """Without NaN and infinities, which are no numbers to decide on. For gauges, whose absence is noticed."""
+    """The samples without NaN and infinities. Only for gauges: a missing gauge is noticed, a missing counter is not."""
     return [sample for sample in samples if math.isfinite(sample.value)]

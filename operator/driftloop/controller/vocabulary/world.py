@@ -1,4 +1,4 @@
-"""What an observer may read: objects, numbers and the clock. It writes nothing."""
+"""Interfaces that an observer may read: objects, metrics and the clock. Nothing can be written."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,31 +7,31 @@ from typing import Protocol
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.samples import Sample
 
-Objects = list[Obj]  # in a class with a method `list` that name means the method
+Objects = list[Obj]  # inside a class with a method `list`, the name `list` means that method
 
 
 class Metrics(Protocol):
-    """Numbers, from Prometheus or from a pod."""
+    """Samples from Prometheus or from a pod."""
 
     async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
-        """An instant query. Raises MetricsUnavailable."""
+        """Run an instant query. Raises MetricsUnavailable."""
         ...
 
     async def scrape(self, pod: Obj, port: int) -> list[Sample]:
-        """The pod's own /metrics. Raises MetricsUnavailable."""
+        """Read /metrics of a pod. Raises MetricsUnavailable."""
         ...
 
 
 class Nodes(Protocol):
-    """What nodes say of themselves."""
+    """Facts about nodes."""
 
     async def gpu_memory(self, node_selector: Mapping[str, str]) -> tuple[int, ...]:
-        """Bytes of a GPU on each node with `node_selector`'s labels, each size once; empty where it is not known."""
+        """GPU memory sizes, in bytes, of the nodes that match `node_selector`; empty if unknown."""
         ...
 
 
 class World(Protocol):
-    """Objects come from the caches and are shared: readers never change them."""
+    """Everything that an observer may read. Objects come from the caches and are shared, so never change them."""
 
     @property
     def metrics(self) -> Metrics: ...
@@ -43,29 +43,29 @@ class World(Protocol):
     def settings(self) -> Settings: ...
 
     def now(self) -> datetime:
-        """The time of this reconcile."""
+        """The current time."""
         ...
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:
-        """One object."""
+        """The object with this name, or None."""
         ...
 
     def list(self, kind: str, namespace: str, labels: dict[str, str] | None = None) -> Objects:
-        """The objects of a namespace that carry all of `labels`, by name."""
+        """Objects of a namespace that have all of `labels`, sorted by name."""
         ...
 
     def owned(self, kind: str, namespace: str, owner_uid: str) -> Objects:
-        """The objects that name `owner_uid` among their owners, by name."""
+        """Objects with `owner_uid` among their owners, sorted by name."""
         ...
 
 
 class Lookup(Protocol):
-    """Objects of all namespaces, as far as finding whom a change concerns needs them."""
+    """Cached objects of all namespaces, to find which custom resources a change concerns."""
 
     def by_uid(self, uid: str) -> Obj | None:
-        """The object of that UID."""
+        """The object with this UID, or None."""
         ...
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """All objects of a kind, of one namespace or all, by name."""
+        """Objects of a kind, in one namespace or in all, sorted by name."""
         ...

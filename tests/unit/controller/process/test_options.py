@@ -54,5 +54,5 @@ def test_nonsense_is_refused_by_name(flag: str, capsys: Any) -> None:
 def test_images_are_needed() -> None:
     parser = ArgumentParser()
     add_arguments(parser)
-    with pytest.raises(ValueError, match="--server-image is needed"):
+    with pytest.raises(ValueError, match="set --server-image"):
         options(parser.parse_args(["--trainer-image=t"]))

@@ -1,1 +1,1 @@
-"""The API server: client, caches, writes of one object, Events."""
+"""Access to the API server: client, caches, writes of single objects, Events."""

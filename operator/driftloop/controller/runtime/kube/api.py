@@ -1,6 +1,6 @@
-"""Requests to the API server, as JSON: kubernetes.aio brings connections and credentials, we the plain objects.
+"""JSON requests to the API server. kubernetes.aio provides connections and credentials; objects are plain dicts.
 
-Its typed clients take three times the CPU a request and know nothing of our kinds.
+Its typed clients need three times the CPU per request and do not know Driftloop's kinds.
 """
 
 import json
@@ -18,7 +18,7 @@ from driftloop.controller.vocabulary.plan import Obj
 
 FIELD_MANAGER = "driftloop"
 PAGE = 500
-TIMEOUT = 30.0  # seconds a request
+TIMEOUT = 30.0  # seconds per request
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -26,58 +26,59 @@ APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class ApiError(Exception):
-    """What the API server answered, or with code 0 that it did not.
+    """An error answer of the API server. Code 0: it did not answer.
 
-    `reason` is the machine's word (AlreadyExists, Conflict, Invalid ...), `causes` the details of a Status.
+    `reason` is the CamelCase reason of a Status (AlreadyExists, Conflict, Invalid …), and `causes` are its details.
     """
 
     def __init__(self, code: int, reason: str, message: str, causes: tuple[Mapping[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.code, self.reason, self.message, self.causes = code, reason, message, causes
-        self.lasts = False  # it was the answer again and again
+        self.lasts = False  # whether repeated requests got this answer
 
     @property
     def transient(self) -> bool:
-        """Whether the same request may succeed later without anybody acting, as far as one can tell by now."""
+        """Whether the same request may succeed later without a person's action, as far as known."""
         return not self.lasts and (self.code in (0, 401, 408, 429) or self.code >= 500)
 
     @property
     def of_client(self) -> bool:
-        """Whether the client itself was turned away, or reached nobody: it would be so with any other request."""
+        """Whether every other request would fail too: the server refused the client, or could not be reached."""
         return self.code in (0, 401, 429)
 
     def has_cause(self, reason: str) -> bool:
-        """Whether a cause of that reason is among the details."""
+        """Whether the details contain a cause with this reason."""
         return any(cause.get("reason") == reason for cause in self.causes)
 
 
 class NotLeading(Exception):
-    """A write was attempted without a valid lease."""
+    """A write was attempted without holding the lease."""
 
 
 async def credentials(kubeconfig: str | None) -> Any:
-    """Server, certificates and tokens: from `kubeconfig`, else the pod's, else from $KUBECONFIG or ~/.kube/config."""
-    found = client.Configuration()
+    """Load server, certificates and tokens: from `kubeconfig`, else the pod's, else $KUBECONFIG or ~/.kube/config."""
+    configuration = client.Configuration()
     if not kubeconfig:
         try:
-            config.load_incluster_config(client_configuration=found)
-            return found
+            config.load_incluster_config(client_configuration=configuration)
+            return configuration
         except config.ConfigException:
             pass
-    await config.load_kube_config(config_file=kubeconfig, client_configuration=found)
-    return found
+    await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+    return configuration
 
 
 class Api:
-    """The verbs that the operator needs. One instance belongs to one event loop.
+    """The API verbs that the operator needs. One instance belongs to one event loop.
 
-    `may_write` is asked before every write: a leader that lost its lease must not end what it began.
+    `may_write` is called before every write: a leader that has lost its lease must not write any more.
     """
 
     def __init__(
         self, configuration: Any, limiter: TokenBucket | None = None, may_write: Callable[[], bool] = lambda: True
     ) -> None:
-        # Else the session looks up netrc and proxies in two threads for every request.
+        # kubernetes.aio sets trust_env. With it aiohttp reads netrc and proxies in two threads for every request, see
+        # https://github.com/aio-libs/aiohttp/pull/11634
         configuration.client_session_kwargs = {"trust_env": False}
         self._client = client.ApiClient(configuration)
         self._limiter = limiter
@@ -88,11 +89,11 @@ class Api:
         await self._client.close()
 
     async def version(self) -> Obj:
-        """What the server says of itself: major, minor, gitVersion."""
+        """The server's version: major, minor, gitVersion."""
         return await self._request("GET", "/version")
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Obj | None:
-        """One object; None when there is none."""
+        """Read one object; None if it does not exist."""
         try:
             return await self._request("GET", resource.path(namespace, name))
         except ApiError as error:
@@ -103,7 +104,7 @@ class Api:
     async def pages(
         self, resource: Resource, namespace: str | None, selector: str | None = None
     ) -> AsyncIterator[tuple[list[Obj], str]]:
-        """The objects page by page, each with the resourceVersion of the whole list."""
+        """List objects page by page, each page with the resourceVersion of the whole list."""
         token = ""
         while True:
             query = {"limit": str(PAGE)}
@@ -111,7 +112,7 @@ class Api:
             query |= {"labelSelector": selector} if selector else {}
             page = await self._request("GET", resource.path(namespace), query=query)
             items = page.get("items") or []
-            for item in items:  # items of a list lack what every single object has
+            for item in items:  # in a list both are missing: https://github.com/kubernetes/kubernetes/issues/3030
                 item.setdefault("apiVersion", resource.api_version)
                 item.setdefault("kind", resource.kind)
             yield items, page["metadata"]["resourceVersion"]
@@ -120,12 +121,12 @@ class Api:
                 return
 
     async def create(self, resource: Resource, body: Obj) -> Obj:
-        """Create; ApiError AlreadyExists when the name is taken."""
+        """Create an object. Raises ApiError AlreadyExists if the name is in use."""
         path = resource.path(body["metadata"]["namespace"])
         return await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, body, JSON)
 
     async def replace(self, resource: Resource, body: Obj) -> Obj:
-        """Replace the whole object; ApiError Conflict when its resourceVersion is not the newest."""
+        """Replace a whole object. Raises ApiError Conflict if its resourceVersion is not the newest."""
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"])
         return await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, body, JSON)
 
@@ -138,7 +139,7 @@ class Api:
         manager: str = FIELD_MANAGER,
         force: bool = False,
     ) -> Obj:
-        """Server-side apply. Without `force` a field that another manager owns is ApiError Conflict."""
+        """Server-side apply. Without `force`, raises ApiError Conflict if another manager owns a field."""
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"], subresource)
         query = {"fieldManager": manager, "force": str(force).lower()}
         return await self._request("PATCH", path, query, body, APPLY_PATCH)
@@ -146,14 +147,14 @@ class Api:
     async def merge(
         self, resource: Resource, namespace: str, name: str, patch: Obj, subresource: str | None = None
     ) -> Obj:
-        """JSON merge patch."""
+        """Apply a JSON merge patch."""
         path = resource.path(namespace, name, subresource)
         return await self._request("PATCH", path, {"fieldManager": FIELD_MANAGER}, patch, MERGE_PATCH)
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
     ) -> Obj:
-        """Delete that very object, if need be only in that version, and its dependants in the background."""
+        """Delete the object with this UID and, if given, this version. Its dependants are deleted in the background."""
         preconditions = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         body |= {"preconditions": preconditions}  # type: ignore[dict-item]
@@ -170,7 +171,7 @@ class Api:
         if self._limiter:
             await self._limiter.acquire()
         if verb != "GET" and not self._may_write():
-            raise NotLeading(f"{verb} {path} without the lease")
+            raise NotLeading(f"{verb} {path}: this replica does not hold the lease")
         configuration = self._client.configuration
         headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": "driftloop-operator"}
         if bearer := (await configuration.auth_settings()).get("BearerToken"):
@@ -178,11 +179,11 @@ class Api:
         url = configuration.host + path + (f"?{urlencode(query)}" if query else "")
         code = 0
         try:
-            answer = await self._client.rest_client.request(
+            response = await self._client.rest_client.request(
                 verb, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT)
             )
-            code = answer.status
-            text = await answer.read()
+            code = response.status
+            text = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"{verb} {path}: {str(error) or type(error).__name__}") from error
         finally:
@@ -192,12 +193,12 @@ class Api:
 
 def _decode(code: int, text: bytes) -> Obj:
     try:
-        found = json.loads(text)
-    except ValueError:  # a proxy in between answers with a page
-        found = {}
-    if 200 <= code < 300 and isinstance(found, dict):
-        return found
-    if not isinstance(found, dict) or found.get("kind") != "Status":
-        found = {"reason": "NoStatus", "message": text[:500].decode(errors="replace")}
-    causes = (found.get("details") or {}).get("causes") or []
-    raise ApiError(code, found.get("reason") or "Unknown", found.get("message") or "", tuple(causes))
+        document = json.loads(text)
+    except ValueError:  # a proxy in between may answer with an HTML page
+        document = {}
+    if 200 <= code < 300 and isinstance(document, dict):
+        return document
+    if not isinstance(document, dict) or document.get("kind") != "Status":
+        document = {"reason": "NoStatus", "message": text[:500].decode(errors="replace")}
+    causes = (document.get("details") or {}).get("causes") or []
+    raise ApiError(code, document.get("reason") or "Unknown", document.get("message") or "", tuple(causes))

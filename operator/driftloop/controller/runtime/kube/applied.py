@@ -1,8 +1,8 @@
-"""Whether an object is as we last applied it, so that a steady state writes nothing. Pure.
+"""Whether an object is still as the operator last applied it, so that a steady state writes nothing. Pure.
 
-Comparing values won't do: the API server adds defaults and rewrites quantities. Instead the applied object carries a
-hash of what was applied, and its managedFields tell whether all of it is still ours: a field that somebody else
-changes leaves our entry.
+Values can't be compared, because the API server adds defaults and rewrites quantities. Instead the applied object has
+an annotation with the hash of the applied body. managedFields show whether the operator still owns all fields: if
+another client changes a field, it leaves the operator's entry.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _IDENTITY_METADATA = {"name", "namespace", "uid", "resourceVersion"}
 
 
 def stamped(body: Obj) -> Obj:
-    """`body` with our label on it and on the template of its pods: else no cache would ever see them."""
+    """`body` with the managed-by label on itself and on its pod template. The caches only hold labelled objects."""
     labelled = _labelled(body)
     template = field(body, "spec", "template")
     if isinstance(template, dict) and "spec" in template:
@@ -28,31 +28,31 @@ def stamped(body: Obj) -> Obj:
 
 
 def is_stamped(live: Obj) -> bool:
-    """Whether it carries our label."""
+    """Whether the object has the managed-by label."""
     name, value = MANAGED_BY
     return labels(live).get(name) == value
 
 
 def hashed(body: Obj) -> Obj:
-    """`body` with the hash of itself as an annotation."""
+    """`body` with its own hash as an annotation."""
     return body | {"metadata": body["metadata"] | {"annotations": annotations(body) | {APPLIED: digest(body)}}}
 
 
 def digest(body: Obj) -> str:
-    """Sixteen hex digits that stand for a body."""
+    """Sixteen hex digits of a hash of `body`."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_applied(body: Obj, live: Obj) -> bool:
-    """Whether applying `body` (before `hashed`) would change nothing in `live`."""
+    """Whether applying `body` (without its hash) would change nothing in `live`."""
     return annotations(live).get(APPLIED) == digest(body) and owns(live, hashed(body))
 
 
 def owns(live: Obj, body: Obj) -> bool:
-    """Whether every field of `body` belongs to us in `live`."""
+    """Whether the operator owns every field of `body` in `live`."""
     for entry in live["metadata"].get("managedFields") or []:
-        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-        if ours and not entry.get("subresource"):
+        own = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if own and not entry.get("subresource"):
             return _covered(_comparable(body), entry.get("fieldsV1") or {})
     return False
 
@@ -69,7 +69,7 @@ def _comparable(body: Obj) -> Obj:
 
 
 def _covered(wanted: Any, fields: dict[str, Any]) -> bool:
-    """Whether a fieldsV1 set holds `wanted`. An empty set below a name is a leaf, or a list that is owned whole."""
+    """Whether a fieldsV1 set contains `wanted`. An empty set is a leaf, or a list that is owned as a whole."""
     if not {key for key in fields if key != "."}:
         return True
     if isinstance(wanted, dict):
@@ -90,5 +90,5 @@ def _item_covered(item: Any, fields: dict[str, Any]) -> bool:
 
 
 def _has_key(item: Obj, key: Obj) -> bool:
-    """Whether a list item is the one with that key. What the item leaves out was defaulted (`protocol: TCP`)."""
+    """Whether a list item has this key. Fields that the item lacks were defaulted (`protocol: TCP`)."""
     return all(item.get(name, value) == value for name, value in key.items())

@@ -1,7 +1,7 @@
-"""What the API server has, as far as we know: filled by LISTs, watches and the answers to our own writes.
+"""Caches of the API server's objects, filled by LISTs, watches and the responses to the operator's writes.
 
-Readers share the objects: they are never changed, only replaced. Filling belongs to one event loop; reading whole
-collections is safe from other threads, as they are copied in one step.
+Readers share the objects, which are never changed, only replaced. Only one event loop may fill the caches. Other
+threads may read whole collections, as these are copied in one step.
 """
 
 from collections import OrderedDict, defaultdict
@@ -22,28 +22,28 @@ class Caches:
         self._objects: dict[str, dict[str, dict[str, Obj]]] = {resource.kind: {} for resource in WATCHED}
         self._by_owner: dict[tuple[str, str], dict[str, Obj]] = defaultdict(dict)
         self._by_uid: dict[str, Obj] = {}
-        self._gone: OrderedDict[str, int] = OrderedDict()  # UIDs of deleted objects, and up to which revision
+        self._gone: OrderedDict[str, int] = OrderedDict()  # UID of each deleted object -> its last known revision
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:
-        """One object."""
+        """The object with this name, or None."""
         return self._objects[kind].get(namespace, {}).get(name)
 
     def by_uid(self, uid: str) -> Obj | None:
-        """The object of that UID."""
+        """The object with this UID, or None."""
         return self._by_uid.get(uid)
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """All objects of a kind, of one namespace or all, by name."""
+        """Objects of a kind, in one namespace or in all, sorted by name."""
         spaces = [namespace] if namespace is not None else sorted(self._objects[kind])
         return [obj for space in spaces for _, obj in sorted(self._objects[kind].get(space, {}).items())]
 
     def owned(self, kind: str, namespace: str, owner_uid: str) -> Objects:
-        """The objects that name `owner_uid` among their owners, by name."""
-        found = self._by_owner.get((kind, owner_uid), {}).values()
-        return sorted((obj for obj in found if _namespace(obj) == namespace), key=_name)
+        """Objects with `owner_uid` among their owners, sorted by name."""
+        owned = self._by_owner.get((kind, owner_uid), {}).values()
+        return sorted((obj for obj in owned if _namespace(obj) == namespace), key=_name)
 
     def put(self, obj: Obj) -> bool:
-        """Take in an object, unless it is known to be older than what is here or deleted; whether it was news."""
+        """Store an object, unless the cache has a newer version or its deletion. Returns whether it was stored."""
         metadata = obj["metadata"]
         if self._gone.get(metadata["uid"], -1) >= _revision(obj):
             return False
@@ -60,9 +60,9 @@ class Caches:
         return True
 
     def remove(self, obj: Obj) -> bool:
-        """That very object (by UID) is gone, or lost the label that it is watched by; whether it was here.
+        """Remove the object with this UID: it was deleted, or lost the watched label. Returns whether it was cached.
 
-        What is older than its last known revision doesn't bring it back. It may come back: with the label.
+        Later events with an older revision don't restore it. A newer revision does, if the object gets the label again.
         """
         uid = obj["metadata"]["uid"]
         known = self._by_uid.get(uid)
@@ -76,15 +76,15 @@ class Caches:
         return True
 
     def ghosts(self, kind: str, namespace: str | None, listed: Iterable[str], revision: str) -> Objects:
-        """Objects that a LIST at `revision` would have shown and did not: a watch lost their deletion.
+        """Cached objects that are missing from a LIST at `revision`: the watch lost their deletion.
 
-        `listed` holds the UIDs of the LIST. Objects changed after it are no ghosts.
+        `listed` are the UIDs of the LIST. Objects that changed after the LIST are not ghosts.
         """
-        seen = set(listed)
+        present = set(listed)
         return [
             obj
             for obj in self.list(kind, namespace)
-            if obj["metadata"]["uid"] not in seen and _revision(obj) <= int(revision)
+            if obj["metadata"]["uid"] not in present and _revision(obj) <= int(revision)
         ]
 
     def _forget(self, obj: Obj) -> None:
@@ -99,7 +99,7 @@ class Caches:
 
 
 def matching(objects: Iterable[Obj], labels: dict[str, str] | None) -> list[Obj]:
-    """Those that carry all of `labels`."""
+    """The objects that have all of `labels`."""
     wanted = (labels or {}).items()
     return [obj for obj in objects if wanted <= labels_of(obj).items()]
 
@@ -113,12 +113,13 @@ def _name(obj: Obj) -> str:
 
 
 def _revision(obj: Obj) -> int:
-    """resourceVersions of one kind compare as numbers: guaranteed since Kubernetes 1.35, and true ever since."""
+    """resourceVersions of one kind can be compared as numbers. Kubernetes guarantees it since 1.35, and it was true
+    before: https://github.com/kubernetes/enhancements/issues/5504"""
     return int(obj["metadata"]["resourceVersion"])
 
 
 def _slim(obj: Obj) -> Obj:
-    """Without managedFields where nobody asks for them: they are half of an object."""
+    """The object without managedFields, if they are not needed: they are half of an object's size."""
     if RESOURCES[obj["kind"]].applied or "managedFields" not in obj["metadata"]:
         return obj
     return obj | {"metadata": {key: value for key, value in obj["metadata"].items() if key != "managedFields"}}

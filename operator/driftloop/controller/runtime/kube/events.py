@@ -1,4 +1,4 @@
-"""Kubernetes Events on custom resources. They tell people; nothing depends on them, and losing one fails nothing."""
+"""Kubernetes Events on custom resources. They are for people only: nothing depends on them, so one may be lost."""
 
 import hashlib
 import logging
@@ -19,21 +19,22 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Posts each event once: memory saves the request, and the name, a hash of the event, the rest.
+    """Posts each event once.
 
-    A restarted operator that tells the same again is told AlreadyExists.
+    The names of posted events are remembered. After a restart the API server answers AlreadyExists, because the name is
+    a hash of the event.
     """
 
     def __init__(self, api: Api, instance: str) -> None:
         self._api = api
         self._instance = instance
-        self._told: OrderedDict[str, None] = OrderedDict()
+        self._posted: OrderedDict[str, None] = OrderedDict()
 
     async def record(self, regarding: Obj, event: Event) -> None:
-        """Post `event` on `regarding`, unless it was posted before."""
+        """Post `event` about `regarding`, unless it was posted before."""
         body = event_object(regarding, event, datetime.now(UTC), self._instance)
         name = body["metadata"]["name"]
-        if name in self._told:
+        if name in self._posted:
             return
         try:
             await self._api.create(RESOURCES["Event"], body)
@@ -42,16 +43,16 @@ class Recorder:
                 ERRORS.labels("event").inc()
                 log.warning("event %s not posted: %s", event.reason, error)
                 return
-        self._told[name] = None
-        if len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
+        self._posted[name] = None
+        if len(self._posted) > REMEMBERED:
+            self._posted.popitem(last=False)
 
 
 def event_object(regarding: Obj, event: Event, now: datetime, instance: str) -> Obj:
     """An events.k8s.io/v1 Event."""
     metadata = regarding["metadata"]
-    told = "\0".join((metadata["uid"], event.type, event.reason, event.message))
-    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = "\0".join((metadata["uid"], event.type, event.reason, event.message))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

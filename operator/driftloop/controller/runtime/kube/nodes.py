@@ -1,4 +1,4 @@
-"""What nodes say of their GPUs. Asked when a job with GPUs is planned; nodes are too large and too lively to watch."""
+"""GPU memory of nodes. Read when a job with GPUs is planned: nodes are too large and change too often to watch."""
 
 import asyncio
 import logging
@@ -11,7 +11,8 @@ from driftloop.controller.vocabulary.plan import Obj
 
 log = logging.getLogger(__name__)
 
-# Set by NVIDIA's GPU feature discovery, in MiB: https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery
+# NVIDIA's GPU feature discovery sets it, in MiB:
+# https://github.com/NVIDIA/k8s-device-plugin/tree/main/docs/gpu-feature-discovery
 GPU_MEMORY = "nvidia.com/gpu.memory"
 KEPT_SECONDS = 60.0
 
@@ -20,28 +21,28 @@ class Nodes:
     """Reads nodes by label, at most once a minute for the same labels."""
 
     def __init__(self, api: Api | None, clock: Callable[[], float] | None = None) -> None:
-        """`api`: None where the operator may not read nodes, as they belong to no namespace."""
+        """`api` is None if the operator may not read nodes, because it only has rights in namespaces."""
         self._api = api
         self._clock = clock or asyncio.get_running_loop().time
         self._kept: dict[str, tuple[float, tuple[int, ...]]] = {}
 
     async def gpu_memory(self, node_selector: Mapping[str, str]) -> tuple[int, ...]:
-        """Bytes of a GPU on each node that has `node_selector`'s labels, each size once; empty where nobody says.
+        """GPU memory sizes, in bytes, of the nodes that match `node_selector`; empty if unknown.
 
-        Raises ApiError when the API server can't be asked, but for want of rights.
+        Raises ApiError if the request fails, except for missing rights.
         """
         if self._api is None:
             return ()
         selector = ",".join([GPU_MEMORY, *(f"{key}={value}" for key, value in sorted(node_selector.items()))])
-        asked, sizes = self._kept.get(selector, (0.0, ()))
-        if selector in self._kept and self._clock() - asked < KEPT_SECONDS:
+        read_at, sizes = self._kept.get(selector, (0.0, ()))
+        if selector in self._kept and self._clock() - read_at < KEPT_SECONDS:
             return sizes
         try:
             nodes = [node async for page, _ in self._api.pages(RESOURCES["Node"], None, selector) for node in page]
         except ApiError as error:
             if error.code != 403:
                 raise
-            log.warning("nodes can't be read, so no GPU's memory is known from them: %s", error.message)
+            log.warning("no right to read nodes, so their GPU memory is unknown: %s", error.message)
             nodes = []
         self._kept = {selector: (self._clock(), memories(nodes))} | self._recent()
         return self._kept[selector][1]
@@ -51,6 +52,6 @@ class Nodes:
 
 
 def memories(nodes: list[Obj]) -> tuple[int, ...]:
-    """The sizes in bytes, rising, each once; a label that is no number says nothing. Pure."""
+    """The distinct sizes in bytes, in ascending order. Labels that are not numbers are ignored. Pure."""
     texts = (labels(node).get(GPU_MEMORY) or "" for node in nodes)
     return tuple(sorted({int(text) << 20 for text in texts if text.isdecimal() and int(text) > 0}))

@@ -1,4 +1,4 @@
-"""A token bucket: the API server's share that one operator may take."""
+"""A token bucket that limits the operator's requests to the API server."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """`rate` requests per second on average, `burst` at once. First come, first served."""
+    """Allows `rate` requests per second on average, and `burst` at once, in order of arrival."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         if rate <= 0 or burst < 1:
@@ -16,7 +16,7 @@ class TokenBucket:
         self._at = clock()
 
     def reserve(self) -> float:
-        """Take a token; the seconds to wait before using it. Below zero, tokens count those who wait in line."""
+        """Take a token. Returns the seconds to wait before using it. A negative number of tokens counts the waiters."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now

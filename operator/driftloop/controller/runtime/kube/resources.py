@@ -1,23 +1,23 @@
-"""The kinds that the operator reads or writes, and their paths in the API. A table: no discovery, nothing on disk."""
+"""The kinds that the operator reads or writes, and their paths in the API. A fixed table, so no discovery is needed."""
 
 from dataclasses import dataclass
 
 from driftloop.api.base import API_VERSION
 from driftloop.controller.vocabulary.labels import MANAGED_BY
 
-_OURS = "=".join(MANAGED_BY)
+_MANAGED = "=".join(MANAGED_BY)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind; all but nodes are namespaced. `watched`: it is cached; `selector`: only objects with this label are."""
+    """One kind. All except nodes are namespaced. If `watched`, objects that match `selector` are cached."""
 
     kind: str
     api_version: str
     plural: str
     watched: bool = False
     selector: str | None = None
-    applied: bool = False  # by server-side apply: its managedFields are kept in the cache
+    applied: bool = False  # written by server-side apply, so the cache keeps managedFields
 
     @property
     def group(self) -> str:
@@ -26,11 +26,11 @@ class Resource:
 
     @property
     def version(self) -> str:
-        """Version without the group."""
+        """API version without the group."""
         return self.api_version.rpartition("/")[2]
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """URL path of an object, or without a name of the collection; without a namespace that of all namespaces."""
+        """URL path of an object; of the collection without `name`; of all namespaces without `namespace`."""
         prefix = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
         scope = f"/namespaces/{namespace}" if namespace else ""
         return f"{prefix}{scope}/{self.plural}" + "".join(f"/{part}" for part in (name, subresource) if part)
@@ -40,17 +40,17 @@ _TABLE = (
     Resource("FineTuneJob", API_VERSION, "finetunejobs", watched=True),
     Resource("ModelVersion", API_VERSION, "modelversions", watched=True),
     Resource("InferenceService", API_VERSION, "inferenceservices", watched=True),
-    Resource("Job", "batch/v1", "jobs", watched=True, selector=_OURS),
-    Resource("Pod", "v1", "pods", watched=True, selector=_OURS),
-    Resource("Deployment", "apps/v1", "deployments", watched=True, selector=_OURS, applied=True),
-    Resource("Service", "v1", "services", watched=True, selector=_OURS, applied=True),
-    Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", watched=True, selector=_OURS, applied=True),
-    Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets", watched=True, selector=_OURS, applied=True),
+    Resource("Job", "batch/v1", "jobs", watched=True, selector=_MANAGED),
+    Resource("Pod", "v1", "pods", watched=True, selector=_MANAGED),
+    Resource("Deployment", "apps/v1", "deployments", watched=True, selector=_MANAGED, applied=True),
+    Resource("Service", "v1", "services", watched=True, selector=_MANAGED, applied=True),
+    Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", watched=True, selector=_MANAGED, applied=True),
+    Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets", watched=True, selector=_MANAGED, applied=True),
     Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims", watched=True),
-    # Written, never read into a cache; Secrets are never read at all.
+    # Not cached. Secrets are only written, never read.
     Resource("Secret", "v1", "secrets"),
     Resource("Event", "events.k8s.io/v1", "events"),
-    Resource("Node", "v1", "nodes"),  # read by label, when a job with GPUs is planned
+    Resource("Node", "v1", "nodes"),  # read by label when a job with GPUs is planned
     Resource("Lease", "coordination.k8s.io/v1", "leases"),
 )
 RESOURCES = {resource.kind: resource for resource in _TABLE}

@@ -1,4 +1,4 @@
-"""From the status that is and the status that is wanted to the patch between them. Pure."""
+"""The patch between the current and the desired status. Pure."""
 
 from typing import Any
 
@@ -10,23 +10,23 @@ FOREIGN = ("alerts",)  # written by the webhook's field manager, in InferenceSer
 
 
 def wanted_status(status: Obj, model: type[BaseModel]) -> Obj:
-    """`status` as the API server will have it: defaults filled in, unknown fields dropped, what is foreign left out.
+    """`status` as the API server will store it: with defaults, without unknown fields and without foreign fields.
 
-    Without that a status that the server completes would differ for ever. Raises pydantic's ValidationError.
+    Otherwise it would always differ from a status that the server has completed. Raises pydantic.ValidationError.
     """
     full = model.model_validate(status).model_dump(mode="json", by_alias=True, exclude_none=True)
     return without_foreign(full)
 
 
 def without_foreign(status: Obj) -> Obj:
-    """The part of a status that is ours."""
+    """The part of a status that the operator writes."""
     return {key: value for key, value in status.items() if key not in FOREIGN}
 
 
 def merge_patch(old: Any, new: Any) -> Any:
-    """The JSON merge patch (RFC 7386) that makes `new` of `old`; None when there is no difference.
+    """The JSON merge patch (RFC 7386) from `old` to `new`; None if they are equal.
 
-    Lists are replaced whole. `new` holds no nulls: a merge patch can't set one.
+    Lists are replaced as a whole. `new` must not contain null, which a merge patch can't set.
     """
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return None if old == new else new

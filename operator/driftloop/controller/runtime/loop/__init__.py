@@ -1,1 +1,1 @@
-"""From a change to a reconcile: watches, the queue, the workers, and the execution of a plan."""
+"""From a changed object to a reconcile: watches, queue, workers, and execution of a plan."""

@@ -1,4 +1,4 @@
-"""Which custom resources to reconcile when an object changes: its owners, itself, and whom each kind names. Pure."""
+"""Which custom resources to reconcile when an object changes: its owners, itself, and those that kinds name. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,7 +21,7 @@ def keys_for(changed: Obj, kinds: Iterable[Kind[Any]], objects: Lookup) -> set[K
 
 
 def _owners(obj: Obj, objects: Lookup) -> Iterator[Key]:
-    """Up the chain of controllers, as far as it is cached: a pod's Job, the Job's FineTuneJob."""
+    """Controllers of an object, as far as they are cached: a pod's Job, the Job's FineTuneJob."""
     for owner in obj["metadata"].get("ownerReferences") or []:
         if not owner.get("controller"):
             continue

@@ -1,20 +1,19 @@
-"""Executes a plan: its groups each for itself, then its chain; each stops at its first failure.
+"""Executes a plan: first each group independently, then the chain. Each stops at its first failure.
 
-Every answer goes into the caches. What was refused in a group becomes a condition, and is tried again.
+Every response goes into the caches. A refused group becomes a condition and is tried again. Nothing is written if the
+object is already as desired, so a plan for a settled object sends no request.
 
-Nothing is written that is there already: a plan for a settled object costs no request.
+A cache may be stale. So a write contains preconditions, depending on the damage that a stale decision could do:
 
-A cache may lag behind. What a write carries of what was decided on depends on what a stale one could do:
+- Adjust, Delete, FailPod: UID and resourceVersion. A stale write could remove pods that serve by now, delete a result
+  that has just arrived, or fail a pod whose node is back.
+- Status: UID and resourceVersion of the object. A stale write could undo changes of other writers.
+- Apply: UID, if the object exists. Its content depends on the parent's spec, not on its own state. The next reconcile
+  corrects old content, and fields of other managers are refused.
+- Label: UID. The label depends on other objects, so the resourceVersion of its own object proves nothing.
+- Create: none. The name contains a hash of the owner's UID, so an existing object can be recognised.
 
-- Adjust, Delete, FailPod: UID and resourceVersion. They could take the pods of what has come to serve, a result that
-  has just come, or a pod whose node is back.
-- The status: UID and resourceVersion of its object, whose other writers it would undo.
-- Apply: UID, where the object is there. Its content follows from the parent's spec, not from its own state: an older
-  content is put right by the next look, and a field of somebody else's is refused.
-- Label: UID. What it says follows from other objects, whose changes its own version doesn't show.
-- Create: nothing. Its name, and the UID of its owner in it, say what it is: what is there already is told by these.
-
-What is refused as stale is read anew, and nothing more of the plan is written.
+If a write is refused as stale, the object is read again, and the rest of the plan is not executed.
 """
 
 import logging
@@ -54,15 +53,15 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 6  # asks after which what should pass by itself is reported: some 10 seconds
+PATIENCE = 6  # attempts after which a transient error is reported: about 10 seconds
 
 
 class FieldConflict(Exception):
-    """Somebody else's field manager owns a field that we would set."""
+    """Another field manager owns a field that the operator would set."""
 
 
 class Stale(Exception):
-    """What was decided on is no longer what is there: observe again."""
+    """The object has changed since it was observed: observe again."""
 
 
 Refused = NameTaken | FieldConflict | ApiError
@@ -71,18 +70,18 @@ REFUSED = (NameTaken, FieldConflict, ApiError)
 
 @dataclass(frozen=True)
 class Refusal:
-    """An action that failed."""
+    """A refused action."""
 
-    reason: Reason | None  # None: it passes by itself
+    reason: Reason | None  # None: transient, it will succeed later without a person's action
     message: str
 
 
 @dataclass(frozen=True)
 class Executed:
-    """What executing a plan came to."""
+    """Result of executing a plan."""
 
     wrote: bool
-    refused: bool = False  # a group failed and is to be tried again
+    refused: bool = False  # a group was refused and must be tried again
 
 
 class Halted(Exception):
@@ -93,14 +92,14 @@ class Halted(Exception):
     ) -> None:
         super().__init__(str(error))
         self.error = error
-        self.kept = kept  # fields of the status that hold all the same
-        self.events = events  # of the groups that were done
-        self.refusals = refusals  # of the others
+        self.kept = kept  # status fields of the groups, which are still valid
+        self.events = events  # of the groups that succeeded
+        self.refusals = refusals  # of the groups that were refused
 
 
 @dataclass
 class _Groups:
-    """What became of the groups."""
+    """Results of the groups."""
 
     wrote: bool
     status: Obj  # fields that replace the plan's
@@ -109,10 +108,11 @@ class _Groups:
 
 
 class Executor:
-    """Writes what a plan wants.
+    """Executes plans.
 
-    `changed` is told of every object that a write of ours made or changed. The watch brings it later, when the cache
-    has it already and it is no news: a ModelVersion that a job created would otherwise wait for the next resync.
+    `changed` is called for every object that a write created or changed. The watch event comes later, when the cache
+    already has the object, so it queues nothing. Without the call, a ModelVersion that a job created would wait for the
+    next resync.
     """
 
     def __init__(
@@ -132,12 +132,15 @@ class Executor:
         self._refusals = refusals or Refusals()
 
     async def execute(self, parent: Obj, plan: Plan, status_model: type[BaseModel]) -> Executed:
-        """Actions, then events, then status; whether anything was written, and whether a group was refused.
+        """Execute the actions, then post the events, then write the status.
 
-        What was refused is asked for again with back-off, and in between counts as refused without being asked for.
+        A refused write is repeated with a back-off. Until then it counts as refused without a request.
 
-        Raises Halted; Stale, or ApiError of the client's own, after which nothing more is written; and what `report`
-        raises.
+        Raises:
+            Halted: the chain was refused.
+            Stale: an object has changed since it was observed. Nothing more was written.
+            ApiError: every request would fail. Nothing more was written. Also from `report`.
+            ValidationError: from `report`.
         """
         refused: set[Hashable] = set()
         try:
@@ -146,22 +149,25 @@ class Executor:
             self._refusals.keep(key_of(parent), refused)
 
     def ask_again(self, key: Key) -> float | None:
-        """Seconds until what was refused of an object may be asked for again; None: nothing is."""
+        """Seconds until the first refused write of an object is repeated; None if nothing was refused."""
         return self._refusals.ask_again(key)
 
     def forget(self, key: Key) -> None:
-        """The object is gone."""
+        """Forget the refused writes of a deleted object."""
         self._refusals.keep(key, set())
 
     async def report(
         self, parent: Obj, status: Obj | None, events: Iterable[Event], model: type[BaseModel], wrote: bool = False
     ) -> bool:
-        """Events, then the status; whether the status differed. `wrote`: something else was changed.
+        """Post the events, then write the status. Returns whether the status differed.
 
-        Events tell of a change, so without one none are posted; they come before the status, which often is what keeps
-        the next plan from telling them again.
+        Events are only posted if something changed: the status, or something else if `wrote`. They come before the
+        status, because the new status often prevents the next plan from repeating them.
 
-        Raises Stale, ApiError, and pydantic's ValidationError for a status that isn't one.
+        Raises:
+            Stale: the object has changed since it was observed.
+            ApiError: the status was refused.
+            ValidationError: `status` does not match `model`.
         """
         patch = self._status_patch(parent, status, model)
         if wrote or patch:
@@ -181,7 +187,7 @@ class Executor:
         )
         try:
             for action in plan.actions:
-                wrote |= await self._ask(parent, action, refused)
+                wrote |= await self._attempt(parent, action, refused)
         except REFUSED as error:
             raise Halted(error, _kept(plan), groups.events, groups.refusals) from error
         status, events = with_refusals(parent, plan, groups.refusals, self._now())
@@ -189,12 +195,12 @@ class Executor:
         return Executed(wrote or reported, bool(groups.refusals))
 
     async def _beside(self, parent: Obj, groups: Iterable[Group], refused: set[Hashable]) -> _Groups:
-        """Try each, whatever became of the others."""
+        """Try each group, even if others are refused."""
         outcome = _Groups(False, {}, [], [])
         for group in groups:
             try:
                 for action in group.actions:
-                    outcome.wrote |= await self._ask(parent, action, refused)
+                    outcome.wrote |= await self._attempt(parent, action, refused)
             except REFUSED as error:
                 if isinstance(error, ApiError) and error.of_client:
                     raise
@@ -205,8 +211,8 @@ class Executor:
                 outcome.events += group.events
         return outcome
 
-    async def _ask(self, parent: Obj, action: Action, refused: set[Hashable]) -> bool:
-        """Act, unless the same was refused a short time ago; `refused` takes in what is refused."""
+    async def _attempt(self, parent: Obj, action: Action, refused: set[Hashable]) -> bool:
+        """Execute the action, unless it was refused a short time ago. Refused writes are added to `refused`."""
         key = key_of(parent)
         kind, namespace, name = target(action)
         live = self._caches.get(kind, namespace, name) if RESOURCES[kind].watched else None
@@ -220,9 +226,9 @@ class Executor:
             if isinstance(error, ApiError) and error.of_client:
                 raise
             refused.add(write)
-            asks = self._refusals.note(key, write, error)
+            attempts = self._refusals.note(key, write, error)
             if isinstance(error, ApiError):
-                error.lasts = asks >= PATIENCE
+                error.lasts = attempts >= PATIENCE
             raise
 
     async def _act(self, action: Action) -> bool:
@@ -252,17 +258,17 @@ class Executor:
             if error.reason != "AlreadyExists":
                 raise
             if resource.kind == "Secret":
-                return False  # never read; its name holds a hash of the parent's UID
+                return False  # Secrets are never read; the name contains a hash of the parent's UID
             await self._check_origin(resource, body)
         return True
 
     async def _check_origin(self, resource: Resource, body: Obj) -> None:
         live = await self._live(resource, body)
         if live is None:
-            raise Stale(f"{resource.kind} {body['metadata']['name']} was there and is gone")
+            raise Stale(f"{resource.kind} {body['metadata']['name']} existed and is deleted")
         if not ownership.same_origin(body, live):
             raise NameTaken(ownership.describe(live))
-        if not applied.is_stamped(live):  # somebody took our label off it, so no watch shows it
+        if not applied.is_stamped(live):  # the label was removed, so the watches don't show the object
             metadata = live["metadata"]
             label = {"metadata": {"labels": dict([MANAGED_BY]), "uid": metadata["uid"]}}
             live = await self._api.merge(resource, metadata["namespace"], metadata["name"], label)
@@ -270,7 +276,7 @@ class Executor:
 
     async def _apply(self, body: Obj) -> bool:
         resource = RESOURCES[body["kind"]]
-        # An object without our label is in no cache, and applying would take it over: ask before the first time.
+        # An object without the managed-by label is not cached, and applying would take it over: so read it first.
         live = self._known(resource, body) or await self._live(resource, body)
         wanted = applied.hashed(body)
         if live is not None:
@@ -281,34 +287,34 @@ class Executor:
                 return False
             wanted = wanted | {"metadata": wanted["metadata"] | {"uid": live["metadata"]["uid"]}}
         try:
-            answer = await self._api.apply(resource, wanted)
+            response = await self._api.apply(resource, wanted)
         except ApiError as error:
             if error.has_cause("FieldManagerConflict"):
                 raise FieldConflict(_conflict(resource, body, error)) from error
             if isinstance(stale := _stale(error), Stale):
                 await self._refresh(resource, body["metadata"]["namespace"], body["metadata"]["name"])
             raise stale from error
-        self._caches_put(resource, answer)
+        self._caches_put(resource, response)
         return True
 
     async def _delete(self, action: Delete) -> bool:
         resource = RESOURCES[action.kind]
         namespace, name = action.namespace, action.name
         try:
-            answer = await self._api.delete(resource, namespace, name, action.uid, action.resource_version)
+            response = await self._api.delete(resource, namespace, name, action.uid, action.resource_version)
         except ApiError as error:
             if error.code not in (404, 409):
                 raise
             live = await self._refresh(resource, namespace, name) if error.code == 409 else None
             if live is not None and live["metadata"]["uid"] == action.uid:
                 raise Stale(error.message) from error
-            answer = {"kind": "Status"}  # it is gone, and its name may be another one's by now
+            response = {"kind": "Status"}  # the object is deleted, and another one may have its name by now
         if not resource.watched:
             return True
-        if answer.get("kind") == "Status":
+        if response.get("kind") == "Status":
             self._caches.remove({"metadata": {"uid": action.uid}})
-        else:  # it has finalizers, or a grace period to end
-            self._caches_put(resource, answer)
+        else:  # the object still exists: it has finalizers or a grace period
+            self._caches_put(resource, response)
         return True
 
     async def _label(self, action: Label) -> bool:
@@ -335,7 +341,7 @@ class Executor:
         if pod is None or pod["metadata"]["uid"] != action.uid or _phase(pod) in ("Failed", "Succeeded"):
             return False
         metadata = {"name": action.name, "namespace": action.namespace, **_guard(action)}
-        # As the pod garbage collector does it: the Job's failure policy tells a disruption by the condition.
+        # The pod garbage collector sets this condition too. With it the Job's failure policy recognises a disruption.
         disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "NodeLost", "message": action.message}
         status = {"phase": "Failed", "conditions": [disrupted]}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
@@ -360,7 +366,7 @@ class Executor:
         return await self._guarded(write, resource, namespace, name)
 
     async def _guarded(self, write: Awaitable[Obj], resource: Resource, namespace: str, name: str) -> bool:
-        """True. Raises Stale where the object has changed or is gone, and the caches have learned that."""
+        """Await `write` and return True. If the object has changed or is gone, updates the caches and raises Stale."""
         try:
             self._caches_put(resource, await write)
         except ApiError as error:
@@ -371,7 +377,7 @@ class Executor:
         return True
 
     async def _refresh(self, resource: Resource, namespace: str, name: str) -> Obj | None:
-        """What is there now: don't wait for the watch to learn why a write was stale."""
+        """Read the current object into the caches, instead of waiting for the watch to show why a write was stale."""
         live = await self._api.get(resource, namespace, name)
         if live is not None:
             self._caches_put(resource, live)
@@ -392,21 +398,21 @@ class Executor:
 
 
 def refusal(error: Refused) -> Refusal:
-    """What to say of a failure, and whether it lasts until somebody acts. Pure."""
+    """The reason and message for a failure. The reason is None if the failure is transient. Pure."""
     match error:
         case NameTaken():
             return Refusal(Reason.NAME_TAKEN, str(error))
         case FieldConflict():
             return Refusal(Reason.FIELD_CONFLICT, str(error))
         case ApiError():
-            passes = error.transient or error.has_cause("NamespaceTerminating")
-            return Refusal(None if passes else Reason.API_REFUSED, f"the API server refused: {error}")
+            transient = error.transient or error.has_cause("NamespaceTerminating")
+            return Refusal(None if transient else Reason.API_REFUSED, f"the API server refused: {error}")
         case _:
             assert_never(error)
 
 
 def _kept(plan: Plan) -> Obj:
-    """The groups' own fields of the status; one that is absent is to be gone."""
+    """The status fields that belong to groups. None removes a field."""
     status = plan.status or {}
     return {name: status.get(name) for group in plan.beside for name in group.fields}
 
@@ -414,15 +420,15 @@ def _kept(plan: Plan) -> Obj:
 def with_refusals(
     parent: Obj, plan: Plan, refusals: Iterable[Refusal], now: datetime
 ) -> tuple[Obj | None, tuple[Event, ...]]:
-    """The plan's status and events, with a condition and once an Event for what was refused in groups. Pure."""
-    told = [refusal for refusal in refusals if refusal.reason is not None]
+    """The plan's status and events, with a condition and one Event for refused groups. Pure."""
+    reported = [refusal for refusal in refusals if refusal.reason is not None]
     if plan.status is None:
         return None, plan.events
     others = [entry for entry in plan.status.get("conditions") or [] if entry["type"] != CHILDREN_REFUSED]
-    if not told:
+    if not reported:
         return plan.status | {"conditions": others}, plan.events
-    first = next(iter(told))
-    message = "; ".join(dict.fromkeys(refusal.message for refusal in told))
+    first = next(iter(reported))
+    message = "; ".join(dict.fromkeys(refusal.message for refusal in reported))
     assert first.reason is not None
     refused = condition(CHILDREN_REFUSED, "True", first.reason, message)
     old = (parent.get("status") or {}).get("conditions") or []
@@ -435,36 +441,36 @@ def with_refusals(
 
 
 def adjustment(action: Adjust, live: Obj) -> Obj:
-    """The merge patch that `action` makes of a Deployment; empty when it is as wanted."""
+    """The merge patch of `action` for a Deployment; empty if the Deployment is already as desired."""
     metadata = {
         name: changes
         for name, wanted in (("labels", action.labels), ("annotations", action.annotations))
         if (changes := _changes(live["metadata"].get(name), wanted))
     }
-    found: Obj = {"metadata": metadata} if metadata else {}
+    patch: Obj = {"metadata": metadata} if metadata else {}
     if action.replicas is not None and live["spec"].get("replicas") != action.replicas:
-        found["spec"] = {"replicas": action.replicas}
-    return found
+        patch["spec"] = {"replicas": action.replicas}
+    return patch
 
 
 def _guard(action: Adjust | FailPod) -> dict[str, str]:
-    """The metadata by which a write is refused that was decided on another object, or on an older state of it."""
+    """The preconditions of a write: it is refused for another object, or for a newer state of the same object."""
     version = action.resource_version
     return {"uid": action.uid} | ({"resourceVersion": version} if version is not None else {})
 
 
 def _changes(old: dict[str, str] | None, wanted: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The entries of `wanted` that are not so already; None wants a key gone."""
+    """The entries of `wanted` that differ from `old`. None removes a key."""
     return {key: value for key, value in wanted.items() if (old or {}).get(key) != value}
 
 
 def _stale(error: ApiError) -> Exception:
-    """A write that was guarded by UID or resourceVersion and refused: not an error but news.
+    """Stale if a precondition (UID or resourceVersion) was not met; else `error`.
 
-    Patching another object's UID is 422 for the built-in kinds: "metadata.uid: field is immutable".
+    For built-in kinds, a patch with another UID is refused with 422: "metadata.uid: field is immutable".
     """
-    other = any(cause.get("field") == "metadata.uid" for cause in error.causes)
-    return Stale(error.message) if error.code == 409 or other else error
+    other_uid = any(cause.get("field") == "metadata.uid" for cause in error.causes)
+    return Stale(error.message) if error.code == 409 or other_uid else error
 
 
 def _phase(pod: Obj) -> str | None:
@@ -478,6 +484,6 @@ def _conflict(resource: Resource, body: Obj, error: ApiError) -> str:
         if cause.get("reason") == "FieldManagerConflict"
     )
     return (
-        f"{resource.kind} {body['metadata']['name']} has fields that somebody else set ({details}): "
-        f"undo that change, or delete the object to have it made anew"
+        f"{resource.kind} {body['metadata']['name']} has fields that another client set ({details}): "
+        f"undo that change, or delete the object so that the operator creates it again"
     )

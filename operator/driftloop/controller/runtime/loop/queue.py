@@ -1,6 +1,6 @@
-"""The work queue: a key is queued once, worked on once at a time, and comes back later after a failure.
+"""The work queue: a key is queued once, processed by one worker at a time, and queued again after a failure.
 
-`KeyQueue` is the state machine, with time passed in; `WorkQueue` waits for it on an event loop. Not thread-safe.
+`KeyQueue` is the state machine, which gets the time as an argument. `WorkQueue` adds waiting. Not thread-safe.
 """
 
 import asyncio
@@ -13,26 +13,27 @@ K = TypeVar("K", bound=Hashable)
 
 
 class KeyQueue(Generic[K]):
-    """Deduplicates keys, orders them first in, first out, and holds those that are due later.
+    """A first-in, first-out queue of distinct keys, which also holds keys that are due later.
 
-    - A key that is added while it waits is not added twice; while it is worked on, it is queued again afterwards.
-    - A key has one due time at most, the earliest asked for; what comes by an event is due at once, back-off or not.
+    - A key that is added while it waits is not queued twice. If it is added while it is processed, it is queued again
+      afterwards.
+    - A key has at most one due time: the earliest. An event makes a key due immediately, even during a back-off.
     """
 
     def __init__(self) -> None:
-        self._ready: dict[K, None] = {}  # ordered
+        self._ready: dict[K, None] = {}  # used as an ordered set
         self._working: set[K] = set()
         self._dirty: set[K] = set()
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
-        self._sequence = 0  # keys need no order among themselves
+        self._sequence = 0  # breaks ties in the heap, as keys can't be compared
 
     def __len__(self) -> int:
-        """Keys that wait to be worked on now."""
+        """Number of keys that are due now."""
         return len(self._ready) + len(self._dirty)
 
     def add(self, key: K) -> None:
-        """Due now."""
+        """Make `key` due now."""
         self._due.pop(key, None)
         if key in self._working:
             self._dirty.add(key)
@@ -40,7 +41,7 @@ class KeyQueue(Generic[K]):
             self._ready.setdefault(key)
 
     def add_at(self, key: K, when: float) -> None:
-        """Due at `when`, unless it is queued already or due before."""
+        """Make `key` due at `when`, unless it is already queued or due earlier."""
         if key in self._ready or key in self._dirty or self._due.get(key, when + 1) <= when:
             return
         self._due[key] = when
@@ -48,7 +49,7 @@ class KeyQueue(Generic[K]):
         heapq.heappush(self._heap, (when, self._sequence, key))
 
     def pop(self, now: float) -> K | None:
-        """The next key, which is then worked on until `done`; None when there is none at `now`."""
+        """Take the next key; None if no key is due. The key counts as processed until `done`."""
         self._promote(now)
         if not self._ready:
             return None
@@ -58,14 +59,14 @@ class KeyQueue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """The work on `key` has ended; it is queued again when it was added meanwhile."""
+        """End the processing of `key`. It is queued again if it was added meanwhile."""
         self._working.discard(key)
         if key in self._dirty:
             self._dirty.discard(key)
             self._ready.setdefault(key)
 
     def next_due(self) -> float | None:
-        """When the next held key is due."""
+        """When the next key becomes due; None if no key is held."""
         self._drop_stale()
         return self._heap[0][0] if self._heap else None
 
@@ -79,9 +80,10 @@ class KeyQueue(Generic[K]):
 
 
 class Backoff(Generic[K]):
-    """Exponential back-off a key: `base` seconds, doubled each time up to `cap`, less up to half of it by chance.
+    """Exponential back-off per key: `base` seconds, doubled with each failure up to `cap`, minus a random part.
 
-    The jitter goes downwards, so that objects that failed together don't come back together, and `cap` is a cap.
+    The random part is up to half of the time, so that objects that failed together are not retried together. As it is
+    subtracted, `cap` is never exceeded.
     """
 
     def __init__(self, base: float = 0.5, cap: float = 300.0, rng: Callable[[], float] = random.random) -> None:
@@ -89,19 +91,19 @@ class Backoff(Generic[K]):
         self._failures: dict[K, int] = {}
 
     def next(self, key: K) -> float:
-        """Seconds to wait after one more failure of `key`."""
+        """Count one more failure of `key`. Returns the seconds to wait."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = min(self._cap, self._base * 2.0 ** min(failures, 30))
         return delay * (1 - self._rng() / 2)
 
     def reset(self, key: K) -> None:
-        """`key` succeeded, or is gone."""
+        """Forget the failures of `key`."""
         self._failures.pop(key, None)
 
 
 class WorkQueue(Generic[K]):
-    """A KeyQueue that workers of one event loop wait on."""
+    """A KeyQueue on which the workers of one event loop can wait."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._keys: KeyQueue[K] = KeyQueue()
@@ -112,7 +114,7 @@ class WorkQueue(Generic[K]):
         return len(self._keys)
 
     def add(self, key: K, after: float = 0.0) -> None:
-        """Queue `key` now, or `after` seconds."""
+        """Queue `key` now, or after `after` seconds."""
         if after > 0:
             self._keys.add_at(key, self._clock() + after)
         else:
@@ -120,7 +122,7 @@ class WorkQueue(Generic[K]):
         self._changed.set()
 
     async def get(self) -> K:
-        """Wait for a key; `done` must follow."""
+        """Wait for the next key. The caller must call `done` afterwards."""
         while (key := self._keys.pop(self._clock())) is None:
             self._changed.clear()
             due = self._keys.next_due()
@@ -132,6 +134,6 @@ class WorkQueue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """The work on `key` has ended."""
+        """End the processing of `key`."""
         self._keys.done(key)
         self._changed.set()

@@ -1,6 +1,6 @@
-"""One reconcile: observe, decide, execute; and what a failure means.
+"""One reconcile: observe, decide, execute, and handle failures.
 
-What somebody must act on becomes a condition and an Event of that one object; what passes by itself is tried again.
+A failure that needs a person becomes a condition and an Event of the object. A transient failure is retried.
 """
 
 import logging
@@ -28,10 +28,10 @@ _PHASED = ("Ready", "Reconciling", "Stalled")
 
 @dataclass(frozen=True)
 class Result:
-    """How a reconcile ended. `name` is the metric's label.
+    """How a reconcile ended. `name` is the label of the metric.
 
-    wrote: look again at once, since what was written is to be observed. retry: try again after a back-off.
-    after: seconds until the next look, without anything happening.
+    wrote: reconcile again immediately, to observe the written objects. retry: reconcile again after a back-off. after:
+    seconds until the next reconcile if nothing changes.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Result:
 
 
 class Reconciler:
-    """Reconciles one object at a time, whichever kind it is."""
+    """Reconciles single objects of any kind."""
 
     def __init__(self, kinds: Mapping[str, Kind[Any]], world: World, caches: Caches, executor: Executor) -> None:
         self._kinds = kinds
@@ -50,7 +50,7 @@ class Reconciler:
         self._executor = executor
 
     async def reconcile(self, key: Key) -> Result:
-        """Bring the world one step nearer to what the object wants. Unforeseen errors are raised."""
+        """Move the cluster one step towards the object's desired state. Unexpected errors are raised."""
         obj = self._caches.get(*key)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
             self._executor.forget(key)
@@ -59,22 +59,22 @@ class Reconciler:
         try:
             kind.model.model_validate(obj)
         except ValidationError as error:
-            return await self._complain(kind, obj, Reason.INVALID_SPEC, _fields(error))
+            return await self._report(kind, obj, Reason.INVALID_SPEC, _fields(error))
         try:
             return await self._run(kind, key, obj)
-        except Stale as error:  # the caches have learned of it: decide anew
+        except Stale as error:  # the caches are up to date again, so a new decision is needed
             log.info("stale: %s", error)
             return Result("stale", retry=True)
-        except ApiError as error:  # of an observer that asks the API server itself, or where the status was to go
+        except ApiError as error:  # from an observer that reads from the API server, or from writing the status
             return await self._halted(kind, obj, Halted(error, {}))
 
     async def _halted(self, kind: Kind[Any], obj: Obj, halted: Halted) -> Result:
-        """What passes by itself is tried again; all else is told, beside what holds whatever became of the chain."""
+        """Retry a transient failure. Report any other one in the status, together with the groups' results."""
         refused = refusal(halted.error)
         if refused.reason is None:
             log.warning("refused: %s", refused.message)
             return Result("retry", retry=True)
-        return await self._complain(kind, obj, refused.reason, refused.message, halted)
+        return await self._report(kind, obj, refused.reason, refused.message, halted)
 
     async def _run(self, kind: Kind[Any], key: Key, obj: Obj) -> Result:
         observed = await kind.observe(key, self._world)
@@ -82,28 +82,28 @@ class Reconciler:
             return Result("gone")
         plan = kind.decide(observed, self._world.settings, self._world.now())
         try:
-            done = await self._executor.execute(obj, plan, kind.status)
+            executed = await self._executor.execute(obj, plan, kind.status)
         except Halted as halted:
-            return self._on_time(await self._halted(kind, obj, halted), key, plan)
-        name = "refused" if done.refused else "written" if done.wrote else "settled"
-        return self._on_time(Result(name, done.wrote, done.refused, plan.requeue_after), key, plan)
+            return self._scheduled(await self._halted(kind, obj, halted), key, plan)
+        name = "refused" if executed.refused else "written" if executed.wrote else "settled"
+        return self._scheduled(Result(name, executed.wrote, executed.refused, plan.requeue_after), key, plan)
 
-    def _on_time(self, result: Result, key: Key, plan: Plan) -> Result:
-        """What was refused is asked for again in its own time; until then, looks come when the plan wants them."""
+    def _scheduled(self, result: Result, key: Key, plan: Plan) -> Result:
+        """The result with the next reconcile at the plan's time, or when a refused write is due, if that is earlier."""
         ask_again = self._executor.ask_again(key)
         if ask_again is None:
             return result
         waits = [seconds for seconds in (plan.requeue_after, ask_again) if seconds is not None]
         return replace(result, retry=False, after=min(waits))
 
-    async def _complain(
+    async def _report(
         self, kind: Kind[Any], obj: Obj, reason: Reason, message: str, halted: Halted | None = None
     ) -> Result:
-        """Tell what is wrong in the object's conditions, leave the rest of its status, and come back later."""
+        """Report a failure in the object's conditions, keep the rest of its status, and retry later."""
         log.warning("%s: %s", reason, message)
-        conflict = Result("retry", retry=True)
+        not_written = Result("retry", retry=True)
         plan = Plan(
-            status=complaint(obj, reason, message, self._world),
+            status=stalled_status(obj, reason, message, self._world),
             events=(Event("Warning", reason, conditions.shorten(message, conditions.MAX_EVENT)),),
         )
         if halted is not None:
@@ -114,32 +114,32 @@ class Reconciler:
                 await self._executor.report(obj, attempt, plan.events, kind.status)
                 return Result("stalled", retry=True)
             except ValidationError:
-                continue  # it is the old status that doesn't parse: it can be lost, as every status
+                continue  # the old status is invalid: write only the conditions, as every status may be lost
             except (ApiError, Stale) as error:
                 log.warning("condition %s not written: %s", reason, error)
-                return conflict
-        return conflict
+                return not_written
+        return not_written
 
 
 def with_groups(obj: Obj, plan: Plan, halted: Halted, now: datetime) -> Plan:
-    """A complaint's plan with what the groups beside the chain came to. Pure."""
+    """The plan that reports a failure, with the results of the groups added. Pure."""
     plan = Plan(status=(plan.status or {}) | halted.kept, events=(*plan.events, *halted.events))
     status_with, events = with_refusals(obj, plan, halted.refusals, now)
     return Plan(status=status_with, events=events)
 
 
-def complaint(obj: Obj, reason: str, message: str, world: World) -> Obj:
-    """The object's status with `Stalled` and not `Ready`; its other conditions stay."""
+def stalled_status(obj: Obj, reason: str, message: str, world: World) -> Obj:
+    """The object's status with `Stalled` set and `Ready` False. Its other conditions are kept."""
     old = obj.get("status") or {}
-    before = [entry for entry in old.get("conditions") or [] if isinstance(entry, dict) and "type" in entry]
-    kept = [Condition.model_validate(entry) for entry in before if entry["type"] not in _PHASED]
+    previous = [entry for entry in old.get("conditions") or [] if isinstance(entry, dict) and "type" in entry]
+    kept = [Condition.model_validate(entry) for entry in previous if entry["type"] not in _PHASED]
     generation = obj["metadata"].get("generation")
-    new = conditions.merge(before, [*kept, *conditions.stalled(reason, message)], generation, world.now())
+    new = conditions.merge(previous, [*kept, *conditions.stalled(reason, message)], generation, world.now())
     return old | {"observedGeneration": generation, "conditions": new}
 
 
 def _fields(error: ValidationError) -> str:
     """`spec.training.learningRate: Input should be greater than 0; ...`"""
-    found = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
-    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-    return "; ".join(found[:5]) + more
+    errors = [f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']}" for entry in error.errors()]
+    more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
+    return "; ".join(errors[:5]) + more

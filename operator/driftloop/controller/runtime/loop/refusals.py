@@ -1,7 +1,7 @@
-"""When a write that was refused is asked for again: with a back-off of its own.
+"""When a refused write is repeated: each write has its own back-off.
 
-A canary is looked at every few seconds. A neighbour that is refused must make these looks no rarer, and the looks must
-not make asks of it: each write has its own time, whatever comes between.
+A canary is reconciled every few seconds. A refused write beside it must not slow these reconciles down, and the
+reconciles must not repeat the refused write more often.
 """
 
 import random
@@ -16,12 +16,12 @@ from driftloop.controller.vocabulary.plan import Action, Adjust, Apply, Create, 
 @dataclass(frozen=True)
 class _Refused:
     error: Exception
-    asks: int
+    attempts: int
     due: float
 
 
 class Refusals:
-    """What was refused of which object, and when it may be asked for again. In memory: a new leader asks at once."""
+    """The refused writes per object, and when each is due again. Kept in memory: a new leader tries immediately."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, rng: Callable[[], float] = random.random) -> None:
         self._clock = clock
@@ -29,34 +29,34 @@ class Refusals:
         self._refused: dict[Key, dict[Hashable, _Refused]] = {}
 
     def held(self, parent: Key, write: Hashable) -> Exception | None:
-        """The answer to that write while it is too early to ask again."""
-        found = self._refused.get(parent, {}).get(write)
-        return found.error if found and self._clock() < found.due else None
+        """The last error of the write, if it is too early to repeat it; else None."""
+        refused = self._refused.get(parent, {}).get(write)
+        return refused.error if refused and self._clock() < refused.due else None
 
     def note(self, parent: Key, write: Hashable, error: Exception) -> int:
-        """It was refused; how many times by now."""
-        before = self._refused.setdefault(parent, {}).get(write)
-        asks = before.asks + 1 if before else 1
+        """Record a refused write. Returns how many times it was refused by now."""
+        previous = self._refused.setdefault(parent, {}).get(write)
+        attempts = previous.attempts + 1 if previous else 1
         due = self._clock() + self._backoff.next((parent, write))
-        self._refused[parent][write] = _Refused(error, asks, due)
-        return asks
+        self._refused[parent][write] = _Refused(error, attempts, due)
+        return attempts
 
     def keep(self, parent: Key, writes: Set[Hashable]) -> None:
-        """Forget all of that object but these: the others were done, or nobody wants them any more."""
-        before = self._refused.pop(parent, {})
-        for write in before.keys() - writes:
+        """Forget the object's refused writes except `writes`: the others succeeded, or are not needed any more."""
+        previous = self._refused.pop(parent, {})
+        for write in previous.keys() - writes:
             self._backoff.reset((parent, write))
-        if kept := {write: refused for write, refused in before.items() if write in writes}:
+        if kept := {write: refused for write, refused in previous.items() if write in writes}:
             self._refused[parent] = kept
 
     def ask_again(self, parent: Key) -> float | None:
-        """Seconds until the first of that object's writes may be asked for again; None: nothing is refused."""
+        """Seconds until the object's first refused write is due; None if nothing was refused."""
         dues = [refused.due for refused in self._refused.get(parent, {}).values()]
         return max(0.0, min(dues) - self._clock()) if dues else None
 
 
 def identity(action: Action, parent: Obj, live: Obj | None) -> Hashable:
-    """By what a write is known. When the spec or the written object itself (`live`) has changed, it is another one."""
+    """Identifies a write. If the parent's spec or the written object (`live`) changes, it is a different write."""
     metadata = parent["metadata"]
     wanted = (action.replicas, *sorted(action.labels.items())) if isinstance(action, Adjust) else ()
     version = live["metadata"].get("resourceVersion") if live else None
@@ -64,7 +64,7 @@ def identity(action: Action, parent: Obj, live: Obj | None) -> Hashable:
 
 
 def target(action: Action) -> tuple[str, str, str]:
-    """Kind, namespace and name of what an action writes."""
+    """Kind, namespace and name of the object that an action writes."""
     match action:
         case Create(body) | Apply(body):
             return body["kind"], body["metadata"]["namespace"], body["metadata"]["name"]

@@ -1,6 +1,7 @@
-"""Fills the caches: one LIST of everything at the start, kopf's watches from then on, and a LIST now and again.
+"""Fills the caches: a LIST of everything at the start, then kopf's watches, and a LIST from time to time.
 
-kopf's handlers take the object in and queue whoever it concerns: nothing that could fail, as kopf retries nothing.
+kopf's handlers only store the object and queue the custom resources that it concerns. They must not fail, because kopf
+does not retry event handlers.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ Enqueue = Callable[[Key], None]
 
 
 class Watcher:
-    """Keeps the caches true and tells `enqueue` what has changed."""
+    """Keeps the caches up to date, and calls `enqueue` for the custom resources that a change concerns."""
 
     def __init__(
         self, api: Api, caches: Caches, kinds: Iterable[Kind[Any]], enqueue: Enqueue, namespaces: Sequence[str]
@@ -39,32 +40,33 @@ class Watcher:
         self._filled = False
 
     async def sync(self) -> None:
-        """LIST every watched kind into the caches. Objects that are gone are dropped. Raises ApiError."""
+        """LIST all watched kinds into the caches, and remove objects that no longer exist. Raises ApiError."""
         for resource in WATCHED:
             for namespace in self._namespaces:
                 await self._list(resource, namespace)
         self._filled = True
 
     async def sync_until_done(self) -> None:
-        """The same until it works, saying what is missing."""
+        """Repeat `sync` until it succeeds. Each failure is logged with a hint."""
         delay = 1.0
         while True:
             try:
                 return await self.sync()
             except ApiError as error:
                 ERRORS.labels("sync").inc()
-                log.error("can't list what is to be watched: %s%s", error, _hint(error))
+                log.error("can't list the watched objects: %s%s", error, _hint(error))
             await asyncio.sleep(delay)
             delay = min(30.0, delay * 2)
 
     async def resync(self, period: float) -> None:
-        """Every `period` seconds, give or take a fifth: LIST, and queue every custom resource.
+        """LIST and queue every custom resource, every `period` seconds plus or minus a fifth.
 
-        The first time soon: what was deleted between our LIST and kopf's own no event tells.
+        The first resync comes early, because no event shows objects that were deleted between the first LIST and
+        kopf's.
         """
         wait = min(FIRST_RESYNC, period)
         while True:
-            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
             wait = period
             try:
                 await self.sync()
@@ -80,7 +82,7 @@ class Watcher:
                 self._enqueue(key(obj))
 
     def registry(self, credentials: Any) -> kopf.OperatorRegistry:
-        """kopf's handlers: one per kind, and the login with the credentials that we have anyway."""
+        """kopf's handlers: one per kind, and a login with the operator's credentials."""
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry, id="credentials")(_login(credentials))
         for resource in WATCHED:
@@ -90,13 +92,13 @@ class Watcher:
         return registry
 
     def take(self, obj: Obj, deleted: bool) -> None:
-        """One event of a watch. Until the caches are filled nobody is told: everybody will be queued then."""
+        """Handle one watch event. Nothing is queued until the caches are filled, as everything will be queued then."""
         changed = self._caches.remove(obj) if deleted else self._caches.put(obj)
         if changed and self._filled:
             self.changed(obj)
 
     def changed(self, obj: Obj) -> None:
-        """Queue whoever an object concerns that the caches have taken in."""
+        """Queue the custom resources that a changed object concerns. The object is already in the caches."""
         for concerned in keys_for(obj, self._kinds, self._caches):
             self._enqueue(concerned)
 
@@ -119,22 +121,22 @@ class Watcher:
 
 
 class NoDiffs(kopf.DiffBaseStorage):
-    """Keeps nothing to compare with: kopf copies every object of every event for diffs, and no handler wants one."""
+    """Stores nothing to compare with. By default kopf copies the object of every event for diffs (not reported)."""
 
     def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
-        """Nothing of the object."""
+        """Copies nothing of the object."""
         return kopf.BodyEssence()
 
     def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        """Nothing was kept."""
+        """Returns None: nothing was stored."""
         return None
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
-        """Keeps nothing."""
+        """Stores nothing."""
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """kopf for watches alone: no Events, no peering, no look at CRDs and namespaces, no diffs."""
+    """Settings to use kopf only for watches: no Events, no peering, no scanning of CRDs and namespaces, no diffs."""
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = NoDiffs()
     settings.posting.enabled = False
@@ -165,5 +167,5 @@ def _hint(error: ApiError) -> str:
     if error.code == 404:
         return " (are the CRDs installed? kubectl apply -f crds/)"
     if error.code == 403:
-        return " (the operator's role lacks a right, or it watches more namespaces than it may)"
+        return " (the operator's role lacks a right, or --namespaces lists a namespace without a Role)"
     return ""

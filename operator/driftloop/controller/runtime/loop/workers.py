@@ -1,4 +1,4 @@
-"""The workers: they take keys from the queue, reconcile, and decide when a key comes back."""
+"""The workers take keys from the queue, reconcile, and decide when a key is queued again."""
 
 import asyncio
 import logging
@@ -13,9 +13,9 @@ from driftloop.controller.vocabulary.plan import Key
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 120.0  # seconds a reconcile
-SHORTEST = 0.1  # seconds between two looks that nothing but time asks for
-SETTLE = 20  # writes in a row after which something is wrong with the decider: slow down
+TIMEOUT = 120.0  # seconds per reconcile
+SHORTEST = 0.1  # minimum seconds between two reconciles without a change
+SETTLE = 20  # writes in a row that suggest a bug in the decider: from then on slow down
 
 
 class Workers:
@@ -29,7 +29,7 @@ class Workers:
         self._writes: dict[Key, int] = {}
 
     async def run(self) -> None:
-        """Work; a failing worker fails all, as it means a bug in here."""
+        """Run the workers. If one fails, all end, as that is a bug of this module."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._concurrency):
                 group.create_task(self._work())
@@ -50,7 +50,7 @@ class Workers:
                 result = await self._reconciler.reconcile(key)
         except NotLeading:
             raise
-        except Exception:  # one object's trouble is not the others'
+        except Exception:  # a failure of one object must not stop the others
             ERRORS.labels("reconcile").inc()
             log.exception("reconcile failed")
             result = Result("error", retry=True)
@@ -65,7 +65,7 @@ class Workers:
         else:
             writes = 0
         if writes > SETTLE:
-            log.warning("written %d times in a row: it does not settle", writes)
+            log.warning("written %d times in a row: the object does not settle", writes)
         if result.retry or writes > SETTLE:
             self._queue.add(key, after=self._backoff.next(key))
             return

@@ -1,1 +1,1 @@
-"""Numbers from Prometheus and from pods, and what an observer may read."""
+"""Metrics from Prometheus and from pods, and everything else that an observer may read."""

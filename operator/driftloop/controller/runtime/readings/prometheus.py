@@ -13,14 +13,14 @@ from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 
 @dataclass(frozen=True)
 class Series:
-    """One series of a range selector: (seconds since the epoch, value) in order of time."""
+    """One series of a range selector. Points are (seconds since the epoch, value), in order of time."""
 
     labels: dict[str, str]
     points: tuple[tuple[float, float], ...]
 
 
 class Prometheus:
-    """The query API at `url`; without one every query is MetricsUnavailable."""
+    """The query API at `url`. Without a URL every query raises MetricsUnavailable."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str | None, seconds: float = 10.0) -> None:
         self._session = session
@@ -29,20 +29,20 @@ class Prometheus:
 
     @property
     def configured(self) -> bool:
-        """Whether there is one to ask."""
+        """Whether a URL is set."""
         return self._url is not None
 
     async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
-        """An instant vector. Raises MetricsUnavailable, also for a NaN or an infinity in it.
+        """The result of an instant query. Raises MetricsUnavailable, also if a value is NaN or infinite.
 
-        Left out, a counter of errors that is NaN would read as no errors, which is good news that nobody brought.
+        Such values can't be left out: a missing error counter would look like no errors.
         """
         rows = await self._query(promql, at, "vector")
-        found = [Sample(_labels(row), _point(row.get("value"))[1]) for row in rows]
-        for sample in found:
+        samples = [Sample(_labels(row), _point(row.get("value"))[1]) for row in rows]
+        for sample in samples:
             if not math.isfinite(sample.value):
-                raise MetricsUnavailable(f"{sample.labels} is {sample.value}, which is no number to decide on")
-        return found
+                raise MetricsUnavailable(f"{sample.labels} is {sample.value}, which is not a finite number")
+        return samples
 
     async def series(self, selector: str, at: datetime | None = None) -> list[Series]:
         """The raw points of a range selector (`metric{...}[5m]`). Raises MetricsUnavailable."""
@@ -55,10 +55,10 @@ class Prometheus:
         params = [("query", promql), ("timeout", f"{self._seconds:g}s")]
         if at is not None:
             params.append(("time", f"{at.timestamp():.3f}"))
-        answer = await fetch_json(self._session, f"{self._url}/api/v1/query", params, seconds=self._seconds)
-        data = field(answer, "data", dict, self._url)
+        document = await fetch_json(self._session, f"{self._url}/api/v1/query", params, seconds=self._seconds)
+        data = field(document, "data", dict, self._url)
         if data.get("resultType") != shape:
-            raise MetricsUnavailable(f"{self._url}: expected a {shape} of {promql}, got {data.get('resultType')}")
+            raise MetricsUnavailable(f"{self._url}: expected a {shape} for {promql}, got {data.get('resultType')}")
         rows = field(data, "result", list, self._url)
         return [row for row in rows if isinstance(row, dict)]
 

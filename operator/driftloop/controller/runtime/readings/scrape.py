@@ -1,4 +1,4 @@
-"""One pod's metrics, read from the pod itself: for clusters without Prometheus."""
+"""Reads the metrics of a pod from the pod itself, for clusters without Prometheus."""
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,7 +12,7 @@ LIMIT = 2 << 20  # bytes
 
 
 async def scrape(session: aiohttp.ClientSession, pod: Obj, port: int, seconds: float = 3.0) -> list[Sample]:
-    """The samples at `/metrics` on `port` of the pod, by its IP; finite ones only. Raises MetricsUnavailable."""
+    """The finite samples of the pod's `/metrics` on `port`. Raises MetricsUnavailable."""
     address = field(pod, "status", "podIP")
     if not address:
         raise MetricsUnavailable(f"pod {pod['metadata']['name']} has no IP yet")
@@ -22,7 +22,7 @@ async def scrape(session: aiohttp.ClientSession, pod: Obj, port: int, seconds: f
 
 
 def parse(text: str) -> list[Sample]:
-    """The exposition format's samples. Raises MetricsUnavailable where it isn't one."""
+    """The finite samples of a text in the exposition format. Raises MetricsUnavailable if it is not valid."""
     try:
         families = list(text_string_to_metric_families(text))
     except (ValueError, IndexError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""What an observer may read: the caches, the clock, metrics and the settings. It writes nothing."""
+"""Everything that an observer may read: caches, clock, metrics and settings. Nothing can be written."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,23 +15,23 @@ from driftloop.controller.vocabulary.world import Objects
 
 
 class Metrics:
-    """Numbers, from Prometheus or from a pod."""
+    """Samples from Prometheus or from a pod."""
 
     def __init__(self, session: aiohttp.ClientSession, prometheus: Prometheus) -> None:
         self._session = session
         self._prometheus = prometheus
 
     async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
-        """An instant query. Raises MetricsUnavailable."""
+        """Run an instant query. Raises MetricsUnavailable."""
         return await self._prometheus.query(promql, at)
 
     async def scrape(self, pod: Obj, port: int) -> list[Sample]:
-        """The pod's own /metrics. Raises MetricsUnavailable."""
+        """Read /metrics of a pod. Raises MetricsUnavailable."""
         return await scrape(self._session, pod, port)
 
 
 class World:
-    """Objects come from the caches and are shared: readers never change them."""
+    """Everything that an observer may read. Objects come from the caches and are shared, so never change them."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class World:
         self.now = now
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:
-        """One object."""
+        """The object with this name, or None."""
         return self._caches.get(kind, namespace, name)
 
     def list(self, kind: str, namespace: str, labels: dict[str, str] | None = None) -> Objects:
-        """The objects of a namespace that carry all of `labels`, by name."""
+        """Objects of a namespace that have all of `labels`, sorted by name."""
         return matching(self._caches.list(kind, namespace), labels)
 
     def owned(self, kind: str, namespace: str, owner_uid: str) -> Objects:
-        """The objects that name `owner_uid` among their owners, by name."""
+        """Objects with `owner_uid` among their owners, sorted by name."""
         return self._caches.owned(kind, namespace, owner_uid)

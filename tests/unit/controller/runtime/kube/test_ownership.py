@@ -35,4 +35,4 @@ def test_a_services_job_is_told_by_our_labels() -> None:
 
 def test_it_is_told_whose_the_name_is() -> None:
     assert describe(obj(owner="a")) == "Job x exists already and is controlled by FineTuneJob parent"
-    assert describe(obj()).endswith("nobody")
+    assert describe(obj()).endswith("exists already and has no controller")

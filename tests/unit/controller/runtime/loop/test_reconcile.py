@@ -11,7 +11,7 @@ from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.loop.execute import Executor
-from driftloop.controller.runtime.loop.reconcile import Reconciler, Result, complaint
+from driftloop.controller.runtime.loop.reconcile import Reconciler, Result, stalled_status
 from driftloop.controller.runtime.loop.refusals import Refusals
 from driftloop.controller.runtime.readings.world import World
 from driftloop.controller.vocabulary.kind import Kind
@@ -20,7 +20,7 @@ from driftloop.controller.vocabulary.plan import Action, Create, Key, Obj, Plan,
 NOTHING: Any = None
 
 
-def test_a_complaint_keeps_what_is_known_and_says_that_it_goes_no_further() -> None:
+def test_a_stalled_status_keeps_the_other_fields_and_conditions() -> None:
     world = World(
         Caches(), NOTHING, Settings("t", "s"), Nodes(None, lambda: 0.0), now=lambda: datetime(2026, 1, 1, tzinfo=UTC)
     )
@@ -29,14 +29,14 @@ def test_a_complaint_keeps_what_is_known_and_says_that_it_goes_no_further() -> N
         "metadata": {"generation": 7},
         "status": {"phase": "Training", "conditions": [kept, kept | {"type": "Reconciling"}, kept | {"type": "Ready"}]},
     }
-    found = complaint(obj, "NameTaken", "the name is taken", world)
+    found = stalled_status(obj, "NameTaken", "the name is taken", world)
     assert found["phase"] == "Training"
     assert found["observedGeneration"] == 7
     by_type = {each["type"]: each for each in found["conditions"]}
     assert set(by_type) == {"Degraded", "Ready", "Stalled"}
     assert by_type["Ready"]["status"] == "False"
     assert by_type["Stalled"]["reason"] == "NameTaken"
-    assert complaint(obj | {"status": found}, "NameTaken", "the name is taken", world) == found
+    assert stalled_status(obj | {"status": found}, "NameTaken", "the name is taken", world) == found
 
 
 class Server:
