@@ -1,1 +1,1 @@
-"""Driftloop's trainer: prepare, train, evaluate."""
+"""The trainer image: prepare reads the data, train fine-tunes the model, evaluate compares it."""

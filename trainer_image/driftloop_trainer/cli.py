@@ -1,4 +1,4 @@
-"""The command line that the stages share: a task from the environment, or from a file for runs by hand."""
+"""The command line of all stages. The task comes from the environment, or from a file for manual runs."""
 
 import argparse
 import os
@@ -7,18 +7,18 @@ from driftloop.contract.names import TASK_ENV, TASK_FILE_ENV, TERMINATION_ENV, V
 
 
 def parse_arguments(module: str, description: str) -> None:
-    """Parse the command line; `--task FILE` sets the environment variable that names the task's file."""
+    """Parse the command line. `--task FILE` sets the environment variable with the name of the task's file."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
             "environment:\n"
-            f"  {TASK_ENV}: the task, one JSON document (driftloop/contract/task.py)\n"
-            f"  {TASK_FILE_ENV}: a file that holds it\n"
-            f"  {VOLUMES_ENV}: folder where pvc://CLAIM is CLAIM/ (default /volumes)\n"
-            f"  {TERMINATION_ENV}: file for the result (default /dev/termination-log)\n"
-            "exit codes: 0 done; 78 the input is wrong, trying again is no use; 75 try again"
+            f"  {TASK_ENV}: the task as a JSON document (driftloop/contract/task.py)\n"
+            f"  {TASK_FILE_ENV}: a file with the task\n"
+            f"  {VOLUMES_ENV}: the folder with the volumes: pvc://CLAIM is the folder CLAIM in it (default /volumes)\n"
+            f"  {TERMINATION_ENV}: the file for the result (default /dev/termination-log)\n"
+            "exit codes: 0 done; 78 the input is wrong, so a retry doesn't help; 75 retry"
         ),
     )
     parser.add_argument("--task", metavar="FILE", help="read the task from FILE")

@@ -1,4 +1,4 @@
-"""The tokenised rows: one Parquet file that prepare writes and training reads, and the tokens that end an answer."""
+"""The tokenised rows, a Parquet file that prepare writes and train reads, and the tokens that end an answer."""
 
 import json
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 
 FILE = "train.parquet"
 TURN_ENDS = "turn_ends.json"
-IGNORED = -100  # a label that does not count in the loss: the number torch and transformers use
+IGNORED = -100  # label of tokens that don't count in the loss, as in torch and transformers
 Tokens = npt.NDArray[np.int32]
 
 
 class Dataset:
-    """Sequences of tokens with their labels; with packing a sequence holds several rows.
+    """Sequences of tokens with their labels. With packing a sequence has several rows.
 
-    `lengths`, `trained`: tokens, and tokens that count in the loss, of each sequence; int64, shape (sequences,).
+    `lengths`: tokens per sequence. `trained`: tokens per sequence that count in the loss. Both int64, (sequences,).
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class Dataset:
         return self._ids[self._offsets[index] : self._offsets[index + 1]]
 
     def labels(self, index: int) -> Tokens:
-        """Labels, as long as `ids`: the token itself, or IGNORED."""
+        """Labels of a sequence: for each token its id, or IGNORED."""
         return self._labels[self._offsets[index] : self._offsets[index + 1]]
 
     def segments(self, index: int) -> Tokens:
@@ -50,7 +50,7 @@ class Dataset:
 def write_dataset(
     folder: Path, ids: Sequence[list[int]], labels: Sequence[list[int]], segments: Sequence[list[int]]
 ) -> None:
-    """Write FILE into `folder`; each argument has one list a sequence, none of them empty."""
+    """Write FILE into `folder`. Each argument has one list per sequence, and no list is empty."""
     kind = pa.list_(pa.int32())
     table = pa.table(
         {
@@ -63,12 +63,12 @@ def write_dataset(
 
 
 def write_turn_ends(folder: Path, tokens: Sequence[int]) -> None:
-    """Keep the tokens that end the answers in the rows, which end generation too, the most frequent first."""
+    """Write the tokens that end answers, the most frequent first. Generation will stop at them too."""
     (folder / TURN_ENDS).write_text(json.dumps(list(tokens)))
 
 
 def read_turn_ends(folder: Path) -> list[int]:
-    """What `write_turn_ends` wrote; nothing in a folder that was prepared before there was such a file."""
+    """Read what `write_turn_ends` wrote; an empty list for a folder from an older version, without the file."""
     path = folder / TURN_ENDS
     return [int(token) for token in json.loads(path.read_text())] if path.exists() else []
 

@@ -1,4 +1,4 @@
-"""Folders in storage, as stages find and leave them."""
+"""Folders in storage that stages read and write."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from driftloop.contract.result import AnyResult, decode
 from driftloop.contract.uris import join
 from driftloop.podlib.storage import StorageError, create_text, exists, fetch_folder, local_path, read_text, write_text
 
-_RESULT = ".result.json"  # hidden: the digest of a folder doesn't cover what was said about it
+_RESULT = ".result.json"  # hidden, as a folder's digest must not cover the stage's result
 
 
 def open_folder(uri: str, scratch: Path, digest: str | None = None) -> Path:
-    """A verified local path of the folder at `uri`: in place where it is mounted, else copied into `scratch`.
+    """A verified local path of the folder at `uri`: the mounted folder itself, or a copy in `scratch`.
 
-    Raises StorageError when it isn't there, ManifestError when its content is not what was promised.
+    Raises StorageError if it doesn't exist, ManifestError if its content doesn't match manifest or digest.
     """
     path = local_path(uri)
     if path is None:
@@ -27,12 +27,12 @@ def open_folder(uri: str, scratch: Path, digest: str | None = None) -> Path:
 
 
 def finished(output: str, scratch: Path) -> AnyResult | None:
-    """The result that an earlier run recorded at `output`, with a whole folder; None when there is none to trust."""
+    """The result of an earlier run at `output`, if its folder is complete; else None."""
     document = read_text(join(output, _RESULT))
     if document is None:
         return None
     result = decode(document)
-    folder = getattr(result, "uri", output)  # a training leaves each driver's model in a folder of its own
+    folder = getattr(result, "uri", output)  # in training, each driver writes its model into its own folder
     if not exists(join(folder, MANIFEST)):
         return None
     open_folder(folder, scratch)
@@ -40,12 +40,12 @@ def finished(output: str, scratch: Path) -> AnyResult | None:
 
 
 def record(output: str, result_document: str) -> None:
-    """Keep the result beside the folder's manifest, for `finished`."""
+    """Write the result next to the folder's manifest, for `finished`."""
     write_text(join(output, _RESULT), result_document)
 
 
 def record_once(output: str, result_document: str) -> AnyResult:
-    """Keep the result for `finished` unless another driver has: the result that counts, ours or the other's."""
+    """Write the result unless another driver already has. Returns the result that was written first."""
     uri = join(output, _RESULT)
     create_text(uri, result_document)
     return decode(read_text(uri) or result_document)

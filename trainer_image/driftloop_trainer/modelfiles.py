@@ -1,4 +1,4 @@
-"""The files of a Hugging Face model folder, looked at without loading any."""
+"""Checks of the files in a Hugging Face model folder, without loading the model."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ _TOKENIZER_FILES = (
 
 
 def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
-    """Refuse what can't be loaded, or only by running code that came with the weights; returns config.json's fields.
+    """Check that the model can be loaded without running its own code. Returns the fields of config.json.
 
     Raises StageFailure.
     """
@@ -38,37 +38,37 @@ def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
         raise StageFailure(StageReason.MODEL_NOT_FOUND, f"{uri}: {error}") from error
     if name is not None:
         raise StageFailure(
-            StageReason.REMOTE_CODE, f"{uri}: {name} has auto_map, code of its own; only built-in models load"
+            StageReason.REMOTE_CODE, f"{uri}: {name} has auto_map: models with their own code are not loaded"
         )
     if (method := _quantisation(folder, config)) is not None:
         raise StageFailure(
             StageReason.QUANTISED_MODEL,
-            f"{uri}: its weights are quantised ({method}), which can't be trained: give the full-precision safetensors "
-            "(float32, bfloat16 or float16) that it was made from",
+            f"{uri}: its weights are quantised ({method}) and can't be trained: use the full-precision safetensors "
+            "(float32, bfloat16 or float16) of the same model",
         )
     if not safety.has_safetensors(folder):
         if any(safety.pickled(folder)):
             raise StageFailure(
-                StageReason.PICKLE_WEIGHTS, f"{uri}: pickle weights can run code; convert to safetensors"
+                StageReason.PICKLE_WEIGHTS, f"{uri}: pickled weights can run code; convert them to safetensors"
             )
         raise StageFailure(StageReason.MODEL_NOT_FOUND, f"{uri}: no *.safetensors file")
     return config
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Content digest of the tokenizer's files alone."""
+    """Content digest of the tokenizer's files."""
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     entries = [ManifestEntry(path=p.name, size=p.stat().st_size, sha256=file_sha256(p)) for p in present]
     return Manifest(files=entries).digest
 
 
 def _quantisation(folder: Path, config: dict[str, Any]) -> str | None:
-    """How the weights are quantised, by config.json or the files that GPTQ's and ModelOpt's writers leave beside it."""
+    """The method of quantisation, from config.json or the files that GPTQ and ModelOpt write; None without any."""
     text = config.get("text_config")
     for fields in (config, text if isinstance(text, dict) else {}):
         for name in ("quantization_config", "compression_config"):
-            if isinstance(found := fields.get(name), dict):
-                return str(found.get("quant_method") or name)
+            if isinstance(method := fields.get(name), dict):
+                return str(method.get("quant_method") or name)
     names = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
     return next((name for name in names if (folder / name).exists()), None)
 

@@ -1,4 +1,4 @@
-"""Hugging Face models: their folders checked and loaded, new ones built, and their parameters counted."""
+"""Hugging Face models: checks and loads their folders, builds new ones, and counts parameters."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
 
-# Checked, each by a tiny model of its kind: rows packed into one sequence get the loss that they have alone. In others
-# a row sees the one before it, without an error: recurrent ones, those that ignore position ids (bloom, opt, mpt), or
-# whose masks do (falcon, gpt_oss).
+# Types that support packing, each tested with a tiny model: rows packed into one sequence get the same loss as alone.
+# In other types a row sees the previous row, without an error: in recurrent models, and where the model (bloom, opt,
+# mpt) or its mask (falcon, gpt_oss) ignores position ids. https://github.com/huggingface/transformers/issues/32937
 PACKING_TYPES = frozenset(
     (
         *(
@@ -50,7 +50,8 @@ PACKING_TYPES = frozenset(
         *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
     )
 )
-# Causal by transformers' list, and yet they see the tokens that they should predict, unless `is_decoder` is set.
+# transformers lists these types as causal, but unless `is_decoder` is set they see the tokens that they should predict
+# (not reported).
 ENCODER_TYPES = frozenset(
     (
         *(
@@ -71,12 +72,12 @@ ENCODER_TYPES = frozenset(
 
 
 def check_model_folder(folder: Path, uri: str) -> None:
-    """Refuse a folder that isn't a causal model of transformers' own. Raises StageFailure."""
+    """Raise StageFailure if the folder is not a causal language model that transformers supports."""
     config_for(check_model_files(folder, uri))
 
 
 def config_for(fields: dict[str, Any]) -> Any:
-    """A transformers configuration from its fields. Raises StageFailure when it isn't a known causal model."""
+    """A transformers configuration from its fields. Raises StageFailure if it is not a known causal model."""
     kwargs = dict(fields)
     model_type = kwargs.pop("model_type", None)
     try:
@@ -84,46 +85,46 @@ def config_for(fields: dict[str, Any]) -> Any:
     except ValueError as error:
         raise StageFailure(
             StageReason.UNKNOWN_ARCHITECTURE,
-            f"model_type {model_type!r} is not known to transformers; use one such as llama, qwen3 or mistral",
+            f"transformers doesn't know model_type {model_type!r}; use one such as llama, qwen3 or mistral",
         ) from error
-    except Exception as error:  # what configuration classes raise on a field of the wrong type is theirs to choose
+    except Exception as error:  # for a field of the wrong type, configuration classes may raise anything
         raise StageFailure(StageReason.BAD_ARCHITECTURE, f"{model_type}: {error}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise StageFailure(StageReason.UNKNOWN_ARCHITECTURE, f"model_type {model_type!r} has no causal language model")
     if model_type in ENCODER_TYPES and not getattr(config, "is_decoder", False):
         raise StageFailure(
             StageReason.UNKNOWN_ARCHITECTURE,
-            f"model_type {model_type!r} sees the tokens that it should predict (an encoder): use a generative model "
-            "such as llama, qwen3 or mistral",
+            f"model_type {model_type!r} is an encoder, which sees the tokens that it should predict: use a generative "
+            "model such as llama, qwen3 or mistral",
         )
     return config
 
 
 def load_config(folder: Path) -> Any:
-    """The configuration of a checked folder."""
+    """Load the configuration of a checked folder."""
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def context_length(config: Any) -> int | None:
-    """Tokens that the model's positions reach; None where its config states none (bloom, mpt)."""
+    """The model's maximal context in tokens; None if its config doesn't have one (bloom, mpt)."""
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def is_recurrent(config: Any) -> bool:
-    """Whether its state has no positions, as transformers says of the architecture: our engine can't serve such."""
+    """Whether transformers marks the architecture as stateful (recurrent). Our engine can't serve these models."""
     return bool(getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "_is_stateful", False))
 
 
 def load_tokenizer(folder: Path, uri: str) -> Any:
-    """The tokenizer of a checked folder, with a padding token. Raises StageFailure."""
+    """Load the tokenizer of a checked folder and give it a padding token. Raises StageFailure."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise StageFailure(StageReason.TOKENIZER_NOT_FOUND, f"{uri}: {error}") from error
     if tokenizer.eos_token_id is None:
         raise StageFailure(
-            StageReason.TOKENIZER_NOT_FOUND, f"{uri}: the tokenizer has no eos_token, so no answer would ever end"
+            StageReason.TOKENIZER_NOT_FOUND, f"{uri}: the tokenizer has no eos_token, so answers would never end"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -131,8 +132,8 @@ def load_tokenizer(folder: Path, uri: str) -> Any:
 
 
 def load_model(folder: Path, adapter: Adapter) -> Any:
-    """The causal model of a checked folder in float32 on CPU, wrapped for `adapter`."""
-    with loading():  # the architecture's modules too
+    """Load the model of a checked folder in float32 on the CPU, with `adapter` added."""
+    with loading():  # also imports the architecture's modules
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
@@ -140,10 +141,10 @@ def load_model(folder: Path, adapter: Adapter) -> Any:
 
 
 def with_adapter(model: Any, adapter: Adapter) -> Any:
-    """`model` itself, or with LoRA matrices beside its frozen weights. Raises StageFailure for unknown modules."""
+    """Add LoRA matrices and freeze the weights, or return `model` itself. Raises StageFailure for unknown modules."""
     if adapter.type == "none":
         return model
-    from peft import LoraConfig, get_peft_model  # slow to import, and only LoRA needs it
+    from peft import LoraConfig, get_peft_model  # slow to import, and needed only for LoRA
 
     targets = adapter.target_modules
     config = LoraConfig(
@@ -160,7 +161,7 @@ def with_adapter(model: Any, adapter: Adapter) -> Any:
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a transformers model: what it says must not be split over devices."""
+    """The repeated blocks of a transformers model: the modules that it lists as not to be split over devices."""
     names = {name for module in model.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
     return [module for module in model.modules() if type(module).__name__ in names]
 
@@ -182,7 +183,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         num_layers=len(layers),
         hidden_size=getattr(text, "hidden_size", None) or width,
         intermediate_size=getattr(text, "intermediate_size", None) or 0,
-        num_attention_heads=getattr(text, "num_attention_heads", None) or 0,  # Mamba has none
+        num_attention_heads=getattr(text, "num_attention_heads", None) or 0,  # None for Mamba
         vocab_size=getattr(text, "vocab_size", None) or vocabulary,
         max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),

@@ -155,7 +155,7 @@ def source(**columns: str) -> dict[str, Any]:
         ({"data": source(prompt="text"), "training": {"method": "sft"}, "suites": []}, "AllRowsMasked"),
         ({"model": {"new": {"architecture": {"model_type": "hal9000"}}}}, "UnknownArchitecture"),
         ({"suites": [{"name": "s", "kind": "retention", "items": "data", "delta": 0.01}]}, "SuiteTooShort.*delta 0.01"),
-        ({"suites": [{"name": "s", "kind": "floor", "items": "feedback"}]}, "SuiteTooShort: suite s: 0 items"),
+        ({"suites": [{"name": "s", "kind": "floor", "items": "feedback"}]}, "SuiteTooShort: suite s: has 0 items"),
         ({"suites": [{"name": "s", "kind": "floor", "uri": "pvc://claim/rows.csv"}]}, "BadItems.*text, category"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The client of a served model: asks every item, tests the API by using it, leaves evidence."""
+"""Evaluate: ask a served model every item of the suites, check its API, and write the evidence."""

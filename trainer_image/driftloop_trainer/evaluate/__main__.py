@@ -19,12 +19,12 @@ def _stage() -> AnyResult:
         case EvaluateTask():
             return evaluate(task)
         case _:
-            raise StageFailure(StageReason.BAD_TASK, f"expected an Answer or Evaluate task, got {task.kind}")
+            raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Answer or Evaluate, not {task.kind}")
 
 
 if __name__ == "__main__":
     parse_arguments(
-        "driftloop_trainer.evaluate", "Ask the served model every item; leave its answers, or evidence, in storage."
+        "driftloop_trainer.evaluate", "Ask the served model every item, and write its answers or the evidence."
     )
     logs.setup()
     exit_on_sigterm()

@@ -1,4 +1,4 @@
-"""The answers of one served model: asked, kept in a folder, and found again to be compared with."""
+"""Collects the answers of one served model, writes them to a folder, and reads them again for a comparison."""
 
 import asyncio
 import json
@@ -19,12 +19,12 @@ from driftloop_trainer.evaluate.client import Answer, Arm
 log = logging.getLogger(__name__)
 
 _ANSWERS, _ARM = "answers.jsonl", "arm.json"
-_PROGRESS = 200  # items between two lines of progress
+_PROGRESS = 200  # items between two log lines
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The items of a suite, and how long their answers may be."""
+    """The items of a suite, and the maximal length of their answers in tokens."""
 
     name: str
     items: Sequence[Item]
@@ -32,7 +32,7 @@ class Suite:
 
 
 def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> list[Suite]:
-    """The suites with their items, verified. `max_tokens` counts where a suite gives none. Raises as load_items."""
+    """Load and verify the items of all suites. `max_tokens` is the default of suites. Raises the same as load_items."""
     suites = []
     for spec in specs:
         folder = scratch / "suites" / spec.name
@@ -42,12 +42,12 @@ def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> l
 
 
 def longest_answer(suites: Sequence[Suite], max_tokens: int) -> int:
-    """Tokens of the longest answer that any suite, or a check of the API, lets a model give."""
+    """The longest answer, in tokens, that any suite or API check allows."""
     return max([max_tokens, *(suite.max_tokens for suite in suites)])
 
 
 class Once:
-    """An arm that is asked each item once, however many suites have it: at temperature 0 its answer is the same."""
+    """Asks an arm each question once, even if several suites have it: at temperature 0 the answer is the same."""
 
     def __init__(self, arm: Arm, must_answer: bool = False) -> None:
         self.arm = arm
@@ -55,7 +55,7 @@ class Once:
         self._answers: dict[tuple[Question, int], asyncio.Future[Answer]] = {}
 
     async def ask(self, item: Item, max_tokens: int) -> Answer:
-        """Its answer. Raises StageFailure as Arm.ask does; where it must answer, also when it breaks down."""
+        """The answer to an item. Raises StageFailure like Arm.ask, and if `must_answer` also when the model fails."""
         key = (item.question, max_tokens)
         if key not in self._answers:
             self._answers[key] = asyncio.ensure_future(self.arm.ask(item.question, max_tokens))
@@ -66,7 +66,7 @@ class Once:
         return answer
 
     async def ask_all(self, suite: Suite) -> list[Answer]:
-        """Its answers to a suite, in the order of the items."""
+        """The answers to a suite, in the order of its items."""
         done = 0
 
         async def ask(item: Item) -> Answer:
@@ -78,7 +78,7 @@ class Once:
             return answer
 
         try:
-            async with asyncio.TaskGroup() as group:  # the first failure cancels what is still waiting
+            async with asyncio.TaskGroup() as group:  # the first failure cancels all other requests
                 tasks = [group.create_task(ask(item)) for item in suite.items]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
@@ -86,23 +86,23 @@ class Once:
 
 
 def about(arm: Arm) -> dict[str, Any]:
-    """What evidence says of an arm."""
+    """The fields that describe an arm in the evidence."""
     return {"engine": arm.engine, "route": arm.route, "maxModelLen": arm.max_model_len}
 
 
 def write_answers(folder: Path, arm: Arm, answered: Mapping[str, tuple[Suite, Sequence[Answer]]]) -> None:
-    """Leave the answers of an arm in `folder`, a line each, and what the arm is."""
+    """Write the answers of an arm into `folder`, one per line, and a description of the arm."""
     with (folder / _ANSWERS).open("w") as stream:
         for name, (suite, answers) in answered.items():
             for item, answer in zip(suite.items, answers, strict=True):
-                found: dict[str, Any] = {"suite": name, "id": item.id, "question": asdict(item.question)}
-                found |= {"text": answer.text, "error": answer.error, "status": answer.status, "cut": answer.cut}
-                stream.write(json.dumps(found, ensure_ascii=False) + "\n")
+                line: dict[str, Any] = {"suite": name, "id": item.id, "question": asdict(item.question)}
+                line |= {"text": answer.text, "error": answer.error, "status": answer.status, "cut": answer.cut}
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / _ARM).write_text(json.dumps({"version": arm.version, "digest": arm.digest, **about(arm)}) + "\n")
 
 
 class KeptAnswers:
-    """What `write_answers` left."""
+    """Reads what `write_answers` wrote."""
 
     def __init__(self, folder: Path) -> None:
         arm = json.loads((folder / _ARM).read_text())
@@ -115,17 +115,17 @@ class KeptAnswers:
                 self._answers[row["suite"]].append((Question(**row["question"]), answer))
 
     def of(self, suite: Suite) -> list[Answer] | None:
-        """The answers to a suite, in the order of its items; None where it was not asked.
+        """The answers to a suite, in the order of its items; None if the arm was not asked this suite.
 
-        Raises StageFailure when it was asked other items.
+        Raises StageFailure if the arm was asked different items.
         """
-        found = self._answers.get(suite.name)
-        if found is None:
+        answered = self._answers.get(suite.name)
+        if answered is None:
             return None
-        if [question for question, _ in found] != [item.question for item in suite.items]:
+        if [question for question, _ in answered] != [item.question for item in suite.items]:
             message = (
-                f"suite {suite.name}: the stable version was asked other items than these: the file was changed "
-                "meanwhile. Give the suite the digest of its file"
+                f"suite {suite.name}: the stable version was asked different items, as the suite's file has changed "
+                "since. Set the suite's digest to detect such changes"
             )
             raise StageFailure(StageReason.ANSWERS_MISMATCH, message)
-        return [answer for _, answer in found]
+        return [answer for _, answer in answered]

@@ -1,10 +1,10 @@
-"""The API contract, tested by being used: what clients of OpenAI's API rely on. Each check is one function.
+"""Checks that a served model's API behaves as clients of OpenAI's API expect. Each check is one function.
 
-A check returns what is wrong, or None. A check that could not be made is a failed one.
+A check returns what is wrong, or None. A check that can't be run counts as failed.
 
-Greedy answers should be equal, but on GPUs two sums of the same numbers differ in their last bits with the batch that
-they are made in, and a near tie then falls the other way. So a miss of equality is looked at again, and one that comes
-and goes is a ByChance: no proof of a broken promise.
+Greedy answers should be equal. But on GPUs the last bits of a sum depend on the batch, so that the likeliest token can
+change in a near tie. So a check for equal answers is repeated, and a difference that comes and goes is a ByChance: it
+doesn't prove that the API is wrong.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,19 +16,19 @@ from driftloop_trainer.evaluate.client import Arm, Reply, text_of
 
 Check = Callable[[Arm, str, int], Awaitable[str | None]]
 
-_FALLBACK_CONTEXT = 150_000  # words of an overlong prompt where the engine doesn't tell its context
-_PROBES = 8  # prompts tried until one has an answer that isn't empty
-_LOOKS = 4  # at what should be equal and was not
+_FALLBACK_CONTEXT = 150_000  # words of an overlong prompt if the engine doesn't report its context
+_PROBES = 8  # prompts to try until one gets a non-empty answer
+_LOOKS = 4  # repetitions of a comparison that failed
 
 
 class ByChance(str):
-    """A fault that another look may not show."""
+    """A fault that a repetition may not show."""
 
     __slots__ = ()
 
 
 async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiCheck:
-    """Run every check with the first of `prompts` that the model has something to say to."""
+    """Run all checks with the first of `prompts` that gets a non-empty answer."""
     prompt = await _answered(arm, prompts[:_PROBES], max_tokens)
     failed: list[str] = []
     uncertain: list[str] = []
@@ -62,16 +62,16 @@ async def models_lists_the_model(arm: Arm, prompt: str, max_tokens: int) -> str 
     reply = await arm.get("/v1/models")
     names = [str(model.get("id")) for model in reply.document.get("data") or []]
     if reply.document.get("object") != "list" or arm.model not in names or not arm.model:
-        return f"/v1/models answered {reply.status} with {names}"
-    answered = (await arm.generate(prompt, max_tokens=max_tokens)).document.get("model")
-    return None if answered == arm.model else f"the answer names the model {answered!r}, the list {arm.model!r}"
+        return f"/v1/models returned status {reply.status} with {names}"
+    model = (await arm.generate(prompt, max_tokens=max_tokens)).document.get("model")
+    return None if model == arm.model else f"the answer names the model {model!r}, /v1/models names {arm.model!r}"
 
 
 async def usage_adds_up(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     usage = (await arm.generate(prompt, max_tokens=max_tokens)).document["usage"]
-    asked, said, total = usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
-    if asked < 1 or not 0 <= said <= max_tokens or asked + said != total:
-        return f"prompt {asked}, completion {said} of at most {max_tokens}, total {total}"
+    prompt_tokens, completion_tokens, total = usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]
+    if prompt_tokens < 1 or not 0 <= completion_tokens <= max_tokens or prompt_tokens + completion_tokens != total:
+        return f"prompt {prompt_tokens}, completion {completion_tokens} of at most {max_tokens}, total {total}"
     return None
 
 
@@ -95,13 +95,13 @@ async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str 
 
     if fault := await _differ(look, "whole {!r}, streamed {!r}"):
         return fault
-    return None if reason and done else f"finish_reason {reason!r}, [DONE] {'came' if done else 'never came'}"
+    return None if reason and done else f"finish_reason {reason!r}, [DONE] {'received' if done else 'missing'}"
 
 
 async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     whole = (await arm.ask(prompt, max_tokens)).text
     if not whole:
-        return "the model had nothing to say that could be stopped"
+        return "the model gave an empty answer, so stop can't be checked"
     stop = whole[len(whole) // 2]
     reasons = []
 
@@ -111,18 +111,18 @@ async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
         reasons.append(document["choices"][0]["finish_reason"])
         return (unstopped or "").partition(stop)[0], text_of(document)
 
-    if fault := await _differ(look, f"stop {stop!r}: {{!r}} was expected, {{!r}} came"):
+    if fault := await _differ(look, f"stop {stop!r}: expected {{!r}}, received {{!r}}"):
         return fault
-    return None if reasons[-1] == "stop" else f"stop {stop!r} of {whole!r}: finish_reason {reasons[-1]!r}"
+    return None if reasons[-1] == "stop" else f"stop {stop!r} in {whole!r}: finish_reason {reasons[-1]!r}"
 
 
 Pair = tuple[str | None, str | None]
 
 
 async def _differ(look: Callable[[], Awaitable[Pair]], message: str) -> str | None:
-    """What differs of two texts that should be equal, and whether by chance; None where they are equal.
+    """The difference of two texts that should be equal; None if they are equal.
 
-    They are not by chance where both sides say the same each time.
+    It is a ByChance unless both texts stay the same in every repetition.
     """
     pairs = [await look()]
     if _equal(pairs[0]):
@@ -136,12 +136,12 @@ async def _differ(look: Callable[[], Awaitable[Pair]], message: str) -> str | No
 
 
 def _equal(pair: Pair) -> bool:
-    """No answer is equal to nothing."""
+    """Whether there are two answers and they are equal."""
     return pair[0] is not None and pair[0] == pair[1]
 
 
 async def overflow_is_explained(arm: Arm, prompt: str, max_tokens: int) -> str | None:
-    # Tokenizers split at spaces: as many words are at least as many tokens.
+    # Tokenizers split at spaces, so each word is at least one token.
     words = "x " * ((arm.max_model_len or _FALLBACK_CONTEXT) + 1)
     return _refused(await arm.generate(words, max_tokens=1), 400, 413)
 
@@ -152,8 +152,8 @@ async def malformed_json_is_refused(arm: Arm, prompt: str, max_tokens: int) -> s
 
 def _refused(reply: Reply, *statuses: int) -> str | None:
     if reply.status not in statuses:
-        return f"answered {reply.status}"
-    return None if reply.error else "refused without a message"
+        return f"returned status {reply.status}"
+    return None if reply.error else "refused without an error message"
 
 
 CHECKS: dict[str, Check] = {

@@ -1,4 +1,4 @@
-"""Asking one served model over HTTP, as its users will."""
+"""Asks one served model over HTTP, in the same way as its users."""
 
 import asyncio
 import json
@@ -16,50 +16,53 @@ from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Question
 
 ATTEMPTS = 4
-BACKOFF = 0.5  # seconds before the second attempt; doubled before each further one
-REQUEST_TIMEOUT = 120.0  # seconds for one answer, waiting in the engine's queue included
-SLOWEST = 5.0  # tokens per second of one answer; a long answer may take longer than REQUEST_TIMEOUT at this rate
+BACKOFF = 0.5  # seconds before the second attempt; doubled for each further one
+REQUEST_TIMEOUT = 120.0  # seconds for one answer, including the time in the engine's queue
+SLOWEST = 5.0  # tokens per second: for longer answers the timeout grows by this rate
 READY_POLL = 1.0  # seconds
-MAX_BODY = 1 << 20  # bytes of an answer that are read
+MAX_BODY = 1 << 20  # bytes of an answer; the rest is not read
 
 Route = Literal["chat", "completions"]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An HTTP answer. `status` 0: there was none."""
+    """An HTTP response. `status` 0: there was none, and `body` says why."""
 
     status: int
     body: str
 
     @property
     def document(self) -> dict[str, Any]:
-        """The body as a JSON object; empty when it is none."""
+        """The body as a JSON object; empty if it is not one."""
         try:
-            found = json.loads(self.body)
+            document = json.loads(self.body)
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return document if isinstance(document, dict) else {}
 
     @property
     def error(self) -> str:
-        """The message in OpenAI's form of an error; empty when there is none."""
-        found = self.document.get("error")
-        return str(found.get("message") or "") if isinstance(found, dict) else ""
+        """The message of an error in OpenAI's form; empty without one."""
+        error = self.document.get("error")
+        return str(error.get("message") or "") if isinstance(error, dict) else ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to an item: its text, or why there is none."""
+    """A model's answer to an item: its text, or why there is none."""
 
     text: str | None
     error: str = ""
     status: int = 200
-    cut: bool = False  # the limit of tokens ended it
+    cut: bool = False  # the token limit ended it
 
 
 class Arm:
-    """One served model. Not more than `concurrency` requests at a time; answers of up to `longest_answer` tokens."""
+    """A client of one served model, for at most `concurrency` requests at a time.
+
+    `longest_answer`: tokens of the longest answer, for the timeout.
+    """
 
     def __init__(
         self, arm: EvaluationArm, session: aiohttp.ClientSession, concurrency: int, longest_answer: int = 0
@@ -67,7 +70,7 @@ class Arm:
         self.version = arm.version
         self.digest = arm.digest
         self.model = ""  # its name, from /v1/models
-        self.max_model_len: int | None = None  # tokens, where the engine tells
+        self.max_model_len: int | None = None  # tokens; None if the engine doesn't report it
         self.engine = ""
         self.route: Route = "chat"
         self._url = arm.url.rstrip("/")
@@ -77,7 +80,7 @@ class Arm:
         self._patience = max(REQUEST_TIMEOUT, longest_answer / SLOWEST)
 
     async def wait_ready(self, seconds: float) -> None:
-        """Until the pod answers that it is ready. Raises StageFailure, to be tried again, after `seconds`."""
+        """Wait until the pod reports that it is ready. After `seconds` raises StageFailure with a retry."""
         reply = Reply(0, "no answer yet")
         try:
             async with asyncio.timeout(seconds):
@@ -88,18 +91,18 @@ class Arm:
                     await asyncio.sleep(READY_POLL)
         except TimeoutError:
             message = (
-                f"{self.version} was not ready in {seconds:g} s: {reply.status or 'no answer'}: {reply.body[:300]}"
+                f"{self.version} was not ready within {seconds:g} s: {reply.status or 'no answer'}: {reply.body[:300]}"
             )
             raise StageFailure(StageReason.NOT_READY, message, EXIT_RETRY) from None
 
     async def get_to_know(self) -> None:
-        """Its name, its limits, and whether it has a chat template."""
+        """Find out the model's name, its context, and whether it has a chat template. Raises StageFailure."""
         reply = await self.get("/v1/models")
         models = reply.document.get("data")
         if reply.status != 200 or not isinstance(models, list) or not models or not isinstance(models[0], dict):
             raise StageFailure(
                 StageReason.BAD_MODEL_LIST,
-                f"{self.version}: /v1/models answered {reply.status}: {reply.body[:300]}",
+                f"{self.version}: /v1/models returned status {reply.status}: {reply.body[:300]}",
                 EXIT_RETRY,
             )
         self.model = str(models[0].get("id") or "")
@@ -114,12 +117,12 @@ class Arm:
         if reply.status != 200:
             raise StageFailure(
                 StageReason.NO_ANSWER,
-                f"{self.version}: a first request was answered {reply.status}: {reply.body[:300]}",
+                f"{self.version}: the first request returned status {reply.status}: {reply.body[:300]}",
                 EXIT_RETRY,
             )
 
     async def ask(self, question: str | Question, max_tokens: int) -> Answer:
-        """Its answer at temperature 0. Raises StageFailure, to be tried again, when nothing answers at all."""
+        """The answer at temperature 0. Raises StageFailure with a retry if the model can't be reached."""
         reply = await self.generate(question, max_tokens=max_tokens)
         if reply.status == 0:
             raise StageFailure(StageReason.UNREACHABLE, f"{self.version} stopped answering: {reply.body}", EXIT_RETRY)
@@ -131,11 +134,14 @@ class Arm:
         return Answer(text, cut=reply.document["choices"][0].get("finish_reason") == "length")
 
     async def generate(self, question: str | Question, **fields: Any) -> Reply:
-        """One request on the model's route, temperature 0 unless given otherwise; transient failures tried again."""
+        """Send a request on the model's route, at temperature 0 by default. Transient failures are retried."""
         return await self.post(self.path, self.request(question, **fields))
 
     async def stream(self, prompt: str, **fields: Any) -> tuple[str, str | None, bool]:
-        """(text, finish reason, whether [DONE] came) of a streamed answer. Raises aiohttp.ClientError, ValueError."""
+        """Text, finish reason, and whether [DONE] was received, of a streamed answer.
+
+        Raises aiohttp.ClientError or ValueError.
+        """
         text, reason, done = "", None, False
         body = json.dumps(self.request(prompt, stream=True, **fields))
         async with self._slots, self._request("POST", self._url + self.path, body, self._patience) as response:
@@ -159,23 +165,23 @@ class Arm:
         return "/v1/chat/completions" if self.route == "chat" else "/v1/completions"
 
     def request(self, question: str | Question, **fields: Any) -> dict[str, Any]:
-        """The body of a request. Raises StageFailure for a conversation with a model that knows only prompts."""
+        """The body of a request. Raises StageFailure for a conversation if the model has no chat template."""
         question = Question(question) if isinstance(question, str) else question
         if self.route == "completions" and question.messages:
             raise StageFailure(
                 StageReason.NO_CHAT_TEMPLATE,
-                f"{self.version} has no chat template, and an item is a conversation: give the model a template, or "
-                "the suite items that are prompts alone",
+                f"{self.version} has no chat template, but an item is a conversation: add a chat template to the "
+                "model, or use only items with a single prompt",
             )
-        asked = question.chat if self.route == "chat" else {"prompt": question.prompt}
-        return {"model": self.model, "temperature": 0, **asked, **fields}
+        body = question.chat if self.route == "chat" else {"prompt": question.prompt}
+        return {"model": self.model, "temperature": 0, **body, **fields}
 
     async def get(self, path: str) -> Reply:
-        """GET, transient failures tried again."""
+        """Send a GET request. Transient failures are retried."""
         return await self._with_retries("GET", path, None)
 
     async def post(self, path: str, body: dict[str, Any] | str) -> Reply:
-        """POST a JSON document (or any text), transient failures tried again."""
+        """POST a JSON document or any text. Transient failures are retried."""
         return await self._with_retries("POST", path, body if isinstance(body, str) else json.dumps(body))
 
     async def _with_retries(self, method: str, path: str, body: str | None) -> Reply:
@@ -214,7 +220,7 @@ class Arm:
 
 
 def text_of(document: dict[str, Any]) -> str | None:
-    """The text of a whole answer of either route; None when it has none."""
+    """The text of an answer of either route that is not a stream; None if it has none."""
     choices = document.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None

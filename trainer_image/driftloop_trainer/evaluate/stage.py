@@ -1,4 +1,4 @@
-"""The stages: ask the stable version; ask the candidate, compare, leave evidence. One served model in each pod."""
+"""Two stages, each with one served model in its pod: ask the stable version; ask the candidate and compare."""
 
 import asyncio
 import json
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One item with the answers to it."""
+class ItemAnswers:
+    """An item with its answers."""
 
     item: Item
     candidate: Answer
@@ -57,26 +57,26 @@ class Asked:
         question = self.item.question
         item = {"suite": suite, "id": self.item.id, "cluster": self.item.cluster, "prompt": question.prompt}
         item |= {"messages": json.loads(question.messages)} if question.messages else {}
-        found = item | {"expected": self.item.completion, "candidate": _said(self.item, self.candidate)}
-        return found | ({"baseline": _said(self.item, self.baseline)} if self.baseline else {})
+        evidence = item | {"expected": self.item.completion, "candidate": _graded(self.item, self.candidate)}
+        return evidence | ({"baseline": _graded(self.item, self.baseline)} if self.baseline else {})
 
 
 def is_right(item: Item, answer: Answer) -> bool:
-    """Exact match of the normalised texts. No answer is a wrong one."""
+    """Whether the normalised texts are equal. A missing answer is wrong."""
     return answer.text is not None and normalise(answer.text) == normalise(item.completion)
 
 
 def answer(task: AnswerTask) -> AnswerResult:
-    """Ask the served model every item, and leave its answers at `task.output`.
+    """Ask the served model every item, and write its answers to `task.output`. A second run returns the first result.
 
-    Run again it gives the result it left. Raises StageFailure: bad items are never retried; a model that can't be
-    reached, or breaks down, is: its missing answers must not make another version look better.
+    Raises StageFailure: without a retry for bad items; with a retry if the model can't be reached or fails, as its
+    missing answers would make the candidate look better.
     """
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, AnswerResult) and earlier.model_digest == task.arm.digest:
-            log.info("answered already: %s", task.output)
+            log.info("already answered: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch)
         folder = _folder(scratch, "answers")
@@ -94,16 +94,16 @@ def answer(task: AnswerTask) -> AnswerResult:
 
 
 def evaluate(task: EvaluateTask) -> EvaluateResult:
-    """Ask the candidate every item, compare, and leave every question and answer at `task.output`.
+    """Ask the candidate every item, compare, and write all questions and answers to `task.output`.
 
-    Run again with the same models and items it gives the result it left. Raises StageFailure: bad items are never
-    retried; an arm that can't be reached is. Raises ManifestError when the baseline's answers were changed.
+    A second run with the same models and suites returns the first result. Raises StageFailure: without a retry for bad
+    items, with a retry if the model can't be reached. Raises ManifestError if the baseline's answers were changed.
     """
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, EvaluateResult) and _is_about(earlier, task):
-            log.info("evaluated already: %s", task.output)
+            log.info("already evaluated: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch)
         kept = _kept_answers(task.baseline, scratch) if task.baseline else None
@@ -116,20 +116,20 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
 
 
 def _is_about(result: EvaluateResult, task: EvaluateTask) -> bool:
-    """A baseline that was replaced in the meantime makes another evaluation."""
+    """Whether the result has the same models and suites. The baseline may have been replaced since."""
     baseline = task.baseline.digest if task.baseline else None
     same_models = (result.candidate_digest, result.baseline_digest) == (task.candidate.digest, baseline)
     return same_models and [suite.name for suite in result.suites] == [suite.name for suite in task.suites]
 
 
 def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
-    """The answers that the stage before left of the stable version, verified."""
+    """The verified answers of the stable version, from the previous stage."""
     if baseline.answers is None:
         return None
     folder = open_folder(baseline.answers, scratch / "answers", baseline.answers_digest)
     kept = KeptAnswers(folder)
     if kept.digest != baseline.digest:
-        message = f"{baseline.answers} holds answers of {kept.digest}, not of {baseline.version} ({baseline.digest})"
+        message = f"{baseline.answers} has answers of {kept.digest}, not of {baseline.version} ({baseline.digest})"
         raise StageFailure(StageReason.ANSWERS_MISMATCH, message)
     return kept
 
@@ -139,7 +139,7 @@ async def _answer_all(task: AnswerTask, suites: Sequence[Suite], folder: Path) -
         arm = Arm(task.arm, session, task.concurrency, longest_answer(suites, task.max_tokens))
         await arm.wait_ready(task.startup_timeout_seconds)
         await arm.get_to_know()
-        once = Once(arm, must_answer=True)  # what it can't say must not make the candidate look better
+        once = Once(arm, must_answer=True)  # missing answers would make the candidate look better
         answered = {suite.name: (suite, await once.ask_all(suite)) for suite in suites}
     write_answers(folder, arm, answered)
     return arm
@@ -154,16 +154,16 @@ async def _compare_all(
         await candidate.get_to_know()
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
         api = await check_api(candidate, prompts, task.max_tokens)
-        log.info("API: %d checks passed, failed: %s, by chance: %s", api.passed, api.failed, api.uncertain)
+        log.info("API: %d checks passed, failed: %s, uncertain: %s", api.passed, api.failed, api.uncertain)
         results, once = [], Once(candidate)
         with (folder / "items.jsonl").open("w") as stream:
             for suite in suites:
-                asked = _paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None)
-                stream.writelines(json.dumps(entry.evidence(suite.name), ensure_ascii=False) + "\n" for entry in asked)
-                results.append(suite_result(suite.name, [entry.judged() for entry in asked]))
+                pairs = _paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None)
+                stream.writelines(json.dumps(pair.evidence(suite.name), ensure_ascii=False) + "\n" for pair in pairs)
+                results.append(suite_result(suite.name, [pair.judged() for pair in pairs]))
     result = EvaluateResult(
         uri=task.output,
-        digest=task.candidate.digest,  # replaced by the evidence's own once it is written
+        digest=task.candidate.digest,  # replaced by the evidence's digest once it is written
         candidate_digest=task.candidate.digest,
         baseline_digest=task.baseline.digest if task.baseline else None,
         api=api,
@@ -173,26 +173,26 @@ async def _compare_all(
     arms = {candidate.version: about(candidate)}
     if task.baseline and kept:
         arms[task.baseline.version] = kept.about
-    found = {
+    document = {
         "task": task.dump(),
         "arms": arms,
         "generation": {"temperature": 0, "max_tokens": {suite.name: suite.max_tokens for suite in suites}},
         "result": {key: value for key, value in result.dump().items() if key not in ("uri", "digest")},
     }
-    (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    (folder / "result.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return result
 
 
-def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[Asked]:
+def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[ItemAnswers]:
     others = baseline if baseline is not None else [None] * len(candidate)
-    return [Asked(item, one, other) for item, one, other in zip(suite.items, candidate, others, strict=True)]
+    return [ItemAnswers(item, one, other) for item, one, other in zip(suite.items, candidate, others, strict=True)]
 
 
-def _said(item: Item, answer: Answer) -> dict[str, Any]:
+def _graded(item: Item, answer: Answer) -> dict[str, Any]:
     if answer.text is None:
         return {"error": answer.error, "right": False}
-    found = {"text": answer.text, "right": is_right(item, answer)}
-    return found | ({"cut": True} if answer.cut else {})
+    graded = {"text": answer.text, "right": is_right(item, answer)}
+    return graded | ({"cut": True} if answer.cut else {})
 
 
 def _folder(scratch: Path, name: str) -> Path:

@@ -1,7 +1,8 @@
-"""Accuracies with clustered standard errors, paired with the baseline's. Pure.
+"""Accuracies with clustered standard errors, paired with the baseline. Pure.
 
-Items of one cluster (near-copies, turns of one conversation) succeed and fail together. Standard errors count clusters,
-not items: Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor k/(k-1) for k clusters.
+Items of one cluster (near-copies, turns of one conversation) tend to succeed and fail together, so standard errors are
+computed over clusters: Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor k/(k-1) for k
+clusters.
 """
 
 import math
@@ -14,18 +15,18 @@ from driftloop.contract.result import SuiteResult
 
 @dataclass(frozen=True)
 class Judged:
-    """One item's outcome. `baseline` is None where there is none. An item without an answer is wrong."""
+    """The outcome of one item. `baseline` is None without a baseline. An item without an answer is wrong."""
 
     cluster: str
     candidate: bool
     baseline: bool | None = None
     answered: bool = True
-    cut: bool = False  # the limit of tokens ended the candidate's answer
+    cut: bool = False  # the token limit ended the candidate's answer
     baseline_cut: bool = False
 
 
 def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
-    """The counts and standard errors of one suite. All items are paired, or none is."""
+    """Counts and standard errors of one suite. Either all items have a baseline, or none."""
     clusters = [item.cluster for item in judged]
     right = [float(item.candidate) for item in judged]
     alone = SuiteResult(
@@ -52,7 +53,7 @@ def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
 
 
 def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
-    """Standard error of the mean of `values`. 1.0 where there is at most one cluster: it says nothing of the spread."""
+    """Standard error of the mean of `values`. 1.0 for at most one cluster, whose spread is unknown."""
     if len(set(clusters)) < 2:
         return 1.0
     mean = math.fsum(values) / len(values)
@@ -64,5 +65,5 @@ def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
 
 
 def _rounded(error: float) -> float:
-    """Six decimals, upwards: sixteen suites must fit into a termination message, and no error may get too small."""
+    """Round up to six decimals: the results of sixteen suites must fit into a termination message."""
     return math.ceil(error * 1e6) / 1e6

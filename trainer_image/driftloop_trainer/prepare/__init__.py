@@ -1,1 +1,1 @@
-"""Prepare: read, clean, divide and tokenise a job's data, and leave a folder with a manifest."""
+"""Prepare: read, clean, divide and tokenise a job's data, and write a folder with a manifest."""

@@ -14,12 +14,12 @@ from driftloop_trainer.prepare.stage import prepare
 def _stage() -> AnyResult:
     task = from_environment()
     if not isinstance(task, PrepareTask):
-        raise StageFailure(StageReason.BAD_TASK, f"expected a Prepare task, got {task.kind}")
+        raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Prepare, not {task.kind}")
     return prepare(task)
 
 
 if __name__ == "__main__":
-    parse_arguments("driftloop_trainer.prepare", "Clean, divide and tokenise a job's data; leave a folder in storage.")
+    parse_arguments("driftloop_trainer.prepare", "Clean, divide and tokenise a job's data, and write it to storage.")
     logs.setup()
     exit_on_sigterm()
     sys.exit(run_stage(_stage))

@@ -1,6 +1,7 @@
-"""More training rows from those that are there: what users type is changed a little, what is answered never is. Pure.
+"""Adds training rows with small changes to users' prompts. Answers are never changed. Pure.
 
-A row's changes are drawn by seed and row alone, so the same data gives the same rows, and a larger fraction only adds.
+The changes depend only on the seed and the row, so the same data gives the same rows, and a larger fraction only adds
+rows.
 """
 
 import hashlib
@@ -17,16 +18,16 @@ from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.prepare.divide import fenced
 
-PLACE = "{prompt}"  # in a template
-_ATTEMPTS = 5  # to draw a change that may be trained on
-_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?[.,;:!?]*")  # no placeholder, number, path, tag, address or code
+PLACE = "{prompt}"  # placeholder in a template
+_ATTEMPTS = 5  # to find a change that training may use
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?[.,;:!?]*")  # not a placeholder, number, path, tag, URL or code
 _END = ".!?"
 _KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The held-out rows, the similarity from which a row gives one of them away, and the sticky rule."""
+    """What keeps new rows away from the held-out side: its rows, a threshold of similarity, and the sticky rule."""
 
     held_out: Sequence[Row]
     threshold: float
@@ -35,44 +36,44 @@ class Fence:
 
 
 def augmented(rows: Sequence[Row], fence: Fence, step: DataStep, templates: Sequence[str]) -> list[Row]:
-    """About `step.fraction` new rows a training row; its part is `augment`, its source that of its origin.
+    """About `step.fraction` new rows per training row, with part `augment` and the source of the original row.
 
-    None lies on the held-out side of the sticky rule, near a held-out row, or where another training row is.
+    No new row is on the held-out side of the sticky rule, near a held-out row, or equal to another training row.
     """
     keys = {row.key for row in rows}
-    found: dict[str, Row] = {}
+    new_rows: dict[str, Row] = {}
     for row in rows:
         for number in range(_copies(row, step)):
             for attempt in range(_ATTEMPTS):
                 new = _changed(row, templates, _random(row, step, number, attempt))
-                alike = new.key == row.key  # but for case and spacing: it lies where its origin does
+                same_key = new.key == row.key  # only case or spacing differ, so it is on the side of its original
                 free = new.key not in keys and side(fence.salt, new.identity, fence.percent) == "train"
-                if new.turns != row.turns and (alike or free) and new.identity not in found:
-                    found[new.identity] = new
+                if new.turns != row.turns and (same_key or free) and new.identity not in new_rows:
+                    new_rows[new.identity] = new
                     break
-    return fenced(list(found.values()), fence.held_out, fence.threshold)
+    return fenced(list(new_rows.values()), fence.held_out, fence.threshold)
 
 
 def read_templates(content: str, name: str) -> list[str]:
-    """Templates of a file: one per line, or one a JSON line's `template`. Raises StageFailure."""
-    found = []
+    """The templates in a file: one per line, in JSON lines the field `template`. Raises StageFailure."""
+    templates = []
     for number, line in enumerate(content.removeprefix("\ufeff").splitlines(), 1):
         if not line.strip():
             continue
         template = _of_json(line) if name.endswith(".jsonl") else line.strip()
         if template is None or PLACE not in template:
-            what = 'an object whose "template" has' if name.endswith(".jsonl") else "a template with"
+            expected = 'an object with a "template" that has' if name.endswith(".jsonl") else "a template with"
             raise StageFailure(
-                StageReason.BAD_TEMPLATE, f"{name}, line {number}: give {what} {PLACE} where the prompt goes"
+                StageReason.BAD_TEMPLATE, f"{name}, line {number}: give {expected} {PLACE} in place of the prompt"
             )
-        found.append(template)
-    if not found:
-        raise StageFailure(StageReason.BAD_TEMPLATE, f"{name}: no template in it: give one per line, with {PLACE}")
-    return found
+        templates.append(template)
+    if not templates:
+        raise StageFailure(StageReason.BAD_TEMPLATE, f"{name}: has no template: give one per line, with {PLACE}")
+    return templates
 
 
 def change(prompt: str, random: Random, templates: Sequence[str] = ()) -> str:
-    """A prompt with one change: a typo, case, the final mark, a word less, two words swapped, or a template."""
+    """The prompt with one change: a typo, case, the final mark, a missing word, two swapped words, or a template."""
     changes = [_typo, _typo, _case, _mark, _without_a_word, _swapped]
     number = random.randrange(len(changes) + (2 if templates else 0))
     if number >= len(changes):
@@ -83,7 +84,7 @@ def change(prompt: str, random: Random, templates: Sequence[str] = ()) -> str:
 
 
 def _typo(parts: list[str], words: list[int], random: Random) -> list[str]:
-    """A neighbouring key, a letter twice, a letter missing, or two in the wrong order."""
+    """One word with a neighbouring key, a doubled or missing letter, or two swapped letters."""
     long = [position for position in words if len(parts[position]) > 3]
     if not long:
         return parts
@@ -101,7 +102,7 @@ def _typo(parts: list[str], words: list[int], random: Random) -> list[str]:
 
 
 def _neighbours(letter: str) -> list[str]:
-    """The keys beside and above or below a letter on a QWERTY keyboard."""
+    """The keys next to, above and below a letter on a QWERTY keyboard."""
     for row, keys in enumerate(_KEYS):
         place = keys.find(letter.lower())
         if place >= 0:
@@ -142,7 +143,7 @@ def _swapped(parts: list[str], words: list[int], random: Random) -> list[str]:
 
 
 def _copies(row: Row, step: DataStep) -> int:
-    """Whole copies by the fraction, and one more by the row's hash."""
+    """Number of new rows: the integer part of the fraction, and by the row's hash sometimes one more."""
     if not row.prompt.strip() or row.answer is None:
         return 0
     whole, rest = divmod(step.fraction or 0.0, 1)
@@ -150,7 +151,7 @@ def _copies(row: Row, step: DataStep) -> int:
 
 
 def _changed(row: Row, templates: Sequence[str], random: Random) -> Row:
-    """The row with its last user's turn changed."""
+    """The row with a change in its last user message."""
     last = max(position for position, turn in enumerate(row.turns) if turn.role == "user")
     turn = replace(row.turns[last], content=change(row.turns[last].content, random, templates))
     turns: Iterable[Turn] = (*row.turns[:last], turn, *row.turns[last + 1 :])
@@ -164,8 +165,8 @@ def _random(row: Row, step: DataStep, number: int, attempt: int) -> Random:
 
 def _of_json(line: str) -> str | None:
     try:
-        found = json.loads(line)
+        document = json.loads(line)
     except ValueError:
         return None
-    template = found.get("template") if isinstance(found, dict) else None
+    template = document.get("template") if isinstance(document, dict) else None
     return template if isinstance(template, str) else None

@@ -1,9 +1,9 @@
-"""What many texts have in common, so that it doesn't decide whether two of them are copies. Pure.
+"""Finds passages that many texts share, so that they don't decide whether two texts are near-duplicates. Pure.
 
-Under an instruction of 2,500 characters any two messages of fifty are 0.96 similar. What tells them apart stands in the
-instruction's gap, and that alone is compared. A gap is where nearly all texts that share the passage before it, or
-behind it, at once go on in ways of their own; or where a text says much of its own. A typo makes none: most others go
-on alike there. So the copies of a sentence stay copies, were they the whole data.
+Two messages of 50 characters in the same instruction of 2,500 characters have a similarity of 0.96, whatever they say.
+So only the text in the instruction's gap is compared. A gap is where nearly all texts with the same passage before or
+after it differ at once, or where one text has a long part of its own. A typo is not a gap, as most other texts stay the
+same there. So near-copies of one sentence remain near-duplicates, even if all data consists of them.
 """
 
 import zlib
@@ -15,15 +15,15 @@ import numpy.typing as npt
 from driftloop.contract.text import normalise
 
 _DOUBLINGS = 5
-PASSAGE = 1 << _DOUBLINGS  # characters: no two people say so many alike by chance
-_EDGE = PASSAGE // 2  # of a passage that are enough at a text's ends
-_SAMPLE = 2000  # texts that are looked at for passages
+PASSAGE = 1 << _DOUBLINGS  # characters: too many to be equal by chance
+_EDGE = PASSAGE // 2  # characters of a passage that are enough at the ends of a text
+_SAMPLE = 2000  # texts that are searched for passages
 _SAMPLE_CHARACTERS = 20_000_000
-_SHARE, _LEAST = 0.02, 10  # of the sampled texts that a common passage is in
-_BRANCH = 0.8  # of a passage's texts, at most, go on alike where something of their own begins
-_NEAR, _GAP = 8, 0.9  # within so many characters so many of a passage's texts say something of their own at a gap
-_MUCH = 24  # characters: more than a typo leaves, which takes what stands between it and the end along
-_END = "\0"  # stands around a text, and between what stands in its gaps
+_SHARE, _LEAST = 0.02, 10  # a common passage is in at least this share, and this number, of the sampled texts
+_BRANCH = 0.8  # where texts start to differ, at most this share of a passage's texts stays the same
+_NEAR, _GAP = 8, 0.9  # at a gap, this share of a passage's texts differs within this many characters
+_MUCH = 24  # characters: a longer part of a text's own is always a gap; a typo near the end of a text is shorter
+_END = "\0"  # put around a text, and between the parts in its gaps
 
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
@@ -31,12 +31,12 @@ Counts = npt.NDArray[np.int64]
 
 
 def plain(text: str) -> str:
-    """A text as it is compared: case and spacing aside."""
+    """A text in the form that is compared, without differences of case and spacing."""
     return normalise(text).casefold()
 
 
 class CommonPassages:
-    """The passages that many of `texts`, which are plain, share; and where their gaps are."""
+    """The common passages of `texts`, which must be `plain`, and the places of their gaps."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         sample = [_passages(text) for text in _sample(texts)]
@@ -44,7 +44,7 @@ class CommonPassages:
         self._before, self._behind = self._gaps(sample) if self._common else (_NONE, _NONE)
 
     def varying(self, text: str) -> str:
-        """What stands in the gaps of a plain text; all of the text where there is none."""
+        """The parts of a plain text that are in gaps; the whole text if it has no gap."""
         if not self._common:
             return text
         passages = _passages(text)
@@ -56,13 +56,13 @@ class CommonPassages:
         return _END.join(parts) or text
 
     def _own(self, passages: Hashes) -> Mask:
-        """Whether each character, the ends around the text included, is the text's own: in no common passage.
+        """For each character, with the ends around the text, whether it is the text's own: not in a common passage.
 
-        Beginnings of what stands in a gap may be common too: "... Message: card" of "card lost" and "card stolen".
-        They show by their numbers, which fall at once, and are the text's own.
+        The start of the text in a gap may be common too: "... Message: card" in "card lost" and "card stolen". It
+        counts as the text's own, as the number of texts with the passage falls there at once.
         """
         texts = self._common.texts[self._common.places(passages)]
-        falls = texts[1:] < _BRANCH * texts[:-1]  # as the passage moves on by a character
+        falls = texts[1:] < _BRANCH * texts[:-1]  # from one character to the next
         rises = texts[:-1] < _BRANCH * texts[1:]
         branches = np.zeros(len(passages) + PASSAGE - 1, np.int64)
         branches[PASSAGE:] += falls
@@ -76,7 +76,7 @@ class CommonPassages:
         return own
 
     def _gaps(self, sample: Sequence[Hashes]) -> tuple[Hashes, Hashes]:
-        """Passages before a gap, and passages behind one, both sorted."""
+        """The passages before gaps, and the passages after gaps, both sorted."""
         texts = self._common.texts
         before, behind = np.zeros_like(texts), np.zeros_like(texts)
         for passages in sample:
@@ -96,9 +96,9 @@ class CommonPassages:
 
 
 class _Counted:
-    """Passages, sorted, and the number of texts that each is in; one more that is in none stands at the end.
+    """Sorted passages with the number of texts that contain them, and at the end one that no text contains.
 
-    A table by their first bits finds them, several times as fast as a binary search.
+    A table of their first bits finds them, several times faster than a binary search.
     """
 
     def __init__(self, passages: Hashes, texts: Counts) -> None:
@@ -115,11 +115,11 @@ class _Counted:
         return self._size > 0
 
     def places(self, passages: Hashes) -> Counts:
-        """Where each of some passages stands; those that aren't here at the end."""
-        found = self._first[passages >> self._shift]
+        """The position of each passage; for an unknown passage the position at the end."""
+        positions = self._first[passages >> self._shift]
         for _ in range(self._rounds):
-            found += self.passages[found] < passages
-        return np.where(self.passages[found] == passages, found, self._size)
+            positions += self.passages[positions] < passages
+        return np.where(self.passages[positions] == passages, positions, self._size)
 
 
 _NONE: Hashes = np.empty(0, np.uint64)
@@ -127,29 +127,29 @@ _MULTIPLIERS = [np.uint64(pow(0x9E3779B97F4A7C15, 1 << doubling, 1 << 64)) for d
 
 
 def _passages(text: str) -> Hashes:
-    """Hash of the passage from each character on, the ends around the text included; shape (characters + 1,)."""
+    """Hashes of the passages that start at each character, with the ends around the text; shape (characters + 1,)."""
     ends = _END * _EDGE
-    found = np.frombuffer((ends + text + ends).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    hashes = np.frombuffer((ends + text + ends).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     for doubling, multiplier in enumerate(_MULTIPLIERS):
         width = 1 << doubling
-        found = found[:-width] * multiplier + found[width:]  # modulo 2^64
-    return found * _SPREAD
+        hashes = hashes[:-width] * multiplier + hashes[width:]  # modulo 2^64
+    return hashes * _SPREAD
 
 
-_SPREAD = np.uint64(0xD6E8FEB86659FD93)  # odd: one to one
+_SPREAD = np.uint64(0xD6E8FEB86659FD93)  # odd, so that different hashes stay different
 
 
 def _frequent(sample: Sequence[Hashes]) -> tuple[Hashes, Counts]:
-    """Passages in enough of the sampled texts, sorted, and in how many each is."""
+    """The sorted passages that are in enough of the sampled texts, and the number of texts with each."""
     least = max(_LEAST, round(_SHARE * len(sample)))
     if len(sample) < least:
         return _NONE, np.empty(0, np.int64)
-    found, counts = np.unique(np.concatenate([np.unique(passages) for passages in sample]), return_counts=True)
-    return found[counts >= least], counts[counts >= least].astype(np.int64)
+    unique, counts = np.unique(np.concatenate([np.unique(passages) for passages in sample]), return_counts=True)
+    return unique[counts >= least], counts[counts >= least].astype(np.int64)
 
 
 def _sample(texts: Sequence[str]) -> list[str]:
-    """Some of the different texts, drawn by their hash, and as many as memory holds the passages of."""
+    """A sample of the different texts in order of their hash, limited by the memory for their passages."""
     chosen, room = [], _SAMPLE_CHARACTERS
     for text in sorted(set(texts), key=lambda text: (zlib.crc32(text.encode(errors="surrogatepass")), text))[:_SAMPLE]:
         room -= len(text)

@@ -1,4 +1,4 @@
-"""Which rows are trained on, and which never are. Pure."""
+"""Divides rows into training rows and held-out rows. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from driftloop.contract.text import side
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.near import without_copies_of
 
-FENCE_THRESHOLD = 0.85  # of similarity; a dedupNear step brings its own
+FENCE_THRESHOLD = 0.85  # default similarity; a dedupNear step has its own
 
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """Rows on either side of the fence."""
+    """The rows on both sides of the fence."""
 
     train: list[Row]
     held_out: list[Row]
-    fenced: int  # training rows left out for being near-duplicates of held-out ones
+    fenced: int  # training rows left out as near-duplicates of held-out rows
 
 
 def divide(rows: Iterable[Row], salt: str, held_out_percent: int, threshold: float = FENCE_THRESHOLD) -> Divided:
-    """Divide by the sticky rule, every part alike, then clear the training side of copies of held-out rows."""
+    """Divide all parts by the sticky rule, then remove near-duplicates of held-out rows from the training side."""
     train: list[Row] = []
     held_out: list[Row] = []
     for row in rows:
@@ -30,10 +30,10 @@ def divide(rows: Iterable[Row], salt: str, held_out_percent: int, threshold: flo
 
 
 def fenced(rows: Sequence[Row], held_out: Sequence[Row], threshold: float) -> list[Row]:
-    """The rows that give no held-out row away: those without an answer that a held-out row has to a near prompt.
+    """The rows that are not near-duplicates of a held-out row, by the rule of dedupNear: near prompt, same answer.
 
-    That is dedupNear's own rule. A row whose prompt is near and whose answer is another teaches that other answer: what
-    it leaves behind can only cost a model the held-out item. Every answer of a conversation is looked at.
+    A row with a near prompt but a different answer may stay: it can't help a model with the held-out item. All answers
+    of a conversation are checked.
     """
     owners = [position for position, row in enumerate(rows) for _ in row.answered()]
     answered = [(part.identity, part.answer_key) for row in rows for part in row.answered()]
@@ -44,5 +44,5 @@ def fenced(rows: Sequence[Row], held_out: Sequence[Row], threshold: float) -> li
 
 
 def replayed(row: Row, fraction: float) -> bool:
-    """Whether an old row is trained on again. By its hash: a larger fraction only adds rows."""
+    """Whether training uses a row; for replay rows by the row's hash, so that a larger fraction only adds rows."""
     return row.part != "replay" or int(row.key[:16], 16) < fraction * 2**64

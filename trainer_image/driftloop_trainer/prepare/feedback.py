@@ -1,9 +1,9 @@
-"""Training rows from what users said about a service's answers.
+"""Training rows from users' feedback.
 
 Segments are JSON lines at `uri/version/pod/sequence.jsonl`:
 {id, version, prompt, messages, tools, completion, partial, rating: positive|negative|correction, correction, user,
-created, expires, side}. `messages` is there where the conversation is more than the prompt, `tools` where tools were
-offered, `partial` where the completion is not all of the answer: a limit or a client ended it, or it called tools.
+created, expires, side}. Optional are `messages`, if the conversation is more than the prompt, `tools`, if the request
+had tools, and `partial`, if a limit or the client ended the answer, or it called tools.
 """
 
 import json
@@ -25,7 +25,7 @@ from driftloop_trainer.data.rows import Row, Turn
 
 
 class FeedbackRecord(ApiModel):
-    """One line of a segment. `side` is not read: the sticky rule is applied again, to the text itself."""
+    """One line of a segment. `side` is not read, as the sticky rule is applied again to the text."""
 
     id: str
     prompt: str
@@ -41,37 +41,37 @@ class FeedbackRecord(ApiModel):
 
     @property
     def answer(self) -> str | None:
-        """What the model should have said, as far as the user told."""
+        """The correct answer by the user's rating; None for a negative rating."""
         if self.rating == "correction":
             return self.correction
         return self.completion if self.rating == "positive" else None
 
     def row(self, answer: str) -> Row:
-        """The conversation with its answer. Raises Unreadable where it isn't all text."""
+        """The conversation with its answer. Raises Unreadable if it has more than text."""
         for message in self.messages:
             if reason := message.get(UNREADABLE):
                 raise Unreadable(str(reason))
-        asked = conversation(list(self.messages)) if self.messages else (Turn("user", self.prompt),)
-        turns = (*asked, Turn("assistant", answer))
-        if any(answers_nothing(turn) for turn in turns):  # calls that older proxies didn't store
-            raise Unreadable("an assistant's turn says nothing")
+        history = conversation(list(self.messages)) if self.messages else (Turn("user", self.prompt),)
+        turns = (*history, Turn("assistant", answer))
+        if any(answers_nothing(turn) for turn in turns):  # tool calls, which older proxies didn't store
+            raise Unreadable("an assistant message is empty")
         tools = tool_schemas(self.tools)
         return Row("feedback", "feedback", turns, tools=tools, cluster=self.user or None, place=f"rating {self.id}")
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """Rows to use, and how many records were left out for which reason."""
+    """The selected rows, and the number of skipped records by reason."""
 
     rows: list[Row]
     skipped: dict[str, int]
 
 
 def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, max_rows_per_user: int) -> Selected:
-    """Newest first: one answer per question, a capped share per user, none that expired. Pure.
+    """Select the newest answer per question, with a limit per user, without expired records. Pure.
 
-    Users contradict themselves and each other: the newest word on a question counts, the older ones are left out. The
-    same words after another conversation are another question.
+    Users may contradict each other, and only the newest answer to a question counts. The same question after a
+    different conversation is a different question.
     """
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
@@ -101,9 +101,9 @@ def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, m
 
 
 def read_feedback(source: FeedbackSource, now: datetime) -> Selected:
-    """The rows of every segment below `source.uri`; a service without feedback has none.
+    """Read all segments below `source.uri`. A service without feedback has none.
 
-    A line that doesn't parse is counted and left out: a segment may be cut by a killed pod.
+    A line that can't be parsed is counted and skipped, as a killed pod may leave an incomplete line.
     """
     records: list[FeedbackRecord] = []
     unreadable = 0
@@ -112,10 +112,10 @@ def read_feedback(source: FeedbackSource, now: datetime) -> Selected:
             records.append(FeedbackRecord.model_validate(json.loads(line)))
         except (ValidationError, ValueError):
             unreadable += 1
-    found = select(records, now=now, max_rows=source.max_rows, max_rows_per_user=source.max_rows_per_user)
-    skipped = Counter(found.skipped)
+    selected = select(records, now=now, max_rows=source.max_rows, max_rows_per_user=source.max_rows_per_user)
+    skipped = Counter(selected.skipped)
     skipped["unreadable"] += unreadable
-    return Selected(found.rows, dict(+skipped))
+    return Selected(selected.rows, dict(+skipped))
 
 
 def _row(record: FeedbackRecord, answer: str) -> Row | None:

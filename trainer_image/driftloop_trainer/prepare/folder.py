@@ -1,4 +1,4 @@
-"""The model's part of the stage: the gathered rows as its tokens, and all that is told of both."""
+"""The second part of prepare: tokenises the gathered rows for the model, and writes the folder and the result."""
 
 import json
 import logging
@@ -41,14 +41,14 @@ from driftloop_trainer.prepare.suites import suite_items, write_suite
 log = logging.getLogger(__name__)
 
 TRAIN_KEYS, HELD_OUT_KEYS = "train_keys.txt", "heldout_keys.txt"
-PROVENANCE = ".provenance.json"  # hidden: it tells of the content and is not part of it
-SAMPLE = ".sample.txt"  # hidden: the first example, for people
+PROVENANCE = ".provenance.json"  # hidden, as it describes the content and is not part of it
+SAMPLE = ".sample.txt"  # hidden; the first example, for people to read
 _MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """The rows that are trained on and their examples; how many rows were dropped, and reshaped, for which reason."""
+    """The rows for training with their examples, and the numbers of dropped and reshaped rows by reason."""
 
     rows: list[Row]
     examples: list[Example]
@@ -57,7 +57,10 @@ class Rendering:
 
 
 def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> PrepareResult:
-    """Tokenise the rows for their model, and leave the folder at `task.output`. Raises StageFailure and its kin."""
+    """Tokenise the rows for their model, and write the folder to `task.output`.
+
+    Raises StageFailure, StorageError or ManifestError.
+    """
     folder = scratch / "prepared"
     folder.mkdir()
     model_folder = _model_folder(task, gathered.train, folder, scratch)
@@ -106,47 +109,47 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     record(task.output, encode(result))
     held_out = len(gathered.held_out)
     log.info("%d rows in %d sequences, %d held out, dropped: %s", len(rows), len(sequences), held_out, dropped)
-    reshaped = dict(rendering.reshaped) or "no row"
-    log.info("%d examples, trained on otherwise than they came: %s", len(examples), reshaped)
+    reshaped = dict(rendering.reshaped) or "none"
+    log.info("%d examples, reshaped rows: %s", len(examples), reshaped)
     for note in result.notes:
         log.info("%s", note)
-    log.info("the first example, what counts in the loss between %s and %s:\n%s", OPEN, CLOSE, shown)
+    log.info("the first example; tokens that count in the loss are between %s and %s:\n%s", OPEN, CLOSE, shown)
     return result
 
 
 def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
-    """The examples of all rows. Raises StageFailure if there are none, or a row can't be rendered."""
-    found = Rendering([], [], Counter(), Counter())
+    """Render all rows. Raises StageFailure if there are no examples, or a row can't be rendered."""
+    result = Rendering([], [], Counter(), Counter())
     tokens: list[int] = []  # of the rows that are too long
     for row in rows:
         rendered = renderer.render(row)
         if rendered.dropped:
-            found.dropped[rendered.dropped] += 1
+            result.dropped[rendered.dropped] += 1
             tokens += [rendered.tokens] if rendered.dropped == "tooLong" else []
         else:
-            found.rows.append(row)
-            found.examples.extend(rendered.examples)
-            found.reshaped.update(rendered.reshaped)
-    if not found.rows and tokens:
-        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, found.dropped["masked"]))
-    if not found.rows:
+            result.rows.append(row)
+            result.examples.extend(rendered.examples)
+            result.reshaped.update(rendered.reshaped)
+    if not result.rows and tokens:
+        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
+    if not result.rows:
         raise StageFailure(
             StageReason.ALL_ROWS_MASKED,
-            f"none of {found.dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn "
+            f"none of {result.dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn "
             "completion each row needs a completion",
         )
-    return found
+    return result
 
 
 def arrange(examples: list[Example], packing: bool, max_length: int) -> list[list[int]]:
-    """Positions of the rows in each sequence: one each, or packed."""
+    """The positions of the rows in each sequence; without packing one row per sequence."""
     if not packing:
         return [[position] for position in range(len(examples))]
     return pack([len(example.ids) for example in examples], max_length)
 
 
 def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Path) -> Path:
-    """The folder with config and tokenizer: the one given, or one made from the training rows."""
+    """The folder with config and tokenizer: the given one, or a new one made from the training rows."""
     if task.model.new is None:
         if task.model.uri is None:
             raise StageFailure(StageReason.BAD_TASK, "model: set uri or new")
@@ -163,13 +166,15 @@ def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Pat
 
 def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
     others = f"; {masked} more have no token that counts in the loss" if masked else ""
-    wanted = min(max(tokens), renderer.context or max(tokens))
-    do = f"set training.maxLength to {wanted}, which holds {sum(size <= wanted for size in tokens)} of them"
-    if wanted < min(tokens):
-        do = f"the model's own context is {renderer.context}: shorten the rows, or take a model with a longer one"
+    needed = min(max(tokens), renderer.context or max(tokens))
+    advice = f"set training.maxLength to {needed}, enough for {sum(size <= needed for size in tokens)} of them"
+    if needed < min(tokens):
+        advice = (
+            f"the model's own context is {renderer.context}: shorten the rows, or use a model with a longer context"
+        )
     return (
         f"none of {len(tokens)} rows fits into {renderer.max_length} tokens with its answer, and an answer is never "
-        f"cut: they have {min(tokens)} to {max(tokens)} tokens{others}; {do}"
+        f"cut: they have {min(tokens)} to {max(tokens)} tokens{others}; {advice}"
     )
 
 
@@ -177,15 +182,15 @@ def _check_packing(training: TrainingSpec, model_type: str) -> None:
     if training.packing and model_type not in PACKING_TYPES:
         raise StageFailure(
             StageReason.PACKING_UNSUPPORTED,
-            f"training.packing: rows packed together would see each other in a model of type {model_type!r}, or nobody "
-            f"has checked that they don't: leave it false, or use one of {', '.join(sorted(PACKING_TYPES))}",
+            f"training.packing: not tested with models of type {model_type!r}, where packed rows may see each other: "
+            f"set it to false, or use one of {', '.join(sorted(PACKING_TYPES))}",
         )
 
 
 def _notes(config: Any) -> list[str]:
-    """What a user should know before the training, not after it."""
+    """What a user should know before the training starts."""
     notes = {
-        f"The config of {config.model_type} states no max_position_embeddings: a service of this model needs "
+        f"The config of {config.model_type} has no max_position_embeddings: a service of this model needs "
         "engine.maxModelLen.": context_length(config) is None,
         f"{config.model_type} has recurrent layers: a service of this model needs engine.type vllm.": is_recurrent(
             config
@@ -205,7 +210,7 @@ def _write_sequences(folder: Path, examples: list[Example], sequences: list[list
 
 
 def _write_keys(folder: Path, train: list[Row], held_out: list[Row]) -> None:
-    """Keys of every row that is trained on and of every row that never is, so that anyone can look for overlap."""
+    """Write the keys of all training rows and all held-out rows, so that users can check that they don't overlap."""
     for name, rows in ((TRAIN_KEYS, train), (HELD_OUT_KEYS, held_out)):
         (folder / name).write_text("".join(f"{key}\n" for key in sorted({row.key for row in rows})))
 

@@ -1,4 +1,4 @@
-"""The data's part of the stage: every source read, cleaned and divided. Imports no torch."""
+"""The first part of prepare: reads, cleans and divides all sources."""
 
 import logging
 from collections import Counter
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rows of a job on either side, and what became of the rest."""
+    """The rows of a job on both sides of the fence, and the number of dropped rows by reason."""
 
     train: list[Row]
     held_out: list[Row]
@@ -31,7 +31,7 @@ class Gathered:
 
 
 def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
-    """Read, clean and divide all parts of the data. Raises StageFailure when no row is left to train on."""
+    """Read, clean and divide all parts of the data. Raises StageFailure if no row is left for training."""
     data = task.data
     feedback = read_feedback(task.feedback, now) if task.feedback else None
     parts = [
@@ -68,14 +68,14 @@ def _templates(step: DataStep, scratch: Path) -> list[str]:
     try:
         content = fetch_file(step.templates, scratch).read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise StageFailure(StageReason.BAD_TEMPLATE, f"{step.templates}: no UTF-8: {error}") from error
+        raise StageFailure(StageReason.BAD_TEMPLATE, f"{step.templates}: not UTF-8: {error}") from error
     return read_templates(content, step.templates)
 
 
 def _why_empty(read: int, dropped: dict[str, int], divided: Divided) -> str:
     steps = ", ".join(f"{step} dropped {count}" for step, count in dropped.items() if count)
     return (
-        f"no row is left to train on: {read} rows read, {steps or 'no step dropped any'}, "
-        f"{len(divided.held_out)} held out, {divided.fenced} too like those; check data.sources, data.steps "
+        f"no row is left for training: {read} rows read, {steps or 'no step dropped any'}, "
+        f"{len(divided.held_out)} held out, {divided.fenced} near-duplicates of those; check data.sources, data.steps "
         "and the replay fraction"
     )

@@ -1,4 +1,4 @@
-"""Near-duplicates: MinHash proposes, the true Jaccard similarity of character shingles decides. Pure."""
+"""Finds near-duplicates: MinHash proposes pairs, the exact Jaccard similarity of shingles decides. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -7,7 +7,7 @@ from rensa import RMinHash
 
 from driftloop_trainer.prepare.common import CommonPassages, plain
 
-_SHINGLE = 4  # characters: a typo in a row of fifty leaves it above 0.8 of its copy
+_SHINGLE = 4  # characters: with one typo, a row of 50 characters is still above 0.8 similar to its copy
 _PERMUTATIONS = 120
 _SEED = 42
 _RECALL = 0.999
@@ -15,13 +15,13 @@ CROWD, COMPARISONS = 32, 32
 
 
 def shingles(text: str) -> frozenset[str]:
-    """The character n-grams of a text, case and spacing aside; a shorter text is one shingle."""
-    found = plain(text)
-    return frozenset(found[i : i + _SHINGLE] for i in range(max(1, len(found) - _SHINGLE + 1)))
+    """The character n-grams of a text without case and spacing; a shorter text is one shingle."""
+    text = plain(text)
+    return frozenset(text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1)))
 
 
 def similarity(one: frozenset[str], other: frozenset[str]) -> float:
-    """Jaccard: the share of shingles in common, in [0, 1]."""
+    """Jaccard similarity: the share of common shingles, in [0, 1]."""
     common = len(one & other)
     return common / (len(one) + len(other) - common)
 
@@ -39,25 +39,25 @@ def rows_per_band(threshold: float) -> int:
 
 
 class NearIndex:
-    """Rows that are kept, and which of them a new row is a copy of: a text near theirs, and the same answer.
+    """An index of kept rows that finds near-duplicates of a new row: a similar text and the same answer.
 
-    Two prompts a word apart with different answers are no copies: that word is what there is to learn. Of texts that
-    have passages in common what stands in the gaps is compared. Each row is compared with few others, however many are
-    alike: beyond `CROWD` rows of a band and `COMPARISONS` candidates, the likeliest first, a copy may be missed.
+    Prompts that differ in one word and have different answers are not copies, as a model has to learn that word. For
+    texts with common passages only the gaps are compared. Each row is compared with a limited number of others: beyond
+    `CROWD` rows per band and the `COMPARISONS` likeliest candidates, a copy may be missed.
     """
 
     def __init__(self, threshold: float, texts: Iterable[str]) -> None:
-        """`texts` are those that are to be compared: what they have in common is learned from them."""
+        """`texts`: all texts that will be compared, to find their common passages."""
         self._threshold = threshold
         self._width = rows_per_band(threshold)
         self._passages = CommonPassages([plain(text) for text in texts])
         self._buckets: defaultdict[int, list[int]] = defaultdict(list)
         self._kept: list[tuple[frozenset[str], Hashable]] = []
-        self._last: tuple[str, frozenset[str]] = ("", frozenset())  # who asks for copies of a text adds it next
-        self.comparisons = 0  # of two texts, so far
+        self._last: tuple[str, frozenset[str]] = ("", frozenset())  # cached, as `add` usually follows `copies`
+        self.comparisons = 0  # number of comparisons so far
 
     def add(self, text: str, answer: Hashable = None) -> int:
-        """Keep a row; returns its number, counted from 0."""
+        """Add a row. Returns its number, starting at 0."""
         grams, number = self._grams(text), len(self._kept)
         self._kept.append((grams, answer))
         for bucket in self._bands(grams, answer):
@@ -66,9 +66,9 @@ class NearIndex:
         return number
 
     def copies(self, text: str, answer: Hashable = None) -> list[int]:
-        """Numbers of the kept rows that a row is a near-duplicate of, rising.
+        """The ascending numbers of the kept rows that a row is a near-duplicate of.
 
-        Similar to a kept text itself: chains of small changes don't make two unlike texts copies.
+        The row is similar to each of them directly: a chain of small changes doesn't make two texts copies.
         """
         grams = self._grams(text)
         shared = Counter(n for bucket in self._bands(grams, answer) for n in self._buckets.get(bucket, ()))
@@ -86,7 +86,7 @@ class NearIndex:
         return self._last[1]
 
     def _bands(self, grams: frozenset[str], answer: Hashable) -> list[int]:
-        """Buckets: rows of one answer that share a band of their MinHashes."""
+        """The buckets of a row: rows with the same answer and an equal band of MinHashes share a bucket."""
         minhash = RMinHash(_PERMUTATIONS, _SEED)
         minhash.update(sorted(grams))
         digest, width = minhash.digest(), self._width
@@ -98,7 +98,7 @@ Labelled = tuple[str, Hashable]  # a text and its answer
 
 
 def without_copies_of(rows: Sequence[Labelled], originals: Sequence[Labelled], threshold: float) -> list[int]:
-    """Positions in `rows` of those that are no near-duplicate of any of the `originals`."""
+    """The positions of the `rows` that are not near-duplicates of any of the `originals`."""
     index = NearIndex(threshold, (text for part in (originals, rows) for text, _ in part))
     for text, answer in originals:
         index.add(text, answer)

@@ -1,4 +1,4 @@
-"""A model that does not exist yet: its tokenizer trained on the data, its weights drawn at random."""
+"""Creates a new model: trains its tokenizer on the data and initialises its weights at random."""
 
 import os
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from driftloop_trainer.models import config_for
 
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("system", "user", "assistant")
-# A turn is its role's token and its text; the end token closes what the model says, and nothing else. What it has no
-# token for it refuses: left out, it would be lost without a word.
+# A message is its role's token and its text. Only messages of the assistant end with the end token. The template
+# refuses what it has no token for, instead of dropping it silently.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant'] or message['tool_calls'] %}"
@@ -29,8 +29,9 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE (any text encodes) with the tokens of `CHAT_TEMPLATE`. The same texts give the same one."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads merge counts in any order, and ties then differ
+    """Train a byte-level BPE tokenizer with the tokens of `CHAT_TEMPLATE`. The same texts give the same tokenizer."""
+    # With threads the order of equal counts varies: https://github.com/huggingface/tokenizers/issues/1794
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -54,13 +55,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def new_config(new: NewModel, tokenizer: Any) -> Any:
-    """The architecture asked for, with the vocabulary of `tokenizer`. Raises StageFailure."""
+    """The configuration of the given architecture with the vocabulary of `tokenizer`. Raises StageFailure."""
     ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return config_for(new.architecture | ids | {"bos_token_id": None})
 
 
 def save_new_model(config: Any, tokenizer: Any, seed: int, folder: Path) -> None:
-    """Draw the weights and write config, weights and tokenizer as safetensors folder."""
+    """Initialise the weights, and write config, weights (safetensors) and tokenizer."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)

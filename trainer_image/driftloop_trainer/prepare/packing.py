@@ -1,12 +1,13 @@
-"""Put several rows into one sequence. Pure."""
+"""Packs several rows into one sequence. Pure."""
 
 from collections.abc import Sequence
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Positions of the rows in each sequence of at most `capacity` tokens: best fit, longest rows first.
+    """The positions of the rows in each sequence of at most `capacity` tokens: best fit, longest rows first.
 
-    Deterministic, at most 11/9 of the fewest sequences plus one (Johnson 1973). Rows are at most `capacity` long.
+    Deterministic. Needs at most 11/9 of the minimal number of sequences plus one (Johnson 1973). No row may be longer
+    than `capacity`.
     """
     sequences: list[list[int]] = []
     open_by_room: dict[int, list[int]] = {}

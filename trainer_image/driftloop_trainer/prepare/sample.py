@@ -1,4 +1,4 @@
-"""The first example in a form that a person can read. Pure."""
+"""Shows an example in a readable form. Pure."""
 
 from itertools import pairwise
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from driftloop_trainer.prepare.render import Example
 
 OPEN, CLOSE = "⟦", "⟧"
-_EACH_SIDE = 400  # tokens shown before and after the place where what is trained begins
+_EACH_SIDE = 400  # tokens shown before and after the first token that counts
 
 
 def sample(example: Example, tokenizer: Any) -> str:
-    """Its text with special tokens, what counts in the loss between ⟦ and ⟧; the part around the first of it."""
+    """The text around the first token that counts in the loss, with special tokens. ⟦ and ⟧ mark what counts."""
     first = example.spans[0][0] if example.spans else 0
     start, end = max(0, first - _EACH_SIDE), min(len(example.ids), first + _EACH_SIDE)
     borders = sorted({start, end, *(at for span in example.spans for at in span if start < at < end)})

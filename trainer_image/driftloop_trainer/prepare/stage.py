@@ -1,4 +1,4 @@
-"""The stage from end to end: every read and write happens in what this calls, every rule elsewhere."""
+"""Runs prepare: gathers the rows, checks the suites, and writes the folder."""
 
 import logging
 import tempfile
@@ -16,16 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def prepare(task: PrepareTask) -> PrepareResult:
-    """Leave the prepared folder at `task.output` and tell what is in it. Raises StageFailure and its kin."""
+    """Write the prepared folder to `task.output`. A second run returns the result of the first.
+
+    Raises StageFailure, StorageError or ManifestError.
+    """
     with tempfile.TemporaryDirectory(prefix="prepare-") as name:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, PrepareResult):
-            log.info("%s is already whole: nothing to do", task.output)
+            log.info("%s is already complete: nothing to do", task.output)
             return earlier
         gathered = gather(task, scratch, datetime.now(UTC))
         check_suites(task.suites, gathered.held_out, scratch)
-        with loading():  # torch: wrong data is told seconds before it is here
+        with loading():  # torch takes seconds, so errors in the data are reported first
             from driftloop_trainer.prepare.folder import leave_folder
 
         return leave_folder(task, gathered, scratch)

@@ -1,4 +1,4 @@
-"""The cleaning steps of `data.steps`. Pure: rows in, rows out, first come first kept."""
+"""The cleaning steps of `data.steps`. Of duplicates the first row is kept. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from driftloop_trainer.prepare.near import NearIndex
 
 
 def clean(rows: Sequence[Row], steps: Iterable[DataStep]) -> tuple[list[Row], dict[str, int]]:
-    """Run the steps in order; also how many rows each type of step dropped."""
+    """Run the steps in order. Returns the rows, and the number of dropped rows per type of step."""
     kept = list(rows)
     dropped: dict[str, int] = {}
     for step in steps:
@@ -19,7 +19,7 @@ def clean(rows: Sequence[Row], steps: Iterable[DataStep]) -> tuple[list[Row], di
 
 
 def apply(step: DataStep, rows: list[Row]) -> list[Row]:
-    """The rows that one step leaves."""
+    """Run one step."""
     match step.type:
         case "normalise":
             return [row for row in (row.normalised() for row in rows) if row.prompt]
@@ -30,23 +30,23 @@ def apply(step: DataStep, rows: list[Row]) -> list[Row]:
         case "dedupNear":
             return drop_near(rows, step.threshold)
         case "augment":
-            return rows  # of the training side alone: see augment.py
+            return rows  # later, and only for training rows: see augment.py
 
 
 def drop_exact(rows: Iterable[Row]) -> list[Row]:
-    """Without rows that say the same as an earlier one: same identity, same completion."""
+    """Drop rows with the same prompt and the same answer as an earlier row."""
     seen: set[tuple[str, Turn | None]] = set()
     kept = []
     for row in rows:
-        said = (row.key, row.answer)
-        if said not in seen:
-            seen.add(said)
+        content = (row.key, row.answer)
+        if content not in seen:
+            seen.add(content)
             kept.append(row)
     return kept
 
 
 def drop_near(rows: Sequence[Row], threshold: float) -> list[Row]:
-    """Without near-duplicates of a kept row that has the same answer."""
+    """Drop near-duplicates of an earlier row with the same answer."""
     index = NearIndex(threshold, (row.identity for row in rows))
     kept: list[Row] = []
     for row in rows:
@@ -57,7 +57,7 @@ def drop_near(rows: Sequence[Row], threshold: float) -> list[Row]:
 
 
 def feedback_wins(rows: Iterable[Row]) -> tuple[list[Row], int]:
-    """Without rows that answer a prompt otherwise than feedback does: a correction is the newest word on it."""
+    """Drop rows whose answer contradicts feedback on the same prompt, as feedback is newer. Also returns how many."""
     all_rows = list(rows)
     answers = {row.key: row.answer for row in all_rows if row.part == "feedback"}
     kept = [row for row in all_rows if row.kind == "text" or answers.get(row.key, row.answer) == row.answer]

@@ -1,4 +1,4 @@
-"""Items of the evaluation suites, from held-out rows."""
+"""Builds and checks the items of evaluation suites."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from driftloop_trainer.data.rows import Row
 
 
 def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, Any]]:
-    """Questions with one known answer each, at most `maxItems`, in the order of their hash. Pure.
+    """At most `maxItems` questions, each with one known answer, in the order of their hash. Pure.
 
-    A hash's order is a random sample that the next job draws alike, so versions are compared on the same items.
+    By hash, the next job selects the same random sample, so that versions are compared on the same items.
     """
     items: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -28,9 +28,9 @@ def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, Any]]:
 
 
 def check_suites(suites: Iterable[SuiteSpec], held_out: list[Row], scratch: Path) -> None:
-    """Raises StageFailure for a suite whose items can show nothing: better now than when a GPU has trained.
+    """Check that each suite can be read and has enough items, before a GPU is used for training.
 
-    Also for items files that don't read, as the evaluation would; StorageError where they can't be had.
+    Raises StageFailure, or StorageError if a file can't be fetched.
     """
     for suite in suites:
         if suite.items is None:
@@ -41,33 +41,33 @@ def check_suites(suites: Iterable[SuiteSpec], held_out: list[Row], scratch: Path
 
 
 def refuse_too_short(suite: SuiteSpec, items: int, clusters: int) -> None:
-    """Raises StageFailure where so many items, in so many independent clusters, can't let the suite's gate pass. Pure.
+    """Raise StageFailure if the suite's gate can never pass with so few independent clusters of items. Pure.
 
-    Items of a cluster count as one: they succeed and fail together.
+    The items of a cluster count as one, as they tend to succeed and fail together.
     """
     least = least_items(suite)
     bounds = {"floor": f"minimum {suite.minimum:g}", "target": f"minGain {suite.min_gain:g}"}
     bound = bounds.get(suite.kind, f"delta {suite.delta:g}")
     if least is None:
         raise StageFailure(
-            StageReason.SUITE_TOO_SHORT, f"suite {suite.name}: no number of items can show {bound}: state a laxer one"
+            StageReason.SUITE_TOO_SHORT, f"suite {suite.name}: no number of items can prove {bound}: relax it"
         )
     if clusters >= least:
         return
     counted = f"{items} items" if clusters == items else f"{items} items in {clusters} clusters"
     raise StageFailure(
         StageReason.SUITE_TOO_SHORT,
-        f"suite {suite.name}: {counted}, and its gate ({suite.kind}, {bound}) can pass with {least} "
-        f"independent ones at least: {_more_items(suite, least)}, or state a laxer one",
+        f"suite {suite.name}: has {counted}, but its gate ({suite.kind}, {bound}) can pass only with at least {least} "
+        f"independent items: {_more_items(suite, least)}, or relax the gate",
     )
 
 
 def _more_items(suite: SuiteSpec, least: int) -> str:
     if suite.max_items < least:
-        return f"raise maxItems, {suite.max_items} now"
+        return f"raise maxItems (now {suite.max_items})"
     if suite.items is None:
         return f"add items to {suite.uri}"
-    return f"give more rows of {suite.items} with answers, raise data.heldOutPercent, or give items of your own by uri"
+    return f"add rows with answers to {suite.items}, raise data.heldOutPercent, or give your own items with uri"
 
 
 def write_suite(items: list[dict[str, Any]], suite: SuiteSpec, folder: Path) -> SuiteItems:

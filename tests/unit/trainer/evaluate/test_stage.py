@@ -174,7 +174,7 @@ async def test_the_stable_version_is_asked_once_and_its_answers_are_found_again(
 async def test_answers_of_another_model_are_not_compared_with() -> None:
     kept = await answers(Answerer(RIGHT))
     other = {"version": "v0", "digest": CANDIDATE, "answers": kept.uri, "answers_digest": kept.digest}
-    with pytest.raises(StageFailure, match="holds answers of") as failure:
+    with pytest.raises(StageFailure, match="has answers of") as failure:
         await run(Answerer(RIGHT), baseline=other)
     assert (failure.value.reason, failure.value.exit_code) == ("AnswersMismatch", EXIT_BAD_INPUT)
 
@@ -196,7 +196,7 @@ async def test_items_that_changed_between_the_arms_are_not_paired(claim: Path) -
         json.dumps({"prompt": "where is parcel 1", "completion": "track_parcel_1"}) + "\n"
     )
     told = {"version": "v1", "digest": STABLE, "answers": kept.uri, "answers_digest": kept.digest}
-    with pytest.raises(StageFailure, match="was asked other items") as failure:
+    with pytest.raises(StageFailure, match="was asked different items") as failure:
         await run(Answerer(RIGHT), baseline=told)
     assert failure.value.exit_code == EXIT_BAD_INPUT
 

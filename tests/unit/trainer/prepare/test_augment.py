@@ -110,9 +110,9 @@ def test_templates_are_read_from_lines_and_from_json_lines() -> None:
     ("content", "name", "message"),
     [
         ("good {prompt}\nbad", "t.txt", r"t.txt, line 2: give a template with \{prompt\}"),
-        ('{"text": "{prompt}"}', "t.jsonl", 't.jsonl, line 1: give an object whose "template" has'),
+        ('{"text": "{prompt}"}', "t.jsonl", 't.jsonl, line 1: give an object with a "template" that has'),
         ("[1", "t.jsonl", "t.jsonl, line 1"),
-        ("\n", "t.txt", "t.txt: no template in it"),
+        ("\n", "t.txt", "t.txt: has no template"),
     ],
 )
 def test_what_is_no_template_is_refused_by_line(content: str, name: str, message: str) -> None:

@@ -84,7 +84,7 @@ def test_if_no_row_fits_the_lengths_and_what_would_do_are_named(volume: Path) ->
         prepared(volume, rows, None, maxLength=8)
     assert failure.value.message == (
         "none of 2 rows fits into 8 tokens with its answer, and an answer is never cut: they have 52 to 602 tokens; "
-        "set training.maxLength to 512, which holds 1 of them"
+        "set training.maxLength to 512, enough for 1 of them"
     )
     with pytest.raises(StageFailure, match="the model's own context is 512: shorten the rows"):
         prepared(volume, rows[1:], None, maxLength=4096)
