@@ -24,21 +24,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ .Values.webhook.existingSecret | default (printf "%s-webhook" (include "driftloop.fullname" .)) }}
 {{- end }}
 
-{{- /* Arguments: the root context and an image's name. */ -}}
+{{- /* Arguments: the root context and the name of an image. */ -}}
 {{- define "driftloop.image" -}}
 {{- $root := index . 0 }}{{ $image := index $root.Values.images (index . 1) }}
 {{- $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{- /* The port of a URL: what it says, else its scheme's. */ -}}
+{{- /* The port of a URL, or the default port of its scheme. */ -}}
 {{- define "driftloop.urlPort" -}}
 {{- $url := urlParse . }}{{ $port := regexFind ":[0-9]+$" $url.host }}
 {{- if $port }}{{ trimPrefix ":" $port }}{{ else if eq $url.scheme "https" }}443{{ else }}80{{ end }}
 {{- end }}
 
-{{- /* What the operator may do in a namespace that it watches. Each line is a verb some code path uses. */ -}}
+{{- /* Rights of the operator in a watched namespace. It uses each of these verbs. */ -}}
 {{- define "driftloop.rules" -}}
-# Retraining creates jobs and training creates versions; nobody's spec is ever written, and no version deleted.
+# Retraining creates jobs, and training creates versions. The operator never writes a spec or deletes a version.
 - apiGroups: [driftloop.dev]
   resources: [finetunejobs]
   verbs: [get, list, watch, create]
@@ -53,13 +53,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, patch]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, delete] # Kueue and others own fields of a Job: it is never changed
+  verbs: [get, list, watch, create, delete] # no patch: Kueue and others own fields of a Job
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [pods/status]
-  verbs: [patch] # the pod of a lost node is marked Failed, as the pod garbage collector does
+  verbs: [patch] # sets the phase of a pod on a lost node to Failed, as the pod garbage collector does
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
@@ -77,7 +77,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [create] # Ray's token, a service's signing key: written once, never read
+  verbs: [create] # Ray's token and a service's signing key: written once, never read
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

@@ -1,10 +1,10 @@
--- Healthy when approved, suspended while it waits for approval; rejected or impossible to judge is Degraded.
+-- Healthy when approved, Suspended while it awaits approval, Degraded when rejected or impossible to judge.
 local health = {}
 local status = obj.status or {}
--- A status of an older spec says nothing of this one: without this check health flaps at each sync.
+-- A status of an older spec says nothing about this spec. Without this check health changes back and forth at each sync.
 if status.observedGeneration == nil or status.observedGeneration < obj.metadata.generation then
   health.status = "Progressing"
-  health.message = "the operator has not seen this spec yet"
+  health.message = "the operator has not observed this spec yet"
   return health
 end
 
@@ -14,14 +14,14 @@ for _, condition in ipairs(status.conditions or {}) do
     conditions[condition.type] = condition
   end
 end
-local ready = conditions.Ready or { status = "Unknown", message = "no condition Ready yet" }
+local ready = conditions.Ready or { status = "Unknown", message = "there is no condition Ready yet" }
 
 if conditions.Stalled then
   health.status = "Degraded"
   health.message = conditions.Stalled.message
   return health
 end
--- A version that no suite judged waits for a person, and holds up no wave.
+-- A version that no suite judged waits for a person, and does not block a sync wave.
 if ready.reason == "AwaitingApproval" then
   health.status = "Suspended"
   health.message = ready.message
