@@ -1,11 +1,12 @@
-"""Is the candidate as good as stable? Both arms at the same time, by fixed measures. Pure.
+"""The analysis of a canary: compares the candidate with stable by fixed measures over the same time. Pure.
 
-Three answers to each question: worse, not worse, cannot say. Cannot say is never a pass: it goes on collecting, and
-pauses when the time is up.
+Each comparison has one of three answers: Worse, NotWorse, Unclear. Unclear is never a pass: the analysis continues to
+collect requests, and pauses after `canary.maxSeconds`.
 
-Shares are compared by bounds that hold at every look (`sequential.py`): a candidate is promoted when at most the margin
-more of its requests can be bad, and rolled back when more than the margin must be. Latency is compared by p95 (of an
-answer, and of an output token), and rolls back by such a bound too (`latency.py`).
+Shares are compared by bounds that hold at every check (`sequential.py`). A candidate is promoted when its share of bad
+requests is certainly at most the margin above stable's share, and rolled back when it is certainly more than the margin
+above it. Latency is compared by p95 (per answer, and per output token); it causes a rollback only when a similar bound
+confirms it (`latency.py`).
 """
 
 import math
@@ -18,12 +19,12 @@ from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally
 from driftloop.controller.traffic import Arms, Buckets
 from driftloop.controller.vocabulary.conditions import timestamp
 
-MIN_RATINGS = 20  # an arm; below it feedback is not compared
+MIN_RATINGS = 20  # per arm; with fewer ratings, feedback is not compared
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One question, its answer and the finding in words."""
+    """The answer of one comparison, and the finding as text for a message."""
 
     answer: Answer
     finding: str
@@ -32,29 +33,30 @@ class Comparison:
 def analyse(canary: Canary, arms: Arms | None, started: datetime, now: datetime) -> Analysis:
     """The state of the analysis, with its verdict: Running, Paused, Promote or RollBack."""
     elapsed = (now - started).total_seconds()
-    found = _figures(arms, started)
+    figures = _figures(arms, started)
     if arms is None:
-        why = "no figures of the two arms: is Prometheus up, does it scrape the pods, and is no counter of theirs NaN?"
-        return _wait(found, canary, started, now, why)
+        why = "no metrics of the two arms: check that Prometheus is up and scrapes the pods, and that no counter is NaN"
+        return _wait(figures, canary, started, now, why)
     fewest = min(arms.stable.requests, arms.candidate.requests)
     if fewest < canary.min_requests:
-        return _wait(found, canary, started, now, f"{int(fewest)} of {canary.min_requests} requests on the quieter arm")
+        why = f"{int(fewest)} of {canary.min_requests} requests on the quieter arm"
+        return _wait(figures, canary, started, now, why)
     comparisons = compare(canary, arms)
     worse = [c.finding for c in comparisons if c.answer == "Worse"]
     if worse:
-        return _verdict(found, "RollBack", "; ".join(worse))
+        return _verdict(figures, "RollBack", "; ".join(worse))
     unclear = [c.finding for c in comparisons if c.answer == "Unclear"]
     if unclear:
-        return _wait(found, canary, started, now, "; ".join(unclear))
+        return _wait(figures, canary, started, now, "; ".join(unclear))
     if elapsed < canary.min_seconds:
-        return _verdict(found, "Running", f"{int(elapsed)} of {canary.min_seconds} seconds")
-    return _verdict(found, "Promote", "; ".join(c.finding for c in comparisons))
+        return _verdict(figures, "Running", f"{int(elapsed)} of {canary.min_seconds} seconds")
+    return _verdict(figures, "Promote", "; ".join(c.finding for c in comparisons))
 
 
 def compare(canary: Canary, arms: Arms) -> list[Comparison]:
-    """Failures, refusals, clients that left, latency, negative feedback. What is not compared is not in the list."""
+    """Compare failures, refusals, clients that left, latency, and negative feedback, if there is enough data."""
     stable, candidate = arms.stable, arms.candidate
-    found = [
+    comparisons = [
         compare_share(
             "failed",
             Tally(stable.failures, stable.requests - stable.refused),
@@ -62,22 +64,28 @@ def compare(canary: Canary, arms: Arms) -> list[Comparison]:
             canary.max_error_rate_increase,
         )
     ]
-    # Clients' mistakes, and clients that leave, are as many on both arms, and may be too many to tell more: they can
-    # only speak against it. A candidate that hangs is left by all before it is slow.
-    for what, bad, bad_too in (
+    # Refused requests and clients that leave can be frequent on both arms, without being the version's fault. So they
+    # can cause a rollback but not delay a promotion. A candidate that hangs shows here first: its clients leave before
+    # a slow answer is counted.
+    for what, bad_stable, bad_candidate in (
         ("refused", stable.refused, candidate.refused),
         ("given up by clients", stable.left, candidate.left),
     ):
         share = compare_share(
-            what, Tally(bad, stable.requests), Tally(bad_too, candidate.requests), canary.max_error_rate_increase
+            what,
+            Tally(bad_stable, stable.requests),
+            Tally(bad_candidate, candidate.requests),
+            canary.max_error_rate_increase,
         )
         if share.answer == "Worse":
-            found.append(share)
-    found.append(_slower("p95", canary, stable.latency, candidate.latency))
+            comparisons.append(share)
+    comparisons.append(_compare_latency("p95", canary, stable.latency, candidate.latency))
     if min(observations(stable.token_latency), observations(candidate.token_latency)) >= canary.min_requests:
-        found.append(_slower("p95 an output token", canary, stable.token_latency, candidate.token_latency))
+        comparisons.append(
+            _compare_latency("p95 per output token", canary, stable.token_latency, candidate.token_latency)
+        )
     if min(stable.ratings, candidate.ratings) >= MIN_RATINGS and canary.max_negative_feedback_increase < 1:
-        found.append(
+        comparisons.append(
             compare_share(
                 "rated bad",
                 Tally(stable.negative, stable.ratings),
@@ -85,63 +93,62 @@ def compare(canary: Canary, arms: Arms) -> list[Comparison]:
                 canary.max_negative_feedback_increase,
             )
         )
-    return found
+    return comparisons
 
 
 def compare_share(what: str, stable: Tally, candidate: Tally, margin: float) -> Comparison:
-    """Bad ones of all, an arm: is the candidate's share above stable's by more than `margin`?"""
-    found = bounds(stable, candidate, margin)
+    """Whether the candidate's share of bad requests is above stable's share by more than `margin`."""
+    interval = bounds(stable, candidate, margin)
     counts = (
         f"candidate {candidate.bad:.0f} of {candidate.total:.0f} {what}, "
         f"stable {stable.bad:.0f} of {stable.total:.0f}: at 95 %"
     )
     limit = f"margin {_percent(margin)}"
     if min(stable.total, candidate.total) <= 0:
-        return Comparison("Unclear", f"{counts} nothing can be said yet")
+        return Comparison("Unclear", f"{counts} nothing is known yet")
     answer = judge(stable, candidate, margin)
     if answer == "NotWorse":
-        return Comparison(answer, f"{counts} at most {_percent(found.upper)} more; {limit}")
+        return Comparison(answer, f"{counts} at most {_percent(interval.upper)} more; {limit}")
     if answer == "Worse":
-        return Comparison(answer, f"{counts} at least {_percent(found.lower)} more; {limit}")
+        return Comparison(answer, f"{counts} at least {_percent(interval.lower)} more; {limit}")
     missing = needed(stable, candidate, margin)
     wait = (
-        f"about {missing} more on the quieter arm will tell"
+        f"about {missing} more on the quieter arm are needed"
         if missing
-        else "too near to the margin to say how many more will tell"
+        else "too close to the margin to estimate how many more are needed"
     )
     return Comparison(
-        "Unclear", f"{counts} between {_percent(found.lower)} and {_percent(found.upper)} more; {limit}: {wait}"
+        "Unclear", f"{counts} between {_percent(interval.lower)} and {_percent(interval.upper)} more; {limit}: {wait}"
     )
 
 
-def _slower(what: str, canary: Canary, stable: Buckets, candidate: Buckets) -> Comparison:
-    normal, found = p95(stable), p95(candidate)
-    if normal is None or math.isinf(normal) or found is None:
-        return Comparison(
-            "Unclear", f"{what} is not known: candidate {_in_seconds(found)}, stable {_in_seconds(normal)}"
-        )
+def _compare_latency(what: str, canary: Canary, stable: Buckets, candidate: Buckets) -> Comparison:
+    old, new = p95(stable), p95(candidate)
+    if old is None or math.isinf(old) or new is None:
+        return Comparison("Unclear", f"{what} is unknown: candidate {_in_seconds(new)}, stable {_in_seconds(old)}")
     answer = slower(stable, candidate, canary.max_latency_ratio)
-    finding = f"{what} {_in_seconds(found)}, stable {_in_seconds(normal)}"
-    return Comparison(answer, finding + ("; it may be chance" if answer == "Unclear" else ""))
+    finding = f"{what} {_in_seconds(new)}, stable {_in_seconds(old)}"
+    return Comparison(answer, finding + ("; the difference may be chance" if answer == "Unclear" else ""))
 
 
-def _wait(found: Analysis, canary: Canary, started: datetime, now: datetime, why: str) -> Analysis:
-    """Go on collecting; after max_seconds the rollout pauses, and still goes on when figures come."""
+def _wait(figures: Analysis, canary: Canary, started: datetime, now: datetime, why: str) -> Analysis:
+    """Collect more requests. After max_seconds the rollout pauses; it continues when there are enough requests."""
     if (now - started).total_seconds() < canary.max_seconds:
-        return _verdict(found, "Running", why)
-    return _verdict(found.model_copy(update={"looked": timestamp(now)}), "Paused", why)
+        return _verdict(figures, "Running", why)
+    return _verdict(figures.model_copy(update={"looked": timestamp(now)}), "Paused", why)
 
 
-def _verdict(found: Analysis, verdict: AnalysisVerdict, why: str) -> Analysis:
-    return found.model_copy(update={"verdict": verdict, "message": why[:1024]})
+def _verdict(figures: Analysis, verdict: AnalysisVerdict, why: str) -> Analysis:
+    return figures.model_copy(update={"verdict": verdict, "message": why[:1024]})
 
 
 def _figures(arms: Arms | None, started: datetime) -> Analysis:
-    found = Analysis(started=timestamp(started))
+    """The figures of both arms as the status shows them, without a verdict."""
+    empty = Analysis(started=timestamp(started))
     if arms is None:
-        return found
+        return empty
     stable, candidate = arms.stable, arms.candidate
-    return found.model_copy(
+    return empty.model_copy(
         update={
             "stable_requests": int(stable.requests),
             "candidate_requests": int(candidate.requests),
@@ -166,11 +173,11 @@ def _percent(share: float) -> str:
 
 
 def _number(buckets: Buckets) -> str | None:
-    found = p95(buckets)
-    return f"{found:.4g}" if found is not None and math.isfinite(found) else None
+    value = p95(buckets)
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else None
 
 
-def _in_seconds(found: float | None) -> str:
-    if found is None:
+def _in_seconds(value: float | None) -> str:
+    if value is None:
         return "none"
-    return f"{found:.4g} s" if math.isfinite(found) else "longer than is measured"
+    return f"{value:.4g} s" if math.isfinite(value) else "above the largest bucket"

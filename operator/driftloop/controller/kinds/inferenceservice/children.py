@@ -1,6 +1,6 @@
-"""What stands around the pods: Services, keys, disruption budget, network policy. Pure.
+"""The objects beside the Deployments: Services, keys, disruption budget, network policy. Pure.
 
-None of them changes with a revision, so that a rollout touches nothing but Deployments.
+None of them depends on a revision, so that a rollout changes only Deployments.
 """
 
 from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT
@@ -12,43 +12,43 @@ from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
 
 
-def entrance_of(observed: Observed, settings: Settings) -> tuple[Action, ...]:
-    """What must be there before the first pod: who may reach it, and by what."""
+def first_children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
+    """The objects that must exist before the first pod: the NetworkPolicy and the Service."""
     return Apply(network_policy(observed, settings)), Apply(service(observed, settings))
 
 
-def around(observed: Observed, settings: Settings) -> tuple[Action, ...]:
-    """What else stands around the pods; a feedback Service goes when feedback is no longer taken."""
+def other_children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
+    """All other objects. The feedback Service is deleted when the spec no longer has feedback."""
     feedback = [feedback_service(observed, settings)] if observed.spec.feedback is not None else []
     wanted = {observed.name, *(body["metadata"]["name"] for body in feedback)}
     return (
         *(Apply(body) for body in (*feedback, disruption_budget(observed, settings))),
-        *(_delete(left) for left in observed.services if left["metadata"]["name"] not in wanted),
+        *(_delete(body) for body in observed.services if body["metadata"]["name"] not in wanted),
     )
 
 
 def pod_labels(observed: Observed) -> dict[str, str]:
-    """Select the serving pods of every revision. The stage keeps an evaluation's pods out."""
+    """Labels that select the serving pods of all revisions. The stage excludes the pods of an evaluation."""
     return {SERVICE: observed.name, STAGE: SERVE}
 
 
 def url(observed: Observed, settings: Settings) -> str:
-    """Where the service is reached from inside the cluster."""
+    """The URL of the service inside the cluster."""
     return f"http://{observed.name}.{observed.namespace}.svc.{settings.cluster_domain}"
 
 
 def service(observed: Observed, settings: Settings) -> Obj:
-    """The one Service that users talk to."""
+    """The Service to which users send requests."""
     return _service(observed, settings, observed.name, API_PORT)
 
 
 def feedback_service(observed: Observed, settings: Settings) -> Obj:
-    """Takes corrections: apart from the API, so that it can be exposed to other clients."""
+    """The Service that receives corrections. It is separate, so that other clients can reach it than the API."""
     return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK_PORT)
 
 
 def keys_secret(observed: Observed) -> Obj:
-    """Signing key of the response ids and token of the feedback port: created once, and never read by the operator."""
+    """The Secret with the key that signs response ids and the token of the feedback port. The operator never reads it."""
     return _object(
         observed,
         "v1",
@@ -59,7 +59,7 @@ def keys_secret(observed: Observed) -> Obj:
 
 
 def disruption_budget(observed: Observed, settings: Settings) -> Obj:
-    """One pod at a time over all revisions; pods that are not Ready anyway never hold up a node's drain."""
+    """Allows the eviction of one pod at a time, over all revisions. A pod that is not Ready never blocks a drain."""
     spec = {
         "maxUnavailable": 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -70,7 +70,7 @@ def disruption_budget(observed: Observed, settings: Settings) -> Obj:
 
 
 def network_policy(observed: Observed, settings: Settings) -> Obj:
-    """The API from anywhere; corrections and metrics from inside the cluster; the engine from nowhere but its pod."""
+    """Allows the API from anywhere, corrections and metrics from inside the cluster, and no access to the engine."""
     inside: list[Obj] = [{"namespaceSelector": {}}]
     spec = {
         "podSelector": {"matchLabels": pod_labels(observed)},

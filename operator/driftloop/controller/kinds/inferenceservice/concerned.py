@@ -13,7 +13,7 @@ KIND = "InferenceService"
 
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
-    """The service of a pod or a retraining's job, the services of a version's family, users of a claim."""
+    """The service of a pod or retraining job, the services of a version's family, the services that use a claim."""
     if is_pod_of(changed, (SERVE,)) or changed["kind"] == "FineTuneJob":
         yield from named_by_label(changed, KIND, SERVICE)
     if changed["kind"] == "ModelVersion":

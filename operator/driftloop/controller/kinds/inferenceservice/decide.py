@@ -1,17 +1,17 @@
-"""The InferenceService's decider: children, rollout, drift, retraining, and the status that tells of them. Pure."""
+"""The decision on an InferenceService: children, rollout, drift, retraining, and the status. Pure."""
 
 from datetime import datetime
 
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus
-from driftloop.controller.kinds.inferenceservice.children import around, entrance_of, keys_secret, url
-from driftloop.controller.kinds.inferenceservice.drift import LOOK_SECONDS, look
+from driftloop.controller.kinds.inferenceservice.children import first_children, keys_secret, other_children, url
+from driftloop.controller.kinds.inferenceservice.drift import CHECK_SECONDS, check_drift
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
 from driftloop.controller.kinds.inferenceservice.retraining.step import retrain
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
 from driftloop.controller.kinds.inferenceservice.rollout.step import roll
-from driftloop.controller.kinds.inferenceservice.situation import Situation, situate
+from driftloop.controller.kinds.inferenceservice.situation import Situation, situation_of
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -20,10 +20,10 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """What to do about one InferenceService."""
-    situation = situate(observed, settings, now)
+    """Plan the next step of the service."""
+    situation = situation_of(observed, settings, now)
     rollout = roll(situation)
-    drift, drift_events = look(situation)
+    drift, drift_events = check_drift(situation)
     retraining = retrain(situation)
     status = InferenceServiceStatus(
         observed_generation=observed.service["metadata"].get("generation"),
@@ -38,8 +38,8 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
             )
         ],
         url=url(observed, settings),
-        stable=_arm(situation.stable),
-        candidate=_arm(rollout.candidate),
+        stable=_revision_status(situation.stable),
+        candidate=_revision_status(rollout.candidate),
         traffic=traffic(situation.stable, rollout.candidate),
         analysis=rollout.analysis or observed.status.analysis,
         failed_revisions=list(rollout.failed),
@@ -48,17 +48,17 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         replicas=sum(revision.pods for revision in observed.revisions if revision.role != "failed"),
         selector=f"{SERVICE}={observed.name},{STAGE}={SERVE}",
     )
-    waits = [rollout.requeue_after, retraining.requeue_after, LOOK_SECONDS if drift else None]
-    # Before the first pods come their policy and the Service that users reach them by; from then on one of these that
-    # is refused must keep no canary from being rolled back.
-    entrance = entrance_of(observed, settings)
-    first, beside = ((), entrance) if observed.revisions else (entrance, ())
+    waits = [rollout.requeue_after, retraining.requeue_after, CHECK_SECONDS if drift else None]
+    # The first pods are created only after their NetworkPolicy and Service. Later these two are independent of the
+    # rollout: if one of them is refused, a canary must still be rolled back.
+    children = first_children(observed, settings)
+    first, beside = ((), children) if observed.revisions else (children, ())
     return Plan(
         actions=(*first, *rollout.actions),
         beside=(
-            *independent((*beside, *around(observed, settings), *_lost_keys(observed), *rollout.beside)),
+            *independent((*beside, *other_children(observed, settings), *_restore_keys(observed), *rollout.beside)),
             Group((), ("drift",), events=drift_events),
-            Group(retraining.actions, ("retraining",), _undone(retraining), retraining.events),
+            Group(retraining.actions, ("retraining",), _status_if_refused(retraining), retraining.events),
         ),
         status=status.dump(),
         events=rollout.events,
@@ -66,21 +66,21 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     )
 
 
-def _undone(retraining: Decision) -> Obj:
-    """The status when the retraining's job is refused."""
+def _status_if_refused(retraining: Decision) -> Obj:
+    """The status to write if the retraining's job is refused."""
     return {"retraining": retraining.refused.dump()} if retraining.refused else {}
 
 
 def traffic(stable: Revision | None, candidate: Revision | None) -> str | None:
-    """Percent of stable/candidate, by their Ready pods; None when there are none."""
-    kept, tried = (stable.available if stable else 0), (candidate.available if candidate else 0)
-    if kept + tried == 0:
+    """Shares of the traffic in percent, as stable/candidate: the shares of their Ready pods. None without pods."""
+    stable_pods, candidate_pods = (stable.available if stable else 0), (candidate.available if candidate else 0)
+    if stable_pods + candidate_pods == 0:
         return None
-    share = round(100 * kept / (kept + tried))
+    share = round(100 * stable_pods / (stable_pods + candidate_pods))
     return f"{share}/{100 - share}"
 
 
-def _arm(revision: Revision | None) -> RevisionStatus | None:
+def _revision_status(revision: Revision | None) -> RevisionStatus | None:
     if revision is None:
         return None
     return RevisionStatus(
@@ -94,24 +94,24 @@ def _arm(revision: Revision | None) -> RevisionStatus | None:
 
 
 def _conditions(situation: Situation, rollout: Rollout, retraining: Decision) -> list[Condition]:
-    """Ready says whether users are served; Reconciling that something moves; Stalled that somebody must act."""
+    """Ready: users are served. Reconciling: the operator works on it. Stalled: a person must act."""
     stable, wanted = situation.stable, situation.observed.spec.replicas
     serving = stable is not None and stable.available >= min(wanted, stable.replicas) and rollout.phase != "Degraded"
-    found = (
+    entries = (
         ready(rollout.reason, rollout.message)
         if serving
         else [condition("Ready", "False", rollout.reason, rollout.message)]
     )
     if rollout.blocked:
-        found.append(condition("Stalled", "True", rollout.reason, rollout.message))
+        entries.append(condition("Stalled", "True", rollout.reason, rollout.message))
     elif retraining.blocked and retraining.status:
-        found.append(condition("Stalled", "True", Reason.RETRAINING_BLOCKED, retraining.status.message or ""))
+        entries.append(condition("Stalled", "True", Reason.RETRAINING_BLOCKED, retraining.status.message or ""))
     elif rollout.phase in ("Pending", "Deploying", "Canary", "Paused") or not serving:
-        found.append(condition("Reconciling", "True", rollout.reason, rollout.message))
-    return found
+        entries.append(condition("Reconciling", "True", rollout.reason, rollout.message))
+    return entries
 
 
-def _lost_keys(observed: Observed) -> tuple[Action, ...]:
-    """A pod that lacks its Secret: somebody deleted it. New keys end the validity of response ids given before."""
+def _restore_keys(observed: Observed) -> tuple[Action, ...]:
+    """Create the Secret again if a pod can't find it. With the new key, previous response ids are no longer valid."""
     lost = any("CreateContainerConfigError" in revision.problem for revision in observed.revisions)
     return (Create(keys_secret(observed)),) if lost else ()

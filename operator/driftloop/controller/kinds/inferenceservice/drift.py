@@ -1,4 +1,4 @@
-"""Drift of what a service is asked: the detector's look at the stable version. Pure."""
+"""Drift of a service's requests: the drift detector's check of the stable version. Pure."""
 
 from datetime import datetime, timedelta
 
@@ -11,14 +11,14 @@ from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.plan import Event
 from driftloop.controller.vocabulary.reasons import Reason
 
-LOOK_SECONDS = 10.0  # between two looks: a write of the status each
+CHECK_SECONDS = 10.0  # between two checks; each check writes the status
 
 
-def look(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, ...]]:
-    """The detector's state after this look, and an Event when the alarm goes.
+def check_drift(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, ...]]:
+    """The detector's state after this check, and an Event when the alarm is raised.
 
-    Evidence and the time up to which it was gathered are one value, written in one status: a crash before the write
-    reads the same counters again, a crash after it reads on.
+    The evidence and the time up to which counters were read are written together in one status. So after a crash no
+    counters are lost or counted twice.
     """
     stable, spec, before = situation.stable, situation.observed.spec.drift, situation.observed.status.drift
     if not spec.enabled:
@@ -35,7 +35,7 @@ def look(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, ...]]:
 
 
 def window(situation: Situation) -> tuple[datetime, datetime] | None:
-    """The time whose counters are to be read now; None when it is too early, or nothing is watched."""
+    """The time window whose counters are due; None if it is too early, or nothing is watched."""
     stable, status = situation.stable, situation.observed.status.drift
     if (
         not situation.observed.spec.drift.enabled
@@ -47,4 +47,4 @@ def window(situation: Situation) -> tuple[datetime, datetime] | None:
     if status.consumed_until is None or status.held_from is not None:
         return None
     since, until = parse_timestamp(status.consumed_until), situation.now - SETTLE
-    return (since, until) if until - since >= timedelta(seconds=LOOK_SECONDS) else None
+    return (since, until) if until - since >= timedelta(seconds=CHECK_SECONDS) else None

@@ -1,4 +1,4 @@
-"""Read what deciding about an InferenceService needs: caches, and figures from Prometheus. Writes nothing."""
+"""Read the input for a decision on an InferenceService: caches, and metrics from Prometheus. Writes nothing."""
 
 import secrets
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
     parse_version,
 )
 from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
-from driftloop.controller.kinds.inferenceservice.situation import situate
+from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
@@ -27,28 +27,28 @@ from driftloop.controller.vocabulary.world import World
 
 
 async def observe(key: Key, world: World) -> Observed | None:
-    """Everything about the service now; None when it is gone. Raises pydantic.ValidationError for its spec.
+    """Read the service and its objects; None when it is gone. Raises pydantic.ValidationError for its spec.
 
-    Prometheus is asked only for what this look will use (`questions`).
+    Prometheus is queried only for what the decision will use (`questions`).
     """
     service = world.get("InferenceService", key.namespace, key.name)
     if service is None:
         return None
     parsed = InferenceService.model_validate(service)
     uid = service["metadata"]["uid"]
-    found = [parse_version(v) for v in world.list("ModelVersion", key.namespace) if _follows(parsed, v)]
+    parsed_versions = [parse_version(v) for v in world.list("ModelVersion", key.namespace) if _follows(parsed, v)]
     jobs = [parse_job(job) for job in world.list("FineTuneJob", key.namespace, {SERVICE: key.name})]
     observed = Observed(
         service=service,
         spec=parsed.spec,
         status=parsed.status,
         keys=Keys(secrets.token_hex(32), secrets.token_urlsafe(32)),
-        versions=tuple(version for version in found if version),
+        versions=tuple(version for version in parsed_versions if version),
         revisions=tuple(_revisions(service, world)),
         jobs=tuple(job for job in jobs if job),
         services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
     )
-    return await _answered(observed, questions(situate(observed, world.settings, world.now())), world)
+    return await _with_metrics(observed, questions(situation_of(observed, world.settings, world.now())), world)
 
 
 def _follows(service: InferenceService, version: Obj) -> bool:
@@ -56,7 +56,7 @@ def _follows(service: InferenceService, version: Obj) -> bool:
 
 
 def _revisions(service: Obj, world: World) -> Iterator[Revision]:
-    """The service's Deployments, each with its pods' own reason where some aren't available."""
+    """The service's Deployments. If some pods of one are not available, its revision has their reason."""
     meta = service["metadata"]
     for deployment in world.owned("Deployment", meta["namespace"], meta["uid"]):
         if not controlled_by(deployment, meta["uid"]) or deployment["metadata"].get("deletionTimestamp"):
@@ -65,19 +65,19 @@ def _revisions(service: Obj, world: World) -> Iterator[Revision]:
         if revision is None:
             continue
         short = revision.available < revision.replicas
-        yield _with_trouble(revision, deployment, _pods(revision, service, world)) if short else revision
+        yield _with_problem(revision, deployment, _pods(revision, service, world)) if short else revision
 
 
 def _pods(revision: Revision, service: Obj, world: World) -> list[Obj]:
-    """The revision's pods, without those that are ending."""
+    """The revision's pods without Terminating ones."""
     meta = service["metadata"]
     labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
     pods = world.list("Pod", meta["namespace"], labels)
     return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
 
-def _with_trouble(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revision:
-    """The revision with what keeps its pods from serving."""
+def _with_problem(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revision:
+    """The revision with the reason why its pods do not serve."""
     revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
     match serving_problem(pods) or refused_pods(deployment):
         case None:
@@ -85,13 +85,13 @@ def _with_trouble(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revis
         case Running(reason, message):
             return replace(revision, problem=f"{reason}: {message}")
         case Broken(reason, message):
-            return replace(revision, problem=f"{reason}: {message}", hopeless=True)
-        case other:
-            assert_never(other)
+            return replace(revision, problem=f"{reason}: {message}", broken=True)
+        case never:
+            assert_never(never)
 
 
-async def _answered(observed: Observed, wanted: Questions, world: World) -> Observed:
-    """`observed` with what Prometheus says; None where it was not asked or cannot say."""
+async def _with_metrics(observed: Observed, wanted: Questions, world: World) -> Observed:
+    """`observed` with the answers of Prometheus; None where it was not asked or has no answer."""
     namespace, name = observed.namespace, observed.name
     if wanted.arms:
         pair = (wanted.arms.stable, wanted.arms.candidate)

@@ -1,4 +1,4 @@
-"""All that deciding about an InferenceService may look at. Frozen; read from the API's JSON without judging it."""
+"""All input for a decision on an InferenceService, parsed from the API's JSON without interpretation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,19 +43,19 @@ class Version:
     digest: str
     created: datetime
     phase: str | None = None
-    reason: str = ""  # of its Ready condition
-    summary: str = ""  # of its gates
+    reason: str = ""  # reason of its Ready condition
+    summary: str = ""  # summary of its gates
     judged: datetime | None = None
     baseline_service: str | None = None
     baseline_digest: str | None = None
     job_uid: str | None = None
-    held_out_salt: str | None = None  # of its lineage; None: its family
+    held_out_salt: str | None = None  # from its lineage; None: the family is the salt
     held_out_percent: int | None = None  # None: not recorded
-    gained: bool = False  # a target suite showed that it learned what it was made for
+    gained: bool = False  # whether a target suite has shown a gain
 
     @property
     def age_key(self) -> tuple[datetime, str]:
-        """Sorts by creation; the name decides between two of the same second."""
+        """Sort key by creation time; the name decides between two versions of the same second."""
         return self.created, self.name
 
 
@@ -70,30 +70,30 @@ class Revision:
     digest: str
     role: Role
     since: datetime
-    replicas: int  # wanted
-    available: int = 0  # ready for minReadySeconds
-    pods: int = 0  # existing
-    current: bool = True  # the status is about the spec as it is
+    replicas: int  # wanted pods
+    available: int = 0  # pods that have been ready for minReadySeconds
+    pods: int = 0  # existing pods
+    current: bool = True  # whether the Deployment's status is about its current spec
     analysis_started: datetime | None = None
     promoted: datetime | None = None
     failed: str | None = None
     retried: bool = False
     unavailable_since: datetime | None = None
-    problem: str = ""  # its pods' own reason
-    hopeless: bool = False  # which no restart will change
+    problem: str = ""  # why its pods do not serve
+    broken: bool = False  # whether no restart can solve the problem
     resource_version: str | None = None
-    unstarted: bool = False  # no engine has run yet: it waits for a node, an image, a volume or its model
+    unstarted: bool = False  # whether no engine has run yet: its pods wait for a node, an image, a volume or the model
 
 
 @dataclass(frozen=True)
 class Job:
-    """A FineTuneJob that carries this service's label."""
+    """A FineTuneJob with this service's label."""
 
     name: str
     uid: str
     created: datetime
     phase: str | None = None
-    reason: str = ""  # of its failure
+    reason: str = ""  # reason of its failure
     finished: datetime | None = None
     version: str | None = None
     trigger: Trigger | None = None
@@ -101,7 +101,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Keys:
-    """Fresh random values, in case a Secret is to be created."""
+    """New random values, in case a Secret must be created."""
 
     signing_key: str
     token: str
@@ -109,7 +109,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Observed:
-    """One InferenceService and what belongs to it."""
+    """An InferenceService and the objects that belong to it."""
 
     service: Obj
     spec: InferenceServiceSpec
@@ -119,9 +119,10 @@ class Observed:
     revisions: tuple[Revision, ...] = ()
     jobs: tuple[Job, ...] = ()
     services: tuple[Obj, ...] = ()  # Services that it owns
-    arms: Arms | None = None  # None: not asked for, or Prometheus could not say
-    counters: Counters | None = None  # likewise
-    samples: int | None = None  # likewise
+    # None: not queried, or no answer from Prometheus.
+    arms: Arms | None = None
+    counters: Counters | None = None
+    samples: int | None = None
 
     @property
     def name(self) -> str:
@@ -144,16 +145,13 @@ class Observed:
         return next((version for version in self.versions if version.name == name), None)
 
     def role(self, role: Role) -> Revision | None:
-        """The revision in that role.
-
-        Two may have it between two writes of a promotion: the later one has taken over.
-        """
-        found = [revision for revision in self.revisions if revision.role == role]
-        return max(found, key=lambda revision: (revision.since, revision.name), default=None)
+        """The revision in that role. Between two writes of a promotion two may have it; then the later one counts."""
+        in_role = [revision for revision in self.revisions if revision.role == role]
+        return max(in_role, key=lambda revision: (revision.since, revision.name), default=None)
 
 
 def parse_version(obj: Obj) -> Version | None:
-    """None for an object that does not parse: that is its own condition's matter."""
+    """Parse a ModelVersion; None if it does not parse, which its own condition reports."""
     try:
         parsed = ModelVersion.model_validate(obj)
     except ValidationError:
@@ -181,13 +179,13 @@ def parse_version(obj: Obj) -> Version | None:
 
 
 def parse_revision(obj: Obj) -> Revision | None:
-    """None for a Deployment without our labels."""
+    """Parse a Deployment of a revision; None for a Deployment without the labels of one."""
     meta, status = obj["metadata"], obj.get("status") or {}
     labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
     role = next((role for role in ROLES if role == labels.get(ROLE)), None)
     if role is None or REVISION not in labels or VERSION not in labels:
         return None
-    # A status older than the spec counts pods of an earlier wish.
+    # A status that is older than the spec counts the pods of the previous spec.
     current = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     return Revision(
         name=meta["name"],
@@ -199,7 +197,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         since=_moment(notes.get(SINCE)) or parse_timestamp(meta["creationTimestamp"]),
         replicas=obj["spec"].get("replicas", 1),
         available=status.get("availableReplicas") or 0,
-        # Until the controller has looked, there may be as many pods as ever were wanted.
+        # Until the Deployment controller has seen the new spec, there may be pods that the status does not count.
         pods=(status.get("replicas") or 0) if current else max(1, status.get("replicas") or 0),
         current=current,
         analysis_started=_moment(notes.get(ANALYSIS)),
@@ -212,7 +210,7 @@ def parse_revision(obj: Obj) -> Revision | None:
 
 
 def parse_job(obj: Obj) -> Job | None:
-    """None for an object that does not parse."""
+    """Parse a FineTuneJob; None if it does not parse."""
     try:
         parsed = FineTuneJob.model_validate(obj)
     except ValidationError:
@@ -238,8 +236,8 @@ def _trigger(document: str | None) -> Trigger | None:
 
 
 def _unavailable_since(conditions: Iterable[Obj]) -> datetime | None:
-    found = [c for c in conditions if c.get("type") == "Available" and c.get("status") == "False"]
-    return _moment(found[0].get("lastTransitionTime")) if found else None
+    unavailable = [c for c in conditions if c.get("type") == "Available" and c.get("status") == "False"]
+    return _moment(unavailable[0].get("lastTransitionTime")) if unavailable else None
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -1,4 +1,4 @@
-"""What is to be asked of Prometheus for this look: only what its decision will use. Pure."""
+"""The queries to Prometheus that this reconcile needs: only those that its decision will use. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,53 +8,53 @@ from driftloop.controller.kinds.inferenceservice.retraining.step import samples_
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
-# How often the figures of a paused canary are looked at. What is asked of Prometheus reaches back to the start of the
-# analysis: for the quietest services that is days, at last more than it lets a query have.
+# Interval of the queries for a paused canary. A query covers the time since the start of the analysis. For a service
+# with little traffic that becomes days, and in the end more samples than Prometheus allows per query.
 PAUSED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class ArmsQuestion:
-    """What both revisions of a canary did."""
+    """The metrics of both revisions of a canary."""
 
-    stable: str  # revision
-    candidate: str  # revision
+    stable: str  # name of the revision
+    candidate: str  # name of the revision
     since: datetime
 
 
 @dataclass(frozen=True)
 class CountersQuestion:
-    """What was counted of one version's requests."""
+    """The counters of one version's requests."""
 
-    version: str  # name
+    version: str  # name of the version
     since: datetime
     until: datetime
 
 
 @dataclass(frozen=True)
 class Questions:
-    """None: not to be asked now."""
+    """The queries of one reconcile; None where a query is not needed now."""
 
     arms: ArmsQuestion | None  # during an analysis
-    counters: CountersQuestion | None  # when a window of the drift detector is over
-    samples: datetime | None  # since when corrections count, when something asks for a retraining
+    counters: CountersQuestion | None  # when a window of the drift detector has ended
+    samples: datetime | None  # time from which corrections count, if a retraining was triggered
 
 
 def questions(situation: Situation) -> Questions:
-    """All of this look."""
+    """All queries that this reconcile needs."""
     return Questions(_arms(situation), _counters(situation), samples_since(situation))
 
 
 def arms_due(situation: Situation) -> bool:
-    """Whether this look is to be at the figures of both revisions."""
+    """Whether this reconcile needs the metrics of both revisions."""
     candidate, status = situation.candidate, situation.observed.status
     if situation.stable is None or candidate is None or candidate.analysis_started is None or candidate.promoted:
         return False
     if status.phase != "Paused" or status.analysis is None or status.analysis.looked is None:
         return True
-    of_this = status.analysis.started == timestamp(candidate.analysis_started)
-    rested = situation.now - parse_timestamp(status.analysis.looked) >= timedelta(seconds=PAUSED_SECONDS)
-    return not of_this or rested
+    same_analysis = status.analysis.started == timestamp(candidate.analysis_started)
+    pause_over = situation.now - parse_timestamp(status.analysis.looked) >= timedelta(seconds=PAUSED_SECONDS)
+    return not same_analysis or pause_over
 
 
 def _arms(situation: Situation) -> ArmsQuestion | None:

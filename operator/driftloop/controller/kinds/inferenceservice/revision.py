@@ -1,8 +1,8 @@
-"""A revision: all that makes the pods what they are, in one hash and one Deployment. Pure.
+"""A revision: everything that determines the pods, in one hash and one Deployment. Pure.
 
-The hash covers what a user can see and set, and the version. It does not cover Driftloop's own default server image,
-nor how this operator renders a pod: both are taken once, when the Deployment is created, and the Deployment's template
-is never written again. So an upgrade of the operator restarts no serving pod; the next revision gets what is new.
+The hash covers the version and the settings of the user. It does not cover Driftloop's default server image and the way
+in which the operator builds a pod: both are used once, when the Deployment is created, and the Deployment's template is
+never changed. So an upgrade of the operator does not restart serving pods; only the next revision is affected.
 """
 
 import hashlib
@@ -21,15 +21,18 @@ from driftloop.controller.vocabulary.labels import DIGEST, FAMILY, REVISION, ROL
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
-MIN_READY_SECONDS = 3  # a pod that crashes on its first requests never counts
+MIN_READY_SECONDS = 3  # so that a pod that crashes on its first requests does not count as available
 _HASH_LENGTH = 10
-_LATER = ("request_timeout_seconds", "allowed_origins")
+_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins")  # fields of the spec that the first release did not have
 
 
 def revision_of(observed: Observed, version: Version) -> str:
-    """Ten hex digits. With the service's UID no selector matches the pods of an earlier service of its name."""
+    """The name of a revision: ten hex digits, a hash.
+
+    It includes the service's UID, so that no selector matches the pods of a deleted service of the same name.
+    """
     spec = observed.spec
-    made_of = {
+    content = {
         "service": observed.uid,
         "version": version.name,
         "artefact": [version.uri, version.digest],
@@ -38,9 +41,9 @@ def revision_of(observed: Observed, version: Version) -> str:
         "feedback": _set_fields(spec.feedback),
         "heldOutPercent": _held_out_percent(observed, version),
         "podOverrides": _set_fields(spec.pod_overrides),
-        **_set_later(spec),
+        **_added_fields(spec),
     }
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
 
 
 def keys_secret_name(service: Obj) -> str:
@@ -49,7 +52,7 @@ def keys_secret_name(service: Obj) -> str:
 
 
 def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask:
-    """What the pods are told."""
+    """The task of the serving pods."""
     spec, feedback = observed.spec, observed.spec.feedback
     task = ServeTask(
         namespace=observed.namespace,
@@ -82,7 +85,7 @@ def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask
 
 
 def deployment(observed: Observed, version: Version, replicas: int, settings: Settings, now: datetime) -> Obj:
-    """The Deployment of a new revision, as candidate."""
+    """The Deployment of a new revision, in the role of a candidate."""
     spec, revision = observed.spec, revision_of(observed, version)
     selector = {SERVICE: observed.name, REVISION: revision}
     labels = {**selector, VERSION: version.name, FAMILY: version.family}
@@ -118,20 +121,20 @@ def deployment(observed: Observed, version: Version, replicas: int, settings: Se
 
 
 def _held_out_percent(observed: Observed, version: Version) -> int:
-    """The share that a training from the version will hold back: corrections are counted into sides by the same rule.
+    """The share of held-out rows for a training from the version; the proxy divides corrections by the same share.
 
-    The salt needs no place in the hash: it belongs to the version, which is in it by name and digest.
+    The salt is not part of the hash, because it belongs to the version, whose name and digest are part of it.
     """
     retraining = observed.spec.retraining
-    asked = retraining.job_template.spec.data.held_out_percent if retraining else None
-    return next((found for found in (version.held_out_percent, asked) if found is not None), HELD_OUT_PERCENT)
+    own = retraining.job_template.spec.data.held_out_percent if retraining else None
+    return next((percent for percent in (version.held_out_percent, own) if percent is not None), HELD_OUT_PERCENT)
 
 
-def _set_later(spec: InferenceServiceSpec) -> dict[str, Any]:
-    """Fields of the spec that came after the first release, where they are set: older revisions keep their hashes."""
-    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(_LATER))
+def _added_fields(spec: InferenceServiceSpec) -> dict[str, Any]:
+    """The fields that later releases added, if they are set. If they are not, an old revision keeps its hash."""
+    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(_ADDED_FIELDS))
 
 
 def _set_fields(model: ApiModel | None) -> Any:
-    """What differs from the defaults: a field that a later release adds leaves old hashes as they are."""
+    """The fields that differ from their defaults, so that a new field does not change the hash of an old revision."""
     return None if model is None else model.model_dump(mode="json", exclude_defaults=True)

@@ -1,7 +1,8 @@
 """Which revision should serve. Pure.
 
-The pinned version, or the last Approved of the family; never one that was rolled back, until somebody asks.
-If nothing can be chosen, the reason is reported and the current revision keeps serving.
+It is the pinned version, else the newest Approved version of the family. A revision that was rolled back is not chosen
+until a person requests a retry. If nothing can be chosen, the reason is reported and the current revision keeps
+serving.
 """
 
 from collections.abc import Iterator
@@ -17,13 +18,13 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 @dataclass(frozen=True)
 class Choice:
-    """The revision that should serve, as a version and its revision; both None: go on with what there is."""
+    """The version and revision that should serve. If both are None, the current revision keeps serving."""
 
     version: Version | None = None
     revision: str | None = None
-    reason: Reason | Literal[""] = ""  # why it is not another
+    reason: Reason | Literal[""] = ""  # why a newer or pinned version was not chosen
     message: str = ""
-    blocked: bool = False  # the spec asks for what cannot be had: somebody has to act
+    blocked: bool = False  # the spec can't be fulfilled: a person must act
 
 
 def choose(situation: Situation) -> Choice:
@@ -75,7 +76,7 @@ def _newest(situation: Situation) -> Choice:
 
 
 def _newer(situation: Situation) -> Iterator[Version]:
-    """Versions that were created after the one that serves, the newest first; all of them where none serves."""
+    """Versions that are newer than the one that serves, newest first; all versions if none serves."""
     stable, serving = situation.stable, situation.serving
     for version in sorted(situation.observed.versions, key=lambda version: version.age_key, reverse=True):
         if stable and version.name == stable.version:
@@ -86,33 +87,33 @@ def _newer(situation: Situation) -> Iterator[Version]:
 
 
 def _evidence_holds(situation: Situation, version: Version) -> bool:
-    """Whether the version was compared with what serves now; if not, its own controller evaluates it again.
+    """Whether the version was compared with the version that serves now. If not, it is being evaluated again.
 
-    A family may have several services: evidence names one, and the others take its word. What is tried already was
-    compared when it was chosen, whatever became of its status.
+    If a family has several services, the comparison is with one of them and counts for the others too. A version that
+    is a candidate already was compared when it was chosen, even if its status has been lost since.
     """
     if situation.stable is None or _is_at_work(situation, version):
         return True
     if version.baseline_service is None:
         return False
-    of_another = version.baseline_service != situation.observed.name
-    return of_another or version.baseline_digest == situation.stable.digest
+    other_service = version.baseline_service != situation.observed.name
+    return other_service or version.baseline_digest == situation.stable.digest
 
 
 def _may_serve(situation: Situation, version: Version) -> bool:
-    """Approved, or in use while its status was lost: wiping a status must move no traffic."""
-    in_doubt = version.phase in (*UNJUDGED, "AwaitingApproval")
-    return version.phase == "Approved" or (in_doubt and _is_at_work(situation, version))
+    """Whether it is Approved, or serves already and its status was lost: a lost status must not move traffic."""
+    undecided = version.phase in (*UNJUDGED, "AwaitingApproval")
+    return version.phase == "Approved" or (undecided and _is_at_work(situation, version))
 
 
 def _is_at_work(situation: Situation, version: Version) -> bool:
-    """Whether it is stable or candidate here."""
+    """Whether the version is stable or candidate in this service."""
     revisions = situation.observed.revisions
     return any(r.version == version.name and r.role in ("stable", "candidate") for r in revisions)
 
 
 def _take(situation: Situation, version: Version, why: Choice | None = None) -> Choice | None:
-    """The choice of a version, unless its revision was rolled back; `why` it is not another one."""
+    """Choose the version, unless its revision was rolled back. `why` has the reason why no newer one was chosen."""
     stable, revision, why = situation.stable, situation.revision_of(version), why or Choice()
     if revision in situation.failed and not (stable and stable.revision == revision):
         return None
@@ -133,8 +134,7 @@ def _failed(situation: Situation, version: Version) -> Choice:
 def _outdated(version: Version) -> Choice:
     return Choice(
         reason=Reason.EVIDENCE_OUTDATED,
-        message=f"{version.name} was compared with another version than the one that serves now: "
-        "it waits to be evaluated again",
+        message=f"{version.name} was compared with a version that no longer serves: waiting for its new evaluation",
     )
 
 
@@ -143,7 +143,7 @@ def _nothing(situation: Situation) -> Choice:
     if failed := [version for version in versions if version.phase == "Approved"]:
         return _failed(situation, max(failed, key=lambda version: version.age_key))
     family = situation.observed.spec.model.family
-    message = f"waits for an Approved ModelVersion of family {family} in this namespace"
+    message = f"waiting for an Approved ModelVersion of family {family} in this namespace"
     if unproven := [version for version in versions if version.phase == "AwaitingApproval"]:
         name = max(unproven, key=lambda version: version.age_key).name
         message += f"; {name} awaits approval: kubectl annotate mver {name} {APPROVE_VERSION}={name}"

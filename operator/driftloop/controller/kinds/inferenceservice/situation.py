@@ -1,6 +1,6 @@
-"""The facts of one reconcile of a service, each worked out once. Pure.
+"""The facts of one reconcile of a service, each computed once. Pure.
 
-Observed (what was read)  ->  Situation (what is the case)  ->  rollout, drift, retraining (what to do)
+Observed (what was read)  ->  Situation (the facts)  ->  rollout, drift, retraining (what to do)
 """
 
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from driftloop.controller.vocabulary.plan import Settings
 
 @dataclass(frozen=True)
 class Situation:
-    """What is the case now."""
+    """The facts of one reconcile of a service."""
 
-    observed: Observed  # the objects and figures that were read
-    settings: Settings  # the operator's
-    now: datetime  # the time of this reconcile
+    observed: Observed  # the objects and metrics that were read
+    settings: Settings  # settings of the operator
+    now: datetime  # time of this reconcile
     stable: Revision | None  # the revision that serves
-    candidate: Revision | None  # the revision that is tried beside it, or before the first one serves
-    serving: Version | None  # the version of `stable`; None also where it was deleted by force
-    revisions: Mapping[str, str]  # the revision that each version would have with this spec, by the version's name
-    failed: frozenset[str]  # revisions that were rolled back and that nobody asked to try again
+    candidate: Revision | None  # the revision that is tried beside it, or that will be the first to serve
+    serving: Version | None  # the version of `stable`; None also if that version was deleted by force
+    revisions: Mapping[str, str]  # name of a version -> the revision that it has with the current spec
+    failed: frozenset[str]  # revisions that were rolled back, without one whose retry is requested
 
     def revision_of(self, version: Version) -> str:
-        """The revision that `version`, one of those observed, would have with this spec."""
+        """The revision that an observed version has with the current spec."""
         return self.revisions[version.name]
 
 
-def situate(observed: Observed, settings: Settings, now: datetime) -> Situation:
-    """The facts of what was observed."""
+def situation_of(observed: Observed, settings: Settings, now: datetime) -> Situation:
+    """Compute the facts from the observed objects."""
     stable = observed.role("stable")
     return Situation(
         observed=observed,
@@ -47,10 +47,10 @@ def situate(observed: Observed, settings: Settings, now: datetime) -> Situation:
 
 
 def _failed_revisions(observed: Observed) -> frozenset[str]:
-    """Those in the status or on a Deployment, without the one that the retry annotation names.
+    """The failed revisions in the status and on Deployments, without the one that the retry annotation names.
 
-    The annotation stays on the object, and the operator never edits what is the user's. So a revision that failed again
-    while the annotation named it has used it up: it takes another value, or none in between.
+    The operator does not remove the annotation, because it belongs to the user. If the revision fails again while the
+    annotation names it, the annotation has no further effect until the user removes or changes it.
     """
     deployed = {revision.revision: revision for revision in observed.revisions if revision.failed is not None}
     retry = observed.annotations.get(RETRY)

@@ -72,7 +72,7 @@ def test_latency_is_compared_an_output_token_too() -> None:
     slow, quick = arm(1000, token_latency=took(0.04, 500)), arm(1000, token_latency=took(0.02, 500))
     assert verdict(quick, slow) == "RollBack"
     assert verdict(quick, quick) == "Promote"
-    assert "p95 an output token 0.04" in message(quick, slow)
+    assert "p95 per output token 0.04" in message(quick, slow)
     assert verdict(quick, arm(1000, token_latency=took(0.04, 40))) == "Promote"  # answers are mostly short
 
 
@@ -113,8 +113,8 @@ def test_the_figures_are_in_the_status_and_in_words() -> None:
 
 
 def test_the_words_say_about_how_many_more_requests_will_tell() -> None:
-    assert "margin 1.0 %: about 350 more on the quieter arm will tell" in message(arm(60), arm(60))
-    assert "too near to the margin to say" in message(arm(1000), arm(1000, 10))
+    assert "margin 1.0 %: about 350 more on the quieter arm are needed" in message(arm(60), arm(60))
+    assert "too close to the margin to estimate" in message(arm(1000), arm(1000, 10))
 
 
 def test_a_pause_says_when_it_was_looked_at() -> None:

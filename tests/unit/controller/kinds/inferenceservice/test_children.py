@@ -1,11 +1,11 @@
 """What stands around the pods."""
 
 from driftloop.controller.kinds.inferenceservice.children import (
-    around,
     disruption_budget,
     feedback_service,
     keys_secret,
     network_policy,
+    other_children,
     pod_labels,
     url,
 )
@@ -34,9 +34,9 @@ def test_api_and_feedback_have_a_service_each() -> None:
 def test_the_feedback_service_goes_with_the_feedback() -> None:
     metadata = {"namespace": "team", "name": "desk-feedback", "uid": "u", "resourceVersion": "7"}
     left = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
-    gone = around(service(services=(left,)), SETTINGS)[-1]
+    gone = other_children(service(services=(left,)), SETTINGS)[-1]
     assert gone == Delete("v1", "Service", "team", "desk-feedback", "u", "7")
-    taken = around(service({"feedback": {"storage": "pvc://shared/feedback"}}, services=(left,)), SETTINGS)
+    taken = other_children(service({"feedback": {"storage": "pvc://shared/feedback"}}, services=(left,)), SETTINGS)
     assert not [action for action in taken if isinstance(action, Delete)]
 
 

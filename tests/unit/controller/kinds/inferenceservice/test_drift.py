@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
 from driftloop.controller.drift.detector import Counters
-from driftloop.controller.kinds.inferenceservice.drift import look, window
+from driftloop.controller.kinds.inferenceservice.drift import check_drift, window
 from driftloop.controller.kinds.inferenceservice.observed import Observed
-from driftloop.controller.kinds.inferenceservice.situation import situate
+from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.vocabulary.conditions import timestamp
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, revision, service, version
 
@@ -27,10 +27,10 @@ def serving(drift: DriftStatus | None = None, enabled: bool = True) -> Observed:
 def seen(observed: Observed, *windows: dict[str, list[float]]) -> tuple[DriftStatus, list[str]]:
     """The state after these windows, and the reasons of the events on the way."""
     events: list[str] = []
-    state, _ = look(situate(observed, SETTINGS, NOW))
+    state, _ = check_drift(situation_of(observed, SETTINGS, NOW))
     for bins in windows:
         found = replace(observed, status=InferenceServiceStatus(drift=state), counters=Counters(until=NOW, bins=bins))
-        state, told = look(situate(found, SETTINGS, NOW))
+        state, told = check_drift(situation_of(found, SETTINGS, NOW))
         events += [event.reason for event in told]
     assert state is not None
     return state, events
@@ -61,7 +61,7 @@ def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
     held, events = seen(promoted(alarm, gained=False), *[SHIFTED] * 30)
     assert (held.alarm, held.version, held.held_from, held.baseline) == (True, "v2", "v1", alarm.baseline)
     assert events == []
-    assert window(situate(promoted(held, gained=False), SETTINGS, NOW)) is None
+    assert window(situation_of(promoted(held, gained=False), SETTINGS, NOW)) is None
     learned = SHIFTED | {"feedback": NORMAL["feedback"]}
     fresh, _ = seen(promoted(alarm, gained=True), *[learned] * 30)
     assert (fresh.alarm, fresh.version, fresh.held_from) == (False, "v2", None)
@@ -69,16 +69,18 @@ def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
 
 def test_without_figures_nothing_changes() -> None:
     before, _ = seen(serving(), NORMAL)
-    after, events = look(situate(serving(before), SETTINGS, NOW))
+    after, events = check_drift(situation_of(serving(before), SETTINGS, NOW))
     assert after == before
     assert events == ()
 
 
 def test_a_disabled_watch_has_no_status() -> None:
-    assert look(situate(serving(enabled=False), SETTINGS, NOW)) == (None, ())
+    assert check_drift(situation_of(serving(enabled=False), SETTINGS, NOW)) == (None, ())
     assert (
         window(
-            situate(serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False), SETTINGS, NOW)
+            situation_of(
+                serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False), SETTINGS, NOW
+            )
         )
         is None
     )
@@ -87,10 +89,10 @@ def test_a_disabled_watch_has_no_status() -> None:
 def test_counters_are_read_when_a_window_is_over() -> None:
     def span(seconds: float, name: str = "v1") -> object:
         return window(
-            situate(serving(DriftStatus(version=name, consumed_until=timestamp(ago(seconds)))), SETTINGS, NOW)
+            situation_of(serving(DriftStatus(version=name, consumed_until=timestamp(ago(seconds)))), SETTINGS, NOW)
         )
 
     assert span(60) == (ago(60), ago(5))
     assert span(14) is None  # too short
     assert span(60, "v0") is None  # another version: the watch starts anew
-    assert window(situate(serving(), SETTINGS, NOW)) is None
+    assert window(situation_of(serving(), SETTINGS, NOW)) is None

@@ -151,7 +151,7 @@ async def test_whether_an_engine_ever_ran_is_read_from_the_pods(engine: Obj, uns
     assert without.unstarted
 
 
-async def test_a_pod_that_found_its_input_wrong_is_hopeless() -> None:
+async def test_a_pod_with_wrong_input_makes_its_revision_broken() -> None:
     body = served("v1", "candidate", available=0)
     labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
     ended = {
@@ -164,10 +164,10 @@ async def test_a_pod_that_found_its_input_wrong_is_hopeless() -> None:
         "status": {"initContainerStatuses": [{"name": "fetch", "state": ended}]},
     }
     [found] = (await Cluster(service(), body, pod).look()).revisions
-    assert (found.problem, found.hopeless) == ("DigestMismatch: changed", True)
+    assert (found.problem, found.broken) == ("DigestMismatch: changed", True)
     ending = pod | {"metadata": pod["metadata"] | {"deletionTimestamp": timestamp(NOW)}}
     [found] = (await Cluster(service(), body, ending).look()).revisions
-    assert not found.hopeless  # a pod of an earlier try
+    assert not found.broken  # a pod of an earlier try
 
 
 async def test_a_settled_service_asks_prometheus_nothing() -> None:
@@ -239,4 +239,4 @@ async def test_a_revision_whose_pods_are_refused_says_so_in_the_api_servers_word
     body["status"]["conditions"] = [failure]
     (revision,) = (await Cluster(service(), body).look()).revisions
     assert revision.problem == f"PodsRefused: {words}"
-    assert not revision.hopeless
+    assert not revision.broken

@@ -15,7 +15,7 @@ from driftloop.controller.kinds.inferenceservice.retraining.history import job_n
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
 from driftloop.controller.kinds.inferenceservice.retraining.step import retrain, samples_since
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
-from driftloop.controller.kinds.inferenceservice.situation import situate
+from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import APPROVE, SERVICE, TRIGGER
 from driftloop.controller.vocabulary.plan import Create, Obj
@@ -57,7 +57,7 @@ def serving(
 
 
 def go(observed: Observed) -> Decision:
-    return retrain(situate(observed, SETTINGS, NOW))
+    return retrain(situation_of(observed, SETTINGS, NOW))
 
 
 def state(decision: Decision) -> str | None:
@@ -358,9 +358,9 @@ def test_a_job_that_learns_from_files_alone_needs_no_samples() -> None:
 
 def test_samples_count_from_the_estimated_change() -> None:
     drift = ROSE.model_copy(update={"change_point": timestamp(ago(200))})
-    assert samples_since(situate(serving(status={"drift": drift}), SETTINGS, NOW)) == ago(200)
-    assert samples_since(situate(serving(), SETTINGS, NOW)) == ago(600)
-    assert samples_since(situate(serving(alerts=()), SETTINGS, NOW)) is None
+    assert samples_since(situation_of(serving(status={"drift": drift}), SETTINGS, NOW)) == ago(200)
+    assert samples_since(situation_of(serving(), SETTINGS, NOW)) == ago(600)
+    assert samples_since(situation_of(serving(alerts=()), SETTINGS, NOW)) is None
 
 
 def test_manual_approval_waits_for_the_annotation_with_the_proposals_name() -> None:
@@ -421,7 +421,7 @@ class Loop:
         return DriftStatus(version=self.stable.name, last_alarm=timestamp(self.alarmed)) if self.alarmed else None
 
     def look(self) -> None:
-        decision = retrain(situate(self.observed(), SETTINGS, self.now))
+        decision = retrain(situation_of(self.observed(), SETTINGS, self.now))
         for body in bodies(decision):
             assert not [j for j in self.jobs if not self.is_over(j)], "a second job while one is in flight"
             if body["metadata"]["name"] not in {j.name for j in self.jobs}:

@@ -14,7 +14,7 @@ from driftloop.controller.kinds.inferenceservice.questions import arms_due
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout, canary_size
 from driftloop.controller.kinds.inferenceservice.rollout.step import roll
-from driftloop.controller.kinds.inferenceservice.situation import situate
+from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
@@ -37,7 +37,7 @@ BAD = Arms(arm(200), arm(100, 30))
 
 
 def go(observed: Observed) -> Rollout:
-    return roll(situate(observed, SETTINGS, NOW))
+    return roll(situation_of(observed, SETTINGS, NOW))
 
 
 def canary(candidate: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **parts: Any) -> Observed:
@@ -153,14 +153,14 @@ def test_a_paused_canary_is_looked_at_each_minute() -> None:
     known = Analysis(started=timestamp(began), looked=timestamp(ago(20)), verdict="Paused", message="10 of 50")
     status = InferenceServiceStatus(phase="Paused", analysis=known)
     waiting = canary({"analysis_started": began}, arms=None, status=status)
-    assert not arms_due(situate(waiting, SETTINGS, NOW))
+    assert not arms_due(situation_of(waiting, SETTINGS, NOW))
     step = go(waiting)
     assert (step.phase, step.analysis, step.requeue_after) == ("Paused", known, 60)
     assert step.message == "v2 beside v1: 10 of 50"
-    later = roll(situate(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40)))
+    later = roll(situation_of(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40)))
     assert later.reason == "Promoting"
     anew = canary({"analysis_started": ago(10)}, status=status)
-    assert arms_due(situate(anew, SETTINGS, NOW))
+    assert arms_due(situation_of(anew, SETTINGS, NOW))
 
 
 def test_a_version_that_lost_its_verdict_is_not_promoted() -> None:
@@ -202,13 +202,13 @@ def test_a_candidate_that_the_cluster_has_not_started_yet_keeps_its_place(proble
 
 
 def test_a_candidate_whose_input_is_wrong_does_not_wait_for_room() -> None:
-    broken = {"problem": "DigestMismatch: it was changed", "hopeless": True, "unstarted": True}
+    broken = {"problem": "DigestMismatch: it was changed", "broken": True, "unstarted": True}
     observed = canary({"available": 0, "since": ago(6001)} | broken)
     assert of(observed, go(observed), "v2").labels == {ROLE: "failed"}
 
 
 def test_a_candidate_whose_pods_cannot_run_is_rolled_back_at_once() -> None:
-    observed = canary({"available": 0, "problem": "DigestMismatch: it was changed", "hopeless": True})
+    observed = canary({"available": 0, "problem": "DigestMismatch: it was changed", "broken": True})
     change = of(observed, go(observed), "v2")
     assert (change.replicas, change.labels) == (0, {ROLE: "failed"})
     assert "DigestMismatch" in str(change.annotations[FAILED])
@@ -216,7 +216,7 @@ def test_a_candidate_whose_pods_cannot_run_is_rolled_back_at_once() -> None:
 
 def test_a_first_version_whose_pods_cannot_run_is_given_up_and_says_what_to_do() -> None:
     observed = service(versions=(V1,))
-    broken = revision(observed, V1, "candidate", 2, available=0, problem="PickleWeights: convert it", hopeless=True)
+    broken = revision(observed, V1, "candidate", 2, available=0, problem="PickleWeights: convert it", broken=True)
     observed = replace(observed, revisions=(broken,))
     step = go(observed)
     assert of(observed, step, "v1").labels == {ROLE: "failed"}
@@ -411,7 +411,7 @@ def test_there_never_are_fewer_ready_pods_than_wanted_in_a_rollout(
             for r in observed.revisions
         )
         observed = replace(observed, revisions=grown, arms=arms)
-        step = roll(situate(observed, SETTINGS, now))
+        step = roll(situation_of(observed, SETTINGS, now))
         observed = applied(observed, step, now)
         serving = [r for r in observed.revisions if r.role in ("stable", "candidate")]
         assert sum(r.available for r in serving) >= replicas
@@ -440,7 +440,7 @@ def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tup
             observed = replace(observed, versions=(V1, V2, V3))
         observed = replace(observed, revisions=tuple(_lived(r, pods, now) for r in observed.revisions), arms=arms)
         before = sum(r.available for r in observed.revisions)
-        observed = applied(observed, roll(situate(observed, SETTINGS, now)), now)
+        observed = applied(observed, roll(situation_of(observed, SETTINGS, now)), now)
         assert before == 0 or sum(r.available for r in observed.revisions) > 0
 
 
@@ -454,7 +454,7 @@ def test_a_rollout_that_is_cut_short_anywhere_ends_as_one_that_is_not(cuts: list
     for cut in [*cuts, *[99] * 20]:
         now += timedelta(seconds=40)
         observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
-        step = roll(situate(observed, SETTINGS, now))
+        step = roll(situation_of(observed, SETTINGS, now))
         after = applied(observed, replace(step, actions=moves(step)[:cut], beside=()), now)
         observed = after if cut == 99 else replace(after, status=observed.status)
     assert [(r.version, r.role, r.replicas) for r in observed.revisions] == [("v2", "stable", 2)]
@@ -475,7 +475,7 @@ def test_a_rollout_whose_writes_are_refused_for_a_while_takes_no_ready_pod_and_e
     for refused in [*ticks, *["nothing"] * 20]:
         now += timedelta(seconds=40)
         observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
-        step = roll(situate(observed, SETTINGS, now))
+        step = roll(situation_of(observed, SETTINGS, now))
         uids = {r.uid for r in observed.revisions if r.version == refused}
         hit = next((n for n, a in enumerate(step.actions) if isinstance(a, Adjust) and a.uid in uids), None)
         beside = () if refused == "beside" else tuple(a for a in step.beside if getattr(a, "uid", None) not in uids)
@@ -503,7 +503,7 @@ def test_nothing_is_promoted_without_enough_figures(ticks: list[Arms | None]) ->
     for arms in ticks:
         now += timedelta(seconds=600)
         observed = replace(observed, arms=arms)
-        observed = applied(observed, roll(situate(observed, SETTINGS, now)), now)
+        observed = applied(observed, roll(situation_of(observed, SETTINGS, now)), now)
         stable, candidate = observed.role("stable"), observed.role("candidate")
         assert stable is not None
         assert stable.version == "v1"

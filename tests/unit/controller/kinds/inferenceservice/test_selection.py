@@ -7,25 +7,25 @@ import pytest
 from driftloop.api.inferenceservice import InferenceServiceStatus
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.selection import choose
-from driftloop.controller.kinds.inferenceservice.situation import situate
+from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.vocabulary.labels import RETRY
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, digest, revision, service, version
 
 
 def test_the_last_approved_version_is_chosen() -> None:
     observed = service(versions=(version("v1", 300), version("v2", 200), version("v3", 100, "Rejected")))
-    assert choose(situate(observed, SETTINGS, NOW)).version == observed.version("v2")
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == observed.version("v2")
 
 
 @pytest.mark.parametrize("phase", [None, "Pending", "Evaluating", "AwaitingApproval", "Rejected", "Failed"])
 def test_a_version_that_is_not_approved_is_never_chosen(phase: str | None) -> None:
-    choice = choose(situate(service(versions=(version("v1", phase=phase),)), SETTINGS, NOW))
+    choice = choose(situation_of(service(versions=(version("v1", phase=phase),)), SETTINGS, NOW))
     assert choice.revision is None
     assert choice.reason == "NoApprovedVersion"
 
 
 def test_a_version_that_awaits_approval_is_named_with_the_command_that_gives_it() -> None:
-    choice = choose(situate(service(versions=(version("v1", phase="AwaitingApproval"),)), SETTINGS, NOW))
+    choice = choose(situation_of(service(versions=(version("v1", phase="AwaitingApproval"),)), SETTINGS, NOW))
     assert "kubectl annotate mver v1 driftloop.dev/approve=v1" in choice.message
 
 
@@ -33,26 +33,26 @@ def test_what_serves_goes_on_serving_though_its_judgement_was_lost() -> None:
     v1 = version("v1", phase="AwaitingApproval")
     observed = service({"model": {"family": "desk", "version": "v1"}}, versions=(v1,))
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
-    assert choose(situate(observed, SETTINGS, NOW)).version == v1
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v1
 
 
 def test_versions_of_the_same_second_are_told_apart_by_name() -> None:
     observed = service(versions=(version("b", 100), version("a", 100)))
-    assert choose(situate(observed, SETTINGS, NOW)).version == observed.version("b")
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == observed.version("b")
 
 
 def test_an_older_version_never_replaces_stable() -> None:
     v1, v2 = version("v1", 300), version("v2", 200)
     observed = service(versions=(v1, v2))
     observed = replace(observed, revisions=(revision(observed, v2, "stable", 2),))
-    assert choose(situate(observed, SETTINGS, NOW)).version == v2
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v2
 
 
 def test_the_pinned_version_is_chosen_though_it_is_older() -> None:
     v1, v2 = version("v1", 300), version("v2", 200)
     observed = service({"model": {"family": "desk", "version": "v1"}}, versions=(v1, v2))
     observed = replace(observed, revisions=(revision(observed, v2, "stable", 2),))
-    assert choose(situate(observed, SETTINGS, NOW)).version == v1
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_the_pinned_version_is_chosen_though_it_is_older() -> None:
     ],
 )
 def test_a_pin_that_cannot_be_had_says_why(versions: tuple, reason: str, blocked: bool) -> None:  # type: ignore[type-arg]
-    choice = choose(situate(service({"model": {"family": "desk", "version": "v9"}}, versions=versions), SETTINGS, NOW))
+    choice = choose(
+        situation_of(service({"model": {"family": "desk", "version": "v9"}}, versions=versions), SETTINGS, NOW)
+    )
     assert (choice.revision, choice.reason, choice.blocked) == (None, reason, blocked)
     assert "v9" in choice.message
 
@@ -76,7 +78,7 @@ def test_a_failed_revision_is_passed_over_for_the_next_older_one() -> None:
     observed = service(versions=(v1, v2, v3))
     status = InferenceServiceStatus(failed_revisions=[revision_of(observed, v3)])
     observed = replace(observed, status=status, revisions=(revision(observed, v1, "stable", 2),))
-    assert choose(situate(observed, SETTINGS, NOW)).version == v2
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v2
 
 
 def test_a_failure_is_remembered_by_its_deployment_when_the_status_was_wiped() -> None:
@@ -84,7 +86,7 @@ def test_a_failure_is_remembered_by_its_deployment_when_the_status_was_wiped() -
     observed = service(versions=(v1, v2))
     failed = revision(observed, v2, "failed", 0, failed="CanaryWorse: errors 9 %")
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2), failed))
-    assert choose(situate(observed, SETTINGS, NOW)).version == v1
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v1
 
 
 @pytest.mark.parametrize(("used_up", "expected"), [(False, "v2"), (True, "v1")])
@@ -97,7 +99,7 @@ def test_the_retry_annotation_tries_a_failed_revision_once(used_up: bool, expect
         service(annotations={RETRY: name}, versions=(v1, v2)),
         revisions=(revision(observed, v1, "stable", 2), failed),
     )
-    found = choose(situate(observed, SETTINGS, NOW)).version
+    found = choose(situation_of(observed, SETTINGS, NOW)).version
     assert found is not None
     assert found.name == expected
 
@@ -108,7 +110,7 @@ def test_wiped_statuses_of_versions_move_no_traffic() -> None:
     observed = replace(
         observed, revisions=(revision(observed, v1, "stable", 2), revision(observed, v2, "candidate", 1))
     )
-    assert choose(situate(observed, SETTINGS, NOW)).version == v2
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v2
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_evidence_against_another_baseline_or_none_waits_to_be_renewed(baseline:
     v2 = version("v2", 200, **baseline)
     observed = service(versions=(v1, v2))
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
-    choice = choose(situate(observed, SETTINGS, NOW))
+    choice = choose(situation_of(observed, SETTINGS, NOW))
     assert choice.version == v1
     assert choice.reason == "EvidenceOutdated"
 
@@ -129,7 +131,7 @@ def test_evidence_against_what_serves_is_enough() -> None:
     v2 = version("v2", 200, baseline_service="desk", baseline_digest=v1.digest)
     observed = service(versions=(v1, v2))
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
-    assert choose(situate(observed, SETTINGS, NOW)).version == v2
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v2
 
 
 def test_a_changed_spec_is_a_new_revision_of_the_version_that_serves() -> None:
@@ -137,7 +139,7 @@ def test_a_changed_spec_is_a_new_revision_of_the_version_that_serves() -> None:
     before = service(versions=(v1,))
     stable = revision(before, v1, "stable", 2)
     after = replace(service({"drainSeconds": 5}, versions=(v1,)), revisions=(stable,))
-    choice = choose(situate(after, SETTINGS, NOW))
+    choice = choose(situation_of(after, SETTINGS, NOW))
     assert choice.version == v1
     assert choice.revision != stable.revision
 
@@ -146,5 +148,5 @@ def test_a_stable_version_that_was_deleted_goes_on_serving() -> None:
     v1 = version("v1", 300)
     observed = service(versions=())
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
-    assert choose(situate(observed, SETTINGS, NOW)).revision is None
-    assert not choose(situate(observed, SETTINGS, NOW)).blocked
+    assert choose(situation_of(observed, SETTINGS, NOW)).revision is None
+    assert not choose(situation_of(observed, SETTINGS, NOW)).blocked

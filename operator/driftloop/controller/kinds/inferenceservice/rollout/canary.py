@@ -111,10 +111,10 @@ def _await_candidate(pair: Pair) -> Rollout:
     stable, candidate = pair.stable, pair.candidate
     message = f"{candidate.version}: {candidate.available} of {pair.size} candidate pods are ready" + because(candidate)
     overdue = _is_overdue(pair)
-    if overdue and candidate.unstarted and not candidate.hopeless:
+    if overdue and candidate.unstarted and not candidate.broken:
         return _await_room(pair, message)
-    if (overdue or candidate.hopeless) and (stable.available or not candidate.available):
-        reason = Reason.PODS_BROKEN if candidate.hopeless else Reason.PROGRESS_DEADLINE_EXCEEDED
+    if (overdue or candidate.broken) and (stable.available or not candidate.available):
+        reason = Reason.PODS_BROKEN if candidate.broken else Reason.PROGRESS_DEADLINE_EXCEEDED
         return _roll_back(pair, Failure(reason, message))
     return Rollout("Canary", Reason.CANDIDATE_STARTING, message, pair.keep(), candidate=candidate)
 

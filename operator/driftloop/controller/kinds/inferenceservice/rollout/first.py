@@ -30,7 +30,7 @@ def first(situation: Situation, choice: Choice) -> Rollout:
         message = f"{candidate.version} serves as revision {candidate.revision}"
         event = Event("Normal", Reason.SERVING, message)
         return Rollout("Serving", Reason.SERVING, message, (take_over(situation, candidate),), (event,))
-    if candidate.hopeless:
+    if candidate.broken:
         return roll_back(situation, candidate, Failure(Reason.PODS_BROKEN, candidate.problem))
     return _await_pods(situation, candidate)
 
