@@ -61,7 +61,7 @@ def test_the_timeline_says_of_retraining_only_what_was_decided_after_the_alert(m
     waiting, running = "Waiting: 79/400 samples", "Running: support-desk-1"
     kube = Scripted(
         {},
-        {"retraining": {"state": "Idle", "message": "nothing asks for it"}},
+        {"retraining": {"state": "Idle", "message": "no trigger"}},
         {"retraining": {"state": "Waiting", "message": waiting}},
         {"retraining": {"state": "Running", "message": running, "job": "support-desk-1"}},
     )

@@ -48,7 +48,7 @@ def feedback_service(observed: Observed, settings: Settings) -> Obj:
 
 
 def keys_secret(observed: Observed) -> Obj:
-    """The Secret with the key that signs response ids and the token of the feedback port. The operator never reads it."""
+    """The Secret with the signing key of response ids and the feedback port's token. The operator never reads it."""
     return _object(
         observed,
         "v1",

@@ -10,7 +10,7 @@ from driftloop.controller.kinds.inferenceservice.observed import Observed, Revis
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
 from driftloop.controller.kinds.inferenceservice.retraining.step import retrain
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
-from driftloop.controller.kinds.inferenceservice.rollout.step import roll
+from driftloop.controller.kinds.inferenceservice.rollout.step import next_step
 from driftloop.controller.kinds.inferenceservice.situation import Situation, situation_of
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
@@ -22,7 +22,7 @@ from driftloop.controller.vocabulary.reasons import Reason
 def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     """Plan the next step of the service."""
     situation = situation_of(observed, settings, now)
-    rollout = roll(situation)
+    rollout = next_step(situation)
     drift, drift_events = check_drift(situation)
     retraining = retrain(situation)
     status = InferenceServiceStatus(

@@ -1,16 +1,16 @@
-"""How much more often the candidate's requests are bad than stable's, at 95 %, however often one looks. Pure.
+"""Bounds on the difference of two shares of bad requests, at 95 %, however often they are checked. Pure.
 
-Each arm's requests are bad with a probability of its own, p of stable's and q of the candidate's. By Robbins' method
-of mixtures the likelihood of all that was counted, averaged over a prior that is fixed beforehand, is compared with
-the greatest likelihood that any (p, q) with a difference of d has. For the true d the quotient ever exceeds 20 with a
-probability of 5 % at most, whenever one looks, and however the requests are spread over the arms: it is at most the
-quotient with the true (p, q) below, a martingale that starts at 1 (Ville's inequality). So the differences with a
-quotient below 20 are a confidence sequence, and its ends may be compared with the margin at every look.
+A request is bad with probability p on stable and q on the candidate. By Robbins' method of mixtures, the likelihood of
+the counts, averaged over a prior that is fixed beforehand, is divided by the greatest likelihood that any (p, q) with
+q - p = d has. For the true d, this quotient ever exceeds 20 with a probability of at most 5 %, at whatever times it is
+checked and however the requests are spread over the arms: it is at most the quotient for the true (p, q), which is a
+martingale that starts at 1 (Ville's inequality). So the differences with a quotient below 20 form a confidence
+sequence, and its ends may be compared with the margin at every check.
 
-It needs the counts alone: nothing is remembered between two looks, so a lost status changes no verdict.
+Only the current counts are needed: nothing is stored between two checks, so a lost status changes no verdict.
 
 Sources: Robbins, Ann. Math. Stat. 41(5), 1970; Wasserman, Ramdas & Balakrishnan, Universal inference, PNAS 117(29),
-2020. Requests are taken to be independent: a minute of an engine's trouble counts like as many single failures.
+2020. Limit: requests are assumed to be independent, so the failures of one short outage count as independent failures.
 """
 
 import math
@@ -20,17 +20,17 @@ from typing import Literal
 Answer = Literal["Worse", "NotWorse", "Unclear"]
 LEVEL = 0.95
 _LOG_ODDS = -math.log(1 - LEVEL)  # ln 20
-# The prior. A good candidate fails as seldom as stable does, so most of the bet is on that, and a third on no failure
-# at all; a broken one fails at any rate beside a good stable one.
-_NO_FAILURE, _ALIKE, _ALIKE_OFTEN, _BROKEN, _ANYHOW = 0.3, 0.5, 0.05, 0.1, 0.05
-_FLAT = 1.0  # the scale of Jeffreys' prior, Beta(1/2, 1/2)
-_STEPS = 40  # of a bisection: an error below 1e-11
-_MOST_TIMES = 100.0  # further ahead than this many times what was counted nobody can say
+# Weights of the prior. A good candidate fails as rarely as stable, so most weight is on equal rates, and almost a third
+# on no failures at all. A broken candidate may fail at any rate beside a good stable version.
+_NO_FAILURE, _EQUAL_RARE, _EQUAL_ANY, _BROKEN, _INDEPENDENT = 0.3, 0.5, 0.05, 0.1, 0.05
+_FLAT = 1.0  # scale of Jeffreys' prior, Beta(1/2, 1/2)
+_STEPS = 40  # steps of a bisection, for an error below 1e-11
+_MAX_GROWTH = 100.0  # no estimate beyond this many times the current counts
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Bad ones of all, of one arm. Counts may be fractions, as a histogram's buckets give them."""
+    """The bad requests and all requests of one arm. Counts from a histogram may be fractions."""
 
     bad: float
     total: float
@@ -38,14 +38,14 @@ class Tally:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The difference of the shares, candidate less stable, lies between these."""
+    """Bounds on the difference of the shares, candidate minus stable."""
 
     lower: float
     upper: float
 
 
 def judge(stable: Tally, candidate: Tally, margin: float) -> Answer:
-    """Is the candidate's share above stable's by more than the margin? At 95 %: on which side of it both bounds lie."""
+    """Whether the candidate's share is more than the margin above stable's, at 95 %: both bounds are on one side."""
     if min(stable.total, candidate.total) <= 0 or not _decided(stable, candidate, margin):
         return "Unclear"
     return "NotWorse" if candidate.bad / candidate.total - stable.bad / stable.total < margin else "Worse"
@@ -54,8 +54,8 @@ def judge(stable: Tally, candidate: Tally, margin: float) -> Answer:
 def bounds(stable: Tally, candidate: Tally, scale: float) -> Bounds:
     """The ends of the 95 % confidence sequence; (-1, 1) when an arm has no requests.
 
-    `scale`: about the share that is bad in a good service, such as the margin. It shapes the prior: the bounds hold
-    with any, and are narrow soonest with a fair one.
+    `scale` is roughly the share of bad requests in a good service, such as the margin. It shapes the prior: the bounds
+    hold with any value, but become narrow sooner with a realistic one.
     """
     if stable.total <= 0 or candidate.total <= 0:
         return Bounds(-1.0, 1.0)
@@ -65,23 +65,23 @@ def bounds(stable: Tally, candidate: Tally, scale: float) -> Bounds:
 
 
 def needed(stable: Tally, candidate: Tally, margin: float) -> int | None:
-    """About how many more requests the quieter arm needs until a bound passes the margin, if all goes on as it did.
+    """About how many more requests the quieter arm needs for an answer, if the shares stay as they are.
 
-    None when no number that is worth saying will do: the difference is too near to the margin.
+    None when the difference is so close to the margin that the number would be very large.
     """
     fewest = min(stable.total, candidate.total)
     if fewest <= 0:
         return None
-    times = 1.0
-    while times < _MOST_TIMES:
-        times *= 1.1
-        if _decided(_grown(stable, times), _grown(candidate, times), margin):
-            return _rounded((times - 1) * fewest)
+    growth = 1.0
+    while growth < _MAX_GROWTH:
+        growth *= 1.1
+        if _decided(_scaled(stable, growth), _scaled(candidate, growth), margin):
+            return _rounded((growth - 1) * fewest)
     return None
 
 
-def _grown(arm: Tally, times: float) -> Tally:
-    return Tally(arm.bad * times, arm.total * times)
+def _scaled(arm: Tally, factor: float) -> Tally:
+    return Tally(arm.bad * factor, arm.total * factor)
 
 
 def _decided(stable: Tally, candidate: Tally, margin: float) -> bool:
@@ -89,7 +89,7 @@ def _decided(stable: Tally, candidate: Tally, margin: float) -> bool:
 
 
 def _end(stable: Tally, candidate: Tally, least: float, inside: float, outside: float) -> float:
-    """The last difference from `inside` towards `outside` whose profile likelihood is `least`: it falls on the way."""
+    """The difference between `inside` and `outside` at which the profile likelihood falls below `least`."""
     for _ in range(_STEPS):
         middle = (inside + outside) / 2
         if _log_profile(stable, candidate, middle) >= least:
@@ -100,7 +100,7 @@ def _end(stable: Tally, candidate: Tally, least: float, inside: float, outside: 
 
 
 def _log_profile(stable: Tally, candidate: Tally, difference: float) -> float:
-    """The greatest log likelihood with q = p + difference. It is concave in p: its slope falls."""
+    """The greatest log likelihood with q = p + difference. It is concave in p, so a bisection on its slope finds it."""
     low, high = max(0.0, -difference), min(1.0, 1 - difference)
     for _ in range(_STEPS):
         p = (low + high) / 2
@@ -134,17 +134,17 @@ def _log_mixture(stable: Tally, candidate: Tally, scale: float) -> float:
     both = Tally(stable.bad + candidate.bad, stable.total + candidate.total)
     parts = [
         (_NO_FAILURE, 0.0 if both.bad <= 0 else -math.inf),
-        (_ALIKE, _log_mean(both, scale)),
-        (_ALIKE_OFTEN, _log_mean(both, _FLAT)),
+        (_EQUAL_RARE, _log_mean(both, scale)),
+        (_EQUAL_ANY, _log_mean(both, _FLAT)),
         (_BROKEN, _log_mean(stable, scale) + _log_mean(candidate, _FLAT)),
-        (_ANYHOW, _log_mean(stable, _FLAT) + _log_mean(candidate, _FLAT)),
+        (_INDEPENDENT, _log_mean(stable, _FLAT) + _log_mean(candidate, _FLAT)),
     ]
     high = max(part for _, part in parts)
     return high + math.log(sum(weight * math.exp(part - high) for weight, part in parts))
 
 
 def _log_mean(arm: Tally, scale: float) -> float:
-    """ln of the mean likelihood under Beta(1/2, 1/(2 scale)), whose mean is about the scale."""
+    """ln of the mean likelihood under Beta(1/2, 1/(2 scale)), whose mean is approximately `scale`."""
     a, b = 0.5, 0.5 / max(scale, 1e-3)
     return _log_beta(a + arm.bad, b + arm.total - arm.bad) - _log_beta(a, b)
 
@@ -154,6 +154,6 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def _rounded(count: float) -> int:
-    """Up to one figure and a half: what is extrapolated has no more."""
+    """Round up to a multiple of 5 in the second digit, because an estimate is not more precise than that."""
     step: float = 10 ** max(0, math.floor(math.log10(max(count, 1.0))) - 1) * 5
     return int(math.ceil(count / step) * step)

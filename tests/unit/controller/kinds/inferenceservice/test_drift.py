@@ -76,14 +76,8 @@ def test_without_figures_nothing_changes() -> None:
 
 def test_a_disabled_watch_has_no_status() -> None:
     assert check_drift(situation_of(serving(enabled=False), SETTINGS, NOW)) == (None, ())
-    assert (
-        window(
-            situation_of(
-                serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False), SETTINGS, NOW
-            )
-        )
-        is None
-    )
+    disabled = serving(DriftStatus(version="v1", consumed_until=timestamp(ago(60))), enabled=False)
+    assert window(situation_of(disabled, SETTINGS, NOW)) is None
 
 
 def test_counters_are_read_when_a_window_is_over() -> None:

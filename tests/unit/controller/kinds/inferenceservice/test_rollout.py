@@ -13,7 +13,7 @@ from driftloop.controller.kinds.inferenceservice.observed import Observed, Revis
 from driftloop.controller.kinds.inferenceservice.questions import arms_due
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout, canary_size
-from driftloop.controller.kinds.inferenceservice.rollout.step import roll
+from driftloop.controller.kinds.inferenceservice.rollout.step import next_step
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -37,7 +37,7 @@ BAD = Arms(arm(200), arm(100, 30))
 
 
 def go(observed: Observed) -> Rollout:
-    return roll(situation_of(observed, SETTINGS, NOW))
+    return next_step(situation_of(observed, SETTINGS, NOW))
 
 
 def canary(candidate: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **parts: Any) -> Observed:
@@ -157,7 +157,7 @@ def test_a_paused_canary_is_looked_at_each_minute() -> None:
     step = go(waiting)
     assert (step.phase, step.analysis, step.requeue_after) == ("Paused", known, 60)
     assert step.message == "v2 beside v1: 10 of 50"
-    later = roll(situation_of(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40)))
+    later = next_step(situation_of(replace(waiting, arms=GOOD), SETTINGS, NOW + timedelta(seconds=40)))
     assert later.reason == "Promoting"
     anew = canary({"analysis_started": ago(10)}, status=status)
     assert arms_due(situation_of(anew, SETTINGS, NOW))
@@ -411,7 +411,7 @@ def test_there_never_are_fewer_ready_pods_than_wanted_in_a_rollout(
             for r in observed.revisions
         )
         observed = replace(observed, revisions=grown, arms=arms)
-        step = roll(situation_of(observed, SETTINGS, now))
+        step = next_step(situation_of(observed, SETTINGS, now))
         observed = applied(observed, step, now)
         serving = [r for r in observed.revisions if r.role in ("stable", "candidate")]
         assert sum(r.available for r in serving) >= replicas
@@ -440,7 +440,7 @@ def test_no_plan_takes_the_last_ready_pod(start: dict[str, Any], ticks: list[tup
             observed = replace(observed, versions=(V1, V2, V3))
         observed = replace(observed, revisions=tuple(_lived(r, pods, now) for r in observed.revisions), arms=arms)
         before = sum(r.available for r in observed.revisions)
-        observed = applied(observed, roll(situation_of(observed, SETTINGS, now)), now)
+        observed = applied(observed, next_step(situation_of(observed, SETTINGS, now)), now)
         assert before == 0 or sum(r.available for r in observed.revisions) > 0
 
 
@@ -454,7 +454,7 @@ def test_a_rollout_that_is_cut_short_anywhere_ends_as_one_that_is_not(cuts: list
     for cut in [*cuts, *[99] * 20]:
         now += timedelta(seconds=40)
         observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
-        step = roll(situation_of(observed, SETTINGS, now))
+        step = next_step(situation_of(observed, SETTINGS, now))
         after = applied(observed, replace(step, actions=moves(step)[:cut], beside=()), now)
         observed = after if cut == 99 else replace(after, status=observed.status)
     assert [(r.version, r.role, r.replicas) for r in observed.revisions] == [("v2", "stable", 2)]
@@ -475,7 +475,7 @@ def test_a_rollout_whose_writes_are_refused_for_a_while_takes_no_ready_pod_and_e
     for refused in [*ticks, *["nothing"] * 20]:
         now += timedelta(seconds=40)
         observed = replace(observed, revisions=tuple(_lived(r, "more", now) for r in observed.revisions))
-        step = roll(situation_of(observed, SETTINGS, now))
+        step = next_step(situation_of(observed, SETTINGS, now))
         uids = {r.uid for r in observed.revisions if r.version == refused}
         hit = next((n for n, a in enumerate(step.actions) if isinstance(a, Adjust) and a.uid in uids), None)
         beside = () if refused == "beside" else tuple(a for a in step.beside if getattr(a, "uid", None) not in uids)
@@ -503,7 +503,7 @@ def test_nothing_is_promoted_without_enough_figures(ticks: list[Arms | None]) ->
     for arms in ticks:
         now += timedelta(seconds=600)
         observed = replace(observed, arms=arms)
-        observed = applied(observed, roll(situation_of(observed, SETTINGS, now)), now)
+        observed = applied(observed, next_step(situation_of(observed, SETTINGS, now)), now)
         stable, candidate = observed.role("stable"), observed.role("candidate")
         assert stable is not None
         assert stable.version == "v1"

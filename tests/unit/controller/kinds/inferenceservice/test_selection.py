@@ -66,9 +66,8 @@ def test_the_pinned_version_is_chosen_though_it_is_older() -> None:
     ],
 )
 def test_a_pin_that_cannot_be_had_says_why(versions: tuple, reason: str, blocked: bool) -> None:  # type: ignore[type-arg]
-    choice = choose(
-        situation_of(service({"model": {"family": "desk", "version": "v9"}}, versions=versions), SETTINGS, NOW)
-    )
+    pinned = service({"model": {"family": "desk", "version": "v9"}}, versions=versions)
+    choice = choose(situation_of(pinned, SETTINGS, NOW))
     assert (choice.revision, choice.reason, choice.blocked) == (None, reason, blocked)
     assert "v9" in choice.message
 

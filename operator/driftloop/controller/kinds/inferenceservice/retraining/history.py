@@ -1,4 +1,4 @@
-"""The retrainings of a service so far: from its jobs, what became of their versions, and its status. Pure."""
+"""The history of a service's retrainings, from its jobs, their versions, and its status. Pure."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ WATCH_LAG = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Basis:
-    """A service that may be retrained: it has a stable version, which exists."""
+    """A service that can be retrained: its stable version has a ModelVersion."""
 
     situation: Situation
     spec: Retraining
@@ -27,61 +27,61 @@ class Basis:
 
     @property
     def observed(self) -> Observed:
-        """What was read."""
+        """The objects and metrics that were read."""
         return self.situation.observed
 
 
 @dataclass(frozen=True)
 class History:
-    """The retrainings so far."""
+    """The retrainings of a service so far."""
 
     in_flight: tuple[Job, ...]
-    ordinal: int  # retrainings of this stable version so far; the next one's number
-    rejections: int  # of this stable version
+    ordinal: int  # number of retrainings of this stable version so far, and so the number of the next one
+    rejections: int  # rejected retrainings of this stable version
     last_finished: datetime | None
     last_created: datetime | None
     last_ending: RetrainingEnding | None
-    today: int  # created within a day
+    today: int  # jobs that were created within the last 24 hours
 
 
 def basis_of(situation: Situation) -> Basis | None:
-    """None where there is nothing to retrain from."""
+    """The basis of a retraining; None if retraining is off, or there is no version to start from."""
     spec, stable, serving = situation.observed.spec.retraining, situation.stable, situation.serving
     if spec is None or stable is None or serving is None:
         return None
     return Basis(situation, spec, stable, serving)
 
 
-def job_name(service: str, *of: str | int) -> str:
-    """At most 40 characters, the same for the same service and `of`: its UID, the stable version's, the ordinal.
+def job_name(service: str, *parts: str | int) -> str:
+    """A name of at most 40 characters; `parts`: UIDs of the service and of its stable version, and the ordinal.
 
     >>> job_name("desk", "uid-of-desk", "uid-of-version", 0)
     'desk-374d9249'
     """
-    tail = "-" + hashlib.sha256("\0".join(map(str, of)).encode()).hexdigest()[:8]
+    tail = "-" + hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
     return service[: MAX_RESOURCE_NAME - len(tail)].rstrip("-") + tail
 
 
 def proposal(basis: Basis, ordinal: int) -> str:
-    """Name of this stable version's retraining of that number."""
+    """Name of the job for the retraining with that number."""
     return job_name(basis.observed.name, basis.observed.uid, basis.serving.uid, ordinal)
 
 
-def look_back(basis: Basis) -> History:
-    """The history, from the jobs that exist, what became of their versions, and what the status remembers."""
+def history_of(basis: Basis) -> History:
+    """Read the history from the existing jobs, their versions, and the status."""
     jobs, now = basis.observed.jobs, basis.situation.now
-    known = _remembered(basis)
+    known = _recorded_status(basis)
     names = {job.name for job in jobs}
     ordinal = known.ordinal
     while proposal(basis, ordinal) in names:
         ordinal += 1
     endings = {job.name: ending(basis, job) for job in jobs}
-    of_this = {proposal(basis, number) for number in range(ordinal)}
+    own = {proposal(basis, number) for number in range(ordinal)}
     latest = max(jobs, key=lambda job: (job.created, job.name), default=None)
     return History(
         in_flight=tuple(job for job in jobs if endings[job.name] == "InFlight"),
         ordinal=ordinal,
-        rejections=max(known.rejections, sum(1 for name in of_this if endings.get(name) == "Rejected")),
+        rejections=max(known.rejections, sum(1 for name in own if endings.get(name) == "Rejected")),
         last_finished=max(_ends(basis, endings), default=None),
         last_created=latest.created if latest else None,
         last_ending=endings[latest.name] if latest else None,
@@ -90,7 +90,7 @@ def look_back(basis: Basis) -> History:
 
 
 def ending(basis: Basis, job: Job) -> RetrainingEnding:
-    """What became of a job. In flight until its version serves, was turned down, or was overtaken."""
+    """How a retraining ended. It is InFlight until its version serves, was rejected, or was superseded."""
     if job.phase == "Failed":
         return "Unavailable" if job.reason in UNAVAILABLE else "Rejected"
     version = _version_of(basis, job)
@@ -98,7 +98,7 @@ def ending(basis: Basis, job: Job) -> RetrainingEnding:
         return _without_version(job, basis.situation.now)
     if version.name == basis.stable.version:
         return "Promoted"
-    # Beside a stable version one that no suite judged is served by nobody.
+    # A version that no suite judged (AwaitingApproval) never replaces a stable version.
     if version.phase in ("Rejected", "Failed", "AwaitingApproval"):
         return "Unavailable" if version.phase == "Failed" and version.reason in UNAVAILABLE else "Rejected"
     if version.phase in UNJUDGED:
@@ -108,14 +108,17 @@ def ending(basis: Basis, job: Job) -> RetrainingEnding:
     return "InFlight" if _will_roll_out(basis, version) else "Superseded"
 
 
-def _remembered(basis: Basis) -> RetrainingStatus:
-    """What the status keeps of this stable version's retrainings: jobs may have been deleted since."""
+def _recorded_status(basis: Basis) -> RetrainingStatus:
+    """The status, if it is about this stable version. It counts jobs that may have been deleted since."""
     before = basis.observed.status.retraining
     return before if before and before.version == basis.serving.name else RetrainingStatus()
 
 
 def _without_version(job: Job, now: datetime) -> RetrainingEnding:
-    """Still at work; or done, and somebody deleted what came of it. Jobs and versions come by two watches."""
+    """The ending of a job without a ModelVersion: it still runs, or its ModelVersion was deleted.
+
+    Jobs and versions arrive by two watches, so a version counts as deleted only after WATCH_LAG.
+    """
     settled = job.phase == "Succeeded" and job.finished is not None and now - job.finished > WATCH_LAG
     return "Superseded" if settled else "InFlight"
 
@@ -126,12 +129,12 @@ def _will_roll_out(basis: Basis, version: Version) -> bool:
 
 
 def _ends(basis: Basis, endings: dict[str, RetrainingEnding]) -> list[datetime]:
-    """When retrainings ended: with the verdict on their version or with the job, with a promotion, as remembered."""
+    """When retrainings ended: by a verdict, by the end of a job, by a promotion, or as recorded in the status."""
     ends = [_finished(basis, job) for job in basis.observed.jobs if endings[job.name] != "InFlight"]
     if "Promoted" in endings.values():
         ends.append(basis.stable.since)
-    if remembered := _remembered(basis).last_finished:
-        ends.append(parse_timestamp(remembered))
+    if recorded := _recorded_status(basis).last_finished:
+        ends.append(parse_timestamp(recorded))
     return ends
 
 

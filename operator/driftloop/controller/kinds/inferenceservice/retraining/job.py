@@ -2,22 +2,22 @@
 
 from driftloop.api.base import API_VERSION
 from driftloop.api.modelversion import Trigger
-from driftloop.controller.kinds.inferenceservice.retraining.asks import Ask
 from driftloop.controller.kinds.inferenceservice.retraining.history import Basis
+from driftloop.controller.kinds.inferenceservice.retraining.triggers import RetrainingTrigger
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import SERVICE, TRIGGER
 from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import Obj
 
 
-def finetune_job(basis: Basis, name: str, ask: Ask) -> Obj:
-    """The job, from the template. It belongs to the service; its version will belong to nobody."""
+def finetune_job(basis: Basis, name: str, trigger: RetrainingTrigger) -> Obj:
+    """The job from the template of the service, which owns it. The version that it creates has no owner."""
     observed, template = basis.observed, basis.spec.job_template
-    trigger = Trigger(
-        kind=ask.kind,
+    recorded = Trigger(
+        kind=trigger.kind,
         service=observed.name,
-        alert=ask.alert.alertname if ask.alert else None,
-        started=timestamp(ask.started),
+        alert=trigger.alert.alertname if trigger.alert else None,
+        started=timestamp(trigger.started),
     )
     return {
         "apiVersion": API_VERSION,
@@ -28,7 +28,7 @@ def finetune_job(basis: Basis, name: str, ask: Ask) -> Obj:
             "labels": {**template.metadata.labels, SERVICE: observed.name},
             "annotations": {
                 **template.metadata.annotations,
-                TRIGGER: trigger.model_dump_json(by_alias=True, exclude_none=True),
+                TRIGGER: recorded.model_dump_json(by_alias=True, exclude_none=True),
             },
             "ownerReferences": [owner_reference(observed.service)],
         },

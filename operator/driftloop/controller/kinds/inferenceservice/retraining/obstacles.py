@@ -1,97 +1,98 @@
-"""What keeps a retraining from starting that was asked for: a list of checks, in their order. Pure."""
+"""What prevents a triggered retraining from starting: an ordered list of checks. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from driftloop.api.inferenceservice import RetrainingState, RetrainingStatus
-from driftloop.controller.kinds.inferenceservice.retraining.asks import Ask
 from driftloop.controller.kinds.inferenceservice.retraining.history import Basis, History
+from driftloop.controller.kinds.inferenceservice.retraining.triggers import RetrainingTrigger
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import APPROVE
 from driftloop.controller.vocabulary.plan import Action, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
 POLL_SECONDS = 10.0
-_MAX_DOUBLINGS = 16  # of the cooldown: 2^16 hours are seven years
+_MAX_DOUBLINGS = 16  # doublings of the cooldown: 2^16 hours are seven years
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, and the status that says why."""
+    """The actions of a retraining, and the status that explains them."""
 
     status: RetrainingStatus | None
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
-    blocked: bool = False  # somebody has to act
-    refused: RetrainingStatus | None = None  # the status when one of the actions is refused
+    blocked: bool = False  # a person must act
+    refused: RetrainingStatus | None = None  # the status if one of the actions is refused
     requeue_after: float | None = None  # seconds
 
 
 @dataclass(frozen=True)
 class Case:
-    """A retraining that something asks for."""
+    """A retraining that was triggered."""
 
     basis: Basis
     history: History
-    ask: Ask
-    status: RetrainingStatus  # as far as it does not depend on the decision
+    trigger: RetrainingTrigger
+    status: RetrainingStatus  # the fields that do not depend on the decision
     proposal: str  # name of the job that would be created
 
 
 def breaker_open(case: Case) -> Decision | None:
-    """Too many candidates in a row were rejected: somebody has to look."""
+    """Too many candidates in a row were rejected: a person must find out why."""
     rejections = case.history.rejections
     if rejections < case.basis.spec.max_rejections:
         return None
     message = (
-        f"{rejections} candidates in a row were rejected: look at their gates and at the data, "
-        "then raise spec.retraining.maxRejections, or have another version promoted"
+        f"{rejections} candidates in a row were rejected: check their gates and the data, "
+        "then raise spec.retraining.maxRejections, or promote another version"
     )
     event = Event("Warning", Reason.RETRAINING_BLOCKED, message)
     return replace(_keep(case, "Blocked", message), events=_once(case, "Blocked", event), blocked=True)
 
 
 def daily_budget_used(case: Case) -> Decision | None:
-    """As many jobs as the spec allows were created within a day."""
-    today, most = case.history.today, case.basis.spec.max_jobs_per_day
-    return _keep(case, "Cooldown", f"{today} of {most} jobs of a day are used up") if today >= most else None
+    """The jobs that the spec allows per day were created within the last 24 hours."""
+    today, limit = case.history.today, case.basis.spec.max_jobs_per_day
+    return _keep(case, "Cooldown", f"{today} of {limit} jobs per day are used") if today >= limit else None
 
 
 def cooling_down(case: Case) -> Decision | None:
-    """The last retraining ended too short a time ago; each rejection doubles that time."""
+    """The cooldown after the previous retraining is not over. Each rejection doubles the cooldown."""
     history = case.history
-    rest = cooldown_left(case)
-    if rest <= 0:
+    left = cooldown_left(case)
+    if left <= 0:
         return None
     why = f" after {history.rejections} rejections" if history.rejections else ""
-    until = timestamp(case.basis.situation.now + timedelta(seconds=rest))
-    return replace(_keep(case, "Cooldown", f"rests until {until}{why}"), requeue_after=max(1.0, rest))
+    until = timestamp(case.basis.situation.now + timedelta(seconds=left))
+    return replace(_keep(case, "Cooldown", f"no retraining before {until}{why}"), requeue_after=max(1.0, left))
 
 
 def samples_unknown(case: Case) -> Decision | None:
-    """Corrections are needed, and nobody can say how many there are: unknown is never enough."""
+    """Corrections are needed, but Prometheus does not return their number, which is never enough."""
     needed = case.status.samples_needed
     if not needed or case.basis.observed.samples is not None:
         return None
-    return waiting(case, f"?/{needed} samples: Prometheus does not say how many there are")
+    return waiting(case, f"?/{needed} samples: Prometheus does not return their number")
 
 
 def too_few_samples(case: Case) -> Decision | None:
-    """There are fewer corrections than the spec asks for."""
+    """There are fewer corrections than the spec requires."""
     samples, needed = case.status.samples, case.status.samples_needed
     return waiting(case, f"{samples}/{needed} samples") if samples < needed else None
 
 
 def not_approved(case: Case) -> Decision | None:
-    """The spec wants a person's approval, and the annotation does not name this proposal."""
+    """The spec requires approval by a person, and the annotation does not name this proposal."""
     observed = case.basis.observed
     if case.basis.spec.approval != "manual" or observed.annotations.get(APPROVE) == case.proposal:
         return None
     message = f"kubectl annotate dlsvc {observed.name} --overwrite {APPROVE}={case.proposal}"
-    asks = Event("Normal", Reason.RETRAINING_PROPOSED, f"{case.ask.kind} asks for {case.proposal}: {message}")
+    text = f"{case.trigger.kind} triggered {case.proposal}, which needs approval: {message}"
+    event = Event("Normal", Reason.RETRAINING_PROPOSED, text)
     status = _status(case, "AwaitingApproval", message).model_copy(update={"proposal": case.proposal})
-    return Decision(status, events=_once(case, "AwaitingApproval", asks))
+    return Decision(status, events=_once(case, "AwaitingApproval", event))
 
 
 OBSTACLES: tuple[Callable[[Case], Decision | None], ...] = (
@@ -105,21 +106,21 @@ OBSTACLES: tuple[Callable[[Case], Decision | None], ...] = (
 
 
 def obstacle(case: Case) -> Decision | None:
-    """The first of them; None: nothing is in the way."""
+    """The decision of the first check that finds an obstacle; None without an obstacle."""
     return next((decision for check in OBSTACLES if (decision := check(case)) is not None), None)
 
 
 def cooldown_left(case: Case) -> float:
-    """Seconds; none before the first retraining."""
+    """Seconds until the cooldown is over; 0 before the first retraining."""
     history = case.history
     if history.last_finished is None:
         return 0.0
-    rest = case.basis.spec.cooldown_seconds * 2 ** min(history.rejections, _MAX_DOUBLINGS)
-    return float(rest - (case.basis.situation.now - history.last_finished).total_seconds())
+    cooldown = case.basis.spec.cooldown_seconds * 2 ** min(history.rejections, _MAX_DOUBLINGS)
+    return float(cooldown - (case.basis.situation.now - history.last_finished).total_seconds())
 
 
 def waiting(case: Case, message: str) -> Decision:
-    """For something that comes without anybody's doing."""
+    """Wait for something that may happen without a person's action."""
     return _keep(case, "Waiting", message)
 
 
@@ -132,6 +133,6 @@ def _status(case: Case, state: RetrainingState, message: str) -> RetrainingStatu
 
 
 def _once(case: Case, state: RetrainingState, event: Event) -> tuple[Event, ...]:
-    """The Event of a state, when it begins."""
+    """The Event, only when the state begins."""
     before = case.basis.observed.status.retraining
     return (event,) if before is None or before.state != state else ()

@@ -1,4 +1,4 @@
-"""A candidate beside stable: wait for its pods, compare both, then exchange them pod by pod, or roll back. Pure."""
+"""A candidate beside stable: wait for its pods, compare both, then replace stable pod by pod, or roll back. Pure."""
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -11,13 +11,13 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
     Failure,
     Rollout,
-    because,
     bring_up,
     canary_size,
+    make_stable,
+    problem_suffix,
     retire,
     roll_back,
     scale,
-    take_over,
     unchanged,
 )
 from driftloop.controller.kinds.inferenceservice.situation import Situation
@@ -37,12 +37,12 @@ class Pair:
 
     @property
     def replicas(self) -> int:
-        """The service's."""
+        """Number of pods in the spec of the service."""
         return self.situation.observed.spec.replicas
 
     @property
     def size(self) -> int:
-        """The candidate's pods during the analysis."""
+        """Number of candidate pods during the analysis."""
         return canary_size(self.replicas)
 
     @property
@@ -51,27 +51,27 @@ class Pair:
         return timedelta(seconds=self.situation.observed.spec.canary.progress_deadline_seconds)
 
     def keep_stable(self) -> tuple[Adjust, ...]:
-        """Stable has all its pods."""
+        """Keep stable at its full number of pods."""
         return scale(self.situation, self.stable, self.replicas)
 
     def keep(self) -> tuple[Adjust, ...]:
-        """Both have the pods that they have during the analysis."""
+        """Keep both revisions at their numbers of pods during the analysis."""
         return (*self.keep_stable(), *scale(self.situation, self.candidate, self.size))
 
 
 def start(situation: Situation, stable: Revision, version: Version) -> Rollout:
-    """Bring up the candidate beside stable."""
+    """Start the candidate beside stable."""
     step = bring_up(situation, version, "Canary")
     return replace(step, actions=(*scale(situation, stable, situation.observed.spec.replicas), *step.actions))
 
 
 def canary(pair: Pair) -> Rollout:
-    """The next step of a candidate that is there."""
+    """The next step of a candidate that exists."""
     situation, candidate = pair.situation, pair.candidate
     if candidate.promoted or pair.replicas == 0:
         return _exchange(pair)
     if candidate.available and _stable_is_lost(pair):
-        # Waiting for a comparison with pods that never come would keep the way out shut.
+        # Without stable pods there is nothing to compare with, and the candidate is what serves the users.
         return _promote(pair, None, f"{pair.stable.version} has no ready pod to compare with")
     if candidate.available < pair.size:
         return _await_candidate(pair)
@@ -94,13 +94,13 @@ def canary(pair: Pair) -> Rollout:
 def _analysing(pair: Pair, analysis: Analysis) -> Rollout:
     paused = analysis.verdict == "Paused"
     message = f"{pair.candidate.version} beside {pair.stable.version}: {analysis.message}"
-    begins = paused and pair.situation.observed.status.phase != "Paused"
+    pause_begins = paused and pair.situation.observed.status.phase != "Paused"
     return Rollout(
         "Paused" if paused else "Canary",
         Reason.CANARY_PAUSED if paused else Reason.ANALYSING,
         message,
         pair.keep(),
-        (Event("Warning", Reason.CANARY_PAUSED, message),) if begins else (),
+        (Event("Warning", Reason.CANARY_PAUSED, message),) if pause_begins else (),
         pair.candidate,
         analysis,
         requeue_after=PAUSED_SECONDS if paused else POLL_SECONDS,
@@ -109,7 +109,8 @@ def _analysing(pair: Pair, analysis: Analysis) -> Rollout:
 
 def _await_candidate(pair: Pair) -> Rollout:
     stable, candidate = pair.stable, pair.candidate
-    message = f"{candidate.version}: {candidate.available} of {pair.size} candidate pods are ready" + because(candidate)
+    message = f"{candidate.version}: {candidate.available} of {pair.size} candidate pods are ready"
+    message += problem_suffix(candidate)
     overdue = _is_overdue(pair)
     if overdue and candidate.unstarted and not candidate.broken:
         return _await_room(pair, message)
@@ -122,8 +123,8 @@ def _await_candidate(pair: Pair) -> Rollout:
 def _is_overdue(pair: Pair) -> bool:
     """Whether a pod of the candidate has been missing for longer than the deadline.
 
-    A pod that goes away during the analysis has as long to come back as a new one has to come, and so has one that came
-    to be wanted just now: until the Deployment's controller has looked, its conditions are about fewer pods.
+    A pod that is lost during the analysis has the same time to come back. After scaling up, the time starts only when
+    the Deployment controller has seen the new number: before that, its conditions are about fewer pods.
     """
     candidate = pair.candidate
     since = max(candidate.since, candidate.unavailable_since or candidate.since)
@@ -132,12 +133,12 @@ def _is_overdue(pair: Pair) -> bool:
 
 
 def _await_room(pair: Pair, message: str) -> Rollout:
-    """No engine of the candidate has run: a node, an image, a volume or its model is still missing.
+    """Wait for a candidate whose engine has never run: a node, an image, a volume or the model is still missing.
 
-    That says nothing of the version, so it keeps its place beside stable, which has all its pods: scheduler and kubelet
-    go on trying, with back-off.
+    That is not a fault of the version, so it is not rolled back. Stable keeps all its pods, and scheduler and kubelet
+    retry with back-off.
     """
-    message = f"{message}. It waits longer than canary.progressDeadlineSeconds for what its pods need to start"
+    message = f"{message}. Its pods could not start within canary.progressDeadlineSeconds and keep waiting"
     ready = find(pair.situation.observed.service.get("status", {}).get("conditions") or [], "Ready") or {}
     reported = ready.get("reason") == Reason.PROGRESS_DEADLINE_EXCEEDED
     event = Event("Warning", Reason.PROGRESS_DEADLINE_EXCEEDED, shorten(message, 1000))
@@ -155,15 +156,17 @@ def _await_room(pair: Pair, message: str) -> Rollout:
 def _begin_analysis(pair: Pair) -> Rollout:
     stable, candidate = pair.stable, pair.candidate
     if stable.available == 0:
-        message = f"{candidate.version} is ready and waits for a pod of {stable.version} to be compared with"
-        return Rollout("Canary", Reason.STABLE_NOT_READY, message + because(stable), pair.keep(), candidate=candidate)
+        message = f"{candidate.version} is ready and waits for a ready pod of {stable.version} for the comparison"
+        return Rollout(
+            "Canary", Reason.STABLE_NOT_READY, message + problem_suffix(stable), pair.keep(), candidate=candidate
+        )
     begun = replace(
         unchanged(pair.situation, candidate),
         replicas=pair.size,
         annotations={ANALYSIS: timestamp(pair.situation.now)},
     )
-    arms = f"{candidate.available} pods with {stable.available}"
-    message = f"compares {candidate.version} with {stable.version}: {arms}"
+    pods = f"{candidate.available} candidate pods, {stable.available} stable pods"
+    message = f"comparing {candidate.version} with {stable.version}: {pods}"
     event = Event("Normal", Reason.ANALYSIS_STARTED, message)
     return Rollout("Canary", Reason.ANALYSING, message, (*pair.keep_stable(), begun), (event,), candidate)
 
@@ -182,29 +185,29 @@ def _promote(pair: Pair, analysis: Analysis | None, why: str) -> Rollout:
 
 
 def _exchange(pair: Pair) -> Rollout:
-    """Pod by pod, and at the end the roles."""
+    """Replace stable's pods one by one, and change the roles at the end."""
     situation, stable, candidate = pair.situation, pair.stable, pair.candidate
     analysis = situation.observed.status.analysis
     if candidate.available >= pair.replicas:
         message = f"{candidate.version} (revision {candidate.revision}) serves instead of {stable.version}"
-        # The new stable first: between the two writes the later one counts.
-        roles = (take_over(situation, candidate), retire(situation, stable))
+        # The new stable is written first: between the two writes both are stable, and the later one counts.
+        roles = (make_stable(situation, candidate), retire(situation, stable))
         event = Event("Normal", Reason.PROMOTED, message)
         return Rollout("Serving", Reason.SERVING, message, roles, (event,), analysis=analysis)
-    left = pair.replicas - candidate.available
+    remaining = pair.replicas - candidate.available
     message = f"{candidate.version} takes over: {candidate.available} of {pair.replicas} pods are ready"
-    actions = (*scale(situation, candidate, pair.replicas), *scale(situation, stable, left))
+    actions = (*scale(situation, candidate, pair.replicas), *scale(situation, stable, remaining))
     return Rollout(
-        "Canary", Reason.PROMOTING, message + because(candidate), actions, candidate=candidate, analysis=analysis
+        "Canary", Reason.PROMOTING, message + problem_suffix(candidate), actions, candidate=candidate, analysis=analysis
     )
 
 
 def _roll_back(pair: Pair, failure: Failure) -> Rollout:
-    """A policy that refuses the one Deployment, for the sake of its image perhaps, is nothing to the other."""
+    """Roll back and keep stable, independently: an admission policy may refuse a write to one of the Deployments."""
     return replace(roll_back(pair.situation, pair.candidate, failure), beside=pair.keep_stable())
 
 
 def _stable_is_lost(pair: Pair) -> bool:
-    """Stable has had no ready pod for as long as a candidate may take to get one."""
+    """Whether stable has had no ready pod for longer than a candidate may take to get one."""
     since = pair.stable.unavailable_since
     return pair.stable.available == 0 and since is not None and pair.situation.now - since > pair.deadline

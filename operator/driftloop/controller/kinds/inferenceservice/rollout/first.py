@@ -7,11 +7,11 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
     Failure,
     Rollout,
-    because,
     bring_up,
+    make_stable,
+    problem_suffix,
     roll_back,
     scale,
-    take_over,
 )
 from driftloop.controller.kinds.inferenceservice.selection import Choice
 from driftloop.controller.kinds.inferenceservice.situation import Situation
@@ -20,7 +20,7 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 
 def first(situation: Situation, choice: Choice) -> Rollout:
-    """Bring up what was chosen; it becomes stable with its first Ready pod."""
+    """Start the chosen revision. It becomes stable with its first Ready pod."""
     candidate = situation.candidate
     if choice.version is None or choice.revision is None:
         return Rollout("Pending", choice.reason, choice.message, candidate=candidate, requeue_after=None)
@@ -29,20 +29,20 @@ def first(situation: Situation, choice: Choice) -> Rollout:
     if candidate.available >= min(1, situation.observed.spec.replicas):
         message = f"{candidate.version} serves as revision {candidate.revision}"
         event = Event("Normal", Reason.SERVING, message)
-        return Rollout("Serving", Reason.SERVING, message, (take_over(situation, candidate),), (event,))
+        return Rollout("Serving", Reason.SERVING, message, (make_stable(situation, candidate),), (event,))
     if candidate.broken:
         return roll_back(situation, candidate, Failure(Reason.PODS_BROKEN, candidate.problem))
     return _await_pods(situation, candidate)
 
 
 def _await_pods(situation: Situation, candidate: Revision) -> Rollout:
-    """Nothing else serves, so it goes on trying: its image may come, a node may be added."""
+    """Wait for the pods without a limit, because nothing else serves: an image or a node may still be added."""
     spec = situation.observed.spec
     late = situation.now - candidate.since > timedelta(seconds=spec.canary.progress_deadline_seconds)
     return Rollout(
         "Degraded" if late else "Deploying",
         Reason.PROGRESS_DEADLINE_EXCEEDED if late else Reason.DEPLOYING,
-        f"{candidate.version}: {candidate.available} of {spec.replicas} pods are ready" + because(candidate),
+        f"{candidate.version}: {candidate.available} of {spec.replicas} pods are ready" + problem_suffix(candidate),
         scale(situation, candidate, spec.replicas),
         candidate=candidate,
         blocked=late,

@@ -1,4 +1,4 @@
-"""The moves of a rollout: bring a revision up, scale it, give it another role, roll it back. Pure."""
+"""The moves of a rollout: start a revision, scale it, change its role, roll it back. Pure."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,22 +13,22 @@ from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, R
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
-POLL_SECONDS = 5.0  # how often the figures of a canary are looked at
+POLL_SECONDS = 5.0  # interval at which a rollout is checked
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What to do now, and how the service stands."""
+    """The next actions of a rollout, and the state of the service."""
 
     phase: ServicePhase
-    reason: Reason | Literal[""]  # "" is only what a Choice without a reason would pass on
+    reason: Reason | Literal[""]  # "" only if a Choice has no reason
     message: str
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
-    candidate: Revision | None = None  # only while it is one
+    candidate: Revision | None = None  # the revision in this role after the actions
     analysis: Analysis | None = None
-    failed: tuple[str, ...] = ()  # all that are not tried again
-    blocked: bool = False  # the spec asks for what cannot be had
+    failed: tuple[str, ...] = ()  # revisions that are not tried again
+    blocked: bool = False  # the spec can't be fulfilled
     requeue_after: float | None = POLL_SECONDS
     beside: tuple[Action, ...] = ()  # independent of `actions` and of each other
 
@@ -39,11 +39,11 @@ class Failure:
 
     reason: Reason
     message: str
-    analysis: Analysis | None = None  # what it was found by, if it was
+    analysis: Analysis | None = None  # the analysis that showed it, if one did
 
 
 def canary_size(replicas: int) -> int:
-    """Candidate pods beside `replicas` of stable during the analysis.
+    """Number of candidate pods beside `replicas` stable pods during the analysis.
 
     >>> [canary_size(replicas) for replicas in (0, 1, 2, 4, 5)]
     [0, 1, 1, 2, 2]
@@ -52,29 +52,29 @@ def canary_size(replicas: int) -> int:
 
 
 def bring_up(situation: Situation, version: Version, phase: Literal["Deploying", "Canary"]) -> Rollout:
-    """Create the Deployment of the version's revision, or make the one that is there the candidate again."""
+    """Create the Deployment of the version's revision, or make an existing one the candidate again."""
     observed, revision = situation.observed, situation.revision_of(version)
     replicas = observed.spec.replicas if phase == "Deploying" else canary_size(observed.spec.replicas)
-    existing = next((each for each in observed.revisions if each.revision == revision), None)
+    existing = next((known for known in observed.revisions if known.revision == revision), None)
     actions: tuple[Action, ...]
     if existing is None:
         body = deployment(observed, version, replicas, situation.settings, situation.now)
         actions = (Create(keys_secret(observed)), Create(body))
     else:
-        afresh = {SINCE: timestamp(situation.now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
+        reset = {SINCE: timestamp(situation.now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
         actions = (
             replace(
-                unchanged(situation, existing), replicas=replicas, labels={ROLE: "candidate"}, annotations=dict(afresh)
+                unchanged(situation, existing), replicas=replicas, labels={ROLE: "candidate"}, annotations=dict(reset)
             ),
         )
-    message = f"brings up {version.name} as revision {revision}, {replicas} pods"
+    message = f"starting {version.name} as revision {revision} with {replicas} pods"
     event = Event("Normal", Reason.CANDIDATE_CHOSEN, message)
     reason = Reason.CANDIDATE_STARTING if phase == "Canary" else Reason.DEPLOYING
     return Rollout(phase, reason, message, actions, (event,), candidate=existing)
 
 
 def roll_back(situation: Situation, candidate: Revision, failure: Failure) -> Rollout:
-    """Scale the candidate to 0 and keep its Deployment as the memory of its failure."""
+    """Scale the candidate to 0 and keep its Deployment as the record of its failure."""
     used_up = situation.observed.annotations.get(RETRY) == candidate.revision
     action = replace(
         unchanged(situation, candidate),
@@ -98,7 +98,7 @@ def roll_back(situation: Situation, candidate: Revision, failure: Failure) -> Ro
     )
 
 
-def take_over(situation: Situation, candidate: Revision) -> Adjust:
+def make_stable(situation: Situation, candidate: Revision) -> Adjust:
     """Make the candidate stable."""
     return replace(
         unchanged(situation, candidate),
@@ -109,22 +109,22 @@ def take_over(situation: Situation, candidate: Revision) -> Adjust:
 
 
 def retire(situation: Situation, revision: Revision) -> Adjust:
-    """Let its pods end by draining; the Deployment stays until they are gone."""
+    """Drain the pods of a revision. Its Deployment is deleted after they have stopped."""
     notes = {ANALYSIS: None, PROMOTED: None}
     return replace(unchanged(situation, revision), replicas=0, labels={ROLE: "retired"}, annotations=dict(notes))
 
 
 def scale(situation: Situation, revision: Revision, replicas: int) -> tuple[Adjust, ...]:
-    """Nothing where it is wanted so already."""
+    """Set the number of pods; no action if it is set already."""
     return (replace(unchanged(situation, revision), replicas=replicas),) if revision.replicas != replicas else ()
 
 
 def unchanged(situation: Situation, revision: Revision) -> Adjust:
-    """An Adjust of the revision's Deployment as it was observed, which changes nothing yet."""
+    """An Adjust of the revision's Deployment without changes, to which callers add theirs."""
     namespace = situation.observed.namespace
     return Adjust(namespace, revision.name, revision.uid, resource_version=revision.resource_version)
 
 
-def because(revision: Revision) -> str:
-    """The pods' own reason, to be appended to a message."""
+def problem_suffix(revision: Revision) -> str:
+    """The problem of a revision's pods, to be appended to a message."""
     return f": {revision.problem}" if revision.problem else ""

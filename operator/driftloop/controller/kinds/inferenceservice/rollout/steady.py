@@ -1,11 +1,11 @@
-"""Stable is what should serve, or nothing better can be had. Pure."""
+"""The state without a canary: stable is the revision that should serve, or no better one can be chosen. Pure."""
 
 from driftloop.api.inferenceservice import ServicePhase
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
     Rollout,
-    because,
+    problem_suffix,
     retire,
     scale,
 )
@@ -20,16 +20,16 @@ def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
     replicas, candidate = situation.observed.spec.replicas, situation.candidate
     actions: tuple[Action, ...] = scale(situation, stable, replicas)
     if candidate and is_needed(situation, stable, candidate):
-        message = f"returns to {stable.version}: {stable.available} of {replicas} pods are ready"
+        message = f"returning to {stable.version}: {stable.available} of {replicas} pods are ready"
         return Rollout("Canary", Reason.RETURNING, message, actions, candidate=candidate)
     events: tuple[Event, ...] = ()
     if candidate:
         actions += (retire(situation, candidate),)
-        withdrawn = f"{candidate.version} (revision {candidate.revision}) is no longer wanted"
+        withdrawn = f"{candidate.version} (revision {candidate.revision}) is no longer the revision that should serve"
         events = (Event("Normal", Reason.CANARY_WITHDRAWN, withdrawn),)
     short = stable.available < replicas
     message = f"{stable.version} serves: {stable.available} of {replicas} pods are ready"
-    message += because(stable) if short else ""
+    message += problem_suffix(stable) if short else ""
     message += f". {choice.message}" if choice.message else ""
     phase: ServicePhase = "Degraded" if short and stable.available == 0 else "Serving"
     reason = choice.reason or (Reason.PODS_NOT_READY if short else Reason.SERVING)
@@ -37,7 +37,7 @@ def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
 
 
 def is_needed(situation: Situation, stable: Revision, candidate: Revision) -> bool:
-    """Whether users would miss the candidate: stable gave up pods for it and hasn't got them back, or has none."""
+    """Whether the candidate's pods are still needed: stable has no pod, or has not yet got back all that it gave up."""
     replicas = situation.observed.spec.replicas
     short = stable.available < (replicas if candidate.promoted else min(1, replicas))
     return candidate.available > 0 and short

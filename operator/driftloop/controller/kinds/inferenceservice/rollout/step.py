@@ -1,4 +1,4 @@
-"""The next step of a rollout: which of its parts it is in. Pure."""
+"""The next step of a rollout, from the module for its current state. Pure."""
 
 from dataclasses import replace
 
@@ -11,8 +11,8 @@ from driftloop.controller.kinds.inferenceservice.selection import Choice, choose
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 
 
-def roll(situation: Situation) -> Rollout:
-    """The next step, with what it leaves to clear away."""
+def next_step(situation: Situation) -> Rollout:
+    """The next step of the rollout, and the clean-up of other revisions."""
     choice = choose(situation)
     step = _step(situation, choice)
     return replace(
@@ -30,7 +30,7 @@ def _step(situation: Situation, choice: Choice) -> Rollout:
     if choice.version is None or choice.revision is None or choice.revision == stable.revision:
         return steady(situation, stable, choice)
     if candidate and (candidate.revision == choice.revision or not stable.available):
-        # A candidate that alone serves users is not given up for the next one.
+        # If only the candidate serves users, it is not replaced by the next candidate.
         return canary(Pair(situation, stable, candidate))
     if candidate and is_needed(situation, stable, candidate):
         return steady(situation, stable, choice)
