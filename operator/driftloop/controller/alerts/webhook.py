@@ -1,6 +1,7 @@
 """The receiver of Alertmanager's webhooks. It answers 200 only if every alert is recorded in the services it concerns.
 
-Alertmanager retries after a 5xx but not after a 4xx, so a 4xx is only for a request that is itself wrong.
+Alertmanager retries after a 5xx but not after a 4xx (https://github.com/prometheus/alertmanager/issues/2457), so a 4xx
+is only for a request that is itself wrong.
 """
 
 import hmac

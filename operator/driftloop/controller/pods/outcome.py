@@ -67,7 +67,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Broken:
-    """The stage finished without a result and is not retried."""
+    """The stage has failed and is not retried."""
 
     reason: str
     message: str

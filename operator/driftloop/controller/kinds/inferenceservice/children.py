@@ -59,7 +59,10 @@ def keys_secret(observed: Observed) -> Obj:
 
 
 def disruption_budget(observed: Observed, settings: Settings) -> Obj:
-    """Allows the eviction of one pod at a time, over all revisions. A pod that is not Ready never blocks a drain."""
+    """Allows the eviction of one pod at a time, over all revisions.
+
+    By default, pods that are not Ready can block a node's drain: https://github.com/kubernetes/kubernetes/pull/113375
+    """
     spec = {
         "maxUnavailable": 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",

@@ -189,12 +189,12 @@ def _evaluate_step(evaluation: Evaluation, latest: Stage[EvaluateResult]) -> Ste
 def _activity(evaluation: Evaluation, job: Obj) -> str:
     match tasks.compared_with(job):
         case BaselineStatus(version=version):
-            stable = version
+            how = f"compared with {version}"
         case NoBaseline():
-            stable = "nothing"
+            how = "without a comparison"
         case never:
             assert_never(never)
-    return f"the version is being evaluated, compared with {stable} ({evaluation.engine_text})"
+    return f"the version is being evaluated, {how} ({evaluation.engine_text})"
 
 
 def _without_result(evaluation: Evaluation, job: Obj, outcome: Running | Broken | Lost, activity: str) -> Step:

@@ -71,7 +71,7 @@ def canary(pair: Pair) -> Rollout:
     if candidate.promoted or pair.replicas == 0:
         return _exchange(pair)
     if candidate.available and _stable_is_lost(pair):
-        # Without stable pods there is nothing to compare with, and the candidate is what serves the users.
+        # Stable's pods do not come back, so waiting for a comparison would block the rollout.
         return _promote(pair, None, f"{pair.stable.version} has no ready pod to compare with")
     if candidate.available < pair.size:
         return _await_candidate(pair)
@@ -123,8 +123,9 @@ def _await_candidate(pair: Pair) -> Rollout:
 def _is_overdue(pair: Pair) -> bool:
     """Whether a pod of the candidate has been missing for longer than the deadline.
 
-    A pod that is lost during the analysis has the same time to come back. After scaling up, the time starts only when
-    the Deployment controller has seen the new number: before that, its conditions are about fewer pods.
+    A pod that is lost during the analysis has the same time to come back. After a change of the number of pods, the
+    candidate is overdue only once the Deployment controller has seen the new number: until then the conditions of the
+    Deployment are about the previous number.
     """
     candidate = pair.candidate
     since = max(candidate.since, candidate.unavailable_since or candidate.since)

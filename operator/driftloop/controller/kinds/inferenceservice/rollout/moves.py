@@ -25,7 +25,7 @@ class Rollout:
     message: str
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
-    candidate: Revision | None = None  # the revision in this role after the actions
+    candidate: Revision | None = None  # the candidate, while there is one
     analysis: Analysis | None = None
     failed: tuple[str, ...] = ()  # revisions that are not tried again
     blocked: bool = False  # the spec can't be fulfilled

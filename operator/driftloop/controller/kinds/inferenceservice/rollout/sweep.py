@@ -1,12 +1,13 @@
 """Clean-up of other revisions: remove their pods, then their Deployments, except the records of failures. Pure."""
 
 from dataclasses import replace
+from typing import assert_never
 
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout, retire, scale, unchanged
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.labels import RETRIED, RETRY
-from driftloop.controller.vocabulary.plan import Action, Adjust, Delete
+from driftloop.controller.vocabulary.plan import Action, Adjust, Apply, Create, Delete, FailPod, Label
 
 _MAX_FAILED = 32  # failed revisions in the status
 
@@ -14,7 +15,7 @@ _MAX_FAILED = 32  # failed revisions in the status
 def sweep(situation: Situation, step: Rollout) -> tuple[Action, ...]:
     """Clean up the revisions that `step` does not act on."""
     kept = {revision.uid for revision in (situation.stable, step.candidate) if revision}
-    kept |= {action.uid for action in (*step.actions, *step.beside) if isinstance(action, Adjust)}
+    kept |= {uid for action in (*step.actions, *step.beside) if (uid := _adjusted(action)) is not None}
     others = (revision for revision in situation.observed.revisions if revision.uid not in kept)
     return tuple(action for revision in others for action in _clear(situation, revision))
 
@@ -25,6 +26,17 @@ def failed_list(situation: Situation, step: Rollout) -> tuple[str, ...]:
     others = sorted(situation.failed.difference(known))
     new = [name for name in step.failed if name not in situation.failed]
     return (*known, *others, *new)[-_MAX_FAILED:]
+
+
+def _adjusted(action: Action) -> str | None:
+    """UID of the Deployment that an action adjusts; None for an action of another kind."""
+    match action:
+        case Adjust(uid=uid):
+            return uid
+        case Create() | Apply() | Delete() | Label() | FailPod():
+            return None
+        case never:
+            assert_never(never)
 
 
 def _clear(situation: Situation, revision: Revision) -> tuple[Action, ...]:
