@@ -235,7 +235,7 @@ def claim_of_one_node(case: Case) -> Problem | None:
             if not modes & set(granted):
                 message = (
                     f"PersistentVolumeClaim {claim} has access modes {', '.join(granted) or 'none'}; {nodes} "
-                    "nodes need ReadWriteMany: use another claim, or compute.nodes: 1"
+                    f"nodes need {' or '.join(sorted(modes))}: use another claim, or compute.nodes: 1"
                 )
                 return Blocked(Reason.NEEDS_READ_WRITE_MANY, message)
     return None

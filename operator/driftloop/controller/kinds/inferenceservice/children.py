@@ -43,7 +43,7 @@ def service(observed: Observed, settings: Settings) -> Obj:
 
 
 def feedback_service(observed: Observed, settings: Settings) -> Obj:
-    """The Service that receives corrections. It is separate, so that other clients can reach it than the API."""
+    """The Service that receives corrections, separate from the API so that it can be exposed to other clients."""
     return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK_PORT)
 
 

@@ -35,7 +35,7 @@ def trigger_of(basis: Basis, history: History) -> RetrainingTrigger | None:
     return _old_age(basis)
 
 
-def is_borne_out(basis: Basis, started: datetime) -> bool:
+def is_confirmed(basis: Basis, started: datetime) -> bool:
     """Whether the operator's own evidence was above its threshold when a drift alert began, or later.
 
     Otherwise anyone who can write series into a shared Prometheus could start trainings of other users.
@@ -57,7 +57,7 @@ def _drift_alerts(basis: Basis) -> Alerts:
     return [
         (started, alert)
         for started, alert in _recorded(basis)
-        if alert.alertname == ALERT_NAME and (held or started > basis.stable.since) and is_borne_out(basis, started)
+        if alert.alertname == ALERT_NAME and (held or started > basis.stable.since) and is_confirmed(basis, started)
     ]
 
 
