@@ -197,18 +197,18 @@ def held_out_percent_changed(case: Case) -> Problem | None:
 
 def feedback_service_absent(case: Case) -> Problem | None:
     """The InferenceService of data.feedback.service does not exist yet."""
-    wanted = case.spec.data.feedback
-    if wanted is None or case.observed.feedback:
+    source = case.spec.data.feedback
+    if source is None or case.observed.feedback:
         return None
-    return _absent(Reason.SERVICE_NOT_FOUND, "data.feedback.service", "InferenceService", wanted.service)
+    return _absent(Reason.SERVICE_NOT_FOUND, "data.feedback.service", "InferenceService", source.service)
 
 
 def feedback_not_taken(case: Case) -> Problem | None:
     """The InferenceService of data.feedback.service does not store feedback."""
-    wanted = case.spec.data.feedback
-    if wanted is None or case.feedback:
+    source = case.spec.data.feedback
+    if source is None or case.feedback:
         return None
-    message = f"InferenceService {wanted.service} does not store feedback: set its spec.feedback.storage"
+    message = f"InferenceService {source.service} does not store feedback: set its spec.feedback.storage"
     return Blocked(Reason.NO_FEEDBACK_STORAGE, message)
 
 
@@ -260,8 +260,8 @@ CHECKS: tuple[Callable[[Case], Problem | None], ...] = (
 
 def gather(observed: Observed) -> Case:
     """Resolve the references of the spec, as far as their objects exist."""
-    wanted = observed.spec.model.from_
-    serving = observed.serving if wanted.serving else None
+    source = observed.spec.model.from_
+    serving = observed.serving if source.serving else None
     served = versions.stable_version(serving, observed.serving_deployments) if serving else None
     version = _version(observed, served)
     origin = _origin(version) if version else None
@@ -282,10 +282,10 @@ def _absent(reason: Reason, path: str, kind: str, name: str) -> Waiting:
 
 
 def _version(observed: Observed, served: str | None) -> Obj | None:
-    wanted = observed.spec.model.from_
-    if wanted.family is not None:
-        return versions.to_start_from(observed.versions, wanted.family)
-    name = wanted.version_ref.name if wanted.version_ref else served
+    source = observed.spec.model.from_
+    if source.family is not None:
+        return versions.to_start_from(observed.versions, source.family)
+    name = source.version_ref.name if source.version_ref else served
     return versions.by_name(observed.versions, name) if name else None
 
 
@@ -314,8 +314,8 @@ def _inherited(lineage: Lineage, version: Obj, spec: FineTuneJobSpec) -> HeldOut
 
 
 def _feedback(observed: Observed) -> FeedbackSource | None:
-    wanted, service = observed.spec.data.feedback, observed.feedback
-    if wanted is None or service is None:
+    source, service = observed.spec.data.feedback, observed.feedback
+    if source is None or service is None:
         return None
     try:
         kept = FeedbackSpec.model_validate(field(service, "spec", "feedback"))
@@ -323,6 +323,6 @@ def _feedback(observed: Observed) -> FeedbackSource | None:
         return None
     return FeedbackSource(
         uri=join(kept.storage, service["metadata"]["uid"]),
-        max_rows=wanted.max_rows,
-        max_rows_per_user=wanted.max_rows_per_user,
+        max_rows=source.max_rows,
+        max_rows_per_user=source.max_rows_per_user,
     )

@@ -95,8 +95,8 @@ def _revision_status(revision: Revision | None) -> RevisionStatus | None:
 
 def _conditions(situation: Situation, rollout: Rollout, retraining: Decision) -> list[Condition]:
     """Ready: users are served. Reconciling: the operator works on it. Stalled: a person must act."""
-    stable, wanted = situation.stable, situation.observed.spec.replicas
-    serving = stable is not None and stable.available >= min(wanted, stable.replicas) and rollout.phase != "Degraded"
+    stable, replicas = situation.stable, situation.observed.spec.replicas
+    serving = stable is not None and stable.available >= min(replicas, stable.replicas) and rollout.phase != "Degraded"
     entries = (
         ready(rollout.reason, rollout.message)
         if serving

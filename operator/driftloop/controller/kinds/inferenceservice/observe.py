@@ -90,17 +90,17 @@ def _with_problem(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revis
             assert_never(never)
 
 
-async def _with_metrics(observed: Observed, wanted: Questions, world: World) -> Observed:
+async def _with_metrics(observed: Observed, needed: Questions, world: World) -> Observed:
     """`observed` with the answers of Prometheus; None where it was not asked or has no answer."""
     namespace, name = observed.namespace, observed.name
-    if wanted.arms:
-        pair = (wanted.arms.stable, wanted.arms.candidate)
-        by_revision = await arms(world, namespace, name, pair, wanted.arms.since)
+    if needed.arms:
+        pair = (needed.arms.stable, needed.arms.candidate)
+        by_revision = await arms(world, namespace, name, pair, needed.arms.since)
         both = Arms(*(by_revision[revision] for revision in pair)) if by_revision else None
         observed = replace(observed, arms=both)
-    if wanted.counters:
-        version, since, until = wanted.counters.version, wanted.counters.since, wanted.counters.until
+    if needed.counters:
+        version, since, until = needed.counters.version, needed.counters.since, needed.counters.until
         observed = replace(observed, counters=await read_batch(world, namespace, name, version, since, until))
-    if wanted.samples:
-        observed = replace(observed, samples=await eligible_samples(world, namespace, name, wanted.samples))
+    if needed.samples:
+        observed = replace(observed, samples=await eligible_samples(world, namespace, name, needed.samples))
     return observed

@@ -70,7 +70,7 @@ def _newest(situation: Situation) -> Choice:
     waiting = _outdated(outdated) if outdated else Choice()
     if situation.stable is None:
         return waiting if outdated else _nothing(situation)
-    if situation.serving is None:  # deleted by force: its pods have their copy
+    if situation.serving is None:  # deleted by force; its pods keep their copy of the model
         return waiting
     return _take(situation, situation.serving, waiting) or _failed(situation, situation.serving)
 

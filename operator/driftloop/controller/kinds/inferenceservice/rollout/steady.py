@@ -16,7 +16,7 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 
 def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
-    """Keep stable at its replicas, and withdraw a candidate that is no longer wanted."""
+    """Keep stable at its number of pods, and withdraw a candidate that should no longer serve."""
     replicas, candidate = situation.observed.spec.replicas, situation.candidate
     actions: tuple[Action, ...] = scale(situation, stable, replicas)
     if candidate and is_needed(situation, stable, candidate):
@@ -25,7 +25,7 @@ def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
     events: tuple[Event, ...] = ()
     if candidate:
         actions += (retire(situation, candidate),)
-        withdrawn = f"{candidate.version} (revision {candidate.revision}) is no longer the revision that should serve"
+        withdrawn = f"{candidate.version} (revision {candidate.revision}) was withdrawn: it should no longer serve"
         events = (Event("Normal", Reason.CANARY_WITHDRAWN, withdrawn),)
     short = stable.available < replicas
     message = f"{stable.version} serves: {stable.available} of {replicas} pods are ready"
