@@ -1,4 +1,4 @@
-"""Which tests run, and how processes share them: the cluster's run one after another, the pure ones beside them."""
+"""Selects and orders the tests, and distributes them over processes: cluster tests run one after another."""
 
 import gc
 from collections import Counter
@@ -13,29 +13,29 @@ from xdist.workermanage import WorkerController
 from parts import ALL, FUZZ, PARTS, is_chosen, is_property, part_of, runs
 
 CLUSTER = "tests/cluster/"
-LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # has clusters of its own
+LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # creates its own clusters
 FILES = (
-    *("testcluster", "interruptions", "operator_faults"),  # what others take for granted, and the training they share
-    *("bad_input", "node_loss"),  # one node is enough, while the other is lost; also for the loop, which begins here
-    *("serving_faults", "training_faults", "loop"),  # the loop runs beside the others and ends last
+    *("testcluster", "interruptions", "operator_faults"),  # prerequisites of others, and the training that they share
+    *("bad_input", "node_loss"),  # one node is enough while the other is lost, also for the loop, which starts here
+    *("serving_faults", "training_faults", "loop"),  # the loop runs in parallel with the others and ends last
 )
 ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")
 
-gc.disable()  # while torch is imported (see driftloop.podlib.heavy): three seconds of each process's collection
+gc.disable()  # during the import of torch, as in driftloop.podlib.heavy; saves three seconds per process
 LEFT_OUT = pytest.StashKey[list[str]]()  # lines of the summary
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", choices=[*PARTS, ALL], help="run a part of `make test-long` in place of `make test`")
+    parser.addoption("--part", choices=[*PARTS, ALL], help="run a part of `make test-long` instead of `make test`")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = []
-    settings.load_profile("all" if runs(config, FUZZ) else "some")  # before tests are imported: parts.examples asks
+    settings.load_profile("all" if runs(config, FUZZ) else "some")  # before tests are imported, for parts.examples
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The chosen tests, in order. What is left out is counted for the summary."""
+    """Select and sort the tests. The others are counted for the summary."""
     part = config.getoption("part")
     chosen = [item for item in items if is_chosen(item, part)]
     left_out = [item for item in items if not is_chosen(item, part)]
@@ -43,12 +43,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
     _sort(items)
     config.stash[LEFT_OUT] = list(_lines(config, left_out, chosen))
-    if hasattr(config, "workeroutput"):  # a process of xdist's, whose summary nobody sees
+    if hasattr(config, "workeroutput"):  # a worker process of xdist, whose summary is not shown
         config.workeroutput["left_out"] = config.stash[LEFT_OUT]
 
 
 def pytest_testnodedown(node: WorkerController) -> None:
-    """Each process of xdist's collects all tests, so any of them knows what is left out."""
+    """Take the lines of a worker process of xdist. Each worker collects all tests, so any of them will do."""
     lines = getattr(node, "workeroutput", {}).get("left_out")
     node.config.stash[LEFT_OUT] = lines or node.config.stash[LEFT_OUT]
 
@@ -69,10 +69,11 @@ def _lines(config: pytest.Config, left_out: list[pytest.Item], chosen: list[pyte
 
 
 def _sort(items: list[pytest.Item]) -> None:
-    """The faults wait for pods and nodes a good deal, and leave that time to the loop and to the pure tests. They begin
-    with a training, which leaves none: beside it run the tests that start clusters of their own and wait for those.
+    """Sort the tests so that long waits overlap with other tests.
 
-    Beside none of it run those of the API server: its operator, starved, took minutes for what takes it seconds.
+    Tests with faults mostly wait for pods and nodes, so the loop and the unit tests run in parallel. The faults start
+    with a training that needs all CPUs, so then only the tests that create their own clusters run in parallel. The
+    tests with the API server run alone, as its operator took minutes instead of seconds without enough CPU time.
     """
     items.sort(key=lambda item: _rank(item.nodeid))
 
@@ -83,7 +84,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    gc.unfreeze()  # what is frozen at the end counts as leaked for some libraries, which print a list
+    gc.unfreeze()  # some libraries print frozen objects as leaks at exit (not reported)
 
 
 def _rank(nodeid: str) -> int:
@@ -91,14 +92,16 @@ def _rank(nodeid: str) -> int:
 
 
 def _unit(nodeid: str) -> str:
-    """What may not be split: the tests of a file, and all that share the cluster."""
+    """The unit of tests that run in one process: a file, or all tests that share the cluster."""
     file = nodeid.partition("::")[0]
     return CLUSTER if file.startswith(CLUSTER) and file != LIFECYCLE else file
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Not `--dist loadgroup`, which pytest-xdist 3.8 does by a suffix of the node's id that pytest 9.2 ignores: the
-    cluster's tests ran two at a time and deleted each other's namespaces.
+    """Distributes units of tests over processes.
+
+    Not `--dist loadgroup`, which has no effect with pytest 9.2, so that cluster tests ran in parallel and deleted each
+    other's namespaces: https://github.com/pytest-dev/pytest-xdist/issues/1386
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -106,5 +109,5 @@ class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no ty
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
-    """Called with `-n`, whatever `--dist` says."""
+    """Use FileScheduling with `-n`, whatever the value of `--dist`."""
     return FileScheduling(config, log)

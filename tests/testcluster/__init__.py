@@ -1,1 +1,1 @@
-"""A Kubernetes cluster for tests and demos on one Linux machine: real nodes without Docker, or kind where it runs."""
+"""A Kubernetes cluster for tests and demos on one Linux machine: real nodes without Docker, or kind if it can run."""

@@ -1,8 +1,8 @@
 """Go programs, built from the modules in modules/ into the cache.
 
-Every go.mod pins a whole dependency tree; Kubernetes and etcd have modules of their own, because the trees clash. What
-is a client of Kubernetes shares one: Go compiles a package once only if its version and all that it uses are the same,
-and three times client-go with its kin was four minutes of a cold start.
+Each go.mod pins a whole dependency tree. Kubernetes and etcd have their own modules, as their trees conflict. Clients
+of Kubernetes share one module: Go compiles a package only once if its version and all its dependencies are the same,
+and compiling client-go three times took four minutes of a cold start.
 """
 
 import fcntl
@@ -38,12 +38,12 @@ PACKAGES = {
         "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
     },
 }
-# Debian's Prometheus can't discover Kubernetes pods. Of two dozen kinds of discovery, this one alone is built.
+# Debian's Prometheus can't discover Kubernetes pods, so it is built here, with no other kind of service discovery.
 TAGS = {"clients": "remove_all_sd,enable_kubernetes_sd"}
 
 
 def binary(name: str) -> Path:
-    """The path of program `name`, built first where the cache lacks it (minutes for Kubernetes, seconds once built)."""
+    """The path of program `name`. Builds it if it is not in the cache, which takes minutes for Kubernetes."""
     module = next(module for module, programs in PACKAGES.items() if name in programs)
     folder = cache() / "bin" / fingerprint(MODULES / module)
     path = folder / name
@@ -51,36 +51,38 @@ def binary(name: str) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be building the same
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be building the same program
         if not path.exists():
             _build(MODULES / module, PACKAGES[module][name], path)
     return path
 
 
 def every_binary() -> None:
-    """Build all that is missing, so that a cold cache is one plain wait and not many hidden ones."""
+    """Build all missing programs at once, so that a cold cache doesn't cause delays later."""
     for programs in PACKAGES.values():
         for name in programs:
             binary(name)
 
 
 def fingerprint(module: Path) -> str:
-    """What a build depends on: the pinned versions, and what is written here."""
+    """A hash of what a build depends on: the pinned versions and our own Go files."""
     files = [module / "go.mod", module / "go.sum", *sorted(module.rglob("*.go"))]
     return f"{module.name}-{hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]}"
 
 
 def version(module: str, package: str) -> str:
     """The version of `package` that modules/`module`/go.mod requires, as `v1.2.3`."""
-    found = re.search(rf"{re.escape(package)} (v\S+)", (MODULES / module / "go.mod").read_text())
-    if not found:
+    match = re.search(rf"{re.escape(package)} (v\S+)", (MODULES / module / "go.mod").read_text())
+    if not match:
         raise Error(f"modules/{module}/go.mod does not require {package}")
-    return found.group(1)
+    return match.group(1)
 
 
 def _build(module: Path, package: str, path: Path) -> None:
     flags = "-s -w"
-    if module.name == "kubernetes":  # without it the API server calls itself v0.0.0, and clients refuse to talk
+    if module.name == "kubernetes":
+        # Otherwise the API server reports version v0.0.0, which clients refuse; the same mistake in another build:
+        # https://github.com/kubernetes-sigs/kubebuilder/issues/297
         flags += f" -X k8s.io/component-base/version.gitVersion={version('kubernetes', 'k8s.io/kubernetes')}"
     partial = path.with_suffix(".partial")
     command = [
@@ -97,12 +99,12 @@ def _build(module: Path, package: str, path: Path) -> None:
         package,
     ]
     with Step(f"build {path.name}") as step:
-        # Prometheus is put into an image, and must not ask for this machine's C library.
+        # Without cgo, as Prometheus goes into an image and must not need this machine's C library.
         environment = os.environ | ({"CGO_ENABLED": "0"} if module.name == "clients" else {})
         process = subprocess.Popen(command, cwd=module, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr
         lines: list[str] = []
-        for line in process.stderr:  # -v prints one line a compiled package
+        for line in process.stderr:  # -v prints one line per compiled package
             lines.append(line)
             step.detail = f"{len(lines)} packages"
         if process.wait() != 0:
@@ -111,10 +113,10 @@ def _build(module: Path, package: str, path: Path) -> None:
 
 
 def _go() -> str:
-    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if not found:
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if not go:
         raise Error(
-            "Go 1.21 or newer is missing; it builds Kubernetes, and fetches its exact toolchain itself. Install it:\n"
-            "  curl -fsSL https://go.dev/dl/go1.26.0.linux-amd64.tar.gz | tar -C /usr/local -xz"
+            "Go 1.21 or newer is missing; it is needed to build Kubernetes, and downloads the exact toolchain itself. "
+            "Install it:\n  curl -fsSL https://go.dev/dl/go1.26.0.linux-amd64.tar.gz | tar -C /usr/local -xz"
         )
-    return found
+    return go

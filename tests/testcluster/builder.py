@@ -1,8 +1,8 @@
-"""Images for CLUSTER=local: built by buildah, and loaded into the nodes layer by layer.
+"""Images for CLUSTER=local: buildah builds them, and they are loaded into the nodes layer by layer.
 
     Dockerfile -> buildah's store -> an OCI layout -> each node's containerd
 
-All in the cache; what lies there already is never written again.
+All of these are in the cache; existing layers are not written again.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from testcluster.paths import REPOSITORY, cache
 
 BASE_PACKAGES = "ca-certificates,python3,python3-venv"
 BASE_IMAGE = f"localhost/driftloop-base:bookworm-{hashlib.sha256(BASE_PACKAGES.encode()).hexdigest()[:8]}"
-KEPT = 3  # versions of an image: gigabytes each when what they were made from changed
+KEPT = 3  # versions per image, each of which may take gigabytes
 _RUNROOT = "/run/driftloop-testcluster-images"
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _NAME = "org.opencontainers.image.ref.name"
 
 
 def provide(names: list[str], nodes: list[Node]) -> dict[str, str]:
-    """Build the images `names` and load them into `nodes`; returns each one's reference."""
+    """Build the images `names` and load them into `nodes`. Returns their references by name."""
     arguments = {**images.build_arguments(dict(os.environ)), "BASE_IMAGE": BASE_IMAGE}
     images.prepare(names)
     return {name: _provide(name, arguments, nodes) for name in names}
@@ -42,8 +42,8 @@ def provide(names: list[str], nodes: list[Node]) -> dict[str, str]:
 def _provide(name: str, arguments: dict[str, str], nodes: list[Node]) -> str:
     image = images.reference(name, arguments)
     if not _lacking(image, nodes):
-        return image  # without a lock: who needs no build need not wait for another's
-    # Trainer and server together, as the second finds the first one's gigabytes in the store.
+        return image  # without a lock, so as not to wait for another build
+    # Trainer and server share a lock: the second build finds the layers of the first in the store.
     with _locked("builds", fcntl.LOCK_SH), _locked("torch" if name in ("trainer", "server") else name, fcntl.LOCK_EX):
         image = _build(name, arguments)
     with _locked("layout", fcntl.LOCK_EX):
@@ -52,7 +52,7 @@ def _provide(name: str, arguments: dict[str, str], nodes: list[Node]) -> str:
             with Step(f"load {image} into {node.name}"):
                 _load(image, layout, node)
         with contextlib.suppress(BlockingIOError), _locked("builds", fcntl.LOCK_EX | fcntl.LOCK_NB):
-            _prune(layout, nodes)  # unless somebody builds: next time
+            _prune(layout, nodes)  # skipped while another build is running
     return image
 
 
@@ -61,8 +61,8 @@ def _lacking(image: str, nodes: list[Node]) -> list[Node]:
 
 
 def _build(name: str, arguments: dict[str, str]) -> str:
-    """Build the image from the files as they are now, and return its reference."""
-    outdated: list[str] = []  # someone edited a file meanwhile: such a name promises what the image isn't
+    """Build the image from the current files, and return its reference."""
+    outdated: list[str] = []  # tags that don't match their content, as a file was edited during the build
     for _ in range(3):
         image = images.reference(name, arguments)
         if not _buildah("images", "--quiet", "--filter", f"reference={image}"):
@@ -75,22 +75,21 @@ def _build(name: str, arguments: dict[str, str]) -> str:
                 command += ["--file", str(REPOSITORY / images.DOCKERFILES[name]), "--tag", image, str(REPOSITORY)]
                 _follow(command, step)
         if images.reference(name, arguments) == image:
-            for each in outdated:  # only now: with the last image that uses them its layers go, and take minutes again
-                _buildah("rmi", each)
+            for tag in outdated:  # removed at the end, so that the shared layers stay in use and are not rebuilt
+                _buildah("rmi", tag)
             return image
         outdated.append(image)
-    raise Error(f"the files of the image {name} change all the time; build it when they are at rest")
+    raise Error(f"the files of the image {name} keep changing during the build; try again later")
 
 
 def _build_base() -> None:
-    """A Debian with Python, as a base that needs no registry of images."""
+    """Build the base image, a Debian with Python, without an image registry."""
     if _buildah("images", "--quiet", "--filter", f"reference={BASE_IMAGE}"):
         return
-    with Step(f"build {BASE_IMAGE}"), tempfile.TemporaryDirectory(dir=_folder()) as folder:
-        archive = Path(folder) / "base.tar"
-        unread = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("doc", "man", "locale")]
-        make = ["mmdebstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", *unread, "bookworm", str(archive)]
-        _run(make)
+    with Step(f"build {BASE_IMAGE}"), tempfile.TemporaryDirectory(dir=_folder()) as temporary:
+        archive = Path(temporary) / "base.tar"
+        excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "man", "locale")]
+        _run(["mmdebstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", *excluded, "bookworm", str(archive)])
         container = _buildah("from", "scratch")
         _buildah("add", "--quiet", container, str(archive), "/")
         _buildah("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", "--cmd", "python3", container)
@@ -99,9 +98,9 @@ def _build_base() -> None:
 
 @contextlib.contextmanager
 def _package_index() -> Iterator[dict[str, Path]]:
-    """Let pip in a build reach packages as this machine's pip does: its settings and authorities, as build secrets.
+    """Build secrets with this machine's pip settings and certificate authorities, for pip in the build.
 
-    Secrets and not arguments, as an image records its arguments, and an index may have a password in its URL.
+    Not build arguments, as an image records its arguments, and the URL of an index may contain a password.
     """
     shown = subprocess.run(["python3", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,9 +113,9 @@ def _package_index() -> Iterator[dict[str, Path]]:
 
 
 def pip_config(shown: str) -> str:
-    """The configuration for pip in a build, from the output of `pip config list` here.
+    """The pip configuration for a build, from the output of `pip config list` on this machine.
 
-    Only how to reach an index: paths of this machine mean nothing in there.
+    Only the options for reaching an index, as this machine's paths don't exist in the build.
     """
     kept = {"extra-index-url", "index-url", "proxy", "retries", "timeout", "trusted-host"}
     lines = ["[global]"]
@@ -129,9 +128,9 @@ def pip_config(shown: str) -> str:
 
 
 def _export(image: str) -> Path:
-    """Write the image into the OCI layout that all images share; returns the layout.
+    """Write the image into the OCI layout that all images share. Returns the layout.
 
-    By skopeo, as buildah's own push compresses: minutes for a gigabyte, to go nowhere.
+    With skopeo, as `buildah push` compresses the layers, which takes minutes per gigabyte.
     """
     layout = _folder() / "oci"
     with Step(f"export {image}"):
@@ -142,10 +141,10 @@ def _export(image: str) -> Path:
 
 
 def _load(image: str, layout: Path, node: Node) -> None:
-    """Load the image into the node: only the layers that it lacks, so that a change of code takes seconds."""
+    """Load the image into the node, but only missing layers, so that a change of code takes seconds."""
     index = json.loads((layout / "index.json").read_text())
-    found = next(each for each in index["manifests"] if each["annotations"][_NAME] == _short(image))
-    manifest = {**found, "annotations": {"io.containerd.image.name": image}}
+    entry = next(entry for entry in index["manifests"] if entry["annotations"][_NAME] == _short(image))
+    manifest = {**entry, "annotations": {"io.containerd.image.name": image}}
     config, layers = _content(layout, manifest)
     present = set(containers.ctr(node, "content", "list", "--quiet").split())
     command = ["ctr", "--address", str(node.socket), "--namespace", "k8s.io", "images", "import", "-"]
@@ -166,12 +165,12 @@ def _load(image: str, layout: Path, node: Node) -> None:
 
 
 def _prune(layout: Path, nodes: list[Node]) -> None:
-    """Forget what killed builds left, and all but the newest versions of each image, save those that containers use."""
+    """Remove the remains of killed builds, and old versions of images unless a container uses them."""
     _buildah("rm", "--all")
     index = json.loads((layout / "index.json").read_text())
-    kept = newest([each["annotations"][_NAME] for each in index["manifests"]], KEPT)  # in order of their making
-    index["manifests"] = [each for each in index["manifests"] if each["annotations"][_NAME] in kept]
-    needed = {digest for each in index["manifests"] for digest in _digests(layout, each)}
+    kept = newest([entry["annotations"][_NAME] for entry in index["manifests"]], KEPT)  # the index is in build order
+    index["manifests"] = [entry for entry in index["manifests"] if entry["annotations"][_NAME] in kept]
+    needed = {digest for entry in index["manifests"] for digest in _digests(layout, entry)}
     (layout / "index.json").write_text(json.dumps(index))
     for blob in (layout / "blobs" / "sha256").iterdir():
         if f"sha256:{blob.name}" not in needed:
@@ -184,7 +183,7 @@ def _prune(layout: Path, nodes: list[Node]) -> None:
 
 
 def newest(names: list[str], count: int) -> set[str]:
-    """Of `names`, as `image:tag` from old to new, the last `count` of each image."""
+    """The last `count` names per image. `names` have the form `image:tag` and are sorted from old to new."""
     by_image: dict[str, list[str]] = {}
     for name in names:
         by_image.setdefault(name.partition(":")[0], []).append(name)
@@ -197,7 +196,7 @@ def _digests(layout: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def _content(layout: Path, manifest: dict[str, Any]) -> tuple[str, list[str]]:
-    """The digests of an image's configuration and of its layers."""
+    """The digests of an image's configuration and layers."""
     content = json.loads((layout / _path(manifest["digest"])).read_text())
     return content["config"]["digest"], [layer["digest"] for layer in content["layers"]]
 
@@ -223,7 +222,7 @@ def _folder() -> Path:
 
 
 def _buildah_command() -> list[str]:
-    # The kernel's own overlay: with the vfs driver every layer is a full copy of all below it.
+    # The kernel's overlay: with the vfs driver each layer is a full copy of all layers below.
     storage = ["--root", str(_folder() / "storage"), "--storage-driver", "overlay"]
     return ["buildah", *storage, "--runroot", _RUNROOT]
 
@@ -240,7 +239,7 @@ def _run(command: list[str]) -> str:
 
 
 def _follow(arguments: list[str], step: Step) -> None:
-    """Run buildah and show its latest line as the step's detail."""
+    """Run buildah and show its last line of output as the step's detail."""
     command = [*_buildah_command(), *arguments]
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -1,4 +1,4 @@
-"""Progress for people: one line a step, with its seconds, live where the output is a terminal."""
+"""Shows progress: one line per step with its duration, updated live in a terminal."""
 
 import sys
 import threading
@@ -7,14 +7,14 @@ from types import TracebackType
 
 
 class Error(Exception):
-    """A failure that its message explains; shown without a traceback."""
+    """A failure with a message for the user, shown without a traceback."""
 
 
 class Step:
-    """Show `title` while the body runs, then its outcome and how long it took.
+    """Show `title` while the body runs, then the outcome and the duration.
 
-    In a terminal the line is rewritten every second. Elsewhere (CI logs) the final line is printed, and one more
-    every 30 s, so that a long build is never silent. Everything goes to stderr: stdout is for results.
+    A terminal gets an update every second. Other outputs (CI logs) get a line every 30 s, so that a long build is not
+    silent. Everything goes to stderr, as stdout is for results.
     """
 
     def __init__(self, title: str) -> None:

@@ -1,4 +1,4 @@
-"""containerd of a node: its start, its images, and what it leaves when it is killed."""
+"""containerd of a node: its start, its images, and the files that it leaves when it is killed."""
 
 import hashlib
 import io
@@ -13,22 +13,22 @@ from testcluster import wait
 from testcluster.console import Error
 from testcluster.node import SANDBOX_IMAGE, Node
 
-# catatonit is the pause process that Podman uses: a static binary of 1 MB that waits and reaps orphans.
+# Podman's pause process: a static binary of 1 MB that waits and reaps orphaned processes.
 PAUSE = Path("/usr/bin/catatonit")
 
 
 def start(node: Node) -> None:
-    """Start the node's containerd, the first time on a store without a former cluster's containers."""
+    """Start the node's containerd. The first time, first remove the containers of a previous cluster."""
     containerd = node.containerd()
     prepared = node.directory / "containerd-prepared"
     if containerd.running() and prepared.exists():
         return
     if not prepared.exists():
-        containerd.stop()  # a killed run may have come half-way
+        containerd.stop()  # a previous run may have been killed halfway
         node.images.mkdir(parents=True, exist_ok=True)
         _start_and_wait(node)
         _forget_containers(node)
-        containerd.stop()  # its CRI part has read them at its start
+        containerd.stop()  # its CRI plugin reads the containers only at startup
     _start_and_wait(node)
     if not prepared.exists():
         with tempfile.NamedTemporaryFile(suffix=".tar") as file:
@@ -38,13 +38,13 @@ def start(node: Node) -> None:
 
 
 def _forget_containers(node: Node) -> None:
-    """Delete the containers of a former cluster: the store outlives it, for its images' sake, and remembers them."""
+    """Delete containers of a previous cluster from the store, which is kept for its images."""
     if left := ctr(node, "containers", "list", "--quiet").split():
         ctr(node, "containers", "delete", *left)
 
 
 def ctr(node: Node, *arguments: str, seconds: float = 60) -> str:
-    """Run containerd's client for `node` and return its output."""
+    """Run containerd's command-line client on `node` and return its output."""
     command = ["ctr", "--address", str(node.socket), "--namespace", "k8s.io", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     if done.returncode != 0:
@@ -53,23 +53,23 @@ def ctr(node: Node, *arguments: str, seconds: float = 60) -> str:
 
 
 def images(node: Node) -> set[str]:
-    """The references of the images that the node has, in full: one whose loading was cut short has only the name."""
+    """The references of the node's complete images. After an aborted import an image has only its name."""
     rows = [line.split() for line in ctr(node, "images", "check").splitlines()[1:]]
     return {row[0] for row in rows if row[3] == "complete" and row[-1] == "true"}
 
 
 def remove_images(node: Node, unwanted: Callable[[str], bool]) -> None:
-    """Remove the images whose reference is `unwanted` and that no container uses, with the layers only they have."""
+    """Remove unused images whose reference is `unwanted`, with the layers that only they have."""
     used = {line.split()[1] for line in ctr(node, "containers", "list").splitlines()[1:]}
     rows = [line.split()[:3] for line in ctr(node, "images", "list").splitlines()[1:]]
     digests = {digest for image, _, digest in rows if unwanted(image) and image not in used}
-    # The kubelet's side of containerd keeps a second reference to each image, by its id: both have to go.
+    # containerd's CRI plugin keeps a second reference to each image, by its id; both must be removed.
     if references := [image for image, _, digest in rows if digest in digests]:
         ctr(node, "images", "remove", "--sync", *references)
 
 
 def write_sandbox_image(archive: Path) -> None:
-    """Write a Docker archive whose only image holds the process that keeps a pod's namespaces alive."""
+    """Write a Docker archive with the pause image, whose process keeps a pod's namespaces alive."""
     layer = _tar({"pause": PAUSE.read_bytes()})
     config = {
         "architecture": "amd64",
@@ -83,7 +83,7 @@ def write_sandbox_image(archive: Path) -> None:
 
 
 def remove_shim_sockets(nodes: Iterable[Node]) -> None:
-    """Remove the sockets of killed shims: those alone lie in a folder that all containerds of a machine share."""
+    """Remove the sockets of killed shims. They are in a folder that all containerds of a machine share."""
     for node in nodes:
         for address in (node.directory / "containerd").glob("io.containerd.runtime.v2.task/*/*/address"):
             Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)

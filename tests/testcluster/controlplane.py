@@ -1,10 +1,10 @@
-"""etcd and kube-apiserver: their command lines, and a light control plane for tests that need no node.
+"""Command lines of etcd and kube-apiserver, and a light control plane for tests that need no nodes.
 
     with ControlPlane(tmp_path) as plane:
         plane.kubectl("apply", "-f", "crds/")
 
-Several may run at once; each has its own ports. There is no controller manager: Jobs make no pods, namespaces never
-finish terminating, and owners' children are not collected. What is tested here is how the real API server validates,
+Several can run at once, each with its own ports. There is no controller manager: Jobs create no pods, namespaces never
+finish terminating, and children are not garbage-collected. Tests with it check how the real API server validates,
 defaults, admits, merges and watches.
 """
 
@@ -28,7 +28,7 @@ ADMIN_GROUP = "system:masters"
 
 
 def serving_certificate(authority: Authority, address: str) -> Certificate:
-    """The certificate that etcd and the API server at `address` show, under every name that clients use."""
+    """The certificate of etcd and the API server at `address`, for all names that clients use."""
     names = [
         "localhost",
         "kubernetes.default.svc",
@@ -37,15 +37,15 @@ def serving_certificate(authority: Authority, address: str) -> Certificate:
     ]
     addresses = sorted({"127.0.0.1", KUBERNETES_SERVICE, address})
     return authority.issue(
-        "kube-apiserver", names=[f"DNS:{name}" for name in names] + [f"IP:{each}" for each in addresses]
+        "kube-apiserver", names=[f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses]
     )
 
 
 def etcd_command(data: Path, port: int, authority: Authority, serving: Certificate) -> list[str]:
-    """etcd with one member on 127.0.0.1:`port`, for clients with our certificates only.
+    """etcd with one member on 127.0.0.1:`port`, only for clients with our certificates.
 
-    The peer address is a Unix socket in the working directory: a single member needs no second port.
-    Nothing is synced to disk, as a test cluster need not survive a power cut; it does survive a killed etcd.
+    The peer address is a Unix socket in the working directory, as a single member needs no second port. Data is not
+    synced to disk: a test cluster has to survive a killed etcd, but not a power failure.
     """
     url = f"https://127.0.0.1:{port}"
     return [
@@ -67,7 +67,7 @@ def etcd_command(data: Path, port: int, authority: Authority, serving: Certifica
 
 
 def apiserver_command(address: str, port: int, etcd_port: int, authority: Authority, serving: Certificate) -> list[str]:
-    """kube-apiserver on `address`:`port` with RBAC; Pod Security and admission policies are on by default."""
+    """kube-apiserver on `address`:`port` with RBAC. Pod Security and admission policies are enabled by default."""
     to_kubelet = authority.issue("kube-apiserver-kubelet-client", ADMIN_GROUP)
     return [
         str(binary("kube-apiserver")),
@@ -90,7 +90,7 @@ def apiserver_command(address: str, port: int, etcd_port: int, authority: Author
         f"--kubelet-client-certificate={to_kubelet.cert}",
         f"--kubelet-client-key={to_kubelet.key}",
         f"--kubelet-certificate-authority={authority.ca.cert}",
-        # The node's name means nothing to the machine's resolver; `logs` and `exec` would look it up.
+        # By default `logs` and `exec` look up the node's name, which the machine's resolver doesn't know.
         "--kubelet-preferred-address-types=InternalIP",
         "--allow-privileged=true",
         "--profiling=false",
@@ -99,9 +99,9 @@ def apiserver_command(address: str, port: int, etcd_port: int, authority: Author
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on now, and that the kernel gives to no outgoing connection later.
+    """A TCP port that is free, and below the ports for outgoing connections (32768 and above).
 
-    (It would be lost to one while a stopped server waits to be started again; those have 32768 and above.)
+    Otherwise an outgoing connection could take the port while a stopped server is not running.
     """
     for port in random.sample(range(20000, 32768), 100):
         with socket.socket() as probe:
@@ -114,11 +114,11 @@ def free_port() -> int:
 
 
 def is_ready(server: str, authority: Authority) -> bool:
-    """Whether the API server at `server` (a URL) says that it is ready."""
+    """Whether the API server at `server` (a URL) reports that it is ready."""
     try:
         with urllib.request.urlopen(f"{server}/readyz", timeout=2, context=_admin_context(authority)) as answer:
             return bool(answer.status == 200)
-    except OSError:  # refused, reset, timed out, or an HTTP status that says no
+    except OSError:  # refused, reset, timed out, or an HTTP error status
         return False
 
 
@@ -130,9 +130,9 @@ def _admin_context(authority: Authority) -> SSLContext:
 
 
 class ControlPlane:
-    """A real API server and etcd in `directory`, as children of this process, gone when it goes.
+    """A real API server and etcd in `directory`, as child processes that end with this process.
 
-    Start it from the main thread: the kernel ends the children with the thread that started them.
+    Start it from the main thread, as the kernel ends the children together with the thread that started them.
 
     Attributes:
         kubeconfig: path of the administrator's kubeconfig.
@@ -164,39 +164,39 @@ class ControlPlane:
         self.stop()
 
     def stop(self) -> None:
-        """Stop both; harmless when they aren't running."""
+        """Stop both, if they are running."""
         self.stop_apiserver()
         self.stop_etcd()
 
     def start_etcd(self) -> None:
-        """Start etcd on the data it had."""
+        """Start etcd, with its previous data if there are any."""
         self._start("etcd", etcd_command(self.directory / "etcd", self._etcd_port, self._authority, self._serving))
 
     def stop_etcd(self) -> None:
-        """Kill etcd, as a crash would."""
+        """Kill etcd, like a crash."""
         self._kill("etcd")
 
     def start_apiserver(self) -> None:
-        """Start the API server on the port it had, and wait until it is ready."""
+        """Start the API server, always on the same port, and wait until it is ready."""
         command = apiserver_command("127.0.0.1", self._port, self._etcd_port, self._authority, self._serving)
-        # Without a controller manager no namespace gets a ServiceAccount, and this plugin would refuse every pod.
+        # Without a controller manager namespaces have no ServiceAccount, so this plugin would refuse all pods.
         self._start("kube-apiserver", [*command, "--disable-admission-plugins=ServiceAccount"])
         wait.until(self._apiserver_answers, f"kube-apiserver; see {self.directory}/kube-apiserver.log", 60)
 
     def stop_apiserver(self) -> None:
-        """Kill the API server, as a crash would: watches break, connections are refused."""
+        """Kill the API server, like a crash: watches break and connections are refused."""
         self._kill("kube-apiserver")
 
     def kubeconfig_of(self, user: str, group: str = "") -> str:
-        """The text of a user's kubeconfig."""
+        """The content of a kubeconfig for a user."""
         return self._authority.kubeconfig(self.server, user, group)
 
     def admin_context(self) -> SSLContext:
-        """TLS as the administrator, for clients of our own."""
+        """The administrator's TLS settings, for other clients than kubectl."""
         return _admin_context(self._authority)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl as the administrator and return its output; Error with its message when it fails."""
+        """Run kubectl as administrator and return its output. Raises Error with kubectl's message."""
         return kubectl(self.kubeconfig, *arguments, stdin=stdin)
 
     def _has(self, name: str) -> bool:
@@ -214,7 +214,7 @@ class ControlPlane:
             return
         with (self.directory / f"{name}.log").open("ab") as log:
             self._children[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command],  # a killed test run leaves nothing behind
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],  # so that a killed test run leaves no processes
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -228,7 +228,7 @@ class ControlPlane:
 
 
 def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None, seconds: float = 60) -> str:
-    """Run kubectl with `kubeconfig` and return its standard output; Error with its message when it fails."""
+    """Run kubectl with `kubeconfig` and return its standard output. Raises Error with kubectl's message."""
     command = [str(binary("kubectl")), f"--kubeconfig={kubeconfig}", *arguments]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
     if done.returncode != 0:

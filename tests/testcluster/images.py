@@ -1,7 +1,7 @@
-"""The images: what they are made of, and how they are named.
+"""The images: their Dockerfiles, build arguments and names.
 
-A tag is a hash of all that goes into the image. So an unchanged image costs nothing, a changed one has another name and
-new pods really use it, and a pod that refers to the old one keeps working.
+A tag is a hash of everything that the image is built from. So an unchanged image is not built again, a changed image
+has a new name that new pods use, and pods with the old name keep working.
 """
 
 import filecmp
@@ -25,7 +25,7 @@ DOCKERFILES = {
 
 
 def build_arguments(environment: dict[str, str]) -> dict[str, str]:
-    """What every Dockerfile is built with: SLIM, as test clusters have no GPUs; PyTorch's index where one is given."""
+    """Build arguments for all images: SLIM, as test clusters have no GPUs, and PyTorch's index if it is set."""
     arguments = {"SLIM": "1"}
     if index := environment.get("TORCH_INDEX_URL"):
         arguments["TORCH_INDEX_URL"] = index
@@ -33,7 +33,7 @@ def build_arguments(environment: dict[str, str]) -> dict[str, str]:
 
 
 def prepare(names: Iterable[str], root: Path = REPOSITORY) -> None:
-    """Put into the build context what images copy and git doesn't hold: Prometheus, from the cache."""
+    """Copy Prometheus, which is not in git, from the cache into the build context."""
     target = root / "build/images/prometheus"
     if "monitoring" in names and not (target.exists() and filecmp.cmp(binary("prometheus"), target)):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def prepare(names: Iterable[str], root: Path = REPOSITORY) -> None:
 
 
 def reference(name: str, arguments: dict[str, str], root: Path = REPOSITORY) -> str:
-    """The full name of an image; its tag is a hash of its Dockerfile, every file that this copies, and `arguments`."""
+    """The full name of an image. The tag is a hash of its Dockerfile, all files that it copies, and `arguments`."""
     dockerfile = root / DOCKERFILES[name]
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
     digest.update(dockerfile.read_bytes())
@@ -54,7 +54,7 @@ def reference(name: str, arguments: dict[str, str], root: Path = REPOSITORY) -> 
 
 def _files(source: Path) -> list[Path]:
     if not source.exists():
-        raise Error(f"a Dockerfile copies {source}, which does not exist")
+        raise Error(f"a Dockerfile copies {source}, which doesn't exist")
     if source.is_file():
         return [source]
     return sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)

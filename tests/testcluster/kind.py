@@ -11,7 +11,7 @@ from testcluster.paths import BUILD, KUBECONFIG, REPOSITORY
 from testcluster.storage import provide_volume
 
 NAME = "driftloop"
-_SHARED = BUILD / "shared"  # mounted into the workers by kind-config.yaml
+_SHARED = BUILD / "shared"  # kind-config.yaml mounts it into the workers
 
 
 def usable() -> bool:
@@ -22,7 +22,7 @@ def usable() -> bool:
 
 
 def up() -> None:
-    """Create the cluster unless it exists, and wait for its nodes."""
+    """Create the cluster if it doesn't exist, and wait for its nodes."""
     if not usable():
         raise Error("CLUSTER=kind needs a running Docker engine and kind: go install sigs.k8s.io/kind@latest")
     _SHARED.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def down() -> None:
 
 
 def provide_images(names: list[str]) -> dict[str, str]:
-    """Build the images `names` where they changed, and load them into the nodes; returns their references."""
+    """Build the images `names` if they changed, and load them into the nodes. Returns their references by name."""
     arguments = images.build_arguments(dict(os.environ))
     images.prepare(names)
     references = {name: images.reference(name, arguments) for name in names}
@@ -53,28 +53,28 @@ def provide_images(names: list[str]) -> dict[str, str]:
             with Step(f"build {image}"):
                 flags = [f"--build-arg={key}={value}" for key, value in arguments.items()]
                 _run("docker", "build", *flags, "--file", images.DOCKERFILES[name], "--tag", image, ".")
-        with Step(f"load {image}"):  # kind skips nodes that have it
+        with Step(f"load {image}"):  # kind skips nodes that already have it
             _run("kind", "load", "docker-image", "--name", NAME, image)
     return references
 
 
 def add_volume(name: str) -> None:
-    """Add a ReadWriteMany PersistentVolume `name` of its own."""
+    """Add a ReadWriteMany PersistentVolume `name` with its own folder."""
     provide_volume(name, _SHARED)
 
 
 def fail_node(name: str) -> None:
-    """Freeze the node: like one that was lost, and with its address kept for its return."""
+    """Freeze the node: it looks lost, but keeps its address."""
     _run("docker", "pause", name)
 
 
 def heal_node(name: str) -> None:
-    """Let the node run on."""
+    """Let the node continue."""
     _run("docker", "unpause", name)
 
 
 def status() -> str:
-    """What the API server says of the nodes."""
+    """The nodes as the API server reports them."""
     return kubectl(KUBECONFIG, "get", "nodes", "-o", "wide")
 
 

@@ -1,4 +1,4 @@
-"""The cluster of CLUSTER=local, as a whole: up, down, and what a test does to it in between."""
+"""The cluster of CLUSTER=local: its start, its removal, and faults for tests."""
 
 import contextlib
 import fcntl
@@ -42,14 +42,14 @@ _LOCK = Path(f"/run/{NAME}.lock")
 
 @dataclass(frozen=True)
 class Cluster:
-    """The daemons of the cluster, as they should be."""
+    """The cluster's daemons with their configuration."""
 
     authority: Authority
     etcd_port: int
 
     @cached_property
     def control_plane(self) -> list[Service]:
-        """In order of start."""
+        """The control plane's daemons in order of start."""
         serving = serving_certificate(self.authority, MACHINE)
         return [
             Service("etcd", etcd_command(STATE / "etcd", self.etcd_port, self.authority, serving)),
@@ -61,7 +61,7 @@ class Cluster:
 
     @cached_property
     def nodes(self) -> list[Service]:
-        """In order of start; containerd comes before, see `containers`."""
+        """The nodes' daemons in order of start. containerd starts before them, see `containers`."""
         return [
             service
             for node in NODES
@@ -76,7 +76,7 @@ class Cluster:
         for service in self.services:
             if service.name == name:
                 return service
-        raise Error(f"no service {name}; there are: {', '.join(each.name for each in self.services)}")
+        raise Error(f"no service {name}; known services: {', '.join(service.name for service in self.services)}")
 
     def _controller_manager(self) -> Service:
         kubeconfig = STATE / "kube-controller-manager.kubeconfig"
@@ -135,19 +135,19 @@ class Cluster:
 
 
 def load() -> Cluster:
-    """The running cluster; Error if there is none."""
+    """The running cluster. Raises Error if there is none."""
     if not (STATE / "ports.json").exists():
-        raise Error("no local cluster is up; start it with: make cluster CLUSTER=local")
+        raise Error("no local cluster is running; start it with: make cluster CLUSTER=local")
     return _cluster()
 
 
 def up() -> None:
-    """Bring the cluster up, or whatever of it is missing; what a killed run left behind is used or cleared."""
+    """Start the cluster or its missing parts. The remains of a killed run are reused or removed."""
     packages.ensure()
     every_binary()
     with _exclusive():
         if (STATE / "ports.json").exists() and any(service.changed() for service in _cluster().services):
-            with Step("clear a cluster of other versions or settings"):
+            with Step("remove a cluster with other versions or settings"):
                 _clear()
         STATE.mkdir(parents=True, exist_ok=True)
         _start(_cluster())
@@ -155,7 +155,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Remove every process, mount, link, namespace, cgroup and file of the cluster; the cache stays."""
+    """Remove all processes, mounts, links, namespaces, cgroups and files of the cluster, but not the cache."""
     with _exclusive(), Step("remove the local cluster"):
         _clear()
     KUBECONFIG.unlink(missing_ok=True)
@@ -181,7 +181,7 @@ def _start(cluster: Cluster) -> None:
         for node in NODES:
             containers.start(node)
     with Step("controller manager, scheduler, cluster DNS"):
-        kubectl(KUBECONFIG, "apply", "-f", str(MANIFESTS))  # first, or CoreDNS is refused, and waits 5 s to ask again
+        kubectl(KUBECONFIG, "apply", "-f", str(MANIFESTS))  # first: CoreDNS without rights waits 5 s before a retry
         for service in others:
             service.start()
         wait.until(_default_account_exists, "the controller manager", 30)
@@ -213,16 +213,16 @@ def _clear() -> None:
 
 
 def _unmount_below(folder: Path) -> None:
-    """Unmount everything in `folder`, and make sure of it: what is deleted next must not reach into a mount."""
+    """Unmount everything in `folder`. Raises Error if a mount remains, as the caller then deletes the folder."""
     for target in reversed(_mounts_below(folder)):
         subprocess.run(["umount", target], check=False, capture_output=True)
     if left := _mounts_below(folder):
-        raise Error(f"still mounted, unmount by hand: {', '.join(left)}")
+        raise Error(f"still mounted, unmount manually: {', '.join(left)}")
 
 
 def _mounts_below(folder: Path) -> list[str]:
     targets = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [each for each in map(_unescape, targets) if each.startswith(f"{folder}/")]
+    return [target for target in map(_unescape, targets) if target.startswith(f"{folder}/")]
 
 
 def _unescape(target: str) -> str:
@@ -230,16 +230,16 @@ def _unescape(target: str) -> str:
 
 
 def fail_node(name: str) -> None:
-    """Lose the node as if its machine had died: its cable is pulled, and every process of its pods is killed.
+    """Simulate the loss of a machine: disconnect the node and kill all processes of its pods.
 
-    Pods that ran on behind a cut cable would keep the shared volume, and a training there could end unseen.
+    If they continued without a network, they would still use the shared volume, and a training could finish there.
     """
     network.connect(_node(name).network, connected=False)
     cgroups.send(cgroups.processes(cgroups.node_group(name)), signal.SIGKILL)
 
 
 def heal_node(name: str) -> None:
-    """Plug the node's cable in again."""
+    """Reconnect the node."""
     network.connect(_node(name).network, connected=True)
 
 
@@ -247,23 +247,23 @@ def _node(name: str) -> Node:
     for node in NODES:
         if node.name == name:
             return node
-    raise Error(f"no node {name}; there are: {', '.join(node.name for node in NODES)}")
+    raise Error(f"no node {name}; known nodes: {', '.join(node.name for node in NODES)}")
 
 
 def provide_images(names: list[str]) -> dict[str, str]:
-    """Build the images `names` where they changed, and load them into the nodes; returns their references."""
+    """Build the images `names` if they changed, and load them into the nodes. Returns their references by name."""
     load()
     return builder.provide(names, NODES)
 
 
 def add_volume(name: str) -> None:
-    """Add a ReadWriteMany PersistentVolume `name` of its own."""
+    """Add a ReadWriteMany PersistentVolume `name` with its own folder."""
     provide_volume(name, SHARED)
 
 
 def status() -> str:
-    """Which daemons run, and what the API server says of the nodes."""
-    lines = [f"{'running' if each.running() else 'STOPPED':8} {each.name}" for each in load().services]
+    """The state of the daemons, and the nodes as the API server reports them."""
+    lines = [f"{'running' if service.running() else 'STOPPED':8} {service.name}" for service in load().services]
     try:
         nodes = kubectl(KUBECONFIG, "get", "nodes", "-o", "wide", "--request-timeout=5s")
     except Error as failed:
@@ -281,7 +281,7 @@ def _node_ready(name: str) -> bool:
 
 
 def _dns_answers() -> bool:
-    """Whether the DNS server resolves the API server's own Service (a query for its A record over UDP)."""
+    """Whether the DNS server resolves the API server's Service, by a query for its A record over UDP."""
     name = f"kubernetes.default.svc.{DNS_DOMAIN}"
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     query = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, 1, 1)
@@ -297,9 +297,9 @@ def _dns_answers() -> bool:
 
 @contextlib.contextmanager
 def _exclusive() -> Iterator[None]:
-    """One up or down at a time on the machine, whichever checkout it is called from."""
+    """Allow only one `up` or `down` at a time on this machine, also from other checkouts."""
     if os.geteuid() != 0:
-        raise Error("the local cluster makes network namespaces and mounts: run as root, or use CLUSTER=kind")
+        raise Error("the local cluster creates network namespaces and mounts: run as root, or use CLUSTER=kind")
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""A bridge on the machine, and a network namespace with one cable to it for each node."""
+"""A bridge on the machine, and for each node a network namespace that is connected to it by a veth pair."""
 
 import subprocess
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from testcluster.paths import INSTANCE, SUFFIX
 
 _NODES, _PODS = 200 + 3 * INSTANCE, 201 + 3 * INSTANCE  # second byte of the addresses
 BRIDGE = f"driftloop{INSTANCE}"
-MACHINE = f"10.{_NODES}.0.1"  # the machine's address on the bridge: where the API server and the cluster's DNS listen
+MACHINE = f"10.{_NODES}.0.1"  # the machine's address on the bridge; the API server and the cluster's DNS listen here
 POD_CIDR = f"10.{_PODS}.0.0/16"
 
 
@@ -35,7 +35,7 @@ class NodeNetwork:
 
     @property
     def cable(self) -> str:
-        """The machine's end of the veth pair (a link's name may have 15 characters)."""
+        """The machine's end of the veth pair. The name of a link may have at most 15 characters."""
         return f"driftloop{SUFFIX}-{self.index}"
 
     @property
@@ -48,7 +48,7 @@ class NodeNetwork:
 
 
 def create(nodes: list[NodeNetwork]) -> None:
-    """Make what is missing of the bridge, namespaces, cables and routes."""
+    """Create the bridge, namespaces, links and routes that don't exist."""
     if not _exists(BRIDGE):
         _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("address", "replace", f"{MACHINE}/24", "dev", BRIDGE)
@@ -60,7 +60,7 @@ def create(nodes: list[NodeNetwork]) -> None:
         for other in nodes:
             if other != node:
                 _ip("-n", node.netns, "route", "replace", other.pod_cidr, "via", other.address)
-    # Lets the machine itself (the API server calling webhooks, a test's client) use ClusterIPs.
+    # Lets the machine itself use ClusterIPs: the API server for webhooks, and clients in tests.
     _ip("route", "replace", SERVICE_CIDR, "via", nodes[0].address, "dev", BRIDGE)
 
 
@@ -75,18 +75,18 @@ def _create_node(node: NodeNetwork) -> None:
     _ip("-n", node.netns, "link", "set", "lo", "up")
     _ip("-n", node.netns, "link", "set", "eth0", "up")
     _ip("-n", node.netns, "route", "replace", "default", "via", MACHINE)
-    # Pods hang on the node's own veth links, so every packet of theirs is forwarded.
+    # The node has to forward all packets of its pods.
     forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
     _run("nsenter", f"--net={node.netns_file}", "sh", "-c", forward)
 
 
 def connect(node: NodeNetwork, connected: bool) -> None:
-    """Plug the node's cable in, or pull it."""
+    """Connect or disconnect the node."""
     _ip("link", "set", node.cable, "up" if connected else "down")
 
 
 def remove(nodes: list[NodeNetwork]) -> None:
-    """Remove whatever exists; addresses and routes go with their links."""
+    """Remove everything that exists. Addresses and routes disappear with their links."""
     for node in nodes:
         if _exists(node.cable):
             _ip("link", "delete", node.cable)

@@ -17,7 +17,7 @@ DNS_DOMAIN = "cluster.local"
 
 @dataclass(frozen=True)
 class Node:
-    """One node and where its things are."""
+    """One node, with the paths of its files."""
 
     network: NodeNetwork
 
@@ -35,7 +35,7 @@ class Node:
 
     @property
     def images(self) -> Path:
-        """containerd's own store, kept in the cache: loading gigabytes of images again takes minutes."""
+        """containerd's store. It is in the cache, as loading gigabytes of images again takes minutes."""
         return cache() / f"nodes{SUFFIX}" / self.name
 
     def containerd(self) -> Service:
@@ -100,7 +100,8 @@ class Node:
                 f"--hostname-override={self.name}",
                 f"--cluster-cidr={POD_CIDR}",
                 "--proxy-mode=nftables",
-                # These sysctls exist only in the machine's own namespace; kube-proxy would exit over them.
+                # Without these kube-proxy exits, as it can't set the sysctls in a network namespace:
+                # https://github.com/kubernetes-sigs/kind/pull/2241
                 "--conntrack-max-per-core=0",
                 "--conntrack-tcp-timeout-established=0",
                 "--conntrack-tcp-timeout-close-wait=0",
@@ -111,7 +112,7 @@ class Node:
 
 
 def containerd_config(root: Path, directory: Path, socket: Path, cni: Path) -> str:
-    """containerd's configuration: everything in folders of the node's own."""
+    """containerd's configuration, with all files in the node's own folders."""
     return f"""\
 version = 2
 root = "{root}"
@@ -127,10 +128,10 @@ address = "{socket}"
 path = "{directory}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{SANDBOX_IMAGE}"
-# Negative scores need CAP_SYS_RESOURCE; where it is missing, every pod fails to start with
-# "can't get final child's PID from pipe: EOF".
+# Negative scores need CAP_SYS_RESOURCE. Without it, every pod fails to start with
+# "can't get final child's PID from pipe: EOF": https://github.com/moby/moby/issues/46563
 restrict_oom_score_adj = true
-# Keeps the pods' namespaces below our own folder, where `down` finds them.
+# Keeps the pods' namespaces in our own folder, so that `down` finds them.
 netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
@@ -141,10 +142,10 @@ runtime_type = "io.containerd.runc.v2"
 
 
 def cni_config(pod_cidr: str, directory: Path) -> str:
-    """The pods' network: a cable a pod.
+    """The pods' network, with one veth pair per pod.
 
-    Not the `bridge` plugin: two pods on one bridge answer each other directly, past the node's connection tracking,
-    so a reply through a ClusterIP would come from the wrong address (unless the kernel has br_netfilter).
+    Not the `bridge` plugin: without br_netfilter, traffic between two pods on one bridge bypasses connection tracking,
+    so that replies from a ClusterIP have the wrong address: https://github.com/kubernetes/kubernetes/issues/87426
     """
     return json.dumps(
         {
@@ -167,7 +168,7 @@ def cni_config(pod_cidr: str, directory: Path) -> str:
 
 
 def kubelet_config(address: str, socket: Path, directory: Path) -> dict[str, object]:
-    """The part of the kubelet's configuration that isn't about credentials."""
+    """The kubelet's configuration without credentials."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -180,11 +181,11 @@ def kubelet_config(address: str, socket: Path, directory: Path) -> dict[str, obj
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
-        # With the default folder each kubelet deletes the other's logs as those of unknown pods.
+        # In the default folder, each kubelet would delete the other's logs as logs of unknown pods.
         "podLogsDir": str(directory / "pod-logs"),
         "volumePluginDir": str(directory / "volume-plugins"),
-        "nodeStatusUpdateFrequency": "2s",  # with the controller manager's grace of 12 s: a lost node shows in 18 s
-        # The disk isn't the cluster's own: that it is full evicts no pod and removes no loaded image.
+        "nodeStatusUpdateFrequency": "2s",  # a lost node is detected in 18 s, as the controller manager waits 12 s
+        # The cluster shares the machine's disk: a full disk must not evict pods or remove images.
         "evictionHard": {
             "imagefs.available": "0%",
             "nodefs.available": "0%",

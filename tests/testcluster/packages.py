@@ -1,4 +1,4 @@
-"""Debian's packages that the local cluster runs on."""
+"""The Debian packages that the local cluster needs."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from testcluster.console import Error, Step
 
-# A program each package brings, by which its presence is seen.
+# For each package a program that shows whether it is installed.
 PACKAGES = {
     "buildah": "buildah",
     "catatonit": "catatonit",
@@ -24,7 +24,7 @@ PACKAGES = {
     "runc": "runc",
     "skopeo": "skopeo",
 }
-# What only tests run on this machine: an Alertmanager, and promtool to fill a Prometheus with samples.
+# Packages only for tests: an Alertmanager, and promtool to fill a Prometheus with samples.
 FOR_TESTS = {"prometheus": "promtool", "prometheus-alertmanager": "prometheus-alertmanager"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOCK = Path("/tmp/driftloop-packages.lock")
@@ -32,25 +32,25 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing(packages: Mapping[str, str] = PACKAGES) -> list[str]:
-    """The packages that are not there."""
+    """The packages that are not installed."""
     return [package for package, program in packages.items() if not shutil.which(program, path=_PATH)]
 
 
 def ensure(packages: Mapping[str, str] = PACKAGES) -> None:
-    """Install what is missing, as root on a Debian; elsewhere Error with the command that does it."""
+    """Install missing packages. Raises Error with the command if this is not Debian or the user is not root."""
     if missing(packages):
-        with _LOCK.open("w") as lock:  # two test processes may want them at once, and apt refuses the second
+        with _LOCK.open("w") as lock:  # with two processes at once, apt would refuse the second
             fcntl.flock(lock, fcntl.LOCK_EX)
             _install(missing(packages))
 
 
-def _install(wanted: Sequence[str]) -> None:
-    if not wanted:
+def _install(packages: Sequence[str]) -> None:
+    if not packages:
         return
-    command = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Error(f"missing: {', '.join(wanted)}. Install with, as root on Debian:\n  {' '.join(command)}")
-    with Step(f"install {', '.join(wanted)}"), _no_daemons():
+        raise Error(f"missing: {', '.join(packages)}. Install as root on Debian with:\n  {' '.join(command)}")
+    with Step(f"install {', '.join(packages)}"), _no_daemons():
         _apt(["apt-get", "update"])
         _apt(command)
 
@@ -64,8 +64,8 @@ def _apt(command: list[str]) -> None:
 
 @contextlib.contextmanager
 def _no_daemons() -> Iterator[None]:
-    """Keep Debian from starting the services it installs (its own containerd): we start ours."""
-    if _POLICY.exists():  # an image builder's or administrator's own policy stays in force
+    """Keep Debian from starting the services of new packages, such as its own containerd."""
+    if _POLICY.exists():  # an existing policy of an administrator is kept
         yield
         return
     _POLICY.write_text("#!/bin/sh\nexit 101\n")

@@ -1,29 +1,29 @@
-"""Where the tool keeps things."""
+"""The paths of the tool's files."""
 
 import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Which of the machine's clusters is meant; they share the cache alone. Tests of the tool itself use number 1.
+# The number of the cluster on this machine. Clusters share only the cache. Tests of the tool itself use number 1.
 INSTANCE = int(os.environ.get("DRIFTLOOP_INSTANCE") or 0)
 SUFFIX = f"-{INSTANCE}" if INSTANCE else ""
 NAME = f"driftloop-testcluster{SUFFIX}"
 
-# One place a machine, not one a checkout: a cluster's addresses, network namespaces and cgroups are the machine's, so
-# every checkout must find the one that another, perhaps killed, left behind.
-# Short on purpose too: a Unix socket's path may have 107 bytes, which a deep checkout would exceed.
+# One folder per machine, not per checkout: a cluster uses the machine's addresses, network namespaces and cgroups, so
+# each checkout must find the remains of a cluster of another checkout.
+# Short, as the path of a Unix socket may have at most 107 bytes.
 STATE = Path(f"/var/lib/{NAME}")
 
-# One folder that every node sees under the same path (kind-config.yaml mounts it there as well).
+# A folder that all nodes see under the same path (kind-config.yaml mounts it there too).
 SHARED = STATE / "shared"
 
-# What a user's shell and the tests read; thrown away with the checkout's other build output.
+# Files for the user's shell and the tests, together with the checkout's other build output.
 BUILD = REPOSITORY / "build" / f"cluster{SUFFIX}"
 KUBECONFIG = BUILD / "kubeconfig"
 
 
 def cache() -> Path:
-    """The folder for what is costly to make: binaries and images. Survives `down`; `DRIFTLOOP_CACHE` moves it."""
-    chosen = os.environ.get("DRIFTLOOP_CACHE")
-    return Path(chosen).resolve() if chosen else Path.home() / ".cache" / "driftloop"
+    """The folder for binaries and images, which `down` keeps. `DRIFTLOOP_CACHE` changes its place."""
+    configured = os.environ.get("DRIFTLOOP_CACHE")
+    return Path(configured).resolve() if configured else Path.home() / ".cache" / "driftloop"

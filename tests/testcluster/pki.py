@@ -1,4 +1,4 @@
-"""Certificates and kubeconfigs, made with openssl."""
+"""Creates certificates and kubeconfigs with openssl."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ class Certificate:
 
 
 class Authority:
-    """A certificate authority kept in `directory`, made there at first use and used again after that."""
+    """A certificate authority in `directory`, created at first use."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -45,7 +45,7 @@ class Authority:
         self.service_accounts = self.issue("service-accounts")  # signs the tokens of ServiceAccounts
 
     def issue(self, user: str, group: str = "", names: Sequence[str] = ()) -> Certificate:
-        """The certificate of `user` (a Kubernetes user name) in `group`, valid as a server for `names` as well.
+        """The certificate of `user` (a Kubernetes user name) in `group`, also valid for a server with `names`.
 
         Args:
             user: common name; also the file name, with `:` written as `-`.
@@ -62,7 +62,7 @@ class Authority:
         return issued
 
     def kubeconfig(self, server: str, user: str, group: str = "") -> str:
-        """A self-contained kubeconfig (JSON, which is YAML) for `user` at the API server `server` (a URL)."""
+        """A kubeconfig with embedded certificates for `user` at the API server `server` (a URL), as JSON."""
         certificate = self.issue(user, group)
         name = "driftloop"
         return json.dumps(
@@ -92,10 +92,10 @@ class Authority:
 
     def _request(self, target: Certificate, subject: str, extensions: str, *extra: str) -> None:
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(target.key)]
-        made = target.cert.with_suffix(".partial")  # a killed run must not leave half a certificate under the name
+        partial = target.cert.with_suffix(".partial")  # so that a killed run doesn't leave an incomplete certificate
         kind = ["-x509", "-days", "3650", "-config", str(self._config), "-extensions", extensions]
-        _openssl("req", *kind, *key, "-subj", subject, "-out", str(made), *extra)
-        made.rename(target.cert)
+        _openssl("req", *kind, *key, "-subj", subject, "-out", str(partial), *extra)
+        partial.rename(target.cert)
 
 
 def _base64(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which kind of cluster is meant."""
+"""The kinds of cluster, and the choice of one."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from testcluster.paths import BUILD
 
 
 class Provider(Protocol):
-    """What every kind of cluster can do; each is a module."""
+    """The operations of every kind of cluster. Each kind is a module."""
 
     def up(self) -> None: ...
     def down(self) -> None: ...
@@ -23,19 +23,19 @@ PROVIDERS: dict[str, Provider] = {"current": current, "kind": kind, "local": loc
 _CHOSEN = BUILD / "provider"
 
 
-def choose(asked: str) -> Provider:
-    """The provider called `asked`; for `auto` the one in use, else kind where it can run, else local."""
-    if asked == "auto":
-        asked = _CHOSEN.read_text() if _CHOSEN.exists() else "kind" if kind.usable() else "local"
-    if asked not in PROVIDERS:
-        raise Error(f"CLUSTER={asked} is unknown; there are: auto, {', '.join(PROVIDERS)}")
-    return PROVIDERS[asked]
+def choose(name: str) -> Provider:
+    """The provider with this name. `auto` is the one in use, or else kind if it can run, or else local."""
+    if name == "auto":
+        name = _CHOSEN.read_text() if _CHOSEN.exists() else "kind" if kind.usable() else "local"
+    if name not in PROVIDERS:
+        raise Error(f"CLUSTER={name} is unknown; use one of auto, {', '.join(PROVIDERS)}")
+    return PROVIDERS[name]
 
 
 def remember(provider: Provider | None) -> None:
-    """Let later commands use `provider` without being told; None forgets it."""
+    """Make `provider` the default of later commands; None removes the default."""
     if provider is None:
         _CHOSEN.unlink(missing_ok=True)
         return
     BUILD.mkdir(parents=True, exist_ok=True)
-    _CHOSEN.write_text(next(name for name, each in PROVIDERS.items() if each is provider))
+    _CHOSEN.write_text(next(name for name, known in PROVIDERS.items() if known is provider))

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: Versity's gateway over a folder, on a port of its own."""
+"""A real S3 server for tests: Versity's gateway for a local folder."""
 
 import json
 import subprocess
@@ -20,21 +20,21 @@ START_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Server:
-    """A gateway; its buckets are the folders below `root`."""
+    """A running gateway. Its buckets are the folders in `root`."""
 
     url: str
     root: Path
-    command: tuple[str, ...]  # starts the same server, in a network namespace of its own for instance
+    command: tuple[str, ...]  # starts the same server again, for example in another network namespace
 
     def bucket(self, name: str) -> Path:
-        """Make a bucket; the folder that its objects lie in as files."""
+        """Create a bucket. Returns the folder with its objects as files."""
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         return folder
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a pod's storage Secret holds for a server like this one, which wants buckets in the path."""
+        """The content of a pod's storage Secret for this server, which needs path-style addresses."""
         return {
             "AWS_ACCESS_KEY_ID": ACCESS,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -46,13 +46,13 @@ class Server:
 
 @contextmanager
 def server(folder: Path) -> Iterator[Server]:
-    """Run one that keeps its buckets below `folder`."""
+    """Run a server with its buckets in `folder`."""
     root, meta, log = folder / "buckets", folder / "meta", folder / "s3.log"
-    for each in (root, meta):
-        each.mkdir(parents=True)
+    for directory in (root, meta):
+        directory.mkdir(parents=True)
     port = free_port()
     options = [f"--port=127.0.0.1:{port}", f"--access={ACCESS}", f"--secret={SECRET}", "--quiet"]
-    # Metadata in a folder of its own: file systems in memory may lack extended attributes.
+    # Metadata is in files, as file systems in memory may not support extended attributes.
     command = (str(binary("versitygw")), *options, "posix", f"--sidecar={meta}", str(root))
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
@@ -71,7 +71,7 @@ def _await(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
             urllib.request.urlopen(url, timeout=1)
             return
         except urllib.error.HTTPError:
-            return  # it refuses who shows no key: it is there
+            return  # refused for lack of a key, so the server is running
         except OSError:
             time.sleep(0.05)
     raise Error(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")

@@ -1,4 +1,4 @@
-"""Daemons: started in a cgroup of their own, found again by it, stopped by it."""
+"""Daemons, each in its own cgroup, by which they are found and stopped."""
 
 import json
 import os
@@ -33,16 +33,16 @@ class Service:
     netns: str = ""
 
     def running(self) -> bool:
-        """Whether the daemon itself lives (its children, such as containerd's shims, may outlive it)."""
+        """Whether the daemon itself runs. Its children, such as containerd's shims, may run longer."""
         return bool(self._main())
 
     def changed(self) -> bool:
-        """Whether it was last started, by whichever checkout, from another command or configuration than this."""
+        """Whether its last start, from any checkout, was with a different command or configuration."""
         spec = _SPECS / f"{self.name}.json"
         return spec.exists() and json.loads(spec.read_text()) != asdict(self)
 
     def start(self) -> None:
-        """Start it unless it runs."""
+        """Start the daemon if it is not running."""
         if self.running():
             return
         for path, text in self.files.items():
@@ -51,9 +51,9 @@ class Service:
         for folder in (LOGS, _SPECS):
             folder.mkdir(parents=True, exist_ok=True)
         (_SPECS / f"{self.name}.json").write_text(json.dumps(asdict(self)))
-        # The shell joins the group first and only then becomes the program: at no moment is it ours but outside.
+        # The shell joins the group before it becomes the program, so the process is never outside the group.
         join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroups.service_group(self.name) / "cgroup.procs")]
-        # Not `ip netns exec`: it mounts a new /sys, which hides the cgroups.
+        # Not `ip netns exec`, which mounts a new /sys that hides the cgroups.
         enter = ["nsenter", f"--net={self.netns}"] if self.netns else []
         with (LOGS / f"{self.name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -68,18 +68,18 @@ class Service:
         self.check()
 
     def check(self) -> bool:
-        """Raise Error with the end of its log if it doesn't run; True otherwise."""
+        """Raise Error with the end of the log if the daemon doesn't run. Returns True."""
         if not self.running():
             log = LOGS / f"{self.name}.log"
-            raise Error(f"{self.name} has ended; the end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
+            raise Error(f"{self.name} has stopped; the end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
         return True
 
     def stop(self, seconds: float = 10) -> None:
-        """Kill the daemon, as a crash would, and leave its children."""
+        """Kill the daemon, like a crash, but not its children."""
         end = time.monotonic() + seconds
         while main := self._main():
             if time.monotonic() > end:
-                raise Error(f"{self.name} does not end")
+                raise Error(f"{self.name} doesn't stop")
             cgroups.send(main, signal.SIGKILL)
             time.sleep(0.02)
 
@@ -91,5 +91,5 @@ class Service:
 def _program(pid: int) -> str:
     try:
         return os.readlink(f"/proc/{pid}/exe")
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return ""

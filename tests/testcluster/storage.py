@@ -1,4 +1,4 @@
-"""ReadWriteMany volumes without a storage system: folders that every node sees under the same path."""
+"""ReadWriteMany volumes without a storage system: folders that all nodes see under the same path."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,20 @@ from testcluster.paths import KUBECONFIG, SHARED
 
 
 def provide_volume(name: str, host: Path) -> None:
-    """Add a PersistentVolume `name` of its own folder; claim it by `volumeName` with an empty `storageClassName`.
+    """Add a PersistentVolume `name` with its own folder. Claim it by `volumeName`, with an empty `storageClassName`.
 
     Args:
-        host: where this machine keeps what the nodes see as SHARED.
+        host: the folder on this machine that the nodes see as SHARED.
     """
     folder = host / name
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o777)  # pods run as any user, and a hostPath volume knows no fsGroup
+    # Pods run as any user, and fsGroup has no effect on hostPath: https://github.com/kubernetes/kubernetes/issues/138411
+    folder.chmod(0o777)
     kubectl(KUBECONFIG, "apply", "-f", "-", stdin=json.dumps(volume(name)))
 
 
 def volume(name: str) -> dict[str, object]:
-    """The PersistentVolume `name`."""
+    """The manifest of the PersistentVolume `name`."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",

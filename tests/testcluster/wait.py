@@ -1,4 +1,4 @@
-"""Bounded waiting."""
+"""Waiting with a timeout."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def until(check: Callable[[], T], what: str, seconds: float, every: float = 0.1) -> T:
-    """Call `check` until it returns something true, and return that; after `seconds` raise Error naming `what`."""
+    """Call `check` until its result is true, and return the result. After `seconds` raises Error that names `what`."""
     end = time.monotonic() + seconds
     while True:
         if result := check():
             return result
         if time.monotonic() > end:
-            raise Error(f"gave up after {seconds:.0f} s: {what}")
+            raise Error(f"timed out after {seconds:.0f} s: {what}")
         time.sleep(every)

@@ -73,7 +73,7 @@ def test_a_part_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path
 @pytest.mark.parametrize("mark", ['long("fault")', "long", "long()"])
 def test_a_mark_without_a_part_is_refused_with_those_that_exist(tmp_path: Path, mark: str) -> None:
     printed = run(tmp_path, tests=f"import pytest\n@pytest.mark.{mark}\ndef test_it(): pass\n")
-    assert f"names none of the parts {', '.join(PARTS)}" in printed
+    assert f"is not one of the parts {', '.join(PARTS)}" in printed
 
 
 def test_every_part_is_documented_and_every_documented_part_exists() -> None:
