@@ -1,19 +1,24 @@
 """How often a canary promotes what is worse, and how soon what is as good: simulated, by the operator's own verdicts.
 
-    PYTHONPATH=operator python bench/canary_decisions.py [--runs 200] [--seed 1]
+    PYTHONPATH=operator:server_image python bench/canary_decisions.py [--runs 200] [--seed 1]
 
-Requests come at random, so many a second, and each goes to the candidate with its share of the traffic; every 5 s both
-arms' counts are looked at, until a verdict or `--most` requests of the quieter arm.
+Requests arrive at random, and each goes to the candidate with its share of the traffic; every 5 s both arms' counts are
+looked at, until a verdict or `--most` requests on the quieter arm. Then the same for latency: answers take lognormal
+times around 2 s, counted in the proxy's buckets, and the candidate's are some times as long.
 """
 
 import argparse
+import math
 import statistics
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 
+from driftloop.controller.kinds.inferenceservice.latency import slow_answers
 from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, judge
+from driftloop.controller.traffic import Buckets
+from driftloop_server.proxy.metrics import BUCKETS
 
 LOOK_SECONDS = 5.0
 
@@ -67,6 +72,52 @@ def decide(rng: np.random.Generator, case: Case, fewest: int, most: int) -> tupl
     return "Unclear", quieter
 
 
+@dataclass(frozen=True)
+class Slower:
+    """`times`: the candidate's latency over stable's. `sigma`: of the logarithm of either."""
+
+    sigma: float
+    times: float
+    margin: float = 0.01
+    ratio: float = 1.5
+    rate: float = 10.0  # requests per second, of both arms
+
+    def __str__(self) -> str:
+        return f"{self.times:4.2f} | {self.sigma:3.1f} | {self.margin:4.0%} | {self.ratio}"
+
+
+SLOWER = (
+    Slower(0.5, 1.0),
+    Slower(0.5, 1.4),
+    Slower(0.5, 1.6),
+    Slower(0.5, 2.0),
+    Slower(1.0, 1.0),
+    Slower(1.0, 1.6),
+    Slower(1.0, 2.0),
+    Slower(1.0, 1.0, margin=0.05),
+)
+
+
+def decide_latency(rng: np.random.Generator, case: Slower, fewest: int, most: int) -> tuple[Answer, int]:
+    """As `decide`, for latency alone, half of the requests on either arm."""
+    taken: list[list[float]] = [[], []]
+    while (quieter := min(map(len, taken))) < most:
+        for arm, times in zip(taken, (1.0, case.times), strict=True):
+            arm += (2 * times * rng.lognormal(0, case.sigma, rng.poisson(case.rate * LOOK_SECONDS / 2))).tolist()
+        if (quieter := min(map(len, taken))) < fewest:
+            continue
+        late = slow_answers(histogram(taken[0]), histogram(taken[1]), case.ratio)
+        if late is not None and (answer := judge(late.stable, late.candidate, case.margin)) != "Unclear":
+            return answer, quieter
+    return "Unclear", quieter
+
+
+def histogram(seconds: list[float]) -> Buckets:
+    """Cumulative counts in the proxy's buckets."""
+    counts = np.searchsorted(np.sort(seconds), BUCKETS, side="right").astype(float)
+    return dict(zip(BUCKETS, counts.tolist(), strict=True)) | {math.inf: float(len(seconds))}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
@@ -74,22 +125,39 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=5000, help="requests of the quieter arm; then it is undecided")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    print(
-        "candidate | stable | margin | its traffic | promoted | within 10 x minRequests | rolled back | requests (90 %)"
-    )
+    print("candidate | stable | margin | its traffic | " + COLUMNS)
     for number, case in enumerate(CASES):
         rng = np.random.default_rng([arguments.seed, number])
-        found = [decide(rng, case, arguments.fewest, arguments.most) for _ in range(arguments.runs)]
-        promoted = [n for answer, n in found if answer == "NotWorse"]
-        soon = sum(n <= 10 * arguments.fewest for n in promoted)
-        back = sum(answer == "Worse" for answer, _ in found)
-        numbers = sorted(n for _, n in found)
-        print(
-            f"{case} | {len(promoted) / len(found):6.1%} | {soon / len(found):6.1%} | {back / len(found):6.1%} | "
-            f"{statistics.median(numbers):.0f} ({numbers[int(0.9 * len(numbers))]})",
-            flush=True,
+        show(
+            case,
+            [decide(rng, case, arguments.fewest, arguments.most) for _ in range(arguments.runs)],
+            arguments.fewest,
+        )
+    print("candidate's latency over stable's | sigma | margin | maxLatencyRatio | " + COLUMNS)
+    for number, slower in enumerate(SLOWER):
+        rng = np.random.default_rng([arguments.seed, number])
+        show(
+            slower,
+            [decide_latency(rng, slower, arguments.fewest, arguments.most) for _ in range(arguments.runs)],
+            arguments.fewest,
         )
     return 0
+
+
+COLUMNS = "promoted | within 10 x minRequests | rolled back | requests (90 %)"
+
+
+def show(case: Case | Slower, verdicts: list[tuple[Answer, int]], fewest: int) -> None:
+    """A line of the table."""
+    promoted = [n for answer, n in verdicts if answer == "NotWorse"]
+    soon = sum(n <= 10 * fewest for n in promoted)
+    back = sum(answer == "Worse" for answer, _ in verdicts)
+    numbers = sorted(n for _, n in verdicts)
+    print(
+        f"{case} | {len(promoted) / len(verdicts):6.1%} | {soon / len(verdicts):6.1%} | {back / len(verdicts):6.1%} | "
+        f"{statistics.median(numbers):.0f} ({numbers[int(0.9 * len(numbers))]})",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
 from driftloop.podlib import logs, safety
-from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, report
+from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, exit_on_sigterm, report
 from driftloop.podlib.storage import StorageError, fetch_folder
 from driftloop_server.stage import serve_task
 
@@ -36,19 +36,20 @@ def refuse_code(folder: Path) -> None:
     """Raise BadInput if `folder` has no safetensors weights or no config, or has files that can run code."""
     for path in safety.pickled(folder):
         raise BadInput(
-            StageReason.UNSAFE_WEIGHTS,
+            StageReason.PICKLE_WEIGHTS,
             f"{path.relative_to(folder)}: pickled files can run code; save the model as safetensors",
         )
     if not safety.has_safetensors(folder):
-        raise BadInput(StageReason.NO_WEIGHTS, "the model folder has no .safetensors file")
+        raise BadInput(StageReason.MODEL_NOT_FOUND, "the model folder has no .safetensors file")
     if not (folder / "config.json").is_file():
         raise BadInput(
-            StageReason.NO_CONFIG, "the model folder has no config.json; merge an adapter into its model before serving"
+            StageReason.MODEL_NOT_FOUND,
+            "the model folder has no config.json; merge an adapter into its model before serving",
         )
     try:
         name = safety.brings_code(folder)
     except safety.UnreadableConfig as error:
-        raise BadInput(StageReason.NO_CONFIG, str(error)) from error
+        raise BadInput(StageReason.MODEL_NOT_FOUND, str(error)) from error
     if name is not None:
         raise BadInput(StageReason.REMOTE_CODE, f"{name} has auto_map: models with their own code are not loaded")
 
@@ -63,6 +64,7 @@ def _drop_unlisted(folder: Path, manifest: Manifest) -> None:
 
 def main() -> None:
     logs.setup()
+    exit_on_sigterm()
     try:
         task = serve_task()
         manifest = fetch(task)

@@ -191,6 +191,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.engine.gpus", 2, "spec.engine.gpus.*above 1 needs engine.type vllm"),
     (service, "spec.engine.args", ["--max-loras=2", "--model=other"], "spec.engine.args.*the operator sets"),
     (service, "spec.engine.args", ["--trust_remote_code"], "spec.engine.args.*--trust-remote-code"),
+    (service, "spec.engine.args", ["--trust_rem"], "spec.engine.args.*abbreviations"),
+    (service, "spec.engine.args", ["--mod=/other"], "spec.engine.args.*abbreviations"),
     (
         service,
         "spec.engine.env",

@@ -55,8 +55,12 @@ OWNED_ARGUMENTS = (
     "trust-remote-code",
     "uds",
 )
-# vLLM's argument parser accepts underscores instead of dashes.
-_OWNED = f"^--({'|'.join(OWNED_ARGUMENTS).replace('-', '[-_]')})(=.*)?$"
+# vLLM's argument parser accepts underscores instead of dashes, and any unambiguous beginning of a name instead of the
+# whole (https://docs.python.org/3/library/argparse.html#allow-abbrev).
+_IS_OWNED = (
+    f"a.startsWith('--') && {[f'--{name}' for name in OWNED_ARGUMENTS]}"
+    ".exists(name, name.startsWith(a.split('=')[0].replace('_', '-')))"
+)
 
 
 class Engine(ApiModel):
@@ -73,8 +77,9 @@ class Engine(ApiModel):
                 ".gpus",
             ),
             rule(
-                f"!self.args.exists(a, a.matches('{_OWNED}'))",
-                f"the operator sets these arguments, remove them: --{', --'.join(OWNED_ARGUMENTS)}",
+                f"!self.args.exists(a, {_IS_OWNED})",
+                "the operator sets these arguments, remove them and their abbreviations: "
+                f"--{', --'.join(OWNED_ARGUMENTS)}",
                 ".args",
             ),
         )

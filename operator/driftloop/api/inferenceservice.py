@@ -73,8 +73,9 @@ class Canary(ApiModel):
         ge=1,
         le=100,
         description="Largest accepted ratio of the candidate's p95 latency to stable's. It is compared per answer, and "
-        "per output token for answers of 16 tokens or more. Above it the candidate is not promoted, and it is rolled "
-        "back if the excess is certain at 95 % confidence.",
+        "per output token for answers of 16 tokens or more. The candidate is promoted if, at 95 % confidence, at most "
+        "5 % plus maxErrorRateIncrease of its answers take longer than this ratio times stable's p95. It is rolled "
+        "back if certainly more do.",
     )
     max_negative_feedback_increase: Fraction = Field(
         0.1,

@@ -9,8 +9,9 @@ from typing import Any
 
 UNREADABLE = "unreadable"  # field of a stored message: why part of it isn't text; it is never trained on
 
-_TEXT_PARTS = (None, "text", "input_text", "output_text")
+TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")  # old and new name in vLLM; name in gpt-oss data
+CARRIED = ("name", "tool_call_id", "tool_calls", "function_call", *_REASONING)  # the fields that `carried` reads
 
 
 def plain_content(content: Any) -> str:
@@ -68,7 +69,7 @@ def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else spelled(part)
-    if kind not in _TEXT_PARTS or not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+    if kind not in (None, *TEXT_PARTS) or not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
         raise ValueError(f"content has a part of type {kind}: only text can be read")
     return str(part["text"])
 

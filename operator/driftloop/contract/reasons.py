@@ -33,15 +33,14 @@ class StageReason(StrEnum):
     TEMPLATE_LOSES_CONTENT = "TemplateLosesContent"  # the template leaves out a part of a row (prepare)
 
     # Model.
-    MODEL_NOT_FOUND = "ModelNotFound"  # the folder has no readable configuration or weights (prepare, train)
+    MODEL_NOT_FOUND = "ModelNotFound"  # the folder has no readable configuration or weights (prepare, train, fetch)
     TOKENIZER_NOT_FOUND = "TokenizerNotFound"  # no tokenizer, or a tokenizer without an end-of-answer token (prepare)
     UNKNOWN_ARCHITECTURE = "UnknownArchitecture"  # not a causal model that transformers supports (prepare)
     BAD_ARCHITECTURE = "BadArchitecture"  # the fields of the architecture contradict each other (prepare)
     UNKNOWN_MODULES = "UnknownModules"  # the adapter names modules that the model does not have (prepare)
     QUANTISED_MODEL = "QuantisedModel"  # quantised weights can't be trained (prepare, train)
     PACKING_UNSUPPORTED = "PackingUnsupported"  # in this architecture packed rows may attend to each other (prepare)
-    PICKLE_WEIGHTS = "PickleWeights"  # the base model's weights are pickles without safetensors (prepare, train)
-    UNSAFE_WEIGHTS = "UnsafeWeights"  # the model folder contains a pickle file (fetch)
+    PICKLE_WEIGHTS = "PickleWeights"  # only pickled weights (prepare, train), or any pickled file (fetch)
     REMOTE_CODE = "RemoteCode"  # the model's configuration requires code from its folder (prepare, train, fetch)
 
     # Suites and evaluation.
@@ -63,8 +62,6 @@ class StageReason(StrEnum):
     SUPERSEDED = "Superseded"  # another driver has taken over the run (train)
 
     # Serving.
-    NO_WEIGHTS = "NoWeights"  # the model folder has no safetensors (fetch)
-    NO_CONFIG = "NoConfig"  # the model folder has no readable configuration (fetch)
     MODEL_UNREADABLE = "ModelUnreadable"  # transformers can't load the model (engine)
     BROKEN_WEIGHTS = "BrokenWeights"  # the model's output is not a number (engine)
     MODEL_UNSUPPORTED = "ModelUnsupported"  # the model can't generate in batches with a cache (engine)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -34,6 +34,7 @@ from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
 from driftloop_server.proxy.pace import Pace
 from driftloop_server.proxy.prompts import Prompt, prompt_of
 from driftloop_server.proxy.readiness import Readiness
+from driftloop_server.proxy.room import Room
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 
 MAX_BODY = 4 << 20  # bytes of a request
@@ -74,6 +75,7 @@ class Api:
         self._readiness = readiness
         self._cors = cors
         self._pace = Pace()
+        self._room = Room()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._cors.preflight, self._measure, errors_as_json])
@@ -101,10 +103,19 @@ class Api:
         raise no_such_model(requested, str(cards[0].get("id")) if cards else "none")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
+        with self._room.holding() as hold:
+            return await self._generate(request, await self._body(request, hold))
+
+    async def _body(self, request: web.Request, hold: Callable[[int], None]) -> bytes:
+        """Read the body. Room for it is held as soon as its length is known. Raises ApiError 408, 413, 429."""
         length = request.content_length or 0
+        hold(min(length, MAX_BODY))
         await self._take_turn(request, length)
-        body = await _body(request)
+        body = await _read(request, length, hold)
         await self._take_turn(request, len(body) - length)  # a chunked or compressed body is longer than declared
+        return body
+
+    async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
         # Parsing a long body delays all answers, so it waits until the engine has accepted the request. Invalid Unicode
         # is the exception, as engines fail on it.
         document = parse_json(body) if len(body) <= SMALL or not is_unicode(body) else None
@@ -203,8 +214,8 @@ async def _to_client(sending: Awaitable[object]) -> None:
         raise ClientGone from error
 
 
-async def _body(request: web.Request) -> bytes:
-    """Read the body. Raises ApiError 408, 413.
+async def _read(request: web.Request, held: int, hold: Callable[[int], None]) -> bytes:
+    """Read the body. `held`: bytes that room is held for already. Raises ApiError 408, 413, 429.
 
     Not with `request.read()`: aiohttp keeps its result as long as the request (not reported).
     """
@@ -213,6 +224,9 @@ async def _body(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_SECONDS):
             while len(body) <= MAX_BODY and (block := await request.content.readany()):
                 body += block
+                if len(body) > held:
+                    hold(len(body) - held)
+                    held = len(body)
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
     if len(body) > MAX_BODY:

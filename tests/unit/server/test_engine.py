@@ -1,6 +1,7 @@
 """The engine as a user of OpenAI's client sees it: a real process with a real model."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from openai import AsyncOpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unit.server.processes import Process
+from driftloop.contract.task import ServeTask
+from unit.server.processes import Process, Start, wait_for
 
 # AsyncOpenAI. Its types are unions of what any request may answer; these tests know what they asked.
 Client = Any
@@ -243,3 +245,19 @@ async def test_a_client_that_goes_away_frees_its_place(engine: Process, client: 
         await asyncio.sleep(0.05)
     assert await metric(engine, aborted) > before
     assert await greedy(client, "my card")
+
+
+def test_it_leaves_at_once_when_its_pod_is_deleted_while_the_model_loads(
+    launch: Start, serve_task: ServeTask, free_port: int
+) -> None:
+    process = launch("engine", serve_task.model_copy(update={"engine_port": free_port}))
+    wait_for(lambda: catches_sigterm(process) or process.popen.poll() is not None)
+    process.terminate()
+    assert process.popen.wait(10) == 128 + signal.SIGTERM
+
+
+def catches_sigterm(process: Process) -> bool:
+    """As the kernel says of its handlers (proc(5), SigCgt)."""
+    status = Path(f"/proc/{process.popen.pid}/status").read_text()
+    (caught,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,12 +68,12 @@ def test_what_the_manifest_does_not_list_stays_out(publish_with: Callable[..., S
 @pytest.mark.parametrize(
     ("files", "reason", "names"),
     [
-        ({"pytorch_model.bin": "x"}, "UnsafeWeights", "pytorch_model.bin"),
-        ({"optimizer.pt": "x"}, "UnsafeWeights", "optimizer.pt"),
-        ({"extra.pkl": "x"}, "UnsafeWeights", "extra.pkl"),
-        ({"model.safetensors": None}, "NoWeights", "safetensors"),
-        ({"config.json": None}, "NoConfig", "config.json"),
-        ({"config.json": "{"}, "NoConfig", "config.json"),
+        ({"pytorch_model.bin": "x"}, "PickleWeights", "pytorch_model.bin"),
+        ({"optimizer.pt": "x"}, "PickleWeights", "optimizer.pt"),
+        ({"extra.pkl": "x"}, "PickleWeights", "extra.pkl"),
+        ({"model.safetensors": None}, "ModelNotFound", "safetensors"),
+        ({"config.json": None}, "ModelNotFound", "config.json"),
+        ({"config.json": "{"}, "ModelNotFound", "config.json"),
         ({"config.json": json.dumps({"auto_map": {"AutoModel": "code.Model"}})}, "RemoteCode", "config.json"),
         ({"tokenizer_config.json": json.dumps({"auto_map": {}})}, "RemoteCode", "tokenizer_config.json"),
     ],
@@ -104,3 +106,16 @@ def test_storage_that_is_not_there_may_come(launch: Start, serve_task: ServeTask
     assert isinstance(found, StageError)
     assert found.reason == "StorageUnreadable"
     assert "pvc://gone/model: no such folder" in found.message
+
+
+def test_it_leaves_at_once_when_its_pod_is_deleted(launch: Start, serve_task: ServeTask, tmp_path: Path) -> None:
+    """Process 1 of a container ignores SIGTERM without a handler, and was killed after the pod's whole grace period."""
+    task = serve_task.model_copy(update={"artefact_uri": "s3://models/big", "model_dir": str(tmp_path / "m")})
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        process = launch("fetch", task, AWS_ENDPOINT_URL=f"http://127.0.0.1:{silent.getsockname()[1]}", **keys)
+        connection, _ = silent.accept()
+        with connection:
+            process.terminate()
+            assert process.popen.wait(10) == 128 + signal.SIGTERM

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from driftloop.contract.messages import carried, plain_content, spelled, tool_call
+from driftloop.contract.messages import CARRIED, TEXT_PARTS, carried, plain_content, spelled, tool_call
 from driftloop_trainer.data.cells import Unreadable, cell_text, is_nothing
 from driftloop_trainer.data.rows import Turn
 
@@ -21,6 +21,8 @@ _ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
     "function_call": "assistant",
 }  # fmt: skip
+# What is read of a message, and what says how to train on it, which is refused where it can't be followed.
+_READ = frozenset({"role", "content", "from", "value", "weight", "train", "images", "audio", "videos", *CARRIED})
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 _JSON = re.compile(r'\s*\[\s*\{\s*"(?:role|content|from|value)"\s*:')
 
@@ -127,9 +129,14 @@ def _turn(message: Any) -> Turn:
     if role is None:
         raise ValueError(f"its role is {spelled(name)}, not system, user, assistant or tool")
     _refuse_what_would_be_lost(message, role)
+    unread = tuple(sorted(field for field, value in message.items() if field not in _READ and not _is_unset(value)))
     if name == "function_call":
-        return Turn(role, "", _spelled_out({"tool_calls": _called(message["content"])}))
-    return Turn(role, _content(message.get("content"), role), _spelled_out(carried(message)))
+        return Turn(role, "", _spelled_out({"tool_calls": _called(message["content"])}), unread)
+    return Turn(role, _content(message.get("content"), role), _spelled_out(carried(message)), unread)
+
+
+def _is_unset(value: Any) -> bool:
+    return is_nothing(value) or (isinstance(value, str | list | dict) and not value)
 
 
 def _refuse_what_would_be_lost(message: Mapping[str, Any], role: str) -> None:
@@ -144,11 +151,26 @@ def _refuse_what_would_be_lost(message: Mapping[str, Any], role: str) -> None:
 
 
 def _content(content: Any, role: str) -> str:
-    if role == "tool" and isinstance(content, dict):
+    if role == "tool" and isinstance(content, list | dict) and not _has_parts(content):
         return json.dumps(content, ensure_ascii=False)  # a tool's result, as its JSON text
     if isinstance(content, list | str | None):
         return plain_content(content)
     return cell_text(content) or ""
+
+
+def _has_parts(content: list[Any] | dict[str, Any]) -> bool:
+    """Whether a tool's result is a list of content parts. Raises ValueError where it may be either."""
+    if isinstance(content, dict):
+        return False
+    kinds = [part.get("type") for part in content if isinstance(part, Mapping) and isinstance(part.get("type"), str)]
+    if not kinds:
+        return False
+    if len(kinds) == len(content) and set(kinds) <= set(TEXT_PARTS):
+        return True
+    raise ValueError(
+        f"the tool's result is a list with type {kinds[0]!r}: only text parts can be read; write a result that is "
+        "no list of parts as its JSON text"
+    )
 
 
 def _called(value: Any) -> list[dict[str, Any]]:

@@ -15,12 +15,14 @@ class Turn:
     """One message of a conversation.
 
     `extra` is a JSON object, keys sorted, of what else the message carries and chat templates take: tool_calls,
-    tool_call_id, name, reasoning_content. Empty where there is nothing.
+    tool_call_id, name, reasoning_content. Empty where there is nothing. `unread` names its other fields that are set:
+    nothing reads them.
     """
 
     role: str
     content: str
     extra: str = ""
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
     def message(self) -> dict[str, Any]:
         """What `apply_chat_template` takes. Content is a string beside tool calls too: templates concatenate it."""
@@ -103,6 +105,11 @@ class Row:
         """The row itself, and its conversation up to each earlier answer, which is trained on as well."""
         ends = [end for end, turn in enumerate(self.turns[:-1], 1) if turn.role == "assistant"]
         return [self, *(replace(self, turns=self.turns[:end]) for end in ends)]
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Fields of its messages that nothing reads."""
+        return frozenset(name for turn in self.turns for name in turn.unread)
 
     @property
     def characters(self) -> int:

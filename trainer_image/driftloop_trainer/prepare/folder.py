@@ -48,12 +48,16 @@ _MODEL = "model"
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """The rows for training with their examples, and the numbers of dropped and reshaped rows by reason."""
+    """The rows for training with their examples, and the numbers of dropped and reshaped rows by reason.
+
+    `unread`: the number of rows per message field that nothing reads.
+    """
 
     rows: list[Row]
     examples: list[Example]
     dropped: Counter[str]
     reshaped: Counter[str]
+    unread: Counter[str]
 
 
 def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> PrepareResult:
@@ -79,7 +83,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     suites = _write_suites(task, gathered.held_out, folder)
 
     dropped = gathered.dropped | rendering.dropped
-    shown = sample(next(example for example in examples if example.trained), tokenizer)
+    shown = _shown(rows, renderer, tokenizer)
     manifest = publish(folder, task.output)
     _write_provenance(task, dropped, rows)
     write_text(join(task.output, SAMPLE), shown + "\n")
@@ -94,8 +98,8 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         augmented_rows=sum(row.part == "augment" for row in rows),
         dropped_rows=sum(dropped.values()),
         dropped=counted(dropped),
-        reshaped=dict(rendering.reshaped),
-        notes=_notes(config),
+        reshaped=dict(+rendering.reshaped),
+        notes=_notes(config, rendering.unread),
         tokens=sum(len(example.ids) for example in examples),
         trained_tokens=sum(example.trained for example in examples),
         longest_row_tokens=max(len(example.ids) for example in examples),
@@ -109,8 +113,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     record(task.output, encode(result))
     held_out = len(gathered.held_out)
     log.info("%d rows in %d sequences, %d held out, dropped: %s", len(rows), len(sequences), held_out, dropped)
-    reshaped = dict(rendering.reshaped) or "none"
-    log.info("%d examples, reshaped rows: %s", len(examples), reshaped)
+    log.info("%d examples, reshaped rows: %s", len(examples), result.reshaped or "none")
     for note in result.notes:
         log.info("%s", note)
     log.info("the first example; tokens that count in the loss are between %s and %s:\n%s", OPEN, CLOSE, shown)
@@ -119,7 +122,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
 
 def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
     """Render all rows. Raises StageFailure if there are no examples, or a row can't be rendered."""
-    result = Rendering([], [], Counter(), Counter())
+    result = Rendering([], [], Counter(), Counter(), Counter())
     tokens: list[int] = []  # of the rows that are too long
     for row in rows:
         rendered = renderer.render(row)
@@ -130,6 +133,8 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
             result.rows.append(row)
             result.examples.extend(rendered.examples)
             result.reshaped.update(rendered.reshaped)
+            result.reshaped["unreadFields"] += bool(row.unread)
+            result.unread.update(row.unread)
     if not result.rows and tokens:
         raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
     if not result.rows:
@@ -139,6 +144,16 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
             "completion each row needs a completion",
         )
     return result
+
+
+def _shown(rows: list[Row], renderer: Renderer, tokenizer: Any) -> str:
+    """The first example that is not feedback: the words of a service's clients must not be in a log."""
+    for row in rows:
+        if row.part != "feedback":
+            for example in renderer.render(row).examples:
+                if example.trained:
+                    return sample(example, tokenizer)
+    return "(all rows are feedback, which is not shown)"
 
 
 def arrange(examples: list[Example], packing: bool, max_length: int) -> list[list[int]]:
@@ -187,7 +202,7 @@ def _check_packing(training: TrainingSpec, model_type: str) -> None:
         )
 
 
-def _notes(config: Any) -> list[str]:
+def _notes(config: Any, unread: Counter[str]) -> list[str]:
     """What a user should know before the training starts."""
     notes = {
         f"The config of {config.model_type} has no max_position_embeddings: a service of this model needs "
@@ -196,7 +211,14 @@ def _notes(config: Any) -> list[str]:
             config
         ),
     }
-    return [note for note, holds in notes.items() if holds]
+    return [*(note for note, holds in notes.items() if holds), *_unread_note(unread)]
+
+
+def _unread_note(unread: Counter[str]) -> list[str]:
+    if not unread:
+        return []
+    fields = ", ".join(f"{field[:30]} ({rows} rows)" for field, rows in unread.most_common(3))
+    return [f"Fields of messages that nothing reads: {fields}{', …' if len(unread) > 3 else ''}."]
 
 
 def _write_sequences(folder: Path, examples: list[Example], sequences: list[list[int]]) -> None:

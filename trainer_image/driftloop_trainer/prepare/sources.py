@@ -136,7 +136,11 @@ def _turns(record: Record, columns: Columns) -> tuple[Turn, ...]:
     if columns.messages is not None:
         return read_cell(record, columns.messages, conversation)
     prompt = read_cell(record, columns.prompt or "", prompt_turns)
-    completion = read_cell(record, columns.completion, completion_turns) if columns.completion else ()
+    if columns.completion is None:
+        return prompt
+    completion = read_cell(record, columns.completion, completion_turns)
+    if not completion and any(turn.content.strip() for turn in prompt):
+        raise LeftOut("emptyAnswer")
     return (*prompt, *completion)
 
 

@@ -42,9 +42,14 @@ def silences(answer: Any) -> list[Silence]:
     if not isinstance(answer, list):
         raise ValueError("the silences are not a list")
     try:
-        return [Silence(tuple(raw["matchers"]), _seconds(raw["startsAt"]), _seconds(raw["endsAt"])) for raw in answer]
-    except (KeyError, TypeError) as error:
+        return [_silence(raw) for raw in answer]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a silence: {error}") from error
+
+
+def _silence(raw: Mapping[str, Any]) -> Silence:
+    matchers = tuple(dict(matcher) for matcher in raw["matchers"])
+    return Silence(matchers, _seconds(raw["startsAt"]), _seconds(raw["endsAt"]))
 
 
 def fired(series: Iterable[Series], silenced: Iterable[Silence]) -> list[Alert]:

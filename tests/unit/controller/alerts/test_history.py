@@ -60,7 +60,22 @@ def test_a_silence_is_read_from_the_api() -> None:
     assert silences([raw]) == [Silence(({"name": "a", "value": "b"},), 1.0, 60.0)]
 
 
-@pytest.mark.parametrize("answer", [{}, [1], [{"matchers": []}], [{"matchers": [], "startsAt": "x", "endsAt": "y"}]])
+TIMES = {"startsAt": "1970-01-01T00:00:01Z", "endsAt": "1970-01-01T00:01:00Z"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [1],
+        [{"matchers": []}],
+        [{"matchers": [], "startsAt": "x", "endsAt": "y"}],
+        [{"matchers": [], "startsAt": 1, "endsAt": 2}],
+        [{"matchers": [7]} | TIMES],
+        [{"matchers": ["name"]} | TIMES],
+        [{"matchers": None} | TIMES],
+    ],
+)
 def test_an_answer_that_holds_no_silences_is_an_error_and_not_none_of_them(answer: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         silences(answer)

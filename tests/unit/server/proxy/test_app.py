@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from driftloop_server.openai_api import COMPLETIONS
 from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
 from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.room import HELD, Room
 from driftloop_server.proxy.upstream import Upstream
 
 
@@ -34,7 +35,12 @@ def pace() -> Iterator[Pace]:
 
 
 @pytest.fixture
-async def client(pace: Pace) -> AsyncIterator[TestClient[Any, Any]]:
+def room() -> Room:
+    return Room()
+
+
+@pytest.fixture
+async def client(pace: Pace, room: Room) -> AsyncIterator[TestClient[Any, Any]]:
     """Of an API whose engine refuses everything."""
 
     async def refuse(request: web.Request) -> web.Response:
@@ -46,6 +52,7 @@ async def client(pace: Pace) -> AsyncIterator[TestClient[Any, Any]]:
     async with TestServer(engine) as server, Upstream(str(server.make_url("/")), 5) as upstream:
         api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()))
         api._pace = pace  # type: ignore[assignment]
+        api._room = room
         async with TestClient(TestServer(api.app())) as client:
             yield client
 
@@ -77,3 +84,29 @@ async def test_one_whose_length_is_not_told_waits_when_it_is_there(client: TestC
 async def test_a_short_body_waits_for_nothing(client: TestClient[Any, Any], pace: Pace) -> None:
     assert (await client.post(COMPLETIONS, data=b'{"prompt":"' + b"a" * (SMALL - 13) + b'"}')).status == 400
     assert pace.asked == []
+
+
+async def test_a_body_that_does_not_fit_beside_the_others_is_refused_unread(
+    client: TestClient[Any, Any], pace: Pace, room: Room
+) -> None:
+    with room.holding() as others:
+        others(HELD - SMALL)
+        answer = await client.post(COMPLETIONS, data=b"x" * (2 * SMALL))
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "2")
+        assert pace.asked == []
+        assert (await client.post(COMPLETIONS, data=b'{"prompt":"a"}')).status == 400
+    assert (await client.post(COMPLETIONS, data=b'{"prompt":"' + b"a" * 2 * SMALL + b'"}')).status == 400
+
+
+async def test_one_whose_length_is_not_told_is_refused_when_it_grows_too_long(
+    client: TestClient[Any, Any], room: Room
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"x" * SMALL
+
+    with room.holding() as others:
+        others(HELD - SMALL)
+        assert (await client.post(COMPLETIONS, data=chunks())).status == 429
+    with room.holding() as all_of_it:
+        all_of_it(HELD)

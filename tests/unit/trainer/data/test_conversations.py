@@ -59,6 +59,33 @@ def test_tool_calls_and_results_are_kept_for_the_template() -> None:
     assert '"to": "EUR", "from": "USD"' in turns[1].extra  # in their order, as templates render them
 
 
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (["EUR", "USD"], '["EUR", "USD"]'),
+        ([{"rate": 1.1}, {"rate": 0.9}], '[{"rate": 1.1}, {"rate": 0.9}]'),
+        ([], "[]"),
+        ([{"type": "text", "text": "1.1"}, {"type": "text", "text": " EUR"}], "1.1 EUR"),
+    ],
+)
+def test_a_tool_s_result_that_is_a_list_is_its_json_unless_it_is_text_parts(result: list[Any], text: str) -> None:
+    assert conversation([{"role": "tool", "tool_call_id": "c1", "content": result}])[0].content == text
+
+
+def test_fields_of_a_message_that_nothing_reads_are_named() -> None:
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "no",
+        "refusal": "I can't",
+        "annotations": [],
+        "audio": None,
+        "id": 7,
+    }
+    (turn,) = conversation([message])
+    assert turn.unread == ("id", "refusal")
+    assert turn == Turn("assistant", "no")
+
+
 def test_sharegpt_s_calls_and_observations_are_those_of_tools() -> None:
     call = json.dumps({"name": "rate", "arguments": {"to": "EUR", "from": "USD"}})
     turns = conversation([{"from": "function_call", "value": call}, {"from": "observation", "value": "1.1"}])
@@ -79,6 +106,8 @@ def test_sharegpt_s_calls_and_observations_are_those_of_tools() -> None:
         ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url"),
         ([{"role": "user", "content": "look", "images": ["x"]}], "it has images"),
         ([{"role": "user", "content": {"a": 1}}], "not a text"),
+        ([{"role": "tool", "content": [{"type": "image_url"}]}], "result is a list with type 'image_url'"),
+        ([{"role": "tool", "content": [{"type": "text", "text": "x"}, "y"]}], "write a result .* as its JSON text"),
         ([{"role": "assistant", "content": "x", "weight": 0}], "weight 0"),
         ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "message 1: tool_calls"),
         ([{"from": "function_call", "value": "f()"}], "function_call is 'f\\(\\)'"),

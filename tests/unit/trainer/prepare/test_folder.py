@@ -1,6 +1,7 @@
 """What prepare tells of the rows as tokens, and what it refuses before any training."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ MESSAGES = [
 ]
 
 
-def prepared(volume: Path, rows: list[dict[str, Any]], template: str | None, **fields: Any) -> PrepareResult:
+def prepared(
+    volume: Path,
+    rows: list[dict[str, Any]],
+    template: str | None,
+    feedback: dict[str, Any] | None = None,
+    **fields: Any,
+) -> PrepareResult:
     """Rows as JSON lines through the whole stage, for a base model with this template."""
     tokenizer = with_template(template)
     architecture = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
@@ -43,11 +50,20 @@ def prepared(volume: Path, rows: list[dict[str, Any]], template: str | None, **f
         "data": data,
         "storage": "pvc://claim/store",
         "output": "pvc://claim/store/prepared/uid",
+        "feedback": feedback,
         "training": fields,
     }
     result = prepare(PrepareTask.model_validate(document))
     assert isinstance(result, PrepareResult)
     return result
+
+
+def test_fields_of_messages_that_nothing_reads_are_counted_and_named(volume: Path) -> None:
+    answer: dict[str, Any] = MESSAGES[1] | {"refusal": "I would rather not", "annotations": []}
+    rows = [{"messages": [MESSAGES[0], answer]}, {"messages": MESSAGES[2:]}]
+    result = prepared(volume, rows, templates.CHATML)
+    assert (result.train_rows, result.reshaped) == (2, {"unreadFields": 1})
+    assert "Fields of messages that nothing reads: refusal (1 rows)." in result.notes
 
 
 def folder(volume: Path) -> Path:
@@ -98,6 +114,19 @@ def test_the_first_example_is_kept_for_people_with_what_counts_marked(
     shown = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\nyes<|im_end|>⟧"
     assert (folder(volume) / SAMPLE).read_text() == shown + "\n"
     assert shown in caplog.text
+
+
+def test_what_clients_of_a_service_wrote_is_in_no_log(volume: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    task = {"uri": "pvc://claim/feedback", "maxRows": 10, "maxRowsPerUser": 10}
+    rating = {"id": "1", "prompt": "my secret", "rating": "correction", "correction": "my correction"}
+    segment = volume / "feedback" / "v1" / "pod" / "1.jsonl"
+    segment.parent.mkdir(parents=True)
+    segment.write_text(json.dumps(rating | {"created": datetime.now(UTC).isoformat()}) + "\n")
+    result = prepared(volume, [{"messages": MESSAGES[:2]}], templates.CHATML, feedback=task)
+    assert (result.feedback_rows, result.train_rows) == (1, 2)
+    assert "hi" in (folder(volume) / SAMPLE).read_text()
+    assert "my secret" not in caplog.text + (folder(volume) / SAMPLE).read_text()
 
 
 def test_the_tokens_that_end_answers_are_kept_for_the_export(volume: Path) -> None:

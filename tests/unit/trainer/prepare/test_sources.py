@@ -173,14 +173,12 @@ def test_what_holds_nothing_to_learn_is_left_out_and_counted(volume: Path, tmp_p
     assert found.dropped == {"emptyAnswer": 2, "emptyPrompt": 2, "loneSurrogate": 1}
 
 
-def test_a_row_without_an_answer_keeps_its_prompt_and_one_without_a_prompt_is_counted(
-    volume: Path, tmp_path: Path
-) -> None:
+def test_a_row_whose_completion_or_prompt_is_empty_is_left_out_and_counted(volume: Path, tmp_path: Path) -> None:
     records = [{"prompt": "a"}, {"prompt": "b", "completion": "x"}, {"prompt": " ", "completion": "y"}, {}]
     (volume / "d.jsonl").write_text(lines(*records, {"prompt": "c", "completion": float("nan")}))
     found = read_source(source("d.jsonl"), "data", tmp_path)
-    assert [(row.prompt, row.completion) for row in found.rows] == [("a", None), ("b", "x"), ("c", None)]
-    assert found.dropped == {"emptyPrompt": 2}
+    assert [(row.prompt, row.completion) for row in found.rows] == [("b", "x")]
+    assert found.dropped == {"emptyAnswer": 2, "emptyPrompt": 2}
 
 
 def test_two_answers_in_a_row_are_both_kept(volume: Path, tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ collect requests, and pauses after `canary.maxSeconds`.
 
 Shares are compared by bounds that hold at every check (`sequential.py`). A candidate is promoted when its share of bad
 requests is certainly at most the margin above stable's share, and rolled back when it is certainly more than the margin
-above it. Latency is compared by p95 (per answer, and per output token); it causes a rollback only when a similar bound
-confirms it (`latency.py`).
+above it. Latency is compared the same way, by the share of answers that are slower than a limit (`latency.py`).
 """
 
 import math
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from driftloop.api.inferenceservice import Analysis, AnalysisVerdict, Canary
-from driftloop.controller.kinds.inferenceservice.latency import observations, p95, slower
+from driftloop.controller.kinds.inferenceservice.latency import observations, p95, slow_answers
 from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, bounds, judge, needed
 from driftloop.controller.traffic import Arms, Buckets
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -98,37 +97,39 @@ def compare(canary: Canary, arms: Arms) -> list[Comparison]:
 
 def compare_share(what: str, stable: Tally, candidate: Tally, margin: float) -> Comparison:
     """Whether the candidate's share of bad requests is above stable's share by more than `margin`."""
-    interval = bounds(stable, candidate, margin)
     counts = (
-        f"candidate {candidate.bad:.0f} of {candidate.total:.0f} {what}, "
-        f"stable {stable.bad:.0f} of {stable.total:.0f}: at 95 %"
+        f"candidate {candidate.bad:.0f} of {candidate.total:.0f} {what}, stable {stable.bad:.0f} of {stable.total:.0f}"
     )
-    limit = f"margin {_percent(margin)}"
     if min(stable.total, candidate.total) <= 0:
-        return Comparison("Unclear", f"{counts} nothing is known yet")
-    answer = judge(stable, candidate, margin)
+        return Comparison("Unclear", f"{counts}: nothing is known yet")
+    return _compare(counts, "more", stable, candidate, margin)
+
+
+def _compare_latency(what: str, canary: Canary, stable: Buckets, candidate: Buckets) -> Comparison:
+    slow = slow_answers(stable, candidate, canary.max_latency_ratio)
+    p95s = f"{what}: candidate {_in_seconds(p95(candidate))}, stable {_in_seconds(p95(stable))}"
+    if slow is None:
+        return Comparison("Unclear", f"{p95s}: a p95 is unknown")
+    more = f"above the normal 5 % take longer than {slow.limit:.4g} s"
+    return _compare(p95s, more, slow.stable, slow.candidate, canary.max_error_rate_increase)
+
+
+def _compare(figures: str, more: str, stable: Tally, candidate: Tally, margin: float) -> Comparison:
+    """The answer with its reason. `more`: what the difference of the shares means. Both arms must have requests."""
+    answer, interval = judge(stable, candidate, margin), bounds(stable, candidate, margin)
+    limit = f"margin {_percent(margin)}"
     if answer == "NotWorse":
-        return Comparison(answer, f"{counts} at most {_percent(interval.upper)} more; {limit}")
+        return Comparison(answer, f"{figures}: at 95 % at most {_percent(interval.upper)} {more}; {limit}")
     if answer == "Worse":
-        return Comparison(answer, f"{counts} at least {_percent(interval.lower)} more; {limit}")
+        return Comparison(answer, f"{figures}: at 95 % at least {_percent(interval.lower)} {more}; {limit}")
     missing = needed(stable, candidate, margin)
     wait = (
         f"about {missing} more on the quieter arm are needed"
         if missing
         else "too close to the margin to estimate how many more are needed"
     )
-    return Comparison(
-        "Unclear", f"{counts} between {_percent(interval.lower)} and {_percent(interval.upper)} more; {limit}: {wait}"
-    )
-
-
-def _compare_latency(what: str, canary: Canary, stable: Buckets, candidate: Buckets) -> Comparison:
-    old, new = p95(stable), p95(candidate)
-    if old is None or math.isinf(old) or new is None:
-        return Comparison("Unclear", f"{what} is unknown: candidate {_in_seconds(new)}, stable {_in_seconds(old)}")
-    answer = slower(stable, candidate, canary.max_latency_ratio)
-    finding = f"{what} {_in_seconds(new)}, stable {_in_seconds(old)}"
-    return Comparison(answer, finding + ("; the difference may be chance" if answer == "Unclear" else ""))
+    between = f"between {_percent(interval.lower)} and {_percent(interval.upper)} {more}"
+    return Comparison(answer, f"{figures}: at 95 % {between}; {limit}: {wait}")
 
 
 def _wait(figures: Analysis, canary: Canary, started: datetime, now: datetime, why: str) -> Analysis:

@@ -1,32 +1,38 @@
-"""Whether the candidate is slower than stable, from the buckets of two histograms. Pure.
+"""How many answers are slow, from the buckets of two histograms. Pure.
 
 If the candidate's p95 is above the limit (stable's p95 times the ratio), more than 5 % of its answers take longer than
-the limit. So the share of its answers above the limit is compared with 5 %, by the bounds that hold at every check.
+the limit. So the share of its answers above the limit is compared with 5 %, as shares of failures are compared.
 """
 
 import math
+from dataclasses import dataclass
 
-from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, judge
+from driftloop.controller.kinds.inferenceservice.sequential import Tally
 from driftloop.controller.traffic import Buckets
 
 _P95 = 0.95
 
 
-def slower(stable: Buckets, candidate: Buckets, ratio: float) -> Answer:
-    """Whether the candidate's p95 is above `ratio` times stable's.
+@dataclass(frozen=True)
+class SlowAnswers:
+    """Slow and all answers of each arm. 5 % of stable's answers count as slow: as many are above its p95."""
 
-    `Worse` if that is certain at 95 %; `NotWorse` if its p95 is within the ratio; `Unclear` if a difference may be
-    chance, or a p95 is unknown.
-    """
-    old, new = p95(stable), p95(candidate)
-    if old is None or math.isinf(old) or new is None:
-        return "Unclear"
-    limit = ratio * old
-    if new <= limit:
-        return "NotWorse"
-    slow_candidate = Tally(_above(candidate, limit), observations(candidate))
-    slow_stable = Tally((1 - _P95) * observations(stable), observations(stable))
-    return "Worse" if judge(slow_stable, slow_candidate, 0.0) == "Worse" else "Unclear"
+    limit: float  # seconds; slower answers of the candidate are slow
+    stable: Tally
+    candidate: Tally
+
+
+def slow_answers(stable: Buckets, candidate: Buckets, ratio: float) -> SlowAnswers | None:
+    """Answers of the candidate above `ratio` times stable's p95; None if that p95 is unknown, or it has no answers."""
+    normal = p95(stable)
+    if normal is None or math.isinf(normal) or observations(candidate) <= 0:
+        return None
+    limit = ratio * normal
+    return SlowAnswers(
+        limit,
+        Tally((1 - _P95) * observations(stable), observations(stable)),
+        Tally(_above(candidate, limit), observations(candidate)),
+    )
 
 
 def observations(buckets: Buckets) -> float:

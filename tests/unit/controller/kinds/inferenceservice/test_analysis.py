@@ -52,6 +52,7 @@ def test_a_worse_candidate_is_rolled_back(candidate: Arm) -> None:
         arm(1000, 12),  # failures above the margin, and within chance
         arm(1000, 8),  # and below it: a lucky look
         Arm(1000, 0, latency={0.25: 940, 1.0: 1000}),  # 6 % take long, within chance
+        Arm(1000, 0, latency={0.25: 955, 1.0: 1000}),  # and 4.5 %: p95 is within the ratio by a lucky look
         arm(1000, p95=None),  # latency unknown
         arm(1000, ratings=25, negative=4),  # as happy as the others, of too few to tell
     ],
@@ -72,7 +73,7 @@ def test_latency_is_compared_an_output_token_too() -> None:
     slow, quick = arm(1000, token_latency=took(0.04, 500)), arm(1000, token_latency=took(0.02, 500))
     assert verdict(quick, slow) == "RollBack"
     assert verdict(quick, quick) == "Promote"
-    assert "p95 per output token 0.04" in message(quick, slow)
+    assert "p95 per output token: candidate 0.04" in message(quick, slow)
     assert verdict(quick, arm(1000, token_latency=took(0.04, 40))) == "Promote"  # answers are mostly short
 
 
@@ -108,7 +109,8 @@ def test_the_figures_are_in_the_status_and_in_words() -> None:
     assert found.message is not None
     assert found.message.startswith("candidate 50 of 100 failed, stable 0 of 1000: at 95 % at least 29.4 % more")
     assert message(FINE, FINE).startswith(
-        "candidate 0 of 1000 failed, stable 0 of 1000: at 95 % at most 0.4 % more; margin 1.0 %; p95 0.2018 s, stable"
+        "candidate 0 of 1000 failed, stable 0 of 1000: at 95 % at most 0.4 % more; margin 1.0 %; "
+        "p95: candidate 0.2018 s, stable 0.2018 s: at 95 % at most"
     )
 
 

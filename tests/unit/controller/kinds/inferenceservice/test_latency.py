@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.controller.kinds.inferenceservice.latency import p95, quantile, slower
+from driftloop.controller.kinds.inferenceservice.latency import p95, quantile, slow_answers
 from unit.controller.kinds.inferenceservice.builders import took
 
 
@@ -36,22 +36,30 @@ def test_a_quantile_beyond_the_last_bound_is_beyond_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stable", "candidate", "expected"),
+    ("candidate", "late"),
     [
-        (took(1, 300), took(1, 300), "NotWorse"),
-        (took(1, 300), took(1.4, 300), "NotWorse"),
-        (took(1, 300), took(2, 300), "Worse"),
-        (took(1, 300), {1.0: 288, 3.0: 300}, "NotWorse"),  # 4 % take long
-        (took(1, 300), {1.0: 270, 3.0: 300}, "Unclear"),  # 7 % do, of so few
-        (took(1, 30_000), {1.0: 27_000, 3.0: 30_000}, "Worse"),
-        (took(1, 300), {1.0: 100, math.inf: 300}, "Worse"),
-        ({1.0: 100, math.inf: 300}, {1.0: 100, math.inf: 300}, "Unclear"),
-        ({}, took(1, 300), "Unclear"),
-        (took(1, 300), {}, "Unclear"),
-        (took(1, 300), {1.0: 0.0, math.inf: 0.0}, "Unclear"),
+        (took(1.4, 300), 0),
+        (took(2, 300), 300),
+        ({1.0: 288, 3.0: 300}, 9),  # linear within a bucket
+        ({1.0: 100, math.inf: 300}, 200),
     ],
 )
-def test_a_candidate_is_slower_when_that_is_no_chance(
-    stable: dict[float, float], candidate: dict[float, float], expected: str
-) -> None:
-    assert slower(stable, candidate, ratio=1.5) == expected
+def test_slow_answers_are_counted_against_stable_s_twentieth(candidate: dict[float, float], late: float) -> None:
+    found = slow_answers(took(1, 300), candidate, ratio=1.5)
+    assert found is not None
+    assert found.limit == pytest.approx(1.5, rel=0.02)
+    assert [found.stable.bad, found.candidate.bad] == pytest.approx([15, late], abs=0.1)
+    assert found.stable.total == found.candidate.total == 300
+
+
+@pytest.mark.parametrize(
+    ("stable", "candidate"),
+    [
+        ({1.0: 100, math.inf: 300}, {1.0: 100, math.inf: 300}),
+        ({}, took(1, 300)),
+        (took(1, 300), {}),
+        (took(1, 300), {1.0: 0.0, math.inf: 0.0}),
+    ],
+)
+def test_an_arm_without_a_p95_cannot_be_compared(stable: dict[float, float], candidate: dict[float, float]) -> None:
+    assert slow_answers(stable, candidate, ratio=1.5) is None
