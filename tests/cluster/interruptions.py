@@ -1,4 +1,4 @@
-"""Interrupted training: by a lost worker, a lost head and a suspension, one after the other; and by a lost node."""
+"""Interruptions of a training: by a lost worker, a lost head, a suspension, and a lost node."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from testcluster import wait
 
 @dataclass(frozen=True)
 class Interruption:
-    """`seen`: the steps of the last whole checkpoint before it. `resumed`: the step from which training went on."""
+    """`seen`: the step of the last complete checkpoint before it. `resumed`: the step at which training resumed."""
 
     seen: int
     resumed: int
 
 
 def lose_pod(lab: Lab, name: str, index: int) -> None:
-    """Kill the running train pod of an index; 0 is Ray's head."""
+    """Kill the running train pod with this index. Index 0 is Ray's head."""
     pods = lab.list("pods", f"driftloop.dev/job={name},batch.kubernetes.io/job-completion-index={index}")
     victim = next(p for p in pods if p["status"]["phase"] == "Running")["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
 
 
 def suspend_and_resume(lab: Lab, name: str) -> None:
-    """Suspend the job until no pod of it is left, then let it go on."""
+    """Suspend the job until all its pods are gone, then resume it."""
     patch = ("patch", "finetunejob", name, "-n", lab.namespace, "--type=merge", "-p")
     lab.kube.run(*patch, '{"spec":{"suspend":true}}')
     lab.phase(name, "Suspended")
@@ -39,18 +39,18 @@ INTERRUPTS: Mapping[str, Callable[[Lab, str], None]] = {
 }
 
 
-MAIN = "a lost worker"  # what every run interrupts a training with
+MAIN = "a lost worker"  # the interruption in every test run
 
 
 def interrupt(lab: Lab, name: str, by: Collection[str]) -> dict[str, Interruption]:
-    """Interrupt a training once by each of INTERRUPTS that is named, each time after one more checkpoint."""
-    found: dict[str, Interruption] = {}
+    """Interrupt a training once by each of the named INTERRUPTS, each time after another checkpoint."""
+    done: dict[str, Interruption] = {}
     for what in by:
-        seen = lab.checkpoint_beyond(name, max((each.seen for each in found.values()), default=0))
+        seen = lab.checkpoint_beyond(name, max((interruption.seen for interruption in done.values()), default=0))
         before = len(lab.starts(name))
         INTERRUPTS[what](lab, name)
-        found[what] = Interruption(seen, _next_start(lab, name, before, what))
-    return found
+        done[what] = Interruption(seen, _next_start(lab, name, before, what))
+    return done
 
 
 def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
@@ -58,13 +58,16 @@ def _next_start(lab: Lab, name: str, before: int, what: str) -> int:
         starts = list(lab.starts(name, before))
         return starts if len(starts) > before else None
 
-    starts: list[int] = lab.kube.wait(f"{name} to go on after {what}", started, 400, tell=lambda: lab.story(name))
+    starts: list[int] = lab.kube.wait(f"{name} to resume after {what}", started, 400, tell=lambda: lab.story(name))
     return starts[-1]
 
 
 @dataclass
 class NodeLoss:
-    """A job of one node, which is lost. `first`: the version of the job of that name before. `seen` as above."""
+    """The loss of the node of a job with one node.
+
+    `first`: the version of the previous job with the same name. `seen`: the step of the last complete checkpoint.
+    """
 
     lab: Lab
     node: str
@@ -82,9 +85,9 @@ class NodeLoss:
 
 
 def lose_node(lab: Lab, name: str) -> NodeLoss:
-    """Create a job again, on a node that has neither the operator nor the pod through which tests look, and lose it.
+    """Delete and create a job again, on a node without the operator and the writer's pod, and lose that node.
 
-    The node is cordoned too: for most of a minute more pods would be sent to it, as it is not missed so soon.
+    The node is also cordoned, as Kubernetes would schedule pods on it until it detects the loss after about a minute.
     """
     node = nodes_without_operator(lab.kube)[0]
     first = lab.get("finetunejob", name)["status"]["version"]
@@ -92,7 +95,7 @@ def lose_node(lab: Lab, name: str) -> NodeLoss:
     with only_on(lab.kube, node):
         lab.pretrain(name, training=LONG, compute={"nodes": 1})
         seen = lab.checkpoint_beyond(name, 40)
-    assert list(lab.starts(name)) == [0], "it went on from the checkpoint of a job that was deleted"
+    assert list(lab.starts(name)) == [0], "the job resumed from the checkpoint of a deleted job"
     lab.installed.provider.fail_node(node)
     lab.kube.run("cordon", node)
     return NodeLoss(lab, node, first, seen)

@@ -1,4 +1,4 @@
-"""A namespace with Driftloop's objects in it, and what the fault tests do there."""
+"""A namespace with Driftloop's objects, and the operations of fault tests in it."""
 
 import json
 import time
@@ -26,14 +26,14 @@ TINY: Obj = {
 }
 
 
-TRAINED = "trained"  # the job, and the family, of the model that tests share
-STEPS = 400  # of its training: twenty seconds' or more
+TRAINED = "trained"  # name of the job and of the family of the model that tests share
+STEPS = 400  # steps of its training, which take at least 20 seconds
 LONG = {"method": "pretrain", "maxSteps": STEPS, "saveSteps": 20}
 
 
 @dataclass(frozen=True)
 class Lab:
-    """One namespace."""
+    """A namespace for fault tests."""
 
     installed: install.Installed
     namespace: str
@@ -43,7 +43,7 @@ class Lab:
         return self.installed.kube
 
     def get(self, kind: str, name: str) -> Obj:
-        """The object, or an empty one."""
+        """An object; an empty one if it doesn't exist."""
         return self.kube.get(kind, name, self.namespace) or {}
 
     def list(self, kind: str, selector: str = "") -> list[Obj]:
@@ -85,30 +85,30 @@ class Lab:
         )
 
     def phase(self, name: str, *phases: str) -> Obj:
-        """Wait until the FineTuneJob is in one of `phases`."""
+        """Wait until a FineTuneJob is in one of `phases`."""
         return self.kube.phase("finetunejob", name, self.namespace, phases, 600, tell=lambda: self.story(name))
 
     def judged(self, version: str) -> Obj:
-        """Wait until a ModelVersion is judged."""
+        """Wait for the verdict on a ModelVersion."""
         return self.kube.phase("modelversion", version, self.namespace, JUDGED, 600)
 
     def approve(self, version: str) -> None:
-        """Let services take a version that no suite judged."""
+        """Approve a version without suites."""
         self.kube.run("annotate", "modelversion", version, "-n", self.namespace, f"{APPROVE_VERSION}={version}")
         self.kube.phase("modelversion", version, self.namespace, ["Approved"], 60)
 
     def checkpoint_beyond(self, name: str, step: int) -> int:
-        """Wait until there is a whole checkpoint of more than `step` steps; its steps.
+        """Wait for a complete checkpoint after step `step`. Returns its step.
 
-        `status.progress` is written at 5 %, and is seconds old: a small job ends between two looks at it.
+        `status.progress` is updated too rarely for this: a small job would end between two updates.
         """
 
         def beyond() -> int | None:
-            # It looks again and again in the pod: a kubectl each time took more CPU than the training.
+            # The loop runs in the pod, as calling kubectl each time took more CPU than the training.
             files = f"{self.run_folder(name)}/step-*/complete.json"
             count = f"ls -d {files} 2>/dev/null | sed 's/.*step-0*//; s/-.*//' | sort -n | tail -1"
-            look = f'n=$({count}); [ "${{n:-0}}" -gt {step} ] && echo $n && break'
-            return int(self.shell(f"for i in $(seq 100); do {look}; sleep 0.3; done") or 0) or None
+            check = f'n=$({count}); [ "${{n:-0}}" -gt {step} ] && echo $n && break'
+            return int(self.shell(f"for i in $(seq 100); do {check}; sleep 0.3; done") or 0) or None
 
         seen: int = self.kube.wait(f"{name} beyond step {step}", beyond, 300, tell=lambda: self.story(name))
         return seen
@@ -117,14 +117,14 @@ class Lab:
         """Wait for the condition Stalled of a FineTuneJob."""
 
         def stalled() -> Obj | None:
-            found = condition(self.get("finetunejob", name), "Stalled")
-            return found if found.get("status") == "True" else None
+            entry = condition(self.get("finetunejob", name), "Stalled")
+            return entry if entry.get("status") == "True" else None
 
-        found: Obj = self.kube.wait(f"{name} Stalled", stalled, 300, tell=lambda: self.story(name))
-        return found
+        result: Obj = self.kube.wait(f"{name} Stalled", stalled, 300, tell=lambda: self.story(name))
+        return result
 
     def starts(self, name: str, more_than: int = 0) -> Sequence[int]:
-        """The step from which each start of the job's workers went on, in order; waits half a minute for so many."""
+        """The step at which each start of the job's workers resumed. Waits up to 30 s for `more_than` starts."""
         folder = f"{self.run_folder(name)}/starts"
         # Each file ends without a newline.
         wait_for = f"for i in $(seq 30); do [ $(ls {folder} | wc -l) -gt {more_than} ] && break; sleep 1; done"
@@ -133,16 +133,16 @@ class Lab:
         return [json.loads(line)["step"] for line in lines if line.strip()]
 
     def run_folder(self, name: str) -> str:
-        """Where a job's checkpoints are, as the writer's pod sees it."""
+        """The folder of a job's checkpoints in the writer's pod."""
         uid = self.get("finetunejob", name)["metadata"]["uid"]
         return f"/volumes/{install.CLAIM}/{name}/runs/{uid}"
 
     def shell(self, command: str) -> str:
-        """What a command printed in the writer's pod, which has the claim."""
+        """Run a command in the writer's pod, which mounts the claim, and return its output."""
         return self.kube.run("exec", "-n", self.namespace, "writer", "--", "sh", "-c", command)
 
     def train_result(self, name: str) -> TrainResult:
-        """What the train stage's index 0 told at its end."""
+        """The result of the train stage, from the pod that succeeded."""
         for pod in self.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=train"):
             for status in pod["status"].get("containerStatuses", []):
                 ended = status["state"].get("terminated", {})
@@ -150,10 +150,10 @@ class Lab:
                     result = decode(ended["message"])
                     assert isinstance(result, TrainResult)
                     return result
-        raise AssertionError(f"{name}: no train pod ended well: {self.story(name)}")
+        raise AssertionError(f"{name}: no train pod succeeded: {self.story(name)}")
 
     def story(self, name: str) -> str:
-        """Conditions and pods, for a failed wait."""
+        """Conditions and pods of a job, for the message of a failed wait."""
         job = self.get("finetunejob", name)
         pods = [
             f"{p['metadata']['name']} {p['status'].get('phase')}"
@@ -162,7 +162,7 @@ class Lab:
         return json.dumps({"status": job.get("status"), "pods": pods})[:3000]
 
     def run_pod(self, name: str, image: str, command: Sequence[str]) -> str:
-        """Run a command in a pod of its own to its end, whatever that is; what it printed."""
+        """Run a command in a new pod until it succeeds or fails, and return its output."""
         pod = restricted_pod(name, self.namespace, image, [*command])
         pod["spec"]["restartPolicy"] = "Never"
         self.kube.apply(pod)
@@ -176,19 +176,19 @@ class Lab:
         return printed
 
     def write(self, path: str, text: str) -> None:
-        """Write a file below the claim's root."""
+        """Write a file to the claim."""
         install.write_file(self.installed, self.namespace, path, text)
 
     def events(self, name: str) -> Sequence[Obj]:
-        """The Events about an object."""
+        """The Events for an object."""
         return [e for e in self.list("events") if e["involvedObject"]["name"] == name]
 
     def wipe_status(self, kind: str, name: str) -> None:
-        """Replace an object's status by nothing."""
+        """Replace an object's status with an empty one."""
         for _ in range(10):
-            found = self.get(kind, name) | {"status": {}}
+            wiped = self.get(kind, name) | {"status": {}}
             try:
-                self.kube.run("replace", "--subresource=status", "-f", "-", stdin=json.dumps(found))
+                self.kube.run("replace", "--subresource=status", "-f", "-", stdin=json.dumps(wiped))
                 return
             except Exception as error:
                 if "Conflict" not in str(error) and "modified" not in str(error):
@@ -198,26 +198,26 @@ class Lab:
 
 
 def operator_pod(kube: Kube) -> Obj:
-    """The operator's running pod. One that was just killed has a successor soon."""
+    """The operator's running pod. Waits for a new one if it was just killed."""
 
     def running() -> Obj | None:
         pods = kube.list("pods", install.SYSTEM, "app.kubernetes.io/name=driftloop")
         alive = (p for p in pods if "deletionTimestamp" not in p["metadata"] and p["status"]["phase"] == "Running")
         return next(alive, None)
 
-    found: Obj = kube.wait("an operator that runs", running, 120)
-    return found
+    pod: Obj = kube.wait("a running operator", running, 120)
+    return pod
 
 
 def nodes_without_operator(kube: Kube) -> Sequence[str]:
-    """The nodes that may be lost without losing the operator."""
-    kept = operator_pod(kube)["spec"]["nodeName"]
-    return [name for name in _nodes(kube) if name != kept]
+    """The nodes without the operator."""
+    node = operator_pod(kube)["spec"]["nodeName"]
+    return [name for name in _nodes(kube) if name != node]
 
 
 @contextmanager
 def only_on(kube: Kube, node: str) -> Iterator[None]:
-    """What is scheduled meanwhile is placed on `node`."""
+    """Cordon all other nodes, so that new pods run on `node`."""
     others = [name for name in _nodes(kube) if name != node]
     kube.run("cordon", *others)
     try:
@@ -231,16 +231,16 @@ def _nodes(kube: Kube) -> Sequence[str]:
 
 
 def kill_operator(kube: Kube) -> None:
-    """Kill the operator at once, as a crash would; its Deployment brings another."""
+    """Kill the operator's pod, like a crash. Its Deployment creates a new one."""
     name = operator_pod(kube)["metadata"]["name"]
     kube.run("delete", "pod", name, "-n", install.SYSTEM, "--grace-period=0", "--force", "--wait=false")
 
 
 def source(name: str, file: str, **columns: str) -> Obj:
-    """A data source in the claim."""
+    """A data source for a file in the claim."""
     return {"name": name, "uri": f"pvc://{install.CLAIM}/support-desk/data/{file}", "columns": columns}
 
 
 def tiny_pools() -> Pools:
-    """A corpus that trains in seconds."""
+    """A corpus so small that training takes seconds."""
     return generated(40)

@@ -1,6 +1,6 @@
-"""One run of the whole loop in its short form, with the controls: what `make demo CONTROLS=1` runs, beside the tests.
+"""One run of the whole loop in its short form with the controls, as in `make demo CONTROLS=1`, in the background.
 
-Meanwhile the operator is killed once at every stage, and none of the promises may be the weaker for it.
+Meanwhile the operator is killed once at every stage, and all promises must still hold.
 """
 
 import json
@@ -27,7 +27,7 @@ _LIMIT = 2300  # seconds
 
 @dataclass
 class Killer:
-    """Kills the operator when it first sees a stage."""
+    """Kills the operator when a stage is first seen."""
 
     kube: Kube
     seen: list[str] = field(default_factory=list)
@@ -35,14 +35,14 @@ class Killer:
 
     def run(self) -> None:
         while not self.stop.wait(2):
-            fresh = [stage for stage in self._stages() if stage in STAGES and stage not in self.seen]
-            if fresh and self._killed():
-                self.seen.append(fresh[0])
+            unseen = [stage for stage in self._stages() if stage in STAGES and stage not in self.seen]
+            if unseen and self._killed():
+                self.seen.append(unseen[0])
 
     def _stages(self) -> Iterator[str]:
         for kind in ("finetunejobs", "modelversions", "inferenceservices"):
-            for found in self._list(kind):
-                status = found.get("status", {})
+            for obj in self._list(kind):
+                status = obj.get("status", {})
                 yield status.get("phase", "")
                 yield (status.get("retraining") or {}).get("state", "")
 
@@ -55,14 +55,14 @@ class Killer:
     def _killed(self) -> bool:
         try:
             kill_operator(self.kube)
-        except (KubectlError, ReadError):  # tried again at the next look
+        except (KubectlError, ReadError):  # retried in the next round
             return False
         return True
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What is left of a run."""
+    """The results of a run."""
 
     report: dict[str, Any]
     kube: Kube
@@ -71,18 +71,18 @@ class Ended:
 
 @dataclass
 class LoopRun:
-    """A run that was begun, in `folder`."""
+    """A started run with its files in `folder`."""
 
     folder: Path
     process: subprocess.Popen[bytes]
     killer: Killer
 
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it is still running."""
         return self.process.poll() is None
 
     def end(self) -> Ended:
-        """Wait for its end. What it printed becomes the test's output."""
+        """Wait for the end of the run, and print its output."""
         try:
             code = self.process.wait(_LIMIT)
         finally:
@@ -94,7 +94,7 @@ class LoopRun:
 
 @contextmanager
 def begun(folder: Path) -> Iterator[LoopRun]:
-    """A run in the background, which ends with this context at the latest."""
+    """Start a run in the background. It is stopped at the end of this context."""
     command = [*(sys.executable, "-m", "demo", "--short", "--controls", "--namespace", NAMESPACE)]
     command += ["--report", str(_report(folder))]
     environment = os.environ | {"PYTHONPATH": "examples:tests:operator"}

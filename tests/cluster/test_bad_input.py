@@ -1,4 +1,4 @@
-"""Wrong input ends in a condition and an Event that say what to fix, without endless retries."""
+"""Wrong input leads to a condition and an Event that say what to fix, without endless retries."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from demo.reads import Obj
 from driftloop.contract.manifest import Manifest
 from parts import sweep
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # with the training that it needs
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]  # includes the training that it needs
 
 CONFIG = '{"model_type": "llama"}'
 OTHER = {"uri": f"pvc://{CLAIM}/other", "digest": "sha256:" + "0" * 64}
@@ -28,7 +28,7 @@ def model(**origin: Any) -> Obj:
     return {"model": {"from": origin}}
 
 
-# Changes to a job that would do, and what its failure must say.
+# Changes to a valid job, and what the message of its failure must contain.
 CASES: dict[str, tuple[Obj, list[str]]] = {
     "missing-file": (corpus("none.csv"), ["none.csv"]),
     "unreadable": (corpus("broken.parquet"), ["DataUnreadable", "broken.parquet"]),
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Obj, list[str]]] = {
 }
 
 
-MAIN = ("wrong-column", "all-too-long", "other-digest")  # of data, of its length, and of a model
+MAIN = ("wrong-column", "all-too-long", "other-digest")  # errors in data, in its length, and in a model
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def started(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> None:
-    """All jobs of this run at once, as each takes seconds to start and nothing to run. One needs the model `trained`.
+    """Start all jobs at once, as each takes seconds to start and no time to run. One needs the model `trained`.
 
-    The loop begins here, as its first training needs no second node either.
+    The loop also starts here, as its first training doesn't need a second node either.
     """
     lab.write("support-desk/data/broken.parquet", "no parquet at all")
     lab.write("support-desk/data/empty.csv", "text,category\n")
@@ -82,7 +82,7 @@ def started(
 
 
 def _write_whole(lab: Lab, folder: Path) -> None:
-    """A model folder with its manifest, whose digest is not the one that is asked for."""
+    """Write a complete model folder whose digest differs from the one in OTHER."""
     (folder / "config.json").write_text(CONFIG)
     Manifest.of(folder).write(folder)
     for path in folder.iterdir():
@@ -100,7 +100,7 @@ def test_wrong_input_ends_in_a_condition_and_an_event_that_say_what_to_fix(lab: 
     assert [event["type"] for event in events] == ["Warning"], lab.events(name)
     assert found["message"].startswith(events[0]["message"][:200])
     pods = lab.list("pods", f"driftloop.dev/job={name},driftloop.dev/stage=prepare")
-    assert len(pods) == 1, "wrong input is not tried again"
+    assert len(pods) == 1, "wrong input was retried"
 
 
 @pytest.mark.usefixtures("started")

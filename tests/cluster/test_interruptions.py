@@ -1,4 +1,4 @@
-"""Pods lost while a model is trained, and a suspension: it goes on from the last checkpoint."""
+"""Training resumes from the last checkpoint after lost pods and a suspension."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_a_lost_worker_a_lost_head_and_a_suspension_cost_a_checkpoint_interval_e
     lab: Lab, trained: str, interrupted: dict[str, Interruption]
 ) -> None:
     assert set(interrupted) == set(INTERRUPTS)
-    for what, found in interrupted.items():
-        assert found.resumed >= found.seen > 0, f"{what}: a checkpoint was lost"
+    for what, interruption in interrupted.items():
+        assert interruption.resumed >= interruption.seen > 0, f"{what}: a checkpoint was lost"
     assert lab.train_result(trained).steps == STEPS
     assert lab.get("finetunejob", trained)["status"]["attempt"] == 2

@@ -1,6 +1,6 @@
-"""The local cluster comes up after whatever happened before, and goes without a trace.
+"""The local cluster starts whatever happened before, and is removed completely.
 
-On a second cluster of the machine (DRIFTLOOP_INSTANCE=1), beside the one that other tests use.
+The tests use a second cluster on the machine (DRIFTLOOP_INSTANCE=1), next to the one that other tests use.
 """
 
 import json
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         providers.choose(os.environ.get("CLUSTER") or "auto") is not providers.PROVIDERS["local"],
-        reason="about CLUSTER=local",
+        reason="tests CLUSTER=local",
     ),
 ]
 
@@ -48,27 +48,27 @@ def kubectl(checkout: Path, *arguments: str) -> str:
 
 
 def traces() -> list[str]:
-    """Everything of the second cluster that the machine still has."""
-    found = [str(STATE)] if STATE.exists() else []
-    found += [str(each) for each in Path("/run/netns").glob("driftloop-1-*")]
-    found += [str(each) for each in Path("/sys/class/net").glob("driftloop*1") if each.name == "driftloop1"]
-    found += [str(each) for each in Path("/sys/class/net").glob("driftloop-1-*")]
-    found += [line for line in Path("/proc/mounts").read_text().splitlines() if f"/{NAME}/" in line]
+    """Everything of the second cluster that is still on the machine."""
+    left = [str(STATE)] if STATE.exists() else []
+    left += [str(path) for path in Path("/run/netns").glob("driftloop-1-*")]
+    left += [str(path) for path in Path("/sys/class/net").glob("driftloop*1") if path.name == "driftloop1"]
+    left += [str(path) for path in Path("/sys/class/net").glob("driftloop-1-*")]
+    left += [line for line in Path("/proc/mounts").read_text().splitlines() if f"/{NAME}/" in line]
     mounted = cgroups.mounted()
-    found += [str(root / NAME) for root in mounted["cgroup"] + mounted["cgroup2"] if (root / NAME).exists()]
+    left += [str(root / NAME) for root in mounted["cgroup"] + mounted["cgroup2"] if (root / NAME).exists()]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if f"/{NAME}/" in command:
-            found.append(command)
-    return found
+            left.append(command)
+    return left
 
 
 @pytest.fixture
 def checkouts(tmp_path: Path) -> Iterator[list[Path]]:
-    """Two checkouts of the tool."""
+    """Two copies of the tool, like two checkouts."""
     made = [tmp_path / "first", tmp_path / "second"]
     for checkout in made:
         shutil.copytree(REPOSITORY / "tests" / "testcluster", checkout / "tests" / "testcluster")
@@ -79,10 +79,10 @@ def checkouts(tmp_path: Path) -> Iterator[list[Path]]:
 def test_a_killed_start_is_taken_over_by_another_checkout_and_removed_without_a_trace(checkouts: list[Path]) -> None:
     first, second = checkouts
     started = tool(first, "up")
-    wait.until((STATE / "services" / "node-a-containerd.json").exists, "the start to get half-way", 100)
+    wait.until((STATE / "services" / "node-a-containerd.json").exists, "the start to be half done", 100)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    assert traces(), "nothing was left behind, so nothing is shown here"
+    assert traces(), "the killed start left nothing behind, so this test shows nothing"
 
     succeed(second, "up")
     kubectl(second, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s")

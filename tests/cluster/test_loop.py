@@ -1,4 +1,4 @@
-"""The whole loop in its short form, and the controls, judged by the report: looprun.py runs it."""
+"""Checks the report of the whole loop in its short form with the controls. looprun.py runs it."""
 
 from collections import Counter
 from typing import Any
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 @pytest.fixture(scope="module")
 def run(loop: LoopRun) -> Ended:
-    """The run, ended."""
+    """The run after its end."""
     return loop.end()
 
 
@@ -24,16 +24,16 @@ def report(run: Ended) -> dict[str, Any]:
 def test_the_operator_was_killed_at_every_stage_and_nothing_was_started_twice(run: Ended) -> None:
     assert sorted(run.killed_at) == sorted(STAGES)
     labels = [job["metadata"]["labels"] for job in run.kube.list("jobs", NAMESPACE)]
-    of = Counter(
+    stages = Counter(
         (
-            each["driftloop.dev/stage"],
-            each.get("driftloop.dev/arm"),
-            each.get("driftloop.dev/version") or each.get("driftloop.dev/job"),
+            job_labels["driftloop.dev/stage"],
+            job_labels.get("driftloop.dev/arm"),
+            job_labels.get("driftloop.dev/version") or job_labels.get("driftloop.dev/job"),
         )
-        for each in labels
+        for job_labels in labels
     )
-    assert of
-    assert set(of.values()) == {1}, of
+    assert stages
+    assert set(stages.values()) == {1}, stages
     retrained = [job for job in run.kube.list("finetunejobs", NAMESPACE) if job["metadata"].get("ownerReferences")]
     assert len(retrained) == 1
 

@@ -1,4 +1,4 @@
-"""A job made again under its name, and its node lost for good: the faults tested before this came meanwhile."""
+"""A job is created again with the same name, and its node is lost. The tests before this one ran meanwhile."""
 
 import pytest
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 def test_a_job_made_again_is_another_one_and_a_lost_node_costs_it_a_checkpoint_interval(
     lab: Lab, trained: str, node_lost: NodeLoss, loop_beside: LoopRun | None
 ) -> None:
-    assert loop_beside is None or loop_beside.running(), "the loop, begun when the node was lost, has ended"
+    assert loop_beside is None or loop_beside.running(), "the loop, started when the node was lost, has ended"
     second = lab.phase(trained, "Succeeded")["status"]["version"]
     result = lab.train_result(trained)
     assert result.steps == STEPS

@@ -1,4 +1,4 @@
-"""Statuses wiped: nothing is started twice and nothing is lost. test_loop.py kills the operator."""
+"""Wiped statuses: nothing is started twice and nothing is lost. test_loop.py kills the operator."""
 
 import pytest
 

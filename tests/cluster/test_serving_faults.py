@@ -1,4 +1,4 @@
-"""A service under load while its pods, its status and its settings change: no request is lost."""
+"""A service under load loses no request while its pods, its status and its settings change."""
 
 import time
 from collections.abc import Iterator
@@ -44,21 +44,21 @@ def pods(lab: Lab) -> list[Obj]:
 
 
 def leader(lab: Lab) -> str:
-    """The operator's pod that may act; empty when the last one gave the lease back."""
+    """The operator's pod that holds the Lease; empty if it was released."""
     lease: Obj = lab.kube.get("lease", "driftloop-operator", SYSTEM) or {}
     return str(lease["spec"]["holderIdentity"])
 
 
 def serving(lab: Lab) -> Obj | None:
-    """The status, once the service serves and nothing is under way."""
-    found: Obj = lab.get("inferenceservice", NAME).get("status", {})
-    return found if found.get("phase") == "Serving" and not found.get("candidate") else None
+    """The status if the service serves and has no candidate, else None."""
+    status: Obj = lab.get("inferenceservice", NAME).get("status", {})
+    return status if status.get("phase") == "Serving" and not status.get("candidate") else None
 
 
 @pytest.fixture(scope="module")
 def served(lab: Lab, trained: str, loop_beside: LoopRun | None) -> Iterator[Obj]:
-    """The tiny model in service, two pods, beside the loop."""
-    lab.judged(lab.phase(trained, "Succeeded")["status"]["version"])  # no other version comes up meanwhile
+    """A service of the tiny model with two pods, in parallel with the loop."""
+    lab.judged(lab.phase(trained, "Succeeded")["status"]["version"])  # so that no other version appears meanwhile
     lab.apply(service())
     status: Obj = lab.kube.wait(
         "serving", lambda: serving(lab), 240, tell=lambda: str(lab.get("inferenceservice", NAME))
@@ -69,7 +69,7 @@ def served(lab: Lab, trained: str, loop_beside: LoopRun | None) -> Iterator[Obj]
 
 @pytest.fixture(scope="module")
 def client(lab: Lab, served: Obj) -> Iterator[Traffic]:
-    """The load client: kept-alive connections, one request in ten a stream."""
+    """The load client: keep-alive connections, every tenth request streamed."""
     rows = {"old": tiny_pools().traffic}
     with Traffic(lab.kube, lab.namespace, lab.installed.images["operator"], NAME, rows) as running:
         yield running
@@ -77,18 +77,18 @@ def client(lab: Lab, served: Obj) -> Iterator[Traffic]:
 
 @dataclass(frozen=True)
 class Load:
-    """Ten requests per second, counted for one test."""
+    """Load of ten requests per second, counted per test."""
 
     traffic: Traffic
     phase: str
 
     def sent(self, requests: int) -> None:
-        """Wait until so many more were sent."""
+        """Wait until `requests` more were sent."""
         beyond = self.traffic.sent(self.phase) + requests
         wait.until(lambda: self.traffic.sent(self.phase) > beyond, f"{requests} more requests", 120)
 
     def failures(self) -> int:
-        """Failed requests, after some more were sent and those under way had time to end."""
+        """The number of failed requests, after waiting for more requests and for running ones to end."""
         self.sent(60)
         time.sleep(2)
         return self.traffic.by_phase[self.phase]["failed"]
@@ -100,11 +100,11 @@ class Load:
 
 @pytest.fixture
 def load(client: Traffic, request: pytest.FixtureRequest) -> Load:
-    """Load for this test, begun."""
+    """Load for this test, already started."""
     client.phase(request.node.name, 10, old=1.0)
-    found = Load(client, request.node.name)
-    found.sent(30)
-    return found
+    load = Load(client, request.node.name)
+    load.sent(30)
+    return load
 
 
 def test_a_deleted_pod_costs_no_request(lab: Lab, load: Load) -> None:
@@ -119,7 +119,7 @@ def test_a_killed_pod_costs_no_more_than_the_connections_it_held(lab: Lab, load:
     victim = pods(lab)[0]["metadata"]["name"]
     lab.kube.run("delete", "pod", victim, "-n", lab.namespace, "--grace-period=0", "--force", "--wait=false")
     wait.until(lambda: len(pods(lab)) == 2 and serving(lab), "another pod", 240)
-    # New ones are refused until every node knows that it is gone; nothing was sent on them, so the client asks again.
+    # New connections are refused until all nodes know that the pod is gone; the client retries, as nothing was sent.
     assert load.failures() <= 10, load.traffic.totals()
 
 

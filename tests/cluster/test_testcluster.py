@@ -1,4 +1,4 @@
-"""What every other test on the cluster takes for granted."""
+"""The cluster's basic functions, which all other cluster tests need."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def image(cluster: Cluster) -> str:
 
 
 def pod(name: str, node: str, image: str, code: str, volumes: dict[str, str] | None = None) -> dict[str, Any]:
-    """A pod on `node` that runs Python `code`, with `volumes` (claim name by mount path)."""
+    """A pod on `node` that runs Python `code`. `volumes`: names of claims by mount path."""
     volumes = volumes or {}
     return {
         "apiVersion": "v1",
@@ -63,22 +63,22 @@ def pod(name: str, node: str, image: str, code: str, volumes: dict[str, str] | N
 
 @pytest.fixture
 def servers(cluster: Cluster, namespace: str, image: str) -> list[str]:
-    """The names of two pods, one per worker, that answer HTTP with their node's name behind the Service `web`."""
+    """The names of two pods, one per worker, behind the Service `web`. They answer HTTP with their node's name."""
     workers = cluster.workers()[:2]
     objects = [pod(f"web-{node}", node, image, SERVER) for node in workers]
-    for each in objects:  # Ready has to mean that it listens
-        each["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+    for server in objects:  # so that a pod is ready only when it listens
+        server["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
     spec = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec}
-    for each in [*objects, service]:
-        each["metadata"]["namespace"] = namespace
+    for obj in [*objects, service]:
+        obj["metadata"]["namespace"] = namespace
     cluster.apply(*objects, service)
     cluster.kubectl("-n", namespace, "wait", "pod", "--all", "--for=condition=Ready", "--timeout=60s", seconds=70)
     return [f"web-{node}" for node in workers]
 
 
 def answers(cluster: Cluster, namespace: str, caller: str, host: str, calls: int) -> set[str]:
-    """What `calls` requests from the pod `caller` to `host` were answered with; nothing if one failed."""
+    """The answers to `calls` requests from the pod `caller` to `host`; empty if one failed."""
     call = f"print(urlopen('http://{host}', timeout=5).read().decode())"
     code = f"from urllib.request import urlopen\nfor _ in range({calls}): {call}"
     try:
@@ -96,8 +96,8 @@ def test_pods_of_two_nodes_reach_each_other_by_address_service_and_name(
         for callee in servers:
             address = cluster.get("-n", namespace, f"pod/{callee}")["status"]["podIP"]
             assert answers(cluster, namespace, caller, f"{address}:8080", calls=1) == {callee.removeprefix("web-")}
-        # So many calls that no node is left out by chance (2^-29), and for some seconds, as the nodes learn of the
-        # Service's pods a little later than the API server.
+        # With 30 calls, the chance that only one node answers is 2^-29. Repeated for some seconds, as the nodes learn
+        # about the Service's pods a little later than the API server.
         for host in (service, f"web.{namespace}.svc.cluster.local"):
             wait.until(
                 lambda caller=caller, host=host: answers(cluster, namespace, caller, host, calls=30) == nodes,  # type: ignore[misc]
@@ -111,20 +111,20 @@ def test_logs_are_shown_and_a_deleted_pod_goes(cluster: Cluster, namespace: str,
         line = cluster.kubectl("-n", namespace, "logs", "--follow", "--limit-bytes=9", name)
         assert line == "listening"
     cluster.kubectl("-n", namespace, "delete", "pod", servers[0], "--timeout=30s")
-    assert [each["metadata"]["name"] for each in cluster.get("-n", namespace, "pods")["items"]] == servers[1:]
+    assert [left["metadata"]["name"] for left in cluster.get("-n", namespace, "pods")["items"]] == servers[1:]
 
 
 def test_a_pod_that_asks_for_root_is_refused(cluster: Cluster, namespace: str, image: str) -> None:
-    wanted = pod("root", cluster.workers()[0], image, "")
-    wanted["metadata"]["namespace"] = namespace
-    wanted["spec"]["securityContext"]["runAsNonRoot"] = False
+    as_root = pod("root", cluster.workers()[0], image, "")
+    as_root["metadata"]["namespace"] = namespace
+    as_root["spec"]["securityContext"]["runAsNonRoot"] = False
     with pytest.raises(Error, match="runAsNonRoot"):
-        cluster.apply(wanted)
+        cluster.apply(as_root)
 
 
 @pytest.fixture
 def claim(cluster: Cluster, namespace: str) -> Iterator[str]:
-    """A ReadWriteMany claim on a volume of its own."""
+    """A ReadWriteMany claim on a new volume."""
     cluster.provider.add_volume(namespace)
     spec = {
         "storageClassName": "",
@@ -146,9 +146,9 @@ def test_a_file_written_on_one_node_is_read_on_the_other(
         ("writer", first, "open('/shared/file', 'w').write('from the other node')"),
         ("reader", second, "print(open('/shared/file').read())"),
     ):
-        runs = pod(name, node, image, code, {"/shared": claim})
-        runs["metadata"]["namespace"] = namespace
-        cluster.apply(runs)
+        runner = pod(name, node, image, code, {"/shared": claim})
+        runner["metadata"]["namespace"] = namespace
+        cluster.apply(runner)
         done = "--for=jsonpath={.status.phase}=Succeeded"
         cluster.kubectl("-n", namespace, "wait", f"pod/{name}", done, "--timeout=60s", seconds=70)
     assert cluster.kubectl("-n", namespace, "logs", "reader").strip() == "from the other node"

@@ -1,4 +1,4 @@
-"""Training whose pods never meet, or that a stranger would join. Losses: test_interruptions.py, test_node_loss.py."""
+"""Training with too few nodes, or with a foreign pod. Lost pods and nodes: test_interruptions.py, test_node_loss.py."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def waiting(lab: Lab) -> str:
-    """A job whose head waits for a third node, which there isn't. It gives up while another test goes on."""
+    """A job whose head waits for a third node that doesn't exist. It times out while another test runs."""
     name = "too-many-nodes"
     lab.pretrain(name, compute={"nodes": 3, "startupTimeoutSeconds": 45, "backoffLimit": 0})
     return name
@@ -24,7 +24,7 @@ def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab, waiting: str) -> None:
 
     head = lab.kube.wait("the head", address, 120, tell=lambda: lab.story(waiting))
     join = f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0000 python3 -c \"import ray; ray.init(address='{head}:6379')\""
-    # Ray tries again for minutes; its first answer is what counts.
+    # Ray retries for minutes, but the first answer is enough.
     command = ["bash", "-c", f"grep -m1 -e InvalidAuthToken -e Connected <(timeout 60 env {join} 2>&1)"]
     assert "InvalidAuthToken" in lab.run_pod("foreigner", lab.installed.images["trainer"], command)
 

@@ -25,13 +25,13 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def reads(plane: ControlPlane) -> Reads:
-    """Reads its objects."""
+    """Reads objects from the control plane."""
     return Reads(plane.kubeconfig)
 
 
 @pytest.fixture
 def cluster(plane: ControlPlane, reads: Reads, request: pytest.FixtureRequest) -> Cluster:
-    """A namespace of the test's own."""
+    """A new namespace for the test."""
     test = "".join(each if each.isalnum() else "-" for each in request.node.originalname.lower())
     name = f"{test[:40].strip('-')}-{next(NUMBERS)}"
     plane.kubectl("create", "namespace", name)
@@ -40,7 +40,7 @@ def cluster(plane: ControlPlane, reads: Reads, request: pytest.FixtureRequest) -
 
 @pytest.fixture
 def operators(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartOperator]:
-    """Makes operators of the test's namespace (not started yet); ends them, and shows their logs when a test fails."""
+    """Creates operators for the test's namespace, not yet started. Stops them afterwards and prints their logs."""
     made: list[OperatorProcess] = []
 
     def make(*flags: str, identity: str = "a", script: Path | None = None) -> OperatorProcess:
@@ -57,6 +57,6 @@ def operators(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest) 
 
 @pytest.fixture
 def simple(operators: StartOperator) -> StartOperator:
-    """The same with the deciders of simple.py."""
+    """Creates operators with the deciders in simple.py."""
     script = Path(__file__).with_name("simple.py")
     return lambda *flags, **more: operators(*flags, script=script, **more)

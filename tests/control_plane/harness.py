@@ -1,6 +1,6 @@
-"""A namespace of a real API server, and operators as processes of their own.
+"""A namespace on a real API server, and operators as separate processes.
 
-There is no controller manager and no kubelet: tests play them by writing statuses through the API.
+There is no controller manager and no kubelet: tests play their part by writing statuses.
 """
 
 import json
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 def eventually(check: Callable[[], T], seconds: float = 120, every: float = 0.25) -> T:
-    """The first truthy answer of `check`; fails with its last answer or error after `seconds`.
+    """Repeat `check` until its result is true, and return the result. After `seconds` fails with the last result.
 
-    Ten times what it takes alone: two files run at a time, on two cores.
+    The default is ten times the usual duration, as two files of tests run at a time on two cores.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -36,7 +36,7 @@ def eventually(check: Callable[[], T], seconds: float = 120, every: float = 0.25
             if found := check():
                 return found
             last = found
-        except Exception as error:  # it may need a moment to be there at all
+        except Exception as error:  # the server or object may not exist yet
             last = error
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds} s; last: {last!r}")
@@ -44,7 +44,7 @@ def eventually(check: Callable[[], T], seconds: float = 120, every: float = 0.25
 
 
 class Cluster:
-    """One namespace of the control plane, as JSON."""
+    """One namespace of the control plane. Objects are JSON."""
 
     def __init__(self, plane: ControlPlane, namespace: str, reads: Reads) -> None:
         self.plane = plane
@@ -52,11 +52,11 @@ class Cluster:
         self.namespace = namespace
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """kubectl in the namespace."""
+        """Run kubectl in the namespace and return its output."""
         return self.plane.kubectl("-n", self.namespace, *arguments, stdin=stdin)
 
     def get(self, kind: str, name: str) -> Any:
-        """One object; None when there is none."""
+        """An object; None if it doesn't exist."""
         return self._reads.get(kind, name, self.namespace)
 
     def list(self, kind: str) -> Any:
@@ -64,28 +64,28 @@ class Cluster:
         return self._reads.list(kind, self.namespace)
 
     def create(self, *objects: Any) -> None:
-        """Create objects."""
+        """Create objects with one call of kubectl."""
         self.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def patch_status(self, kind: str, name: str, status: Any) -> None:
-        """Merge into an object's status, as its controller would."""
+        """Merge into an object's status, like its controller."""
         patch = json.dumps({"status": status})
         self.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", patch)
 
     def condition(self, kind: str, name: str, type_: str) -> Any:
-        """A condition of an object."""
+        """A condition of an object; None if it doesn't have it."""
         found = (self.get(kind, name) or {}).get("status") or {}
         return next((each for each in found.get("conditions") or [] if each["type"] == type_), None)
 
     def revisions(self) -> dict[str, str]:
-        """The resourceVersion of every object that an operator may write, Leases aside: what changes was written."""
+        """The resourceVersion of each object that an operator may write, without Leases. It changes with each write."""
         kinds = "ftj,mver,dlsvc,jobs,pods,deployments,services,networkpolicies,secrets,configmaps,events"
         items = json.loads(self.kubectl("get", kinds, "-o", "json"))["items"]
         return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"] for each in items}
 
 
 class OperatorProcess:
-    """An operator of one namespace as a process of its own."""
+    """An operator for one namespace, in a separate process."""
 
     def __init__(self, cluster: Cluster, folder: Path, identity: str, script: Path | None, *flags: str) -> None:
         self.health, self.webhook = free_port(), free_port()
@@ -97,7 +97,7 @@ class OperatorProcess:
             **os.environ,
             "PYTHONPATH": f"{ROOT}/operator",
             "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(folder),  # a killed one leaves its client's key there
+            "TMPDIR": str(folder),  # a killed operator leaves its client's key here
         }
         run = [str(script)] if script else ["-m", "driftloop.cli.main", "operator"]
         self._command = [
@@ -114,12 +114,12 @@ class OperatorProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def add(self, *flags: str) -> "OperatorProcess":
-        """Further flags."""
+        """Add flags to the command line."""
         self._command += flags
         return self
 
     def start(self, **environment: str) -> "OperatorProcess":
-        """Start and return at once."""
+        """Start it, without waiting until it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, env=self._environment | environment, stdout=log, stderr=log, cwd=ROOT
@@ -127,31 +127,31 @@ class OperatorProcess:
         return self
 
     def ready(self) -> "OperatorProcess":
-        """Wait until its caches are filled."""
+        """Wait until the operator is ready: its caches are filled."""
         eventually(lambda: self.probe("/readyz")[0] == 200)
         return self
 
     def stop(self, kill: bool = False) -> int:
-        """End it, politely or not; its exit status."""
+        """Terminate or kill it. Returns the exit status."""
         assert self.process is not None
         self.process.kill() if kill else self.process.terminate()
         return self.process.wait(timeout=30)
 
     def running(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self.process is not None and self.process.poll() is None
 
     def probe(self, path: str) -> tuple[int, str]:
-        """GET from its health listener."""
+        """Send a GET request to its health listener. Returns status and text."""
         return http("GET", f"http://127.0.0.1:{self.health}{path}")
 
     def metric(self, name: str) -> float:
-        """The sum of a metric's series; `name` may start a line with labels."""
+        """The sum of all series whose line starts with `name`, which may include labels."""
         lines = self.probe("/metrics")[1].splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     def writes(self) -> float:
-        """Requests that write, the elector's aside: it renews by PUT."""
+        """Number of write requests, without those of the leader election, which uses PUT."""
         return sum(
             self.metric(f'driftloop_api_requests_total{{code="{code}",verb="{verb}"}}')
             for verb in ("POST", "PATCH", "DELETE")
@@ -159,13 +159,13 @@ class OperatorProcess:
         )
 
     def post(self, body: bytes, token: str | None = TOKEN) -> tuple[int, str]:
-        """POST to its webhook."""
+        """Send a POST request to its webhook. Returns status and text."""
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         return http("POST", f"http://127.0.0.1:{self.webhook}/alerts", body, headers)
 
 
 def http(verb: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
-    """Status and text of a request; errors of HTTP are answers too."""
+    """Send a request. Returns status and text, also for HTTP errors."""
     request = urllib.request.Request(url, data=body, headers=headers or {}, method=verb)
     try:
         with urllib.request.urlopen(request, timeout=15) as answer:

@@ -1,10 +1,10 @@
-"""A proxy before the API server that can hold back what watches bring: a client behind it has a stale cache.
+"""A proxy in front of the API server that can hold back the events of watches, so that a client has a stale cache.
 
     with HeldWatches(plane, folder) as proxy:
         operator.add(f"--kubeconfig={proxy.kubeconfig}")
         proxy.hold("deployments")
 
-All else passes at once, so the client reads and writes what is there. Held bytes are kept and come with `release`.
+All other requests pass at once, so the client reads and writes current objects. `release` sends the held events.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ HOP = {"connection", "content-encoding", "content-length", "host", "transfer-enc
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked and answered. A watch is noted when it begins, all else when it has ended."""
+    """A request with its status code. A watch is recorded when it starts, other requests when they have ended."""
 
     verb: str
     path: str
@@ -34,19 +34,19 @@ class Request:
 
     @property
     def plural(self) -> str:
-        """The kind in the path, as the API writes it: /apis/GROUP/VERSION/[namespaces/NAMESPACE/]PLURAL/..."""
+        """The plural of the kind, from the path /apis/GROUP/VERSION/[namespaces/NAMESPACE/]PLURAL/..."""
         parts = self.path.strip("/").split("/")
         rest = parts[2:] if parts[0] == "api" else parts[3:]
         return (rest[2:] if rest[:1] == ["namespaces"] and len(rest) > 2 else rest or [""])[0]
 
     @property
     def writes(self) -> bool:
-        """Whether it changes anything but a Lease or an Event."""
+        """Whether it writes any object other than a Lease or an Event."""
         return self.verb != "GET" and self.plural not in ("leases", "events")
 
 
 class HeldWatches:
-    """Serves on a port of its own, as the administrator, from a thread of its own."""
+    """The proxy, in its own thread, with the rights of the administrator."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self._server = plane.server
@@ -71,11 +71,11 @@ class HeldWatches:
         self._thread.join(30)
 
     def hold(self, plural: str = ALL) -> None:
-        """Let nothing through any more of the watches of a kind; those that begin later are held too."""
+        """Hold back the events of all watches of a kind, also of watches that start later."""
         self._held.add(plural)
 
     def release(self) -> None:
-        """Let everything through, what was kept first."""
+        """Send the held events, and hold back nothing any more."""
         self._held.clear()
         self._loop.call_soon_threadsafe(self._released.set)
 
@@ -100,7 +100,7 @@ class HeldWatches:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
         watch = request.query.get("watch") in ("true", "1")
         timeout = aiohttp.ClientTimeout(total=None if watch else 60)
-        body = await request.read() or None  # aiohttp would give even an empty one a type
+        body = await request.read() or None  # for empty bytes aiohttp would send a Content-Type
         asked = self._session.request(request.method, request.rel_url, headers=headers, data=body, timeout=timeout)
         async with asked as answer:
             noted = Request(request.method, request.path, answer.status, watch)
@@ -124,7 +124,7 @@ class HeldWatches:
 
 
 def _kubeconfig(server: str) -> str:
-    """The proxy is the administrator, whoever asks."""
+    """A kubeconfig without credentials, as the proxy adds the administrator's."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,4 +1,4 @@
-"""A real Prometheus and Alertmanager on this machine: the cluster's Prometheus, and Debian's Alertmanager."""
+"""A real Prometheus and Alertmanager on this machine: our build of Prometheus, and Debian's Alertmanager."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from testcluster.controlplane import free_port
 
 
 def program(name: str) -> str:
-    """Path of one of Debian's programs, installed first where it isn't there. Raises Error where that can't be."""
+    """The path of a program from Debian, which is installed if missing. Raises Error if it can't be installed."""
     packages.ensure(packages.FOR_TESTS)
     found = shutil.which(name)
     assert found is not None, name
@@ -25,7 +25,7 @@ def program(name: str) -> str:
 
 
 class Process:
-    """A server in a folder of its own, ended with the block."""
+    """A server with its own folder, killed at the end of the context."""
 
     name: str
     path: str
@@ -37,7 +37,7 @@ class Process:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        """What to run."""
+        """The command that starts the server."""
         raise NotImplementedError
 
     def __enter__(self) -> Any:
@@ -51,14 +51,14 @@ class Process:
         self._process.wait()
 
     def config(self, name: str, content: Any) -> Path:
-        """A configuration file."""
+        """Write a configuration file and return its path."""
         path = self.folder / name
         path.write_text(yaml.safe_dump(content))
         return path
 
 
 class Alertmanager(Process):
-    """An Alertmanager that tells `webhook`, if given, of every alert after a second."""
+    """An Alertmanager that sends every alert to `webhook`, if given, after a second."""
 
     name = "alertmanager"
 
@@ -81,14 +81,14 @@ class Alertmanager(Process):
         ]
 
     def post(self, path: str, content: Any) -> None:
-        """POST to its API."""
+        """Send a POST request to its API."""
         headers = {"Content-Type": "application/json"}
         code, text = http("POST", f"{self.url}/api/v2/{path}", json.dumps(content).encode(), headers)
         assert code == 200, text
 
 
 class Prometheus(Process):
-    """A Prometheus with one alert that fires until it is ended, and tells `alertmanager` if there is one."""
+    """A Prometheus with one alert that fires until `end_alert`, and is sent to `alertmanager` if given."""
 
     name = "prometheus"
 
@@ -108,17 +108,17 @@ class Prometheus(Process):
             f"--config.file={self._config}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--storage.tsdb.path={self.folder}/data",
-            # It finds its Alertmanager seconds after the first alert, and would tell it again after a minute.
+            # Prometheus discovers its Alertmanager seconds after the first alert, and would resend that after a minute.
             "--rules.alert.resend-delay=1s",
         ]
 
     def firing(self) -> list[Any]:
-        """The alert's series, while it fires."""
+        """The series of the firing alert; empty if it doesn't fire."""
         found = http("GET", f'{self.url}/api/v1/query?query=ALERTS{{alertstate="firing"}}')[1]
         return list(json.loads(found)["data"]["result"])
 
     def end_alert(self) -> None:
-        """From the next look at the rule on it doesn't fire. Not by a time in the rule: a slow start would miss it."""
+        """Stop the alert at the next evaluation. Not by a time in the rule, which a slow start could miss."""
         self._write("vector(1) < 0")
         self._process.send_signal(signal.SIGHUP)
 

@@ -19,7 +19,7 @@ def finetunejob(name: str, **annotations: str) -> Any:
 
 
 def inferenceservice(name: str, triggers: list[Any] | None = None) -> Any:
-    """An InferenceService, with retraining when there are triggers."""
+    """An InferenceService, with retraining if `triggers` are given."""
     spec: dict[str, Any] = {"model": {"family": "family"}}
     if triggers is not None:
         spec["retraining"] = {"triggers": triggers, "jobTemplate": {"spec": finetunejob("any")["spec"]}}

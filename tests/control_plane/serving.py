@@ -1,4 +1,4 @@
-"""Versions, services and their Deployments; the tests play the gates and the kubelet."""
+"""Versions, services and their Deployments. The tests play the gates and the kubelet."""
 
 from typing import Any
 
@@ -23,12 +23,12 @@ def service(**spec: Any) -> Any:
 
 
 def digest(name: str) -> str:
-    """Of the version of that name."""
+    """The digest of the version with this name."""
     return "sha256:" + (name.encode().hex() * 64)[:64]
 
 
 def judged(cluster: Cluster, name: str, phase: str = "Approved", against: str | None = None) -> None:
-    """A version with the verdict of its gates."""
+    """Create a version with the verdict of its gates."""
     artefact = {"uri": f"pvc://models/{name}", "digest": digest(name)}
     cluster.create(
         {
@@ -45,19 +45,19 @@ def judged(cluster: Cluster, name: str, phase: str = "Approved", against: str | 
 
 
 def deployment(cluster: Cluster, version: str) -> Any:
-    """That of a version; None when there is none."""
+    """The Deployment of a version; None if there is none."""
     found = [d for d in cluster.list("deployments") if d["metadata"]["labels"]["driftloop.dev/version"] == version]
     return found[0] if found else None
 
 
 def role(cluster: Cluster, version: str) -> str | None:
-    """A version's role in the service."""
+    """A version's role in the service; None without a Deployment."""
     found = deployment(cluster, version)
     return found["metadata"]["labels"]["driftloop.dev/role"] if found else None
 
 
 def play_kubelet(cluster: Cluster) -> None:
-    """Every Deployment gets the pods that it wants, ready at once."""
+    """Set the status of all Deployments as if all their pods were ready."""
     for found in cluster.list("deployments"):
         wanted = found["spec"]["replicas"]
         counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), wanted)
@@ -67,6 +67,6 @@ def play_kubelet(cluster: Cluster) -> None:
 
 
 def settled(cluster: Cluster, version: str, wanted: str | None) -> bool:
-    """Play the kubelet until a version has a role."""
+    """Play the kubelet. Returns whether the version has the role `wanted`."""
     play_kubelet(cluster)
     return role(cluster, version) == wanted

@@ -1,8 +1,9 @@
-"""An operator with deciders of a few lines, run as a process: the runtime's behaviour without the kinds' rules.
+"""An operator with deciders of a few lines, run as a process, to test the runtime without the rules of the kinds.
 
     python tests/control_plane/simple.py --kubeconfig FILE ...
 
-FineTuneJob: a Service named as the annotation `service` says (`port` its port), a Job, and a status with its phase.
+For a FineTuneJob it creates a Service, whose name and port are in the annotations `service` and `port`, and a Job, and
+writes a status with a phase.
 """
 
 import asyncio
@@ -28,30 +29,30 @@ from driftloop.controller.vocabulary.world import Lookup, World
 
 
 class StrictTraining(TrainingSpec):
-    """Refuses what the CRD takes, as a newer operator might an older object."""
+    """Refuses values that the CRD accepts, as a newer operator may refuse an older object."""
 
     seed: int = Field(0, le=1000)
 
 
 class StrictSpec(FineTuneJobSpec):
-    """The spec with it."""
+    """The spec with StrictTraining."""
 
     training: StrictTraining = StrictTraining()
 
 
 class StrictJob(FineTuneJob):
-    """The kind with it."""
+    """The kind with StrictSpec."""
 
     spec: StrictSpec
 
 
 def nobody(changed: Obj, objects: Lookup) -> tuple[Key, ...]:
-    """Owners alone are concerned."""
+    """A changed object concerns only its owners."""
     return ()
 
 
 async def observe(key: Key, world: World) -> Any:
-    """The object and the Jobs it owns."""
+    """The object and its Jobs."""
     obj = world.get(*key)
     if obj is None:
         return None
@@ -59,7 +60,7 @@ async def observe(key: Key, world: World) -> Any:
 
 
 def decide(observed: Any, settings: Settings, now: datetime) -> Plan:
-    """Make a Service and a Job, then tell the Job's state."""
+    """Create a Service and a Job, and report the Job's state in the status."""
     obj, jobs = observed
     done = any(entry["type"] == "Complete" for job in jobs for entry in (job.get("status") or {}).get("conditions", []))
     found = conditions.ready("Done", "done") if done else conditions.progressing("Working", "working")
@@ -74,13 +75,13 @@ def decide(observed: Any, settings: Settings, now: datetime) -> Plan:
 
 
 def settled(observed: Any, settings: Settings, now: datetime) -> Plan:
-    """Only that the object was seen."""
+    """Only record the observed generation."""
     obj, _ = observed
     return Plan(status=(obj.get("status") or {}) | {"observedGeneration": obj["metadata"]["generation"]})
 
 
 def service(obj: Obj) -> Obj:
-    """A Service of the object's."""
+    """The Service of an object."""
     notes = obj["metadata"].get("annotations") or {}
     return {
         "apiVersion": "v1",
@@ -94,7 +95,7 @@ def service(obj: Obj) -> Obj:
 
 
 def job(obj: Obj, settings: Settings) -> Obj:
-    """A Job of the object's."""
+    """The Job of an object."""
     labels = {JOB: obj["metadata"]["name"], STAGE: "train"}
     container = {
         "name": "main",
@@ -132,7 +133,7 @@ KINDS = {
 
 
 def main() -> None:
-    """Run it; CRASH_AFTER=N ends the process, as a crash would, right after its N-th write."""
+    """Run the operator. CRASH_AFTER=N ends the process right after its N-th write, like a crash."""
     parser = ArgumentParser()
     add_arguments(parser)
     found = options(parser.parse_args())

@@ -1,4 +1,4 @@
-"""A real Alertmanager and Prometheus tell real replicas; only one record comes of it, whichever way it came."""
+"""A real Alertmanager and Prometheus send alerts to real replicas. Each alert is recorded once, whatever its way."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ def records(cluster: Cluster, service: str = "support") -> list[Any]:
 
 
 def told(operator: OperatorProcess, source: str) -> float:
-    """Alerts that came from there and concerned a service."""
+    """Number of alerts from `source` that concerned a service."""
     results = ("recorded", "known")
     return sum(operator.metric(f'driftloop_alerts_total{{result="{each}",source="{source}"}}') for each in results)
 
@@ -33,12 +33,12 @@ def drift_labels(cluster: Cluster) -> dict[str, str]:
 
 
 def drift(cluster: Cluster) -> Any:
-    """A drift alert as Prometheus posts it."""
+    """A drift alert in the form that Prometheus posts."""
     return {"labels": {"alertname": "DriftloopModelDrift", **drift_labels(cluster)}, "startsAt": stamp(0)}
 
 
 def silence(cluster: Cluster) -> Any:
-    """A silence of it, from a minute ago for an hour."""
+    """A silence of the drift alert that started a minute ago and lasts an hour."""
     return {
         "matchers": [
             {"name": "inference_service", "value": "supp.*", "isRegex": True, "isEqual": True},
@@ -82,7 +82,7 @@ def test_webhook_poll_and_history_of_one_alert_make_one_record(
         Prometheus(tmp_path, "DriftloopModelDrift", drift_labels(cluster), alertmanager) as prometheus,
     ):
         operator.add(f"--alertmanager-urls={alertmanager.url}", f"--prometheus-url={prometheus.url}").start().ready()
-        for source in ("Webhook", "Poll"):  # whichever comes first
+        for source in ("Webhook", "Poll"):  # in any order
             eventually(partial(told, operator, source))
         prometheus.end_alert()
         eventually(lambda: not prometheus.firing())
@@ -98,12 +98,14 @@ def test_the_poll_finds_what_no_webhook_told_and_respects_a_silence(
         operator = simple(POLL, f"--alertmanager-urls={alertmanager.url}").start().ready()
         cluster.create(inferenceservice("support"), inferenceservice("other"))
         alertmanager.post("silences", silence(cluster))
-        time.sleep(1.5)  # it begins in a second
+        time.sleep(1.5)  # the silence starts within a second
         unsilenced = drift(cluster)
         unsilenced["labels"]["inference_service"] = "other"
         alertmanager.post("alerts", [drift(cluster), unsilenced])
         [record] = eventually(lambda: records(cluster, "other"))
-        assert record["key"].partition("/")[0] == fingerprint(unsilenced["labels"])  # Alertmanager's own, as computed
+        assert record["key"].partition("/")[0] == fingerprint(
+            unsilenced["labels"]
+        )  # computed here, the same as Alertmanager's
         assert records(cluster) == []
         assert operator.running()
 

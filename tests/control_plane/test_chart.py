@@ -1,4 +1,4 @@
-"""The charts on a real API server: what they render is accepted, and rights and policies do what they say."""
+"""The charts on a real API server: their objects are accepted, and rights and policies work as documented."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="module")
 def helm(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    """Runs helm against the control plane; Error with its message when it fails."""
+    """Runs helm on the control plane. Raises Error with helm's message."""
     home = tmp_path_factory.mktemp("helm")
     places = {f"HELM_{kind}_HOME": str(home / kind) for kind in ("CACHE", "CONFIG", "DATA")}
     environment = os.environ | places | {"KUBECONFIG": str(plane.kubeconfig)}
@@ -79,7 +79,7 @@ def template(helm: Helm, *values: str, chart: Path = CHART, flags: tuple[str, ..
 
 
 def names(objects: list[Obj], kind: str) -> list[tuple[str | None, str]]:
-    """Namespace and name of the objects of one kind."""
+    """The namespaces and names of all objects of one kind."""
     return [(each["metadata"].get("namespace"), each["metadata"]["name"]) for each in objects if each["kind"] == kind]
 
 
@@ -112,7 +112,9 @@ def test_the_operators_pod_meets_the_restricted_standard(plane: ControlPlane, he
     (deployment,) = [each for each in template(helm) if each["kind"] == "Deployment"]
     pod = {"apiVersion": "v1", "kind": "Pod"} | deployment["spec"]["template"]
     pod["metadata"] |= {"name": "probe", "namespace": NAMESPACE}
-    plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))  # the namespace enforces it
+    plane.kubectl(
+        "create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod)
+    )  # the namespace enforces the Pod Security Standard
     (container,) = pod["spec"]["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
 
@@ -163,7 +165,7 @@ def version(name: str, labels: dict[str, str]) -> Obj:
 
 
 def refuses_deletion(plane: ControlPlane) -> bool:
-    """Whether the policy is at work: it takes the API server a moment to load one."""
+    """Whether the policy is active. The API server takes a moment to load it."""
     try:
         plane.kubectl("-n", "team-a", "delete", "mver", "served", "--dry-run=server")
     except Error:
@@ -187,7 +189,7 @@ def test_a_version_that_serves_is_deleted_by_controllers_alone(installed: Contro
 
 
 READ = ("get", "list", "watch")
-# All that the operator may do in a namespace that it watches, and why it needs it stands in the chart.
+# All rights of the operator in a namespace that it watches. The chart says why it needs them.
 RIGHTS: dict[str, tuple[str, ...]] = {
     "driftloop.dev/finetunejobs": (*READ, "create"),
     "driftloop.dev/modelversions": (*READ, "create", "patch"),
@@ -228,7 +230,7 @@ OTHERS = (
 
 
 def allowed(plane: ControlPlane, user: str, namespace: str, wanted: list[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of `wanted` (resource, verb) that the API server says `user` may do in `namespace`."""
+    """The pairs (resource, verb) in `wanted` that the API server allows `user` in `namespace`."""
     reviews = [review(user, namespace, resource, verb) for resource, verb in wanted]
     text = "---\n".join(json.dumps(each) + "\n" for each in reviews)
     answers = plane.kubectl("create", "-o", "jsonpath={.status.allowed}{'\\n'}", "-f", "-", stdin=text).split()
@@ -292,12 +294,12 @@ def test_kustomize_and_helm_give_the_same_objects(plane: ControlPlane, helm: Hel
                 del each["metadata"]["annotations"]
         return {(each["kind"], each["metadata"]["name"]): each for each in objects}
 
-    # Helm's through kustomize too: both write numbers in their own ways.
+    # Helm's objects go through kustomize too, as the two format numbers differently.
     (tmp_path / "helm.yaml").write_text(yaml.safe_dump_all(template(helm)))
     (tmp_path / "kustomization.yaml").write_text("resources: [helm.yaml]")
     ours, theirs = comparable(tmp_path), comparable(ROOT / "deploy/kustomize")
     assert theirs.keys() - ours.keys() == {("Namespace", NAMESPACE)}
-    # A random token is Helm's to make; with kustomize a person makes the Secret.
+    # Helm creates a random token; with kustomize the user creates the Secret.
     assert ours.keys() - theirs.keys() == {("Secret", "driftloop-webhook")}
     different = [key for key in theirs.keys() & ours.keys() if theirs[key] != ours[key]]
     assert different == []
@@ -310,7 +312,7 @@ def test_what_is_generated_from_the_chart_is_fresh() -> None:
 
 
 def test_uninstalling_leaves_the_crds_and_what_was_made_of_them(installed: ControlPlane, helm: Helm) -> None:
-    """The last test of this file: it takes the release away."""
+    """The last test in this file, as it uninstalls the release."""
     installed.kubectl("apply", "-f", "-", stdin=json.dumps(version("kept", {})))
     helm("uninstall", "driftloop", f"--namespace={NAMESPACE}")
     assert installed.kubectl("-n", NAMESPACE, "get", "deployment", "-o", "name") == ""

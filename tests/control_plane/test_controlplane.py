@@ -1,4 +1,4 @@
-"""The light control plane: what other tests of this level stand on."""
+"""The light control plane, which the other tests here need."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The real API server takes the CRDs, fills in what pydantic would, and refuses wrong objects, naming the field."""
+"""The real API server accepts the CRDs, sets the same defaults as pydantic, and names the field in refusals."""
 
 import json
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.control_plane
 
 Obj = dict[str, Any]
 DIGEST = "sha256:" + "0" * 64
-GONE = object()  # in the table: the field is left out
+GONE = object()  # in the table: the field is removed
 
 
 def thing(kind: str, name: str, spec: Obj) -> Obj:
@@ -59,7 +59,7 @@ def service(name: str = "support") -> Obj:
 
 
 def put(path: str, value: Any) -> Callable[[Obj], None]:
-    """A change of one field of an object; steps of `path` that are missing are made."""
+    """Change one field of an object. Missing parents in `path` are created."""
 
     def change(body: Obj) -> None:
         *parents, last = path.split(".")
@@ -82,7 +82,7 @@ def suites(*several: Obj) -> list[Obj]:
 
 
 def label(value: Any) -> str:
-    """A test's name from its parameters, the same in every run."""
+    """The name of a test by its parameters, the same in each run."""
     if callable(value):
         return str(value.__name__)
     return "absent" if value is GONE else str(value)[:40]
@@ -91,7 +91,7 @@ def label(value: Any) -> str:
 FROM = "spec.model.from"
 AUGMENT = {"type": "augment", "fraction": 0.5}
 TEMPLATE = "spec.retraining.jobTemplate.spec"
-# An object, the change that makes it wrong, and what the message must say: the field first.
+# An object, a change that makes it invalid, and what the message must contain, starting with the field.
 WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "metadata.name", "a" * 41, "metadata.name.*at most 40"),
     (job, "metadata.name", "1st", "metadata.name.*beginning with a letter"),
@@ -241,7 +241,7 @@ def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Call
     assert json.loads(answer)["spec"] == kind.model_validate(body).dump()["spec"]
 
 
-# What clusters have: integers where YAML gives them, exponents, and names of other people's objects.
+# Values as in real clusters: integers from YAML, exponents, and the names of other objects.
 RIGHT: list[tuple[str, Any]] = [
     ("spec.compute.resources", {"requests": {"cpu": 4, "memory": "1e9"}, "limits": {"nvidia.com/gpu": 1}}),
     ("spec.compute.gpuMemory", 85_899_345_920),

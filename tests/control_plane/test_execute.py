@@ -1,4 +1,4 @@
-"""Each action of a plan against a real API server: what it writes, what it leaves, and that a second time is free."""
+"""Each action of a plan on a real API server: what it writes, what it keeps, and that a repetition writes nothing."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 class Runtime:
-    """An executor with caches that are filled when asked to be."""
+    """An executor whose caches are filled only on request."""
 
     def __init__(self, cluster: Cluster, api: Api) -> None:
         self.cluster = cluster
@@ -44,19 +44,19 @@ class Runtime:
         self.executor = Executor(api, self.caches, Recorder(api, "test"), self.changed.append)
 
     async def parent(self, name: str = "one") -> Any:
-        """A FineTuneJob, as the API server has it now."""
+        """A FineTuneJob as it is on the API server."""
         await self.sync()
         return self.caches.get("FineTuneJob", self.cluster.namespace, name)
 
     async def sync(self) -> None:
-        """LIST what is there."""
+        """Fill the caches with a LIST."""
         for resource in WATCHED:
             async for page, _ in self.api.pages(resource, self.cluster.namespace, resource.selector):
                 for obj in page:
                     self.caches.put(obj)
 
     async def run(self, *actions: Action, **more: Any) -> bool:
-        """Execute a plan of the FineTuneJob `one`."""
+        """Execute a plan for the FineTuneJob `one`."""
         try:
             return (await self.executor.execute(await self.parent(), Plan(actions, **more), FineTuneJobStatus)).wrote
         except Halted as halted:
@@ -108,7 +108,9 @@ async def test_created_once_and_found_again_without_a_cache(runtime: Runtime) ->
     assert live["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "driftloop"
     assert not await runtime.run(Create(body))
     blind = Runtime(runtime.cluster, runtime.api)
-    assert (await blind.executor.execute(parent, Plan((Create(body),)), FineTuneJobStatus)).wrote  # it learned of it
+    assert (
+        await blind.executor.execute(parent, Plan((Create(body),)), FineTuneJobStatus)
+    ).wrote  # the cache was updated
     assert runtime.cluster.get("deployment", "d")["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
 
 
@@ -188,7 +190,7 @@ async def test_adjust_and_label_change_what_they_name(runtime: Runtime) -> None:
 
 
 async def test_an_adjustment_decided_on_an_older_deployment_writes_nothing(runtime: Runtime) -> None:
-    """A new leader's cache that still shows the canary would take the pods of what has become stable."""
+    """A new leader with a cache from before the promotion would remove the pods of the stable revision."""
     await runtime.run(Create(deployment(runtime, await runtime.parent())))
     metadata = runtime.cluster.get("deployment", "d")["metadata"]
     runtime.cluster.kubectl("label", "deployment", "d", "role=stable")
@@ -270,7 +272,7 @@ async def test_a_status_is_written_when_it_differs_and_not_over_a_newer_one(runt
     runtime.cluster.patch_status("ftj", "one", {"version": "other"})
     with pytest.raises(Stale):
         await runtime.executor.execute(stale, Plan(status=status | {"phase": "Failed"}), FineTuneJobStatus)
-    assert await runtime.run(status=status)  # what is not wanted goes
+    assert await runtime.run(status=status)  # fields that are not in the new status are removed
     live = runtime.cluster.get("ftj", "one")["status"]
     assert "version" not in live
     assert live["phase"] == "Training"
@@ -300,7 +302,7 @@ async def test_a_version_of_another_job_has_the_name(runtime: Runtime) -> None:
 
 
 async def test_whoever_depends_on_what_was_written_is_told(runtime: Runtime) -> None:
-    """The watch finds it in the cache already and tells nobody: the ModelVersion of a job was never evaluated."""
+    """Otherwise the watch finds the object in the cache and reports no change, so that it is never reconciled."""
     parent = await runtime.parent()
     service = child(runtime, parent, "Service", "web", {"ports": [{"port": 80}]})
     await runtime.run(Apply(service), status={"phase": "Training"})

@@ -1,4 +1,4 @@
-"""The whole chain on a real API server, from a FineTuneJob to an Approved ModelVersion; the test plays the kubelet."""
+"""The whole chain on a real API server, from a FineTuneJob to an Approved ModelVersion. The test plays the kubelet."""
 
 import json
 from typing import Any
@@ -32,14 +32,14 @@ def body(name: str = "tune", **spec: Any) -> Any:
 
 
 def stage(cluster: Cluster, name: str) -> Any:
-    """The newest Job of a stage, once it is there."""
+    """Wait for a Job of a stage and return the newest."""
     return eventually(lambda: [found for found in cluster.list("jobs") if found["metadata"]["labels"][STAGE] == name])[
         -1
     ]
 
 
 def make_pod(cluster: Cluster, owner: Any) -> str:
-    """The pod with index 0 of a Job, as the Job controller makes it."""
+    """Create the pod with index 0 of a Job, like the Job controller."""
     metadata, template = owner["metadata"], owner["spec"]["template"]
     name = f"{metadata['name']}-0"
     reference = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
@@ -59,7 +59,7 @@ def make_pod(cluster: Cluster, owner: Any) -> str:
 
 
 def end(cluster: Cluster, owner: Any, container: str, code: int, message: str) -> None:
-    """The pod ends, and the Job with it."""
+    """End the pod and its Job."""
     pod = make_pod(cluster, owner)
     terminated = {"exitCode": code, "message": message, "reason": "Completed", "finishedAt": EARLIER}
     status = {
@@ -80,23 +80,23 @@ def end(cluster: Cluster, owner: Any, container: str, code: int, message: str) -
 
 
 def finish(cluster: Cluster, name: str, result: AnyResult) -> None:
-    """The stage ends well."""
+    """Let the stage succeed."""
     end(cluster, stage(cluster, name), name, 0, encode(result))
 
 
 def reason(cluster: Cluster, type_: str, name: str = "tune", kind: str = "ftj") -> str | None:
-    """Reason of a condition that is True."""
+    """The reason of a condition if it is True."""
     found = cluster.condition(kind, name, type_) or {}
     return found.get("reason") if found.get("status") == "True" else None
 
 
 def phase(cluster: Cluster, kind: str, name: str) -> Any:
-    """Phase of a custom resource."""
+    """The phase of a custom resource."""
     return (cluster.get(kind, name).get("status") or {}).get("phase")
 
 
 def revisions(cluster: Cluster) -> set[str]:
-    """What changes with every write of anything that the operator may write."""
+    """A value that changes with each write of any object that the operator may write."""
     kinds = ("ftj", "mver", "jobs", "services", "networkpolicies", "secrets")
     return {found["metadata"]["resourceVersion"] for kind in kinds for found in cluster.list(kind)}
 
@@ -134,7 +134,7 @@ def test_an_operator_that_starts_anew_writes_nothing_and_goes_on(cluster: Cluste
     assert revisions(cluster) == before
     finish(cluster, "train", trained())
     eventually(lambda: phase(cluster, "ftj", "tune") == "Succeeded")
-    assert len(cluster.list("jobs")) == 3  # prepare, train, and the version's evaluation
+    assert len(cluster.list("jobs")) == 3  # prepare, train, and evaluate of the version
 
 
 def test_a_stage_that_fails_ends_the_job_with_its_own_reason(cluster: Cluster, operators: StartOperator) -> None:

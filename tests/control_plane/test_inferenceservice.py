@@ -29,7 +29,7 @@ RETRAINING: Any = {
 
 
 class Traffic:
-    """A real Prometheus, and counters as the proxies of all pods would have them."""
+    """A real Prometheus, and counters like those of all pods' proxies."""
 
     def __init__(self, folder: Path) -> None:
         registry, labels = CollectorRegistry(), ["namespace", "inference_service", "revision", "model_version", "route"]
@@ -65,7 +65,7 @@ class Traffic:
         return f"--prometheus-url=http://127.0.0.1:{self.port}"
 
     def serve(self, deployment: Any, requests: int, errors: float = 0, seconds: float = 0.1) -> None:
-        """Count requests of a revision."""
+        """Add requests to the counters of a revision."""
         meta = deployment["metadata"]
         labels = (
             meta["namespace"],
@@ -93,7 +93,7 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
 
 
 def serving(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: Any) -> OperatorProcess:
-    """An operator and a service whose v1 is stable."""
+    """An operator, and a service with v1 as stable version."""
     operator = start(traffic.flag).start().ready()
     judged(cluster, "v1")
     cluster.create(service(**spec))
@@ -103,7 +103,7 @@ def serving(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: An
 
 
 def trying(cluster: Cluster, start: StartOperator, traffic: Traffic, **spec: Any) -> OperatorProcess:
-    """And v2 beside it, in its analysis."""
+    """The same, with v2 as candidate in its analysis."""
     operator = serving(cluster, start, traffic, **spec)
     judged(cluster, "v2", against="v1")
 
@@ -170,7 +170,7 @@ def test_a_bad_version_is_rolled_back_and_not_tried_again_though_the_status_is_l
 
 
 def wipe(cluster: Cluster) -> None:
-    """Lose every status of the service and its versions; the verdicts come again as a version's own controller does."""
+    """Wipe the status of the service and of its versions, then write the verdicts again, like their controller."""
     for kind, name in (("dlsvc", "desk"), *(("mver", v["metadata"]["name"]) for v in cluster.list("mver"))):
         patch = json.dumps([{"op": "remove", "path": "/status"}])
         cluster.kubectl("patch", kind, name, "--subresource=status", "--type=json", "-p", patch)
@@ -208,7 +208,9 @@ def test_alerts_of_two_alertmanagers_delivered_twice_make_one_job(
     cluster: Cluster, operators: StartOperator, traffic: Traffic
 ) -> None:
     operator = serving(cluster, operators, traffic, retraining=RETRAINING)
-    now = datetime.now(UTC) + timedelta(seconds=1)  # an alert of the second of the promotion is not about it
+    now = datetime.now(UTC) + timedelta(
+        seconds=1
+    )  # an alert in the second of the promotion doesn't concern the new version
     bear_out(cluster, now)
     for _ in range(2):
         assert operator.post(alerts(cluster.namespace, now, now + timedelta(milliseconds=300)))[0] == 200
@@ -238,7 +240,7 @@ def test_an_alert_that_the_operators_own_evidence_does_not_bear_out_starts_nothi
 
 
 def bear_out(cluster: Cluster, moment: datetime) -> None:
-    """What the operator writes when its own evidence is above the threshold."""
+    """Write the status that the operator writes when its evidence is above the threshold."""
     eventually(lambda: (_phase(cluster, "Serving") or {}).get("drift"))
     patch = json.dumps({"status": {"drift": {"lastAlarm": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}}})
     cluster.kubectl("patch", "dlsvc", "desk", "--subresource=status", "--type=merge", "-p", patch)
@@ -295,7 +297,7 @@ def test_a_disruption_budget_that_somebody_edited_does_not_keep_the_service_from
 
 @pytest.fixture
 def no_jobs(cluster: Cluster) -> Iterator[None]:
-    """A policy of the platform's that refuses every FineTuneJob in the namespace."""
+    """An admission policy that refuses all FineTuneJobs in the namespace."""
     name = f"no-jobs-{cluster.namespace}"
     group = "admissionregistration.k8s.io/v1"
     rule = {
@@ -332,7 +334,7 @@ def no_jobs(cluster: Cluster) -> Iterator[None]:
 
 
 def _refusal(cluster: Cluster) -> str:
-    """What the API server says to a FineTuneJob, which it keeps in no case."""
+    """The API server's answer to a dry run of creating a FineTuneJob."""
     try:
         cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(finetunejob("asked")))
     except Error as error:

@@ -1,4 +1,4 @@
-"""Leader election by a real Lease, between processes."""
+"""Leader election between processes with a real Lease."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_a_clean_exit_hands_the_lease_over_without_waiting_for_its_end(cluster: 
     eventually(lambda: leads(first))
     second = simple(identity="b").start().ready()
     assert first.stop() == 0
-    eventually(lambda: leads(second))  # in less than a lease
+    eventually(lambda: leads(second))  # sooner than the duration of the Lease
     assert holder(cluster) == "b"
 
 

@@ -1,6 +1,6 @@
 """The demo's configuration of Prometheus and the alert rule, with a real Prometheus and a real API server.
 
-The pods run nowhere; the test listens on the addresses that it writes into their status.
+The pods don't run; the test listens on the addresses that it writes into their status.
 """
 
 import json
@@ -27,7 +27,7 @@ Labels = dict[str, str]
 
 
 def rendered(namespace: str) -> dict[str, Any]:
-    """The two files of the chart's ConfigMap, for an operator in `namespace`."""
+    """The two files in the chart's ConfigMap, for an operator in `namespace`."""
     values = (f"operator.namespace={namespace}", "operator.token=x", "scrapeInterval=1s")
     command = [str(binary("helm")), "template", "monitoring", str(CHART), *(f"--set={value}" for value in values)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -40,7 +40,7 @@ def rendered(namespace: str) -> dict[str, Any]:
 
 
 class Prometheus(Process):
-    """Runs the chart's configuration as it is, but for where it finds the API server and the rule file."""
+    """Runs the chart's configuration, with changes only for the address of the API server and the rule file."""
 
     name = "prometheus"
 
@@ -62,7 +62,7 @@ class Prometheus(Process):
         ]
 
     def series(self, promql: str) -> list[Labels]:
-        """The label sets of an instant query's answer."""
+        """The label sets in the result of an instant query."""
         code, text = http("GET", f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}")
         assert code == 200, text
         return [each["metric"] for each in json.loads(text)["data"]["result"]]
@@ -70,7 +70,7 @@ class Prometheus(Process):
 
 @dataclass
 class FakePod:
-    """A pod that says Running, and metrics at its address that the test sets."""
+    """A pod with the status Running, and a server for its metrics, which the test sets."""
 
     name: str
     labels: Labels
@@ -80,7 +80,7 @@ class FakePod:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def create(self, cluster: Cluster) -> None:
-        """Create it and say that it runs."""
+        """Create the pod and set its status to Running."""
         ports = [{"containerPort": 8081, "name": "other"}, {"containerPort": self.port, "name": self.port_name}]
         spec = {"containers": [{"name": "main", "image": "none", "ports": ports}]}
         metadata = {"name": self.name, "labels": self.labels}
@@ -92,7 +92,7 @@ class FakePod:
         )
 
     def start(self, cluster: Cluster) -> Any:
-        """Create it and listen; returns the server."""
+        """Create the pod and start the server. Returns the server."""
         self.create(cluster)
         return start_http_server(self.port, self.address, self.registry)[0]
 
@@ -121,7 +121,7 @@ def watched(cluster: Cluster, tmp_path: Path) -> Iterator[Watched]:
 
 
 def evidence(pod: FakePod, values: dict[str, float]) -> None:
-    """The detector's two gauges as the operator exports them; the threshold is 5 everywhere."""
+    """The detector's two gauges in the operator's format, with a threshold of 5."""
     names = ("inference_namespace", "inference_service")
     log = Gauge("driftloop_drift_log_evidence", "Evidence.", names, registry=pod.registry)
     threshold = Gauge("driftloop_drift_log_evidence_threshold", "Threshold.", names, registry=pod.registry)

@@ -1,4 +1,4 @@
-"""The queries against a real Prometheus, on samples with times of our choosing."""
+"""The queries on a real Prometheus, with samples at given times."""
 
 import math
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SCRAPE = 5  # seconds
 
-# One series: labels, the second of its first sample, and a value a scrape (None: not scraped).
+# One series: labels, the second of its first sample, and one value per scrape (None: not scraped).
 Points = tuple[str, int, Sequence[float | None]]
 
 
@@ -41,10 +41,10 @@ def metric(name: str, extra: str, values: Sequence[float | None], version: str =
 
 
 SERIES: list[Points] = [
-    bins("steady", 0, ramp(100, 2, 61)),  # five minutes, 24 a minute, 100 before
+    bins("steady", 0, ramp(100, 2, 61)),  # 24 per minute for five minutes, starting at 100
     bins("born", 90, ramp(0, 1, 43)),
-    bins("dies", 0, ramp(0, 1, 19)),  # its last scrape is at 90 s
-    bins("restarts", 0, [*ramp(50, 1, 15), *ramp(0, 1, 46)]),  # anew at 75 s
+    bins("dies", 0, ramp(0, 1, 19)),  # the last scrape is at 90 s
+    bins("restarts", 0, [*ramp(50, 1, 15), *ramp(0, 1, 46)]),  # a restart at 75 s
     bins("unseen", 0, [10.0, *[None] * 29, *ramp(40, 1, 31)]),  # not scraped from 5 s to 150 s
     bins("other", 0, ramp(0, 100, 61), version="v2"),
     *(bins("steady", 0, ramp(0, 1, 61), bin_="01") for _ in range(1)),
@@ -73,7 +73,7 @@ SERIES: list[Points] = [
 
 
 class Filled(Process):
-    """A Prometheus that holds SERIES and scrapes nothing."""
+    """A Prometheus with SERIES that scrapes nothing."""
 
     name = "prometheus"
 
@@ -135,7 +135,7 @@ async def test_windows_side_by_side_count_each_request_once(world: World) -> Non
 
 
 async def test_a_pod_that_was_not_scraped_for_a_while_counts_from_where_it_was(world: World) -> None:
-    # unseen: 10 at 0 s, 40 at 150 s and 1 a scrape from there
+    # unseen: 10 at 0 s, 40 at 150 s and then 1 more per scrape
     assert (await counted(world, 140, 160))[0] == 4 * 2 + 4 + 4 + (42 - 10)
 
 

@@ -1,4 +1,4 @@
-"""`driftloop operator` with the real deciders: that the parts fit together. The rules have tests of their own."""
+"""`driftloop operator` with the real deciders: the parts work together. The rules have their own tests."""
 
 import time
 from functools import partial
@@ -28,7 +28,7 @@ def test_takes_up_all_three_kinds_and_rests(cluster: Cluster, operators: StartOp
 
 
 def at_rest(cluster: Cluster) -> dict[str, str] | None:
-    """The objects' revisions, when they are the same a second apart."""
+    """The objects' revisions, if they don't change within a second."""
 
     before = cluster.revisions()
     time.sleep(1)

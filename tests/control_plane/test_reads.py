@@ -1,4 +1,4 @@
-"""Reading objects as the demo and the tests do, from a real API server."""
+"""Reading objects from a real API server, in the same way as the demo and the tests."""
 
 from pathlib import Path
 

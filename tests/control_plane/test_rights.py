@@ -1,4 +1,4 @@
-"""The operator under the chart's own rights, with a token as in a pod: nothing is refused, in either scope."""
+"""The operator with the rights in the chart and a token like in a pod: nothing is refused, in either scope."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def kubeconfig(cluster: Cluster, folder: Path, *flags: str) -> Path:
-    """Apply the chart's account and rights, and make a kubeconfig with a token of that account."""
+    """Apply the chart's account and rights. Returns a kubeconfig with a token of that account."""
     shown = [f"--show-only=templates/{name}.yaml" for name in ("rbac", "serviceaccount")]
     chart = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""The runtime against a real API server, with the deciders of simple.py."""
+"""The runtime on a real API server, with the deciders in simple.py."""
 
 import json
 from functools import partial
@@ -20,7 +20,7 @@ FOREIGN: Any = {
 
 
 def complete(cluster: Cluster, job: str) -> None:
-    """End a Job well, as the Job controller does."""
+    """Complete a Job, like the Job controller."""
     now = "2026-01-01T00:00:00Z"
     kinds = ("SuccessCriteriaMet", "Complete")
     conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds]
@@ -70,7 +70,7 @@ def test_a_restart_writes_nothing(cluster: Cluster, simple: StartOperator, count
 
 
 def has_jobs(cluster: Cluster, operator: OperatorProcess, count: int) -> bool:
-    """Raises with how far the operator is, else: twice it had not come that far, and nothing said where it stood."""
+    """Fail with the operator's state if there are fewer Jobs, to explain a timeout."""
     found = len(cluster.list("jobs"))
     seen = {name: operator.metric(f"driftloop_{name}") for name in ("queue_depth", "leader", "reconcile_total")}
     assert found == count, f"{found} Jobs; {seen}; {operator.process and operator.process.poll()}"
@@ -107,7 +107,9 @@ def test_a_name_that_somebody_else_has_is_a_condition_until_it_is_free(cluster: 
     assert stalled["reason"] == "NameTaken"
     assert "Service theirs exists already and has no controller" in stalled["message"]
     assert cluster.get("service", "theirs") == before
-    eventually(lambda: cluster.condition("ftj", "other", "Reconciling"))  # one object's trouble is not another's
+    eventually(
+        lambda: cluster.condition("ftj", "other", "Reconciling")
+    )  # a problem with one object doesn't affect others
     cluster.kubectl("delete", "service", "theirs")
     eventually(lambda: cluster.condition("ftj", "one", "Reconciling"))
     assert cluster.condition("ftj", "one", "Stalled") is None

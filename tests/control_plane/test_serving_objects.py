@@ -1,4 +1,4 @@
-"""The real API server takes every object around a service, and the restricted Pod Security Standard its pods."""
+"""The real API server accepts all objects of a service, and the restricted Pod Security Standard its pods."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ OVERRIDES = {
 
 
 def rendered(namespace: str, engine: Obj) -> list[Obj]:
-    """Everything that a new service with one version creates, and the pod of its Deployment."""
+    """All objects of a new service with one version, and the pod of its Deployment."""
     spec = {"engine": engine, "feedback": {"storage": "pvc://shared/feedback"}, "podOverrides": OVERRIDES}
     plan = decide(service(spec, versions=(version("v1"),)), SETTINGS, NOW)
     bodies = [action.body for action in plan.writes if isinstance(action, Create | Apply)]
@@ -45,7 +45,7 @@ def dry_run(cluster: Cluster, body: Obj) -> Any:
 
 @pytest.fixture
 def restricted(cluster: Cluster) -> Cluster:
-    """A namespace that admits restricted pods alone."""
+    """A namespace that admits only restricted pods."""
     cluster.kubectl("label", "namespace", cluster.namespace, "pod-security.kubernetes.io/enforce=restricted")
     return cluster
 

@@ -1,4 +1,4 @@
-"""The real API server takes every object of the stages, and the restricted Pod Security Standard every pod."""
+"""The real API server accepts all objects of the stages, and the restricted Pod Security Standard all pods."""
 
 import json
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def bodies(plan: Plan) -> list[Obj]:
 
 
 def rendered(gpus: int, **more: Any) -> list[Obj]:
-    """Everything that the stages of a job and of its version create, but for resources of our own kinds."""
+    """All objects of the stages of a job and of its version, without custom resources."""
     compute = {"nodes": 2, "resources": {"limits": {"memory": "2Gi", "cpu": "1"}}}
     if gpus:
         compute |= {"gpusPerNode": gpus, "workersPerNode": gpus, "queueName": "gpus"}
@@ -77,7 +77,7 @@ def rendered(gpus: int, **more: Any) -> list[Obj]:
         approved(version("support-1")),
         version("support-2", "2", "2026-01-01T11:30:00Z"),
     )
-    for _ in range(2):  # the stable version is asked first
+    for _ in range(2):  # first for the stable version
         observed = observe_version(
             candidate,
             cluster,

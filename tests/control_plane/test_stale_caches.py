@@ -1,4 +1,4 @@
-"""Caches that lag behind: nothing that is decided on them may be written over what others have written since."""
+"""Stale caches: a decision based on them must not overwrite what others have written since."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def proxy(plane: ControlPlane, tmp_path: Path) -> Iterator[HeldWatches]:
 def test_what_another_leader_has_changed_meanwhile_is_refused_read_and_decided_anew(
     cluster: Cluster, operators: StartOperator, proxy: HeldWatches
 ) -> None:
-    """Our cache says that v1 serves and v2 is tried, while v2 serves: v1 must get no pods, v2 must keep its own."""
+    """In the cache v1 serves and v2 is the candidate, but v2 already serves: v1 must get no pods, v2 must keep its."""
     operators(f"--kubeconfig={proxy.kubeconfig}").start().ready()
     judged(cluster, "v1")
     cluster.create(service())
@@ -56,7 +56,7 @@ def name_of(cluster: Cluster, version: str) -> str:
 
 
 def promote(cluster: Cluster, old: str, new: str) -> None:
-    """What another leader writes at the end of a canary."""
+    """Write what another leader writes at the end of a canary."""
     for version, wanted, replicas in ((new, "stable", 2), (old, "retired", 0)):
         change = {"metadata": {"labels": {"driftloop.dev/role": wanted}}, "spec": {"replicas": replicas}}
         cluster.kubectl("patch", "deployment", name_of(cluster, version), "--type=merge", "-p", json.dumps(change))
@@ -71,7 +71,7 @@ def serving_status(cluster: Cluster, version: str) -> Any:
 def test_a_new_leader_whose_watches_lag_lists_before_it_writes(
     cluster: Cluster, simple: StartOperator, proxy: HeldWatches
 ) -> None:
-    """Its cache has the job as it was; on that it would make the Service again that the old leader's user gave up."""
+    """With its old cache of the job, the new leader would create the Service again that the user has removed."""
     first = simple(identity="a").start().ready()
     eventually(lambda: first.metric("driftloop_leader ") == 1)
     cluster.create(finetunejob("one", service="web"))
@@ -98,7 +98,7 @@ def leads(operator: OperatorProcess) -> bool:
 
 
 def since_leading(requests: list[Request]) -> list[Request]:
-    """From the first write of the Lease on."""
+    """The requests from the first write of the Lease on."""
     taken = next(
         number
         for number, request in enumerate(requests)

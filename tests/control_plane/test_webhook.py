@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 
 def alert(cluster: Cluster, service: str = "support", started: str = "2126-11-24T10:00:00.123Z", **labels: str) -> Any:
-    """A firing drift alert, as Alertmanager sends it."""
+    """A firing drift alert in the form that Alertmanager sends."""
     return {
         "status": "firing",
         "labels": {
