@@ -1,1 +1,1 @@
-"""The main job: the whole loop on a real cluster, with a report. `make demo`."""
+"""`make demo`: runs the whole loop on a real cluster and writes a report."""

@@ -1,4 +1,4 @@
-"""`make demo`: the whole loop on a real cluster, with nobody touching it."""
+"""Runs the whole loop on a real cluster, without manual steps, and writes a report."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from demo.timeline import Timeline, clock
 from demo.traffic import Traffic
 
 NAMESPACE = "support-desk"
-# What the tests run; `make demo` runs the full one.
+# The tests use this pace; `make demo` uses the full one.
 SHORT = Pace(steady_requests=500, after_requests=300, report_rows=150, rate=30, training_rate=3, rollout_rate=30)
 
 
@@ -27,15 +27,15 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    found = demo(timeline, pools, SHORT if options.short else Pace(), options)
-    report.write(found, options.report)
-    print(report.table(found))
+    document = demo(timeline, pools, SHORT if options.short else Pace(), options)
+    report.write(document, options.report)
+    print(report.table(document))
     print(f"\n{options.report} written after {clock(time.monotonic() - timeline.started)}")
     return 0
 
 
 def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespace) -> dict[str, Any]:
-    """One run; the report."""
+    """Run the demo once. Returns the report."""
     installed = install.install(timeline, options.cluster)
     kube, namespace = installed.kube, options.namespace
     install.namespace_with_claim(installed, namespace)
@@ -50,39 +50,39 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
         rows = {"old": pools.traffic, "shifted": pools.shifted_traffic}
         return Traffic(kube, namespace, installed.images["operator"], SERVICE, rows)
 
-    def promoted() -> None:  # what takes its time to start does so while the traffic goes on
+    def promoted() -> None:  # starts slow parts while the traffic continues
         loop.serve_both()
         if options.controls:
             controls.begin(loop, installed)
 
     run(loop, traffic, promoted)
     if options.controls:
-        controls.mislead(loop, installed)  # both controls train while the accuracies are measured
+        controls.mislead(loop, installed)  # both controls train while the accuracy is measured
     loop.measure()
     if options.controls:
         controls.finish(loop)
     keys = _keys(installed, loop)
-    return report.build(kube, namespace, loop.found, account(pools, *keys), _cluster(installed), timeline)
+    return report.build(kube, namespace, loop.results, account(pools, *keys), _cluster(installed), timeline)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with train.csv and test.csv (columns text and category)")
     parser.add_argument(
-        "--shift", type=Path, help="folder with the rows of the shift; the later third of --data if absent"
+        "--shift", type=Path, help="folder with the rows of the shift (default: the last third of --data's categories)"
     )
     parser.add_argument("--controls", action="store_true", help="add two candidates that the gates must refuse")
-    parser.add_argument("--short", action="store_true", help="less of everything: the form that the tests run")
-    parser.add_argument("--namespace", default=NAMESPACE, help="namespace of the run; emptied first")
+    parser.add_argument("--short", action="store_true", help="run the shorter form that the tests use")
+    parser.add_argument("--namespace", default=NAMESPACE, help="namespace of the run; it is emptied first")
     parser.add_argument("--cluster", default=os.environ.get("CLUSTER", "auto"), help="auto, current, kind or local")
     parser.add_argument(
-        "--report", type=Path, default=install.ROOT / "build/demo/report.json", help="where the report goes"
+        "--report", type=Path, default=install.ROOT / "build/demo/report.json", help="path of the report"
     )
     return parser
 
 
 def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]:
-    """Row keys that any version was trained on, and that any gate asked, as prepare recorded them."""
+    """Keys of rows that any version was trained on, and of rows that any gate asked, as recorded by prepare."""
     trained: set[str] = set()
     asked: set[str] = set()
     for job in loop.kube.list("finetunejobs", loop.namespace):

@@ -1,4 +1,4 @@
-"""Accuracy for the final table: rows that no pod was given, asked from outside, the right answers kept here."""
+"""Accuracy for the final table. The rows are asked from outside the cluster; no pod has seen them or their answers."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ CONCURRENCY = 8
 
 
 def pinned_service(namespace: str, name: str, family: str, version: str, **spec: Obj) -> Obj:
-    """A service that serves one version, unwatched: asking it moves nobody's drift counters. `spec`: further fields."""
+    """A service that serves one version without drift detection. `spec` has additional fields."""
     return {
         "apiVersion": "driftloop.dev/v1alpha1",
         "kind": "InferenceService",
@@ -46,12 +46,12 @@ def forwarded(kube: Kube, namespace: str, service: str) -> Iterator[str]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.search(r"127\.0\.0\.1:(\d+)", line)
-            if not found:
+            port = re.search(r"127\.0\.0\.1:(\d+)", line)
+            if not port:
                 raise RuntimeError(f"kubectl port-forward: {line.strip()}")
-            # One line a connection follows: unread, they would fill the pipe and stop kubectl.
+            # kubectl prints one line per connection. Unread lines would fill the pipe and block kubectl.
             threading.Thread(target=process.stdout.read, daemon=True).start()
-            yield f"http://127.0.0.1:{found[1]}"
+            yield f"http://127.0.0.1:{port[1]}"
         finally:
             process.terminate()
 

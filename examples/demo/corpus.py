@@ -1,8 +1,8 @@
-"""A seeded generator of support requests labelled with intents, in two domains.
+"""A seeded generator of support requests, labelled with intents, in two domains.
 
 The first domain is a web shop for household goods. The second is a product launched later, an electric bicycle
-on subscription: its words and its intents are in none of the shop's rows. Rows vary in opening, wording, detail and
-closing, so that they survive near-deduplication.
+on subscription: no row of the shop has its words or intents. Rows vary in opening, wording, detail and
+closing, so that near-deduplication keeps them.
 """
 
 import random
@@ -18,7 +18,7 @@ class Row(NamedTuple):
     category: str
 
 
-# `[a|b]` is a choice; choices may nest.
+# `[a|b]` is a choice. Choices may be nested.
 SHOP: dict[str, tuple[str, ...]] = {
     "order_status": (
         "[where is|what happened to|any news about] my [order|purchase]",
@@ -188,22 +188,22 @@ _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
 def expand(pattern: str, rng: random.Random) -> str:
-    """`pattern` with every `[a|b]` decided."""
+    """`pattern` with one random alternative of each `[a|b]`."""
     while match := _CHOICE.search(pattern):
         pattern = pattern[: match.start()] + rng.choice(match[1].split("|")) + pattern[match.end() :]
     return pattern
 
 
 def rows(domain: dict[str, tuple[str, ...]], per_intent: int, seed: int) -> list[Row]:
-    """`per_intent` different rows of each intent, in an order drawn from `seed`.
+    """`per_intent` different rows per intent, in a random order that `seed` determines.
 
-    Raises ValueError when the grammar cannot yield so many.
+    Raises ValueError if the grammar has fewer rows.
     """
     rng = random.Random(seed)
     goods = BICYCLE_GOODS if domain is BICYCLE else GOODS
-    found = [row for intent in domain for row in _of_intent(domain, intent, goods, per_intent, rng)]
-    rng.shuffle(found)
-    return found
+    requests = [row for intent in domain for row in _of_intent(domain, intent, goods, per_intent, rng)]
+    rng.shuffle(requests)
+    return requests
 
 
 def _of_intent(
@@ -218,7 +218,7 @@ def _of_intent(
             seen.add(text)
             yield Row(text, intent)
     if len(seen) < count:
-        raise ValueError(f"{intent}: the grammar yields {len(seen)} rows, {count} were asked for")
+        raise ValueError(f"{intent}: the grammar has only {len(seen)} rows, but {count} are needed")
 
 
 def _sentence(pattern: str, goods: tuple[str, ...], rng: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""What the demo needs around the loop: a cluster, images, Prometheus and Alertmanager, the chart, storage and data."""
+"""Sets up everything that the loop needs: cluster, images, Prometheus and Alertmanager, chart, storage and data."""
 
 import csv
 import io
@@ -38,9 +38,9 @@ class Installed:
     provider: providers.Provider
 
 
-def install(timeline: Timeline, asked: str) -> Installed:
-    """Cluster, images, chart and monitoring. What is there already is kept and brought up to date."""
-    provider = providers.choose(asked)
+def install(timeline: Timeline, cluster: str) -> Installed:
+    """Set up cluster, images, chart and monitoring. Existing parts are kept and updated."""
+    provider = providers.choose(cluster)
     provider.up()
     providers.remember(provider)
     timeline.event("cluster up")
@@ -55,7 +55,7 @@ def install(timeline: Timeline, asked: str) -> Installed:
 
 
 def _images(provider: providers.Provider) -> dict[str, str]:
-    """References by name: built here, or for a cluster of the user's own from DRIFTLOOP_IMAGES (JSON)."""
+    """Image references by name: built here, or for the user's own cluster from DRIFTLOOP_IMAGES (JSON)."""
     if given := os.environ.get("DRIFTLOOP_IMAGES"):
         references: dict[str, str] = json.loads(given)
         return references
@@ -92,7 +92,7 @@ def _chart(installed: Installed) -> None:
 
 
 def _monitoring(installed: Installed) -> None:
-    """Prometheus and Alertmanager; on a cluster of ours from the image with Debian's builds, else from upstream's."""
+    """Install Prometheus and Alertmanager: on a test cluster from an image with Debian's builds, else from upstream."""
     names = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
     image = installed.images.get("monitoring")
     values = {name: {"image": image, "command": [f"/usr/bin/{program}"]} for name, program in names.items()}
@@ -107,7 +107,7 @@ def _image(reference: str) -> dict[str, str]:
 
 
 def namespace_with_claim(installed: Installed, name: str) -> None:
-    """An empty namespace under the restricted standard, with a shared claim. An older one of that name goes first."""
+    """Create an empty namespace under the restricted standard, with a shared claim. Deletes an existing one first."""
     kube = installed.kube
     if kube.get("namespace", name, "default"):
         kube.run("delete", "inferenceservices,finetunejobs", "--all", "-n", name, "--wait=false")
@@ -147,7 +147,7 @@ def _volume(installed: Installed, namespace: str) -> str | None:
 def put_data(installed: Installed, namespace: str, pools: Pools) -> None:
     """Write the training pool into the claim: corpus.csv (texts) and requests.csv (texts with their category).
 
-    The base model's corpus leaves out what the gates of its descendants will ask.
+    The base model's corpus has no rows that the gates of later versions will ask.
     """
     kube = installed.kube
     kube.apply(_writer(namespace, installed.images["operator"]))
@@ -162,14 +162,14 @@ def put_rows(installed: Installed, namespace: str, name: str, rows: list[Row]) -
 
 
 def write_file(installed: Installed, namespace: str, path: str, text: str) -> None:
-    """Write a file of the claim, by the pod that wrote the data."""
+    """Write a file into the claim, with the writer pod."""
     command = ("exec", "-i", "-n", namespace, "writer", "--", "sh", "-c")
     target = f"/volumes/{CLAIM}/{path}"
     installed.kube.run(*command, f"mkdir -p $(dirname {target}) && cat > {target}", stdin=text)
 
 
 def read_file(installed: Installed, namespace: str, path: str) -> str:
-    """A file of the claim, by the pod that wrote the data."""
+    """Read a file from the claim, with the writer pod."""
     try:
         return installed.kube.run("exec", "-n", namespace, "writer", "--", "cat", f"/volumes/{CLAIM}/{path}")
     except KubectlError as error:

@@ -1,4 +1,4 @@
-"""The cluster, as the demo uses it: what it changes, a person can change by kubectl."""
+"""Access to the cluster. Everything that the demo changes, a person can change with kubectl."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ from typing import Any
 
 from demo.reads import Obj, Reads
 
-JUDGED = ("Approved", "AwaitingApproval", "Rejected", "Failed")  # the phases in which a ModelVersion stays
+JUDGED = ("Approved", "AwaitingApproval", "Rejected", "Failed")  # final phases of a ModelVersion
 
 
 class KubectlError(RuntimeError):
-    """kubectl said no; the message is its own."""
+    """kubectl failed. The message is kubectl's."""
 
 
 class Kube:
@@ -24,7 +24,7 @@ class Kube:
         self._reads = Reads(kubeconfig)
 
     def run(self, *arguments: str, stdin: str | bytes | None = None, timeout: float = 120) -> str:
-        """Standard output of `kubectl arguments`. Raises KubectlError."""
+        """Run `kubectl arguments`. Returns its standard output. Raises KubectlError."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
             [*self.command, *arguments], input=data, capture_output=True, timeout=timeout, check=False
@@ -38,11 +38,11 @@ class Kube:
         self.run("apply", "--server-side", "-f", "-", stdin=document)
 
     def get(self, kind: str, name: str, namespace: str) -> Obj | None:
-        """An object; None when there is none. Raises ReadError."""
+        """Read an object; None if it does not exist. Raises ReadError."""
         return self._reads.get(kind, name, namespace)
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Obj]:
-        """All objects of a kind with the labels that `selector` asks for. Raises ReadError."""
+        """All objects of a kind that match the label selector. Raises ReadError."""
         return self._reads.list(kind, namespace, selector)
 
     def wait(
@@ -53,7 +53,7 @@ class Kube:
         every: float = 1.0,
         tell: Callable[[], str] | None = None,
     ) -> Any:
-        """The first true value of `ready`. Raises TimeoutError, with what `tell` says, after `seconds`."""
+        """Wait for the first true value of `ready`. Raises TimeoutError with the text of `tell` after `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if value := ready():
@@ -70,36 +70,39 @@ class Kube:
         seconds: float,
         tell: Callable[[], str] | None = None,
     ) -> Obj:
-        """Wait until an object is in one of `phases`. Raises TimeoutError; `tell` says why, else its conditions."""
+        """Wait until an object is in one of `phases`.
 
-        def there() -> Obj | None:
-            found = self.get(kind, name, namespace) or {}
-            return found if found.get("status", {}).get("phase") in phases else None
+        Raises TimeoutError with the text of `tell`, or else with the object's conditions.
+        """
 
-        found: Obj = self.wait(
+        def in_phase() -> Obj | None:
+            current = self.get(kind, name, namespace) or {}
+            return current if current.get("status", {}).get("phase") in phases else None
+
+        obj: Obj = self.wait(
             f"{name} {' or '.join(phases)}",
-            there,
+            in_phase,
             seconds,
             tell=tell or (lambda: conditions(self.get(kind, name, namespace))),
         )
-        return found
+        return obj
 
 
 def condition(obj: Obj | None, kind: str) -> Obj:
-    """The condition of that type, or an empty object."""
-    found = (obj or {}).get("status", {}).get("conditions", [])
-    return next((c for c in found if c["type"] == kind), {})
+    """The condition with this type, or an empty object."""
+    entries = (obj or {}).get("status", {}).get("conditions", [])
+    return next((c for c in entries if c["type"] == kind), {})
 
 
 def conditions(obj: Obj | None) -> str:
     """Phase and conditions in one line."""
     status = (obj or {}).get("status", {})
-    found = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", [])]
-    return f"phase {status.get('phase')}; " + "; ".join(found)
+    entries = [f"{c['type']}={c['status']} {c['reason']}: {c['message']}" for c in status.get("conditions", [])]
+    return f"phase {status.get('phase')}; " + "; ".join(entries)
 
 
 def restricted_pod(name: str, namespace: str, image: str, command: list[str]) -> Obj:
-    """A pod with one container that the restricted Pod Security Standard lets in."""
+    """A pod with one container that the restricted Pod Security Standard admits."""
     container = {
         "name": name,
         "image": image,

@@ -1,7 +1,7 @@
 """The load client. It runs in a pod, reads commands as JSON lines and prints its counts as JSON lines.
 
-Standard library and aiohttp only: the pod has the operator's image. Users ask with connections kept alive, one request
-in ten as a stream; a share of them says what the right answer would have been, and a few of those are wrong.
+It uses only the standard library and aiohttp, because the pod has the operator's image. Connections are kept alive, and
+one request in ten is a stream. A share of the answers gets a correction, and a few of the corrections are wrong.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import Any
 import aiohttp
 
 STREAM_SHARE = 0.1
-CONNECT_PAUSES = (0.5, 1.0)  # seconds; like openai's client, two more tries of a request that was never sent
+CONNECT_PAUSES = (0.5, 1.0)  # seconds; like openai's client, retry twice if the request could not be sent
 
 
 class Load:
-    """Sends requests at the rate of the current phase, for as long as standard input is open."""
+    """Sends requests at the rate of the current phase, until standard input is closed."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.url: str = config["url"]
@@ -49,9 +49,9 @@ class Load:
                     await asyncio.sleep(0.1)
                     due = time.monotonic()
                     continue
-                due = max(due + 1 / rate, time.monotonic() - 1)  # after a stall at most one second is caught up
+                due = max(due + 1 / rate, time.monotonic() - 1)  # after a stall, catch up at most one second
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                task = asyncio.create_task(self._ask(session, self.phase["phase"]))
+                task = asyncio.create_task(self._request(session, self.phase["phase"]))
                 self.tasks.add(task)
                 task.add_done_callback(self.tasks.discard)
             if self.tasks:
@@ -62,7 +62,7 @@ class Load:
     async def _read_commands(self, stdin: asyncio.StreamReader) -> None:
         while line := await stdin.readline():
             command = json.loads(line)
-            if command.get("stop"):  # never the phase: the sender, about to end, would look for a rate in it
+            if command.get("stop"):  # it must not become the phase, because it has no rate
                 return
             self.phase = command
 
@@ -82,7 +82,7 @@ class Load:
         self.cursor[name] += 1
         return pool[(self.cursor[name] - 1) % len(pool)]
 
-    async def _ask(self, session: aiohttp.ClientSession, phase: str) -> None:
+    async def _request(self, session: aiohttp.ClientSession, phase: str) -> None:
         text, label = self._next_row()
         counts = self.counts.setdefault(phase, Counter())
         counts["sent"] += 1
@@ -98,7 +98,7 @@ class Load:
             await self._correct(session, counts, response_id, text, answer, label)
 
     async def _answer(self, session: aiohttp.ClientSession, counts: Counter[str], text: str) -> tuple[str, str]:
-        """Id and text of an answer. What could not be sent, as nobody took the connection, is tried again."""
+        """Id and text of an answer. A request that was not sent, because the connection was refused, is retried."""
         for pause in CONNECT_PAUSES:
             with contextlib.suppress(aiohttp.ClientConnectorError):
                 return await self._chat(session, counts, text)
@@ -153,7 +153,7 @@ class Load:
 
 
 async def _read_stream(response: aiohttp.ClientResponse) -> tuple[str, str]:
-    """Id and text of a stream of server-sent events. Raises ValueError when it ends without [DONE]."""
+    """Id and text of a stream of server-sent events. Raises ValueError if it ends without [DONE]."""
     response_id = ""
     parts: list[str] = []
     async for raw in response.content:
@@ -170,7 +170,7 @@ async def _read_stream(response: aiohttp.ClientResponse) -> tuple[str, str]:
 
 
 async def main() -> None:
-    """The first line is the configuration, every further one a phase."""
+    """Read the configuration from the first line of standard input, and a phase from each later line."""
     stdin = asyncio.StreamReader(limit=1 << 26)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     await Load(json.loads(await stdin.readline())).run(stdin)

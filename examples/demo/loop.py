@@ -1,4 +1,4 @@
-"""The loop, step by step: each function is one step of the demo and says what it waits for."""
+"""The steps of the loop. Each function is one step of the demo and shows what it waits for."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FIRST = "support-desk"
 
 @dataclass(frozen=True)
 class Pace:
-    """How much of everything. The short form runs in the tests."""
+    """Rates and amounts of a run. The tests use a shorter form."""
 
     steady_requests: int = 900
     after_requests: int = 900
@@ -33,8 +33,8 @@ class Pace:
 
 
 @dataclass
-class Found:
-    """What the steps leave for the report."""
+class Results:
+    """Results of the steps, for the report."""
 
     versions: list[Obj] = field(default_factory=list)
     first: str = ""
@@ -52,9 +52,9 @@ class Loop:
 
     def __init__(self, kube: Kube, namespace: str, timeline: Timeline, pools: Pools, pace: Pace) -> None:
         self.kube, self.namespace, self.timeline, self.pools, self.pace = kube, namespace, timeline, pools, pace
-        self.found = Found()
+        self.results = Results()
 
-    # What is in the cluster.
+    # Objects in the cluster.
 
     def get(self, kind: str, name: str) -> Obj:
         """The object, or an empty one."""
@@ -67,16 +67,16 @@ class Loop:
     # Steps.
 
     def job(self, name: str) -> Obj:
-        """Wait until a FineTuneJob has succeeded and its version was judged; the version. Shows progress."""
+        """Wait until a FineTuneJob has succeeded and its version was judged. Shows progress. Returns the version."""
         end = time.monotonic() + self.pace.job_seconds
-        told = ""
+        shown = ""
         while time.monotonic() < end:
             job = self.get("finetunejob", name)
             status = job.get("status", {})
             phase = status.get("phase", "Pending")
-            if phase != told:
+            if phase != shown:
                 self.timeline.event(f"{name}: {phase}")
-                told = phase
+                shown = phase
             if phase == "Failed" or condition(job, "Stalled").get("status") == "True":
                 raise RuntimeError(f"{name}: {conditions(job)}")
             if phase == "Succeeded":
@@ -96,7 +96,7 @@ class Loop:
         return version
 
     def served(self, version: str) -> None:
-        """Wait until `version` is the stable one and no rollout is under way."""
+        """Wait until `version` is stable and no rollout is in progress."""
 
         def stable() -> bool:
             status = self.service()
@@ -112,24 +112,24 @@ class Loop:
         self.kube.phase("inferenceservice", name, self.namespace, ["Serving"], 300)
 
     def until_sent(self, traffic: Traffic, phase: str, requests: int) -> None:
-        """Wait until `requests` requests of a phase were sent. Raises TimeoutError at a fifth of the asked rate."""
+        """Wait until `requests` requests of a phase were sent. Raises TimeoutError below a fifth of the rate."""
         started = time.monotonic()
         limit = requests / self.pace.rate * 5 + 120
         while traffic.sent(phase) < requests:
             if time.monotonic() - started > limit:
                 raise TimeoutError(f"{phase}: {traffic.sent(phase)} of {requests} requests after {limit:.0f} s")
-            shown = f"accuracy {traffic.accuracy(phase):.3f}, " if traffic.sent(phase) else ""
+            accuracy_text = f"accuracy {traffic.accuracy(phase):.3f}, " if traffic.sent(phase) else ""
             self.timeline.live(
                 f"{phase} {bar(100 * traffic.sent(phase) / requests)} {traffic.sent(phase)} requests, "
-                f"{traffic.totals()['failed']} failed, {shown}{clock(time.monotonic() - started)}"
+                f"{traffic.totals()['failed']} failed, {accuracy_text}{clock(time.monotonic() - started)}"
             )
             time.sleep(1)
 
     def steady(self, traffic: Traffic) -> None:
-        """In-domain traffic: no alarm may come."""
+        """Send in-domain traffic: no alarm may occur."""
         traffic.phase("steady", self.pace.rate, old=1.0)
         self.until_sent(traffic, "steady", self.pace.steady_requests)
-        self.found.alert["alarmsBeforeShift"] = self._alarms()
+        self.results.alert["alarmsBeforeShift"] = self._alarms()
         drift = self.service().get("drift") or {}
         self.timeline.event(
             f"{traffic.sent('steady')} requests, accuracy {traffic.accuracy('steady'):.3f}, "
@@ -137,12 +137,12 @@ class Loop:
         )
 
     def shift(self, traffic: Traffic) -> None:
-        """The domain shifts: wait for the alarm, and for the job that it leads to."""
+        """Shift the domain. Wait for the alarm, and for the job that it starts."""
         share = self.pace.shifted_share
         self.timeline.event(f"the domain shifts: {share:.0%} of the requests are about something new")
         traffic.phase("shift", self.pace.rate, old=1 - share, shifted=share)
         alarm: Obj = self.kube.wait("the drift alarm", self._alarm, 600, tell=lambda: str(self.service().get("drift")))
-        self.found.alert["requestsBeforeAlarm"] = traffic.sent("shift")
+        self.results.alert["requestsBeforeAlarm"] = traffic.sent("shift")
         self.timeline.event(
             f"drift alarm after {traffic.sent('shift')} shifted requests (accuracy {traffic.accuracy('shift'):.3f}): "
             f"{alarm.get('message')}"
@@ -153,82 +153,84 @@ class Loop:
         self._hops(record, self.get("finetunejob", name), waited)
         traffic.phase("retraining", self.pace.training_rate, old=1 - share, shifted=share)
         version = self.job(name)
-        self.found.train = _training(self.get("finetunejob", name))
+        self.results.train = _training(self.get("finetunejob", name))
         if version["status"]["phase"] != "Approved":
             raise RuntimeError(
                 f"{version['metadata']['name']}: {version['status']['phase']}: {version['status']['gates']}"
             )
-        self.found.versions.append(version)
-        self.found.second = version["metadata"]["name"]
+        self.results.versions.append(version)
+        self.results.second = version["metadata"]["name"]
 
     def retraining(self) -> tuple[str, bool]:
-        """Wait until the alert has led to a job: its name, and whether it had to wait for corrections."""
-        told: list[str] = []
+        """Wait until the alert has started a job. Returns its name, and whether it had to wait for corrections."""
+        shown: list[str] = []
 
         def started() -> str | None:
             retraining = self.service().get("retraining") or {}
             if retraining.get("state", "Idle") == "Idle":
-                return None  # of before the alert: the webhook records it, and the operator decides after that
+                return None  # the state from before the alert: the operator decides after the webhook has recorded it
             message: str = retraining["message"]
-            if message.split(":")[0] not in told:
-                told.append(message.split(":")[0])
+            if message.split(":")[0] not in shown:
+                shown.append(message.split(":")[0])
                 self.timeline.event(f"retraining {message}")
             self.timeline.live(f"retraining {message}")
             job: str | None = retraining.get("job")
             return job
 
         name: str = self.kube.wait("retraining", started, 900, tell=lambda: str(self.service().get("retraining")))
-        return name, any("Waiting" in message for message in told)
+        return name, any("Waiting" in message for message in shown)
 
     def rollout(self, traffic: Traffic) -> None:
-        """The new version under load: canary, analysis, promotion."""
+        """Wait until the new version is promoted under load: canary, analysis, promotion."""
         share = self.pace.shifted_share
         traffic.phase("rollout", self.pace.rollout_rate, old=1 - share, shifted=share)
-        told = ""
+        shown = ""
 
         def promoted() -> bool:
-            nonlocal told
+            nonlocal shown
             status = self.service()
-            if status.get("traffic") != told:
-                told = status.get("traffic") or ""
-                self.timeline.event(f"rollout: stable/candidate {told}")
-            return (status.get("stable") or {}).get("version") == self.found.second and status.get("phase") == "Serving"
+            if status.get("traffic") != shown:
+                shown = status.get("traffic") or ""
+                self.timeline.event(f"rollout: stable/candidate {shown}")
+            return (status.get("stable") or {}).get("version") == self.results.second and status.get(
+                "phase"
+            ) == "Serving"
 
         self.kube.wait("promotion", promoted, 900, tell=lambda: str(self.service().get("analysis")))
-        self.timeline.event(f"{self.found.second} promoted: {(self.service().get('analysis') or {}).get('message')}")
+        self.timeline.event(f"{self.results.second} promoted: {(self.service().get('analysis') or {}).get('message')}")
 
     def after(self, traffic: Traffic) -> None:
-        """The shifted traffic goes on: no second alarm may come."""
+        """Continue the shifted traffic: no second alarm may occur."""
         before, share = self._alarms(), self.pace.shifted_share
         traffic.phase("after", self.pace.rate, old=1 - share, shifted=share)
         self.until_sent(traffic, "after", self.pace.after_requests)
-        self.found.alert["alarmsAfterPromotion"] = self._alarms() - before
+        self.results.alert["alarmsAfterPromotion"] = self._alarms() - before
         self.timeline.event(
             f"{traffic.sent('after')} more requests, accuracy {traffic.accuracy('after'):.3f}, "
-            f"further alarms {self.found.alert['alarmsAfterPromotion']}"
+            f"further alarms {self.results.alert['alarmsAfterPromotion']}"
         )
 
     def serve_both(self) -> None:
-        """A service for each version, for the report."""
+        """Create a service for each version, to measure them."""
         for name, version in self._report_services().items():
             self.kube.apply(accuracy.pinned_service(self.namespace, name, FAMILY, version))
 
     def measure(self) -> None:
-        """Accuracy of both versions on both domains, by rows that no pod was given."""
+        """Measure the accuracy of both versions on both domains, with rows that no pod has seen."""
         for name, version in self._report_services().items():
             self.serving(name)
             old, shifted = (
                 accuracy.measure(self.kube, self.namespace, name, rows[: self.pace.report_rows])
                 for rows in (self.pools.report, self.pools.shifted_report)
             )
-            self.found.accuracy[version] = (old, shifted)
+            self.results.accuracy[version] = (old, shifted)
             self.timeline.event(f"{version}: accuracy {old:.3f} in the old domain, {shifted:.3f} in the shifted one")
             self.kube.run("delete", "inferenceservice", name, "-n", self.namespace, "--wait=false")
 
-    # Small things.
+    # Helpers.
 
     def _report_services(self) -> dict[str, str]:
-        return {"report-1": self.found.first, "report-2": self.found.second}
+        return {"report-1": self.results.first, "report-2": self.results.second}
 
     def _alarm(self) -> Obj | None:
         drift: Obj = self.service().get("drift") or {}
@@ -245,36 +247,36 @@ class Loop:
         retraining = self.service().get("retraining") or {}
         created = _time(job["metadata"]["creationTimestamp"])
         received = _time(record["received"])
-        # `since` has whole seconds: against the full time of receipt a decision came before its alert.
+        # `since` has whole seconds. Compared with the exact time of receipt, a decision would come before its alert.
         decided = _time(retraining["since"]) - received.replace(microsecond=0)
-        self.found.alert["webhookToDecisionSeconds"] = decided.total_seconds()
-        self.found.alert["webhookToJobSeconds"] = None if waited else (created - received).total_seconds()
-        self.found.hops["alertToWebhookSeconds"] = (received - _time(record["started"])).total_seconds()
-        self.found.hops["webhookToJobSeconds"] = (created - received).total_seconds()
+        self.results.alert["webhookToDecisionSeconds"] = decided.total_seconds()
+        self.results.alert["webhookToJobSeconds"] = None if waited else (created - received).total_seconds()
+        self.results.hops["alertToWebhookSeconds"] = (received - _time(record["started"])).total_seconds()
+        self.results.hops["webhookToJobSeconds"] = (created - received).total_seconds()
 
 
 def run(loop: Loop, traffic: Callable[[], Traffic], promoted: Callable[[], None]) -> None:
-    """Everything from the base model to the second version in service; `promoted` is called when it is."""
-    found = loop.found
+    """Run all steps from the base model to the second version in service. Calls `promoted` after the promotion."""
+    results = loop.results
     base = loop.job(BASE)
-    found.versions.append(base)
+    results.versions.append(base)
     first = loop.job(FIRST)
     if first["status"]["phase"] != "Approved":
         raise RuntimeError(f"{first['metadata']['name']}: {first['status']['phase']}: {first['status'].get('gates')}")
-    found.versions.append(first)
-    found.first = first["metadata"]["name"]
-    loop.served(found.first)
+    results.versions.append(first)
+    results.first = first["metadata"]["name"]
+    loop.served(results.first)
     with traffic() as running:
         loop.steady(running)
         loop.shift(running)
         loop.rollout(running)
         promoted()
         loop.after(running)
-    found.requests = running.totals()
+    results.requests = running.totals()
 
 
 def _training(job: Obj) -> dict[str, Any]:
-    """How a job was trained, for the report."""
+    """Facts about a training, for the report."""
     status = job["status"]
     return {
         "nodes": job["spec"]["compute"]["nodes"],
@@ -284,7 +286,7 @@ def _training(job: Obj) -> dict[str, Any]:
 
 
 def _progress(progress: Obj) -> str:
-    """Bar, steps, and of loss and ETA what is known."""
+    """Bar and steps, with loss and ETA if they are known."""
     known = [f"{what} {progress[field]}" for what, field in (("loss", "loss"), ("ETA", "eta")) if field in progress]
     return " ".join([bar(progress["percent"]), f"step {progress['step']}/{progress['totalSteps']}", *known])
 

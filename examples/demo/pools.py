@@ -1,8 +1,8 @@
-"""The four pools of rows that keep the demo honest, and the check that they do not touch.
+"""The four separate pools of rows, and the check that they don't overlap.
 
-training: what a job is given as its data. traffic: what users ask, and may correct. report: what the final table is
-made of; no pod sees it. The gates' pool is not cut here: the sticky held-out rule takes it out of training and
-feedback, and the pods' own records of what they trained on are checked against it.
+training: data of the jobs. traffic: requests of users, which may be corrected. report: rows for the final table; no pod
+sees them. The fourth pool, the gates', is not split off here: the held-out rule removes it from training and feedback.
+The pods record the rows that they trained on, and these records are compared with it.
 """
 
 import csv
@@ -16,7 +16,7 @@ from driftloop.contract.text import row_key, side
 
 HELD_OUT_PERCENT = 10  # as in examples/support-desk
 FAMILY = "support-desk"
-HELD_OUT_SALT = "support-base"  # the family that the ancestry begins with
+HELD_OUT_SALT = "support-base"  # family of the first version of the ancestry
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pools:
 
 
 def generated(per_intent: int, seed: int = 7) -> Pools:
-    """Pools of the repository's own corpus: the shop, and the bicycle as the shift."""
+    """Pools of the generated corpus: the shop, and the bicycle as the shift."""
     shop, bicycle = rows(SHOP, per_intent, seed), rows(BICYCLE, per_intent, seed + 1)
     a, b = len(shop) * 55 // 100, len(shop) * 85 // 100
     c = len(bicycle) * 75 // 100
@@ -39,10 +39,10 @@ def generated(per_intent: int, seed: int = 7) -> Pools:
 
 
 def from_folder(folder: Path, shift: Path | None, seed: int = 7) -> Pools:
-    """Pools of the user's own train.csv and test.csv (columns text and category).
+    """Pools of the user's train.csv and test.csv (columns text and category).
 
-    Without `shift` the later third of the categories is held back as the shift; with it, that folder's rows are.
-    Raises ValueError naming the file and what is wrong with it.
+    Without `shift` the last third of the categories is held back as the shift. Otherwise that folder's rows are the
+    shift. Raises ValueError that names the file and the error.
     """
     train, test = _read(folder / "train.csv"), _read(folder / "test.csv")
     if shift is None:
@@ -70,26 +70,26 @@ def _read(path: Path) -> list[Row]:
                 raise ValueError(
                     f"{path}: no column {' and '.join(sorted(missing))}; its columns are {reader.fieldnames}"
                 )
-            found = [Row(line["text"].strip(), line["category"].strip()) for line in reader]
+            loaded = [Row(line["text"].strip(), line["category"].strip()) for line in reader]
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
-    if not found:
+    if not loaded:
         raise ValueError(f"{path}: no rows")
-    return found
+    return loaded
 
 
 def _distinct(pools: Pools) -> Pools:
-    """Each row in one pool only: the report's pool has first choice, then training, then traffic."""
+    """Keep each row in one pool only: the report's pool comes first, then training, then traffic."""
     seen: set[str] = set()
 
     def fresh(part: list[Row]) -> list[Row]:
-        found = []
+        kept = []
         for row in part:
             key = row_key(row.text)
             if key not in seen:
                 seen.add(key)
-                found.append(row)
-        return found
+                kept.append(row)
+        return kept
 
     report, shifted_report = fresh(pools.report), fresh(pools.shifted_report)
     training = fresh(pools.training)
@@ -97,14 +97,14 @@ def _distinct(pools: Pools) -> Pools:
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether the ancestry's sticky rule keeps the row out of training, for ever."""
+    """Whether the ancestry's held-out rule keeps the row out of training."""
     return side(HELD_OUT_SALT, row.text, HELD_OUT_PERCENT) == "heldOut"
 
 
 def account(pools: Pools, trained: Iterable[str], asked_by_gates: Iterable[str]) -> dict[str, object]:
-    """Sizes and overlaps. `trained` and `asked_by_gates` are row keys as the pods recorded them.
+    """Sizes and overlaps of the pools. `trained` and `asked_by_gates` are row keys that the pods recorded.
 
-    A row of training or traffic that the sticky rule holds out counts to the gates' pool and to no other.
+    A row of training or traffic that is held out counts only for the gates' pool.
     """
     sides = {
         name: [row_key(row.text) for row in part if not is_held_out(row)]

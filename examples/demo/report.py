@@ -1,11 +1,11 @@
-"""What the demo leaves behind: build/demo/report.json, a table, and the lineage as kubectl prints it."""
+"""The demo's report: build/demo/report.json, a table, and the lineage as printed by kubectl."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from demo.kube import Kube
-from demo.loop import Found
+from demo.loop import Results
 from demo.reads import Obj
 from demo.timeline import Timeline
 
@@ -17,31 +17,31 @@ LINEAGE = (
 
 
 def build(
-    kube: Kube, namespace: str, found: Found, pools: dict[str, Any], cluster: dict[str, Any], timeline: Timeline
+    kube: Kube, namespace: str, results: Results, pools: dict[str, Any], cluster: dict[str, Any], timeline: Timeline
 ) -> dict[str, Any]:
-    """The report, complete."""
+    """The complete report."""
     return {
         "cluster": cluster,
         "pools": pools,
         "timeline": timeline.events,
-        "versions": [_version(version, found) for version in found.versions],
-        "requests": found.requests,
-        "alert": found.alert,
-        "hops": found.hops,
-        "train": found.train,
-        "controls": found.controls,
+        "versions": [_version(version, results) for version in results.versions],
+        "requests": results.requests,
+        "alert": results.alert,
+        "hops": results.hops,
+        "train": results.train,
+        "controls": results.controls,
         "lineage": lineage(kube, namespace),
     }
 
 
 def lineage(kube: Kube, namespace: str) -> list[str]:
-    """The chain from alert to version, one line a version, from one kubectl command."""
+    """The chain from alert to version, one line per version, from one kubectl command."""
     command = ("get", "modelversions", "-n", namespace, "--sort-by=.metadata.creationTimestamp")
     return kube.run(*command, "-o", f"custom-columns={LINEAGE}").splitlines()
 
 
 def write(report: dict[str, Any], path: Path) -> None:
-    """Whole or not at all."""
+    """Write the report atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".new")
     staged.write_text(json.dumps(report, indent=2) + "\n")
@@ -49,7 +49,7 @@ def write(report: dict[str, Any], path: Path) -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The table for people."""
+    """The report as a table for people."""
     lines = ["", f"{'version':28} {'in domain':>10} {'shifted':>10}  gates"]
     for version in report["versions"]:
         if version["accuracyInDomain"] is not None:
@@ -72,8 +72,8 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _version(version: Obj, found: Found) -> dict[str, Any]:
+def _version(version: Obj, results: Results) -> dict[str, Any]:
     name = version["metadata"]["name"]
-    old, shifted = found.accuracy.get(name, (None, None))
+    old, shifted = results.accuracy.get(name, (None, None))
     gates = version["status"].get("gates", [])
     return {"name": name, "accuracyInDomain": old, "accuracyShifted": shifted, "gates": gates}

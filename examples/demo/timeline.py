@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: a line an event, and one live line with bars below them."""
+"""The demo's output while it runs: one line per event, and a live line with bars below them."""
 
 import shutil
 import sys
@@ -9,7 +9,7 @@ WIDTH = 24
 
 
 class Timeline:
-    """Events with their seconds since the start."""
+    """Events with the time since the start."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -24,7 +24,7 @@ class Timeline:
         print(f"[{clock(time.monotonic() - self.started)}] {text}", flush=True)
 
     def live(self, text: str) -> None:
-        """Replace the live line; on a pipe, one line every fifteen seconds."""
+        """Replace the live line. On a pipe, print one line every fifteen seconds."""
         now = time.monotonic()
         if sys.stdout.isatty():
             columns = shutil.get_terminal_size().columns

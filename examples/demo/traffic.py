@@ -1,4 +1,4 @@
-"""The load client's pod, driven from here: commands go in by `kubectl exec`, counts come out."""
+"""Controls the load client's pod: sends commands through `kubectl exec`, and reads counts."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ POD = "load"
 
 
 def feedback_token(kube: Kube, namespace: str, service: str) -> str:
-    """The token for corrections, as a user of the service would read it. Raises RuntimeError when there is none."""
+    """The token for corrections, read like a user of the service does. Raises RuntimeError if there is none."""
     secrets = kube.list("secrets", namespace, f"driftloop.dev/service={service}")
     if len(secrets) != 1:
         raise RuntimeError(f"{len(secrets)} Secrets with the label driftloop.dev/service={service}, expected one")
@@ -24,10 +24,10 @@ def feedback_token(kube: Kube, namespace: str, service: str) -> str:
 
 
 class Traffic:
-    """A running load client. Use as a context manager: leaving it stops the client and its pod.
+    """A running load client. Use it as a context manager: on exit, the client and its pod are stopped.
 
-    It asks `service` what the rows of `pools` ask, and for a share of the answers says what the row's category is; of
-    these a share is wrong.
+    It sends the rows of `pools` to `service`. A share of the answers gets a rating or a correction by the row's
+    category, and a share of these is wrong.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class Traffic:
             self.process.kill()
             self.process.wait()
         self.reader.join(timeout=10)
-        # To the end: the next client has the same name.
+        # Wait for the deletion, because the next client has the same name.
         self.kube.run("delete", "pod", POD, "-n", self.namespace, "--ignore-not-found", "--timeout=60s")
-        if self.process.returncode and kind is None:  # its last counts are missing: no total would be true
+        if self.process.returncode and kind is None:  # the last counts are missing, so the totals would be wrong
             raise RuntimeError(f"the load client ended with status {self.process.returncode}")
 
     def phase(self, name: str, rate: float, **mix: float) -> None:
-        """From now on `rate` requests per second, drawn from the pools by the weights of `mix`."""
+        """From now on, send `rate` requests per second, chosen from the pools by the weights in `mix`."""
         self._send({"phase": name, "rate": rate, "mix": mix})
 
     def sent(self, phase: str) -> int:
-        """Requests sent in a phase so far. Raises RuntimeError when the client is gone."""
+        """Number of requests sent in a phase so far. Raises RuntimeError if the client has ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"the load client ended with status {self.process.returncode}")
         return self.by_phase.get(phase, Counter())["sent"]
@@ -96,7 +96,7 @@ class Traffic:
         return counts["correct"] / counts["sent"] if counts["sent"] else 0.0
 
     def totals(self) -> dict[str, Any]:
-        """`sent`, `failed`, `refused` (connections that nobody took) and the counts of every phase."""
+        """`sent`, `failed`, `refused` (connections) and more in total, and the counts of every phase."""
         total: Counter[str] = Counter()
         for counts in self.by_phase.values():
             total.update(counts)
