@@ -84,14 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 def _keys(installed: install.Installed, loop: Loop) -> tuple[set[str], set[str]]:
     """Keys of rows that any version was trained on, and of rows that any gate asked, as recorded by prepare."""
     trained: set[str] = set()
-    asked: set[str] = set()
+    asked_by_gates: set[str] = set()
     for job in loop.kube.list("finetunejobs", loop.namespace):
         if "data" not in job.get("status", {}):
             continue
         folder = job["status"]["data"]["uri"].removeprefix(f"pvc://{install.CLAIM}/")
         trained |= set(install.read_file(installed, loop.namespace, f"{folder}/train_keys.txt").split())
-        asked |= set(install.read_file(installed, loop.namespace, f"{folder}/heldout_keys.txt").split())
-    return trained, asked
+        asked_by_gates |= set(install.read_file(installed, loop.namespace, f"{folder}/heldout_keys.txt").split())
+    return trained, asked_by_gates
 
 
 def _cluster(installed: install.Installed) -> dict[str, object]:

@@ -56,12 +56,12 @@ def paired_difference(items: int, clusters: int, gained: int, lost: int, cluster
     error = max(clustered_error, smoothed, 1 / (clusters + 2))
     t = t_quantile(clusters - 1)
     counted = (smoothed / max(smoothed, clustered_error)) ** 2
-    alike = _score_lower(clusters, 0.0, 0.0, t)
+    no_difference = _score_lower(clusters, 0.0, 0.0, t)
     return Difference(
         value=value,
-        lower=max(-1.0, min(_score_lower(items * counted, gained * counted, lost * counted, t), value + alike)),
-        upper=min(1.0, max(-_score_lower(items * counted, lost * counted, gained * counted, t), value - alike)),
-        detectable=max((t + Z_POWER) * error, -alike),
+        lower=max(-1.0, min(_score_lower(items * counted, gained * counted, lost * counted, t), value + no_difference)),
+        upper=min(1.0, max(-_score_lower(items * counted, lost * counted, gained * counted, t), value - no_difference)),
+        detectable=max((t + Z_POWER) * error, -no_difference),
     )
 
 

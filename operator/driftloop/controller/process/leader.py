@@ -136,13 +136,13 @@ def may_take(spec: Obj, identity: str, unchanged: float) -> bool:
 
 def taken(spec: Obj, election: Election) -> Obj:
     """The spec of the Lease after acquiring or renewing it."""
-    ours = spec.get("holderIdentity") == election.identity
+    renewal = spec.get("holderIdentity") == election.identity
     return {
         "holderIdentity": election.identity,
         "leaseDurationSeconds": max(1, round(election.duration)),
-        "acquireTime": spec.get("acquireTime") if ours and spec.get("acquireTime") else _now(),
+        "acquireTime": spec.get("acquireTime") if renewal and spec.get("acquireTime") else _now(),
         "renewTime": _now(),
-        "leaseTransitions": (spec.get("leaseTransitions") or 0) + (0 if ours else 1),
+        "leaseTransitions": (spec.get("leaseTransitions") or 0) + (0 if renewal else 1),
     }
 
 
