@@ -167,5 +167,5 @@ def _hint(error: ApiError) -> str:
     if error.code == 404:
         return " (are the CRDs installed? kubectl apply -f crds/)"
     if error.code == 403:
-        return " (the operator's role lacks a right, or --namespaces lists a namespace without a Role)"
+        return " (the operator's role lacks a right, or the operator watches a namespace without a Role)"
     return ""
