@@ -23,8 +23,8 @@ _ROLES = {
 }  # fmt: skip
 # What is read of a message, and what says how to train on it, which is refused where it can't be followed.
 _READ = frozenset({"role", "content", "from", "value", "weight", "train", "images", "audio", "videos", *CARRIED})
-_PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
-_JSON = re.compile(r'\s*\[\s*\{\s*"(?:role|content|from|value)"\s*:')
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value|type'\s*:\s*'text',\s*'text)'\s*:")
+_JSON = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
 
 
 def conversation(value: Any) -> tuple[Turn, ...]:
@@ -40,7 +40,7 @@ def conversation(value: Any) -> tuple[Turn, ...]:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a cell is meant as messages: a list of them, one alone, or the JSON text of a list.
+    """Whether a cell is meant as messages: a list of them, one alone, or their JSON text.
 
     Raises Unreadable for Python's spelling of a list, which is what pandas writes into CSV.
     """
@@ -128,10 +128,10 @@ def _turn(message: Any) -> Turn:
     role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise ValueError(f"its role is {spelled(name)}, not system, user, assistant or tool")
-    _refuse_what_would_be_lost(message, role)
     unread = tuple(sorted(field for field, value in message.items() if field not in _READ and not _is_unset(value)))
+    _refuse_what_would_be_lost(message, role, unread)
     if name == "function_call":
-        return Turn(role, "", _spelled_out({"tool_calls": _called(message["content"])}), unread)
+        return Turn(role, "", _spelled_out({"tool_calls": _called(message.get("content"))}), unread)
     return Turn(role, _content(message.get("content"), role), _spelled_out(carried(message)), unread)
 
 
@@ -139,8 +139,9 @@ def _is_unset(value: Any) -> bool:
     return is_nothing(value) or (isinstance(value, str | list | dict) and not value)
 
 
-def _refuse_what_would_be_lost(message: Mapping[str, Any], role: str) -> None:
-    if not ({"content", "value", "tool_calls", "function_call"} & message.keys()):
+def _refuse_what_would_be_lost(message: Mapping[str, Any], role: str, unread: Sequence[str]) -> None:
+    # Without any other field it is empty: Parquet has no content where it is null.
+    if unread and not ({"content", "value", "tool_calls", "function_call"} & message.keys()):
         raise ValueError(f"it has neither content nor tool_calls but {', '.join(message)}")
     for field in ("images", "audio", "videos"):
         if message.get(field):

@@ -269,7 +269,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _json_array("".join([first[1], *(line for _, line in filled)]))
         else:
             for number, line in chain([first] if first else [], filled):
-                yield f"line {number}", _json_row(f"line {number}", line)
+                yield f"line {number}", _json_row(f"line {number}", line.removeprefix("\ufeff"))  # of joined files
 
 
 def _json_array(text: str) -> Iterator[tuple[str, dict[str, Any]]]:

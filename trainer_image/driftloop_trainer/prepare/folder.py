@@ -218,7 +218,8 @@ def _unread_note(unread: Counter[str]) -> list[str]:
     if not unread:
         return []
     fields = ", ".join(f"{field[:30]} ({rows} rows)" for field, rows in unread.most_common(3))
-    return [f"Fields of messages that nothing reads: {fields}{', …' if len(unread) > 3 else ''}."]
+    note = f"Fields of messages that nothing reads: {fields}{', …' if len(unread) > 3 else ''}."
+    return [note.encode(errors="backslashreplace").decode()]  # a name may have half of a surrogate pair
 
 
 def _write_sequences(folder: Path, examples: list[Example], sequences: list[list[int]]) -> None:

@@ -25,8 +25,10 @@ _CUSTOMARY = (
 )
 
 # Columns that belong to a conversation by their usual meaning, which are not read: other trainers' forms have them.
-_BESIDE_MESSAGES = frozenset({"audios", "image", "images", "label", "rejected", "system", "videos"})
-_BESIDE_PROMPTS = _BESIDE_MESSAGES | {"history", "input"}
+_BESIDE_MESSAGES = frozenset(
+    {"audios", "functions", "image", "images", "label", "rejected", "system", "system_prompt", "videos"}
+)
+_BESIDE_PROMPTS = _BESIDE_MESSAGES | {"context", "history", "input", "instruction"}
 
 
 @dataclass(frozen=True, slots=True)

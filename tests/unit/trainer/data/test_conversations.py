@@ -100,7 +100,8 @@ def test_sharegpt_s_calls_and_observations_are_those_of_tools() -> None:
         (str(MESSAGES), "Python's spelling"),
         (7, "7 is not a list of messages"),
         ([7], "message 1: 7 is not an object"),
-        ([MESSAGES[0], {"role": "user"}], "message 2: it has neither content nor tool_calls"),
+        ([MESSAGES[0], {"role": "user", "text": "hi"}], "message 2: it has neither content nor tool_calls"),
+        ([{"role": "function_call", "tool_calls": []}], "function_call is None"),
         ([{"role": "asistant", "content": "x"}], "message 1: its role is 'asistant'"),
         ([{"content": "x"}], "its role is None"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url"),
@@ -125,6 +126,8 @@ def test_what_is_in_doubt_is_refused_by_name(value: Any, message: str) -> None:
         (MESSAGES, True),
         (json.dumps(MESSAGES), True),
         (MESSAGES[0], True),
+        (json.dumps(MESSAGES[0]), True),
+        ('{"role": "admin"}', False),
         ([{"from": "human", "value": "hi"}], True),
         ([{"role": "assistant", "tool_calls": [CALL]}], True),
         ("hi", False),
@@ -141,14 +144,16 @@ def test_messages_are_told_from_text(value: Any, expected: bool) -> None:
 
 
 def test_python_s_spelling_of_messages_is_refused() -> None:
-    with pytest.raises(Unreadable, match=r"Python's spelling.*JSON"):
-        is_conversation(str(MESSAGES))
+    for value in (MESSAGES, [{"type": "text", "text": "hi"}]):
+        with pytest.raises(Unreadable, match=r"Python's spelling.*JSON"):
+            is_conversation(str(value))
 
 
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
         ({"role": "assistant", "content": " "}, True),
+        ({"role": "assistant"}, True),
         ({"role": "assistant", "content": None, "tool_calls": []}, True),
         ({"role": "assistant", "content": "", "reasoning_content": "hm"}, True),
         ({"role": "assistant", "content": None, "tool_calls": [CALL]}, False),

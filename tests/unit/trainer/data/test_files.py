@@ -55,6 +55,11 @@ def test_text_reads_the_same_with_a_mark_and_compressed(tmp_path: Path, packed: 
     assert values(write(tmp_path, packed(mark + JSONL.encode())), "jsonl") == ROWS
 
 
+def test_joined_files_may_each_begin_with_a_mark(tmp_path: Path) -> None:
+    marked = codecs.BOM_UTF8 + JSONL.encode()
+    assert values(write(tmp_path, marked + marked), "jsonl") == [*ROWS, *ROWS]
+
+
 @pytest.mark.parametrize("packed", [gzip.compress, zstd])
 def test_parquet_reads_compressed(tmp_path: Path, packed: Any) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "plain")

@@ -66,6 +66,11 @@ def test_fields_of_messages_that_nothing_reads_are_counted_and_named(volume: Pat
     assert "Fields of messages that nothing reads: refusal (1 rows)." in result.notes
 
 
+def test_a_field_s_name_may_be_no_unicode(volume: Path) -> None:
+    result = prepared(volume, [{"messages": [MESSAGES[0], MESSAGES[1] | {"\ud83d": 1}]}], templates.CHATML)
+    assert result.notes == [r"Fields of messages that nothing reads: \ud83d (1 rows)."]
+
+
 def folder(volume: Path) -> Path:
     return volume / "store" / "prepared" / "uid"
 

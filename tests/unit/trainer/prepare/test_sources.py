@@ -72,6 +72,11 @@ def test_a_conversation_keeps_its_turns(volume: Path, tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": "a"}], "images": ["x"]}, "images", "messages: messages"),
         ({"prompt": "a", "completion": "b", "label": False}, "label", "prompt: prompt, completion: completion"),
         ({"prompt": "a", "completion": "b", "input": "c"}, "input", "prompt: prompt, completion: completion"),
+        (
+            {"prompt": "a", "completion": "b", "system_prompt": "be kind"},
+            "system_prompt",
+            "prompt: prompt, completion: completion",
+        ),
     ],
 )
 def test_a_column_that_is_part_of_the_rows_is_not_left_out_unasked(
