@@ -1,11 +1,11 @@
-"""Whether the step `augment` helps: the same small model with and without it, on data of the user's.
+"""Whether the step `augment` helps: the same small model is trained with and without it, on the user's data.
 
     PYTHONPATH=operator:trainer_image python bench/augment.py --data FOLDER
 
-FOLDER holds train.csv and test.csv with the columns text and category. For each seed a few rows of some categories are
-drawn, prepared by the product's own stage, and trained on from random weights by its own loop, for as many steps with
-augmented rows as without; answered are test rows of those categories, greedily, and an answer counts if it is the
-category to the letter. Printed are the accuracies and the median of their differences.
+FOLDER has train.csv and test.csv with the columns text and category. For each seed, a few rows of some categories are
+sampled, prepared by the product's own stage, and used by its own training loop from random weights, for the same number
+of steps with and without augmented rows. Then the model answers test rows of these categories greedily; an answer is
+right if it equals the category exactly. Prints the accuracies and the median of their differences.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from driftloop_trainer.train.worker.sharding import shard
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
 ARCHITECTURE = {"model_type": "llama", "max_position_embeddings": 256, "tie_word_embeddings": True} | SIZES
-ANSWER = 24  # tokens at most
+ANSWER = 24  # maximal tokens of an answer
 Rows = list[tuple[str, str]]
 
 
 def main() -> None:
-    """Print a line for each seed, and the median."""
+    """Print one line per seed, and the median."""
     options = _parser().parse_args()
     torch.set_num_threads(1)
     differences = []
@@ -54,25 +54,25 @@ def main() -> None:
             differences.append(more - plain)
             print(f"seed {seed}: {plain:.3f} without, {more:.3f} with augment, {more - plain:+.3f}", flush=True)
         dist.destroy_process_group()
-    print(f"median difference: {median(differences):+.3f} ({len(train)} rows, {len(test)} test rows a seed)")
+    print(f"median difference: {median(differences):+.3f} ({len(train)} rows, {len(test)} test rows per seed)")
 
 
 def drawn(options: argparse.Namespace, seed: int) -> tuple[Rows, Rows]:
-    """Training rows and test rows of the seed's categories."""
+    """Training rows and test rows of the categories for this seed."""
     random = Random(seed)  # noqa: S311 - no secret
     train, test = (_read(options.data / f"{part}.csv") for part in ("train", "test"))
     categories = random.sample(sorted({category for _, category in train}), options.categories)
-    few = [
+    chosen = [
         row
         for category in categories
         for row in random.sample([row for row in train if row[1] == category], options.rows)
     ]
-    asked = [row for row in test if row[1] in categories]
-    return few, random.sample(asked, min(options.items, len(asked)))
+    candidates = [row for row in test if row[1] in categories]
+    return chosen, random.sample(candidates, min(options.items, len(candidates)))
 
 
 def accuracy(options: argparse.Namespace, folder: Path, seed: int, test: Rows, fraction: float) -> float:
-    """Share of the test rows that are answered right after a training."""
+    """Train, and return the share of test rows that the model answers right."""
     output = f"pvc://bench/{seed}-{fraction}"
     prepare(_task(options, seed, fraction, output))
     prepared = folder / f"{seed}-{fraction}"
@@ -93,7 +93,7 @@ def accuracy(options: argparse.Namespace, folder: Path, seed: int, test: Rows, f
 
 @torch.no_grad()
 def answers(model: Any, tokenizer: Any, rows: Rows) -> list[str]:
-    """Greedy answers to the rows' texts."""
+    """The model's greedy answers to the texts of `rows`."""
     prompts = [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
         for text, _ in rows
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--categories", type=int, default=15)
     parser.add_argument("--rows", type=int, default=40, help="training rows per category")
     parser.add_argument("--items", type=int, default=300, help="test rows")
-    parser.add_argument("--fraction", type=float, default=1.0, help="augmented rows a training row")
+    parser.add_argument("--fraction", type=float, default=1.0, help="augmented rows per training row")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--batch", type=int, default=32, help="rows per step")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,10 +1,10 @@
-"""How often a canary promotes what is worse, and how soon what is as good: simulated, by the operator's own verdicts.
+"""How often a canary promotes a worse candidate, and how soon an equal one. A simulation with the operator's own rules.
 
     PYTHONPATH=operator:server_image python bench/canary_decisions.py [--runs 200] [--seed 1]
 
-Requests arrive at random, and each goes to the candidate with its share of the traffic; every 5 s both arms' counts are
-looked at, until a verdict or `--most` requests on the quieter arm. Then the same for latency: answers take lognormal
-times around 2 s, counted in the proxy's buckets, and the candidate's are some times as long.
+Requests arrive at random, and the candidate gets its share of them. Every 5 s the counts of both arms are judged, until
+there is a verdict or the quieter arm has `--most` requests. Then the same for latency: answers take lognormal times
+around 2 s, counted in the proxy's buckets, and the candidate's times are multiplied by a factor.
 """
 
 import argparse
@@ -25,13 +25,13 @@ LOOK_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Case:
-    """Shares of failing requests, and how the traffic comes."""
+    """Shares of failing requests per arm, and the traffic."""
 
     stable: float
     candidate: float
     margin: float
-    share: float = 0.5  # of the requests that the candidate gets
-    rate: float = 10.0  # requests per second, of both arms
+    share: float = 0.5  # share of the requests that go to the candidate
+    rate: float = 10.0  # requests per second for both arms together
 
     def __str__(self) -> str:
         return f"{self.candidate:5.1%} | {self.stable:5.1%} | {self.margin:4.0%} | {self.share:4.0%}"
@@ -58,13 +58,13 @@ CASES = (
 
 
 def decide(rng: np.random.Generator, case: Case, fewest: int, most: int) -> tuple[Answer, int]:
-    """The verdict, and the quieter arm's requests by then."""
+    """The verdict, and the number of requests on the quieter arm until then."""
     stable, candidate = Tally(0, 0), Tally(0, 0)
     while (quieter := int(min(stable.total, candidate.total))) < most:
-        came = rng.poisson(case.rate * LOOK_SECONDS * np.array([1 - case.share, case.share]))
-        failed = rng.binomial(came, [case.stable, case.candidate])
-        stable = Tally(stable.bad + failed[0], stable.total + came[0])
-        candidate = Tally(candidate.bad + failed[1], candidate.total + came[1])
+        arrived = rng.poisson(case.rate * LOOK_SECONDS * np.array([1 - case.share, case.share]))
+        failed = rng.binomial(arrived, [case.stable, case.candidate])
+        stable = Tally(stable.bad + failed[0], stable.total + arrived[0])
+        candidate = Tally(candidate.bad + failed[1], candidate.total + arrived[1])
         if min(stable.total, candidate.total) >= fewest:
             answer = judge(stable, candidate, case.margin)
             if answer != "Unclear":
@@ -74,13 +74,13 @@ def decide(rng: np.random.Generator, case: Case, fewest: int, most: int) -> tupl
 
 @dataclass(frozen=True)
 class Slower:
-    """`times`: the candidate's latency over stable's. `sigma`: of the logarithm of either."""
+    """`times`: the candidate's latency divided by stable's. `sigma`: spread of the logarithm of both latencies."""
 
     sigma: float
     times: float
     margin: float = 0.01
     ratio: float = 1.5
-    rate: float = 10.0  # requests per second, of both arms
+    rate: float = 10.0  # requests per second for both arms together
 
     def __str__(self) -> str:
         return f"{self.times:4.2f} | {self.sigma:3.1f} | {self.margin:4.0%} | {self.ratio}"
@@ -99,7 +99,7 @@ SLOWER = (
 
 
 def decide_latency(rng: np.random.Generator, case: Slower, fewest: int, most: int) -> tuple[Answer, int]:
-    """As `decide`, for latency alone, half of the requests on either arm."""
+    """The same as `decide` for latency, with half of the requests on each arm."""
     taken: list[list[float]] = [[], []]
     while (quieter := min(map(len, taken))) < most:
         for arm, times in zip(taken, (1.0, case.times), strict=True):
@@ -122,10 +122,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--fewest", type=int, default=50, help="minRequests")
-    parser.add_argument("--most", type=int, default=5000, help="requests of the quieter arm; then it is undecided")
+    parser.add_argument(
+        "--most", type=int, default=5000, help="requests on the quieter arm after which it is undecided"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    print("candidate | stable | margin | its traffic | " + COLUMNS)
+    print("candidate | stable | margin | candidate's traffic | " + COLUMNS)
     for number, case in enumerate(CASES):
         rng = np.random.default_rng([arguments.seed, number])
         show(
@@ -133,7 +135,7 @@ def main() -> int:
             [decide(rng, case, arguments.fewest, arguments.most) for _ in range(arguments.runs)],
             arguments.fewest,
         )
-    print("candidate's latency over stable's | sigma | margin | maxLatencyRatio | " + COLUMNS)
+    print("latency ratio | sigma | margin | maxLatencyRatio | " + COLUMNS)
     for number, slower in enumerate(SLOWER):
         rng = np.random.default_rng([arguments.seed, number])
         show(
@@ -148,7 +150,7 @@ COLUMNS = "promoted | within 10 x minRequests | rolled back | requests (90 %)"
 
 
 def show(case: Case | Slower, verdicts: list[tuple[Answer, int]], fewest: int) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     promoted = [n for answer, n in verdicts if answer == "NotWorse"]
     soon = sum(n <= 10 * fewest for n in promoted)
     back = sum(answer == "Worse" for answer, _ in verdicts)

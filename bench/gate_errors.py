@@ -1,10 +1,10 @@
-"""How often a retention gate lets a loss of its delta pass, and how often it lets an equal version pass. Exact.
+"""How often a retention gate passes a version with a loss of delta, and how often an equal version. Exact.
 
     PYTHONPATH=operator python bench/gate_errors.py [--delta 0.05]
 
-Each row sums the probabilities of all outcomes of n independent items that the gate passes: of a version whose true
-accuracy is delta below the stable one's, the worst over shares of gained items from 0 to 10 %; and of one that is as
-good, with 0, 5 and 10 % of the items gained and as many lost.
+Each row has the total probability of the outcomes of n independent items with which the gate passes: for a version
+whose true accuracy is delta below stable's, the maximum over shares of gained items from 0 to 10 %; and for an equally
+good version, with 0, 5 and 10 % of the items gained and as many lost.
 """
 
 import argparse
@@ -18,7 +18,7 @@ EQUAL = (0.0, 0.05, 0.1)
 
 
 def pass_rate(items: int, delta: float, gaining: float, losing: float) -> float:
-    """The chance that the gate passes, with these true shares of gained and lost items."""
+    """The probability that the gate passes, for these true shares of gained and lost items."""
     among_kept = gaining / (1 - losing)
     total = 0.0
     for lost in _likely(items, losing):
@@ -29,7 +29,7 @@ def pass_rate(items: int, delta: float, gaining: float, losing: float) -> float:
 
 
 def _likely(n: int, p: float) -> range:
-    """The counts but for less than one in a million of their probability."""
+    """The counts without the improbable ones, which have a total probability of less than one in a million."""
     spread = 5 * math.sqrt(n * p * (1 - p)) + 5
     return range(max(0, int(n * p - spread)), min(n, int(n * p + spread)) + 1)
 
@@ -42,11 +42,11 @@ def _binomial(n: int, k: int, p: float) -> float:
 
 
 def main() -> None:
-    """Print the table; fail when a loss of delta passes in more than one of twenty."""
+    """Print the table. Fails if a loss of delta passes with a probability of more than 5 %."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--delta", type=float, default=0.05, help="the loss that the suite accepts (0.05)")
     delta = parser.parse_args().delta
-    print(f"delta {delta}: passes of a version that lost delta, and of one that lost nothing")
+    print(f"delta {delta}: how often a version with a loss of delta passes, and an equal version")
     print("items   lost delta   " + "   ".join(f"equal, {share:.0%} gained" for share in EQUAL))
     worst = 0.0
     for items in ITEMS:
@@ -54,7 +54,7 @@ def main() -> None:
         equal = [pass_rate(items, delta, share, share) for share in EQUAL]
         print(f"{items:5}   {errors:10.2%}   " + "   ".join(f"{share:16.1%}" for share in equal), flush=True)
         worst = max(worst, errors)
-    assert worst <= 0.05, f"a loss of delta passes in {worst:.2%}"
+    assert worst <= 0.05, f"a loss of delta passes with a probability of {worst:.2%}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Does the micro-batch that the plan picks for a GPU fit it? `python bench/gpu_plan.py [--only NAME]`, beside a GPU.
+"""Whether the micro-batch that the plan chooses for a GPU fits into its memory. Needs a GPU.
 
-    PYTHONPATH=operator:trainer_image python bench/gpu_plan.py
+    PYTHONPATH=operator:trainer_image python bench/gpu_plan.py [--only NAME]
 
-For each case a process of its own takes two of the product's training steps of a random model, with every token in the
-loss, at the micro-batch that the plan picks for this very GPU out of rows that it could never hold at once. Printed are
-the plan's estimate, the memory in use at the peak as the driver says, and tokens per second of the second step.
-Then the same with twice the rows: what runs out of memory there was planned close.
+For each case, a new process runs two of the product's training steps with a random model and all tokens in the loss,
+with the micro-batch that the plan chooses for this GPU. Prints the plan's estimate, the peak of the memory in use as
+the driver reports it, and tokens per second in the second step. Then the same with twice the rows: if they don't fit,
+the plan was close to the limit.
 """
 
 import argparse
@@ -54,10 +54,10 @@ DIGEST = "sha256:" + "0" * 64
 
 
 def main() -> None:
-    """One line a case and size."""
+    """Print one line per case and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=CASES, action="append", help="this case alone; may be given again")
-    parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)  # in the process of a case
+    parser.add_argument("--only", choices=CASES, action="append", help="only this case; may be repeated")
+    parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)  # for the process of one case
     options = parser.parse_args()
     if options.rows:
         train(options.only[0], options.rows)
@@ -82,7 +82,7 @@ def report(name: str, memory: int) -> None:
 
 
 def run(name: str, rows: int) -> str:
-    """Peak and pace of a process that trains with so many rows at once, or how it ended."""
+    """Train with `rows` rows at once in a new process. Returns the memory peak and the speed, or the error."""
     command = [sys.executable, __file__, f"--only={name}", f"--rows={rows}"]
     before, peak, over = used_memory(), 0, threading.Event()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours
@@ -104,7 +104,7 @@ def run(name: str, rows: int) -> str:
 
 
 def spec(name: str, memory: int) -> FineTuneJobSpec:
-    """The job of a case: a batch that no GPU holds at once."""
+    """The job of a case, with a batch too large for any GPU."""
     _, training = CASES[name]
     document = {
         "model": {"from": {"uri": "pvc://bench/model"}},
@@ -118,7 +118,7 @@ def spec(name: str, memory: int) -> FineTuneJobSpec:
 
 
 def prepared(name: str) -> PrepareResult:
-    """What prepare would tell: rows of the whole length."""
+    """A result of prepare in which all rows have the maximal length."""
     from transformers import AutoConfig
 
     from driftloop_trainer.models import model_facts
@@ -141,7 +141,7 @@ def prepared(name: str) -> PrepareResult:
 
 
 def train(name: str, rows: int) -> None:
-    """Two steps of one micro-batch each; prints the second one's pace."""
+    """Run two steps of one micro-batch each, and print the speed of the second."""
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -170,7 +170,7 @@ def train(name: str, rows: int) -> None:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
             model = with_adapter(model, training.adapter)
         checkpointing, bf16 = training.gradient_checkpointing, bool(training.bf16)
-        if not hasattr(model, "activation_checkpointing_enable"):  # its name before transformers 5.20
+        if not hasattr(model, "activation_checkpointing_enable"):  # the name before transformers 5.20
             model.activation_checkpointing_enable = model.gradient_checkpointing_enable
         model = shard(model, init_device_mesh("cuda", (1,)), bf16=bf16, gradient_checkpointing=checkpointing)
         optimizer = build_optimizer(model, training)
@@ -184,16 +184,16 @@ def train(name: str, rows: int) -> None:
             torch.cuda.synchronize()
             pace = rows * length / (time.monotonic() - began)
         print(json.dumps({"pace": pace}), flush=True)
-        os._exit(0)  # without the seconds that tearing NCCL down takes
+        os._exit(0)  # at once, as stopping NCCL takes seconds
 
 
 def total_memory() -> int:
-    """Bytes of the first GPU."""
+    """Memory of the first GPU in bytes."""
     return _query("memory.total")
 
 
 def used_memory() -> int:
-    """Bytes of it in use."""
+    """Memory in use on the first GPU, in bytes."""
     return _query("memory.used")
 
 

@@ -1,13 +1,13 @@
-"""Eight steady clients beside one that does harm: what do they notice?
+"""What eight steady clients notice of one hostile client.
 
     PYTHONPATH=tests python bench/hostile_requests.py [--rounds N] [--seconds S] [--only WORD ...]
 
 An engine and its proxy serve a model of the demo's size with a context of 8,192 tokens on this machine's CPU. Each
-steady client asks for short answers, greedily, one after another. The hostile one, a process with an address of its
-own, sends what its line says, again and again, each time as soon as it is answered. Rounds without it and with it take
-turns. Printed for each hostile input are its own answers by status, the failures among the steady clients (an answer
-that differs from the one without company is one), and the medians over the rounds of their 99th percentile without it,
-with it, and of the ratio. The processes want a core each: on a busy machine the ratio shows the machine.
+steady client requests short greedy answers, one after another. The hostile client, a process with its own address,
+repeats one input, each time as soon as it gets an answer. Rounds with and without it alternate. For each input, prints
+the hostile client's answers by status, the failures of the steady clients (including answers that differ from those
+without the hostile client), and the medians over the rounds of their 99th percentile of latency without it, with it,
+and of the ratio. Each process needs a core of its own; on a busy machine the ratio reflects the machine's load.
 """
 
 import argparse
@@ -38,27 +38,27 @@ from unit.server.processes import KEYS, answers, free_ports, start, wait_for
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 CONTEXT = 8192
-LONGEST = 64  # characters of the vocabulary's longest token; those of real ones have up to 128
+LONGEST = 64  # characters of the longest token in the vocabulary; in real ones it has up to 128
 CLIENTS, TOKENS = 8, 24
 STEADY, HOSTILE = "127.0.1.{}", "127.0.2.1"  # addresses, one per client
 WARM_UP = 2.0  # seconds
-REST = 0.5  # seconds after the hostile one, so that what it left behind is not counted for the next round
+REST = 0.5  # seconds after a round with the hostile client, so that its requests don't affect the next round
 
 Hostile = Callable[["Client"], Awaitable[None]]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A small vocabulary that, as real ones, has long runs of one character as tokens."""
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()
+    """A small vocabulary that, like real ones, has tokens of one repeated character."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<|end|>", "<|user|>", "<|assistant|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    found.train_from_iterator([*WORDS, "a" * LONGEST] * 4, trainer)
-    tokens = PreTrainedTokenizerFast(tokenizer_object=found, chat_template=CHAT_TEMPLATE)  # type: ignore[no-untyped-call]
+    bpe.train_from_iterator([*WORDS, "a" * LONGEST] * 4, trainer)
+    tokens = PreTrainedTokenizerFast(tokenizer_object=bpe, chat_template=CHAT_TEMPLATE)  # type: ignore[no-untyped-call]
     tokens.add_special_tokens({"eos_token": "<|end|>", "pad_token": "<|end|>"})
     return tokens
 
@@ -70,7 +70,7 @@ def save_model(folder: Path) -> None:
         vocab_size=2048,
         tie_word_embeddings=True,
         max_position_embeddings=CONTEXT,
-        initializer_range=0.2,  # the default's greedy choices are ties
+        initializer_range=0.2,  # with the default, the likeliest tokens are nearly ties
         eos_token_id=tokens.eos_token_id,
         pad_token_id=tokens.pad_token_id,
         bos_token_id=None,
@@ -82,7 +82,7 @@ def save_model(folder: Path) -> None:
 
 @contextlib.contextmanager
 def pod(folder: Path) -> Iterator[str]:
-    """The base address of a proxy before an engine."""
+    """Start an engine and its proxy. Returns the proxy's base address."""
     save_model(folder / "model")
     os.environ["DRIFTLOOP_VOLUMES"] = str(folder / "volumes")
     engine, api, feedback, metrics = free_ports(4)
@@ -114,7 +114,7 @@ def encoded(body: dict[str, Any]) -> bytes:
 
 
 class Client:
-    """Sends from an address of its own, and counts what it gets."""
+    """Sends requests from its own address, and counts the answers by status."""
 
     def __init__(self, base: str, address: str) -> None:
         self._base = base
@@ -138,7 +138,7 @@ class Client:
 
 
 def repeated(route: str, body: dict[str, Any], at_once: int = 1, leave_after: float | None = None) -> Hostile:
-    """Sends this, so many at once, and leaves early if asked to."""
+    """Sends `at_once` equal requests at a time. With `leave_after` it disconnects after so many seconds."""
     data = encoded(body)
 
     async def one(client: Client) -> None:
@@ -183,7 +183,7 @@ INPUTS: dict[str, Hostile] = {
 
 @dataclass
 class Round:
-    """What the steady clients had: latencies in seconds, and answers that were none, or others than alone."""
+    """Results of the steady clients: latencies in seconds, and the number of failed or wrong answers."""
 
     latencies: list[float] = field(default_factory=list)
     failures: int = 0
@@ -198,22 +198,22 @@ def text_of(answer: bytes) -> str:
 
 
 async def steady(clients: list[Client], expected: list[str], seconds: float) -> Round:
-    found, end = Round(), time.monotonic() + seconds
+    result, end = Round(), time.monotonic() + seconds
 
     async def one(client: Client, number: int) -> None:
         route, body = question(number)[0], encoded(question(number)[1])
         while time.monotonic() < end:
             began = time.monotonic()
             status, answer = await client.post(route, body)
-            found.latencies.append(time.monotonic() - began)
-            found.failures += status != 200 or text_of(answer) != expected[number]
+            result.latencies.append(time.monotonic() - began)
+            result.failures += status != 200 or text_of(answer) != expected[number]
 
     await asyncio.gather(*(one(client, number) for number, client in enumerate(clients)))
-    return found
+    return result
 
 
 class Harm:
-    """A process that sends hostile requests when told: it shall not hold up the steady clients' own process."""
+    """A process that sends hostile requests on command, so that it doesn't delay the steady clients' process."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("fork")
@@ -224,7 +224,7 @@ class Harm:
         self._pipe.send((base, name))
 
     def end(self) -> str:
-        """What it was answered, by status."""
+        """Stop sending. Returns the number of answers by status."""
         self._pipe.send(None)
         return str(self._pipe.recv())
 
@@ -235,15 +235,15 @@ def _harm(pipe: Connection) -> None:
 
 
 async def _send_until_told(pipe: Connection, base: str, name: str) -> str:
-    client, told = Client(base, HOSTILE), asyncio.Event()
-    asyncio.get_running_loop().add_reader(pipe.fileno(), told.set)
+    client, stop = Client(base, HOSTILE), asyncio.Event()
+    asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
 
-    async def go_on() -> None:
+    async def repeat() -> None:
         while True:
             await INPUTS[name](client)
 
-    task = asyncio.create_task(go_on())
-    await told.wait()
+    task = asyncio.create_task(repeat())
+    await stop.wait()
     asyncio.get_running_loop().remove_reader(pipe.fileno())
     pipe.recv()
     task.cancel()
@@ -260,36 +260,37 @@ async def measure(harm: Harm, base: str, names: list[str], rounds: int, seconds:
         expected.append(text_of((await client.post(route, encoded(body)))[1]))
     await steady(clients, expected, WARM_UP)
     print(
-        "| beside | its answers | steady failures | p99 without, ms | p99 with, ms | ratio |\n|---|---|---|---|---|---|"
+        "| input | its answers | steady failures | p99 without, ms | p99 with, ms | ratio |\n|---|---|---|---|---|---|"
     )
     for name in names:
-        without, with_it, told = [], [], ""
+        without, with_it, statuses = [], [], ""
         for _ in range(rounds):
             without.append(await steady(clients, expected, seconds))
             harm.begin(base, name)
             with_it.append(await steady(clients, expected, seconds))
-            told = harm.end()
+            statuses = harm.end()
             await asyncio.sleep(REST)
         ratio = statistics.median(w.p99 / wo.p99 for w, wo in zip(with_it, without, strict=True))
-        alone, together = (1000 * statistics.median(each.p99 for each in found) for found in (without, with_it))
-        failures = sum(each.failures for each in with_it)
-        requests = sum(len(each.latencies) for each in with_it)
+        alone, together = (1000 * statistics.median(r.p99 for r in results) for results in (without, with_it))
+        failures = sum(result.failures for result in with_it)
+        requests = sum(len(result.latencies) for result in with_it)
         print(
-            f"| {name} | {told} | {failures} of {requests} | {alone:.0f} | {together:.0f} | {ratio:.2f} |", flush=True
+            f"| {name} | {statuses} | {failures} of {requests} | {alone:.0f} | {together:.0f} | {ratio:.2f} |",
+            flush=True,
         )
     for client in clients:
         await client.close()
 
 
 def main() -> None:
-    """Print a line a hostile input."""
+    """Print one line per hostile input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of a round")
-    parser.add_argument("--only", nargs="+", default=[""], help="hostile inputs that hold one of these words")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds per round")
+    parser.add_argument("--only", nargs="+", default=[""], help="only inputs that contain one of these words")
     arguments = parser.parse_args()
     names = [name for name in INPUTS if any(word in name for word in arguments.only)]
-    harm = Harm()  # before there are threads: it is forked
+    harm = Harm()  # forked, so before any thread is started
     with tempfile.TemporaryDirectory() as folder, pod(Path(folder)) as base:
         asyncio.run(measure(harm, base, names, arguments.rounds, arguments.seconds))
 

@@ -1,17 +1,17 @@
-"""What the operator's process spends on a watch event and on a reconcile, and would without two of its settings.
+"""The CPU time of the operator per watch event and per reconcile, as it is and without two of its settings.
 
     PYTHONPATH=operator:tests:examples python bench/operator_costs.py [--rounds N] [--objects N] [--passes N]
 
 An operator with deciders of a few lines runs against a real kube-apiserver, as it is and in two variants:
 
-- diffs: kopf keeps what it compares objects with, as it does by default, though no handler asks for a difference.
-- environment: the client's session trusts the environment, as it does by default: it looks for proxies and netrc.
+- diffs: kopf stores data for computing differences of objects, its default, although no handler uses them.
+- environment: the client's session reads proxies and netrc from the environment, its default.
 
-Event: somebody annotates a Job that concerns nobody, of about 3 kB; it is taken into the caches, and that is all.
-Reconcile: somebody changes an InferenceService, and its status is written: two events and one request.
+Event: a Job of about 3 kB that concerns no custom resource is annotated; the operator only updates its caches.
+Reconcile: an InferenceService is changed and the operator writes its status: two events and one request.
 
-The variants take turns, a round each. Printed are the medians over the rounds of the process's CPU time, less what it
-spends when nothing happens, and beside them the median of each round's ratio to the operator as it is.
+The variants run in turn, one round each. Prints the medians over the rounds of the process's CPU time, without the time
+that it uses when idle, and the median of each round's ratio to the operator as it is.
 """
 
 import argparse
@@ -42,59 +42,59 @@ from testcluster.controlplane import ControlPlane
 
 AS_IT_IS, DIFFS, ENVIRONMENT = "as it is", "diffs", "environment"
 VARIANTS = (AS_IT_IS, DIFFS, ENVIRONMENT)
-SETTLED = 14.0  # seconds after which a new leader has done its first resync
-QUIET = 3.0  # seconds over which the CPU of an idle operator is taken
+SETTLED = 14.0  # seconds after which a new leader has finished its first resync
+QUIET = 3.0  # seconds for measuring the CPU time of an idle operator
 TICK = os.sysconf("SC_CLK_TCK")
 WRITTEN = 'driftloop_reconcile_total{kind="InferenceService",result="written"}'
 FLAGS = (
     *("--qps=2000", "--burst=2000", "--resync-seconds=3600", "--log-level=warning"),
-    *("--lease-seconds=600", "--renew-deadline-seconds=300"),  # a busy machine must not end it
+    *("--lease-seconds=600", "--renew-deadline-seconds=300"),  # so that it keeps the Lease on a busy machine
 )
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of CPU."""
+    """CPU time in milliseconds."""
 
     event: float
     reconcile: float
 
 
 def main() -> None:
-    """Measure, and print as it goes."""
+    """Measure all variants and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--objects", type=int, default=200, help="Jobs, and as many InferenceServices")
-    parser.add_argument("--passes", type=int, default=8, help="changes of each of them; an even number")
-    given = parser.parse_args()
+    parser.add_argument("--objects", type=int, default=200, help="number of Jobs and of InferenceServices")
+    parser.add_argument("--passes", type=int, default=8, help="changes per object; an even number")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "plane") as plane:
         plane.kubectl("apply", "-f", str(ROOT / "crds"))
         plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
         cluster = Cluster(plane, "default", Reads(plane.kubeconfig))
-        cluster.create(*(job(number) for number in range(given.objects)))
-        cluster.create(*(inferenceservice(f"s{number}") for number in range(given.objects)))
+        cluster.create(*(job(number) for number in range(options.objects)))
+        cluster.create(*(inferenceservice(f"s{number}") for number in range(options.objects)))
         rounds = [
-            {variant: measured(cluster, Path(folder), variant, given.objects, given.passes) for variant in VARIANTS}
-            for _ in range(given.rounds)
+            {variant: measured(cluster, Path(folder), variant, options.objects, options.passes) for variant in VARIANTS}
+            for _ in range(options.rounds)
         ]
     show(rounds)
 
 
 def show(rounds: list[dict[str, Costs]]) -> None:
-    """A line per variant."""
+    """Print one line per variant."""
     for variant in VARIANTS:
         columns = []
         for what in ("event", "reconcile"):
-            costs = [getattr(each[variant], what) for each in rounds]
-            ratios = [getattr(each[variant], what) / getattr(each[AS_IT_IS], what) for each in rounds]
+            costs = [getattr(results[variant], what) for results in rounds]
+            ratios = [getattr(results[variant], what) / getattr(results[AS_IT_IS], what) for results in rounds]
             columns.append(f"{what} {statistics.median(costs):6.2f} ms ({statistics.median(ratios):.2f})")
         print(f"{variant:12} {'   '.join(columns)}", flush=True)
 
 
 def measured(cluster: Cluster, folder: Path, variant: str, objects: int, passes: int) -> Costs:
-    """One round of one variant, with an operator of its own."""
+    """Measure one round of one variant with a new operator."""
     process = OperatorProcess(cluster, folder, "bench", Path(__file__), *FLAGS)
-    paths = os.pathsep.join(f"{ROOT}/{each}" for each in ("operator", "tests", "examples"))
+    paths = os.pathsep.join(f"{ROOT}/{name}" for name in ("operator", "tests", "examples"))
     process.start(VARIANT=variant, PYTHONPATH=paths).ready()
     try:
         eventually(lambda: process.metric("driftloop_leader ") == 1)
@@ -110,17 +110,17 @@ def measured(cluster: Cluster, folder: Path, variant: str, objects: int, passes:
 
 
 def _idle(process: OperatorProcess) -> float:
-    """Seconds of CPU per second in which nothing happens."""
+    """CPU seconds per second when idle."""
     before = _cpu(process)
     time.sleep(QUIET)
     return (_cpu(process) - before) / QUIET
 
 
 def _spent(process: OperatorProcess, idle: float, change: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of CPU that the changes cost, and the reconciles that wrote a status."""
+    """CPU seconds for the changes, and the number of reconciles that wrote a status."""
     started, cpu, written = time.monotonic(), _cpu(process), process.metric(WRITTEN)
     change()
-    for _ in range(20):  # until it is done with them
+    for _ in range(20):  # until the operator is idle again
         if _idle(process) <= idle + 0.02:
             break
     spent = _cpu(process) - cpu - idle * (time.monotonic() - started)
@@ -128,14 +128,14 @@ def _spent(process: OperatorProcess, idle: float, change: Callable[[], None]) ->
 
 
 def _cpu(process: OperatorProcess) -> float:
-    """Seconds of CPU that the process has used."""
+    """CPU seconds that the process has used."""
     assert process.process is not None
     fields = Path(f"/proc/{process.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK  # utime and stime
 
 
 async def annotate(cluster: Cluster, objects: int, passes: int) -> None:
-    """Change every Job, `passes` times."""
+    """Change each Job `passes` times."""
 
     def change(number: int) -> tuple[str, Obj]:
         return f"j{number % objects}", {"metadata": {"annotations": {"changed": f"{time.time_ns()}"}}}
@@ -144,7 +144,7 @@ async def annotate(cluster: Cluster, objects: int, passes: int) -> None:
 
 
 async def scale(cluster: Cluster, objects: int, passes: int) -> None:
-    """Change every InferenceService, `passes` times: to 2 replicas, to 1, and so on."""
+    """Change each InferenceService `passes` times: to 2 replicas, to 1, and so on."""
 
     def change(number: int) -> tuple[str, Obj]:
         return f"s{number % objects}", {"spec": {"replicas": 2 - number // objects % 2}}
@@ -153,7 +153,7 @@ async def scale(cluster: Cluster, objects: int, passes: int) -> None:
 
 
 async def _patch(cluster: Cluster, kind: str, change: Callable[[int], tuple[str, Obj]], count: int) -> None:
-    """Ten at a time, so that the operator keeps up with them."""
+    """Send `count` patches, ten at a time, so that the operator can keep up."""
     api = Api(await credentials(str(cluster.plane.kubeconfig)))
 
     async def some(first: int) -> None:
@@ -169,16 +169,16 @@ async def _patch(cluster: Cluster, kind: str, change: Callable[[int], tuple[str,
 
 
 def job(number: int) -> Obj:
-    """A Job with our label, of about the size of a stage's; nobody owns it and no controller looks at it."""
+    """A Job with our label and about the size of a stage's Job, but without an owner or a controller."""
     container = {
         "image": "registry.example/driftloop-trainer:1",
-        "env": [{"name": f"VARIABLE_{each}", "value": "x" * 40} for each in range(12)],
+        "env": [{"name": f"VARIABLE_{index}", "value": "x" * 40} for index in range(12)],
         "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
     }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "containers": [container | {"name": "driver"}, container | {"name": "worker"}],
-        "volumes": [{"name": f"v{each}", "emptyDir": {}} for each in range(6)],
+        "volumes": [{"name": f"v{index}", "emptyDir": {}} for index in range(6)],
     }
     return {
         "apiVersion": "batch/v1",
@@ -189,7 +189,7 @@ def job(number: int) -> Obj:
 
 
 def _run_operator(variant: str) -> None:
-    """In the operator's process: the operator of simple.py, with one default of a library's put back."""
+    """Run the operator of simple.py, with one library's default restored. Called in the operator's process."""
     if variant == DIFFS:
         _keep_diffs()
     if variant == ENVIRONMENT:
@@ -201,11 +201,11 @@ def _keep_diffs() -> None:
     settings = watch.kopf_settings
 
     def as_by_default() -> kopf.OperatorSettings:
-        found = settings()
-        found.persistence.diffbase_storage = kopf.OperatorSettings().persistence.diffbase_storage
-        return found
+        changed = settings()
+        changed.persistence.diffbase_storage = kopf.OperatorSettings().persistence.diffbase_storage
+        return changed
 
-    operator.kopf_settings = as_by_default  # type: ignore[attr-defined]  # where it is called
+    operator.kopf_settings = as_by_default  # type: ignore[attr-defined]  # the module that calls it
 
 
 def _trust_environment() -> None:
@@ -213,7 +213,7 @@ def _trust_environment() -> None:
 
     def as_by_default(self: Api, configuration: Any, *rest: Any, **more: Any) -> None:
         init(self, configuration, *rest, **more)
-        self._client.configuration.client_session_kwargs = None  # the session is made with the first request
+        self._client.configuration.client_session_kwargs = None  # the session is created with the first request
 
     Api.__init__ = as_by_default  # type: ignore[method-assign]
 

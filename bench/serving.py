@@ -1,10 +1,10 @@
-"""The proxy beside the bare engine.
+"""The proxy compared with the engine alone.
 
     PYTHONPATH=tests python bench/serving.py [--rounds N] [--clients 1 8]
 
-Both serve a model of the demo's size with random weights on this machine's CPU, and answer the same chats of `--tokens`
-tokens, greedily. They take turns, a round each, so that a busy machine slows them alike. Printed are the medians over
-the rounds of answered tokens per second and of the latency's median and 99th percentile, beside the engine's.
+Both serve a model of the demo's size with random weights on this machine's CPU, with the same greedy chats of
+`--tokens` tokens. They alternate, one round each, so that load on the machine affects both. Prints the medians over the
+rounds of tokens per second, and of the median and the 99th percentile of the latency, and the differences.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from unit.server.processes import KEYS, Process, answers, free_ports, start, wai
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 VERSION = "bench"
-Request = tuple[str, dict[str, Any]]  # a route below /v1 and its part of the body
+Request = tuple[str, dict[str, Any]]  # a route below /v1, and fields of the body
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one round: answered tokens per second, and the median and the 99th percentile of the latency in ms."""
+    """Results of one round: generated tokens per second, and median and 99th percentile of the latency in ms."""
 
     tokens: float
     p50: float
@@ -43,14 +43,14 @@ class Figures:
 
 
 def save_model(folder: Path) -> None:
-    """The demo's model with random weights, and a tokenizer with a chat template."""
+    """Write a model of the demo's size with random weights, and a tokenizer with a chat template."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=2048,
         tie_word_embeddings=True,
         max_position_embeddings=512,
-        initializer_range=0.2,  # the default's greedy choices are ties
+        initializer_range=0.2,  # with the default, the likeliest tokens are nearly ties
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -62,14 +62,14 @@ def save_model(folder: Path) -> None:
 
 @contextlib.contextmanager
 def servers(folder: Path) -> Iterator[dict[str, str]]:
-    """The base address of each server."""
+    """Start the servers. Returns their base addresses by name."""
     with contextlib.ExitStack() as stack:
         pod = _pod(folder, stack)
         yield {"engine": f"http://127.0.0.1:{pod.ports['engine']}", "proxy": pod.url}
 
 
 def _pod(folder: Path, stack: contextlib.ExitStack) -> Process:
-    """Engine and proxy, as in a pod of a service."""
+    """Start engine and proxy, like in a pod of a service."""
     model = folder / "volumes" / "models" / VERSION
     save_model(folder / "model")
     os.environ["DRIFTLOOP_VOLUMES"] = str(folder / "volumes")
@@ -83,7 +83,7 @@ def _pod(folder: Path, stack: contextlib.ExitStack) -> Process:
 
 
 def serve_task(uri: str, digest: str, model: Path, **fields: Any) -> ServeTask:
-    """To serve the model at `uri`, fetched to `model`, on ports that are free now."""
+    """A task to serve the model at `uri`, already fetched to `model`, on free ports."""
     engine, api, feedback, metrics = free_ports(4)
     return ServeTask(
         namespace="bench",
@@ -105,7 +105,7 @@ def serve_task(uri: str, digest: str, model: Path, **fields: Any) -> ServeTask:
 
 
 def chat(number: int) -> Request:
-    """The number keeps one request from being like another."""
+    """A chat request, different for each number."""
     messages = [{"role": "user", "content": f"my card {number} has not arrived yet, refund, please!"}]
     return "chat/completions", {"messages": messages}
 
@@ -113,7 +113,7 @@ def chat(number: int) -> Request:
 async def round_of(
     base: str, clients: int, requests: int, tokens: int, request: Callable[[int], Request] = chat
 ) -> Figures:
-    """`requests` of them, `clients` at a time on as many connections. Raises on an answer that is none."""
+    """Send `requests` requests, `clients` at a time on as many connections. Raises for an error status."""
     latencies: list[float] = []
     answered = 0
     numbers = iter(range(requests))
@@ -121,8 +121,8 @@ async def round_of(
     async def client(http: aiohttp.ClientSession) -> None:
         nonlocal answered
         for number in numbers:
-            route, asked = request(number)
-            body = {"model": VERSION, "temperature": 0, "max_tokens": tokens} | asked
+            route, content = request(number)
+            body = {"model": VERSION, "temperature": 0, "max_tokens": tokens} | content
             began = time.perf_counter()
             async with http.post(f"{base}/v1/{route}", json=body) as response:
                 response.raise_for_status()
@@ -140,38 +140,40 @@ async def round_of(
 
 
 def main() -> None:
-    """Print a line a server and number of clients."""
+    """Print one line per server and number of clients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=200, help="chats a round")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens an answer")
+    parser.add_argument("--requests", type=int, default=200, help="chats per round")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens per answer")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], help="chats at a time")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as found:
+    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as addresses:
         for clients in arguments.clients:
-            rounds: dict[str, list[Figures]] = {server: [] for server in found}
+            rounds: dict[str, list[Figures]] = {server: [] for server in addresses}
             for number in range(arguments.rounds + 1):
-                for server, address in found.items():
+                for server, address in addresses.items():
                     figures = asyncio.run(round_of(address, clients, arguments.requests, arguments.tokens))
-                    if number:  # the first round warms up
+                    if number:  # the first round is a warm-up
                         rounds[server].append(figures)
             _print(clients, rounds)
 
 
 def _print(clients: int, rounds: dict[str, list[Figures]]) -> None:
-    medians = {server: _median(found) for server, found in rounds.items()}
+    medians = {server: _median(figures) for server, figures in rounds.items()}
     engine = medians["engine"]
-    for server, each in medians.items():
+    for server, figures in medians.items():
         print(
             f"{clients} at a time, {server}:"
-            f" {each.tokens:.0f} tokens/s ({each.tokens / engine.tokens:.2f} of the engine),"
-            f" latency p50 {each.p50:.1f} ms ({each.p50 - engine.p50:+.1f}),"
-            f" p99 {each.p99:.1f} ms ({each.p99 - engine.p99:+.1f})"
+            f" {figures.tokens:.0f} tokens/s ({figures.tokens / engine.tokens:.2f} of the engine),"
+            f" latency p50 {figures.p50:.1f} ms ({figures.p50 - engine.p50:+.1f}),"
+            f" p99 {figures.p99:.1f} ms ({figures.p99 - engine.p99:+.1f})"
         )
 
 
-def _median(found: list[Figures]) -> Figures:
-    return Figures(*(statistics.median(getattr(each, field.name) for each in found) for field in fields(Figures)))
+def _median(rounds: list[Figures]) -> Figures:
+    return Figures(
+        *(statistics.median(getattr(figures, field.name) for figures in rounds) for field in fields(Figures))
+    )
 
 
 if __name__ == "__main__":

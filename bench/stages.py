@@ -1,12 +1,12 @@
-"""The stages of a job on this machine, without a cluster: prepare, plan, train, a kill and a resumption, serve.
+"""The stages of a job on this machine, without a cluster: prepare, plan, train, kill and resume, serve.
 
     PYTHONPATH=tests:examples:operator:trainer_image:server_image python bench/stages.py [--gpus N] [--model 110m]
 
-Each stage is the pod's own command in a PID namespace of its own (`unshare`, as root), so that its end is the end of
-all its processes, as in a container. Ray Train trains with NCCL on GPUs and with gloo without. Printed are, for a new
-model pretrained on the generated corpus: tokens per second; the GPU's memory beside the plan's estimate; the loss
-beside the CPU's, from the same rows in the same order (--compare); from which step a killed training went on; and the
-engine's answers per second. A loss is the mean of the last 20 steps: those after a kill must be as many to compare.
+Each stage runs the pod's command in its own PID namespace (`unshare`, as root), so that all its processes end with it,
+like in a container. Ray Train uses NCCL on GPUs and gloo without. For a new model pretrained on the generated corpus,
+prints tokens per second; the GPU memory and the plan's estimate; the loss and the CPU's loss, from the same rows in the
+same order (--compare); the step at which a killed training resumed; and the engine's tokens per second. A loss is the
+mean of the last 20 steps, so losses after a kill can be compared only if at least 20 steps followed it.
 """
 
 import argparse
@@ -48,11 +48,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
 }
 MIB = 1 << 20
-LIMIT = 400  # seconds for a stage
+LIMIT = 400  # seconds per stage
 
 
 def main() -> None:
-    """Run everything once and print what was measured."""
+    """Run all stages once and print the measurements."""
     options = _parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="stages-") as name:
         bench = Bench(Path(name), options)
@@ -66,14 +66,14 @@ def main() -> None:
 
 
 class Bench:
-    """One run in `folder`, which is pvc://bench's."""
+    """One run. `folder` has the folder `bench` of pvc://bench."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
         (folder / "bench").mkdir()
 
     def spec(self, gpus: int, **training: Any) -> FineTuneJobSpec:
-        """The job's spec, as a user writes it."""
+        """The job's spec, like from a user."""
         options = self.options
         architecture = LLAMA | MODELS[options.model]
         fields = {"method": "pretrain", "maxLength": options.length, "packing": True, "maxSteps": options.steps}
@@ -90,13 +90,13 @@ class Bench:
         return FineTuneJobSpec.model_validate(document)
 
     def write_corpus(self) -> None:
-        """The texts of the generated corpus; training packs several into a sequence."""
+        """Write the texts of the generated corpus. Training packs several into a sequence."""
         texts = [row.text for row in generated(self.options.rows).training]
         with (self.folder / "bench" / "corpus.csv").open("w", newline="") as stream:
             csv.writer(stream).writerows([["text"], *([text] for text in texts)])
 
     def prepare(self) -> PrepareResult:
-        """The stage that makes the model and tokenises."""
+        """Run prepare, which creates the model and tokenises the corpus."""
         began = time.monotonic()
         result = self._stage("prepare", self._prepare_task())
         assert isinstance(result, PrepareResult)
@@ -107,22 +107,23 @@ class Bench:
         return result
 
     def compare(self, prepared: PrepareResult) -> None:
-        """The same few steps in float32 on the CPU and on the GPUs."""
+        """Compare the losses of the same few steps in float32 on the CPU and on the GPUs."""
         losses = {}
         for gpus in (0, self.options.gpus):
             spec = self.spec(gpus, bf16=False, maxSteps=self.options.compare, trainBatchSize=8)
             losses[gpus] = self.train(prepared, f"compare-{gpus}", spec).loss
         cpu, gpu = losses[0], losses[self.options.gpus]
         print(
-            f"compare: loss {cpu:.6f} on the CPU, {gpu:.6f} on {self.options.gpus} GPU: {abs(gpu / cpu - 1):.1e} apart"
+            f"compare: loss {cpu:.6f} on the CPU, {gpu:.6f} on {self.options.gpus} GPU:"
+            f" relative difference {abs(gpu / cpu - 1):.1e}"
         )
 
     def train(self, prepared: PrepareResult, name: str, spec: FineTuneJobSpec) -> TrainResult:
-        """A training from its start to its end."""
-        found, planned = self._planned(prepared, name, spec)
+        """Run a training without interruption."""
+        task, planned = self._planned(prepared, name, spec)
         began = time.monotonic()
         with gpu_memory() as used:
-            result = self._stage("train", found)
+            result = self._stage("train", task)
         assert isinstance(result, TrainResult)
         estimate = planned.status.memory_bytes_per_worker
         print(
@@ -134,23 +135,23 @@ class Bench:
         return result
 
     def resume(self, prepared: PrepareResult) -> None:
-        """Kill a training after its second checkpoint and start it again."""
+        """Kill a training after its second checkpoint, and start it again."""
         every = max(1, self.options.steps // 5)
-        found, _ = self._planned(prepared, "killed", self.spec(self.options.gpus, saveSteps=every))
-        process = self._start("train", found)
+        task, _ = self._planned(prepared, "killed", self.spec(self.options.gpus, saveSteps=every))
+        process = self._start("train", task)
         runs = self.folder / "bench" / "store" / "runs" / "killed"
         wait_for(lambda: len(list(runs.glob("step-*/complete.json"))) > 1 or process.poll() is not None, LIMIT)
         ended = process.poll() is not None
         _kill(process)
-        result = self._stage("train", found)
+        result = self._stage("train", task)
         assert isinstance(result, TrainResult)
         print(
             f"killed {'at its end' if ended else f'after step {2 * every}'}:"
-            f" went on from step {result.resumed_from_step} to {result.steps}, loss {result.loss:.4f}"
+            f" resumed at step {result.resumed_from_step} and ran to {result.steps}, loss {result.loss:.4f}"
         )
 
     def serve(self, trained: TrainResult) -> None:
-        """The engine on the trained model: completions of 64 tokens, more and more at a time."""
+        """Run the engine with the trained model, with growing numbers of completions of 64 tokens at a time."""
         model = self.folder / "model"
         shutil.copytree(self.folder / trained.uri.removeprefix("pvc://"), model)
         task = serve_task(trained.uri, trained.digest, model, max_num_seqs=256)
@@ -161,7 +162,7 @@ class Bench:
             wait_for(lambda: answers(f"{base}/v1/models") or process.poll() is not None, LIMIT)
             if process.poll() is not None:
                 self._fail("engine", process.returncode)
-            print(f"engine: answers after {time.monotonic() - began:.1f} s")
+            print(f"engine: ready after {time.monotonic() - began:.1f} s")
             for clients in (1, 16, 64, 256):
                 figures = asyncio.run(round_of(base, clients, 4 * clients, 64, completion))
                 print(f"engine: {clients} at a time: {figures.tokens:.0f} tokens/s")
@@ -170,8 +171,8 @@ class Bench:
 
     def _prepare_task(self) -> PrepareTask:
         spec = self.spec(self.options.gpus)
-        found = Start(ModelSource(new=spec.model.from_.config), HeldOut("bench", 10))
-        return tasks.prepare_task(_observed("bench", spec), found)
+        start = Start(ModelSource(new=spec.model.from_.config), HeldOut("bench", 10))
+        return tasks.prepare_task(_observed("bench", spec), start)
 
     def _planned(self, data: PrepareResult, name: str, spec: FineTuneJobSpec) -> tuple[TrainTask, TrainingPlan]:
         planned = plan(spec, data)
@@ -190,12 +191,12 @@ class Bench:
             _kill(process)
         if code:
             self._fail(name, code)
-        return decode((self.folder / "told").read_text())
+        return decode((self.folder / "result").read_text())
 
     def _fail(self, name: str, code: int) -> NoReturn:
         print((self.folder / "log").read_text()[-6000:])
-        told = self.folder / "told"
-        sys.exit(f"error: {name} ended with {code}: {told.read_text() if told.exists() else ''}")
+        result = self.folder / "result"
+        sys.exit(f"error: {name} exited with status {code}: {result.read_text() if result.exists() else ''}")
 
     def _start(self, name: str, task: PrepareTask | TrainTask | ServeTask) -> subprocess.Popen[bytes]:
         module = name if "." in name else f"driftloop_trainer.{name}"
@@ -203,7 +204,7 @@ class Bench:
         environment = os.environ | {
             "DRIFTLOOP_TASK_FILE": str(self.folder / "task.json"),
             "DRIFTLOOP_VOLUMES": str(self.folder),
-            "DRIFTLOOP_TERMINATION_LOG": str(self.folder / "told"),
+            "DRIFTLOOP_TERMINATION_LOG": str(self.folder / "result"),
             "RAY_TMPDIR": str(self.folder),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
@@ -215,29 +216,29 @@ class Bench:
 
 
 def _observed(name: str, spec: FineTuneJobSpec) -> Observed:
-    """A job as the operator sees it."""
+    """A job in the form that the operator observes."""
     return Observed({"metadata": {"name": name, "namespace": "bench", "uid": name}}, spec)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    process.kill()  # and with it, by --kill-child, all of its namespace
+    process.kill()  # with --kill-child this also kills its whole namespace
     process.wait()
 
 
 @contextmanager
 def gpu_memory() -> Iterator[Any]:
-    """`peak`: the most bytes of the first GPU in use meanwhile, above those at first, looked at four times a second."""
-    found, ended = SimpleNamespace(peak=0), threading.Event()
+    """Measures `peak`: the maximal increase of the memory in use on the first GPU, in bytes, four times per second."""
+    result, ended = SimpleNamespace(peak=0), threading.Event()
     first = _used()
 
     def look() -> None:
         while not ended.wait(0.25):
-            found.peak = max(found.peak, _used() - first)
+            result.peak = max(result.peak, _used() - first)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield found
+        yield result
     finally:
         ended.set()
         thread.join()
@@ -247,24 +248,24 @@ def _used() -> int:
     if shutil.which("nvidia-smi") is None:
         return 0
     command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - ours
-    return int(told) * MIB
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - ours
+    return int(output) * MIB
 
 
 def completion(number: int) -> Request:
-    """A prompt of the corpus's kind."""
+    """A completion request with a prompt like in the corpus."""
     return "completions", {"prompt": f"my order {number} has"}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, default=0, help="0: on the CPU")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs; 0: train on the CPU")
     parser.add_argument("--model", choices=MODELS, default="demo")
-    parser.add_argument("--rows", type=int, default=200, help="rows an intent of the corpus")
-    parser.add_argument("--length", type=int, default=64, help="tokens a sequence")
-    parser.add_argument("--batch", type=int, default=32, help="sequences a step")
+    parser.add_argument("--rows", type=int, default=200, help="rows per intent in the corpus")
+    parser.add_argument("--length", type=int, default=64, help="tokens per sequence")
+    parser.add_argument("--batch", type=int, default=32, help="sequences per step")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--compare", type=int, default=0, metavar="STEPS", help="compare with the CPU after so many")
+    parser.add_argument("--compare", type=int, default=0, metavar="STEPS", help="compare with the CPU after STEPS")
     return parser
 
 

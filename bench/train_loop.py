@@ -1,7 +1,7 @@
-"""Our training step beside a bare torch loop: `python bench/train_loop.py [--steps N]`.
+"""Our training step compared with a bare torch loop: `python bench/train_loop.py [--steps N]`.
 
-Both train the 1.1M-parameter Llama of the demo on one CPU thread on the same random batches; turns of both alternate,
-so that a busy machine slows them alike. Prints tokens per second of CPU time and the ratio (1.0: as fast as bare).
+Both train the demo's Llama with 1.1M parameters on one CPU thread with the same random batches. They alternate, so that
+load on the machine affects both. Prints tokens per CPU second and the ratio (1.0: as fast as the bare loop).
 """
 
 import argparse
@@ -34,14 +34,14 @@ BATCH, ROWS, VOCABULARY = 64, 2048, 2048
 
 
 def new_model() -> Any:
-    """The demo's model."""
+    """A model like the demo's, with random weights."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
     return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, **sizes))  # type: ignore[arg-type]
 
 
 def data(folder: Path, masked: bool) -> Dataset:
-    """Rows as long as support requests; with `masked` only their last third counts, as a completion does."""
+    """Rows with the length of support requests. With `masked` only their last third counts, like a completion."""
     random = np.random.default_rng(0)
     ids = [random.integers(1, VOCABULARY, size=int(n)).tolist() for n in random.integers(8, 40, size=ROWS)]
     labels = [[IGNORED] * (2 * len(row) // 3 if masked else 1) for row in ids]
@@ -51,7 +51,7 @@ def data(folder: Path, masked: bool) -> Dataset:
 
 
 def ours(dataset: Dataset) -> Callable[[Any], None]:
-    """A step of the product on the rows given."""
+    """The product's training step."""
     model = shard(new_model(), init_device_mesh("cpu", (1,)), bf16=False, gradient_checkpointing=False)
     optimizer = build_optimizer(model, TrainingSpec())
 
@@ -62,7 +62,7 @@ def ours(dataset: Dataset) -> Callable[[Any], None]:
 
 
 def bare(dataset: Dataset) -> Callable[[Any], None]:
-    """The shortest loop that does the same: pad, forward, cross-entropy, backward, clip, step."""
+    """The shortest step that does the same: pad, forward, cross-entropy, backward, clip, step."""
     model = new_model()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
@@ -82,7 +82,7 @@ def bare(dataset: Dataset) -> Callable[[Any], None]:
 
 
 def compare(dataset: Dataset, steps: int) -> dict[str, float]:
-    """Tokens per second of CPU time of either loop."""
+    """Tokens per CPU second of both loops."""
     training = TrainingSpec(train_batch_size=BATCH, max_steps=steps + 2)
     order = Order(dataset.lengths, Course.of(training, len(dataset)), seed=0)
     loops = {"ours": ours(dataset), "bare": bare(dataset)}
@@ -93,22 +93,22 @@ def compare(dataset: Dataset, steps: int) -> dict[str, float]:
         for name, step in loops.items():
             started = time.process_time()
             step(rows)
-            spent[name] += (time.process_time() - started) * (number >= 2)  # the first steps warm up
+            spent[name] += (time.process_time() - started) * (number >= 2)  # the first two steps are a warm-up
         tokens += int(dataset.lengths[rows].sum()) * (number >= 2)
     return {name: tokens / seconds for name, seconds in spent.items()}
 
 
 def main() -> None:
-    """Print one line a kind of data."""
+    """Print one line per kind of data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100, help="steps a loop")
+    parser.add_argument("--steps", type=int, default=100, help="steps per loop")
     steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as name:
         dist.init_process_group("gloo", init_method=f"file://{name}/store", rank=0, world_size=1)
         for kind, masked in (("all tokens count", False), ("the last third counts", True)):
-            found = compare(data(Path(name), masked), steps)
-            ratio = found["ours"] / found["bare"]
-            print(f"{kind}: ours {found['ours']:.0f}, bare {found['bare']:.0f} tokens/s, ratio {ratio:.2f}")
+            speeds = compare(data(Path(name), masked), steps)
+            ratio = speeds["ours"] / speeds["bare"]
+            print(f"{kind}: ours {speeds['ours']:.0f}, bare {speeds['bare']:.0f} tokens/s, ratio {ratio:.2f}")
         dist.destroy_process_group()
 
 
