@@ -8,6 +8,7 @@ doesn't prove that the API is wrong.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import aiohttp
 
@@ -99,21 +100,16 @@ async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str 
 
 
 async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
-    whole = (await arm.ask(prompt, max_tokens)).text
-    if not whole:
-        return "the model gave an empty answer, so stop can't be checked"
-    stop = whole[len(whole) // 2]
-    reasons = []
-
     async def look() -> Pair:
-        unstopped = (await arm.ask(prompt, max_tokens)).text
+        whole = (await arm.ask(prompt, max_tokens)).text
+        if not whole:
+            return None, "an empty answer"
+        stop = whole[len(whole) // 2]
         document = (await arm.generate(prompt, max_tokens=max_tokens, stop=[stop])).document
-        reasons.append(document["choices"][0]["finish_reason"])
-        return (unstopped or "").partition(stop)[0], text_of(document)
+        expected, received = (whole.partition(stop)[0], "stop"), (text_of(document), _reason(document))
+        return f"{expected} for stop {stop!r}", f"{received} for stop {stop!r}"
 
-    if fault := await _differ(look, f"stop {stop!r}: expected {{!r}}, received {{!r}}"):
-        return fault
-    return None if reasons[-1] == "stop" else f"stop {stop!r} in {whole!r}: finish_reason {reasons[-1]!r}"
+    return await _differ(look, "expected {}, received {}")
 
 
 Pair = tuple[str | None, str | None]
@@ -133,6 +129,11 @@ async def _differ(look: Callable[[], Awaitable[Pair]], message: str) -> str | No
     fault = message.format(*pairs[0])
     steady = len(set(pairs)) == 1
     return fault if steady else ByChance(fault)
+
+
+def _reason(document: dict[str, Any]) -> str | None:
+    reason: str | None = document["choices"][0]["finish_reason"]
+    return reason
 
 
 def _equal(pair: Pair) -> bool:

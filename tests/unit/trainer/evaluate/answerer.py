@@ -83,6 +83,8 @@ class Answerer:
             text += str(len(self.asked))
         if "slip" in self.faults and self.asked.count(prompt) in (5, 15):  # in a look at temperature 0, and at a stream
             text += "?"
+        if "tie" in self.faults and self.asked.count(prompt) == 8:  # the answer from which a stop is taken
+            text = "zzz"
         if "stop" not in self.faults:
             for stop in body.get("stop", []):
                 text = text.partition(stop)[0]

@@ -265,3 +265,10 @@ async def test_answers_that_come_and_go_break_no_promise_and_keep_none() -> None
 async def test_one_answer_that_differed_once_is_looked_at_again() -> None:
     api = (await run(Answerer(RIGHT, faults=frozenset({"slip"})))).api
     assert (api.failed, api.uncertain) == ([], [])
+
+
+async def test_a_stop_that_later_answers_lack_is_looked_at_again() -> None:
+    """The answer from which it was taken fell the other way once, and no later one could end with it: a final Fail."""
+    said = {prompt: f"{text} indeed" for prompt, text in RIGHT.items()}
+    api = (await run(Answerer(said, faults=frozenset({"tie"})), max_tokens=1)).api
+    assert (api.failed, api.uncertain) == ([], [])

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from driftloop.api.inferenceservice import DriftStatus
 from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
+from driftloop.controller.kinds.inferenceservice.observed import Version
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.traffic import SETTLE
 from driftloop.controller.vocabulary.conditions import parse_timestamp
@@ -25,13 +26,20 @@ def check_drift(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, 
         return None, ()
     if stable is None:
         return before, ()
-    gained = situation.serving is not None and situation.serving.gained
-    state = hand_over(before or DriftStatus(), stable.version, gained)
+    before = before or DriftStatus()
+    state = hand_over(before, stable.version, _has_gained_since(before.change_point, situation.serving))
     held = state.held_from is not None
     after = state if held else watch(state, stable.version, situation.observed.counters, spec, situation.now)
-    rises = after.alarm and not held and not (before and before.alarm and before.version == after.version)
+    rises = after.alarm and not held and not (before.alarm and before.version == after.version)
     event = Event("Warning", Reason.DRIFT_DETECTED, f"{stable.version}: {after.message}")
     return after, (event,) if rises else ()
+
+
+def _has_gained_since(change_point: str | None, serving: Version | None) -> bool:
+    """Whether the version has shown a gain since the change. Gains over versions before it say nothing about it."""
+    if serving is None or not serving.gained or serving.judged is None:
+        return False
+    return change_point is None or serving.judged >= parse_timestamp(change_point)
 
 
 def window(situation: Situation) -> tuple[datetime, datetime] | None:

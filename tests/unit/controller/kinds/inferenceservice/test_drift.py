@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
+
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.drift import check_drift, window
-from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.vocabulary.conditions import timestamp
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, revision, service, version
@@ -50,7 +52,7 @@ def test_an_alarm_is_told_once() -> None:
 
 def promoted(state: DriftStatus, gained: bool) -> Observed:
     """Another version serves, with that alarm in the status."""
-    v2 = version("v2", 100, gained=gained)
+    v2 = version("v2", 100, gained=gained, judged=NOW)
     observed = replace(serving(state), versions=(V1, v2))
     return replace(observed, revisions=(revision(observed, v2, "stable", 2),))
 
@@ -65,6 +67,16 @@ def test_an_alarm_stands_until_a_version_with_a_gain_serves() -> None:
     learned = SHIFTED | {"feedback": NORMAL["feedback"]}
     fresh, _ = seen(promoted(alarm, gained=True), *[learned] * 30)
     assert (fresh.alarm, fresh.version, fresh.held_from) == (False, "v2", None)
+
+
+@pytest.mark.parametrize("serves", [V1, version("v0", 900)])
+def test_a_gain_that_was_shown_before_the_change_answers_no_alarm(serves: Version) -> None:
+    """Each retrained version has gained over its own baseline: going back to one declared the drift over."""
+    alarm, _ = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    held, _ = seen(promoted(alarm, gained=False))
+    back = replace(serving(held), versions=(replace(serves, gained=True, judged=ago(200)),))
+    found, _ = seen(replace(back, revisions=(revision(back, serves, "stable", 2),)))
+    assert (found.alarm, found.version) == (True, serves.name)
 
 
 def test_without_figures_nothing_changes() -> None:
