@@ -66,7 +66,7 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     at_rest = evidence <= _AT_REST * limit
     if collecting or at_rest:
         collected = _added(collected, counters, expected, math.inf if collecting else GROWTH * spec.baseline_requests)
-    advanced = status.model_copy(update={"consumed_until": timestamp(counters.until)})
+    advanced = status.model_copy(update={"consumed_until": timestamp(counters.until), "since": _since(status, counters)})
     missing = _missing(advanced, collected, spec)
     first = status.first_baseline
     if collecting and missing is None and not first and health(collected) != "Bad":
@@ -75,7 +75,8 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     progress = missing or _progress(collected)
     return status.model_copy(
         update={
-            "consumed_until": timestamp(counters.until),
+            "consumed_until": advanced.consumed_until,
+            "since": advanced.since,
             "requests": status.requests + (0 if collecting else round(counters.requests)),
             "evidence": encode(state) | {_PACE: _encoded_pace(advance(pace, counters.requests, seconds))},
             "log_evidence": decimal(evidence),
@@ -175,6 +176,12 @@ def _started(status: DriftStatus, version: str, spec: Drift, now: datetime) -> D
         first_baseline=status.first_baseline,
         message=f"learning what is normal: 0/{spec.baseline_requests} requests",
     )
+
+
+def _since(status: DriftStatus, counters: Counters) -> str | None:
+    """When the baseline began: with the window of its first request. Hours without traffic do not count."""
+    idle = _rows(_counts(status.baseline)) == 0 and counters.requests <= 0
+    return timestamp(counters.until) if status.since and idle else status.since
 
 
 def _missing(status: DriftStatus, collected: Mapping[str, Sequence[int]], spec: Drift) -> str | None:

@@ -96,6 +96,13 @@ def test_the_baseline_has_its_least_time() -> None:
     assert few.look(times=6).message == "learning what is normal: 600/10000 requests, 0.017 of 0.5 hours"
 
 
+def test_the_least_time_begins_with_the_first_request() -> None:
+    """A version was promoted on Friday evening, and Monday's first five minutes were all that was normal."""
+    service = Service(SPEC.model_copy(update={"baseline_minimum_hours": 0.5}))
+    service.look((0.0,) * 10, (0, 0), times=360)
+    assert service.look(HIGH, times=6).message == "learning what is normal: 0.017 of 0.5 hours"
+
+
 def test_a_baseline_that_was_kept_without_its_beginning_is_not_collected_again() -> None:
     """Of before the field: a day without a watch would follow an upgrade."""
     service = Service()

@@ -20,8 +20,10 @@ from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
+from driftloop.controller.vocabulary.conditions import is_true
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import World
 
@@ -78,7 +80,8 @@ def _pods(revision: Revision, service: Obj, world: World) -> list[Obj]:
 
 def _with_problem(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revision:
     """The revision with the reason why its pods do not serve."""
-    revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in pods))
+    waiting = [pod for pod in pods if not is_true(field(pod, "status", "conditions") or [], "Ready")]
+    revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in waiting))
     match serving_problem(pods) or refused_pods(deployment):
         case None:
             return revision

@@ -82,7 +82,8 @@ class Revision:
     problem: str = ""  # why its pods do not serve
     broken: bool = False  # whether no restart can solve the problem
     resource_version: str | None = None
-    unstarted: bool = False  # whether no engine has run yet: its pods wait for a node, an image, a volume or the model
+    # Whether no engine has run yet in its pods that are not ready: they wait for a node, an image, a volume or the model.
+    unstarted: bool = False
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,27 @@ async def test_whether_an_engine_ever_ran_is_read_from_the_pods(engine: Obj, uns
     assert without.unstarted
 
 
+async def test_a_ready_pod_does_not_say_that_the_engine_of_a_waiting_one_ran() -> None:
+    """A node was lost during an analysis: its pod found no other, and beside a ready one it counted as started."""
+    body = served("v1", "candidate", available=1) | {"spec": {"replicas": 2}}
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    pods: list[Obj] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels},
+            "status": {"conditions": [condition], "initContainerStatuses": statuses},
+        }
+        for name, condition, statuses in (
+            ("ready", {"type": "Ready", "status": "True"}, [{"name": "engine", "state": {"running": {}}}]),
+            ("waits", {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}, []),
+        )
+    ]
+    [found] = (await Cluster(service(), body, *pods).look()).revisions
+    assert found.unstarted
+    assert found.problem.startswith("Unschedulable")
+
+
 async def test_a_pod_with_wrong_input_makes_its_revision_broken() -> None:
     body = served("v1", "candidate", available=0)
     labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
