@@ -27,6 +27,7 @@ KUBERNETES = {
     "OOMKilled",
     "PodFailurePolicy",
     "RunContainerError",
+    "UnexpectedAdmissionError",
     "Unschedulable",
 }
 RUNNING = "Running"  # said of a stage by its own reason

@@ -6,6 +6,8 @@ Reasons of failed stages (`contract/reasons.py`), of the kubelet and of the sche
 
 from enum import StrEnum
 
+from driftloop.contract.reasons import StageReason
+
 
 class Reason(StrEnum):
     """Reasons in CamelCase, as the API requires."""
@@ -81,6 +83,8 @@ class Reason(StrEnum):
     STAGE_FAILED = "StageFailed"
 
 
+# Kubernetes' own reasons that do concern the model or the data: too little memory, and wrong input (exit code 78).
+_OF_INPUT = frozenset({"OOMKilled", "PodFailurePolicy"})
 # Reasons of failed stages that say nothing about the model or the data: failures of the cluster, the storage or Ray,
 # and unexplained ones. Wrong input (exit code 78) and lack of memory are not among them.
 UNAVAILABLE = frozenset(
@@ -102,3 +106,14 @@ UNAVAILABLE = frozenset(
         "Unreachable",
     }
 )
+
+
+def is_unavailable(reason: str) -> bool:
+    """Whether a failed stage with this reason says nothing about the model or the data.
+
+    The kubelet has more reasons than can be listed, such as UnexpectedAdmissionError or OutOf and a resource's name.
+
+    >>> [is_unavailable(reason) for reason in ("Evicted", "OutOfnvidia.com/gpu", "OOMKilled", "EmptyData", "")]
+    [True, True, False, False, False]
+    """
+    return reason in UNAVAILABLE or bool(reason) and reason not in {*Reason, *StageReason, *_OF_INPUT}

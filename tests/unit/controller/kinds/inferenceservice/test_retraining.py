@@ -196,7 +196,10 @@ def test_an_alarm_that_outlived_a_promotion_asks_with_the_alert_of_before() -> N
     assert bodies(go(serving(alerts=(alert("a1/0", ago(700)),), status={"drift": held})))
 
 
-@pytest.mark.parametrize("reason", ["NodesMissing", "DeadlineExceeded", "Evicted", "HeadGone", "StorageUnreadable"])
+@pytest.mark.parametrize(
+    "reason",
+    ["NodesMissing", "DeadlineExceeded", "Evicted", "UnexpectedAdmissionError", "HeadGone", "StorageUnreadable"],
+)
 def test_what_the_cluster_failed_is_no_rejection_and_is_tried_again(reason: str) -> None:
     failed = job(name_of(0), 90, "Failed", finished=ago(61), reason=reason)
     decision = go(serving({"cooldownSeconds": 60, "maxRejections": 1}, status={"drift": ON}, jobs=(failed,)))
@@ -207,7 +210,7 @@ def test_what_the_cluster_failed_is_no_rejection_and_is_tried_again(reason: str)
     assert state(rests) == "Cooldown"
 
 
-@pytest.mark.parametrize("reason", ["NonFiniteLoss", "EmptyData", "OOMKilled", ""])
+@pytest.mark.parametrize("reason", ["NonFiniteLoss", "EmptyData", "OOMKilled", "PodFailurePolicy", ""])
 def test_what_the_data_or_the_template_failed_counts(reason: str) -> None:
     failed = job(name_of(0), 90, "Failed", finished=ago(61), reason=reason)
     assert state(go(serving({"maxRejections": 1}, status={"drift": ON}, jobs=(failed,)))) == "Blocked"

@@ -10,7 +10,7 @@ from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.kinds.versions import UNJUDGED
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.naming import MAX_RESOURCE_NAME
-from driftloop.controller.vocabulary.reasons import UNAVAILABLE
+from driftloop.controller.vocabulary.reasons import is_unavailable
 
 DAY = timedelta(days=1)
 WATCH_LAG = timedelta(seconds=60)
@@ -92,7 +92,7 @@ def history_of(basis: Basis) -> History:
 def ending(basis: Basis, job: Job) -> RetrainingEnding:
     """How a retraining ended. It is InFlight until its version serves, was rejected, or was superseded."""
     if job.phase == "Failed":
-        return "Unavailable" if job.reason in UNAVAILABLE else "Rejected"
+        return "Unavailable" if is_unavailable(job.reason) else "Rejected"
     version = _version_of(basis, job)
     if version is None:
         return _without_version(job, basis.situation.now)
@@ -100,7 +100,7 @@ def ending(basis: Basis, job: Job) -> RetrainingEnding:
         return "Promoted"
     # A version that no suite judged (AwaitingApproval) never replaces a stable version.
     if version.phase in ("Rejected", "Failed", "AwaitingApproval"):
-        return "Unavailable" if version.phase == "Failed" and version.reason in UNAVAILABLE else "Rejected"
+        return "Unavailable" if version.phase == "Failed" and is_unavailable(version.reason) else "Rejected"
     if version.phase in UNJUDGED:
         return "InFlight"
     if basis.situation.revision_of(version) in basis.situation.failed:
