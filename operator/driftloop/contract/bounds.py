@@ -77,6 +77,11 @@ def share_bounds(items: int, clusters: int, correct: int, clustered_error: float
     return max(0.0, min(centre - half, share - spread)), min(1.0, max(centre + half, share + spread))
 
 
+def reaches_floor(lower: float, minimum: float) -> bool:
+    """Whether an accuracy with this lower bound reaches `minimum`. An accuracy that may be 0 never does."""
+    return lower >= minimum and lower > 0
+
+
 def least_items(suite: SuiteSpec) -> int | None:
     """The smallest number of independent items with which the suite's gate can pass; None if no number is enough.
 
@@ -146,7 +151,7 @@ def _score(items: float, gained: float, lost: float, difference: float) -> float
 def _could_pass(suite: SuiteSpec, items: int) -> bool:
     match suite.kind:
         case "floor":
-            return share_bounds(items, items, items, 0.0)[0] >= suite.minimum
+            return reaches_floor(share_bounds(items, items, items, 0.0)[0], suite.minimum)
         case "target":
             return paired_difference(items, items, items, 0, 0.0).lower > suite.min_gain
         case "retention" if suite.delta == 0:  # only a better version can pass

@@ -66,7 +66,9 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     at_rest = evidence <= _AT_REST * limit
     if collecting or at_rest:
         collected = _added(collected, counters, expected, math.inf if collecting else GROWTH * spec.baseline_requests)
-    advanced = status.model_copy(update={"consumed_until": timestamp(counters.until), "since": _since(status, counters)})
+    advanced = status.model_copy(
+        update={"consumed_until": timestamp(counters.until), "since": _since(status, counters)}
+    )
     missing = _missing(advanced, collected, spec)
     first = status.first_baseline
     if collecting and missing is None and not first and health(collected) != "Bad":

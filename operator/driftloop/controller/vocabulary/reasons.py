@@ -116,4 +116,4 @@ def is_unavailable(reason: str) -> bool:
     >>> [is_unavailable(reason) for reason in ("Evicted", "OutOfnvidia.com/gpu", "OOMKilled", "EmptyData", "")]
     [True, True, False, False, False]
     """
-    return reason in UNAVAILABLE or bool(reason) and reason not in {*Reason, *StageReason, *_OF_INPUT}
+    return reason in UNAVAILABLE or (bool(reason) and reason not in {*Reason, *StageReason, *_OF_INPUT})

@@ -82,7 +82,7 @@ class Revision:
     problem: str = ""  # why its pods do not serve
     broken: bool = False  # whether no restart can solve the problem
     resource_version: str | None = None
-    # Whether no engine has run yet in its pods that are not ready: they wait for a node, an image, a volume or the model.
+    # Whether no engine has run yet in pods that are not ready: they wait for a node, an image, a volume or the model.
     unstarted: bool = False
 
 

@@ -24,6 +24,7 @@ from driftloop.contract.bounds import (
     Difference,
     least_items,
     paired_difference,
+    reaches_floor,
     share_bounds,
 )
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
@@ -266,9 +267,11 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
     share = result.correct / result.items
     lower, upper = share_bounds(result.items, result.clusters, result.correct, result.standard_error)
     needed = None
-    if lower >= suite.minimum:
+    if reaches_floor(lower, suite.minimum):
         judged: Verdict = "Pass"
         message = f"at 95 % the accuracy is at least {_decimal(lower)}"
+    elif suite.minimum == 0:
+        judged, message = "Inconclusive", f"the accuracy is not measurably above 0: {_CHECK_SUITE}"
     elif share <= suite.minimum:
         judged, message = "Fail", f"accuracy {_decimal(share)}, required is at least {_decimal(suite.minimum)}"
     else:

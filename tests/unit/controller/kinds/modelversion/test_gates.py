@@ -97,6 +97,18 @@ def test_items_needed_agree_with_the_published_formula() -> None:
     assert gate.items_needed == pytest.approx(247, abs=5)
 
 
+def test_a_floor_of_nothing_approves_no_version_that_is_never_right() -> None:
+    nothing = FLOOR.model_copy(update={"minimum": 0.0})
+    found = evaluation(measured(nothing, 500, 0), baseline_digest=None)
+    gates = judge(version(nothing), found, NONE_STABLE)
+    assert verdict(gates) == "Rejected"
+    assert gates[-1].message.startswith("the accuracy is not measurably above 0: the suite measures nothing")
+    assert the_gate(nothing, measured(nothing, 500, 50)).verdict == "Pass"
+    least = least_items(nothing) or 0
+    assert the_gate(nothing, measured(nothing, least, least)).verdict == "Pass"
+    assert the_gate(nothing, measured(nothing, least - 1, least - 1)).verdict == "Inconclusive"
+
+
 def test_without_a_baseline_only_the_floor_applies_and_the_reason_is_kept() -> None:
     found = evaluation(measured(TARGET, 500, 400), measured(FLOOR, 500, 450), baseline_digest=None)
     gates = judge(version(TARGET, FLOOR), found, NoBaseline("no service follows the family"))
