@@ -24,7 +24,7 @@ def test_a_foreign_pod_is_refused_by_ray_itself(lab: Lab, waiting: str) -> None:
 
     head = lab.kube.wait("the head", address, 120, tell=lambda: lab.story(waiting))
     join = f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN=0000 python3 -c \"import ray; ray.init(address='{head}:6379')\""
-    # Ray retries for minutes, but the first answer is enough.
+    # Ray retries for minutes with a wrong token (not reported), but its first answer is enough.
     command = ["bash", "-c", f"grep -m1 -e InvalidAuthToken -e Connected <(timeout 60 env {join} 2>&1)"]
     assert "InvalidAuthToken" in lab.run_pod("foreigner", lab.installed.images["trainer"], command)
 

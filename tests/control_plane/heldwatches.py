@@ -100,7 +100,8 @@ class HeldWatches:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP}
         watch = request.query.get("watch") in ("true", "1")
         timeout = aiohttp.ClientTimeout(total=None if watch else 60)
-        body = await request.read() or None  # for empty bytes aiohttp would send a Content-Type
+        # For empty bytes aiohttp would send a Content-Type: https://github.com/aio-libs/aiohttp/issues/5392
+        body = await request.read() or None
         asked = self._session.request(request.method, request.rel_url, headers=headers, data=body, timeout=timeout)
         async with asked as answer:
             noted = Request(request.method, request.path, answer.status, watch)

@@ -50,8 +50,8 @@ PACKING_TYPES = frozenset(
         *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
     )
 )
-# transformers lists these types as causal, but unless `is_decoder` is set they see the tokens that they should predict
-# (not reported).
+# transformers lists these types as causal, but unless `is_decoder` is set they see the tokens that they should predict.
+# Then transformers only logs a warning: https://github.com/huggingface/transformers/pull/6411
 ENCODER_TYPES = frozenset(
     (
         *(

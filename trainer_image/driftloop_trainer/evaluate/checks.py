@@ -3,8 +3,8 @@
 A check returns what is wrong, or None. A check that can't be run counts as failed.
 
 Greedy answers should be equal. But on GPUs the last bits of a sum depend on the batch, so that the likeliest token can
-change in a near tie. So a check for equal answers is repeated, and a difference that comes and goes is a ByChance: it
-doesn't prove that the API is wrong.
+change in a near tie: https://github.com/vllm-project/vllm/issues/7779. So a check for equal answers is repeated, and a
+difference that comes and goes is a ByChance: it doesn't prove that the API is wrong.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
