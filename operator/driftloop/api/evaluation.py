@@ -18,8 +18,9 @@ class EvaluationSettings(ApiModel):
     concurrency: int = Field(8, ge=1, le=1024, description="Number of items that are asked at the same time.")
     engine: Engine | None = Field(
         None,
-        description="The engine that runs the model for the evaluation. If absent: the engine of the first "
-        "InferenceService, by name, that follows the family; if there is none, transformers without GPUs.",
+        description="The engine that runs the model for the evaluation. If absent: the engine of the InferenceService "
+        "with whose stable version the model is compared; else of the first one, by name, that follows the family; if "
+        "there is none, transformers without GPUs.",
     )
     queue_name: QueueName | None = Field(
         None,

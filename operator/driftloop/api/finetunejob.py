@@ -396,7 +396,7 @@ class PlanStatus(ApiModel):
         description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; loading; total.",
     )
     available_bytes_per_worker: int | None = Field(
-        None, description="Bytes of the pod's memory limit that are available to one worker."
+        None, description="Bytes available to one worker, of the pod's memory limit or, with GPUs, of its GPU."
     )
 
 

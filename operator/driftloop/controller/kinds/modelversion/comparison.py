@@ -75,7 +75,7 @@ def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comp
         settings=settings,
         now=now,
         baseline=baseline,
-        engine=_engine(observed),
+        engine=_engine(observed, baseline),
         is_candidate=_is_candidate(observed, baseline),
         is_compared=any(suite.kind != "floor" for suite in observed.spec.evaluation.suites),
         wants_retry=observed.annotations.get(RETRY) not in (None, observed.status.retried),
@@ -83,11 +83,16 @@ def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comp
     )
 
 
+def _followers(observed: Observed) -> list[Obj]:
+    """The family's services, by name. Those that pin a version are last: they take no other version by themselves."""
+    return sorted(observed.services, key=lambda service: field(service, "spec", "model", "version") is not None)
+
+
 def _baseline(observed: Observed) -> Baseline | NoBaseline | Unknown:
-    """The stable version of the first service, by name, that has a stable version other than this version."""
+    """The stable version of the first service that has one."""
     if not observed.services:
         return NoBaseline(f"no InferenceService follows family {observed.spec.family}")
-    for service in observed.services:
+    for service in _followers(observed):
         if name := versions.stable_version(service, observed.deployments):
             return _baseline_named(observed, service["metadata"]["name"], name)
     return NoBaseline("the family has no stable version yet")
@@ -120,11 +125,12 @@ def _is_candidate(observed: Observed, baseline: Baseline | NoBaseline | Unknown)
             assert_never(never)
 
 
-def _engine(observed: Observed) -> Engine:
-    """The engine in the version's spec, else the engine of the family's first service, else the default engine."""
+def _engine(observed: Observed, baseline: Baseline | NoBaseline | Unknown) -> Engine:
+    """The engine in the version's spec, else that of the baseline's service, else of the first service with one."""
     if observed.spec.evaluation.engine is not None:
         return observed.spec.evaluation.engine
-    for service in observed.services:
+    serving = baseline.status.service if isinstance(baseline, Baseline) else None
+    for service in sorted(_followers(observed), key=lambda service: service["metadata"]["name"] != serving):
         try:
             return Engine.model_validate(field(service, "spec", "engine") or {})
         except ValidationError:

@@ -27,6 +27,25 @@ def test_a_newer_version_is_a_candidate_against_the_stable_one() -> None:
     assert found.is_compared
 
 
+def test_a_service_that_pins_a_version_is_compared_with_last() -> None:
+    """A playground of an old version was the first by name: what the other service serves was never asked."""
+    old = version("support-0", "0", "2026-01-01T10:00:00Z")
+    playground = service("a-playground", model={"family": "support", "version": "support-0"}, engine={"maxNumSeqs": 1})
+    served = (deployment(playground, "support-0"), deployment(DESK, "support-1"))
+    found = comparison(services=[playground, DESK], deployments=served, versions=(old, STABLE, NEWER))
+    assert isinstance(found.baseline, Baseline)
+    assert (found.baseline.status.service, found.baseline.status.version) == ("desk", "support-1")
+    alone = comparison(services=[playground], deployments=served, versions=(old, STABLE, NEWER))
+    assert isinstance(alone.baseline, Baseline)
+    assert alone.baseline.status.version == "support-0"
+
+
+def test_the_engine_is_that_of_the_service_that_is_compared_with() -> None:
+    unserved = service("a-new-one", engine={"maxNumSeqs": 1})
+    assert comparison(services=[unserved, DESK]).engine.max_num_seqs == 32
+    assert comparison(services=[unserved, DESK], deployments=()).engine.max_num_seqs == 1
+
+
 def test_an_older_version_and_one_that_is_at_work_are_no_candidates() -> None:
     oldest = version("support-0", "0", "2026-01-01T10:00:00Z")
     assert not comparison(oldest).is_candidate
