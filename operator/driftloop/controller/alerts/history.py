@@ -1,16 +1,13 @@
 """Alerts that fired and ended while no replica was running, from Prometheus' history without silenced ones. Pure."""
 
-import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from driftloop.controller.alerts.alerts import GAP, Alert, fingerprint
 from driftloop.controller.runtime.readings.prometheus import Series
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,20 +18,28 @@ class Silence:
     starts: float  # seconds since the epoch
     ends: float
 
-    def covers(self, labels: Mapping[str, str], at: float) -> bool:
-        """Whether the silence covers an alert with `labels` at that time."""
-        return self.starts <= at <= self.ends and all(_matches(matcher, labels) for matcher in self.matchers)
+    def holds(self, at: float) -> bool:
+        """Whether it silences at that time."""
+        return self.starts <= at <= self.ends
 
 
-def selector(names: Iterable[str], seconds: float) -> str:
-    """The PromQL that selects the last `seconds` of these alerts."""
-    return f'ALERTS{{alertstate="firing",alertname=~"{names_regex(names)}"}}[{max(1, round(seconds))}s]'
+Silenced = tuple[Silence, Sequence[Series]]  # a silence, and the alerts that its matchers select
+
+
+def selector(names: Iterable[str], seconds: float, silence: Silence | None = None) -> str:
+    """The PromQL that selects the last `seconds` of these alerts; with `silence` only those that its matchers select.
+
+    Prometheus matches regular expressions as Alertmanager does, in linear time. Those of Python may take hours, and no
+    other thread runs meanwhile: not even the one that ends the process without the Lease.
+    """
+    own = [f'alertstate="firing",alertname=~"{names_regex(names)}"']
+    matchers = [_promql(matcher) for matcher in silence.matchers] if silence else []
+    return f"ALERTS{{{','.join(own + matchers)}}}[{max(1, round(seconds))}s]"
 
 
 def names_regex(names: Iterable[str]) -> str:
     """A regular expression that matches exactly these alert names, quoted for a label matcher."""
-    pattern = "|".join(re.escape(name) for name in sorted(names))
-    return pattern.replace("\\", "\\\\").replace('"', '\\"')
+    return _escaped("|".join(re.escape(name) for name in sorted(names)))
 
 
 def silences(answer: Any) -> list[Silence]:
@@ -52,14 +57,20 @@ def _silence(raw: Mapping[str, Any]) -> Silence:
     return Silence(matchers, _seconds(raw["startsAt"]), _seconds(raw["endsAt"]))
 
 
-def fired(series: Iterable[Series], silenced: Iterable[Silence]) -> list[Alert]:
+def relevant(series: Sequence[Series], silenced: Iterable[Silence]) -> list[Silence]:
+    """The silences that hold at some time of the series."""
+    times = [at for one in series for at, _ in one.points]
+    return [silence for silence in silenced if times and silence.starts <= max(times) and silence.ends >= min(times)]
+
+
+def fired(series: Iterable[Series], silenced: Sequence[Silenced]) -> list[Alert]:
     """The alerts in `series` that fired at some time without being silenced."""
-    silenced = list(silenced)
     alerts = []
     for one in series:
-        labels = {name: value for name, value in one.labels.items() if name not in ("__name__", "alertstate")}
+        labels = _labels(one)
+        own = [silence for silence, covered in silenced if labels in [_labels(other) for other in covered]]
         for times in _episodes([at for at, _ in one.points]):
-            if any(not any(silence.covers(labels, at) for silence in silenced) for at in times):
+            if any(not any(silence.holds(at) for silence in own) for at in times):
                 alerts.append(Alert(fingerprint(labels), labels, _moment(times[0]), _moment(times[-1])))
     return alerts
 
@@ -76,17 +87,20 @@ def _episodes(times: list[float]) -> Iterator[list[float]]:
         yield episode
 
 
-def _matches(matcher: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value, pattern = labels.get(str(matcher.get("name")), ""), str(matcher.get("value", ""))
-    if matcher.get("isRegex"):
-        try:
-            matches = re.fullmatch(pattern, value) is not None
-        except re.error:  # Alertmanager uses RE2, whose syntax differs. Ignoring a silence would be worse.
-            log.warning("can't parse the regular expression of a silence, which counts as a match: %s", pattern[:200])
-            return True
-    else:
-        matches = value == pattern
-    return matches if matcher.get("isEqual", True) else not matches
+def _labels(series: Series) -> dict[str, str]:
+    return {name: value for name, value in series.labels.items() if name not in ("__name__", "alertstate")}
+
+
+def _promql(matcher: Mapping[str, Any]) -> str:
+    name, equal = str(matcher.get("name")), matcher.get("isEqual", True)
+    operator = ("=~" if equal else "!~") if matcher.get("isRegex") else ("=" if equal else "!=")
+    if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", name):
+        name = f'"{_escaped(name)}"'
+    return f'{name}{operator}"{_escaped(str(matcher.get("value", "")))}"'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _seconds(text: str) -> float:

@@ -84,8 +84,13 @@ class Poll:
         if self._read_until is not None:
             since = min(since, time.monotonic() - self._read_until + OVERLAP)
         try:
-            silences = [silence for url in self._urls for silence in await self._silences(url)]
-            return history.fired(await self._prometheus.series(history.selector(names, since)), silences)
+            series = await self._prometheus.series(history.selector(names, since))
+            silences = [silence for url in self._urls for silence in await self._silences(url)] if series else []
+            silenced = [
+                (silence, await self._prometheus.series(history.selector(names, since, silence)))
+                for silence in history.relevant(series, silences)
+            ]
+            return history.fired(series, silenced)
         except (MetricsUnavailable, ValueError) as error:
             if self._prometheus.configured:
                 ERRORS.labels("poll").inc()
