@@ -191,6 +191,12 @@ def test_an_alert_that_the_operators_own_evidence_does_not_bear_out_is_not_belie
     assert state(go(serving(status={"drift": drift}))) == "Idle"
 
 
+def test_an_alarm_outlives_a_new_revision_of_its_version() -> None:
+    """Another engine was promoted for the same version: the alert that went on firing was older, and asked no more."""
+    watched = ON.model_copy(update={"since": timestamp(ago(5000))})
+    assert bodies(go(serving(alerts=(alert("a1/0", ago(700)),), status={"drift": watched})))
+
+
 def test_an_alarm_that_outlived_a_promotion_asks_with_the_alert_of_before() -> None:
     held = ON.model_copy(update={"held_from": "v0"})
     assert bodies(go(serving(alerts=(alert("a1/0", ago(700)),), status={"drift": held})))

@@ -300,6 +300,15 @@ def test_a_candidate_replaces_a_stable_revision_that_is_long_dead() -> None:
     assert PROMOTED in of(observed, go(observed), "v2").annotations
 
 
+def test_a_candidate_that_was_seen_to_be_worse_replaces_no_stable_revision() -> None:
+    """Stable's nodes were away for ten minutes, and the candidate that failed a third of the requests was promoted."""
+    observed = canary({"analysis_started": ago(1000)}, arms=BAD)
+    dead = replace(observed.revisions[0], available=0, unavailable_since=ago(601))
+    step = go(replace(observed, revisions=(dead, observed.revisions[1])))
+    assert (step.phase, moves(step)) == ("Canary", ())
+    assert "30 of 100 failed" in step.message
+
+
 def test_more_replicas_in_a_canary_do_not_make_the_candidate_late() -> None:
     """Its status is about the fewer pods of before: an old `since` must not roll it back."""
     observed = canary({"since": ago(5000), "analysis_started": ago(4000)}, {"replicas": 6})

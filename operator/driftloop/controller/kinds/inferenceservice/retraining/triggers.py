@@ -51,13 +51,17 @@ def _recorded(basis: Basis) -> Alerts:
 
 
 def _drift_alerts(basis: Basis) -> Alerts:
-    """The drift alerts since the promotion. Of a held alarm also earlier ones, because its alert continues to fire."""
+    """The drift alerts since the version's requests are watched: also those before its present revision.
+
+    Of a held alarm all earlier ones too, because its alert continues to fire.
+    """
     drift = basis.observed.status.drift
     held = drift is not None and drift.held_from is not None
+    since = parse_timestamp(drift.since) if drift and drift.since else basis.stable.since
     return [
         (started, alert)
         for started, alert in _recorded(basis)
-        if alert.alertname == ALERT_NAME and (held or started > basis.stable.since) and is_confirmed(basis, started)
+        if alert.alertname == ALERT_NAME and (held or started > since) and is_confirmed(basis, started)
     ]
 
 

@@ -70,7 +70,7 @@ def canary(pair: Pair) -> Rollout:
     situation, candidate = pair.situation, pair.candidate
     if candidate.promoted or pair.replicas == 0:
         return _exchange(pair)
-    if candidate.available and _stable_is_lost(pair):
+    if candidate.available and _stable_is_lost(pair) and not _is_worse(pair):
         # Stable's pods do not come back, so waiting for a comparison would block the rollout.
         return _promote(pair, None, f"{pair.stable.version} has no ready pod to compare with")
     if candidate.available < pair.size:
@@ -206,6 +206,14 @@ def _exchange(pair: Pair) -> Rollout:
 def _roll_back(pair: Pair, failure: Failure) -> Rollout:
     """Roll back and keep stable, independently: an admission policy may refuse a write to one of the Deployments."""
     return replace(roll_back(pair.situation, pair.candidate, failure), beside=pair.keep_stable())
+
+
+def _is_worse(pair: Pair) -> bool:
+    """Whether the requests so far show that the candidate is worse. Without metrics nothing is shown."""
+    observed, started = pair.situation.observed, pair.candidate.analysis_started
+    if started is None or observed.arms is None:
+        return False
+    return analyse(observed.spec.canary, observed.arms, started, pair.situation.now).verdict == "RollBack"
 
 
 def _stable_is_lost(pair: Pair) -> bool:
