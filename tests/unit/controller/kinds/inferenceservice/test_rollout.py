@@ -349,12 +349,14 @@ def test_a_used_up_retry_is_renewed_when_the_annotation_goes() -> None:
     assert of(observed, go(observed), "v2").annotations == {RETRIED: None}
 
 
-def test_without_replicas_the_revision_changes_at_once() -> None:
-    observed = service({"replicas": 0}, versions=(V1, V2))
-    observed = replace(
-        observed, revisions=(revision(observed, V1, "stable", 0), revision(observed, V2, "candidate", 0))
-    )
-    assert of(observed, go(observed), "v2").labels == {ROLE: "stable"}
+def test_without_replicas_a_candidate_waits_for_requests() -> None:
+    """A service that was scaled to 0 for the night promoted what it was about to roll back."""
+    observed = canary({"analysis_started": ago(60)}, {"replicas": 0}, arms=BAD)
+    step = go(observed)
+    assert (of(observed, step, "v1").replicas, of(observed, step, "v2").replicas) == (0, 0)
+    assert (step.phase, of(observed, step, "v2").labels) == ("Canary", {})
+    promoted = canary({"replicas": 0, "promoted": ago(5)}, {"replicas": 0})
+    assert of(promoted, go(promoted), "v2").labels == {ROLE: "stable"}
 
 
 # --- what must hold in every rollout ---

@@ -68,8 +68,10 @@ def start(situation: Situation, stable: Revision, version: Version) -> Rollout:
 def canary(pair: Pair) -> Rollout:
     """The next step of a candidate that exists."""
     situation, candidate = pair.situation, pair.candidate
-    if candidate.promoted or pair.replicas == 0:
+    if candidate.promoted:
         return _exchange(pair)
+    if pair.replicas == 0:
+        return _await_replicas(pair)
     if candidate.available and _stable_is_lost(pair) and not _is_worse(pair):
         # Stable's pods do not come back, so waiting for a comparison would block the rollout.
         return _promote(pair, None, f"{pair.stable.version} has no ready pod to compare with")
@@ -118,6 +120,14 @@ def _await_candidate(pair: Pair) -> Rollout:
         reason = Reason.PODS_BROKEN if candidate.broken else Reason.PROGRESS_DEADLINE_EXCEEDED
         return _roll_back(pair, Failure(reason, message))
     return Rollout("Canary", Reason.CANDIDATE_STARTING, message, pair.keep(), candidate=candidate)
+
+
+def _await_replicas(pair: Pair) -> Rollout:
+    """Wait for requests to compare: without pods there are none, and an analysis that has begun is not over."""
+    message = f"{pair.candidate.version} waits beside {pair.stable.version}: spec.replicas is 0"
+    return Rollout(
+        "Canary", Reason.CANDIDATE_STARTING, message, pair.keep(), candidate=pair.candidate, requeue_after=None
+    )
 
 
 def _is_overdue(pair: Pair) -> bool:
