@@ -79,7 +79,12 @@ class Poll:
         return read_alerts(answer)
 
     async def _past(self, names: set[str]) -> list[Alert] | None:
-        """The alerts that fired since the previous poll; None when Prometheus or the silences can't be read."""
+        """The alerts that fired since the previous poll; None when Prometheus or the silences can't be read.
+
+        Without an Alertmanager nothing is known of silences, and a silence must keep an alert from retraining.
+        """
+        if not self._urls:
+            return None
         since = self._lookback
         if self._read_until is not None:
             since = min(since, time.monotonic() - self._read_until + OVERLAP)
