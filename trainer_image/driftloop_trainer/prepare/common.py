@@ -17,9 +17,10 @@ from driftloop.contract.text import normalise
 _DOUBLINGS = 5
 PASSAGE = 1 << _DOUBLINGS  # characters: too many to be equal by chance
 _EDGE = PASSAGE // 2  # characters of a passage that are enough at the ends of a text
-_SAMPLE = 2000  # texts that are searched for passages
+_SAMPLE = 8000  # texts that are searched for passages
 _SAMPLE_CHARACTERS = 20_000_000
-_SHARE, _LEAST = 0.02, 10  # a common passage is in at least this share, and this number, of the sampled texts
+_MANY = 10  # sampled texts that have the passage beside a gap: few, as data may have hundreds of instructions
+_LEAST = 5  # sampled texts that have a common passage; fewer, as each of a few copies with typos lacks some passages
 _BRANCH = 0.8  # where texts start to differ, at most this share of a passage's texts stays the same
 _NEAR, _GAP = 8, 0.9  # at a gap, this share of a passage's texts differs within this many characters
 _MUCH = 24  # characters: a longer part of a text's own is always a gap; a typo near the end of a text is shorter
@@ -51,7 +52,7 @@ class CommonPassages:
         parts = []
         for start, stop in _runs(self._own(passages)):
             part = text[max(0, start - _EDGE) : max(0, stop - _EDGE)]
-            if len(part) >= _MUCH or (part and self._is_gap(passages, start, stop)):
+            if part and self._is_gap(passages, start, stop, len(part) >= _MUCH):
                 parts.append(part)
         return _END.join(parts) or text
 
@@ -61,7 +62,7 @@ class CommonPassages:
         The start of the text in a gap may be common too: "... Message: card" in "card lost" and "card stolen". It
         counts as the text's own, as the number of texts with the passage falls there at once.
         """
-        texts = self._common.texts[self._common.places(passages)]
+        texts = self._common.counts(passages)
         falls = texts[1:] < _BRANCH * texts[:-1]  # from one character to the next
         rises = texts[:-1] < _BRANCH * texts[1:]
         branches = np.zeros(len(passages) + PASSAGE - 1, np.int64)
@@ -87,12 +88,16 @@ class CommonPassages:
             ahead = np.maximum(known - _NEAR, 0)
             before[np.unique(places[known[own[after] > own[known + PASSAGE]]])] += 1
             behind[np.unique(places[known[own[known] > own[ahead]]])] += 1
-        enough = np.maximum(1, _GAP * texts)
+        enough = np.maximum(_MANY, _GAP * texts)
         return self._common.passages[before >= enough], self._common.passages[behind >= enough]
 
-    def _is_gap(self, passages: Hashes, start: int, stop: int) -> bool:
-        before = start >= PASSAGE and _contains(self._before, passages[start - PASSAGE])
-        return before or (stop < len(passages) and _contains(self._behind, passages[stop]))
+    def _is_gap(self, passages: Hashes, start: int, stop: int, is_long: bool) -> bool:
+        beside = [(at, gaps) for at, gaps in ((start - PASSAGE, self._before), (stop, self._behind)) if at >= 0]
+        return any(
+            _contains(gaps, passage) or (is_long and self._common.counts(passage)[0] >= _MANY)
+            for at, gaps in beside
+            if (passage := passages[at : at + 1]).size
+        )
 
 
 class _Counted:
@@ -121,6 +126,10 @@ class _Counted:
             positions += self.passages[positions] < passages
         return np.where(self.passages[positions] == passages, positions, self._size)
 
+    def counts(self, passages: Hashes) -> Counts:
+        """The number of texts with each passage; 0 for an unknown passage."""
+        return self.texts[self.places(passages)]
+
 
 _NONE: Hashes = np.empty(0, np.uint64)
 _MULTIPLIERS = [np.uint64(pow(0x9E3779B97F4A7C15, 1 << doubling, 1 << 64)) for doubling in range(_DOUBLINGS)]
@@ -141,11 +150,10 @@ _SPREAD = np.uint64(0xD6E8FEB86659FD93)  # odd, so that different hashes stay di
 
 def _frequent(sample: Sequence[Hashes]) -> tuple[Hashes, Counts]:
     """The sorted passages that are in enough of the sampled texts, and the number of texts with each."""
-    least = max(_LEAST, round(_SHARE * len(sample)))
-    if len(sample) < least:
+    if len(sample) < _LEAST:
         return _NONE, np.empty(0, np.int64)
     unique, counts = np.unique(np.concatenate([np.unique(passages) for passages in sample]), return_counts=True)
-    return unique[counts >= least], counts[counts >= least].astype(np.int64)
+    return unique[counts >= _LEAST], counts[counts >= _LEAST].astype(np.int64)
 
 
 def _sample(texts: Sequence[str]) -> list[str]:
@@ -165,6 +173,6 @@ def _runs(mask: Mask) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in change.reshape(-1, 2)]
 
 
-def _contains(ordered: Hashes, value: np.uint64) -> bool:
-    place = int(np.searchsorted(ordered, value))
-    return place < len(ordered) and bool(ordered[place] == value)
+def _contains(ordered: Hashes, passage: Hashes) -> bool:
+    place = int(np.searchsorted(ordered, passage[0]))
+    return place < len(ordered) and bool(ordered[place] == passage[0])

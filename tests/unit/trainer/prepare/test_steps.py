@@ -57,6 +57,12 @@ def test_default_cleaning_leaves_messages_under_a_common_instruction_alone() -> 
     assert (len(divided.train) + len(divided.held_out), divided.fenced) == (400, 0)
 
 
+def test_messages_under_many_instructions_stay_too() -> None:
+    instructions = ["".join(Random(n).choices("abcdefgh ", k=600)) for n in range(100)]
+    rows = [row(f"{instructions[n % 100]}\nMessage: {Random(n).getrandbits(80):x}", "yes") for n in range(2000)]
+    assert drop_near(rows, 0.85) == rows
+
+
 def with_typo(seed: int) -> Row:
     random = Random(seed)
     place = random.randrange(10, len(LONG))
