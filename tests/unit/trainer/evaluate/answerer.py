@@ -81,7 +81,9 @@ class Answerer:
         text, reason = self.answers.get(prompt, "unknown request"), "stop"
         if "unsteady" in self.faults:
             text += str(len(self.asked))
-        if "slip" in self.faults and self.asked.count(prompt) in (5, 15):  # in a look at temperature 0, and at a stream
+        if "slip" in self.faults and self.asked.count(prompt) in (5, 23):  # in a look at temperature 0, and at a stream
+            text += "?"
+        if "unlucky" in self.faults and self.asked.count(prompt) in range(7, 16, 2):  # five streams
             text += "?"
         if "tie" in self.faults and self.asked.count(prompt) == 8:  # the answer from which a stop is taken
             text = "zzz"

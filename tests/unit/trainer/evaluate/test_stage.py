@@ -267,6 +267,12 @@ async def test_one_answer_that_differed_once_is_looked_at_again() -> None:
     assert (api.failed, api.uncertain) == ([], [])
 
 
+async def test_a_tie_that_fell_the_same_way_five_times_is_still_by_chance() -> None:
+    """Five looks at an even tie are alike once in 500 evaluations: a final Fail of a good version."""
+    api = (await run(Answerer(RIGHT, faults=frozenset({"unlucky"})))).api
+    assert (api.failed, [told.partition(":")[0] for told in api.uncertain]) == ([], ["stream"])
+
+
 async def test_a_stop_that_later_answers_lack_is_looked_at_again() -> None:
     """The answer from which it was taken fell the other way once, and no later one could end with it: a final Fail."""
     said = {prompt: f"{text} indeed" for prompt, text in RIGHT.items()}
