@@ -24,7 +24,10 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
 RETRAINING: Any = {
     "approval": "automatic",
-    "jobTemplate": {"spec": finetunejob("any")["spec"]},
+    "jobTemplate": {
+        "spec": finetunejob("any")["spec"]
+        | {"evaluation": {"suites": [{"name": "new", "kind": "target", "items": "data"}]}}
+    },
 }
 
 

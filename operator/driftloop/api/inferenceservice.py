@@ -176,7 +176,7 @@ class Retraining(ApiModel):
     max_jobs_per_day: int = Field(4, ge=1, le=1000, description="Maximum number of jobs per day.")
     job_template: JobTemplate = Field(
         description="The FineTuneJob to create. A drift alarm ends only with a version that shows a gain on a target "
-        "suite: give the job one with items: feedback."
+        "suite: give the job one with items: feedback. Without one, drift starts no job."
     )
 
 

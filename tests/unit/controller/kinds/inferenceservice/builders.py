@@ -20,6 +20,7 @@ JOB_SPEC: Obj = {
     "model": {"from": {"serving": {"name": "desk"}}},
     "data": {"feedback": {"service": "desk"}},
     "storage": "pvc://shared/desk",
+    "evaluation": {"suites": [{"name": "new", "kind": "target", "items": "feedback"}]},
     "output": {"family": FAMILY},
 }
 

@@ -104,6 +104,20 @@ def retraining_spec() -> Obj:
     return spec
 
 
+def test_drift_starts_no_job_whose_version_could_not_end_the_alarm() -> None:
+    """A version without a gain was promoted, the alarm stood, and the next one was trained: four of them each day."""
+    retention = retraining_spec() | {
+        "evaluation": {"suites": [{"name": "old", "kind": "retention", "items": "replay"}]}
+    }
+    spec = {"jobTemplate": {"spec": retention}}
+    decision = go(serving(spec))
+    assert (state(decision), decision.blocked, bodies(decision)) == ("Blocked", True, [])
+    assert decision.status is not None
+    assert "kind target" in str(decision.status.message)
+    aged = go(serving(spec | {"maxAgeSeconds": 60}, alerts=()))
+    assert len(bodies(aged)) == 1  # it is not to end an alarm
+
+
 def test_names_fit_and_differ_by_service_version_and_ordinal() -> None:
     long = "a" * 40
     names = {

@@ -39,6 +39,18 @@ class Case:
     proposal: str  # name of the job that would be created
 
 
+def no_gain_to_show(case: Case) -> Decision | None:
+    """Drift triggered it, but no suite of its job could show the gain that ends an alarm."""
+    suites = case.basis.spec.job_template.spec.evaluation.suites
+    if case.trigger.kind != "Drift" or any(suite.kind == "target" for suite in suites):
+        return None
+    message = (
+        "no version of this job could end the alarm: give spec.retraining.jobTemplate.spec.evaluation.suites a suite "
+        "of kind target, for example with items: feedback"
+    )
+    return _blocked(case, message)
+
+
 def breaker_open(case: Case) -> Decision | None:
     """Too many candidates in a row were rejected: a person must find out why."""
     rejections = case.history.rejections
@@ -48,8 +60,7 @@ def breaker_open(case: Case) -> Decision | None:
         f"{rejections} candidates in a row were rejected: check their gates and the data, "
         "then raise spec.retraining.maxRejections, or promote another version"
     )
-    event = Event("Warning", Reason.RETRAINING_BLOCKED, message)
-    return replace(_keep(case, "Blocked", message), events=_once(case, "Blocked", event), blocked=True)
+    return _blocked(case, message)
 
 
 def daily_budget_used(case: Case) -> Decision | None:
@@ -96,6 +107,7 @@ def not_approved(case: Case) -> Decision | None:
 
 
 OBSTACLES: tuple[Callable[[Case], Decision | None], ...] = (
+    no_gain_to_show,
     breaker_open,
     daily_budget_used,
     cooling_down,
@@ -122,6 +134,11 @@ def cooldown_left(case: Case) -> float:
 def waiting(case: Case, message: str) -> Decision:
     """Wait for something that may happen without a person's action."""
     return _keep(case, "Waiting", message)
+
+
+def _blocked(case: Case, message: str) -> Decision:
+    event = Event("Warning", Reason.RETRAINING_BLOCKED, message)
+    return replace(_keep(case, "Blocked", message), events=_once(case, "Blocked", event), blocked=True)
 
 
 def _keep(case: Case, state: RetrainingState, message: str) -> Decision:
