@@ -17,6 +17,7 @@ from driftloop_trainer.data.files import Record, format_of, open_table
 from driftloop_trainer.data.rows import Row, Turn
 
 _COLUMNS = ("id", "prompt", "messages", "tools", "completion", "cluster")
+_LOST = ("system", "system_prompt", "history")  # part of the question by their usual meaning, which are not read
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def read_items(path: Path, name: str, scratch: Path) -> list[Item]:
     names = [column for column in _COLUMNS if column in table.columns]
     if not {"prompt", "messages"} & set(names):
         raise Unreadable(f"neither prompt nor messages: the columns are {', '.join(table.columns[:50])}")
+    if lost := [column for column in _LOST if column in table.columns]:
+        raise Unreadable(f"column {lost[0]!r} may be part of the questions and is not read: put it into messages")
     if twice := [column for column in names if table.columns.count(column) > 1]:
         raise Unreadable(f"column {twice[0]!r} is there twice")
     return [_item(record, table.columns) for record in table.records(names)]
@@ -104,6 +107,8 @@ def is_item(row: Row) -> bool:
 
 def _item(record: Record, columns: list[str]) -> Item:
     row = _row(record)
+    if not row.is_unicode:
+        raise Unreadable(f"{record.place}: half of a surrogate pair: the text was cut in the middle of a character")
     if not is_item(row):
         field = "completion" if row.prompt.strip() else "prompt"
         raise Unreadable(

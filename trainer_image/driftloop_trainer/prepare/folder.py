@@ -121,11 +121,18 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
 
 
 def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
-    """Render all rows. Raises StageFailure if there are no examples, or a row can't be rendered."""
+    """Render all rows. Raises StageFailure if there are no examples, or a row of a source can't be rendered."""
     result = Rendering([], [], Counter(), Counter(), Counter())
     tokens: list[int] = []  # of the rows that are too long
     for row in rows:
-        rendered = renderer.render(row)
+        try:
+            rendered = renderer.render(row)
+        except StageFailure as failure:
+            if row.part != "feedback":  # nobody can take a client's conversation out of the feedback
+                raise
+            log.warning("%s: %s", row.where, failure.reason)  # the message may quote the client
+            result.dropped["feedback.notRendered"] += 1
+            continue
         if rendered.dropped:
             result.dropped[rendered.dropped] += 1
             tokens += [rendered.tokens] if rendered.dropped == "tooLong" else []

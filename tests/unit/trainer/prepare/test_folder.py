@@ -134,6 +134,16 @@ def test_what_clients_of_a_service_wrote_is_in_no_log(volume: Path, caplog: pyte
     assert "my secret" not in caplog.text + (folder(volume) / SAMPLE).read_text()
 
 
+def test_a_rating_that_the_template_refuses_is_counted_and_stops_nothing(volume: Path) -> None:
+    task = {"uri": "pvc://claim/feedback", "maxRows": 10, "maxRowsPerUser": 10}
+    rating = {"id": "1", "prompt": "q", "rating": "correction", "correction": "a", "tools": '[{"name": "rate"}]'}
+    segment = volume / "feedback" / "v1" / "pod" / "1.jsonl"
+    segment.parent.mkdir(parents=True)
+    segment.write_text(json.dumps(rating | {"created": datetime.now(UTC).isoformat()}) + "\n")
+    result = prepared(volume, [{"messages": MESSAGES[:2]}], templates.CHATML, feedback=task)
+    assert (result.train_rows, result.dropped) == (1, {"feedback.notRendered": 1})
+
+
 def test_the_tokens_that_end_answers_are_kept_for_the_export(volume: Path) -> None:
     prepared(volume, [{"messages": MESSAGES}], templates.CHATML)
     assert read_turn_ends(folder(volume)) == with_template(None).convert_tokens_to_ids(["<|im_end|>"])
