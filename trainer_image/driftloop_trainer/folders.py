@@ -2,28 +2,57 @@
 
 from pathlib import Path
 
-from driftloop.contract.manifest import MANIFEST, Manifest
+from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
 from driftloop.contract.result import AnyResult, decode
 from driftloop.contract.uris import join
-from driftloop.podlib.storage import StorageError, create_text, exists, fetch_folder, local_path, read_text, write_text
+from driftloop.podlib import safety
+from driftloop.podlib.storage import (
+    StorageError,
+    create_text,
+    exists,
+    fetch_folder,
+    local_path,
+    read_text,
+    sha256,
+    write_text,
+)
 
 _RESULT = ".result.json"  # hidden, as a folder's digest must not cover the stage's result
 
 
-def open_folder(uri: str, scratch: Path, digest: str | None = None) -> Path:
+# Files that may have hundreds of gigabytes: a model's weights, and the same in formats that are not loaded.
+WEIGHTS = safety.PICKLED | {".safetensors", ".gguf", ".h5", ".msgpack", ".onnx"}
+
+
+def open_folder(uri: str, scratch: Path, digest: str | None = None, weights: bool = True) -> Path:
     """A verified local path of the folder at `uri`: the mounted folder itself, or a copy in `scratch`.
+
+    Without `weights`, a model's weights are neither copied nor verified: see `verify_weights`.
 
     Raises StorageError if it doesn't exist, ManifestError if its content doesn't match manifest or digest.
     """
+    skip = frozenset() if weights else WEIGHTS
     path = local_path(uri)
     if path is None:
-        fetch_folder(uri, scratch, digest)
+        fetch_folder(uri, scratch, digest, skip=skip)
         return scratch
     if not path.is_dir():
         raise StorageError(f"{uri}: no such folder")
     if digest is not None or (path / MANIFEST).exists():
-        Manifest.read(path).verify(path, digest)
+        Manifest.read(path).verify(path, digest, skip)
     return path
+
+
+def verify_weights(uri: str, folder: Path) -> None:
+    """Check the weights at `uri` against the manifest in `folder`, if there is one, without keeping a copy of them.
+
+    Raises StorageError, or ManifestError.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    for entry in Manifest.read(folder).files:
+        if Path(entry.path).suffix in WEIGHTS and sha256(join(uri, entry.path)) != entry.sha256:
+            raise ManifestError(f"content of {entry.path} does not match the manifest")
 
 
 def finished(output: str, scratch: Path) -> AnyResult | None:

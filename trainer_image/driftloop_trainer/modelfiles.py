@@ -6,9 +6,12 @@ from typing import Any
 
 from driftloop.contract.manifest import Manifest, ManifestEntry, file_sha256
 from driftloop.contract.reasons import StageReason
+from driftloop.contract.uris import join
 from driftloop.podlib import safety
 from driftloop.podlib.ending import StageFailure
+from driftloop.podlib.storage import exists
 
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"  # the weights, in several files or in one
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -46,7 +49,7 @@ def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
             f"{uri}: its weights are quantised ({method}) and can't be trained: use the full-precision safetensors "
             "(float32, bfloat16 or float16) of the same model",
         )
-    if not safety.has_safetensors(folder):
+    if not (safety.has_safetensors(folder) or any(exists(join(uri, name)) for name in (INDEX, SINGLE))):
         if any(safety.pickled(folder)):
             raise StageFailure(
                 StageReason.PICKLE_WEIGHTS, f"{uri}: pickled weights can run code; convert them to safetensors"

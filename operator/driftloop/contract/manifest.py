@@ -5,6 +5,7 @@ The digest covers only content: paths and bytes.
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +28,11 @@ class ManifestEntry(ApiModel):
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
+    @classmethod
+    def of(cls, file: Path, path: str) -> Self:
+        """The entry of a file that is, or will be, at `path` in the folder."""
+        return cls(path=path, size=file.stat().st_size, sha256=file_sha256(file))
+
 
 class Manifest(ApiModel):
     """The files of a folder, sorted by path."""
@@ -44,7 +50,7 @@ class Manifest(ApiModel):
     def of(cls, folder: Path) -> Self:
         """The manifest of all files below `folder`, except the manifest and hidden files."""
         paths = sorted(p for p in folder.rglob("*") if p.is_file() and _counts(p.relative_to(folder)))
-        return cls(files=[_entry(folder, path) for path in paths])
+        return cls(files=[ManifestEntry.of(path, path.relative_to(folder).as_posix()) for path in paths])
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -54,21 +60,30 @@ class Manifest(ApiModel):
         except (OSError, ValueError) as error:
             raise ManifestError(f"{folder.name}: no readable {MANIFEST}: {error}") from error
 
+    @property
+    def document(self) -> str:
+        """The content of the manifest's file."""
+        return json.dumps(self.dump() | {"digest": self.digest}, indent=1) + "\n"
+
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`, as its last file: a folder with a manifest is complete."""
-        text = json.dumps(self.dump() | {"digest": self.digest}, indent=1)
         staged = folder / f".{MANIFEST}"
-        staged.write_text(text + "\n")
+        staged.write_text(self.document)
         staged.rename(folder / MANIFEST)
 
-    def verify(self, folder: Path, digest: Digest | None = None) -> None:
-        """Check all files of `folder`, and the digest if given. Raises ManifestError."""
+    def verify(self, folder: Path, digest: Digest | None = None, skip: Collection[str] = ()) -> None:
+        """Check the digest, if given, and all files of `folder` but those with a suffix in `skip`.
+
+        Raises ManifestError.
+        """
         if digest is not None and digest != self.digest:
             raise ManifestError(
                 f"digest is {self.digest}, expected {digest}: the folder has changed, or is the wrong one"
             )
         for entry in self.files:
             path = folder / entry.path
+            if path.suffix in skip:
+                continue
             if not path.is_file():
                 raise ManifestError(f"{entry.path} is missing")
             if path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
@@ -86,8 +101,3 @@ def file_sha256(path: Path) -> str:
 
 def _counts(relative: Path) -> bool:
     return relative.as_posix() != MANIFEST and not any(part.startswith(".") for part in relative.parts)
-
-
-def _entry(folder: Path, path: Path) -> ManifestEntry:
-    name = path.relative_to(folder).as_posix()
-    return ManifestEntry(path=name, size=path.stat().st_size, sha256=file_sha256(path))

@@ -4,16 +4,19 @@ A `pvc://` URI is a mounted folder. Other URIs use fsspec, with credentials from
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from driftloop.contract.manifest import MANIFEST, Manifest
+from driftloop.contract.manifest import MANIFEST, Manifest, ManifestEntry, file_sha256
 from driftloop.contract.names import VOLUMES, VOLUMES_ENV
+
+_CHUNK = 8 << 20  # bytes
 
 # Errors that a retry doesn't solve. The last ones, of botocore and google-auth, are compared by name, as only pods have
 # these packages.
@@ -62,6 +65,36 @@ def read_text(uri: str) -> str | None:
             return bytes(fs.cat_file(remote)).decode()
         except FileNotFoundError:
             return None
+
+
+def read_range(uri: str, start: int, end: int) -> bytes:
+    """The bytes of the file at `uri` from `start` up to `end`. Raises StorageError."""
+    path = local_path(uri)
+    if path is None:
+        with _remote(uri) as (fs, remote):
+            content = bytes(fs.cat_file(remote, start=start, end=end))
+    else:
+        try:
+            with path.open("rb") as stream:
+                stream.seek(start)
+                content = stream.read(end - start)
+        except OSError as error:
+            raise StorageError(f"{uri}: {error}", passing=not isinstance(error, FileNotFoundError)) from error
+    if len(content) != end - start:
+        raise StorageError(f"{uri}: ends at byte {start + len(content)}, expected {end}")
+    return content
+
+
+def sha256(uri: str) -> str:
+    """SHA-256 of the file at `uri` in hex. The file is read in chunks. Raises StorageError."""
+    path = local_path(uri)
+    if path is not None:
+        return file_sha256(path)
+    hasher = hashlib.sha256()
+    with _remote(uri) as (fs, remote), fs.open(remote, "rb", block_size=_CHUNK) as stream:
+        while chunk := stream.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def write_text(uri: str, text: str) -> None:
@@ -117,10 +150,13 @@ def fetch_file(uri: str, scratch: Path) -> Path:
     return target
 
 
-def fetch_folder(uri: str, destination: Path, digest: str | None = None, verify: bool = True) -> Manifest:
+def fetch_folder(
+    uri: str, destination: Path, digest: str | None = None, verify: bool = True, skip: Collection[str] = ()
+) -> Manifest:
     """Copy the folder at `uri` to `destination` and verify the copy.
 
-    A folder without manifest.json is accepted only if no `digest` is given.
+    A folder without manifest.json is accepted only if no `digest` is given. Files whose suffix is in
+    `skip` are neither copied from remote storage nor verified.
 
     Returns:
         The manifest of the copy.
@@ -139,12 +175,12 @@ def fetch_folder(uri: str, destination: Path, digest: str | None = None, verify:
         with _remote(uri) as (fs, remote):
             if not fs.isdir(remote):
                 raise StorageError(f"{uri}: no such folder")
-            fs.get(remote.rstrip("/") + "/", str(destination), recursive=True)
+            _get(fs, remote.rstrip("/"), destination, skip)
     if digest is None and not (destination / MANIFEST).exists():
         return Manifest.of(destination)
     manifest = Manifest.read(destination)
     if verify:
-        manifest.verify(destination, digest)
+        manifest.verify(destination, digest, skip)
     return manifest
 
 
@@ -160,6 +196,49 @@ def publish(folder: Path, uri: str) -> Manifest:
         for entry in manifest.files:
             fs.put_file(str(folder / entry.path), f"{remote}/{entry.path}")
         fs.put_file(str(folder / MANIFEST), f"{remote}/{MANIFEST}")
+    return manifest
+
+
+def _get(fs: Any, remote: str, destination: Path, skip: Collection[str]) -> None:
+    if not skip:
+        fs.get(remote + "/", str(destination), recursive=True)
+        return
+    for path in fs.find(remote):
+        target = destination / path.removeprefix(remote + "/")
+        if target.suffix not in skip:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(path, str(target))
+
+
+@contextmanager
+def new_file(uri: str, scratch: Path) -> Iterator[Path]:
+    """A path to write the file at `uri` to: when the block ends, the file is at `uri`, complete. Raises StorageError.
+
+    The path is in `scratch` if `uri` is not mounted.
+    """
+    path = local_path(uri)
+    name = f".{uuid.uuid4().hex[:8]}-{uri.rpartition('/')[2]}"
+    staged = (scratch if path is None else path.parent) / name
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield staged
+        if path is not None:
+            staged.replace(path)
+            return
+        with _remote(uri) as (fs, remote):
+            fs.put_file(str(staged), remote)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def complete(folder: Path, uri: str, entries: Iterable[ManifestEntry]) -> Manifest:
+    """Add the files of `folder` to those that are at `uri` already, `entries`, and the manifest of all of them last."""
+    own = Manifest.of(folder)
+    for entry in own.files:
+        with new_file(f"{uri}/{entry.path}", folder) as path:
+            shutil.copyfile(folder / entry.path, path)
+    manifest = Manifest(files=sorted([*own.files, *entries], key=lambda entry: entry.path))
+    write_text(f"{uri}/{MANIFEST}", manifest.document)
     return manifest
 
 

@@ -37,6 +37,7 @@ from driftloop_trainer.prepare.packing import pack
 from driftloop_trainer.prepare.render import Example, Renderer
 from driftloop_trainer.prepare.sample import CLOSE, OPEN, sample
 from driftloop_trainer.prepare.suites import suite_items, write_suite
+from driftloop_trainer.weights import check_weights
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +176,9 @@ def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Pat
     if task.model.new is None:
         if task.model.uri is None:
             raise StageFailure(StageReason.BAD_TASK, "model: set uri or new")
-        model = open_folder(task.model.uri, scratch / _MODEL, task.model.digest)
+        model = open_folder(task.model.uri, scratch / _MODEL, task.model.digest, weights=False)
         check_model_folder(model, task.model.uri)
+        check_weights(load_config(model), task.model.uri)
         return model
     model = folder / _MODEL
     texts = [text for row in rows for text in (row.text, *(turn.content for turn in row.turns)) if text]

@@ -15,7 +15,7 @@ from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import TrainResult, encode
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm
-from driftloop_trainer.folders import finished, open_folder, record_once
+from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome
 from driftloop_trainer.train.cluster.board import start_board
@@ -54,7 +54,9 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
         raise StageFailure(
             StageReason.BAD_TASK, "model.uri: training starts from a folder; prepare makes one for a new model"
         )
-    check_model_files(open_folder(task.model.uri, scratch / "base", task.model.digest), task.model.uri)
+    base = open_folder(task.model.uri, scratch / "base", task.model.digest, weights=False)
+    check_model_files(base, task.model.uri)
+    verify_weights(task.model.uri, base)
     open_folder(task.data_uri, scratch / "data", task.data_digest)
 
 

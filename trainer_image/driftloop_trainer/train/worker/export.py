@@ -1,48 +1,226 @@
-"""Gather the trained weights and leave a model folder that anyone can load."""
+"""Leave a model folder that anyone can load: sharded safetensors, written by all ranks at the same time.
 
+No process ever holds the whole model: each weight is gathered by itself, and the rank that writes its file keeps it.
+"""
+
+import json
+import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from driftloop.contract.manifest import ManifestEntry
 from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
-from driftloop.podlib.storage import publish
+from driftloop.contract.uris import join
+from driftloop.podlib.storage import complete, new_file
 from driftloop_trainer.dataset import read_turn_ends
+from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.worker.card import model_card
-from driftloop_trainer.train.worker.generation import end_generation
+from driftloop_trainer.train.worker.generation import GENERATION, end_generation
+from driftloop_trainer.train.worker.loading import ShardedModel
+from driftloop_trainer.weights import StoredTensor
+
+FILE_BYTES = 1 << 30  # of a weight file: a rank holds one at a time, and for a bucket its copy in /tmp
 
 
-def export(
-    model: Any, task: TrainTask, base: Path, data: Path, scratch: Path, facts: dict[str, Any], output: str
-) -> str:
-    """Publish the model at `output`; every rank calls it. Returns the folder's digest (rank 0, else empty)."""
+@dataclass(frozen=True)
+class Export:
+    """What the folder at `output` is made of. `base` and `data` are folders; `facts` go into the model card."""
+
+    task: TrainTask
+    base: Path
+    data: Path
+    facts: dict[str, Any]
+    output: str
+
+
+def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
+    """Publish the model at `plan.output`; every rank calls it. Returns the folder's digest on rank 0, else "".
+
+    Raises StorageError.
+    """
+    folder = scratch / "model"
+    folder.mkdir()
+    config = load_config(plan.base)
+    config.dtype = getattr(config, "dtype", None) or torch.float32
+    stored, adapted = sharded.stored, adapted_weights(sharded.model)
+    if stored is None or adapted is None:
+        entries = _write_whole(sharded.model, plan, folder, config.dtype)
+    else:
+        entries = _write_files(Weights(sharded.model, stored, adapted, config.dtype), plan.output, folder)
+    if dist.get_rank() != 0:
+        return ""
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    config.architectures = [model_class.__name__]
+    config.save_pretrained(folder)
+    tokenizer = load_tokenizer(plan.base, plan.task.model.uri or "model")
+    tokenizer.save_pretrained(folder)
+    generation = plan.base / GENERATION
+    if generation.exists():
+        shutil.copyfile(generation, folder / GENERATION)
+    end_generation(folder, read_turn_ends(plan.data), tokenizer.eos_token_id)
+    shutil.copyfile(plan.data / PROFILE, folder / PROFILE)
+    (folder / "README.md").write_text(model_card(plan.task, plan.facts))
+    for path in folder.rglob("*"):
+        path.chmod(0o644)  # safetensors writes files that only their owner may read
+    return complete(folder, plan.output, entries).digest
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A frozen weight's adapter: the names of its two matrices, and what their product is multiplied with."""
+
+    inner: str
+    outer: str
+    scaling: float
+    transposed: bool
+
+
+def adapted_weights(model: nn.Module) -> dict[str, Adapted] | None:
+    """The adapters by the names of their weights; None if there is one of another kind than for a linear layer."""
+    if not any(".lora_" in name for name, _ in model.named_parameters()):
+        return {}
+    from peft.tuners.lora import Linear, LoraLayer  # slow to import, and only LoRA needs it
+
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            inner, outer = (f"{name}.{matrix}.default.weight" for matrix in ("lora_A", "lora_B"))
+            scaling = float(module.scaling["default"])
+            found[f"{name}.base_layer.weight"] = Adapted(inner, outer, scaling, bool(module.fan_in_fan_out))
+        elif isinstance(module, LoraLayer):
+            return None
+    return found
+
+
+class Weights:
+    """The weights of the exported model, by the names that they have in the base model's files."""
+
+    def __init__(
+        self, model: nn.Module, stored: dict[str, StoredTensor], adapted: dict[str, Adapted], dtype: torch.dtype
+    ) -> None:
+        self._weights = model.state_dict(keep_vars=True)
+        self._names = {tensor.name: name for name, tensor in stored.items()}
+        self._stored = stored
+        self._adapted = adapted
+        self._dtype = dtype
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each weight as it is exported."""
+        return {tensor.name: tensor.shape.numel() * self._type_of(tensor).itemsize for tensor in self._stored.values()}
+
+    def get(self, stored_name: str, wanted: bool) -> torch.Tensor | None:
+        """The whole weight on the CPU where it is `wanted`, else None. Every rank calls it.
+
+        What was frozen comes from the base model's file, as exact as it is there.
+        """
+        name = self._names[stored_name]
+        tensor, weight = self._stored[name], self._weights[name]
+        if weight.requires_grad:
+            whole = _whole(weight)
+            return whole.to("cpu", self._type_of(tensor)).contiguous() if wanted else None
+        change = self._change(name)
+        if not wanted:
+            return None
+        frozen = tensor.read()
+        return (frozen if change is None else frozen.float() + change).to(self._type_of(tensor)).contiguous()
+
+    def _change(self, name: str) -> torch.Tensor | None:
+        """What the adapter adds to a weight, in float32 on the CPU."""
+        adapter = self._adapted.get(name)
+        if adapter is None:
+            return None
+        inner, outer = (_whole(self._weights[matrix]).float().cpu() for matrix in (adapter.inner, adapter.outer))
+        product = outer @ inner * adapter.scaling
+        return product.T if adapter.transposed else product
+
+    def _type_of(self, tensor: StoredTensor) -> torch.dtype:
+        return self._dtype if tensor.dtype.is_floating_point else tensor.dtype
+
+
+def _whole(weight: torch.Tensor) -> torch.Tensor:
+    return weight.full_tensor().detach() if isinstance(weight, DTensor) else weight.detach()
+
+
+def files_of(sizes: dict[str, int], most: int, ranks: int) -> list[list[str]]:
+    """The names of the weights in each file, in order: files of at most `most` bytes, and one for each rank at least.
+
+    A weight that is larger than a file has one to itself. Pure.
+
+    >>> files_of({"a": 3, "b": 3, "c": 3, "d": 9}, most=6, ranks=1)
+    [['a', 'b'], ['c'], ['d']]
+    """
+    room = min(most, math.ceil(sum(sizes.values()) / ranks))
+    files: list[list[str]] = []
+    left = 0
+    for name, size in sizes.items():
+        if not files or size > left:
+            files.append([])
+            left = room
+        files[-1].append(name)
+        left -= size
+    return files
+
+
+def file_name(number: int, count: int) -> str:
+    """As Hugging Face names weight files; `number` from 0."""
+    return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _write_files(weights: Weights, output: str, folder: Path) -> list[ManifestEntry]:
+    """Write all weight files at `output`, each rank its own; the index into `folder`. Rank 0 returns all entries."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    sizes = weights.sizes()
+    files = files_of(sizes, FILE_BYTES, ranks)
+    names = [file_name(number, len(files)) for number in range(len(files))]
+    written = []
+    for first in range(0, len(files), ranks):
+        mine: dict[str, torch.Tensor] = {}
+        for owner, file in enumerate(files[first : first + ranks]):
+            for name in file:
+                tensor = weights.get(name, owner == rank)
+                if tensor is not None:
+                    mine[name] = tensor
+        if mine:
+            written.append(_write_file(mine, join(output, names[first + rank]), folder))
+    if rank == 0 and len(files) > 1:
+        index = {name: names[number] for number, file in enumerate(files) for name in file}
+        document = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
+        (folder / INDEX).write_text(json.dumps(document, indent=2) + "\n")
+    gathered: list[list[ManifestEntry]] | None = [[]] * ranks if rank == 0 else None
+    dist.gather_object(written, gathered)
+    return [entry for entries in gathered or [] for entry in entries]
+
+
+def _write_file(tensors: dict[str, torch.Tensor], uri: str, scratch: Path) -> ManifestEntry:
+    with new_file(uri, scratch) as path:
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(0o644)
+        return ManifestEntry.of(path, uri.rpartition("/")[2])
+
+
+def _write_whole(model: nn.Module, plan: Export, folder: Path, dtype: torch.dtype) -> list[ManifestEntry]:
+    """Write the weights into rank 0's `folder`, for architectures that transformers loads and saves as a whole."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     weights = get_model_state_dict(model, options=options)
     if dist.get_rank() != 0:
-        return ""
-    folder = scratch / "model"
-    _merged(weights, task, base).save_pretrained(folder)
-    tokenizer = load_tokenizer(base, task.model.uri or "model")
-    tokenizer.save_pretrained(folder)
-    end_generation(folder, read_turn_ends(data), tokenizer.eos_token_id)
-    shutil.copyfile(data / PROFILE, folder / PROFILE)
-    (folder / "README.md").write_text(model_card(task, facts))
-    for path in folder.rglob("*"):
-        path.chmod(0o644)  # safetensors writes files that only their owner may read
-    return publish(folder, output).digest
-
-
-def _merged(weights: dict[str, Any], task: TrainTask, base: Path) -> Any:
-    """A plain model on CPU with the trained weights, adapters merged, in the base model's own precision."""
-    fresh = load_model(base, task.training.adapter)
-    missing = fresh.load_state_dict(weights, strict=False)
-    if missing.unexpected_keys:
-        raise RuntimeError(f"trained weights that the base model does not have: {missing.unexpected_keys[:5]}")
-    if task.training.adapter.type != "none":
+        return []
+    fresh = load_model(plan.base, plan.task.training.adapter)
+    differing = fresh.load_state_dict(weights, strict=False)
+    if differing.unexpected_keys:
+        raise RuntimeError(f"the base model does not have these trained weights: {differing.unexpected_keys[:5]}")
+    if plan.task.training.adapter.type != "none":
         fresh = fresh.merge_and_unload()
-    return fresh.to(getattr(load_config(base), "dtype", None) or torch.float32)
+    fresh.to(dtype).save_pretrained(folder)
+    return []

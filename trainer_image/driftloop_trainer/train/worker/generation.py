@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_FILE = "generation_config.json"
+GENERATION = "generation_config.json"
 
 
 def end_generation(folder: Path, turn_ends: Iterable[int], tokenizer_end: int) -> None:
@@ -16,7 +16,7 @@ def end_generation(folder: Path, turn_ends: Iterable[int], tokenizer_end: int) -
     `--generation-config vllm` too, which is about the defaults of sampling alone. It is edited as JSON: transformers
     checks a changed configuration more strictly than one that it loaded, and refuses to write it.
     """
-    path = folder / _FILE
+    path = folder / GENERATION
     fields = _fields(path)
     before = fields.get("eos_token_id", _fields(folder / "config.json").get("eos_token_id"))
     found = [*turn_ends, tokenizer_end, *(before if isinstance(before, list) else [before])]

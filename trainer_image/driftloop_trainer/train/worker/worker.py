@@ -13,14 +13,14 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
-from driftloop_trainer.models import load_model, load_tokenizer
+from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.worker.checkpoint import check_owner, load
-from driftloop_trainer.train.worker.export import export
+from driftloop_trainer.train.worker.export import Export, export
+from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
-from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.step import NonFinite
 
 
@@ -35,16 +35,13 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
 
 def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
     device = _device()
-    torch.manual_seed(task.training.seed)  # an adapter's first weights
-    base = open_folder(task.model.uri or "", scratch / "base", task.model.digest)
+    uri = task.model.uri or ""
+    base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
     training = task.training
-    model = shard(
-        load_model(base, training.adapter).to(device),
-        init_device_mesh(device.type, (dist.get_world_size(),)),
-        bf16=bool(training.bf16),  # the plan has decided it
-        gradient_checkpointing=training.gradient_checkpointing,
-    )
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    sharded = load_sharded(base, uri, training, mesh, device)
+    model = sharded.model
     optimizer = build_optimizer(model, training)
     checkpoint = run.last()
     if checkpoint is not None:
@@ -55,7 +52,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     loop = Loop(
         training=training,
         dataset=Dataset(data / FILE),
-        pad_id=load_tokenizer(base, task.model.uri or "").pad_token_id,
+        pad_id=load_tokenizer(base, uri).pad_token_id,
         micro_size=task.per_device_train_batch_size,
         total_steps=task.total_steps,
         device=device,
@@ -68,9 +65,9 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     except Superseded:  # no failure of a worker's, which Ray would start again
         return Outcome(superseded=True)
     # In a folder of this driver's own: one that is superseded from now on publishes over nobody's model.
-    output = join(task.output, run.token)
-    digest = export(model, task, base, data, scratch, {"final loss": f"{trained.loss:.4f}"}, output)
-    return Outcome(output, digest, trained.loss, trained.tokens_per_second, trained.seconds, first_step, restarts)
+    plan = Export(task, base, data, {"final loss": f"{trained.loss:.4f}"}, join(task.output, run.token))
+    digest = export(sharded, plan, scratch)
+    return Outcome(plan.output, digest, trained.loss, trained.tokens_per_second, trained.seconds, first_step, restarts)
 
 
 def _device() -> torch.device:

@@ -11,18 +11,20 @@ import openai
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.task import ServeTask, TrainTask
 from driftloop_server.engine.model import load
 from driftloop_trainer.dataset import FILE, Dataset
-from driftloop_trainer.models import load_model
 from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.worker.export import export
+from driftloop_trainer.train.worker.export import Export, export, files_of
+from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
-from driftloop_trainer.train.worker.sharding import shard
 from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
@@ -63,15 +65,16 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def task(volume: Path, **training: Any) -> TrainTask:
-    document = {
+def task_document() -> dict[str, Any]:
+    """A train task, but for the digest of its data."""
+    return {
         "job": "job",
         "jobUid": "uid",
         "family": "family",
         "model": {"uri": "pvc://claim/base"},
         "dataUri": "pvc://claim/store/prepared/uid",
-        "dataDigest": Manifest.read(folder(volume)).digest,
-        "training": training,
+        "dataDigest": "sha256:" + "0" * 64,
+        "training": {},
         "nodes": 1,
         "workersPerNode": 1,
         "gpusPerNode": 0,
@@ -86,7 +89,11 @@ def task(volume: Path, **training: Any) -> TrainTask:
         "output": "pvc://claim/versions/uid",
         "lineage": {},
     }
-    return TrainTask.model_validate(document)
+
+
+def task(volume: Path, **training: Any) -> TrainTask:
+    digest = Manifest.read(folder(volume)).digest
+    return TrainTask.model_validate(task_document() | {"dataDigest": digest, "training": training})
 
 
 def trained(volume: Path, scratch: Path, steps: int) -> Path:
@@ -100,15 +107,11 @@ def trained(volume: Path, scratch: Path, steps: int) -> Path:
         numTrainEpochs=steps,
         saveSteps=1000,
     )
-    model = shard(
-        load_model(volume / "base", job.training.adapter),
-        init_device_mesh("cpu", (1,)),
-        bf16=False,
-        gradient_checkpointing=False,
-    )
+    base = volume / "base"
+    sharded = load_sharded(base, "pvc://claim/base", job.training, init_device_mesh("cpu", (1,)), torch.device("cpu"))
     loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, steps, torch.device("cpu"))
-    loop.run(model, build_optimizer(model, job.training), Run(job.runs, "token"), 0, lambda _: None)
-    export(model, job, volume / "base", folder(volume), scratch, {}, job.output)
+    loop.run(sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), 0, lambda _: None)
+    export(sharded, Export(job, base, folder(volume), {}, job.output), scratch)
     return volume / "versions" / "uid"
 
 
@@ -168,3 +171,57 @@ async def served(version: Path, scratch: Path) -> AsyncIterator[openai.AsyncOpen
             yield client
     finally:
         process.stop()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3"])
+def test_an_adapter_is_merged_into_the_weights_that_it_was_trained_beside(
+    volume: Path, tmp_path: Path, model_type: str
+) -> None:
+    fields = {name: value for name, value in (HEADS | ARCHITECTURES[model_type]).items() if value is not None}
+    prepared(volume, ROWS, templates.CHATML, architecture=fields | {"model_type": model_type})
+    job = task(volume, adapter={"type": "lora", "r": 2, "loraAlpha": 8, "loraDropout": 0})
+    base = volume / "base"
+    sharded = load_sharded(base, "pvc://claim/base", job.training, init_device_mesh("cpu", (1,)), torch.device("cpu"))
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        for name, parameter in sharded.model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+        adapted = sharded.model.eval()(ids).logits
+    export(sharded, Export(job, base, folder(volume), {}, job.output), tmp_path)
+    untrained, merged = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids).logits
+        for path in (base, volume / "versions" / "uid")
+    )
+    assert not torch.allclose(untrained, adapted, atol=1e-3)
+    assert torch.allclose(merged, adapted, atol=1e-5)
+
+
+def test_frozen_weights_are_in_half_precision_where_they_are_computed_in_it_and_exported_as_they_were(
+    volume: Path, tmp_path: Path
+) -> None:
+    prepared(volume, ROWS, templates.CHATML)
+    job = task(volume, adapter={"type": "lora", "r": 2}, bf16=True)
+    base = volume / "base"
+    sharded = load_sharded(base, "pvc://claim/base", job.training, init_device_mesh("cpu", (1,)), torch.device("cpu"))
+    types = {".lora_" in name: weight.dtype for name, weight in sharded.model.named_parameters()}
+    assert types == {True: torch.float32, False: torch.bfloat16}
+    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, 2, torch.device("cpu"))
+    loop.run(sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), 0, lambda _: None)
+    export(sharded, Export(job, base, folder(volume), {}, job.output), tmp_path)
+    before, after = (load_file(path / "model.safetensors") for path in (base, volume / "versions" / "uid"))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert "model.embed_tokens.weight" in same
+    assert "model.layers.0.mlp.up_proj.weight" not in same
+
+
+SIZES = st.dictionaries(st.text(max_size=3), st.integers(0, 1000), min_size=1, max_size=30)
+
+
+@given(SIZES, st.integers(1, 2000), st.integers(1, 9))
+def test_weight_files_have_all_weights_once_in_order_and_no_more_than_fits(
+    sizes: dict[str, int], most: int, ranks: int
+) -> None:
+    files = files_of(sizes, most, ranks)
+    assert [name for file in files for name in file] == list(sizes)
+    assert all(len(file) == 1 or sum(sizes[name] for name in file) <= most for file in files)

@@ -1,0 +1,108 @@
+"""Several ranks load a model and leave it again, and none ever holds the whole of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from driftloop.contract.manifest import Manifest
+from driftloop.contract.textstats import PROFILE, build_profile
+from driftloop_trainer.dataset import write_turn_ends
+from driftloop_trainer.models import config_for
+from unit.trainer import templates
+from unit.trainer.sharded_model import LARGE, SMALL
+from unit.trainer.templates import with_template
+from unit.trainer.train.worker.test_export import HEADS, task_document
+
+RANKS = 4
+SCRIPT = Path(__file__).with_name("sharded_model.py")
+OTHERS: dict[str, dict[str, Any]] = {
+    "tied": HEADS | {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
+    "untied": HEADS | {"model_type": "qwen3"},
+    "mixtral": HEADS | {"model_type": "mixtral", "num_local_experts": 2},
+    "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    LARGE: {
+        "model_type": "llama",
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "vocab_size": 8192,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all ranks have loaded and exported every model."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = with_template(templates.CHATML)
+    for name, fields in OTHERS.items():
+        config = config_for({"vocab_size": 129, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | fields)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model.to(torch.bfloat16 if name == LARGE else torch.float32).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    data = folder / "data"
+    data.mkdir()
+    write_turn_ends(data, [2])
+    (data / PROFILE).write_text(json.dumps(build_profile(["hi"])))
+    (folder / "task.json").write_text(json.dumps(task_document()))
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    ranks = [
+        subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(RANKS)], env=environment)
+        for rank in range(RANKS)
+    ]
+    assert [rank.wait(500) for rank in ranks] == [0] * RANKS
+    return folder
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "outcome.json").read_text()))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_every_rank_has_its_part_of_the_very_weights(folder: Path, name: str, adapter: str) -> None:
+    assert outcome(folder)[f"{name} {adapter}"] == []
+
+
+EXPORTED = [f"{name}-{adapter}" for name in SMALL for adapter in ("none", "lora")]
+
+
+@pytest.mark.parametrize("name", [*EXPORTED, "large-none"])
+def test_what_was_not_trained_is_exported_as_it_was(folder: Path, name: str) -> None:
+    base, exported = weights(folder / name.rpartition("-")[0]), weights(folder / "out" / name)
+    assert base.keys() == exported.keys()
+    assert all(torch.equal(base[key], exported[key]) and base[key].dtype == exported[key].dtype for key in base)
+    Manifest.read(folder / "out" / name).verify(folder / "out" / name)
+    AutoModelForCausalLM.from_pretrained(folder / "out" / name)
+
+
+def test_each_rank_writes_a_file_of_its_own_and_the_index_names_them(folder: Path) -> None:
+    out = folder / "out" / "large-none"
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert files == sorted(set(index["weight_map"].values()))
+    assert len(files) >= RANKS
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in weights(out).values())
+
+
+def test_a_model_larger_than_a_rank_s_memory_is_loaded_and_exported(folder: Path) -> None:
+    assert outcome(folder)[LARGE] == []
+    assert outcome(folder)["whole"] == "out of memory"

@@ -1,0 +1,139 @@
+"""A model that is sharded before it has weights: no process ever holds the whole model.
+
+It is built on the meta device, where weights take no memory, and sharded there. Then each worker reads its own slices
+of the files. Only architectures whose weights transformers rearranges (most mixtures of experts, which are stored
+expert by expert) are loaded whole, by rank 0 on its CPU, which sends each worker its shards.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoModelForCausalLM
+
+from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.podlib.heavy import loading
+from driftloop_trainer.models import load_config, load_model, with_adapter
+from driftloop_trainer.train.worker.reader import WeightsReader
+from driftloop_trainer.train.worker.sharding import shard
+from driftloop_trainer.weights import StoredTensor, stored_names, stored_tensors, tied_names
+
+
+@dataclass(frozen=True)
+class ShardedModel:
+    """A model over all ranks, and where its weights came from.
+
+    `stored`: the base model's weights in its files, by their names in `model`. None if transformers rearranges the
+    weights of this architecture.
+    """
+
+    model: Any
+    stored: dict[str, StoredTensor] | None
+
+
+def load_sharded(
+    folder: Path, uri: str, training: TrainingSpec, mesh: DeviceMesh, device: torch.device
+) -> ShardedModel:
+    """The model at `uri` as `training` trains it, sharded over `mesh`. Every rank calls it.
+
+    `folder` has the model's small files; the weights are read from `uri`. Raises StageFailure and StorageError.
+    """
+    bare, tensors = empty_model(folder, training), stored_tensors(uri)
+    plain_names = stored_names(bare, tensors)
+    model = with_adapter(bare, training.adapter)
+    buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
+    shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    if plain_names is None:
+        stored = None
+        _receive(model, folder)
+    else:
+        firsts = [first for first, *_ in tied_names(model) if plain_name(first) in plain_names]
+        stored = {name: tensors[plain_names[plain_name(name)]] for name in firsts}
+        _read(model, stored)
+    _start_adapters(model, training.seed)
+    return ShardedModel(model, stored)
+
+
+def empty_model(folder: Path, training: TrainingSpec) -> Any:
+    """The model without memory for its weights; its buffers are on the CPU, with their values.
+
+    What is trained is in float32. Frozen weights are in bfloat16 if the computation is in bfloat16 anyway.
+    """
+    half = training.bf16 and training.adapter.type != "none"
+    with loading(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            load_config(folder), dtype=torch.bfloat16 if half else torch.float32
+        )
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # so that transformers computes the buffers alone
+    model.initialize_weights()  # rotary frequencies and the like, which are in no file
+    return model
+
+
+def plain_name(name: str) -> str:
+    """The name of a weight in the bare model, by its name in the model that PEFT has wrapped."""
+    return re.sub(r"(\.base_layer)+\.", ".", name.removeprefix("base_model.model."))
+
+
+def _read(model: nn.Module, stored: dict[str, StoredTensor]) -> None:
+    """Fill each rank's shards from the files."""
+    weights = model.state_dict(keep_vars=True)
+    wanted = {tensor.name: weights[name].detach() for name, tensor in stored.items()}
+    load_state(wanted, storage_reader=WeightsReader({tensor.name: tensor for tensor in stored.values()}))
+
+
+def _receive(model: nn.Module, folder: Path) -> None:
+    """Fill each rank's shards from rank 0, which loads the whole model on its CPU."""
+    whole = load_model(folder, Adapter()).state_dict() if dist.get_rank() == 0 else {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if _is_adapter(name):
+            continue
+        full = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        if whole:
+            full.copy_(whole[plain_name(name)])
+        _place(full, tensor, source=0)
+
+
+def _start_adapters(model: nn.Module, seed: int) -> None:
+    """PEFT's own start, the same on any number of ranks: the output of an adapter is 0, its inner matrix is random.
+
+    https://huggingface.co/docs/peft/developer_guides/lora#initialization
+    """
+    random = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if _is_adapter(name):
+            full = torch.zeros(parameter.shape)
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(full, a=math.sqrt(5), generator=random)
+            elif ".lora_embedding_B." in name:
+                nn.init.normal_(full, generator=random)
+            _place(full.to(parameter.device), parameter, source=None)
+
+
+def _place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None:
+    """Copy a whole tensor into a sharded or plain one. `source`: the rank that has it; None if all do."""
+    if isinstance(target, DTensor):
+        placed = distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=source)
+        target.to_local().detach().copy_(placed.to_local())
+        return
+    if source is not None:
+        dist.broadcast(full, source)
+    target.detach().copy_(full)
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name
