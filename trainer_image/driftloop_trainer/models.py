@@ -14,6 +14,7 @@ from driftloop.contract.result import ModelFacts
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
+from driftloop_trainer.weights import is_rearranged
 
 # Types that support packing, each tested with a tiny model: rows packed into one sequence get the same loss as alone.
 # In other types a row sees the previous row, without an error: in recurrent models, and where the model (bloom, opt,
@@ -170,6 +171,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
     """Count a model's parameters without allocating them."""
     with loading(), torch.device("meta"):
         bare = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        rearranged = is_rearranged(bare)
         layers = [_count(layer) for layer in decoder_layers(bare)]
         model = with_adapter(bare, adapter)
     text = config.get_text_config()
@@ -187,6 +189,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         vocab_size=getattr(text, "vocab_size", None) or vocabulary,
         max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
+        loaded_whole=rearranged,
     )
 
 

@@ -114,6 +114,11 @@ def stored_names(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, st
     return names
 
 
+def is_rearranged(model: Any) -> bool:
+    """Whether transformers may rearrange the model's weights when it reads them, such as experts into one tensor."""
+    return any(isinstance(transform, WeightConverter) for transform in get_model_conversion_mapping(model))
+
+
 def check_weights(config: Any, uri: str) -> None:
     """Refuse a folder whose weights are not those of its configuration. Reads the headers of its files alone.
 

@@ -381,6 +381,9 @@ class Progress(ApiModel):
     updated: Timestamp | None = Field(None, description="When the progress was read.")
 
 
+GradientReduction = Literal["step", "microBatch"]
+
+
 class PlanStatus(ApiModel):
     """How the model is distributed over workers, and the memory that it needs."""
 
@@ -390,10 +393,16 @@ class PlanStatus(ApiModel):
     trainable_parameters: int = Field(description="Number of parameters that are trained.")
     total_steps: int = Field(description="Number of optimiser steps.")
     gradient_accumulation_steps: int = Field(description="Forward passes per step on each worker.")
+    gradient_reduction: GradientReduction = Field(
+        "step",
+        description="When the workers add up their gradients. Once per step is faster; after every micro-batch, no "
+        "worker holds the gradient of the whole model.",
+    )
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
-        description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; loading; total.",
+        description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; on CPUs loading "
+        "and export, which come before and after it; total.",
     )
     available_bytes_per_worker: int | None = Field(
         None, description="Bytes available to one worker, of the pod's memory limit or, with GPUs, of its GPU."
@@ -418,7 +427,8 @@ class DataStatus(ApiModel):
         default={},
         max_length=8,
         description="Number of rows that were changed to be trained on, by kind of change: texts split into pieces, "
-        "conversations split into one example per answer, or shortened by the answers that don't fit into maxLength.",
+        "conversations split into one example per answer, or shortened by the answers that don't fit into maxLength, "
+        "messages with fields that nothing reads.",
     )
     notes: list[Annotated[str, Field(max_length=200)]] = Field(
         default=[], max_length=4, description="Notes to read before this model is trained and served."

@@ -41,6 +41,7 @@ class ModelFacts(ApiModel):
     vocab_size: Count
     max_position_embeddings: Count
     tied_embeddings: bool = False
+    loaded_whole: bool = False  # its weights are rearranged when they are read, so rank 0 reads the whole model
 
 
 class SuiteItems(ApiModel):

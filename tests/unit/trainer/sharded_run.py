@@ -80,7 +80,13 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
         load(last, model, optimizer)
     losses: list[float] = []
     loop = Loop(
-        training(case["save_steps"]), Dataset(folder / FILE), PAD, case["micro_size"], STEPS, torch.device("cpu")
+        training(case["save_steps"]),
+        Dataset(folder / FILE),
+        PAD,
+        case["micro_size"],
+        STEPS,
+        torch.device("cpu"),
+        case.get("reduction", "step"),
     )
 
     def report(progress: Progress) -> None:

@@ -29,6 +29,7 @@ CASES = [
     {"name": "two layers a unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 100_000},
     {"name": "one unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 2**30},
     {"name": "accumulated", "world_size": 2, "micro_size": 1, "save_steps": 100},
+    {"name": "reduced each time", "world_size": 2, "micro_size": 1, "save_steps": 100, "reduction": "microBatch"},
     {"name": "recomputed", "world_size": 2, "micro_size": 2, "save_steps": 100, "checkpointing": True},
     {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     {"name": "killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "interrupted", "stop_after": 3},
@@ -47,7 +48,7 @@ CASES = [
 ]
 
 
-MAIN = ("plain", "accumulated", "lora", "killed", "resumed")  # what make test runs
+MAIN = ("plain", "accumulated", "reduced each time", "lora", "killed", "resumed")  # what make test runs
 
 
 def dataset(folder: Path) -> Dataset:
@@ -117,10 +118,10 @@ def losses(folder: Path, name: str) -> list[float]:
     return list(json.loads((folder / f"{name}.json").read_text()))
 
 
-ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "recomputed")
+ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "reduced each time", "recomputed")
 
 
-@pytest.mark.parametrize("name", sweep("exactness", ARRANGED, main=("plain", "accumulated")))
+@pytest.mark.parametrize("name", sweep("exactness", ARRANGED, main=("plain", "accumulated", "reduced each time")))
 def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE)), abs=1e-9)
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
-from driftloop.api.finetunejob import TrainingSpec
+from driftloop.api.finetunejob import GradientReduction, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.progress import Progress
@@ -44,6 +44,7 @@ class Loop:
     micro_size: int
     total_steps: int
     device: torch.device
+    reduction: GradientReduction = "step"
 
     def run(
         self,
@@ -66,7 +67,7 @@ class Loop:
             torch.manual_seed(dropout_seed(self.training.seed, step, dist.get_rank()))
             batches = self._microbatches(rows)
             counted = max(1, int(self.dataset.trained[rows].sum()))
-            loss = train_step(model, optimizer, batches, counted, self.training.max_grad_norm)
+            loss = train_step(model, optimizer, batches, counted, self.training.max_grad_norm, self.reduction)
             step_tokens = int(self.dataset.lengths[rows].sum())
             tokens += step_tokens
             recent.append((loss, time.monotonic() - started, step_tokens))

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
+from driftloop.api.finetunejob import GradientReduction
 from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.train.worker.batches import Batch
 
@@ -20,7 +21,12 @@ class NonFinite(ArithmeticError):
 
 
 def train_step(
-    model: Any, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], trained_tokens: int, max_grad_norm: float
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    trained_tokens: int,
+    max_grad_norm: float,
+    reduction: GradientReduction = "step",
 ) -> float:
     """Accumulate over this rank's microbatches, step once, and return the loss per token over all ranks.
 
@@ -31,7 +37,7 @@ def train_step(
     total = torch.zeros((), dtype=torch.float64, device=batches[0].ids.device)
     for number, batch in enumerate(batches, start=1):
         if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(number == len(batches))
+            model.set_requires_gradient_sync(reduction == "microBatch" or number == len(batches))
         loss = loss_sum(model, batch)
         # FSDP takes the mean of the ranks' gradients; what is wanted is their sum.
         (loss * (world_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]

@@ -56,6 +56,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         micro_size=task.per_device_train_batch_size,
         total_steps=task.total_steps,
         device=device,
+        reduction=task.gradient_reduction,
     )
     try:
         trained = loop.run(model, optimizer, run, first_step, report if first else lambda _: None)

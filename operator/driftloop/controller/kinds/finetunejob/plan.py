@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from driftloop.api.finetunejob import Compute, FineTuneJobSpec, PlanStatus, TrainingSpec
+from driftloop.api.finetunejob import Compute, FineTuneJobSpec, GradientReduction, PlanStatus, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.vocabulary.quantity import quantity
@@ -21,6 +21,12 @@ ADAM_STATES = 2  # AdamW keeps two moments per weight, in float32 like the weigh
 RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
 # torch prefetches the next layer during the computation of a layer.
 GATHERED_LAYERS = 2
+
+# Gradients of up to this size are kept unsharded until the last micro-batch of a step: adding them up once is faster.
+# Those of a larger model are added up and sharded after every micro-batch.
+UNSHARDED_GRADIENTS = 1 << 30
+# The largest weight file of an exported model (FILE_BYTES in export.py): a worker holds one, and the copy to upload.
+WEIGHT_FILE = 1 << 30
 
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
@@ -74,6 +80,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
             trainable_parameters=data.model.trainable_parameters,
             total_steps=Course.of(training, rows).steps,
             gradient_accumulation_steps=math.ceil(training.train_batch_size / (world * micro)),
+            gradient_reduction=gradient_reduction(data.model),
             memory_bytes_per_worker=memory,
             available_bytes_per_worker=available,
         ),
@@ -124,12 +131,12 @@ def _spread(
 def memory_per_worker(
     training: TrainingSpec, data: PrepareResult, world: int, micro: int, *, on_gpu: bool
 ) -> dict[str, int]:
-    """The estimated memory of a worker in bytes. `total` is the larger of the needs of loading and of training.
+    """The estimated memory of a worker in bytes. `total` is the largest need of loading, training and export.
 
     With more than two workers no part grows with their number.
-    Loading: each worker has the whole model in float32 before it keeps only its shard.
-    Gradients: while gradients are accumulated over micro-batches, each worker holds them unsharded (FSDP2's
-    `set_requires_gradient_sync`).
+    Weights: in float32; frozen ones in half precision if the computation is.
+    Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
+    are reduced after each: see `gradient_reduction`.
     Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
     Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision.
     Scores: in float32, attention on a GPU stores the softmax of each layer.
@@ -141,18 +148,40 @@ def memory_per_worker(
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
     accumulating = world > 1 and training.train_batch_size > world * micro
     runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
+    kept = accumulating and gradient_reduction(model) == "step"
+    trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
     parts = {
-        "weights": math.ceil(FLOAT * model.parameters / world),
-        "gradients": math.ceil(FLOAT * model.trainable_parameters * (1 / world + accumulating)),
-        "optimizer": math.ceil(FLOAT * ADAM_STATES * model.trainable_parameters / world),
+        "weights": math.ceil((FLOAT * trained + width * frozen) / world),
+        "gradients": math.ceil(FLOAT * trained * (1 / world + kept)),
+        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / world),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters),
         "activations": tokens * _activations_per_token(model, width, training.gradient_checkpointing),
         "logits": tokens * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
         "scores": _scores(model, training, micro, tokens) if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }
-    loading = FLOAT * model.parameters
-    return parts | {"loading": loading, "total": max(sum(parts.values()), loading + runtime)}
+    others = {} if on_gpu else {"loading": _loading(model, world), "export": _exporting(model, world)}
+    return parts | others | {"total": max(sum(parts.values()), *others.values(), 0)}
+
+
+def gradient_reduction(model: ModelFacts) -> GradientReduction:
+    """When to add up the gradients of the workers."""
+    return "step" if FLOAT * model.trainable_parameters <= UNSHARDED_GRADIENTS else "microBatch"
+
+
+def _loading(model: ModelFacts, world: int) -> int:
+    """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first."""
+    return RUNTIME_BYTES + math.ceil(FLOAT * model.parameters / world) + FLOAT * model.parameters * model.loaded_whole
+
+
+def _exporting(model: ModelFacts, world: int) -> int:
+    """Bytes while the model is written: shards and moments, a gathered weight, and a weight file with its copy."""
+    if model.loaded_whole:
+        files = FLOAT * model.parameters
+    else:
+        files = 2 * min(WEIGHT_FILE, math.ceil(FLOAT * model.parameters / world))
+    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / world)
+    return RUNTIME_BYTES + shards + FLOAT * max(model.largest_layer_parameters, model.embedding_parameters) + files
 
 
 def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> list[int]:
@@ -193,8 +222,7 @@ def _does_not_fit(memory: dict[str, int], available: int, compute: Compute) -> s
     return (
         f"a worker needs about {_gib(memory['total'])} even with one row at a time ({parts}), but it has only "
         f"{_gib(available)}: raise compute.nodes (now {compute.nodes}), {more_memory}, lower training.maxLength, or "
-        "set gradientCheckpointing, bf16 or a LoRA adapter; loading needs memory for the whole model in float32 on "
-        "each worker, regardless of their number"
+        "set gradientCheckpointing, bf16 or a LoRA adapter"
     )
 
 
