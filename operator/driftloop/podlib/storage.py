@@ -74,12 +74,9 @@ def read_range(uri: str, start: int, end: int) -> bytes:
         with _remote(uri) as (fs, remote):
             content = bytes(fs.cat_file(remote, start=start, end=end))
     else:
-        try:
-            with path.open("rb") as stream:
-                stream.seek(start)
-                content = stream.read(end - start)
-        except OSError as error:
-            raise StorageError(f"{uri}: {error}", passing=not isinstance(error, FileNotFoundError)) from error
+        with _mounted(uri), path.open("rb") as stream:
+            stream.seek(start)
+            content = stream.read(end - start)
     if len(content) != end - start:
         raise StorageError(f"{uri}: ends at byte {start + len(content)}, expected {end}")
     return content
@@ -89,7 +86,8 @@ def sha256(uri: str) -> str:
     """SHA-256 of the file at `uri` in hex. The file is read in chunks. Raises StorageError."""
     path = local_path(uri)
     if path is not None:
-        return file_sha256(path)
+        with _mounted(uri):
+            return file_sha256(path)
     hasher = hashlib.sha256()
     with _remote(uri) as (fs, remote), fs.open(remote, "rb", block_size=_CHUNK) as stream:
         while chunk := stream.read(_CHUNK):
@@ -295,6 +293,15 @@ def _create(path: Path, text: str) -> bool:
         return True
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _mounted(uri: str) -> Iterator[None]:
+    """Every error of the file system inside the block becomes a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{uri}: {error.strerror}", passing=not isinstance(error, _FINAL)) from error
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 import errno
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from driftloop.contract.manifest import MANIFEST, ManifestError
+from driftloop.contract.manifest import MANIFEST, ManifestEntry, ManifestError
 from driftloop.contract.names import VOLUMES_ENV
 from driftloop.podlib import storage
 
@@ -101,3 +102,63 @@ def test_the_first_one_wins_where_a_file_system_has_no_links_too(
     assert [storage.create_text("pvc://claim/result", text) for text in ("one", "two")] == [True, False]
     assert storage.read_text("pvc://claim/result") == "one"
     assert [path.name for path in (volumes / "claim").iterdir()] == ["result"]
+
+
+REMOTE = ["pvc://claim/out", "memory://{}/out"]
+
+
+@pytest.fixture(params=REMOTE, ids=["mounted", "remote"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder's URI, mounted or not."""
+    return str(request.param).format(tmp_path.name)
+
+
+def test_several_writers_make_a_folder_of_which_the_manifest_comes_last(out: str, tmp_path: Path) -> None:
+    with storage.new_file(f"{out}/weights.bin", tmp_path) as path:
+        path.write_bytes(b"0123456789")
+        assert not storage.exists(f"{out}/weights.bin")
+        entry = ManifestEntry.of(path, "weights.bin")
+    assert storage.exists(f"{out}/weights.bin")
+    assert not storage.exists(f"{out}/{MANIFEST}")
+    digest = storage.complete(folder_with(tmp_path, "config"), out, [entry]).digest
+    copied = storage.fetch_folder(out, tmp_path / "copy", digest)
+    assert [file.path for file in copied.files] == ["model.txt", "weights.bin"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["built", "copy", "volumes"]  # nothing is left behind
+
+
+def test_a_writer_that_fails_leaves_nothing(out: str, tmp_path: Path, volumes: Path) -> None:
+    def fail() -> None:
+        with storage.new_file(f"{out}/weights.bin", tmp_path) as path:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert not storage.exists(f"{out}/weights.bin")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_part_of_a_file_is_read_and_one_that_is_not_there_is_an_error(out: str, tmp_path: Path) -> None:
+    with storage.new_file(f"{out}/x", tmp_path) as path:
+        path.write_bytes(b"0123456789")
+    assert storage.read_range(f"{out}/x", 2, 5) == b"234"
+    assert storage.read_range(f"{out}/x", 0, 0) == b""
+    assert storage.sha256(f"{out}/x") == hashlib.sha256(b"0123456789").hexdigest()
+    with pytest.raises(storage.StorageError, match="ends at byte 10, expected 12"):
+        storage.read_range(f"{out}/x", 8, 12)
+    for read in (lambda: storage.read_range(f"{out}/none", 0, 1), lambda: storage.sha256(f"{out}/none")):
+        with pytest.raises(storage.StorageError, match="/out/none"):
+            read()
+
+
+def test_files_that_are_not_wanted_are_neither_copied_nor_verified(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, "config")
+    (folder / "part").mkdir()
+    for name in ("model.safetensors", "part/model.safetensors", "part/kept.txt"):
+        (folder / name).write_text(name)
+    uri = f"memory://{tmp_path.name}/model"
+    digest = storage.publish(folder, uri).digest
+    manifest = storage.fetch_folder(uri, tmp_path / "copy", digest, skip={".safetensors"})
+    copied = sorted(path.name for path in (tmp_path / "copy").rglob("*") if path.is_file())
+    assert copied == ["kept.txt", MANIFEST, "model.txt"]
+    assert len(manifest.files) == 4

@@ -8,6 +8,7 @@ FOLDER/outcome.json what came of it.
 import json
 import resource
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ def main(folder: Path, rank: int, ranks: int) -> None:
     dist.destroy_process_group()
 
 
-def run(folder: Path, rank: int, name: str, adapter: str, reference: dict[str, torch.Tensor]) -> list[str]:
+def run(folder: Path, rank: int, name: str, adapter: str, reference: Mapping[str, torch.Tensor]) -> list[str]:
     """Load and export a model. Returns the names of the weights that differ from `reference`."""
-    training = TrainingSpec(adapter=Adapter(type=adapter, r=2))  # type: ignore[arg-type]
+    training = TrainingSpec(adapter=Adapter(type=adapter, r=2))
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     sharded = load_sharded(folder / name, f"pvc://{name}", training, mesh, torch.device("cpu"))
     differing = []
