@@ -167,7 +167,9 @@ def train(name: str, rows: int) -> None:
         dataset = Dataset(Path(folder) / FILE)
         with torch.device("cuda"):
             config = AutoConfig.for_model(**architecture)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+            half = training.bf16 and training.adapter.type != "none"
+            dtype = torch.bfloat16 if half else torch.float32  # as worker/loading.py has it
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
             model = with_adapter(model, training.adapter)
         checkpointing, bf16 = training.gradient_checkpointing, bool(training.bf16)
         if not hasattr(model, "activation_checkpointing_enable"):  # the name before transformers 5.20

@@ -142,7 +142,7 @@ def memory_per_worker(
     Scores: in float32, attention on a GPU stores the softmax of each layer.
 
     `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
-    memory, for 1.2B parameters in full and 8B with LoRA.
+    memory, for 1.2B parameters in full and 8B with LoRA, whose frozen weights were in float32 then.
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
