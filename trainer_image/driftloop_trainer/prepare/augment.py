@@ -57,7 +57,7 @@ def augmented(rows: Sequence[Row], fence: Fence, step: DataStep, templates: Sequ
 def read_templates(content: str, name: str) -> list[str]:
     """The templates in a file: one per line, in JSON lines the field `template`. Raises StageFailure."""
     templates = []
-    for number, line in enumerate(content.removeprefix("\ufeff").splitlines(), 1):
+    for number, line in enumerate(content.removeprefix("\ufeff").split("\n"), 1):
         if not line.strip():
             continue
         template = _of_json(line) if name.endswith(".jsonl") else line.strip()
@@ -166,7 +166,8 @@ def _random(row: Row, step: DataStep, number: int, attempt: int) -> Random:
 def _of_json(line: str) -> str | None:
     try:
         document = json.loads(line)
-    except ValueError:
+        json.dumps(document, ensure_ascii=False).encode()  # fails for half of a surrogate pair
+    except (ValueError, RecursionError):
         return None
     template = document.get("template") if isinstance(document, dict) else None
     return template if isinstance(template, str) else None

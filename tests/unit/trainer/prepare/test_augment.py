@@ -104,6 +104,7 @@ def test_templates_take_the_prompt() -> None:
 def test_templates_are_read_from_lines_and_from_json_lines() -> None:
     assert read_templates("\ufeffHi: {prompt}\n\n{prompt} please\n", "t.txt") == ["Hi: {prompt}", "{prompt} please"]
     assert read_templates('{"template": "a\\n{prompt}"}\n', "t.jsonl") == ["a\n{prompt}"]
+    assert read_templates("a\u2028{prompt}\r\n", "t.txt") == ["a\u2028{prompt}"]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,7 @@ def test_templates_are_read_from_lines_and_from_json_lines() -> None:
         ("good {prompt}\nbad", "t.txt", r"t.txt, line 2: give a template with \{prompt\}"),
         ('{"text": "{prompt}"}', "t.jsonl", 't.jsonl, line 1: give an object with a "template" that has'),
         ("[1", "t.jsonl", "t.jsonl, line 1"),
+        (r'{"template": "\ud83d {prompt}"}', "t.jsonl", "t.jsonl, line 1"),
         ("\n", "t.txt", "t.txt: has no template"),
     ],
 )
