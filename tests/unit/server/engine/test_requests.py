@@ -29,6 +29,7 @@ def completion(**fields: Any) -> CompletionRequest:
         {"logit_bias": {}, "repetition_penalty": 1.0, "min_p": 0, "length_penalty": 1, "min_tokens": 0},
         {"frequency_penalty": 0.0, "presence_penalty": 0, "n": 1.0, "best_of": 1, "echo": False, "suffix": ""},
         {"modalities": ["text"], "chat_template_kwargs": {}, "stop_token_ids": [], "skip_special_tokens": True},
+        {"include_reasoning": True, "return_token_ids": False, "return_tokens_as_token_ids": False},
         {"stop": "", "seed": None, "temperature": None, "max_tokens": None, "stream_options": None, "model": ""},
         {"stream_options": {}, "stop": []},
         {"stream_options": {"include_usage": None, "include_obfuscation": False}},
