@@ -28,6 +28,8 @@ EXIT_BAD_INPUT = 78  # EX_CONFIG: never retried
 
 # Routes that generate. Only they count for a canary: GET /v1/models says nothing about answers.
 GENERATING = ("/v1/completions", "/v1/chat/completions")
+# Code of the proxy's error when no engine listens: it restarts, or has crashed.
+ENGINE_UNAVAILABLE = "engine_unavailable"
 
 
 class Metric:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from driftloop.contract.names import ENGINE_UNAVAILABLE
 from driftloop_server.openai_api import COMPLETIONS, ApiError
 
 # Seconds, less than any engine's. vLLM's server (uvicorn) closes idle connections after 5 s, and a request on a closing
@@ -60,7 +61,7 @@ class Upstream:
                 yield answer
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ApiError(
-                503, "the engine is not available: try again", code="engine_unavailable", headers={"Retry-After": "1"}
+                503, "the engine is not available: try again", code=ENGINE_UNAVAILABLE, headers={"Retry-After": "1"}
             ) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise broken_off(error, self.timeout) from error

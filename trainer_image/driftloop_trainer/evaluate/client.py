@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.names import ENGINE_UNAVAILABLE, EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import EvaluationArm
 from driftloop.podlib.ending import StageFailure
@@ -46,6 +46,12 @@ class Reply:
         """The message of an error in OpenAI's form; empty without one."""
         error = self.document.get("error")
         return str(error.get("message") or "") if isinstance(error, dict) else ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there was no response, or the proxy has no engine: that says nothing about the model's answers."""
+        error = self.document.get("error")
+        return self.status == 0 or (isinstance(error, dict) and error.get("code") == ENGINE_UNAVAILABLE)
 
 
 @dataclass(frozen=True)
@@ -122,10 +128,8 @@ class Arm:
             )
 
     async def ask(self, question: str | Question, max_tokens: int) -> Answer:
-        """The answer at temperature 0. Raises StageFailure with a retry if the model can't be reached."""
+        """The answer at temperature 0. Raises StageFailure like generate."""
         reply = await self.generate(question, max_tokens=max_tokens)
-        if reply.status == 0:
-            raise StageFailure(StageReason.UNREACHABLE, f"{self.version} stopped answering: {reply.body}", EXIT_RETRY)
         if reply.status != 200:
             return Answer(None, f"{reply.status}: {reply.error or reply.body[:300]}", reply.status)
         text = text_of(reply.document)
@@ -134,19 +138,23 @@ class Arm:
         return Answer(text, cut=reply.document["choices"][0].get("finish_reason") == "length")
 
     async def generate(self, question: str | Question, **fields: Any) -> Reply:
-        """Send a request on the model's route, at temperature 0 by default. Transient failures are retried."""
+        """Send a request on the model's route, at temperature 0 by default. Transient failures are retried.
+
+        Raises StageFailure with a retry if the model can't be reached, as do get and post.
+        """
         return await self.post(self.path, self.request(question, **fields))
 
     async def stream(self, prompt: str, **fields: Any) -> tuple[str, str | None, bool]:
         """Text, finish reason, and whether [DONE] was received, of a streamed answer.
 
-        Raises aiohttp.ClientError or ValueError.
+        Raises aiohttp.ClientError or ValueError, and StageFailure with a retry if the model can't be reached.
         """
         text, reason, done = "", None, False
         body = json.dumps(self.request(prompt, stream=True, **fields))
         async with self._slots, self._request("POST", self._url + self.path, body, self._patience) as response:
             if response.status != 200:
-                raise ValueError(f"{response.status}: {(await response.text())[:300]}")
+                reply = self._answered(Reply(response.status, await response.text()))
+                raise ValueError(f"{reply.status}: {reply.body[:300]}")
             async for line in response.content:
                 data = line.decode().strip().removeprefix("data:").strip()
                 if not data or line.startswith(b":"):
@@ -193,6 +201,12 @@ class Arm:
                 reply = await self._once(method, self._url + path, body, seconds=self._patience)
             if reply.status not in (0, 429, 500, 502, 503, 504):
                 break
+        return self._answered(reply)
+
+    def _answered(self, reply: Reply) -> Reply:
+        if reply.is_gone:
+            message = f"{self.version} stopped answering: {reply.error or reply.body[:300]}"
+            raise StageFailure(StageReason.UNREACHABLE, message, EXIT_RETRY)
         return reply
 
     async def _once(self, method: str, url: str, body: str | None = None, *, seconds: float) -> Reply:

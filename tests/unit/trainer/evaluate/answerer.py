@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from driftloop.contract.names import ENGINE_UNAVAILABLE
 from driftloop.contract.task import EvaluationArm
 
 CONTEXT = 64  # words
@@ -74,6 +75,8 @@ class Answerer:
         self._running -= 1
         if prompt in self.answers and self.statuses:
             return _error(self.statuses.pop(0), "not now")
+        if "crash" in self.faults and len(self.asked) > 20:  # in the middle of the items
+            return _error(503, "no engine listens", code=ENGINE_UNAVAILABLE)
         if len(prompt.split()) > CONTEXT:
             return _error(500 if "overflow" in self.faults else 400, "the context is 64 words")
         if "refuse" in prompt:
@@ -121,5 +124,6 @@ async def serving(answerer: Answerer, version: str, digest: str) -> AsyncIterato
         yield EvaluationArm(version=version, digest=digest, url=url, ready_url=f"{url}/readyz")
 
 
-def _error(status: int, message: str) -> web.Response:
-    return web.json_response({"error": {"message": message, "type": "invalid_request_error"}}, status=status)
+def _error(status: int, message: str, **fields: str) -> web.Response:
+    error = {"message": message, "type": "invalid_request_error"} | fields
+    return web.json_response({"error": error}, status=status)

@@ -156,6 +156,13 @@ async def test_a_baseline_that_breaks_down_is_no_evidence_for_the_candidate() ->
     assert failure.value.exit_code == EXIT_RETRY
 
 
+async def test_a_candidate_whose_engine_crashed_is_asked_again_and_not_wrong_everywhere() -> None:
+    """The kubelet restarts an engine in a minute: meanwhile every item counted as wrong, and that was final."""
+    with pytest.raises(StageFailure, match="v2 stopped answering: no engine listens") as failure:
+        await run(Answerer(RIGHT, faults=frozenset({"crash"})))
+    assert (failure.value.reason, failure.value.exit_code) == ("Unreachable", EXIT_RETRY)
+
+
 async def test_an_arm_that_does_not_come_up_is_tried_again() -> None:
     gone = {"version": "v1", "digest": STABLE, "url": "http://127.0.0.1:1", "ready_url": "http://127.0.0.1:1/readyz"}
     with pytest.raises(StageFailure, match="v1 was not ready") as failure:
