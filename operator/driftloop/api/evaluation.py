@@ -30,6 +30,13 @@ class EvaluationSettings(ApiModel):
     startup_timeout_seconds: int = Field(
         600, ge=10, le=86_400, description="Seconds until the served model must be ready, including its download."
     )
+    request_timeout_seconds: int = Field(
+        120,
+        ge=1,
+        le=86_400,
+        description="Seconds until an answer must be complete, including its time in the engine's queue. For long "
+        "answers at least a second per five tokens.",
+    )
     active_deadline_seconds: int = Field(
         21_600, ge=60, le=31_536_000, description="Seconds until one version must have answered all items."
     )

@@ -108,6 +108,7 @@ class AnswerTask(ApiModel):
     max_tokens: int = 32  # for suites that set none
     concurrency: int = 8
     startup_timeout_seconds: int = 600
+    request_timeout_seconds: int = 120
     output: str
 
 
@@ -132,6 +133,7 @@ class EvaluateTask(ApiModel):
     max_tokens: int = 32  # for suites that set none
     concurrency: int = 8
     startup_timeout_seconds: int = 600
+    request_timeout_seconds: int = 120
     output: str
 
 

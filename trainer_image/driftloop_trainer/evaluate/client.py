@@ -17,7 +17,6 @@ from driftloop_trainer.data.items import Question
 
 ATTEMPTS = 4
 BACKOFF = 0.5  # seconds before the second attempt; doubled for each further one
-REQUEST_TIMEOUT = 120.0  # seconds for one answer, including the time in the engine's queue
 SLOWEST = 5.0  # tokens per second: for longer answers the timeout grows by this rate
 READY_POLL = 1.0  # seconds
 MAX_BODY = 1 << 20  # bytes of an answer; the rest is not read
@@ -67,11 +66,16 @@ class Answer:
 class Arm:
     """A client of one served model, for at most `concurrency` requests at a time.
 
-    `longest_answer`: tokens of the longest answer, for the timeout.
+    `request_timeout_seconds` includes the time in the engine's queue; it grows with `longest_answer`, in tokens.
     """
 
     def __init__(
-        self, arm: EvaluationArm, session: aiohttp.ClientSession, concurrency: int, longest_answer: int = 0
+        self,
+        arm: EvaluationArm,
+        session: aiohttp.ClientSession,
+        concurrency: int,
+        longest_answer: int = 0,
+        request_timeout_seconds: float = 120.0,
     ) -> None:
         self.version = arm.version
         self.digest = arm.digest
@@ -83,7 +87,7 @@ class Arm:
         self._ready_url = arm.ready_url
         self._session = session
         self._slots = asyncio.Semaphore(concurrency)
-        self._patience = max(REQUEST_TIMEOUT, longest_answer / SLOWEST)
+        self._patience = max(request_timeout_seconds, longest_answer / SLOWEST)
 
     async def wait_ready(self, seconds: float) -> None:
         """Wait until the pod reports that it is ready. After `seconds` raises StageFailure with a retry."""

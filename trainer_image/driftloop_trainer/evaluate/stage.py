@@ -13,7 +13,7 @@ import aiohttp
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnswerResult, EvaluateResult, encode
-from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask
+from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
 from driftloop.contract.text import normalise
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish
@@ -136,7 +136,7 @@ def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
 
 async def _answer_all(task: AnswerTask, suites: Sequence[Suite], folder: Path) -> Arm:
     async with aiohttp.ClientSession() as session:
-        arm = Arm(task.arm, session, task.concurrency, longest_answer(suites, task.max_tokens))
+        arm = _client(task.arm, session, task, suites)
         await arm.wait_ready(task.startup_timeout_seconds)
         await arm.get_to_know()
         once = Once(arm, must_answer=True)  # missing answers would make the candidate look better
@@ -149,7 +149,7 @@ async def _compare_all(
     task: EvaluateTask, suites: Sequence[Suite], kept: KeptAnswers | None, folder: Path
 ) -> EvaluateResult:
     async with aiohttp.ClientSession() as session:
-        candidate = Arm(task.candidate, session, task.concurrency, longest_answer(suites, task.max_tokens))
+        candidate = _client(task.candidate, session, task, suites)
         await candidate.wait_ready(task.startup_timeout_seconds)
         await candidate.get_to_know()
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
@@ -181,6 +181,13 @@ async def _compare_all(
     }
     (folder / "result.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return result
+
+
+def _client(
+    arm: EvaluationArm, session: aiohttp.ClientSession, task: AnswerTask | EvaluateTask, suites: Sequence[Suite]
+) -> Arm:
+    longest = longest_answer(suites, task.max_tokens)
+    return Arm(arm, session, task.concurrency, longest, task.request_timeout_seconds)
 
 
 def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[ItemAnswers]:

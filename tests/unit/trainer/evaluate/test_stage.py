@@ -163,6 +163,18 @@ async def test_a_candidate_whose_engine_crashed_is_asked_again_and_not_wrong_eve
     assert (failure.value.reason, failure.value.exit_code) == ("Unreachable", EXIT_RETRY)
 
 
+@pytest.mark.parametrize(("seconds", "answered"), [(1, False), (5, True)])
+async def test_an_answer_has_the_time_that_the_task_gives_it(seconds: int, answered: bool, claim: Path) -> None:
+    """Two minutes were fixed: no 8B model on CPUs could be judged."""
+    (claim / "items.jsonl").write_text(json.dumps({"prompt": "where", "completion": "unknown request"}) + "\n")
+    slow = Answerer({}, faults=frozenset({"slow"}))
+    if answered:
+        assert (await answers(slow, request_timeout_seconds=seconds, max_tokens=2)).items == 1
+    else:
+        with pytest.raises(StageFailure, match="v1 stopped answering"):
+            await answers(slow, request_timeout_seconds=seconds, max_tokens=2)
+
+
 async def test_an_arm_that_does_not_come_up_is_tried_again() -> None:
     gone = {"version": "v1", "digest": STABLE, "url": "http://127.0.0.1:1", "ready_url": "http://127.0.0.1:1/readyz"}
     with pytest.raises(StageFailure, match="v1 was not ready") as failure:

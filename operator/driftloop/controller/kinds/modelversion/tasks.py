@@ -18,6 +18,8 @@ from driftloop.controller.vocabulary.labels import ENGINE, NO_BASELINE, SERVICE
 from driftloop.controller.vocabulary.objects import annotations
 from driftloop.controller.vocabulary.plan import Obj
 
+_NO_TIMEOUT = 86_400  # seconds, for the proxy: the evaluation's client has its own timeout
+
 
 def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
     """The Job that asks the stable version the items of all suites that compare. Raises TaskTooLarge."""
@@ -111,6 +113,7 @@ def _limits(observed: Observed) -> dict[str, Any]:
         "max_tokens": settings.max_tokens,
         "concurrency": settings.concurrency,
         "startup_timeout_seconds": settings.startup_timeout_seconds,
+        "request_timeout_seconds": settings.request_timeout_seconds,
     }
 
 
@@ -136,6 +139,7 @@ def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTas
         max_model_len=engine.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         dtype=engine.dtype,
+        request_timeout_seconds=_NO_TIMEOUT,
     )
 
 

@@ -425,6 +425,7 @@ EVALUATION = {
     "concurrency": 2,
     "queueName": "gpus.team",
     "startupTimeoutSeconds": 1800,
+    "requestTimeoutSeconds": 900,
     "activeDeadlineSeconds": 7200,
     "engine": {"type": "vllm", "image": "vllm:2", "gpus": 2},
 }
@@ -439,6 +440,7 @@ def test_what_an_evaluation_may_take_and_where_it_waits_can_be_said() -> None:
         assert isinstance(task, AnswerTask | EvaluateTask)
         assert (task.max_tokens, task.suites[0].max_tokens, task.concurrency) == (64, 200, 2)
         assert (task.startup_timeout_seconds, found["spec"]["activeDeadlineSeconds"]) == (1800, 7200)
+        assert task.request_timeout_seconds == 900
         assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus.team"
         assert "suspend" not in found["spec"]
         engine = next(container for container in pod["initContainers"] if container["name"] == "engine")
