@@ -19,8 +19,8 @@ from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import with_adapter
 from driftloop_trainer.train.progress import Progress
-from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.worker.checkpoint import load
+from driftloop_trainer.train.run import Run, plain
+from driftloop_trainer.train.worker.checkpoint import resume
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.sharding import shard
 
@@ -59,7 +59,7 @@ def tiny_model(adapter: Adapter | None = None) -> Any:
 
 
 def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
-    """Losses of the steps that a case runs. It resumes when there is a checkpoint of its `run`."""
+    """Losses of the steps that a case runs. It resumes if there is a checkpoint of its `run`."""
     lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0))
     adapter = lora if case.get("lora") else Adapter()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -74,10 +74,10 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
     run = Run(f"pvc://{case.get('run', case['name'])}", "0000-test")
     if dist.get_rank() == 0:
         run.take_over()
+        if name := case.get("cut_short"):
+            cut_short(run, name)
     dist.barrier()
-    last = run.last()
-    if last:
-        load(last, model, optimizer)
+    first_step = resume(run, model, optimizer)
     losses: list[float] = []
     loop = Loop(
         training(case["save_steps"]),
@@ -95,10 +95,16 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
             raise InterruptedError
 
     try:
-        loop.run(model, optimizer, run, last.step if last else 0, report)
+        loop.run(model, optimizer, run, first_step, report)
     except InterruptedError:
         dist.barrier()
     return losses
+
+
+def cut_short(run: Run, name: str) -> None:
+    """Cut the file `name` of the last checkpoint in half."""
+    path = Path(plain(run.complete_checkpoints()[0].uri), name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def main(folder: Path, rank: int, world_size: int) -> None:

@@ -34,6 +34,15 @@ CASES = [
     {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     {"name": "killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "interrupted", "stop_after": 3},
     {"name": "resumed", "world_size": 1, "micro_size": 3, "save_steps": 100, "run": "interrupted"},
+    {"name": "left", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "cut", "stop_after": 5},
+    {
+        "name": "fallen back",
+        "world_size": 2,
+        "micro_size": 4,
+        "save_steps": 2,
+        "run": "cut",
+        "cut_short": "__1_0.distcp",
+    },
     {"name": "dropout", "world_size": 2, "micro_size": 4, "save_steps": 100, **DROPOUT},
     {
         "name": "dropout killed",
@@ -48,7 +57,16 @@ CASES = [
 ]
 
 
-MAIN = ("plain", "accumulated", "reduced each time", "lora", "killed", "resumed")  # what make test runs
+MAIN = (
+    "plain",
+    "accumulated",
+    "reduced each time",
+    "lora",
+    "killed",
+    "resumed",
+    "left",
+    "fallen back",
+)  # what make test runs
 
 
 def dataset(folder: Path) -> Dataset:
@@ -136,6 +154,15 @@ def test_a_killed_run_goes_on_from_its_checkpoint_on_fewer_ranks_as_if_nothing_h
     assert losses(folder, "killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
     # Killed after step 3, the last checkpoint is that of step 2: step 3 is repeated, and two more follow.
     assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
+
+
+def test_all_ranks_fall_back_on_the_checkpoint_before_one_that_a_single_rank_cannot_read(folder: Path) -> None:
+    # Left with the checkpoints of steps 2 and 4. Then rank 1's file of step 4 is cut short.
+    assert losses(folder, "fallen back") == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
+    assert sorted(path.name for path in (folder / "cut").glob("step-*")) == [
+        "step-00000002-0000-test",
+        "step-00000004-0000-test",
+    ]
 
 
 @pytest.mark.long("exactness")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from driftloop.contract.task import TrainTask
+from driftloop.podlib.ending import StageFailure
 
 ASSIGNMENT = "assignment"  # Ray Train passes a dict
 
@@ -19,9 +20,9 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How training ended. `error` is set when starting again cannot help, `superseded` when another driver goes on.
+    """How training ended. `uri` and `digest` are those of the model's folder.
 
-    `uri`, `digest`: the model's folder.
+    `failure`: why there is no model. It is returned, as Ray would start workers that raise it again.
     """
 
     uri: str = ""
@@ -31,5 +32,4 @@ class Outcome:
     seconds: float = 0.0
     first_step: int = 0
     restarts: int = 0
-    error: str | None = None
-    superseded: bool = False
+    failure: StageFailure | None = None

@@ -9,6 +9,7 @@ token; workers of another token stop at their next checkpoint or at the end, and
 """
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import local_path, read_text, write_text
 
+log = logging.getLogger(__name__)
+
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
 _COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
 
@@ -30,6 +33,7 @@ class Superseded(StageFailure):
     def __init__(self, uri: str) -> None:
         super().__init__(StageReason.SUPERSEDED, f"another driver has taken over {uri}: this one ends", EXIT_RETRY)
         self.uri = uri
+        self.args = (uri,)  # pickle rebuilds an exception from these
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +52,20 @@ class Run:
         self.token = token
 
     def take_over(self) -> None:
-        """Become the one driver that may write."""
+        """Become the one driver that may write, and delete what earlier drivers can't complete any more."""
         write_text(join(self._uri, _OWNER), self.token)
+        complete = self.complete_checkpoints()
+        self._delete([folder for folder in self._folders() if folder not in complete])
 
     def check_owner(self) -> None:
         """Raises Superseded when another driver took over."""
         if read_text(join(self._uri, _OWNER)) != self.token:
             raise Superseded(self._uri)
 
-    def last(self) -> Checkpoint | None:
-        """The furthest whole checkpoint, whoever wrote it."""
-        return max(self._complete(), key=lambda found: found.step, default=None)
+    def complete_checkpoints(self) -> list[Checkpoint]:
+        """The complete checkpoints of all drivers, the one with the most steps first."""
+        folders = [folder for folder in self._folders() if read_text(join(folder.uri, _COMPLETE)) is not None]
+        return sorted(folders, key=lambda checkpoint: checkpoint.step, reverse=True)
 
     def record_start(self, step: int, world_size: int, nodes: int) -> int:
         """Note that workers start from `step`; returns how often they started before. For rank 0."""
@@ -75,23 +82,30 @@ class Run:
         """Let a checkpoint that is wholly written count, and drop all but the `keep` furthest."""
         self.check_owner()
         write_text(join(checkpoint.uri, _COMPLETE), json.dumps({"step": checkpoint.step}))
-        self.drop_all_but(keep)
+        self._delete(self.complete_checkpoints()[keep:])
 
-    def drop_all_but(self, keep: int) -> None:
-        """Delete the least far of the whole checkpoints, while the run is ours. Raises Superseded."""
+    def drop_beyond(self, loaded: Checkpoint) -> None:
+        """Delete the checkpoints with more steps than `loaded`: they could not be loaded. Raises Superseded."""
+        self._delete([checkpoint for checkpoint in self.complete_checkpoints() if checkpoint.step > loaded.step])
+
+    def clear(self) -> None:
+        """Delete all checkpoints, incomplete ones too. Raises Superseded."""
+        self._delete(self._folders())
+
+    def _delete(self, checkpoints: list[Checkpoint]) -> None:
+        """The list is older than the check: it can't name a folder of a driver that takes over after the check."""
         self.check_owner()
-        found = sorted(self._complete(), key=lambda checkpoint: checkpoint.step, reverse=True)
-        for checkpoint in found[keep:]:
+        for checkpoint in checkpoints:
             fs, path = fsspec.core.url_to_fs(plain(checkpoint.uri))
-            fs.rm(path, recursive=True)
+            try:
+                fs.rm(path, recursive=True)
+            except OSError as error:  # a superseded driver may still be writing there
+                log.warning("%s was not deleted: %s", checkpoint.uri, error)
 
-    def _complete(self) -> list[Checkpoint]:
-        folders = [(match, name) for name in self._names(self._uri) if (match := _FOLDER.fullmatch(name))]
-        return [
-            Checkpoint(int(match[1]), join(self._uri, name))
-            for match, name in folders
-            if read_text(join(self._uri, name, _COMPLETE)) is not None
-        ]
+    def _folders(self) -> list[Checkpoint]:
+        """All checkpoints, also incomplete ones."""
+        matches = [_FOLDER.fullmatch(name) for name in self._names(self._uri)]
+        return [Checkpoint(int(match[1]), join(self._uri, match[0])) for match in matches if match]
 
     def _names(self, uri: str) -> list[str]:
         fs, path = fsspec.core.url_to_fs(plain(uri))

@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ def test_a_checkpoint_counts_once_it_is_whole_and_only_the_furthest_stay(volume:
     for step in (1, 2, 3):
         begun = run.begin(step)
         (volume / "runs" / "uid" / begun.uri.rpartition("/")[2]).mkdir(parents=True)
-        assert run.last() != begun
+        assert begun not in run.complete_checkpoints()
         run.complete(begun, keep=2)
-        assert run.last() == begun
+        assert run.complete_checkpoints()[0] == begun
     assert sorted(p.name for p in (volume / "runs" / "uid").glob("step-*")) == [
         "step-00000002-0000-a",
         "step-00000003-0000-a",
@@ -36,10 +37,10 @@ def test_who_was_superseded_deletes_nothing_and_lets_nothing_count(volume: Path)
     late = old.begin(2)
     new = taken_over("0000-b")
     with pytest.raises(Superseded):
-        old.drop_all_but(0)
+        old.clear()
     with pytest.raises(Superseded):
         old.complete(late, keep=2)
-    assert new.last() == begun
+    assert new.complete_checkpoints() == [begun]
 
 
 def test_starts_are_counted_and_noted(volume: Path) -> None:
@@ -49,4 +50,45 @@ def test_starts_are_counted_and_noted(volume: Path) -> None:
 
 
 def test_a_new_run_has_no_checkpoint(volume: Path) -> None:
-    assert Run(RUN, "0000-a").last() is None
+    assert Run(RUN, "0000-a").complete_checkpoints() == []
+
+
+def begun(run: Run, step: int, volume: Path) -> Path:
+    """A checkpoint whose writer was killed."""
+    folder = volume / "runs" / "uid" / run.begin(step).uri.rpartition("/")[2]
+    folder.mkdir(parents=True)
+    (folder / "__0_0.distcp").write_bytes(b"half")
+    return folder
+
+
+def test_a_driver_that_takes_over_deletes_what_earlier_drivers_left_incomplete(volume: Path) -> None:
+    old = taken_over("0000-a")
+    complete = old.begin(1)
+    old.complete(complete, keep=2)
+    half = begun(old, 2, volume)
+    new = taken_over("0001-b")
+    assert not half.exists()
+    assert new.complete_checkpoints() == [complete]
+
+
+def test_a_superseded_driver_does_not_delete_what_its_successor_writes(volume: Path) -> None:
+    old, new = taken_over("0000-a"), taken_over("0001-b")
+    half = begun(new, 2, volume)
+    with pytest.raises(Superseded):
+        old.clear()
+    assert half.exists()
+
+
+def test_nothing_is_left_after_the_end_not_even_incomplete_checkpoints(volume: Path) -> None:
+    old = taken_over("0000-a")
+    new = taken_over("0001-b")
+    new.complete(new.begin(4), keep=2)
+    halves = [begun(new, 6, volume), begun(old, 5, volume)]  # the old driver wrote on after it was superseded
+    new.clear()
+    assert not any(half.exists() for half in halves)
+    assert new.complete_checkpoints() == []
+
+
+def test_superseded_survives_the_way_from_a_worker_to_the_driver() -> None:
+    failure = pickle.loads(pickle.dumps(Superseded(RUN)))
+    assert (failure.exit_code, str(failure)) == (75, str(Superseded(RUN)))

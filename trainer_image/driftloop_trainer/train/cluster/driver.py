@@ -23,7 +23,7 @@ from driftloop_trainer.train.cluster.entry import take_up
 from driftloop_trainer.train.cluster.node import await_head
 from driftloop_trainer.train.cluster.processgroup import ProcessGroup
 from driftloop_trainer.train.cluster.trainer import Trainer
-from driftloop_trainer.train.run import Run, Superseded
+from driftloop_trainer.train.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,6 @@ def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> Trai
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
     run.take_over()
     outcome = _fit(Assignment(task, run.token, start_board(task.total_steps)), scratch)
-    if outcome.superseded:
-        raise Superseded(task.runs)
     return settle(task, run, to_result(task, outcome))
 
 
@@ -81,7 +79,7 @@ def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
     """
     run.check_owner()
     counted = record_once(task.output, encode(result))
-    run.drop_all_but(0)
+    run.clear()
     return counted if isinstance(counted, TrainResult) else result
 
 
@@ -122,13 +120,9 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
 
 
 def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
-    """What the operator is told. Raises StageFailure when the loss was lost."""
-    if outcome.error is not None:
-        message = (
-            f"{outcome.error}: training stopped before the weights took harm; "
-            "lower training.learningRate or maxGradNorm, or look for broken rows"
-        )
-        raise StageFailure(StageReason.NON_FINITE_LOSS, message)
+    """What the operator is told. Raises the outcome's StageFailure."""
+    if outcome.failure is not None:
+        raise outcome.failure
     return TrainResult(
         uri=outcome.uri,
         digest=outcome.digest,

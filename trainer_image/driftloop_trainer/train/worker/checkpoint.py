@@ -1,16 +1,23 @@
 """What a checkpoint holds: weights and moments, sharded, and independent of how many ranks wrote them."""
 
+import logging
 from contextlib import suppress
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn, optim
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
+from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.run import Checkpoint, Run, Superseded, plain
+
+log = logging.getLogger(__name__)
 
 
 def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
@@ -44,8 +51,40 @@ def check_owner(run: Run) -> None:
         raise Superseded(uri)
 
 
+def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:
+    """Load the checkpoint with the most steps that can be loaded; every rank calls it. Returns its steps, or 0.
+
+    Raises StageFailure on every rank if there are checkpoints and none can be loaded.
+    """
+    first = dist.get_rank() == 0
+    checkpoints = [run.complete_checkpoints() if first else []]
+    dist.broadcast_object_list(checkpoints, src=0)
+    for checkpoint in checkpoints[0]:
+        try:
+            load(checkpoint, model, optimizer)
+        except CheckpointException as error:
+            if first:
+                log.warning("%s can't be loaded: %s", checkpoint.uri, _causes(error))
+            continue
+        if first:
+            with suppress(Superseded):  # the next check_owner tells all ranks
+                run.drop_beyond(checkpoint)
+        return checkpoint.step
+    if checkpoints[0]:
+        message = "no checkpoint can be loaded: " + ", ".join(checkpoint.uri for checkpoint in checkpoints[0])
+        raise StageFailure(StageReason.CHECKPOINT_UNREADABLE, message, EXIT_RETRY)
+    return 0
+
+
+def _causes(error: CheckpointException) -> str:
+    return "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items()))
+
+
 def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
-    """Put a checkpoint into model and optimizer, spread over however many ranks there are now."""
+    """Put a checkpoint into model and optimizer, spread over however many ranks there are now.
+
+    Raises CheckpointException on every rank if any rank can't read its part. Weights and moments are then undefined.
+    """
     state = _state(model, optimizer)
     load_state(state, storage_reader=FsspecReader(plain(checkpoint.uri)))
     set_state_dict(

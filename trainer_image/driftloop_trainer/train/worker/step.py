@@ -12,12 +12,22 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from driftloop.api.finetunejob import GradientReduction
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.train.worker.batches import Batch
 
 
-class NonFinite(ArithmeticError):
+class NonFinite(StageFailure):
     """Loss or gradient is not a number any more. Every rank raises it in the same step, before any weight changed."""
+
+    def __init__(self, found: str) -> None:
+        message = (
+            f"{found}: training stopped before the weights took harm; "
+            "lower training.learningRate or maxGradNorm, or look for broken rows"
+        )
+        super().__init__(StageReason.NON_FINITE_LOSS, message)
+        self.args = (found,)  # pickle rebuilds an exception from these
 
 
 def train_step(

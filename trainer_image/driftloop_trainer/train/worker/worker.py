@@ -11,17 +11,17 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.progress import Progress
-from driftloop_trainer.train.run import Run, Superseded
-from driftloop_trainer.train.worker.checkpoint import check_owner, load
+from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
-from driftloop_trainer.train.worker.step import NonFinite
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -43,12 +43,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     sharded = load_sharded(base, uri, training, mesh, device)
     model = sharded.model
     optimizer = build_optimizer(model, training)
-    checkpoint = run.last()
-    if checkpoint is not None:
-        load(checkpoint, model, optimizer)
-    first_step = checkpoint.step if checkpoint else 0
     first = dist.get_rank() == 0
-    restarts = run.record_start(first_step, dist.get_world_size(), task.nodes) if first else 0
     loop = Loop(
         training=training,
         dataset=Dataset(data / FILE),
@@ -59,12 +54,12 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         reduction=task.gradient_reduction,
     )
     try:
+        first_step = resume(run, model, optimizer)
+        restarts = run.record_start(first_step, dist.get_world_size(), task.nodes) if first else 0
         trained = loop.run(model, optimizer, run, first_step, report if first else lambda _: None)
         check_owner(run)
-    except NonFinite as error:
-        return Outcome(error=str(error))
-    except Superseded:  # no failure of a worker's, which Ray would start again
-        return Outcome(superseded=True)
+    except StageFailure as failure:  # these functions raise it on all ranks
+        return Outcome(failure=failure)
     # In a folder of this driver's own: one that is superseded from now on publishes over nobody's model.
     plan = Export(task, base, data, {"final loss": f"{trained.loss:.4f}"}, join(task.output, run.token))
     digest = export(sharded, plan, scratch)

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from driftloop_trainer.train.assignment import Outcome
 from driftloop_trainer.train.cluster.driver import check_inputs, settle, to_result
 from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.worker.card import model_card
+from driftloop_trainer.train.worker.step import NonFinite
 from unit.trainer.conftest import ARCHITECTURE, taken_over
 
 DIGEST = "sha256:" + "0" * 64
@@ -48,9 +50,10 @@ def task(**fields: Any) -> TrainTask:
 
 
 def test_a_lost_loss_is_wrong_input_with_what_to_change() -> None:
-    with pytest.raises(StageFailure, match=r"NonFiniteLoss: loss nan.*learningRate") as failure:
-        to_result(task(), Outcome(error="loss nan, gradient norm nan"))
-    assert failure.value.exit_code == 78
+    failure = pickle.loads(pickle.dumps(NonFinite("loss nan, gradient norm nan")))  # as it comes from a worker
+    with pytest.raises(StageFailure, match=r"NonFiniteLoss: loss nan.*learningRate") as ended:
+        to_result(task(), Outcome(failure=failure))
+    assert ended.value.exit_code == 78
 
 
 def test_the_result_tells_what_a_resumed_run_did() -> None:
@@ -87,12 +90,12 @@ def test_a_driver_that_was_cut_off_before_it_settled_leaves_no_trace_in_the_vers
     with pytest.raises(Superseded) as ended:
         settle(task(), old, lost)
     assert ended.value.exit_code == 75
-    assert new.last() is not None
+    assert new.complete_checkpoints()
     assert finished(task().output, tmp_path) is None
     mine = settle(task(), new, trained(new, "of the new driver", volume))
     assert mine.uri.endswith("0000-b")
     assert finished(task().output, tmp_path) == mine
-    assert new.last() is None
+    assert not new.complete_checkpoints()
 
 
 def test_the_first_to_record_has_trained_the_model_and_both_say_so(volume: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -6,8 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.run import Superseded
-from driftloop_trainer.train.worker.checkpoint import load, save
+from driftloop_trainer.train.worker.checkpoint import load, resume, save
 from unit.trainer.conftest import taken_over
 
 
@@ -32,8 +33,7 @@ def test_weights_and_moments_come_back(volume: Path) -> None:
     model, optimizer = model_and_optimizer()
     saved = save(taken_over("0000-a"), 3, model, optimizer, keep=2)
     other, other_optimizer = model_and_optimizer()
-    last = taken_over("0001-b").last()
-    assert last == saved
+    assert taken_over("0001-b").complete_checkpoints() == [saved]
     load(saved, other, other_optimizer)
     assert torch.equal(other.weight, model.weight)  # type: ignore[arg-type]
     moments = [o.state[next(iter(o.state))]["exp_avg"] for o in (optimizer, other_optimizer)]
@@ -49,9 +49,7 @@ def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume:
     cut_off = volume / "runs" / "uid" / "step-00000009-0000-a"
     cut_off.mkdir()
     (cut_off / "__0_0.distcp").write_bytes(b"half")
-    last = mine.last()
-    assert last is not None
-    assert last.step == 3
+    assert mine.complete_checkpoints()[0].step == 3
     assert sorted(p.name for p in (volume / "runs" / "uid").glob("step-*")) == [
         "step-00000002-0000-a",
         "step-00000003-0000-a",
@@ -67,3 +65,47 @@ def test_a_run_that_was_taken_over_writes_nothing_more(volume: Path) -> None:
     with pytest.raises(Superseded):
         save(old, 2, model, optimizer, keep=2)
     assert [p.name for p in (volume / "runs" / "uid").glob("step-*")] == ["step-00000001-0000-a"]
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+DAMAGE = [(delete, "__0_0.distcp"), (cut_short, "__0_0.distcp"), (delete, ".metadata"), (cut_short, ".metadata")]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGE)
+@pytest.mark.usefixtures("alone")
+def test_training_resumes_from_the_checkpoint_before_one_that_cannot_be_loaded(
+    volume: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], name: str
+) -> None:
+    run, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
+    assert resume(run, model, optimizer) == 0
+    earlier = save(run, 1, model, optimizer, keep=2)
+    expected = model.weight.clone()  # type: ignore[operator]
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    later = save(run, 2, model, optimizer, keep=2)
+    damage(volume / "runs" / "uid" / later.uri.rpartition("/")[2] / name)
+    other, other_optimizer = model_and_optimizer()
+    assert resume(run, other, other_optimizer) == 1
+    assert torch.equal(other.weight, expected)  # type: ignore[arg-type]
+    assert f"{later.uri} can't be loaded: rank 0: " in caplog.text
+    assert run.complete_checkpoints() == [earlier]
+
+
+@pytest.mark.usefixtures("alone")
+def test_if_no_checkpoint_can_be_loaded_training_does_not_start_anew(volume: Path) -> None:
+    run, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
+    for step in (1, 2):
+        save(run, step, model, optimizer, keep=2)
+    for path in (volume / "runs" / "uid").glob("step-*/*.distcp"):
+        path.unlink()
+    with pytest.raises(StageFailure, match=r"CheckpointUnreadable: .*step-00000002-0000-a, .*step-00000001-") as ended:
+        resume(run, model, optimizer)
+    assert ended.value.exit_code == 75
+    assert len(run.complete_checkpoints()) == 2
