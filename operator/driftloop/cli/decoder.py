@@ -1,0 +1,161 @@
+"""Properties of a dense decoder from its config.json, counted without torch. Pure.
+
+transformers is not in the operator's package. The trainer counts the modules that transformers builds; a test compares
+the two for each type of model here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, PositiveInt
+
+from driftloop.api.finetunejob import Adapter
+from driftloop.contract.result import ModelFacts
+
+ALL_LINEAR = "all-linear"  # every linear layer except the output layer, as PEFT defines it
+OUTPUT, EMBEDDING = "lm_head", "model.embed_tokens"
+
+
+class UnknownModel(ValueError):
+    """A model that can't be counted here, or modules that it doesn't have."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How the layers of a model type differ from Llama's, and the values of fields that its config.json may lack."""
+
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    biases: frozenset[str] = frozenset(("attention_bias",))  # the fields for biases that the type reads
+    qkv_bias: bool = False  # the biases of q, k and v, without a field
+    qk_norms: bool = False  # a norm per head for q and for k
+    norms: int = 2  # norms per layer of the width of the model
+
+
+_LLAMA_BIASES = frozenset(("attention_bias", "mlp_bias"))
+_GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
+_FAMILIES = {
+    "gemma": _Family(_GEMMA | {"num_key_value_heads": 16, "max_position_embeddings": 8192}),
+    "gemma2": _Family(_GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 8192}, norms=4),
+    "gemma3_text": _Family(
+        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 131_072}, norms=4, qk_norms=True
+    ),
+    "granite": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
+    "llama": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
+    "mistral": _Family({"num_key_value_heads": 8, "max_position_embeddings": 131_072}, biases=frozenset()),
+    "qwen2": _Family(
+        {"num_key_value_heads": 32, "max_position_embeddings": 32_768}, biases=frozenset(), qkv_bias=True
+    ),
+    "qwen3": _Family({"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768}, qk_norms=True),
+    "smollm3": _Family(
+        {"num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 32_768},
+        biases=_LLAMA_BIASES,
+    ),
+}
+
+
+class _Config(BaseModel):
+    """The fields of config.json that decide the number of parameters."""
+
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    vocab_size: PositiveInt
+    max_position_embeddings: PositiveInt
+    num_key_value_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer, or an embedding."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        return self.inputs * self.outputs + self.bias * self.outputs
+
+
+def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
+    """Count the parameters of the model that the fields of a config.json describe, with `adapter` added.
+
+    Raises:
+        UnknownModel: the model type or a target module is not known here.
+        pydantic.ValidationError: a field is absent or has a wrong value.
+    """
+    model_type = fields.get("model_type")
+    if (family := _FAMILIES.get(str(model_type))) is None:
+        known = ", ".join(_FAMILIES)
+        raise UnknownModel(f"model_type {model_type!r} can't be counted without a cluster; these can: {known}")
+    config = _Config.model_validate({**family.defaults, **fields})
+    layer = sum(linear.parameters for linear in _layer(config, family)) + family.norms * config.hidden_size
+    layer += 2 * config.head_width * family.qk_norms
+    embedding = config.vocab_size * config.hidden_size
+    outside = embedding * (1 if config.tie_word_embeddings else 2) + config.hidden_size
+    base = config.num_hidden_layers * layer + outside
+    added = _adapter_parameters(config, family, adapter)
+    return ModelFacts(
+        model_type=str(model_type),
+        parameters=base + added,
+        trainable_parameters=base if adapter.type == "none" else added,
+        embedding_parameters=embedding,
+        largest_layer_parameters=layer,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_attention_heads=config.num_attention_heads,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        tied_embeddings=config.tie_word_embeddings,
+    )
+
+
+def _layer(config: _Config, family: _Family) -> Iterator[_Linear]:
+    """The linear layers of one decoder layer: attention with grouped keys and values, and a gated MLP."""
+    hidden, width = config.hidden_size, config.head_width
+    queries = config.num_attention_heads * width
+    keys = (config.num_key_value_heads or config.num_attention_heads) * width
+    biased = config.attention_bias and "attention_bias" in family.biases
+    for name, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+        yield _Linear(f"self_attn.{name}", hidden, outputs, biased or family.qkv_bias)
+    yield _Linear("self_attn.o_proj", queries, hidden, biased)
+    biased = config.mlp_bias and "mlp_bias" in family.biases
+    for name in ("gate_proj", "up_proj"):
+        yield _Linear(f"mlp.{name}", hidden, config.intermediate_size, biased)
+    yield _Linear("mlp.down_proj", config.intermediate_size, hidden, biased)
+
+
+def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> int:
+    """Parameters of the two matrices that LoRA adds to each target module."""
+    if adapter.type == "none":
+        return 0
+    layers = [
+        _Linear(f"model.layers.{number}.{linear.name}", linear.inputs, linear.outputs)
+        for number in range(config.num_hidden_layers)
+        for linear in _layer(config, family)
+    ]
+    if adapter.target_modules == [ALL_LINEAR]:
+        targets = layers
+    else:
+        around = [_Linear(name, config.hidden_size, config.vocab_size) for name in (EMBEDDING, OUTPUT)]
+        targets = [linear for linear in (*layers, *around) if _is_target(linear.name, adapter.target_modules)]
+    if not targets:
+        raise UnknownModel(f"training.adapter.targetModules: the model has none of {', '.join(adapter.target_modules)}")
+    return sum(adapter.r * (linear.inputs + linear.outputs) for linear in targets)
+
+
+def _is_target(name: str, targets: list[str]) -> bool:
+    """Whether PEFT adds an adapter to the module: by its full name, or by the last parts of it."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -1,0 +1,83 @@
+"""Parameters counted from a config.json are those of the model that transformers builds from it."""
+
+from typing import Any
+
+import pytest
+
+from driftloop.api.finetunejob import Adapter
+from driftloop.cli.decoder import UnknownModel, decoder_facts
+from driftloop_trainer.models import config_for, model_facts
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "vocab_size": 320,
+    "pad_token_id": None,  # the default of some types is outside this vocabulary
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+WIDE = GROUPED | {"head_dim": 24}
+TYPES = ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+LORA = Adapter(type="lora", r=4)
+SOME = LORA.model_copy(update={"target_modules": ["q_proj", "v_proj", "model.layers.1.mlp.down_proj"]})
+
+
+@pytest.mark.parametrize("adapter", [Adapter(), LORA, SOME], ids=["full", "lora", "lora of some modules"])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_count_is_that_of_the_built_model(model_type: str, adapter: Adapter) -> None:
+    for fields in (SIZES, GROUPED, WIDE, GROUPED | {"tie_word_embeddings": True}, WIDE | {"tie_word_embeddings": False}):
+        same(fields | {"model_type": model_type}, adapter)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_biases_count_where_the_type_reads_their_fields(model_type: str) -> None:
+    for field in ("attention_bias", "mlp_bias"):
+        same(GROUPED | {"model_type": model_type, field: True})
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+def test_keys_without_a_number_of_heads_have_as_many_as_queries(model_type: str) -> None:
+    same(SIZES | {"model_type": model_type, "num_key_value_heads": None})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "o_proj"], ["mlp.up_proj", "unknown"]])
+def test_lora_on_chosen_modules_is_counted_as_peft_adds_it(targets: list[str], tied: bool) -> None:
+    adapter = LORA.model_copy(update={"target_modules": targets})
+    same(GROUPED | {"model_type": "llama", "tie_word_embeddings": tied}, adapter)
+
+
+def same(fields: dict[str, Any], adapter: Adapter = Adapter()) -> None:  # noqa: B008: it is frozen
+    assert decoder_facts(fields, adapter) == model_facts(config_for(fields), adapter)
+
+
+def test_llama_3_8b_has_its_published_size() -> None:
+    fields = {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128_256,
+    }
+    assert decoder_facts(fields, Adapter()).parameters == 8_030_261_248
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "hal9000", None])
+def test_a_type_that_cannot_be_counted_is_refused_by_name(model_type: str | None) -> None:
+    with pytest.raises(UnknownModel, match=f"model_type {model_type!r}.*llama.*qwen3"):
+        decoder_facts(SIZES | {"model_type": model_type}, Adapter())
+
+
+def test_a_model_without_the_target_modules_is_refused_with_the_field() -> None:
+    adapter = LORA.model_copy(update={"target_modules": ["query"]})
+    with pytest.raises(UnknownModel, match=r"training\.adapter\.targetModules: the model has none of query"):
+        decoder_facts(SIZES | {"model_type": "llama"}, adapter)
+
+
+@pytest.mark.parametrize("fields", [{"hidden_size": "wide"}, {"hidden_size": None}, {"num_hidden_layers": 0}])
+def test_a_wrong_or_missing_field_is_named(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        decoder_facts(SIZES | {"model_type": "llama"} | fields, Adapter())
