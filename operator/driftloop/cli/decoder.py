@@ -43,9 +43,7 @@ _FAMILIES = {
     "granite": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
     "llama": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
     "mistral": _Family({"num_key_value_heads": 8, "max_position_embeddings": 131_072}, biases=frozenset()),
-    "qwen2": _Family(
-        {"num_key_value_heads": 32, "max_position_embeddings": 32_768}, biases=frozenset(), qkv_bias=True
-    ),
+    "qwen2": _Family({"num_key_value_heads": 32, "max_position_embeddings": 32_768}, biases=frozenset(), qkv_bias=True),
     "qwen3": _Family({"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768}, qk_norms=True),
     "smollm3": _Family(
         {"num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 32_768},

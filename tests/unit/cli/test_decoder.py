@@ -19,14 +19,20 @@ SIZES = {
 GROUPED = SIZES | {"num_key_value_heads": 2}
 WIDE = GROUPED | {"head_dim": 24}
 TYPES = ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3", "smollm3")
-LORA = Adapter(type="lora", r=4)
+FULL, LORA = Adapter(), Adapter(type="lora", r=4)
 SOME = LORA.model_copy(update={"target_modules": ["q_proj", "v_proj", "model.layers.1.mlp.down_proj"]})
 
 
-@pytest.mark.parametrize("adapter", [Adapter(), LORA, SOME], ids=["full", "lora", "lora of some modules"])
+@pytest.mark.parametrize("adapter", [FULL, LORA, SOME], ids=["full", "lora", "lora of some modules"])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_the_count_is_that_of_the_built_model(model_type: str, adapter: Adapter) -> None:
-    for fields in (SIZES, GROUPED, WIDE, GROUPED | {"tie_word_embeddings": True}, WIDE | {"tie_word_embeddings": False}):
+    for fields in (
+        SIZES,
+        GROUPED,
+        WIDE,
+        GROUPED | {"tie_word_embeddings": True},
+        WIDE | {"tie_word_embeddings": False},
+    ):
         same(fields | {"model_type": model_type}, adapter)
 
 
@@ -48,7 +54,7 @@ def test_lora_on_chosen_modules_is_counted_as_peft_adds_it(targets: list[str], t
     same(GROUPED | {"model_type": "llama", "tie_word_embeddings": tied}, adapter)
 
 
-def same(fields: dict[str, Any], adapter: Adapter = Adapter()) -> None:  # noqa: B008: it is frozen
+def same(fields: dict[str, Any], adapter: Adapter = FULL) -> None:
     assert decoder_facts(fields, adapter) == model_facts(config_for(fields), adapter)
 
 
@@ -62,13 +68,13 @@ def test_llama_3_8b_has_its_published_size() -> None:
         "num_key_value_heads": 8,
         "vocab_size": 128_256,
     }
-    assert decoder_facts(fields, Adapter()).parameters == 8_030_261_248
+    assert decoder_facts(fields, FULL).parameters == 8_030_261_248
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "hal9000", None])
 def test_a_type_that_cannot_be_counted_is_refused_by_name(model_type: str | None) -> None:
     with pytest.raises(UnknownModel, match=f"model_type {model_type!r}.*llama.*qwen3"):
-        decoder_facts(SIZES | {"model_type": model_type}, Adapter())
+        decoder_facts(SIZES | {"model_type": model_type}, FULL)
 
 
 def test_a_model_without_the_target_modules_is_refused_with_the_field() -> None:
@@ -80,4 +86,4 @@ def test_a_model_without_the_target_modules_is_refused_with_the_field() -> None:
 @pytest.mark.parametrize("fields", [{"hidden_size": "wide"}, {"hidden_size": None}, {"num_hidden_layers": 0}])
 def test_a_wrong_or_missing_field_is_named(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
-        decoder_facts(SIZES | {"model_type": "llama"} | fields, Adapter())
+        decoder_facts(SIZES | {"model_type": "llama"} | fields, FULL)
