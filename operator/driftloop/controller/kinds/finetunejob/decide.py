@@ -14,6 +14,7 @@ from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds.finetunejob import progress, tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
+from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
 from driftloop.controller.kinds.finetunejob.stages import Stages, stages_of
 from driftloop.controller.kinds.finetunejob.start import Blocked, Refused, Start, Waiting, start
 from driftloop.controller.kinds.finetunejob.tasks import Prepared
@@ -126,7 +127,7 @@ def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
     if task is None:
         return _failed(Reason.INVALID_RESULT, foreign_result(prepare).message)
     changes: dict[str, Any] = {"data": _data_status(data)}
-    match plan(observed.spec, data, observed.gpu_memory):
+    match plan_or_remedy(observed.spec, data, observed.gpu_memory):
         case Refusal(reason, message):
             return _failed(reason, message, changes)
         case TrainingPlan() as planned:

@@ -69,7 +69,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
         return Refusal(Reason.BATCH_TOO_SMALL, message)
     micro, memory, available = _spread(training, data, compute, world, available_per_worker(compute, gpu_memory))
     if available is not None and memory["total"] > available:
-        return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available, compute))
+        return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
     return TrainingPlan(
         workers_per_node,
         micro,
@@ -216,13 +216,11 @@ def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int) -
     return FLOAT * layers * model.num_attention_heads * tokens * (tokens // rows)
 
 
-def _does_not_fit(memory: dict[str, int], available: int, compute: Compute) -> str:
-    parts = ", ".join(f"{name} {_gib(size)}" for name, size in memory.items() if name != "total")
-    more_memory = "use GPUs with more memory" if compute.gpus_per_node else "raise compute.resources.limits.memory"
+def _does_not_fit(memory: dict[str, int], available: int) -> str:
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in memory.items() if size and name != "total")
     return (
         f"a worker needs about {_gib(memory['total'])} even with one row at a time ({parts}), but it has only "
-        f"{_gib(available)}: raise compute.nodes (now {compute.nodes}), {more_memory}, lower training.maxLength, or "
-        "set gradientCheckpointing, bf16 or a LoRA adapter"
+        f"{_gib(available)}"
     )
 
 

@@ -332,6 +332,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_before_a_pod_is_m
     entry = run.condition("Stalled")
     assert entry["reason"] == "DoesNotFit"
     assert "GiB" in entry["message"]
+    assert "it would fit with compute.resources.limits.memory" in entry["message"]
 
 
 @pytest.mark.parametrize(

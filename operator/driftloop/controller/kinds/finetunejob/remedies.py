@@ -1,0 +1,146 @@
+"""The smallest change of a job with which its training would fit into memory. Pure."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+from driftloop.api.finetunejob import FineTuneJobSpec
+from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, resolved
+from driftloop.controller.vocabulary.reasons import Reason
+
+MOST_NODES, MORE_NODES = 512, 8  # the API's limit, and how many times the job's nodes are suggested at most
+GPU_MEMORY = (16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # sizes on the market, in GiB
+MOST_MEMORY = 4096  # the largest memory limit of a pod that is suggested, in GiB
+# Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
+LINEAR_LAYERS = 7
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A job with some changes."""
+
+    spec: FineTuneJobSpec
+    data: PrepareResult
+    gpu_memory: tuple[int, ...]
+    changes: tuple[str, ...] = ()
+
+    def fits(self) -> bool:
+        return isinstance(plan(self.spec, self.data, self.gpu_memory), TrainingPlan)
+
+    def changed(self, part: str, words: str, **fields: Any) -> "_Case":
+        """The job with other `fields` in a part of its spec; `words` describe the change."""
+        section = getattr(self.spec, part).model_copy(update=fields)
+        return replace(self, spec=self.spec.model_copy(update={part: section}), changes=(*self.changes, words))
+
+
+def plan_or_remedy(
+    spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()
+) -> TrainingPlan | Refusal:
+    """The plan, or why there is none. If the memory is too small, the refusal names the smallest change that fits."""
+    found = plan(spec, data, gpu_memory)
+    if not isinstance(found, Refusal) or found.reason is not Reason.DOES_NOT_FIT:
+        return found
+    change = smallest_change(spec, data, gpu_memory)
+    advice = (
+        f"it would fit with {change}"
+        if change
+        else "no change of gradientCheckpointing, bf16, LoRA, nodes and memory is enough: lower training.maxLength, or "
+        "train a smaller model"
+    )
+    return Refusal(found.reason, f"{found.message}: {advice}")
+
+
+def smallest_change(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> str | None:
+    """The first change with which the training fits: each of `_CHANGES` alone, then two of them together, and so on."""
+    start = _Case(spec, data, tuple(gpu_memory))
+    for count in range(1, len(_CHANGES) + 1):
+        for changes in combinations(_CHANGES, count):
+            case = _apply(start, changes)
+            if case is not None and case.fits():
+                return " and ".join(case.changes)
+    return None
+
+
+_Change = Callable[[_Case], _Case | None]  # None: the change is not possible, or is not enough
+
+
+def _apply(case: _Case, changes: Sequence[_Change]) -> _Case | None:
+    for change in changes:
+        if (changed := change(case)) is None:
+            return None
+        case = changed
+    return case
+
+
+def _checkpointing(case: _Case) -> _Case | None:
+    if case.spec.training.gradient_checkpointing:
+        return None
+    return case.changed("training", "training.gradientCheckpointing: true", gradient_checkpointing=True)
+
+
+def _bf16(case: _Case) -> _Case | None:
+    return None if resolved(case.spec).bf16 else case.changed("training", "training.bf16: true", bf16=True)
+
+
+def _lora(case: _Case) -> _Case | None:
+    """An adapter on all linear layers. A new model can't have one, because its weights are random."""
+    adapter, model = case.spec.training.adapter, case.data.model
+    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size:
+        return None
+    added = lora_parameters(model, adapter.r)
+    facts = model.model_copy(update={"parameters": model.parameters + added, "trainable_parameters": added})
+    with_lora = adapter.model_copy(update={"type": "lora", "target_modules": ["all-linear"]})
+    changed = case.changed("training", "training.adapter.type: lora", adapter=with_lora)
+    return replace(changed, data=case.data.model_copy(update={"model": facts}))
+
+
+def lora_parameters(model: ModelFacts, rank: int) -> int:
+    """At least as many parameters as LoRA adds to the linear layers of a dense decoder.
+
+    Each linear layer has the model's width on one side, so the other sides add up to the layer's size over that width.
+    """
+    widths = LINEAR_LAYERS * model.hidden_size + math.ceil(model.largest_layer_parameters / model.hidden_size)
+    return rank * widths * model.num_layers
+
+
+def _nodes(case: _Case) -> _Case | None:
+    """The least number of nodes: each worker needs at least one row of a batch."""
+    compute = case.spec.compute
+    rows = case.spec.training.train_batch_size // (compute.gpus_per_node or compute.workers_per_node)
+    most = min(MOST_NODES, MORE_NODES * compute.nodes, rows)
+    return _least(range(compute.nodes + 1, most + 1), partial(_with_nodes, case))
+
+
+def _with_nodes(case: _Case, nodes: int) -> _Case:
+    return case.changed("compute", f"compute.nodes: {nodes}", nodes=nodes)
+
+
+def _memory(case: _Case) -> _Case | None:
+    """The least memory of a GPU, or of a pod on CPUs."""
+    if case.spec.compute.gpus_per_node:
+        return _least(GPU_MEMORY, partial(_with_gpu_memory, case))
+    return _least(range(1, MOST_MEMORY + 1), partial(_with_memory, case))
+
+
+def _with_gpu_memory(case: _Case, size: int) -> _Case:
+    return case.changed("compute", f"GPUs of {size}Gi (compute.gpuMemory)", gpu_memory=f"{size}Gi")
+
+
+def _with_memory(case: _Case, size: int) -> _Case:
+    resources = case.spec.compute.resources
+    larger = resources.model_copy(update={"limits": resources.limits | {"memory": f"{size}Gi"}})
+    return case.changed("compute", f"compute.resources.limits.memory: {size}Gi", resources=larger)
+
+
+def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | None:
+    """The case of the least value that fits. `values` ascend, and if one fits, all larger ones do."""
+    found = bisect_left(values, True, key=lambda value: changed(value).fits())
+    return changed(values[found]) if found < len(values) else None
+
+
+_CHANGES: tuple[_Change, ...] = (_checkpointing, _bf16, _lora, _nodes, _memory)
