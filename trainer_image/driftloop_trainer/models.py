@@ -51,6 +51,16 @@ PACKING_TYPES = frozenset(
         *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
     )
 )
+# Checked, each by a tiny model of its type: the logits are what the output layer returns. Others scale or cap them
+# (cohere, gemma2, granite), so the loss needs all of them at once.
+CHUNKED_TYPES = frozenset(
+    (
+        *("apertus", "arcee", "ernie4_5", "exaone4", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neo"),
+        *("gpt_neox", "gptj", "helium", "hunyuan_v1_dense", "llama", "ministral", "mistral", "mixtral", "nemotron"),
+        *("olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3"),
+        *("stablelm", "starcoder2"),
+    )
+)
 # transformers lists these types as causal, but unless `is_decoder` is set they see the tokens that they should predict.
 # Then transformers only logs a warning: https://github.com/huggingface/transformers/pull/6411
 ENCODER_TYPES = frozenset(
@@ -190,6 +200,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
         loaded_whole=rearranged,
+        chunked_loss=config.model_type in CHUNKED_TYPES,
     )
 
 

@@ -41,6 +41,7 @@ class ModelFacts(ApiModel):
     vocab_size: Count
     max_position_embeddings: Count
     tied_embeddings: bool = False
+    chunked_loss: bool = False  # its logits are computed for some tokens at a time
     loaded_whole: bool = False  # its weights are rearranged when they are read, so rank 0 reads the whole model
 
 

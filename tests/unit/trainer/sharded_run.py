@@ -9,6 +9,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import with_adapter
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, plain
+from driftloop_trainer.train.worker import loss
 from driftloop_trainer.train.worker.checkpoint import resume
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.sharding import shard
@@ -95,7 +97,8 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
             raise InterruptedError
 
     try:
-        loop.run(model, optimizer, run, first_step, report)
+        with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)):
+            loop.run(model, optimizer, run, first_step, report)
     except InterruptedError:
         dist.barrier()
     return losses

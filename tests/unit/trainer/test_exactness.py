@@ -30,6 +30,7 @@ CASES = [
     {"name": "one unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 2**30},
     {"name": "accumulated", "world_size": 2, "micro_size": 1, "save_steps": 100},
     {"name": "reduced each time", "world_size": 2, "micro_size": 1, "save_steps": 100, "reduction": "microBatch"},
+    {"name": "in chunks", "world_size": 2, "micro_size": 4, "save_steps": 100, "chunk": 8},
     {"name": "recomputed", "world_size": 2, "micro_size": 2, "save_steps": 100, "checkpointing": True},
     {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     {"name": "killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "interrupted", "stop_after": 3},
@@ -61,6 +62,7 @@ MAIN = (
     "plain",
     "accumulated",
     "reduced each time",
+    "in chunks",
     "lora",
     "killed",
     "resumed",
@@ -136,10 +138,12 @@ def losses(folder: Path, name: str) -> list[float]:
     return list(json.loads((folder / f"{name}.json").read_text()))
 
 
-ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "reduced each time", "recomputed")
+ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "reduced each time", "in chunks", "recomputed")
 
 
-@pytest.mark.parametrize("name", sweep("exactness", ARRANGED, main=("plain", "accumulated", "reduced each time")))
+@pytest.mark.parametrize(
+    "name", sweep("exactness", ARRANGED, main=("plain", "accumulated", "reduced each time", "in chunks"))
+)
 def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE)), abs=1e-9)
 

@@ -6,16 +6,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.nn import functional
 
 from driftloop.api.finetunejob import GradientReduction
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.train.worker.batches import Batch
+from driftloop_trainer.train.worker.loss import loss_sum
 
 
 class NonFinite(StageFailure):
@@ -62,15 +60,6 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad()
     return summed / trained_tokens
-
-
-def loss_sum(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Summed cross-entropy over the targets that count, at least in float32."""
-    # use_cache must be off: with it, transformers would let packed rows see each other.
-    output = model(batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept)
-    logits = output.logits.flatten(0, 1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return functional.cross_entropy(logits, batch.targets.flatten(), reduction="sum", ignore_index=IGNORED)
 
 
 def reduce_loss_and_norm(loss: torch.Tensor, gradients: Iterable[torch.Tensor]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from driftloop.api.finetunejob import Compute, FineTuneJobSpec, GradientReduction, PlanStatus, TrainingSpec
 from driftloop.contract.course import Course
+from driftloop.contract.loss import chunk_tokens
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
@@ -138,7 +139,8 @@ def memory_per_worker(
     Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
     are reduced after each: see `gradient_reduction`.
     Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
-    Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision.
+    Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
+    that are computed at a time.
     Scores: in float32, attention on a GPU stores the softmax of each layer.
 
     `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
@@ -148,6 +150,7 @@ def memory_per_worker(
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
     accumulating = world > 1 and training.train_batch_size > world * micro
     runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
+    logits = min(tokens, chunk_tokens(model.vocab_size)) if model.chunked_loss else tokens
     kept = accumulating and gradient_reduction(model) == "step"
     trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
     parts = {
@@ -156,7 +159,7 @@ def memory_per_worker(
         "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / world),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters),
         "activations": tokens * _activations_per_token(model, width, training.gradient_checkpointing),
-        "logits": tokens * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
+        "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
         "scores": _scores(model, training, micro, tokens) if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }

@@ -210,6 +210,19 @@ def test_the_specs_word_on_a_gpus_memory_goes_before_the_nodes() -> None:
     assert found.status.available_bytes_per_worker == int(0.95 * (80 << 30))
 
 
+def test_logits_in_chunks_do_not_grow_with_the_rows() -> None:
+    training = TrainingSpec(train_batch_size=64, max_length=4096)
+    whole, chunked = (
+        [memory_per_worker(training, data, 1, micro, on_gpu=True)["logits"] for micro in (1, 8)]
+        for data in (
+            prepared(model=LLAMA_8B, longest_row_tokens=4096),
+            prepared(model=LLAMA_8B.model_copy(update={"chunked_loss": True}), longest_row_tokens=4096),
+        )
+    )
+    assert whole[1] == 8 * whole[0]
+    assert chunked[1] == chunked[0] < whole[0] / 7
+
+
 def test_gradients_that_are_kept_over_micro_batches_are_counted_whole() -> None:
     data = prepared(model=LLAMA_1B.model_copy(update={"trainable_parameters": 100_000_000}))
     training = TrainingSpec(train_batch_size=16)

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.batches import collate
-from driftloop_trainer.train.worker.step import loss_sum
+from driftloop_trainer.train.worker.loss import loss_sum
 
 ROWS = [[5, 6, 7, 8], [9, 10, 11], [12, 13]]
 LABELS = [[IGNORED, IGNORED, 7, 8], [IGNORED, 10, 11], [IGNORED, 13]]

@@ -1,0 +1,69 @@
+"""The loss of a micro-batch, without all of its logits at once.
+
+At 4,096 tokens and a vocabulary of 128,256 the logits and their gradient take some 6 GiB, more than the rest of an 8B
+model's shard on eight GPUs. They are computed for some hundred tokens at a time, and again in the backward pass: the
+output layer's matrix product is done three times instead of two.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from driftloop.contract.loss import chunk_tokens
+from driftloop_trainer.dataset import IGNORED
+from driftloop_trainer.models import CHUNKED_TYPES
+from driftloop_trainer.train.worker.batches import Batch
+
+Head = Callable[[torch.Tensor], torch.Tensor]
+
+
+def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
+    """Summed cross-entropy over the targets that count, at least in float32."""
+    size = chunk_tokens(model.config.get_text_config().vocab_size)
+    if model.config.model_type not in CHUNKED_TYPES or batch.targets.numel() <= size:
+        return _cross_entropy(_forward(model, batch).flatten(0, 1), batch.targets.flatten())
+    with _head_replaced(model, partial(_chunked, targets=batch.targets.flatten(), size=size)):
+        return _forward(model, batch)
+
+
+def _forward(model: Any, batch: Batch) -> torch.Tensor:
+    # use_cache must be off: with it, transformers would let packed rows attend to each other.
+    logits: torch.Tensor = model(
+        batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept
+    ).logits
+    return logits
+
+
+@contextmanager
+def _head_replaced(model: Any, replacement: Callable[[Head, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Let `replacement(head, hidden)` compute what the model returns as its logits.
+
+    It runs inside the model's own forward pass: only there are FSDP's parameters whole.
+    """
+    head = model.get_output_embeddings()
+    head.forward = partial(replacement, head.forward)
+    try:
+        yield
+    finally:
+        del head.forward  # the class's own is visible again
+
+
+def _chunked(head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:
+    """The loss of `hidden`, of shape (rows, kept, width), for its flat `targets`."""
+
+    def chunk_loss(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return _cross_entropy(head(states), wanted)
+
+    chunks = zip(torch.split(hidden.flatten(0, 1), size), torch.split(targets, size), strict=True)
+    losses: list[torch.Tensor] = [checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]
+    return torch.stack(losses).sum()
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
