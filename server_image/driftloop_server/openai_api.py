@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -114,7 +115,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
         lone = _lone_surrogate(text, has_raw_surrogates)
         if lone and len(text) > MAX_SEARCHED:
             raise _invalid_unicode("the body", f"at character {lone.start()}", None)
-        document = _loads(text)
+        with without_collector():
+            document = json.loads(text)
     except RecursionError as error:
         raise ApiError(400, "the body can't be read as JSON: nested too deeply", code="invalid_json") from error
     except ValueError as error:
@@ -144,14 +146,15 @@ def _lone_surrogate(text: str, has_raw_surrogates: bool) -> re.Match[str] | None
     return _LONE_ESCAPE.search(text.replace("\\\\", "..")) if "\\u" in text else None
 
 
-def _loads(text: str) -> Any:
-    """Parse with the garbage collector off: for a body of many lists it stops all threads again and again, for nothing.
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Turn the garbage collector off: for JSON of many lists it stops all threads again and again, for nothing.
 
     CPython's collector runs by the number of new objects (https://github.com/python/cpython/issues/75288).
     """
     gc.disable()
     try:
-        return json.loads(text)
+        yield
     finally:
         gc.enable()
 

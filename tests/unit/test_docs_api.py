@@ -23,7 +23,7 @@ def test_the_field_is_documented(field: str) -> None:
 
 def test_the_bounds_are_those_of_the_code() -> None:
     assert f"| {MAX_BODY >> 20} MiB, within {BODY_SECONDS:.0f} s |" in DOCUMENT
-    assert f"| {MAX_MESSAGES:,}, {MAX_PARTS:,}, {MAX_CALLS} |" in DOCUMENT
+    assert f"| {MAX_MESSAGES:,}, {MAX_PARTS:,}, {MAX_CALLS:,} |" in DOCUMENT
     assert f"rated for {WINDOW.days} days" in DOCUMENT
     assert f"| {MAX_STOPS} of 256 characters |" in DOCUMENT
     pace = f"{BYTES_PER_SECOND >> 20} MiB/s per pod after a burst of {BURST >> 20} MiB"

@@ -9,8 +9,8 @@ from driftloop.contract.messages import carried, plain_content, spelled
 from driftloop_server.openai_api import ApiError
 
 MAX_MESSAGES = 2048  # OpenAI's limit
-MAX_PARTS = 2048  # of one message
-MAX_CALLS = 128  # tool calls in one message
+MAX_PARTS = 8192  # of all messages; reading many takes seconds, in which other requests wait
+MAX_CALLS = 2048  # tool calls in all messages
 
 Message = dict[str, Any]
 
@@ -43,6 +43,7 @@ def conversation(messages: Any) -> list[Message]:
         raise refused("messages", "must be a list of at least one message, each an object with role and content")
     if len(messages) > MAX_MESSAGES:
         raise refused("messages", f"{len(messages)} messages: at most {MAX_MESSAGES} are allowed")
+    _check_sizes(messages)
     return [_message(f"messages.{index}", message) for index, message in enumerate(messages)]
 
 
@@ -72,7 +73,6 @@ def _message(place: str, message: Any) -> Message:
     content = message.get("content")
     if content is None and role != "assistant":
         raise refused(f"{place}.content", "must be a string or a list of text parts")
-    _check_sizes(place, fields)
     _check_parts(f"{place}.content", content)
     try:
         return {"role": "tool" if role == "function" else role, "content": plain_content(content)} | carried(fields)
@@ -80,11 +80,12 @@ def _message(place: str, message: Any) -> Message:
         raise refused(place, str(error)) from None
 
 
-def _check_sizes(place: str, fields: Mapping[str, Any]) -> None:
+def _check_sizes(messages: Sequence[Any]) -> None:
     for name, limit in (("content", MAX_PARTS), ("tool_calls", MAX_CALLS)):
-        value = fields.get(name)
-        if isinstance(value, list) and len(value) > limit:
-            raise refused(f"{place}.{name}", f"{len(value)} items: a message may have at most {limit}")
+        values = [message.get(name) for message in messages if isinstance(message, dict)]
+        size = sum(len(value) for value in values if isinstance(value, list))
+        if size > limit:
+            raise refused("messages", f"{size} items in {name}: all messages together may have at most {limit}")
 
 
 def _check_parts(place: str, content: Any) -> None:

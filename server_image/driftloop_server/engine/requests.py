@@ -10,7 +10,7 @@ from driftloop_server.engine.conversation import Message, conversation, fitted, 
 from driftloop_server.engine.model import LoadedModel
 from driftloop_server.engine.sampling import Sampling
 from driftloop_server.engine.sequence import Generation
-from driftloop_server.openai_api import ApiError
+from driftloop_server.openai_api import ApiError, without_collector
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 MAX_COUNT = 2**31 - 1
@@ -167,7 +167,8 @@ def parse(kind: type[Request], body: dict[str, Any]) -> Request:
         if _is_relevant(kind, name, value):
             fields[name] = value
     try:
-        return kind.model_validate(fields)
+        with without_collector():  # arguments of tool calls are JSON
+            return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         unknown = first["type"] == "extra_forbidden"

@@ -151,11 +151,16 @@ def refuse_hopeless(body: dict[str, Any], context: int, longest_token: int) -> N
 
 
 def _characters(message: Any) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, str):
-        return len(content)
-    texts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    if not isinstance(message, dict):
+        return 0
+    texts = [message.get("content"), *_field(message.get("content"), "text")]
+    texts += _field(_field(message.get("tool_calls"), "function"), "arguments")
     return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _field(objects: Any, name: str) -> list[Any]:
+    """The values of a field in a list of objects; anything else is left out."""
+    return [item.get(name) for item in objects if isinstance(item, dict)] if isinstance(objects, list) else []
 
 
 def _too_long(field: str, size: str, limit: str, context: int) -> ApiError:

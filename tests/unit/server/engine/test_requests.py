@@ -1,5 +1,6 @@
 """What a request may ask for: what is taken, what is left alone, and what is refused by its name."""
 
+import gc
 import json
 from typing import Any
 
@@ -174,3 +175,18 @@ def test_nesting_of_any_depth_is_refused_or_ignored() -> None:
         with pytest.raises(ApiError):
             chat(messages=messages)
     assert completion(metadata=deep) == completion()
+
+
+def test_nothing_looks_for_garbage_while_arguments_of_a_call_are_read() -> None:
+    arguments = json.dumps({"l": [[]] * 100_000})
+    call = {"function": {"name": "f", "arguments": arguments}}
+    collections: list[str] = []
+
+    def note(phase: str, _: object) -> None:
+        collections.append(phase)
+
+    gc.collect()
+    gc.callbacks.append(note)
+    parse(ChatRequest, {"messages": [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]})
+    gc.callbacks.remove(note)
+    assert len(collections) <= 2  # one, of what is left when it has been read
