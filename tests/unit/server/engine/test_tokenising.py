@@ -139,7 +139,16 @@ def test_what_can_not_fit_is_refused_by_its_size(body: dict[str, Any], field: st
         {"messages": [{"role": "user", "content": "a" * 500}] * 2},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a" * 500}] * 2}]},
         {},
-        {"prompt": 7, "messages": [1, None, {"content": 3}, {"content": [4, {"text": None}]}, {"tool_calls": [5, {"function": 6}]}]},
+        {
+            "prompt": 7,
+            "messages": [
+                1,
+                None,
+                {"content": 3},
+                {"content": [4, {"text": None}]},
+                {"tool_calls": [5, {"function": 6}]},
+            ],
+        },
     ],
 )
 def test_what_may_fit_or_is_malformed_is_left_to_others(body: dict[str, Any]) -> None:
