@@ -89,8 +89,8 @@ def _newer(situation: Situation) -> Iterator[Version]:
 def _evidence_holds(situation: Situation, version: Version) -> bool:
     """Whether the version was compared with the version that serves now. If not, it is being evaluated again.
 
-    If a family has several services, the comparison is with one of them and counts for the others too. A version that
-    is a candidate already was compared when it was chosen, even if its status has been lost since.
+    If a family has several services, the comparison is with the newest of their stable versions and counts for all. A
+    version that is a candidate already was compared when it was chosen, even if its status has been lost since.
     """
     if situation.stable is None or _is_at_work(situation, version):
         return True

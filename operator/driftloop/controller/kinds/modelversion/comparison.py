@@ -83,19 +83,22 @@ def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comp
     )
 
 
-def _followers(observed: Observed) -> list[Obj]:
-    """The family's services, by name. Those that pin a version are last: they take no other version by themselves."""
-    return sorted(observed.services, key=lambda service: field(service, "spec", "model", "version") is not None)
+def _pins(service: Obj) -> bool:
+    """Whether the service serves a fixed version, so that it takes no other one by itself."""
+    return field(service, "spec", "model", "version") is not None
 
 
 def _baseline(observed: Observed) -> Baseline | NoBaseline | Unknown:
-    """The stable version of the first service that has one."""
+    """The newest stable version of the family's services. Those that pin a version count only if all of them do."""
     if not observed.services:
         return NoBaseline(f"no InferenceService follows family {observed.spec.family}")
-    for service in _followers(observed):
-        if name := versions.stable_version(service, observed.deployments):
-            return _baseline_named(observed, service["metadata"]["name"], name)
-    return NoBaseline("the family has no stable version yet")
+    stable = [(s, name) for s in observed.services if (name := versions.stable_version(s, observed.deployments))]
+    if not stable:
+        return NoBaseline("the family has no stable version yet")
+    ages = {version["metadata"]["name"]: _age(version) for version in observed.versions}
+    follows_newest = [(service, name) for service, name in stable if not _pins(service)]
+    service, name = max(follows_newest or stable, key=lambda found: ages.get(found[1], ("", "")))
+    return _baseline_named(observed, service["metadata"]["name"], name)
 
 
 def _baseline_named(observed: Observed, service: str, name: str) -> Baseline | NoBaseline | Unknown:
@@ -126,11 +129,11 @@ def _is_candidate(observed: Observed, baseline: Baseline | NoBaseline | Unknown)
 
 
 def _engine(observed: Observed, baseline: Baseline | NoBaseline | Unknown) -> Engine:
-    """The engine in the version's spec, else that of the baseline's service, else of the first service with one."""
+    """The engine in the version's spec, else that of the baseline's service, else of the first that pins nothing."""
     if observed.spec.evaluation.engine is not None:
         return observed.spec.evaluation.engine
     serving = baseline.status.service if isinstance(baseline, Baseline) else None
-    for service in sorted(_followers(observed), key=lambda service: service["metadata"]["name"] != serving):
+    for service in sorted(observed.services, key=lambda s: (s["metadata"]["name"] != serving, _pins(s))):
         try:
             return Engine.model_validate(field(service, "spec", "engine") or {})
         except ValidationError:

@@ -27,17 +27,24 @@ def test_a_newer_version_is_a_candidate_against_the_stable_one() -> None:
     assert found.is_compared
 
 
-def test_a_service_that_pins_a_version_is_compared_with_last() -> None:
+def test_of_several_services_the_newest_stable_version_is_compared_with() -> None:
     """A playground of an old version was the first by name: what the other service serves was never asked."""
     old = version("support-0", "0", "2026-01-01T10:00:00Z")
-    playground = service("a-playground", model={"family": "support", "version": "support-0"}, engine={"maxNumSeqs": 1})
-    served = (deployment(playground, "support-0"), deployment(DESK, "support-1"))
-    found = comparison(services=[playground, DESK], deployments=served, versions=(old, STABLE, NEWER))
-    assert isinstance(found.baseline, Baseline)
-    assert (found.baseline.status.service, found.baseline.status.version) == ("desk", "support-1")
-    alone = comparison(services=[playground], deployments=served, versions=(old, STABLE, NEWER))
-    assert isinstance(alone.baseline, Baseline)
-    assert alone.baseline.status.version == "support-0"
+    playground = service("a-playground")
+    pinned = service("pinned", model={"family": "support", "version": "support-2"})
+    newest = version("support-3", "3", "2026-01-01T11:45:00Z")
+    served = (
+        deployment(playground, "support-0"),
+        deployment(DESK, "support-1"),
+        deployment(pinned, "support-2"),
+    )
+    objects: Any = {"deployments": served, "versions": (old, STABLE, NEWER, newest)}
+    found = comparison(newest, services=[playground, DESK, pinned], **objects).baseline
+    assert isinstance(found, Baseline)
+    assert (found.status.service, found.status.version) == ("desk", "support-1")
+    alone = comparison(newest, services=[pinned], **objects).baseline
+    assert isinstance(alone, Baseline)
+    assert alone.status.version == "support-2"
 
 
 def test_the_engine_is_that_of_the_service_that_is_compared_with() -> None:
