@@ -179,7 +179,7 @@ def file_name(number: int, count: int) -> str:
 
 
 def _write_files(weights: Weights, output: str, folder: Path) -> list[ManifestEntry]:
-    """Write all weight files at `output`, each rank its own; the index into `folder`. Rank 0 returns all entries."""
+    """Write all weight files at `output`, each rank its own, and the index into `folder`. Returns all entries."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     sizes = weights.sizes()
     files = files_of(sizes, FILE_BYTES, ranks)
@@ -198,9 +198,9 @@ def _write_files(weights: Weights, output: str, folder: Path) -> list[ManifestEn
         index = {name: names[number] for number, file in enumerate(files) for name in file}
         document = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
         (folder / INDEX).write_text(json.dumps(document, indent=2) + "\n")
-    gathered: list[list[ManifestEntry]] | None = [[]] * ranks if rank == 0 else None
-    dist.gather_object(written, gathered)
-    return [entry for entries in gathered or [] for entry in entries]
+    gathered: list[list[ManifestEntry]] = [[]] * ranks
+    dist.all_gather_object(gathered, written)
+    return [entry for entries in gathered for entry in entries]
 
 
 def _write_file(tensors: dict[str, torch.Tensor], uri: str, scratch: Path) -> ManifestEntry:
