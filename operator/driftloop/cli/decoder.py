@@ -50,6 +50,7 @@ _FAMILIES = {
         biases=_LLAMA_BIASES,
     ),
 }
+MODEL_TYPES = tuple(_FAMILIES)
 
 
 class _Config(BaseModel):
@@ -95,7 +96,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
     """
     model_type = fields.get("model_type")
     if (family := _FAMILIES.get(str(model_type))) is None:
-        known = ", ".join(_FAMILIES)
+        known = ", ".join(MODEL_TYPES)
         raise UnknownModel(f"model_type {model_type!r} can't be counted without a cluster; these can: {known}")
     config = _Config.model_validate({**family.defaults, **fields})
     layer = sum(linear.parameters for linear in _layer(config, family)) + family.norms * config.hidden_size

@@ -10,11 +10,16 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    commands = {"operator": _operator, "crds": _crds}
+    commands = {"operator": _operator, "crds": _crds, "plan": _plan}
     parser = argparse.ArgumentParser(
         prog="driftloop", description="Fine-tunes, evaluates, serves and retrains language models on Kubernetes."
     )
-    parser.add_argument("command", choices=sorted(commands), help="operator: run the operator; crds: generate the CRDs")
+    parser.add_argument(
+        "command",
+        choices=sorted(commands),
+        help="operator: run the operator; crds: generate the CRDs; plan: print the plan for a FineTuneJob without a "
+        "cluster",
+    )
     parser.add_argument(
         "arguments", nargs=argparse.REMAINDER, help="arguments of the command: see `driftloop COMMAND --help`"
     )
@@ -48,6 +53,12 @@ def _crds(arguments: list[str]) -> int:
     from driftloop.cli.crds import main as crds
 
     return crds(arguments)
+
+
+def _plan(arguments: list[str]) -> int:
+    from driftloop.cli.plan import main as plan
+
+    return plan(arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,277 @@
+"""Prints the plan that the operator would make for a FineTuneJob, without a cluster: `driftloop plan`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from driftloop.api.base import API_VERSION
+from driftloop.api.finetunejob import Compute, FineTuneJob, FineTuneJobSpec, PlanStatus
+from driftloop.cli.decoder import MODEL_TYPES, UnknownModel, decoder_facts
+from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan
+from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
+
+Json = dict[str, Any]
+NO_DIGEST = "sha256:" + "0" * 64
+LABEL_WIDTH = 13
+SMALL = 8 << 30  # below this, memory is shown in MiB
+REDUCTION = {"step": "once per step", "microBatch": "after every micro-batch"}
+NOTES = {"loading": "  before training", "export": "  after training"}
+
+
+class BadInput(ValueError):
+    """A file or an option that can't be used; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to plan: a job, its model, and its data as far as they are known."""
+
+    spec: FineTuneJobSpec
+    model: ModelFacts
+    rows: int | None
+    longest_row: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a plan. Returns 0, or 1 if the operator would refuse the job."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        question = _question(parsed)
+    except BadInput as error:
+        parser.error(str(error))
+    found = plan_or_remedy(question.spec, _data(question))
+    if isinstance(found, Refusal):
+        print(f"{found.reason}: {found.message}")
+        return 1
+    print("\n".join(described(question, found)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="driftloop plan",
+        description="Prints the plan that the operator would make for a FineTuneJob, without a cluster: how the model "
+        "is sharded, rows per forward pass, steps, and the memory of a worker by purpose. If the training does not "
+        "fit into the memory, prints the smallest change that would fit.",
+        epilog="Exit status: 0 if the job can be trained, 1 if the operator would refuse it, 2 if a file or an option "
+        f"is wrong. Models that can be counted from a config.json: {', '.join(MODEL_TYPES)}.",
+    )
+    parser.add_argument(
+        "-f", "--filename", required=True, metavar="FILE", help="manifest of the FineTuneJob; - reads standard input"
+    )
+    parser.add_argument(
+        "--model-config",
+        type=Path,
+        metavar="FILE",
+        help="config.json of the model that training starts from. Not needed if the manifest has model.from.config",
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        metavar="QUANTITY",
+        help="memory of one GPU, such as 80Gi, in place of compute.gpuMemory. If neither is set, the operator reads "
+        "the nodes' label, which is unknown here",
+    )
+    parser.add_argument(
+        "--rows",
+        type=_positive,
+        metavar="N",
+        help="training rows after cleaning, or with packing the sequences of maxLength tokens: decides the number of "
+        "steps",
+    )
+    parser.add_argument(
+        "--longest-row",
+        type=_positive,
+        metavar="TOKENS",
+        help="tokens of the longest row. By default training.maxLength, the most that a row can have",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _question(parsed: argparse.Namespace) -> Question:
+    name = "standard input" if parsed.filename == "-" else parsed.filename
+    spec = job_spec(_read(parsed.filename), name)
+    if parsed.gpu_memory is not None:
+        spec = _with_gpu_memory(spec, parsed.gpu_memory)
+    model = _facts(spec, parsed.model_config)
+    return Question(spec, model, parsed.rows, parsed.longest_row or spec.training.max_length)
+
+
+def _with_gpu_memory(spec: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
+    if not spec.compute.gpus_per_node:
+        raise BadInput("--gpu-memory: the job trains on CPUs; set spec.compute.gpusPerNode")
+    try:
+        compute = Compute.model_validate(spec.compute.dump() | {"gpuMemory": memory})
+    except ValidationError as error:
+        raise BadInput(f"--gpu-memory: {memory!r} is not a quantity such as 80Gi") from error
+    return spec.model_copy(update={"compute": compute})
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
+def job_spec(text: str, name: str) -> FineTuneJobSpec:
+    """The spec of the one FineTuneJob in a manifest. Raises BadInput with the field that is wrong."""
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if isinstance(document, dict)]
+    except yaml.YAMLError as error:
+        raise BadInput(f"{name}: {error}") from error
+    jobs = [document for document in documents if document.get("kind") == FineTuneJob.KIND]
+    if len(jobs) != 1:
+        raise BadInput(f"{name}: has {len(jobs)} objects of kind {FineTuneJob.KIND}, but exactly one is planned")
+    if (version := jobs[0].get("apiVersion")) != API_VERSION:
+        raise BadInput(f"{name}: apiVersion is {version!r}, but must be {API_VERSION}")
+    try:
+        spec = FineTuneJob.model_validate(jobs[0]).spec
+    except ValidationError as error:
+        raise BadInput(f"{name}: {_wrong(error)}") from error
+    if unknown := list(unknown_fields(jobs[0]["spec"], spec.dump(), "spec")):
+        raise BadInput(f"{name}: unknown field {', '.join(unknown)}")
+    return spec
+
+
+def unknown_fields(given: Any, read: Any, path: str) -> Iterator[str]:
+    """Paths of the fields that the API doesn't have. The API server would drop them, and the plan ignore them."""
+    if isinstance(given, dict) and isinstance(read, dict):
+        for name, value in given.items():
+            if name in read:
+                yield from unknown_fields(value, read[name], f"{path}.{name}")
+            elif value is not None:
+                yield f"{path}.{name}"
+    elif isinstance(given, list) and isinstance(read, list):
+        for number, (one, other) in enumerate(zip(given, read, strict=False)):
+            yield from unknown_fields(one, other, f"{path}[{number}]")
+
+
+def _wrong(error: ValidationError) -> str:
+    """The fields that are wrong, and why."""
+    found = ((".".join(map(str, entry["loc"])), entry["msg"]) for entry in error.errors())
+    return "; ".join(f"{path}: {message}" for path, message in found)
+
+
+def _facts(spec: FineTuneJobSpec, path: Path | None) -> ModelFacts:
+    """The facts of the job's model: of the configuration in its manifest, or of a config.json."""
+    new = spec.model.from_.config
+    if new is not None and path is not None:
+        raise BadInput("--model-config: the manifest has the configuration of a new model in spec.model.from.config")
+    if new is not None:
+        fields: Mapping[str, Any] = {**new.architecture, "vocab_size": new.tokenizer.vocab_size}
+        name = "spec.model.from.config.architecture"
+    elif path is not None:
+        fields, name = _config(path), str(path)
+    else:
+        raise BadInput("--model-config: set it to the config.json of the model that spec.model.from names")
+    try:
+        return decoder_facts(fields, spec.training.adapter)
+    except ValidationError as error:
+        raise BadInput(f"{name}: {_wrong(error)}") from error
+    except UnknownModel as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
+def _config(path: Path) -> Json:
+    try:
+        fields = json.loads(_read(str(path)))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: {error}") from error
+    if not isinstance(fields, dict):
+        raise BadInput(f"{path}: not the configuration of a model")
+    return fields
+
+
+def _data(question: Question) -> PrepareResult:
+    """The result that prepare would report. Only what the plan reads has a meaning."""
+    rows = question.rows or question.spec.training.train_batch_size
+    tokens = rows * question.longest_row
+    return PrepareResult(
+        uri="",
+        digest=NO_DIGEST,
+        train_rows=rows,
+        held_out_rows=0,
+        tokens=tokens,
+        trained_tokens=tokens,
+        longest_row_tokens=question.longest_row,
+        tokenizer_digest=NO_DIGEST,
+        model=question.model,
+    )
+
+
+def described(question: Question, planned: TrainingPlan) -> Iterator[str]:
+    """The lines that describe a plan."""
+    status = planned.status
+    yield _line("model", f"{question.model.model_type}, {status.parameters:,} parameters, {_trained(status)} trained")
+    yield _line("strategy", _strategy(question.spec.compute, planned))
+    yield _line("batch", _batch(question, planned))
+    if status.world_size > 1:
+        yield _line("reduction", f"gradients are added up {REDUCTION[status.gradient_reduction]}")
+    known = question.rows is not None or question.spec.training.max_steps is not None
+    yield _line("steps", f"{status.total_steps:,}" if known else "unknown: set --rows")
+    yield from _memory(status)
+
+
+def _trained(status: PlanStatus) -> str:
+    return "all" if status.trainable_parameters == status.parameters else f"{status.trainable_parameters:,}"
+
+
+def _strategy(compute: Compute, planned: TrainingPlan) -> str:
+    status, device = planned.status, "GPU" if compute.gpus_per_node else "worker"
+    return (
+        f"{status.strategy}: {_number(status.world_size, 'worker')} on {_number(compute.nodes, 'node')}, "
+        f"{_number(planned.workers_per_node, device)} per node"
+    )
+
+
+def _batch(question: Question, planned: TrainingPlan) -> str:
+    training, status = question.spec.training, planned.status
+    row = "sequence" if training.packing else "row"
+    tokens = training.max_length if training.packing else min(training.max_length, question.longest_row)
+    return (
+        f"{_number(training.train_batch_size, row)} of up to {tokens:,} tokens per step; on each worker "
+        f"{_number(status.gradient_accumulation_steps, 'micro-batch', 'micro-batches')} of up to "
+        f"{_number(planned.per_device_train_batch_size, row)}"
+    )
+
+
+def _memory(status: PlanStatus) -> Iterator[str]:
+    """The memory of a worker by purpose, without what it doesn't need."""
+    parts, available = status.memory_bytes_per_worker, status.available_bytes_per_worker
+    unit, size_of = ("GiB", _gib) if parts["total"] >= SMALL else ("MiB", _mib)
+    limit = "the limit is unknown" if available is None else f"{size_of(available)} {unit} available"
+    yield _line("memory", f"{unit} per worker; {limit}")
+    for name, size in parts.items():
+        if size:
+            yield f"  {name:<{LABEL_WIDTH - 2}}{size_of(size):>8}{NOTES.get(name, '')}"
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{text}"
+
+
+def _number(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.2f}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f}"
