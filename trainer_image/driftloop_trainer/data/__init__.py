@@ -1,1 +1,1 @@
-"""Users' files, read into rows and items: what prepare and evaluate share."""
+"""Reads users' files into rows and items, for prepare and evaluate."""

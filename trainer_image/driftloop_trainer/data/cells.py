@@ -1,4 +1,4 @@
-"""One cell of a source as text. Pure."""
+"""Turns a cell of a source into text. Pure."""
 
 import json
 import math
@@ -10,19 +10,18 @@ from driftloop.contract.messages import spelled
 
 
 class Unreadable(ValueError):
-    """Data that can't be read without doubt. The message says where it lies, what it is and what would do."""
+    """Data that can't be read unambiguously. The message says where it is, what is wrong and how to fix it."""
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a cell is empty: null, or the NaN that pandas writes for it."""
+    """Whether a cell is empty: null, or NaN, which pandas writes instead."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def cell_text(value: Any) -> str | None:
-    """A cell as it is trained on: text as it is, numbers and truth values as JSON spells them, dates as ISO 8601 does.
+    """A cell as text for training: strings unchanged, numbers and booleans as in JSON, dates as in ISO 8601.
 
-    None where nothing is there. Raises Unreadable for what has no one
-    spelling: objects, lists, infinities.
+    None for an empty cell. Raises Unreadable for values without a unique text: objects, lists, infinities.
     """
     if is_nothing(value):
         return None
@@ -37,4 +36,4 @@ def cell_text(value: Any) -> str | None:
             return format(value, "f")
         case datetime() | date() | time():
             return value.isoformat()
-    raise Unreadable(f"{spelled(value)} is not a text: write it as the text that is to be trained on")
+    raise Unreadable(f"{spelled(value)} is not a text: write it as the text to train on")

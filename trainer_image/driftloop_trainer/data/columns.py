@@ -1,4 +1,4 @@
-"""What the cells of a column are read as."""
+"""Reads the cells of a column."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,28 +12,28 @@ T = TypeVar("T")
 
 
 def prompt_turns(value: Any) -> tuple[Turn, ...]:
-    """The question in a prompt's cell: messages, or one turn of the user's. Raises Unreadable."""
+    """The question in a prompt cell: messages, or one message of the user. Raises Unreadable."""
     return conversation(value) if is_conversation(value) else (Turn("user", text_of(value)),)
 
 
 def completion_turns(value: Any) -> tuple[Turn, ...]:
-    """The answer in a completion's cell; none where it is empty. Raises Unreadable."""
+    """The answer in a completion cell; no turns if it is empty. Raises Unreadable."""
     if not is_conversation(value):
         text = text_of(value)
         return (Turn("assistant", text),) if text.strip() else ()
     turns = conversation(value)
     if turns[-1].role != "assistant":
-        raise Unreadable(f"the last message of a completion must be the assistant's, not the {turns[-1].role}'s")
+        raise Unreadable(f"the last message of a completion must have the role assistant, not {turns[-1].role}")
     return turns
 
 
 def text_of(value: Any) -> str:
-    """The text in a cell; empty where there is none. Raises Unreadable."""
+    """The text in a cell; an empty string for an empty cell. Raises Unreadable."""
     return (cell_text(value) or "") if value != [] else ""
 
 
 def read_cell(record: Record, column: str, read: Callable[[Any], T]) -> T:
-    """What `read` makes of a cell. Raises Unreadable that names the place and the column."""
+    """Read a cell with `read`. Raises Unreadable that names the place and the column."""
     try:
         return read(record.values.get(column))
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Conversations as data sets have them, as turns. Pure.
+"""Turns conversations in the common formats of data sets into turns. Pure.
 
-Read without doubt: OpenAI's messages (role and content, content as parts, tool calls and results), ShareGPT's (from and
-value), either as JSON text or as columns of a struct. Everything else raises Unreadable.
+Supported are OpenAI's messages (role and content, content in parts, tool calls and results) and ShareGPT's (from and
+value), as JSON text or as columns of a struct. Everything else raises Unreadable.
 """
 
 import json
@@ -13,7 +13,7 @@ from driftloop.contract.messages import CARRIED, TEXT_PARTS, carried, plain_cont
 from driftloop_trainer.data.cells import Unreadable, cell_text, is_nothing
 from driftloop_trainer.data.rows import Turn
 
-# As templates name them, and what others call them.
+# The names that templates use, by the names in data sets.
 _ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
@@ -21,14 +21,14 @@ _ROLES = {
     "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
     "function_call": "assistant",
 }  # fmt: skip
-# What is read of a message, and what says how to train on it, which is refused where it can't be followed.
+# Fields of a message that are read, and fields that control training on it, which are refused if not supported.
 _READ = frozenset({"role", "content", "from", "value", "weight", "train", "images", "audio", "videos", *CARRIED})
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value|type'\s*:\s*'text',\s*'text)'\s*:")
 _JSON = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
 
 
 def conversation(value: Any) -> tuple[Turn, ...]:
-    """The turns of a cell; none where it is empty. Raises Unreadable that names the message."""
+    """The turns in a cell; none if it is empty. Raises Unreadable that names the message."""
     messages = _messages(value)
     turns = []
     for number, message in enumerate(messages, start=1):
@@ -40,13 +40,14 @@ def conversation(value: Any) -> tuple[Turn, ...]:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a cell is meant as messages: a list of them, one alone, or their JSON text.
+    """Whether a cell contains messages: a list of messages, a single one, or their JSON text.
 
-    Raises Unreadable for Python's spelling of a list, which is what pandas writes into CSV.
+    Raises Unreadable for a list in Python's syntax, which pandas writes into CSV:
+    https://github.com/pandas-dev/pandas/issues/12959
     """
     if isinstance(value, str):
         if _PYTHON.match(value) and value.rstrip().endswith("]"):
-            raise Unreadable("messages in Python's spelling: write them as JSON (json.dumps), or as JSON lines")
+            raise Unreadable("messages in Python's syntax: write them as JSON (json.dumps), or use JSON lines")
         return bool(_JSON.match(value)) and is_conversation(_parsed(value))
     if isinstance(value, list):
         return bool(value) and all(_is_message(message) for message in value)
@@ -54,22 +55,22 @@ def is_conversation(value: Any) -> bool:
 
 
 def answers_nothing(turn: Turn) -> bool:
-    """Whether it is an assistant's turn with neither text nor tool calls: there is nothing to learn from it."""
+    """Whether the turn is the assistant's and has neither text nor tool calls, so that there is nothing to learn."""
     return turn.role == "assistant" and not turn.content.strip() and not calls_tools(turn)
 
 
 def calls_tools(turn: Turn) -> bool:
-    """Whether it has tool calls. (A quotation mark inside a JSON string has a backslash before it.)"""
+    """Whether the turn has tool calls. The search is safe, as JSON escapes quotes within strings."""
     return '"tool_calls": [' in turn.extra
 
 
 def tool_schemas(value: Any) -> str:
-    """The JSON list of tool schemas in a cell; empty where there are none. Raises Unreadable."""
+    """The JSON list of tool schemas in a cell; an empty string without any. Raises Unreadable."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise Unreadable(f"not JSON ({error}): give a list of tool schemas") from error
+            raise Unreadable(f"not JSON ({error}): must be a list of tool schemas") from error
     if is_nothing(value) or value in ("", []):
         return ""
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
@@ -96,7 +97,7 @@ def _messages(value: Any) -> Sequence[Any]:
         if not value.strip():
             return ()
         if _PYTHON.match(value):
-            raise Unreadable("Python's spelling of a list, not JSON: write it with json.dumps")
+            raise Unreadable("a list in Python's syntax, not JSON: write it with json.dumps")
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
@@ -109,7 +110,10 @@ def _messages(value: Any) -> Sequence[Any]:
 
 
 def _rows_of_columns(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """One message, or `{role: [...], content: [...]}`: how `datasets` keeps a list of objects."""
+    """The messages in a single message, or in `{role: [...], content: [...]}`.
+
+    `datasets` stores a list of objects in the second form: https://github.com/huggingface/datasets/issues/888
+    """
     if _is_message(value) and not any(isinstance(cell, list) for cell in (value.get("role"), value.get("from"))):
         return [value]
     lengths = {len(column) if isinstance(column, list) else -1 for column in value.values()}
@@ -119,7 +123,7 @@ def _rows_of_columns(value: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _turn(message: Any) -> Turn:
-    """Raises ValueError."""
+    """One message as a turn. Raises ValueError."""
     if not isinstance(message, Mapping):
         raise ValueError(f"{spelled(message)} is not an object with role and content")
     if message.get("from") is not None and message.get("role") is None:  # ShareGPT
@@ -127,40 +131,41 @@ def _turn(message: Any) -> Turn:
     name = message.get("role")
     role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
-        raise ValueError(f"its role is {spelled(name)}, not system, user, assistant or tool")
+        raise ValueError(f"the role is {spelled(name)}, not system, user, assistant or tool")
     unread = tuple(sorted(field for field, value in message.items() if field not in _READ and not _is_unset(value)))
-    _refuse_what_would_be_lost(message, role, unread)
+    _refuse_lossy(message, role, unread)
     if name == "function_call":
-        return Turn(role, "", _spelled_out({"tool_calls": _called(message.get("content"))}), unread)
-    return Turn(role, _content(message.get("content"), role), _spelled_out(carried(message)), unread)
+        return Turn(role, "", _as_json({"tool_calls": _function_calls(message.get("content"))}), unread)
+    return Turn(role, _content(message.get("content"), role), _as_json(carried(message)), unread)
 
 
 def _is_unset(value: Any) -> bool:
     return is_nothing(value) or (isinstance(value, str | list | dict) and not value)
 
 
-def _refuse_what_would_be_lost(message: Mapping[str, Any], role: str, unread: Sequence[str]) -> None:
-    # Without any other field it is empty: Parquet has no content where it is null.
+def _refuse_lossy(message: Mapping[str, Any], role: str, unread: Sequence[str]) -> None:
+    """Raise ValueError if reading the message would lose content or ignore how to train on it."""
+    # A message without other fields is just empty: in Parquet, null content is left out.
     if unread and not ({"content", "value", "tool_calls", "function_call"} & message.keys()):
-        raise ValueError(f"it has neither content nor tool_calls but {', '.join(message)}")
+        raise ValueError(f"has neither content nor tool_calls but {', '.join(message)}")
     for field in ("images", "audio", "videos"):
         if message.get(field):
-            raise ValueError(f"it has {field}: only text can be read")
-    for field, whole in (("weight", 1), ("train", True)):
-        if role == "assistant" and message.get(field, whole) not in (whole, None):
-            raise ValueError(f"{field} {message[field]}: turns can't be left out of the loss one by one: drop the row")
+            raise ValueError(f"has {field}: only text can be read")
+    for field, default in (("weight", 1), ("train", True)):
+        if role == "assistant" and message.get(field, default) not in (default, None):
+            raise ValueError(f"{field} {message[field]}: single messages can't be left out of the loss: drop the row")
 
 
 def _content(content: Any, role: str) -> str:
     if role == "tool" and isinstance(content, list | dict) and not _has_parts(content):
-        return json.dumps(content, ensure_ascii=False)  # a tool's result, as its JSON text
+        return json.dumps(content, ensure_ascii=False)  # the tool's result as JSON text
     if isinstance(content, list | str | None):
         return plain_content(content)
     return cell_text(content) or ""
 
 
 def _has_parts(content: list[Any] | dict[str, Any]) -> bool:
-    """Whether a tool's result is a list of content parts. Raises ValueError where it may be either."""
+    """Whether a tool's result is a list of content parts. Raises ValueError if that is ambiguous."""
     if isinstance(content, dict):
         return False
     kinds = [part.get("type") for part in content if isinstance(part, Mapping) and isinstance(part.get("type"), str)]
@@ -169,19 +174,19 @@ def _has_parts(content: list[Any] | dict[str, Any]) -> bool:
     if len(kinds) == len(content) and set(kinds) <= set(TEXT_PARTS):
         return True
     raise ValueError(
-        f"the tool's result is a list with type {kinds[0]!r}: only text parts can be read; write a result that is "
-        "no list of parts as its JSON text"
+        f"the tool's result is a list with type {kinds[0]!r}: only text parts can be read; write any other list as "
+        "JSON text"
     )
 
 
-def _called(value: Any) -> list[dict[str, Any]]:
-    """ShareGPT's function_call: the JSON of one call, or of a list of them."""
+def _function_calls(value: Any) -> list[dict[str, Any]]:
+    """The calls in ShareGPT's function_call: the JSON of one call or of a list."""
     calls = _parsed(value) if isinstance(value, str) else value
     if not calls or not isinstance(calls, list | dict):
         raise ValueError(f"function_call is {spelled(value)}, not the JSON of a call with name and arguments")
     return [tool_call(call) for call in (calls if isinstance(calls, list) else [calls])]
 
 
-def _spelled_out(extra: dict[str, Any]) -> str:
-    """Keys sorted; the arguments of a call stay in their order, as templates render them."""
+def _as_json(extra: dict[str, Any]) -> str:
+    """JSON with sorted keys. The arguments of a call keep their order, as templates render them."""
     return json.dumps(dict(sorted(extra.items())), ensure_ascii=False) if extra else ""

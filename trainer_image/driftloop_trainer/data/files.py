@@ -1,6 +1,6 @@
-"""The files of a source, whatever their format and compression: names of columns, and records in order.
+"""Reads the files of a source in any supported format and compression: names of columns, and records in order.
 
-Nothing is guessed: what doesn't read without doubt raises Unreadable with the line or row and what would do.
+Nothing is guessed: ambiguous content raises Unreadable that names the line or row and says how to fix it.
 """
 
 import csv
@@ -22,7 +22,7 @@ from driftloop_trainer.data.cells import Unreadable
 
 Format = Literal["csv", "jsonl", "parquet"]
 
-csv.field_size_limit(sys.maxsize)  # a cell may be a book; the module's own limit is 131,072 characters
+csv.field_size_limit(sys.maxsize)  # a cell may contain a book; the csv module's default limit is 131,072 characters
 
 _FORMATS: dict[str, Format] = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
@@ -45,7 +45,7 @@ _DELIMITERS = (";", "\t", "|")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The wanted cells of one row. A cell that the row lacks is absent."""
+    """The requested cells of a row. Cells that the row doesn't have are missing."""
 
     place: str  # "line 12", "row 12"
     values: dict[str, Any]
@@ -53,24 +53,24 @@ class Record:
 
 @dataclass(frozen=True)
 class Table:
-    """A file of rows. `columns` is None where the file is empty; a name may be there twice."""
+    """A file with rows. `columns` is None for an empty file, and may contain a name twice."""
 
     columns: list[str] | None
-    records: Callable[[Collection[str]], Iterator[Record]]  # with the named columns; raises Unreadable
+    records: Callable[[Collection[str]], Iterator[Record]]  # returns the named columns; raises Unreadable
 
 
 def format_of(uri: str) -> Format | None:
-    """The format that a file's ending tells, compression aside; None where it doesn't."""
+    """The format by the extension of a file, ignoring compression; None if it is unknown."""
     suffixes = [suffix.lower() for suffix in Path(uri).suffixes]
     plain = [suffix for suffix in suffixes if suffix not in _COMPRESSED]
     return _FORMATS.get(plain[-1]) if plain else None
 
 
 def open_table(path: Path, file_format: Format, scratch: Path, wanted: Collection[str] = ()) -> Table:
-    """The table in a file. Raises Unreadable, OSError.
+    """Open the table in a file. Raises Unreadable or OSError.
 
-    Columns of JSON lines are the union over all rows: a pass over the file, which ends early once all `wanted` were
-    seen. `scratch` takes the decompressed copy of a Parquet file, which is read from its end.
+    Columns of JSON lines are the union over all rows, from a pass over the file that stops when all `wanted` ones are
+    found. `scratch`: folder for the decompressed copy of a Parquet file, which must be seekable.
     """
     match file_format:
         case "csv":
@@ -87,7 +87,7 @@ def open_table(path: Path, file_format: Format, scratch: Path, wanted: Collectio
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's content, decompressed. Raises Unreadable for what is another format by its first bytes."""
+    """The file's decompressed content. Raises Unreadable if it is damaged."""
     try:
         with path.open("rb") as file:
             start = file.peek(16)[:16]
@@ -95,7 +95,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 with gzip.GzipFile(fileobj=file) as content:
                     yield content  # type: ignore[misc]
             elif start.startswith(_ZSTD):
-                import pyarrow  # slow to import, and only this compression needs it
+                import pyarrow  # slow to import, and needed only for this compression
 
                 with pyarrow.input_stream(file, compression="zstd") as stream:
                     yield io.BufferedReader(stream)
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opened_text(path: Path) -> Iterator[Iterator[tuple[int, str]]]:
-    """Numbered lines, ends included."""
+    """Numbered lines with their ends. Raises Unreadable for another format, by its first bytes."""
     with _opened(path) as content:
         start = content.peek(16)[:16]  # type: ignore[attr-defined]
         for magic, what in _REFUSED:
@@ -133,7 +133,7 @@ def _checked(text: Iterable[str]) -> Iterator[tuple[int, str]]:
 def _check_utf8(number: int, line: str) -> None:
     try:
         line.encode()
-    except UnicodeEncodeError as error:  # a byte that didn't decode was read as a lone surrogate
+    except UnicodeEncodeError as error:  # a byte that can't be decoded was read as a lone surrogate
         byte = ord(line[error.start]) - 0xDC00
         raise Unreadable(
             f"line {number}: byte 0x{byte:02x} is not UTF-8: convert the file; "
@@ -151,12 +151,12 @@ def _decompressed(path: Path, scratch: Path) -> Path:
     return plain
 
 
-# --- CSV, as RFC 4180 has it ---
+# --- CSV, by RFC 4180 ---
 
 
 @dataclass
 class _Lines:
-    """The lines that the csv module takes, those of the present row kept."""
+    """Lines for the csv module. Keeps the lines of the current row."""
 
     source: Iterator[tuple[int, str]]
     number: int = 0
@@ -185,12 +185,12 @@ def _csv_records(path: Path, names: Collection[str]) -> Iterator[Record]:
         _, header = next(rows)
         positions = {name: header.index(name) for name in names}
         for line, cells in rows:
-            # The csv module keeps every cell a string: a type guesser would turn the label 007 into 7.
+            # With the csv module all cells are strings. A reader that guesses types would turn the label 007 into 7.
             yield Record(f"line {line}", {name: cells[position] for name, position in positions.items()})
 
 
 def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
-    """Header and rows with the lines that they begin in. Raises Unreadable."""
+    """Header and rows, each with the number of its first line. Raises Unreadable."""
     first = next(((number, line) for number, line in numbered if line.strip()), None)
     if first is None:
         return
@@ -209,7 +209,7 @@ def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[s
         except csv.Error:
             line = begin + _lines_before_broken_cell("".join(lines.row), delimiter)
             raise Unreadable(
-                f"line {line}: a cell's opening quote (\") is never closed, or more text follows its end: "
+                f"line {line}: a cell's opening quote (\") is never closed, or text follows the closing quote: "
                 'write a quote inside a quoted cell twice ("")'
             ) from None
         if not cells:
@@ -218,17 +218,17 @@ def _csv_rows(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[s
         if len(cells) != len(header):
             raise Unreadable(
                 f"line {begin}: {len(cells)} cells, but the header has {len(header)}: "
-                f"put cells that hold {delimiter!r} or a line break into double quotes"
+                f"put cells that contain {delimiter!r} or a line break into double quotes"
             )
         if begin > first[0] and [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
-            raise Unreadable(f"line {begin} repeats the header: take it out; several files were joined here")
+            raise Unreadable(f"line {begin} repeats the header: remove it; several files were probably joined")
         if any(cell.startswith(" ") for cell in cells) and spaced.search("".join(lines.row)):
             raise Unreadable(f"line {begin}: a space before a cell's opening quote makes the quote part of the text")
         yield begin, cells
 
 
 def _delimiter(header: str) -> str:
-    """The comma, unless the header has none and exactly one of the other customary ones."""
+    """The comma, unless the header has no comma and exactly one of the other common delimiters."""
     others = [delimiter for delimiter in _DELIMITERS if delimiter in header]
     return others[0] if "," not in header and len(others) == 1 else ","
 
@@ -273,8 +273,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_array(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A file that is one list of objects: it is read whole."""
-    rows = _json(text, "the file begins as a JSON array, and")
+    """The rows of a file that is one JSON array. It is read into memory."""
+    rows = _json(text, "the file starts as a JSON array, but")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise Unreadable(f"row {number} is not a JSON object")
@@ -284,7 +284,7 @@ def _json_array(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _json_row(place: str, line: str) -> dict[str, Any]:
     record = _json(line, place)
     if not isinstance(record, dict):
-        raise Unreadable(f"{place} is not a JSON object: write one on each line")
+        raise Unreadable(f"{place} is not a JSON object: write one object per line")
     return record
 
 
@@ -292,7 +292,7 @@ def _json(text: str, place: str) -> Any:
     try:
         return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{place} is not JSON: {error}; write one object on each line") from error
+        raise Unreadable(f"{place} is not JSON: {error}; write one object per line") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in record if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        raise ValueError(f"the key {twice!r} occurs twice")
     return record
 
 
@@ -311,7 +311,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _parquet_columns(path: Path) -> list[str] | None:
-    import pyarrow.parquet  # slow to import, and only this format needs it
+    import pyarrow.parquet  # slow to import, and needed only for this format
 
     with pyarrow.parquet.ParquetFile(path) as file:
         return list(file.schema_arrow.names)
@@ -322,7 +322,7 @@ def _parquet_records(path: Path, names: Collection[str]) -> Iterator[Record]:
 
     number = 0
     with pyarrow.parquet.ParquetFile(path) as file:
-        # The wanted columns alone: another may be of a type that Python lacks.
+        # Only the requested columns, as others may have a type that Python doesn't have.
         for batch in file.iter_batches(columns=list(names)):
             cells = [_parquet_cells(batch.column(name), name, number) for name in names]
             for values in zip(*cells, strict=True):
@@ -336,7 +336,7 @@ def _parquet_cells(column: Any, name: str, before: int) -> Iterator[Any]:
     if pyarrow.types.is_temporal(column.type) and not pyarrow.types.is_duration(column.type):
         column = column.cast(pyarrow.string())  # Python has no nanoseconds
     if pyarrow.types.is_floating(column.type) and not pyarrow.types.is_float64(column.type):
-        # What was written is the shortest decimal that such a number is read from: 0.1, not 0.10000000149011612.
+        # The shortest decimal that is read as the same number: 0.1, not 0.10000000149011612.
         yield from (float(str(value)) for value in column.to_numpy(zero_copy_only=False))
         return
     for number, scalar in enumerate(column, start=before + 1):
@@ -344,17 +344,17 @@ def _parquet_cells(column: Any, name: str, before: int) -> Iterator[Any]:
             yield _plain(scalar.as_py(maps_as_pydicts="strict"))
         except UnicodeDecodeError as error:
             raise Unreadable(
-                f"row {number}, column {name!r}: bytes that are not UTF-8 text ({error}): write it as text"
+                f"row {number}, column {name!r}: bytes that are not UTF-8 text ({error}): write them as text"
             ) from error
         except (ValueError, KeyError, NotImplementedError) as error:
             raise Unreadable(f"row {number}, column {name!r}, {column.type}: {error}") from error
 
 
 def _plain(value: Any) -> Any:
-    """Bytes as the UTF-8 text that Spark and Hive write so, and objects without the fields that they lack.
+    """Decode bytes, in which Spark and Hive write UTF-8 text, and remove null fields from objects.
 
-    A column of objects has the union of all rows' fields, null wherever a row lacks one: arguments of tool calls got
-    fields of other tools by that (as TRL removes them: https://github.com/huggingface/trl/pull/4178).
+    A Parquet column of objects has the fields of all rows, with null for missing ones, so that a tool call would get
+    the arguments of other tools. TRL removes them too: https://github.com/huggingface/trl/pull/4178
     """
     match value:
         case bytes():

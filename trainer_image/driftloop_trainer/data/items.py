@@ -1,4 +1,4 @@
-"""The questions of a suite, from its file."""
+"""Reads the items of a suite from its file."""
 
 import json
 from dataclasses import dataclass
@@ -22,23 +22,23 @@ _LOST = ("system", "system_prompt", "history")  # part of the question by their 
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked. `prompt` is the last user turn."""
+    """A question to a model. `prompt` is the last user message."""
 
     prompt: str
-    messages: str = ""  # JSON list of the conversation, where it is more than that turn
-    tools: str = ""  # JSON list of the tool schemas that it is offered
+    messages: str = ""  # JSON list of the conversation, if it is more than that message
+    tools: str = ""  # JSON list of the tool schemas in the request
 
     @property
     def chat(self) -> dict[str, Any]:
-        """Its part of a chat request. Tools are shown to the model, and its answer is taken as text."""
+        """The fields of a chat request. The model sees the tools, but has to answer with text."""
         messages = json.loads(self.messages) if self.messages else [{"role": "user", "content": self.prompt}]
-        offered = {"tools": json.loads(self.tools), "tool_choice": "none"} if self.tools else {}
-        return {"messages": [_as_sent(message) for message in messages], **offered}
+        tools = {"tools": json.loads(self.tools), "tool_choice": "none"} if self.tools else {}
+        return {"messages": [_api_message(message) for message in messages], **tools}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question with its one right answer. Items of a cluster are alike."""
+    """One question with its right answer. Items of the same `cluster` are not independent."""
 
     id: str
     question: Question
@@ -48,22 +48,22 @@ class Item:
 
 
 def load_items(suite: SuiteSpec, scratch: Path) -> list[Item]:
-    """At most `maxItems` of the suite's items, verified against its digest.
+    """Load at most `maxItems` items of the suite, verified against its digest.
 
-    Beyond that the ones with the smallest hashes are taken: a random sample, and the same for every version.
-    Raises StageFailure that names the suite, the line and the fix; StorageError when the file can't be read.
+    If there are more, the items with the smallest hashes are selected: a random sample, the same for every version.
+    Raises StageFailure that names the suite, the line and the fix, or StorageError if the file can't be fetched.
     """
     if suite.uri is None:
-        raise StageFailure(StageReason.NO_ITEMS, f"suite {suite.name}: it has no uri: give it the file with its items")
+        raise StageFailure(StageReason.NO_ITEMS, f"suite {suite.name}: has no uri: set it to the file with its items")
     path = fetch_file(suite.uri, scratch)
     digest = f"sha256:{file_sha256(path)}"
     if suite.digest is not None and suite.digest != digest:
-        message = f"suite {suite.name}: {suite.uri} has {digest}, expected {suite.digest}: the file was changed"
+        message = f"suite {suite.name}: {suite.uri} has {digest}, expected {suite.digest}: the file has changed"
         raise StageFailure(StageReason.DIGEST_MISMATCH, message)
     try:
         items = read_items(path, suite.uri, scratch)
     except OSError as error:
-        if error.errno is not None:  # the volume's, not the file's
+        if error.errno is not None:  # an error of the volume, not of the file's content
             raise StorageError(f"{suite.uri}: {error}", passing=True) from error
         raise StageFailure(StageReason.BAD_ITEMS, f"suite {suite.name}: {suite.uri}: {error}") from error
     except (ValueError, NotImplementedError) as error:
@@ -74,10 +74,10 @@ def load_items(suite: SuiteSpec, scratch: Path) -> list[Item]:
 
 
 def read_items(path: Path, name: str, scratch: Path) -> list[Item]:
-    """Items of a file, JSON lines unless its `name` tells another format. Raises Unreadable, OSError.
+    """Read the items in a file, JSON lines unless its `name` has another extension. Raises Unreadable or OSError.
 
-    Columns: prompt, or messages up to the answer; completion; and if given tools, id and cluster. Without an id it is
-    the line; without a cluster the same question makes one.
+    Columns: prompt, or messages up to the answer; completion; optionally tools, id and cluster. The default id is the
+    number of the line; by default items with the same question are one cluster.
     """
     table = open_table(path, format_of(name) or "jsonl", scratch)
     if table.columns is None:
@@ -88,12 +88,12 @@ def read_items(path: Path, name: str, scratch: Path) -> list[Item]:
     if lost := [column for column in _LOST if column in table.columns]:
         raise Unreadable(f"column {lost[0]!r} may be part of the questions and is not read: put it into messages")
     if twice := [column for column in names if table.columns.count(column) > 1]:
-        raise Unreadable(f"column {twice[0]!r} is there twice")
+        raise Unreadable(f"column {twice[0]!r} occurs twice")
     return [_item(record, table.columns) for record in table.records(names)]
 
 
 def question_of(row: Row) -> Question:
-    """What is asked of a model that is to answer as the row does."""
+    """The question of a row, without its answer."""
     tools = row.tools
     if row.question == (Turn("user", row.prompt),):
         return Question(row.prompt, tools=tools)
@@ -101,7 +101,7 @@ def question_of(row: Row) -> Question:
 
 
 def is_item(row: Row) -> bool:
-    """Whether it asks something, and has one text as its answer."""
+    """Whether the row has a question, and a text without tool calls as its answer."""
     return bool(row.prompt.strip() and row.answer and row.answer.content.strip() and not calls_tools(row.answer))
 
 
@@ -111,9 +111,7 @@ def _item(record: Record, columns: list[str]) -> Item:
         raise Unreadable(f"{record.place}: half of a surrogate pair: the text was cut in the middle of a character")
     if not is_item(row):
         field = "completion" if row.prompt.strip() else "prompt"
-        raise Unreadable(
-            f"{record.place}: {field} must be a text that isn't empty; the columns are {', '.join(columns[:50])}"
-        )
+        raise Unreadable(f"{record.place}: {field} must be a non-empty text; the columns are {', '.join(columns[:50])}")
     return Item(
         id=str(record.values.get("id") or record.place.split()[-1]),
         question=question_of(row),
@@ -124,17 +122,17 @@ def _item(record: Record, columns: list[str]) -> Item:
 
 
 def _row(record: Record) -> Row:
-    """Messages with their answer, or a prompt with its completion."""
-    asked: tuple[Turn, ...] = read_cell(record, "messages", conversation) or read_cell(record, "prompt", prompt_turns)
+    """The messages with their answer, or the prompt with its completion."""
+    turns: tuple[Turn, ...] = read_cell(record, "messages", conversation) or read_cell(record, "prompt", prompt_turns)
     answer: tuple[Turn, ...] = read_cell(record, "completion", completion_turns)
-    if answer and asked[-1].role == "assistant":
-        raise Unreadable(f"{record.place}: the conversation ends with an answer, and there is a completion too")
+    if answer and turns[-1].role == "assistant":
+        raise Unreadable(f"{record.place}: the conversation ends with an answer, but there is also a completion")
     tools: str = read_cell(record, "tools", tool_schemas)
-    return Row("data", "suite", (*asked, *answer), tools=tools, place=record.place)
+    return Row("data", "suite", (*turns, *answer), tools=tools, place=record.place)
 
 
 def as_document(row: Row) -> dict[str, Any]:
-    """A row as a line of an items file, which `read_items` reads back."""
+    """A row as a line of an items file, for `read_items`."""
     question = question_of(row)
     conversation_fields = {
         name: json.loads(value) for name, value in (("messages", question.messages), ("tools", question.tools)) if value
@@ -148,8 +146,8 @@ def as_document(row: Row) -> dict[str, Any]:
     }
 
 
-def _as_sent(message: dict[str, Any]) -> dict[str, Any]:
-    """As OpenAI's API has it: the arguments of a call are JSON text, where templates take the object."""
+def _api_message(message: dict[str, Any]) -> dict[str, Any]:
+    """A message for OpenAI's API: the arguments of a tool call are JSON text, while templates need an object."""
     calls = [
         call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
         for call in message.get("tool_calls", [])

@@ -1,4 +1,4 @@
-"""A row of data, whatever file and column names it came from."""
+"""A row of data, in the same form for all files."""
 
 import json
 import unicodedata
@@ -14,9 +14,9 @@ Part = Literal["data", "feedback", "replay", "augment"]
 class Turn:
     """One message of a conversation.
 
-    `extra` is a JSON object, keys sorted, of what else the message carries and chat templates take: tool_calls,
-    tool_call_id, name, reasoning_content. Empty where there is nothing. `unread` names its other fields that are set:
-    nothing reads them.
+    `extra` is a JSON object, with sorted keys, of the message's other fields for chat templates: tool_calls,
+    tool_call_id, name, reasoning_content; an empty string without any. `unread` has the names of its further non-empty
+    fields, which are ignored.
     """
 
     role: str
@@ -25,49 +25,49 @@ class Turn:
     unread: tuple[str, ...] = field(default=(), compare=False)
 
     def message(self) -> dict[str, Any]:
-        """What `apply_chat_template` takes. Content is a string beside tool calls too: templates concatenate it."""
+        """The message for `apply_chat_template`. Content is always a string, as templates concatenate it."""
         return {"role": self.role, "content": self.content} | (json.loads(self.extra) if self.extra else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A conversation in order, its answer included, or plain text. Exactly one of `turns` and `text` is set."""
+    """A conversation with its answer, or plain text. Exactly one of `turns` and `text` is set."""
 
     part: Part
     source: str
     turns: tuple[Turn, ...] = ()
     text: str = ""
-    tools: str = ""  # JSON list of the tool schemas that the template is given
-    cluster: str | None = None  # rows of one cluster are not independent: a user's feedback
-    place: str = field(default="", compare=False)  # in the source, for messages: "line 12", "row 12"
+    tools: str = ""  # JSON list of the tool schemas for the template
+    cluster: str | None = None  # rows of one cluster are not independent, such as the feedback of one user
+    place: str = field(default="", compare=False)  # place in the source, for error messages: "line 12", "row 12"
 
     @classmethod
     def answering(
         cls, part: Part, source: str, prompt: str, completion: str | None = None, *, history: tuple[Turn, ...] = (),
         cluster: str | None = None, place: str = "",
     ) -> "Row":  # fmt: skip
-        """A user's prompt, with or without its completion, after the turns of `history`."""
+        """A row with a user's prompt after the turns in `history`, and optionally its completion."""
         answer = () if completion is None else (Turn("assistant", completion),)
         return cls(part, source, (*history, Turn("user", prompt), *answer), cluster=cluster, place=place)
 
     @property
     def where(self) -> str:
-        """Where it came from, for messages."""
+        """Source and place of the row, for error messages."""
         return f"source {self.source}, {self.place}" if self.place else f"source {self.source}"
 
     @property
     def kind(self) -> Literal["text", "chat"]:
-        """Whether it is a conversation."""
+        """Whether the row is plain text or a conversation."""
         return "chat" if self.turns else "text"
 
     @property
     def answer(self) -> Turn | None:
-        """The final turn, where it is the assistant's: what there is to learn from the rest."""
+        """The last turn if it is the assistant's, else None."""
         return self.turns[-1] if self.turns and self.turns[-1].role == "assistant" else None
 
     @property
     def answer_key(self) -> tuple[str, str] | None:
-        """The answer as it is compared, case and spacing aside."""
+        """The answer for comparisons, without differences of case and spacing."""
         return None if self.answer is None else (normalise(self.answer.content).casefold(), self.answer.extra)
 
     @property
@@ -77,12 +77,12 @@ class Row:
 
     @property
     def completion(self) -> str | None:
-        """The answer's content; None without an answer. Empty where the answer is nothing but tool calls."""
+        """The answer's content; None without an answer, empty if the answer has only tool calls."""
         return None if self.answer is None else self.answer.content
 
     @property
     def prompt(self) -> str:
-        """The plain text, or the last user turn's content."""
+        """The plain text, or the content of the last user turn."""
         return next((turn.content for turn in reversed(self.question) if turn.role == "user"), self.text)
 
     @property
@@ -93,32 +93,32 @@ class Row:
 
     @property
     def identity(self) -> str:
-        """The text that decides the row's side: the plain text, or all that was said before the answer."""
+        """The text that decides the row's side: the plain text, or the conversation before the answer."""
         return conversation_identity(turn.message() for turn in self.question) if self.turns else self.text
 
     @property
     def key(self) -> str:
-        """`row_key` of the identity: 64 hex characters."""
+        """`row_key` of the identity, 64 hex digits."""
         return row_key(self.identity)
 
     def answered(self) -> "list[Row]":
-        """The row itself, and its conversation up to each earlier answer, which is trained on as well."""
+        """The row itself, and its conversation up to each earlier answer, as training uses these answers too."""
         ends = [end for end, turn in enumerate(self.turns[:-1], 1) if turn.role == "assistant"]
         return [self, *(replace(self, turns=self.turns[:end]) for end in ends)]
 
     @property
     def unread(self) -> frozenset[str]:
-        """Fields of its messages that nothing reads."""
+        """Names of the ignored fields of its messages."""
         return frozenset(name for turn in self.turns for name in turn.unread)
 
     @property
     def characters(self) -> int:
-        """Length of all its text."""
+        """Number of characters in all its text."""
         return len(self.text) + sum(len(turn.content) + len(turn.extra) for turn in self.turns)
 
     @property
     def is_unicode(self) -> bool:
-        """Whether all its text can be encoded: half of a surrogate pair is what is left where an emoji was cut."""
+        """Whether all its text can be encoded. A cut through an emoji leaves half of a surrogate pair."""
         try:
             for text in (self.text, self.tools, *(part for turn in self.turns for part in (turn.content, turn.extra))):
                 text.encode()
@@ -127,9 +127,9 @@ class Row:
         return True
 
     def normalised(self) -> "Row":
-        """The same row with every text in one spelling of Unicode and of line ends, nothing around it.
+        """The row with normalised Unicode and line ends, and without whitespace around its texts.
 
-        What is inside stays: lines and indentation are part of code, lists and tables, and served prompts have them.
+        Whitespace inside is kept: lines and indentation belong to code, lists and tables, and real prompts have them.
         """
         turns = tuple(replace(turn, content=_tidy(turn.content)) for turn in self.turns)
         return replace(self, turns=turns, text=_tidy(self.text))

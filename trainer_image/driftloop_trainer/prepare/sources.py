@@ -1,4 +1,4 @@
-"""Read the files of a job's sources into rows."""
+"""Reads the files of a job's sources into rows."""
 
 import logging
 from collections import Counter
@@ -24,7 +24,7 @@ _CUSTOMARY = (
     Columns(text="text"),
 )
 
-# Columns that belong to a conversation by their usual meaning, which are not read: other trainers' forms have them.
+# Columns that usually belong to a conversation, from the formats of other trainers. They are not read.
 _BESIDE_MESSAGES = frozenset(
     {"audios", "functions", "image", "images", "label", "rejected", "system", "system_prompt", "videos"}
 )
@@ -33,20 +33,20 @@ _BESIDE_PROMPTS = _BESIDE_MESSAGES | {"context", "history", "input", "instructio
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The rows of a source, and how many records were left out for which reason."""
+    """The rows of a source, and the number of skipped records by reason."""
 
     rows: list[Row]
     dropped: Counter[str]
 
 
 class LeftOut(Exception):
-    """A record that holds nothing to learn from; the message is the reason it is counted by."""
+    """A record with nothing to learn from. The message is the reason that it is counted under."""
 
 
 def read_source(source: DataSource, part: Part, scratch: Path) -> Read:
-    """All rows of one source. Records without a prompt or with an empty answer are left out and counted.
+    """Read all rows of a source. Records without a prompt or with an empty answer are skipped and counted.
 
-    Raises StorageError when the file can't be had, StageFailure when it doesn't read or lacks a column.
+    Raises StorageError if the file can't be fetched, StageFailure if it can't be read or a column is missing.
     """
     path = fetch_file(source.uri, scratch)
     dropped: Counter[str] = Counter()
@@ -63,29 +63,29 @@ def read_source(source: DataSource, part: Part, scratch: Path) -> Read:
             except LeftOut as reason:
                 dropped[str(reason)] += 1
     except OSError as error:
-        if error.errno is not None:  # the volume's, not the file's
+        if error.errno is not None:  # an error of the volume, not of the file's content
             passing = not isinstance(error, FileNotFoundError | PermissionError)
             raise StorageError(f"{source.uri}: {error}", passing) from error
         raise _unreadable(source, error) from error
-    except (ValueError, NotImplementedError) as error:  # what Arrow lacks is no ValueError
+    except (ValueError, NotImplementedError) as error:  # Arrow raises NotImplementedError for unsupported data
         raise _unreadable(source, error) from error
-    _say(source, names, table.columns)
+    _log_columns(source, names, table.columns)
     return Read(rows, dropped)
 
 
-def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
-    """The columns to read: those asked for, else the customary ones that are there. Raises WrongColumn."""
-    if named := asked.model_dump(exclude_none=True):
+def resolve_columns(configured: Columns, present: list[str], source: str) -> Columns:
+    """The columns to read: the configured ones, else common ones that exist. Raises StageFailure (WrongColumn)."""
+    if named := configured.model_dump(exclude_none=True):
         missing = sorted(column for column in named.values() if column not in present)
         if missing:
             raise _wrong_column(source, f"no column {', '.join(map(repr, missing))}", present)
         if len({"prompt", "text", "messages"} & named.keys()) != 1:
-            raise _wrong_column(source, "columns must name one of prompt, text and messages", present)
+            raise _wrong_column(source, "columns must name exactly one of prompt, text and messages", present)
         if "completion" in named and "prompt" not in named:
             raise _wrong_column(source, "columns names a completion without its prompt", present)
         if {"tools", "text"} <= named.keys():
-            raise _wrong_column(source, "columns names tools, which plain text has no use for", present)
-        return _once(asked, present, source)
+            raise _wrong_column(source, "columns names tools, which have no effect for plain text", present)
+        return _once(configured, present, source)
     for columns in _CUSTOMARY:
         if set(columns.model_dump(exclude_none=True).values()) <= set(present):
             _refuse_half_a_row(columns, present, source)
@@ -93,14 +93,14 @@ def resolve_columns(asked: Columns, present: list[str], source: str) -> Columns:
             return _once(columns.model_copy(update={"tools": tools}), present, source)
     raise _wrong_column(
         source,
-        "found neither prompt and completion, messages, conversations nor text: name the columns to read in "
+        "no column prompt and completion, messages, conversations or text: set the columns to read in "
         "data.sources[].columns",
         present,
     )
 
 
 def _refuse_half_a_row(columns: Columns, present: list[str], source: str) -> None:
-    """Raises WrongColumn where columns were guessed and another one, by its name, is part of the conversation too.
+    """Raise StageFailure if the columns are not configured and others, by their names, belong to the conversation.
 
     Without its system prompt a row teaches something else, and with `label: false` the opposite.
     """
@@ -111,14 +111,14 @@ def _refuse_half_a_row(columns: Columns, present: list[str], source: str) -> Non
         read = ", ".join(f"{kind}: {name}" for kind, name in columns.model_dump(exclude_none=True).items())
         raise _wrong_column(
             source,
-            f"{', '.join(map(repr, left_out))} may be part of the rows and would be left out: put it into them, "
-            f"or set data.sources[].columns to {read} to go on without it",
+            f"{', '.join(map(repr, left_out))} may be part of the rows but would not be read: merge it into the rows, "
+            f"or set data.sources[].columns to {read} to ignore it",
             present,
         )
 
 
 def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
-    """One record as a row. Raises LeftOut when it holds nothing to learn from, Unreadable when that is in doubt."""
+    """A record as a row. Raises LeftOut if it has nothing to learn from, Unreadable if that is unclear."""
     if columns.text is not None:
         row = Row(part, source, text=read_cell(record, columns.text, text_of), place=record.place)
     else:
@@ -149,18 +149,18 @@ def _turns(record: Record, columns: Columns) -> tuple[Turn, ...]:
 def _once(columns: Columns, present: list[str], source: str) -> Columns:
     for column in columns.model_dump(exclude_none=True).values():
         if present.count(column) > 1:
-            raise _wrong_column(source, f"column {column!r} is there {present.count(column)} times", present)
+            raise _wrong_column(source, f"column {column!r} occurs {present.count(column)} times", present)
     return columns
 
 
 def _format(source: DataSource) -> Format:
-    found = source.format or format_of(source.uri)
-    if found is None:
+    file_format = source.format or format_of(source.uri)
+    if file_format is None:
         raise StageFailure(
             StageReason.UNKNOWN_FORMAT,
-            f"source {source.name}: set format to csv, jsonl or parquet; {source.uri} doesn't tell",
+            f"source {source.name}: set format to csv, jsonl or parquet, as {source.uri} has no known extension",
         )
-    return found
+    return file_format
 
 
 def _unreadable(source: DataSource, error: Exception) -> StageFailure:
@@ -173,7 +173,7 @@ def _wrong_column(source: str, what: str, present: list[str]) -> StageFailure:
     )
 
 
-def _say(source: DataSource, names: list[str], present: list[str]) -> None:
+def _log_columns(source: DataSource, names: list[str], present: list[str]) -> None:
     others = [name for name in present if name not in names][:20]
-    left_out = f", not {', '.join(others)}" if others else ""
-    log.info("source %s: reads %s%s", source.name, ", ".join(names), left_out)
+    ignored = f", ignores {', '.join(others)}" if others else ""
+    log.info("source %s: reads %s%s", source.name, ", ".join(names), ignored)

@@ -97,18 +97,18 @@ def test_sharegpt_s_calls_and_observations_are_those_of_tools() -> None:
     ("value", "message"),
     [
         ("no json", "not JSON"),
-        (str(MESSAGES), "Python's spelling"),
+        (str(MESSAGES), "Python's syntax"),
         (7, "7 is not a list of messages"),
         ([7], "message 1: 7 is not an object"),
-        ([MESSAGES[0], {"role": "user", "text": "hi"}], "message 2: it has neither content nor tool_calls"),
+        ([MESSAGES[0], {"role": "user", "text": "hi"}], "message 2: has neither content nor tool_calls"),
         ([{"role": "function_call", "tool_calls": []}], "function_call is None"),
-        ([{"role": "asistant", "content": "x"}], "message 1: its role is 'asistant'"),
-        ([{"content": "x"}], "its role is None"),
+        ([{"role": "asistant", "content": "x"}], "message 1: the role is 'asistant'"),
+        ([{"content": "x"}], "the role is None"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url"),
-        ([{"role": "user", "content": "look", "images": ["x"]}], "it has images"),
+        ([{"role": "user", "content": "look", "images": ["x"]}], "has images"),
         ([{"role": "user", "content": {"a": 1}}], "not a text"),
         ([{"role": "tool", "content": [{"type": "image_url"}]}], "result is a list with type 'image_url'"),
-        ([{"role": "tool", "content": [{"type": "text", "text": "x"}, "y"]}], "write a result .* as its JSON text"),
+        ([{"role": "tool", "content": [{"type": "text", "text": "x"}, "y"]}], "write any other list as JSON text"),
         ([{"role": "assistant", "content": "x", "weight": 0}], "weight 0"),
         ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "message 1: tool_calls"),
         ([{"from": "function_call", "value": "f()"}], "function_call is 'f\\(\\)'"),
@@ -145,7 +145,7 @@ def test_messages_are_told_from_text(value: Any, expected: bool) -> None:
 
 def test_python_s_spelling_of_messages_is_refused() -> None:
     for value in (MESSAGES, [{"type": "text", "text": "hi"}]):
-        with pytest.raises(Unreadable, match=r"Python's spelling.*JSON"):
+        with pytest.raises(Unreadable, match=r"Python's syntax.*JSON"):
             is_conversation(str(value))
 
 

@@ -191,12 +191,12 @@ def test_columns_are_those_of_all_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"q": "a"}\n{"q": \n', "line 2 is not JSON.*one object on each line"),
+        ('{"q": "a"}\n{"q": \n', "line 2 is not JSON.*one object per line"),
         ('{"q": "a"}\n["q"]\n', "line 2 is not a JSON object"),
-        ('["q"]\n{"q": "a"}\n', "begins as a JSON array, and is not JSON: Extra data"),
+        ('["q"]\n{"q": "a"}\n', "starts as a JSON array, but is not JSON: Extra data"),
         ('[{"q": "a"},\n"q"]\n', "row 2 is not a JSON object"),
         ('{"q": "a"}{"q": "b"}\n', "line 1 is not JSON"),
-        ('{"q": "a", "q": "b"}\n', "line 1.*the key 'q' is there twice"),
+        ('{"q": "a", "q": "b"}\n', "line 1.*the key 'q' occurs twice"),
         ('{"q": "a"}\n' + "[" * 200_000 + "\n", "line 2 is not JSON"),
     ],
 )

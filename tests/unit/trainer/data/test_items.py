@@ -140,7 +140,7 @@ def test_a_suite_without_items_is_an_error(claim: Path, content: str) -> None:
 )
 def test_a_file_in_doubt_is_refused_as_data_are(claim: Path, content: bytes) -> None:
     (claim / "items.csv").write_bytes(content)
-    with pytest.raises(StageFailure, match=r"3 cells|there twice|not UTF-8") as failure:
+    with pytest.raises(StageFailure, match=r"3 cells|occurs twice|not UTF-8") as failure:
         load_items(suite("items.csv"), claim)
     assert failure.value.reason == "BadItems"
 
@@ -151,7 +151,7 @@ def test_a_changed_file_is_refused(claim: Path) -> None:
     digest = f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
     assert len(load_items(suite(digest=digest), claim)) == 1
     (claim / "items.jsonl").write_text(content + content)
-    with pytest.raises(StageFailure, match="the file was changed") as failure:
+    with pytest.raises(StageFailure, match="the file has changed") as failure:
         load_items(suite(digest=digest), claim)
     assert failure.value.reason == "DigestMismatch"
 

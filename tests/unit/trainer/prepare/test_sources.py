@@ -83,7 +83,7 @@ def test_a_column_that_is_part_of_the_rows_is_not_left_out_unasked(
     volume: Path, tmp_path: Path, record: dict[str, Any], column: str, way: str
 ) -> None:
     (volume / "d.jsonl").write_text(lines(record))
-    with pytest.raises(StageFailure, match=rf"WrongColumn: .*'{column}' may be part of the rows .* to {way} to go on"):
+    with pytest.raises(StageFailure, match=rf"WrongColumn: .*'{column}' may be part of the rows .* to {way} to ignore"):
         read("d.jsonl", tmp_path)
     named = dict(part.split(": ") for part in way.split(", "))
     assert len(read("d.jsonl", tmp_path, **named)) == 1
@@ -103,7 +103,7 @@ def test_a_missing_column_is_named_with_those_that_are_there(volume: Path, tmp_p
         ("d.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
         ("d.csv", b"text\n\xff\xfe\n", "line 2: byte 0xff is not UTF-8"),
         ("d.parquet", b"no parquet", "Parquet"),
-        ("d.jsonl", b'{"messages": "[{}]"}\n', "line 1, column 'messages': message 1: its role is None"),
+        ("d.jsonl", b'{"messages": "[{}]"}\n', "line 1, column 'messages': message 1: the role is None"),
         ("d.csv", b"prompt,completion\na,b,c\n", "line 2: 3 cells"),
         ("d.jsonl", b'{"prompt": "a", "completion": {"label": "b"}}\n', "line 1, column 'completion': .* not a text"),
         (
@@ -111,7 +111,11 @@ def test_a_missing_column_is_named_with_those_that_are_there(volume: Path, tmp_p
             b'{"prompt": "a", "completion": "b"}\n{"prompt": ["a"]}\n',
             "line 2, column 'prompt': .* not a text",
         ),
-        ("d.jsonl", b'{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}\n', "must be the assistant's"),
+        (
+            "d.jsonl",
+            b'{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}\n',
+            "must have the role assistant",
+        ),
         (
             "d.csv",
             b"prompt,completion\n\"[{'role': 'user', 'content': 'a'}]\",b\n",
@@ -212,11 +216,11 @@ def test_a_row_has_its_tools_and_its_place(volume: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "columns", "message"),
     [
-        ("prompt,prompt,completion\na,b,c\n", {}, "column 'prompt' is there 2 times"),
+        ("prompt,prompt,completion\na,b,c\n", {}, "column 'prompt' occurs 2 times"),
         ("prompt,text\na,b\n", {"prompt": "prompt", "text": "text"}, "one of prompt, text and messages"),
         ("text,completion\na,b\n", {"text": "text", "completion": "completion"}, "a completion without its prompt"),
-        ("text,tools\na,b\n", {"text": "text", "tools": "tools"}, "plain text has no use for"),
-        ("instruction,output\na,b\n", {}, "name the columns.*'instruction', 'output'"),
+        ("text,tools\na,b\n", {"text": "text", "tools": "tools"}, "have no effect for plain text"),
+        ("instruction,output\na,b\n", {}, "set the columns.*'instruction', 'output'"),
     ],
 )
 def test_columns_that_are_in_doubt_are_refused(
