@@ -168,7 +168,7 @@ def train(name: str, rows: int) -> None:
         with torch.device("cuda"):
             config = AutoConfig.for_model(**architecture)
             half = training.bf16 and training.adapter.type != "none"
-            dtype = torch.bfloat16 if half else torch.float32  # as worker/loading.py has it
+            dtype = torch.bfloat16 if half else torch.float32  # like worker/loading.py
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
             model = with_adapter(model, training.adapter)
         checkpointing, bf16 = training.gradient_checkpointing, bool(training.bf16)

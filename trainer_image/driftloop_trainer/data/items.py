@@ -17,7 +17,7 @@ from driftloop_trainer.data.files import Record, format_of, open_table
 from driftloop_trainer.data.rows import Row, Turn
 
 _COLUMNS = ("id", "prompt", "messages", "tools", "completion", "cluster")
-_LOST = ("system", "system_prompt", "history")  # part of the question by their usual meaning, which are not read
+_LOST = ("system", "system_prompt", "history")  # columns that usually belong to the question, but are not read
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_items(path: Path, name: str, scratch: Path) -> list[Item]:
     if not {"prompt", "messages"} & set(names):
         raise Unreadable(f"neither prompt nor messages: the columns are {', '.join(table.columns[:50])}")
     if lost := [column for column in _LOST if column in table.columns]:
-        raise Unreadable(f"column {lost[0]!r} may be part of the questions and is not read: put it into messages")
+        raise Unreadable(f"column {lost[0]!r} may be part of the questions but is not read: move it into messages")
     if twice := [column for column in names if table.columns.count(column) > 1]:
         raise Unreadable(f"column {twice[0]!r} occurs twice")
     return [_item(record, table.columns) for record in table.records(names)]

@@ -19,7 +19,7 @@ Check = Callable[[Arm, str, int], Awaitable[str | None]]
 
 _FALLBACK_CONTEXT = 150_000  # words of an overlong prompt if the engine doesn't report its context
 _PROBES = 8  # prompts to try until one gets a non-empty answer
-_LOOKS = 8  # repetitions of a comparison that failed; four left one of 500 even ties steady by chance
+_LOOKS = 8  # repetitions of a failed comparison; with four, one of 500 exact ties looked steady by chance
 
 
 class ByChance(str):

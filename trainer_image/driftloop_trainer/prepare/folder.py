@@ -129,7 +129,7 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
         try:
             rendered = renderer.render(row)
         except StageFailure as failure:
-            if row.part != "feedback":  # nobody can take a client's conversation out of the feedback
+            if row.part != "feedback":  # users can't remove a conversation from the feedback
                 raise
             log.warning("%s: %s", row.where, failure.reason)  # the message may quote the client
             result.dropped["feedback.notRendered"] += 1

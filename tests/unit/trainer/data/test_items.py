@@ -108,7 +108,7 @@ def test_calls_are_sent_as_the_api_has_them(tmp_path: Path) -> None:
         (lines({"prompt": "a", "completion": {"b": "c"}}), "line 1, column 'completion': .* is not a text"),
         (lines({"prompt": "a\ud83d", "completion": "b"}), "line 1: half of a surrogate pair"),
         (lines({"prompt": "a", "completion": "b\ud83d"}), "line 1: half of a surrogate pair"),
-        (lines({"prompt": "a", "completion": "b", "system": "be kind"}), "column 'system' .*: put it into messages"),
+        (lines({"prompt": "a", "completion": "b", "system": "be kind"}), "column 'system' .*: move it into messages"),
         (lines({"messages": [USER, ANSWER], "completion": "b"}), "line 1: the conversation ends with an answer"),
         (lines({"messages": [USER, ANSWER | {"tool_calls": [{"name": "f"}]}]}), "line 1: completion must be"),
     ],
