@@ -30,17 +30,23 @@ class _Family:
     qkv_bias: bool = False  # the biases of q, k and v, without a field
     qk_norms: bool = False  # a norm per head for q and for k
     norms: int = 2  # norms per layer of the width of the model
+    chunked_loss: bool = True  # false where the model scales or caps its logits
 
 
 _LLAMA_BIASES = frozenset(("attention_bias", "mlp_bias"))
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
 _FAMILIES = {
     "gemma": _Family(_GEMMA | {"num_key_value_heads": 16, "max_position_embeddings": 8192}),
-    "gemma2": _Family(_GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 8192}, norms=4),
-    "gemma3_text": _Family(
-        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 131_072}, norms=4, qk_norms=True
+    "gemma2": _Family(
+        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 8192}, norms=4, chunked_loss=False
     ),
-    "granite": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
+    "gemma3_text": _Family(
+        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 131_072},
+        norms=4,
+        qk_norms=True,
+        chunked_loss=False,
+    ),
+    "granite": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES, chunked_loss=False),
     "llama": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
     "mistral": _Family({"num_key_value_heads": 8, "max_position_embeddings": 131_072}, biases=frozenset()),
     "qwen2": _Family({"num_key_value_heads": 32, "max_position_embeddings": 32_768}, biases=frozenset(), qkv_bias=True),
@@ -118,6 +124,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         tied_embeddings=config.tie_word_embeddings,
+        chunked_loss=family.chunked_loss,
     )
 
 

@@ -16,6 +16,7 @@ from unit.controller.kinds.finetunejob.test_plan import LLAMA_8B
 from unit.controller.stages import prepared
 
 EXAMPLES = Path(__file__).parents[3] / "examples/support-desk"
+LLAMA_8B_CHUNKED = LLAMA_8B.model_copy(update={"chunked_loss": True})
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -76,13 +77,13 @@ def test_the_printed_plan_is_that_of_the_operator(shell: Shell) -> None:
     status, printed = shell.plan(manifest(), "--rows", "20000", "--longest-row", "1024")
     assert status == 0
     spec = job_spec(yaml.safe_dump(manifest()), "job.yaml")
-    found = plan(spec, prepared(model=LLAMA_8B, train_rows=20_000, sequences=0, longest_row_tokens=1024))
+    found = plan(spec, prepared(model=LLAMA_8B_CHUNKED, train_rows=20_000, sequences=0, longest_row_tokens=1024))
     assert isinstance(found, TrainingPlan)
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
     assert lines["model"] == "llama, 8,030,261,248 parameters, all trained"
     assert lines["strategy"] == "fsdp8: 8 workers on 1 node, 8 GPUs per node"
     assert lines["batch"] == (
-        "256 rows of up to 1,024 tokens per step; on each worker 2 micro-batches of up to "
+        "256 rows of up to 1,024 tokens per step; on each worker 1 micro-batch of up to "
         f"{found.per_device_train_batch_size} rows"
     )
     assert lines["reduction"] == "gradients are added up after every micro-batch"
@@ -93,10 +94,10 @@ def test_the_printed_plan_is_that_of_the_operator(shell: Shell) -> None:
 
 
 def test_what_does_not_fit_is_printed_with_the_change_that_fits(shell: Shell) -> None:
-    status, printed = shell.plan(manifest(), "--gpu-memory", "24Gi")
+    status, printed = shell.plan(manifest(), "--gpu-memory", "16Gi")
     assert status == 1
     assert printed.startswith("DoesNotFit: a worker needs about ")
-    assert printed.endswith("but it has only 22.80 GiB: it would fit with training.adapter.type: lora\n")
+    assert printed.endswith("but it has only 15.20 GiB: it would fit with training.adapter.type: lora\n")
 
 
 def test_rows_are_as_long_as_a_row_can_be_unless_their_length_is_given(shell: Shell) -> None:
@@ -200,7 +201,7 @@ def test_the_memory_of_a_gpu_needs_a_gpu(shell: Shell) -> None:
 
 def test_the_example_in_the_docs_is_what_is_printed(shell: Shell) -> None:
     documented = " ".join((EXAMPLES.parents[1] / "docs/install.md").read_text().split())
-    for options in (["--gpu-memory", "80Gi", "--rows", "20000"], ["--gpu-memory", "24Gi"]):
+    for options in (["--gpu-memory", "80Gi", "--rows", "20000"], ["--gpu-memory", "16Gi"]):
         assert " ".join(shell.plan(manifest(), *options)[1].split()) in documented
 
 
