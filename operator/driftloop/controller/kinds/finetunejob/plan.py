@@ -104,10 +104,10 @@ def micro_batches(training: TrainingSpec, world: int) -> Iterator[int]:
     share = math.ceil(training.train_batch_size / world)
     micro = min(training.per_device_train_batch_size, share)
     yield micro
-    for parts in range(math.ceil(share / micro) + 1, share + 1):
-        if (smaller := math.ceil(share / parts)) < micro:
-            yield smaller
-            micro = smaller
+    while micro > 1:
+        parts = math.ceil(share / (micro - 1))  # the least number of parts that are smaller
+        micro = math.ceil(share / parts)
+        yield micro
 
 
 def _spread(

@@ -60,6 +60,11 @@ def test_micro_batches_make_up_the_batch_and_none_is_too_large(training: Trainin
         assert world * micro * (steps - 1) < training.train_batch_size <= world * micro * steps
 
 
+def test_equal_parts_are_tried_before_more_forward_passes() -> None:
+    training = TrainingSpec(train_batch_size=225, per_device_train_batch_size=160)
+    assert list(micro_batches(training, 1))[:4] == [160, 113, 75, 57]
+
+
 @given(rows=st.integers(1, 10**7), epochs=st.floats(0.01, 100), batch=st.integers(1, 4096))
 def test_the_steps_are_those_of_the_course(rows: int, epochs: float, batch: int) -> None:
     found = spec(training={"numTrainEpochs": epochs, "trainBatchSize": batch}, compute={"nodes": 1})
