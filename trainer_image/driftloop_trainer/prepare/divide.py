@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from driftloop.contract.text import side
 from driftloop_trainer.data.rows import Row
-from driftloop_trainer.prepare.near import without_copies_of
+from driftloop_trainer.prepare.near import NearIndex
 
 FENCE_THRESHOLD = 0.85  # default similarity; a dedupNear step has its own
 
@@ -33,14 +33,20 @@ def fenced(rows: Sequence[Row], held_out: Sequence[Row], threshold: float) -> li
     """The rows that are not near-duplicates of a held-out row, by the rule of dedupNear: near prompt, same answer.
 
     A row with a near prompt but a different answer may stay: it can't help a model with the held-out item. All answers
-    of a conversation are checked.
+    of a conversation are checked. An answer that no held-out row has is not compared: for each of its answers a long
+    conversation would be read again.
     """
-    owners = [position for position, row in enumerate(rows) for _ in row.answered()]
-    answered = [(part.identity, part.answer_key) for row in rows for part in row.answered()]
-    originals = [(row.identity, row.answer_key) for row in held_out]
-    clear = set(without_copies_of(answered, originals, threshold))
-    copies = {owner for number, owner in enumerate(owners) if number not in clear}
-    return [row for position, row in enumerate(rows) if position not in copies]
+    index = NearIndex(threshold, (row.identity for row in (*held_out, *rows)))
+    for row in held_out:
+        index.add(row.identity, row.answer_key)
+    answers = {row.answer_key for row in held_out}
+
+    def is_copy(row: Row) -> bool:
+        return any(
+            part.answer_key in answers and index.copies(part.identity, part.answer_key) for part in row.answered()
+        )
+
+    return [row for row in rows if not is_copy(row)]
 
 
 def replayed(row: Row, fraction: float) -> bool:

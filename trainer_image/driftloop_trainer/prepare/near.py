@@ -1,7 +1,7 @@
 """Finds near-duplicates: MinHash proposes pairs, the exact Jaccard similarity of shingles decides. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 
 from rensa import RMinHash
 
@@ -92,14 +92,3 @@ class NearIndex:
         digest, width = minhash.digest(), self._width
         bands = range(_PERMUTATIONS // width)
         return [hash((answer, band, *digest[band * width : (band + 1) * width])) for band in bands]
-
-
-Labelled = tuple[str, Hashable]  # a text and its answer
-
-
-def without_copies_of(rows: Sequence[Labelled], originals: Sequence[Labelled], threshold: float) -> list[int]:
-    """The positions of the `rows` that are not near-duplicates of any of the `originals`."""
-    index = NearIndex(threshold, (text for part in (originals, rows) for text, _ in part))
-    for text, answer in originals:
-        index.add(text, answer)
-    return [position for position, (text, answer) in enumerate(rows) if not index.copies(text, answer)]

@@ -1,10 +1,13 @@
+from collections.abc import Hashable
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.contract.text import side
-from driftloop_trainer.data.rows import Row
+from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.prepare.divide import divide, fenced, replayed
-from driftloop_trainer.prepare.near import shingles, similarity
+from driftloop_trainer.prepare.near import NearIndex, shingles, similarity
 from parts import examples
 
 TEXTS = st.lists(st.text(alphabet="abcdef ", min_size=8, max_size=40), max_size=40, unique=True)
@@ -36,6 +39,22 @@ def test_a_conversation_gives_away_what_it_answers_on_the_way() -> None:
     assert fenced([longer], [question], 0.85) == []
     assert fenced([longer], [longer], 0.85) == []
     assert fenced([question], [longer], 0.85) == [question]
+
+
+def test_a_conversation_costs_little_more_than_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    characters = 0
+    copies = NearIndex.copies
+
+    def counted(index: NearIndex, text: str, answer: Hashable = None) -> list[int]:
+        nonlocal characters
+        characters += len(text)
+        return copies(index, text, answer)
+
+    monkeypatch.setattr(NearIndex, "copies", counted)
+    turns = tuple(Turn("assistant" if n % 2 else "user", f"{n} {n * 7919:050d}") for n in range(200))
+    held_out, long = Row("data", "s", turns[:2]), Row("data", "s", turns[2:])
+    assert fenced([long], [held_out], 0.85) == [long]
+    assert characters <= len(long.identity)
 
 
 def test_sides_are_the_contract_s() -> None:
