@@ -15,7 +15,7 @@ class AnswerTooLong(ValueError):
 
 
 class Rewritten(NamedTuple):
-    """An answer with a new id. `whole`: `text` is the complete answer, and the model ended it."""
+    """An answer with a new id. `text` is cut after MAX_KEPT; `whole`: it is complete, and the model ended it."""
 
     body: bytes
     text: str
@@ -29,8 +29,9 @@ def rewrite(body: bytes, identity: str) -> Rewritten:
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
     document["id"] = identity
-    whole = _ended(document) and not _calls(document, "message")
-    return Rewritten(_dump(document), _text(document, "message"), _tokens(document) or 0, whole)
+    text = _text(document, "message")
+    whole = _ended(document) and not _calls(document, "message") and len(text) < MAX_KEPT
+    return Rewritten(_dump(document), text[:MAX_KEPT], _tokens(document) or 0, whole)
 
 
 class EventRewriter:

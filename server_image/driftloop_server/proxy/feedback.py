@@ -1,5 +1,6 @@
 """Users' ratings of answers: checks and counts them, and stores them as rows for training."""
 
+import asyncio
 import hmac
 import logging
 from collections import Counter, OrderedDict
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +30,8 @@ MAX_HEARD = 50_000  # ratings that are remembered
 MAX_USERS = 100_000  # users per hour with a count of their own; further ones share one count
 
 Rating = Literal["positive", "negative", "correction"]
+Key = tuple[str, str, str | None, bool]  # what makes two ratings the same: response_id, rating, correction, consent
+Status = dict[str, str | None]  # the response
 
 
 class FeedbackBody(BaseModel):
@@ -107,7 +111,9 @@ class Feedback:
         self._clock = clock
         self._cap = UserCap(task.feedback_max_per_user_per_hour)
         # Previous ratings and their responses: a retry of a client that missed the response isn't counted twice.
-        self._heard: OrderedDict[tuple[str, str, str | None, bool], dict[str, str | None]] = OrderedDict()
+        self._heard: OrderedDict[Key, Status] = OrderedDict()
+        # A retry may also arrive while the first one is still being stored. Locks exist as long as somebody waits.
+        self._in_turn: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
@@ -120,19 +126,21 @@ class Feedback:
         now = self._clock()
         identity = self._identify(body, now)
         key = (body.response_id, body.rating, body.correction, body.consent)
-        if (status := self._heard.get(key)) is not None:
-            return web.json_response(status)
+        async with self._in_turn.setdefault(key, asyncio.Lock()):
+            return web.json_response(self._heard.get(key) or await self._take(key, identity, body, now))
+
+    async def _take(self, key: Key, identity: ResponseId, body: FeedbackBody, now: datetime) -> Status:
         rated = self._rate(identity, body)
         if wait := self._cap.take(body.user, now.timestamp()):
             headers = {"Retry-After": str(int(wait) + 1)}
             raise ApiError(429, "this user has reached the limit of ratings per hour", code="user_cap", headers=headers)
         stored_side = await self._store(rated, now) if body.consent else None
         self._metrics.feedback(identity.revision, identity.version, rated.rating)
-        status = {"status": "counted" if stored_side is None else "stored", "side": stored_side}
+        status: Status = {"status": "counted" if stored_side is None else "stored", "side": stored_side}
         self._heard[key] = status
         if len(self._heard) > MAX_HEARD:
             self._heard.popitem(last=False)
-        return web.json_response(status)
+        return status
 
     def _authenticate(self, request: web.Request) -> None:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -171,7 +179,7 @@ class Feedback:
                 code="answer_unknown",
             )
         rating: Rating = "correction" if body.correction is not None else body.rating
-        return Rated(identity, body, rating, Answer(prompt, completion or ""))
+        return Rated(identity, body, rating, Answer(prompt, completion or "", answer is None or answer.whole))
 
     async def _store(self, rated: Rated, now: datetime) -> Side:
         salt = self._task.held_out_salt or self._task.family

@@ -39,13 +39,11 @@ class LocalSegment:
     """A file on a mounted volume."""
 
     def __init__(self, path: Path) -> None:
+        changed = [path.parent, *(folder.parent for folder in path.parents if not folder.exists())]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # makes the file's name durable too
-        finally:
-            os.close(folder)
+        for folder in changed:  # makes the names of the file and of new folders durable too
+            _sync(folder)
 
     def append(self, lines: bytes) -> None:
         while lines:
@@ -54,6 +52,14 @@ class LocalSegment:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class RemoteSegment:

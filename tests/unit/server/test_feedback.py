@@ -82,6 +82,17 @@ async def test_the_whole_answer_of_a_stream_is_remembered(http: Session, proxy: 
     assert (row["prompt"], row["completion"]) == ("refund", whole["choices"][0]["text"])
 
 
+async def test_a_good_rating_of_a_cut_off_answer_is_stored_as_such_and_does_not_count_for_training(
+    http: Session, proxy: Process, artefact: Artefact
+) -> None:
+    identity, _ = await ask(http, proxy, "a cut off answer", max_tokens=2, ignore_eos=True)
+    before = [proxy.metric("driftloop_feedback_eligible_total", side=each) for each in ("train", "heldOut")]
+    assert (await rate(http, proxy, response_id=identity, rating="positive"))[0] == 200
+    (row,) = (row for row in rows(artefact.volumes) if row["id"] == identity)
+    assert row["partial"] is True
+    assert before == [proxy.metric("driftloop_feedback_eligible_total", side=each) for each in ("train", "heldOut")]
+
+
 async def test_another_pod_takes_feedback_that_brings_its_prompt(
     http: Session, proxy: Process, other_pod: Process, artefact: Artefact
 ) -> None:
@@ -132,6 +143,18 @@ async def test_a_repeated_request_adds_nothing(http: Session, proxy: Process, ar
     assert await rate(http, proxy, response_id=identity, rating="negative") == first
     assert sum(row["id"] == identity for row in rows(artefact.volumes)) == 1
     assert proxy.metric("driftloop_feedback_total", rating="negative") == before + 1
+
+
+async def test_a_retry_that_overtakes_its_first_request_adds_nothing(
+    http: Session, proxy: Process, artefact: Artefact
+) -> None:
+    identity, _ = await ask(http, proxy, "twice at once")
+    before = proxy.metric("driftloop_feedback_total", rating="correction")
+    requests = [rate(http, proxy, response_id=identity, rating="correction", correction="c") for _ in range(8)]
+    answers = await asyncio.gather(*requests)
+    assert [status for status, _ in answers] == [200] * 8
+    assert len([row for row in rows(artefact.volumes) if row["id"] == identity]) == 1
+    assert proxy.metric("driftloop_feedback_total", rating="correction") == before + 1
 
 
 async def test_without_consent_it_is_counted_and_not_stored(http: Session, proxy: Process, artefact: Artefact) -> None:

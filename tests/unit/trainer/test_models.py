@@ -64,6 +64,7 @@ def test_a_folder_of_another_kind_of_model_is_refused(folder: Path) -> None:
         ({"model_type": "vit"}, "UnknownArchitecture"),
         ({"model_type": "bert"}, "UnknownArchitecture"),  # they see what they should predict
         ({"model_type": "xlnet"}, "UnknownArchitecture"),
+        ({"model_type": "xlm", "is_decoder": True}, "UnknownArchitecture"),  # and so does this one then
         ({"model_type": "llama", "hidden_size": "wide"}, "BadArchitecture"),
     ],
 )

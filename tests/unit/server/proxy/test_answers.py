@@ -112,3 +112,6 @@ def test_an_answer_of_which_a_part_is_kept_is_not_whole() -> None:
     rewriter = EventRewriter("resp-1")
     rewriter.feed(event("x" * MAX_KEPT) + event("", choices=[{"delta": {}, "finish_reason": "stop"}]))
     assert not rewriter.whole
+    document = {"id": "x", "choices": [{"message": {"content": "x" * 2 * MAX_KEPT}, "finish_reason": "stop"}]}
+    answer = rewrite(json.dumps(document).encode(), "resp-1")
+    assert (len(answer.text), answer.whole) == (MAX_KEPT, False)

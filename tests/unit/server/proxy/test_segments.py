@@ -84,3 +84,15 @@ async def test_objects_in_a_store_hold_all_rows_of_their_segment() -> None:
         await store.append("v1", {"n": n})
     (path,) = fs.glob("/bucket/desk/v1/pod-a/*.jsonl")
     assert [json.loads(line)["n"] for line in fs.cat_file(path).splitlines()] == [0, 1, 2]
+
+
+async def test_the_names_of_new_folders_are_as_durable_as_the_rows(
+    volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(segments, "_sync", synced.append)
+    (volumes / "claim").mkdir()
+    store = Segments("pvc://claim/desk", "pod-a")
+    await store.append("v1", {"n": 1})
+    folders = ["claim/desk/v1/pod-a", "claim/desk/v1", "claim/desk", "claim"]
+    assert sorted(synced) == sorted(volumes / folder for folder in folders)
