@@ -309,6 +309,13 @@ class Compute(ApiModel):
         None, description="Kueue queue that admits the pods. It has no effect without Kueue."
     )
     startup_timeout_seconds: int = Field(600, ge=10, le=86_400, description="Seconds until all nodes must have joined.")
+    grace_period_seconds: int = Field(
+        30,
+        ge=10,
+        le=3600,
+        description="Seconds that an evicted or deleted training pod has to write a last checkpoint. The loss of a "
+        "node is noticed this much later.",
+    )
     backoff_limit: int = Field(3, ge=0, le=100, description="Retries of each pod before the job fails.")
     active_deadline_seconds: int = Field(
         604_800, ge=60, le=31_536_000, description="Maximum duration of one stage, in seconds."

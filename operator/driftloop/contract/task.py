@@ -81,6 +81,7 @@ class TrainTask(ApiModel):
     total_steps: int
     head: str  # stable DNS name of pod index 0
     startup_timeout_seconds: int
+    grace_period_seconds: int = 30
     backoff_limit: int
     attempt: int  # a resume after suspend adds one
     runs: str  # folder of the checkpoints

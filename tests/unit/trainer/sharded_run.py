@@ -21,6 +21,7 @@ from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import with_adapter
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, plain
+from driftloop_trainer.train.shutdown import at_work
 from driftloop_trainer.train.worker import loss
 from driftloop_trainer.train.worker.checkpoint import resume
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
@@ -91,14 +92,19 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
         case.get("reduction", "step"),
     )
 
+    pod = folder / f"pod-{case['name']}-{dist.get_rank()}"
+    pod.mkdir()
+
     def report(progress: Progress) -> None:
         losses.append(progress.loss)
+        if (progress.step, dist.get_rank()) == (case.get("sigterm_after"), 1):
+            (pod / "stop").touch()
         if progress.step == case.get("stop_after"):
             raise InterruptedError
 
     try:
-        with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)):
-            loop.run(model, optimizer, run, first_step, report)
+        with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)), at_work(pod) as worker:
+            loop.run(model, optimizer, run, first_step, report, worker)
     except InterruptedError:
         dist.barrier()
     return losses

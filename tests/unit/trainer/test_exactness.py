@@ -35,6 +35,16 @@ CASES = [
     {"name": "lora", "world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     {"name": "killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "interrupted", "stop_after": 3},
     {"name": "resumed", "world_size": 1, "micro_size": 3, "save_steps": 100, "run": "interrupted"},
+    {
+        "name": "sigterm",
+        "world_size": 2,
+        "micro_size": 4,
+        "save_steps": 100,
+        "run": "drained",
+        "sigterm_after": 2,
+        "stop_after": 4,
+    },
+    {"name": "drained", "world_size": 1, "micro_size": 3, "save_steps": 100},
     {"name": "left", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "cut", "stop_after": 5},
     {
         "name": "fallen back",
@@ -68,6 +78,8 @@ MAIN = (
     "resumed",
     "left",
     "fallen back",
+    "sigterm",
+    "drained",
 )  # what make test runs
 
 
@@ -167,6 +179,14 @@ def test_all_ranks_fall_back_on_the_checkpoint_before_one_that_a_single_rank_can
         "step-00000002-0000-test",
         "step-00000004-0000-test",
     ]
+
+
+def test_all_ranks_write_a_checkpoint_at_the_step_where_one_of_them_has_to_stop(folder: Path) -> None:
+    assert [path.parent.name for path in (folder / "drained").glob("step-*/complete.json")] == [
+        "step-00000002-0000-test"
+    ]
+    assert losses(folder, "sigterm") == pytest.approx(losses(folder, "plain")[:4], abs=1e-9)
+    assert losses(folder, "drained") == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
 
 
 @pytest.mark.long("exactness")

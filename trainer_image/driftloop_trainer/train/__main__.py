@@ -11,6 +11,7 @@ from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
 from driftloop_trainer.train.cluster.lend import lend
 from driftloop_trainer.train.cluster.node import configure, start_head
+from driftloop_trainer.train.shutdown import stop_on_sigterm
 
 _INDEX = "JOB_COMPLETION_INDEX"
 
@@ -20,6 +21,7 @@ def _stage() -> AnyResult:
     if not isinstance(task, TrainTask):
         raise StageFailure(StageReason.BAD_TASK, f"expected a Train task, got {task.kind}")
     configure(task.workers_per_node)
+    stop_on_sigterm(task.grace_period_seconds)
     if os.environ.get(_INDEX, "0") != "0":
         lend(task)
     head = start_head(task.workers_per_node, task.gpus_per_node)

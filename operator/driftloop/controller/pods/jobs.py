@@ -121,6 +121,7 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         overrides=placement.overrides,
     )
     template = _template(job, container, [*scratches, *claims], placement)
+    template["spec"]["terminationGracePeriodSeconds"] = task.grace_period_seconds
     template["spec"]["subdomain"] = network_name(job)
     if task.nodes > 1:
         template["spec"]["affinity"] = _one_per_node(_selector(job, TRAIN))

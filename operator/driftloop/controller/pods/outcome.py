@@ -12,7 +12,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from driftloop.contract.logs import message_of
-from driftloop.contract.names import EXIT_BAD_INPUT
+from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY
 from driftloop.contract.result import (
     AnswerResult,
     AnyResult,
@@ -46,7 +46,7 @@ STUCK = {
     "RunContainerError",
 }
 BENIGN = {"Running", Reason.STARTING, Reason.STOPPING}  # reasons of `Running` that are not a problem
-_SIGNALLED = {137, 143}  # exit codes of SIGKILL and SIGTERM
+_SIGNALLED = {137, 143, EXIT_RETRY}  # exit codes after SIGKILL, SIGTERM, and SIGTERM with a last checkpoint
 _LOG_TAIL = 400
 
 

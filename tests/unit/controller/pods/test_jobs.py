@@ -35,6 +35,7 @@ def train_task(body: Obj, attempt: int = 1) -> TrainTask:
         total_steps=63,
         head=jobs.head_name(body, attempt, SETTINGS),
         startup_timeout_seconds=600,
+        grace_period_seconds=spec.compute.grace_period_seconds,
         backoff_limit=3,
         attempt=attempt,
         runs="pvc://shared/runs",
@@ -186,3 +187,8 @@ def test_overrides_reach_the_pods_but_not_our_labels() -> None:
     assert body["spec"]["template"]["metadata"]["labels"]["cost"] == "x"
     assert pod(body)["priorityClassName"] == "high"
     assert pod(body)["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
+def test_training_pods_have_the_grace_period_that_was_asked_for() -> None:
+    assert pod(train_job())["terminationGracePeriodSeconds"] == 30
+    assert pod(train_job(compute={"gracePeriodSeconds": 240}))["terminationGracePeriodSeconds"] == 240

@@ -14,7 +14,7 @@ from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import TrainResult, encode
 from driftloop.contract.task import TrainTask
-from driftloop.podlib.ending import StageFailure, exit_on_sigterm
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome
@@ -24,6 +24,7 @@ from driftloop_trainer.train.cluster.node import await_head
 from driftloop_trainer.train.cluster.processgroup import ProcessGroup
 from driftloop_trainer.train.cluster.trainer import Trainer
 from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.shutdown import stop_on_sigterm
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
 def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> TrainResult:
     deadline = time.monotonic() + task.startup_timeout_seconds
     ray.init(address=await_head(head))
-    exit_on_sigterm()  # ray.init put its own handler there
+    stop_on_sigterm(task.grace_period_seconds)  # ray.init put its own handler there
     wait_for_nodes(task.nodes, deadline)
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
     run.take_over()

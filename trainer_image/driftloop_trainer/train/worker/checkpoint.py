@@ -4,6 +4,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn, optim
 from torch.distributed.checkpoint.api import CheckpointException
@@ -49,6 +50,13 @@ def check_owner(run: Run) -> None:
     dist.broadcast_object_list(answer, src=0)
     if (uri := answer[0]) is not None:
         raise Superseded(uri)
+
+
+def any_rank(answer: bool, device: torch.device) -> bool:
+    """Whether the answer of any rank is true; every rank calls it and gets the same."""
+    answers = torch.tensor(int(answer), device=device)
+    dist.all_reduce(answers, dist.ReduceOp.MAX)
+    return bool(answers.item())
 
 
 def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:

@@ -16,8 +16,9 @@ from driftloop.contract.course import Course
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.batches import Batch, collate
-from driftloop_trainer.train.worker.checkpoint import save
+from driftloop_trainer.train.worker.checkpoint import any_rank, save
 from driftloop_trainer.train.worker.order import Order, share
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.step import train_step
@@ -53,8 +54,12 @@ class Loop:
         run: Run,
         first_step: int,
         report: Callable[[Progress], None],
+        worker: Worker | None = None,
     ) -> Trained:
-        """Train from `first_step` to the end, with checkpoints. Raises NonFinite, Superseded."""
+        """Train from `first_step` to the end, with checkpoints. Raises NonFinite, Superseded.
+
+        `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
+        """
         course = Course.of(self.training, len(self.dataset.lengths))
         order = Order(self.dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
@@ -72,8 +77,12 @@ class Loop:
             tokens += step_tokens
             recent.append((loss, time.monotonic() - started, step_tokens))
             report(self._progress(step + 1, recent))
-            if (step + 1) % self.training.save_steps == 0 and step + 1 < self.total_steps:
+            must_stop = worker is not None and worker.must_stop()
+            due = any_rank(must_stop, self.device) or (step + 1) % self.training.save_steps == 0
+            if due and step + 1 < self.total_steps:
                 save(run, step + 1, model, optimizer, self.training.save_total_limit)
+            if worker is not None and must_stop:
+                worker.release()
         seconds = time.monotonic() - begun
         loss = sum(entry[0] for entry in recent) / max(1, len(recent))
         return Trained(loss, tokens / max(seconds, 1e-9), seconds)

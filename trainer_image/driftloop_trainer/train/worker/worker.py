@@ -18,6 +18,7 @@ from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
@@ -56,7 +57,8 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     try:
         first_step = resume(run, model, optimizer)
         restarts = run.record_start(first_step, dist.get_world_size(), task.nodes) if first else 0
-        trained = loop.run(model, optimizer, run, first_step, report if first else lambda _: None)
+        with at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker:
+            trained = loop.run(model, optimizer, run, first_step, report if first else lambda _: None, worker)
         check_owner(run)
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)

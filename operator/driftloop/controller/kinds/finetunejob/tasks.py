@@ -82,6 +82,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         total_steps=plan.status.total_steps,
         head=jobs.head_name(observed.job, attempt, stages.settings),
         startup_timeout_seconds=spec.compute.startup_timeout_seconds,
+        grace_period_seconds=spec.compute.grace_period_seconds,
         backoff_limit=spec.compute.backoff_limit,
         attempt=attempt,
         runs=join(spec.storage, "runs", observed.uid),
