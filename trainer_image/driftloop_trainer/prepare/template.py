@@ -10,16 +10,21 @@ from jinja2 import TemplateError
 
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
+from driftloop_trainer.data.conversations import calls_tools
 from driftloop_trainer.data.rows import Row
 
 _MARK = "driftloop"
-_CALL = {"id": "driftloop", "type": "function", "function": {"name": _MARK, "arguments": {}}}
+_CALL = {"id": "call00001", "type": "function", "function": {"name": _MARK, "arguments": {}}}
 _TOOL = {
     "type": "function",
     "function": {"name": _MARK, "description": "", "parameters": {"type": "object", "properties": {}}},
 }
 _ASKING = {"role": "user", "content": "x"}
 _CALLING = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_OTHER_CALL = _CALL | {"function": {"name": "f", "arguments": {}}}
+_THOUGHT = (
+    "</think>"  # after it templates of reasoning models take the text for the answer, and may drop what is before
+)
 _RESULT = {"role": "tool", "name": _MARK, "content": _MARK, "tool_call_id": _CALL["id"]}
 # Content that a row may have and a template may leave out, each with a conversation (messages, tools) to test it.
 _PROBES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = {
@@ -27,8 +32,12 @@ _PROBES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = {
     "tool schemas": ([_ASKING], [_TOOL]),
     "tool calls": ([_ASKING, _CALLING], None),
     "reasoning": ([_ASKING, {"role": "assistant", "content": "x", "reasoning_content": _MARK}], None),
-    "tool results": ([_ASKING, _CALLING | {"tool_calls": [_CALL | {"function": {"name": "f", "arguments": {}}}]},
-                      _RESULT | {"name": "f"}], None),
+    "tool results": ([_ASKING, _CALLING | {"tool_calls": [_OTHER_CALL]}, _RESULT | {"name": "f"}], None),
+    "questions": ([_ASKING | {"content": _MARK}], None),
+    "answers": ([_ASKING, {"role": "assistant", "content": _MARK}], None),
+    "thoughts before answers": ([_ASKING, {"role": "assistant", "content": f"<think>\n{_MARK}\n{_THOUGHT}\n\nx"}],
+                                None),
+    "text beside tool calls": ([_ASKING, _CALLING | {"content": _MARK, "tool_calls": [_OTHER_CALL]}], None),
 }  # fmt: skip
 # The same search as in transformers: https://huggingface.co/docs/transformers/chat_templating_writing
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -149,10 +158,15 @@ def _tools(row: Row) -> list[dict[str, Any]] | None:
 
 def _contents(row: Row) -> list[str]:
     """The kinds of content in a row, by the names in _PROBES."""
+    answers = [turn for turn in row.turns if turn.role == "assistant" and turn.content.strip()]
     contents = {
+        "questions": any(turn.role == "user" for turn in row.turns),
+        "answers": bool(answers),
+        "thoughts before answers": any(_THOUGHT in turn.content for turn in answers),
+        "text beside tool calls": any(calls_tools(turn) for turn in answers),
         "system messages": any(turn.role == "system" for turn in row.turns),
         "tool schemas": bool(row.tools),
-        "tool calls": any('"tool_calls"' in turn.extra for turn in row.turns),
+        "tool calls": any(calls_tools(turn) for turn in row.turns),
         "reasoning": any('"reasoning_content"' in turn.extra for turn in row.turns),
         "tool results": any(turn.role == "tool" for turn in row.turns),
     }

@@ -55,6 +55,21 @@ def test_what_it_would_leave_out_is_refused(row: Row, lost: str) -> None:
     ChatTemplate(with_template(every)).check(row)
 
 
+@pytest.mark.parametrize(
+    ("turn", "shown", "lost"),
+    [
+        (Turn("user", "hi"), "''", "questions"),
+        (Turn("assistant", "yes"), "m.content if m.role == 'user'", "answers"),
+        (Turn("assistant", "<think>hm</think>yes"), "m.content.split('</think>') | last", "thoughts before answers"),
+        (Turn("assistant", "I look", CALL), "m.tool_calls or m.content", "text beside tool calls"),
+    ],
+)
+def test_text_that_it_would_leave_out_is_refused(turn: Turn, shown: str, lost: str) -> None:
+    template = ChatTemplate(with_template("{% for m in messages %}{{ " + shown + " }}{% endfor %}"))
+    with pytest.raises(StageFailure, match=f"TemplateLosesContent: source rows: .* leaves out {lost}"):
+        template.check(Row("data", "rows", (Turn("user", "hi"), turn)))
+
+
 def test_our_own_template_refuses_what_it_has_no_token_for(tokenizer: object) -> None:
     for turn in (Turn("tool", "42"), Turn("assistant", "", CALL), Turn("developer", "be kind")):
         with pytest.raises(StageFailure, match="knows messages of system, user and assistant"):
