@@ -34,7 +34,7 @@ if __name__ == "__main__":
     parse_arguments(
         "driftloop_trainer.train",
         "Train on a prepared folder with Ray Train and FSDP2; leave a model folder in storage.\n"
-        f"{_INDEX} 0 leads (Ray's head, metrics on port 9090); the others lend their workers to it.",
+        f"{_INDEX} 0 leads (Ray's head, metrics on port 9090); the other pods provide workers to it.",
     )
     logs.setup()
     exit_on_sigterm()

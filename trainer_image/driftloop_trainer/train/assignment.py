@@ -1,4 +1,4 @@
-"""What driver and workers hand each other."""
+"""What the driver sends to the workers, and what they return."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure
 
-ASSIGNMENT = "assignment"  # Ray Train passes a dict
+ASSIGNMENT = "assignment"  # a key, because Ray Train passes a dict
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the driver hands every worker. `token` is the driver's (see run.py), `board` shows progress."""
+    """What the driver sends to every worker. `token` is that of the driver (see run.py). `board` shows the progress."""
 
     task: TrainTask
     token: str
@@ -22,7 +22,7 @@ class Assignment:
 class Outcome:
     """How training ended. `uri` and `digest` are those of the model's folder.
 
-    `failure`: why there is no model. It is returned, as Ray would start workers that raise it again.
+    `failure`: why there is no model. Workers return it, because Ray would start workers that raise it again.
     """
 
     uri: str = ""

@@ -1,11 +1,11 @@
-"""What a run tells of itself. Imports nothing: the board's process should not wait for torch."""
+"""The progress of a run. Imports nothing, so that the board's process does not wait for torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run has come. `step` counts finished steps; pace and time left are those of the last steps."""
+    """How far a run is. `step` counts completed steps. Speed and remaining time are estimated from the last steps."""
 
     step: int
     total: int

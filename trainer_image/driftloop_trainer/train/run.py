@@ -1,11 +1,12 @@
-"""A run's folder: whole checkpoints or none, and a fence against a driver that lives on. Imports no torch.
+"""The folder of a run: its checkpoints, and a fence against a driver that was replaced. Imports no torch.
 
     runs/<job uid>/owner                      the token of the driver that may write
-    runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts once `complete.json` is there
-    runs/<job uid>/starts/                    one file a start of the workers: from which step, with how many
+    runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`
+    runs/<job uid>/starts/                    one file per start of the workers: the first step, the number of workers
 
-A node that is cut off may still train while its replacement does. Each driver takes the run over by writing its
-token; workers of another token stop at their next checkpoint or at the end, and never write into another's folder.
+A node that is cut off may still train at the same time as its replacement. A driver takes the run over by writing its
+token. Workers with another token stop at their next checkpoint, or at the end. They never write into a folder of
+another token.
 """
 
 import json
@@ -28,7 +29,7 @@ _COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
 
 
 class Superseded(StageFailure):
-    """Another driver has taken the run over: this one neither writes nor deletes any more."""
+    """Another driver has taken the run over, so this one no longer writes or deletes."""
 
     def __init__(self, uri: str) -> None:
         super().__init__(StageReason.SUPERSEDED, f"another driver has taken over {uri}: this one ends", EXIT_RETRY)
@@ -38,14 +39,14 @@ class Superseded(StageFailure):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Steps done, and the folder's URI."""
+    """A checkpoint: the number of completed steps, and the URI of its folder."""
 
     step: int
     uri: str
 
 
 class Run:
-    """The checkpoints of one job at `runs/<job uid>`, as seen by the driver with `token`."""
+    """The checkpoints of one job at `runs/<job uid>`, for the driver with `token`."""
 
     def __init__(self, uri: str, token: str) -> None:
         self._uri = uri
@@ -58,7 +59,7 @@ class Run:
         self._delete([folder for folder in self._folders() if folder not in complete])
 
     def check_owner(self) -> None:
-        """Raises Superseded when another driver took over."""
+        """Raises Superseded if another driver has taken over."""
         if read_text(join(self._uri, _OWNER)) != self.token:
             raise Superseded(self._uri)
 
@@ -68,18 +69,18 @@ class Run:
         return sorted(folders, key=lambda checkpoint: checkpoint.step, reverse=True)
 
     def record_start(self, step: int, world_size: int, nodes: int) -> int:
-        """Note that workers start from `step`; returns how often they started before. For rank 0."""
+        """Record that workers start from `step`. Returns the number of earlier starts. Only rank 0 calls it."""
         before = len(self._names(join(self._uri, _STARTS)))
         start = {"step": step, "worldSize": world_size, "nodes": nodes, "driver": self.token}
         write_text(join(self._uri, _STARTS, f"{before:04d}.json"), json.dumps(start))
         return before
 
     def begin(self, step: int) -> Checkpoint:
-        """Where our checkpoint after `step` steps is to be written; it does not count before `complete`."""
+        """The checkpoint that this driver writes after `step` steps. It counts only after `complete`."""
         return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"))
 
     def complete(self, checkpoint: Checkpoint, keep: int) -> None:
-        """Let a checkpoint that is wholly written count, and drop all but the `keep` furthest."""
+        """Mark a checkpoint as complete, and delete all but the `keep` latest. Raises Superseded."""
         self.check_owner()
         write_text(join(checkpoint.uri, _COMPLETE), json.dumps({"step": checkpoint.step}))
         self._delete(self.complete_checkpoints()[keep:])
@@ -114,6 +115,6 @@ class Run:
 
 
 def plain(uri: str) -> str:
-    """What fsspec takes: a mounted path, or the URI itself."""
+    """The form that fsspec accepts: a mounted path, or the URI itself."""
     path = local_path(uri)
     return uri if path is None else str(path)

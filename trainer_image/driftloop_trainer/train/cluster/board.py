@@ -1,7 +1,7 @@
 """Progress as Prometheus metrics, in an actor on the driver's pod.
 
-`ray.train.report` would hold every worker at each call until the controller has polled (every 2 s). One worker
-telling an actor, and not waiting for it, costs nothing.
+`ray.train.report` would block every worker at each call until the controller has polled (every 2 s). Instead, one
+worker sends the progress to an actor and does not wait for it.
 """
 
 import time
@@ -18,7 +18,7 @@ _INTERVAL = 0.5  # seconds between messages
 
 
 class Board:
-    """Serves the last progress on METRICS_PORT."""
+    """Serves the latest progress on a port."""
 
     def __init__(self, port: int, total: int) -> None:
         self._gauges = {
@@ -26,7 +26,7 @@ class Board:
             "total": Gauge(Metric.TRAIN_TOTAL_STEPS, "Optimiser steps in all."),
             "loss": Gauge(Metric.TRAIN_LOSS, "Loss per token of the last step."),
             "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
-            "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the present pace."),
+            "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
         }
         self._gauges["total"].set(total)
         start_http_server(port)
@@ -38,14 +38,14 @@ class Board:
 
 
 def start_board(total: int) -> Any:
-    """The board's handle; it lives on this node, with the driver."""
+    """Start the board on this node, where the driver is, and return its handle."""
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here)
     return actor.remote(METRICS_PORT, total)
 
 
 class Reporter:
-    """Passes progress on, rarely enough to cost nothing; the last step always."""
+    """Sends progress to the board, at most every half second, to cost nothing. The last step is always sent."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
@@ -56,7 +56,7 @@ class Reporter:
         if now >= self._next or progress.step == progress.total:
             self._next = now + _INTERVAL
             self._board.show.remote(progress)
-            # Ray brings it to the driver, which logs it as all that is printed there.
+            # Ray sends the line to the driver, which logs all printed lines.
             print(
                 f"step {progress.step}/{progress.total} loss {progress.loss:.4f} "
                 f"{progress.tokens_per_second:.0f} tokens/s eta {progress.eta_seconds:.0f}s",

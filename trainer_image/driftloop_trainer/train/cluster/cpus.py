@@ -1,4 +1,4 @@
-"""How many CPUs this pod may use: its cgroup's limit, which Python does not look at."""
+"""The number of CPUs that this pod may use: the limit of its cgroup, which Python does not read."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def pod_cpus(root: Path = _CGROUP) -> int:
-    """CPUs of the limit, at least 1; those of the machine that may be used where there is no limit."""
+    """The limit in whole CPUs, at least 1. Without a limit: the CPUs of the machine that this process may use."""
     machine = len(os.sched_getaffinity(0))
     quota = _v2(root) or _v1(root)
     return machine if quota is None else max(1, min(machine, int(quota)))

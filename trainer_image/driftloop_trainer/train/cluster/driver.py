@@ -1,4 +1,4 @@
-"""Pod index 0: lead the training."""
+"""The driver in the pod with index 0."""
 
 import logging
 import subprocess
@@ -28,11 +28,11 @@ from driftloop_trainer.train.shutdown import stop_on_sigterm
 
 log = logging.getLogger(__name__)
 
-_EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers start again
+_EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers are restarted
 
 
 def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
-    """Train on all pods and leave the model at `task.output`. `head`: the command that starts Ray here.
+    """Train on all pods and write the model to `task.output`. `head`: the command that starts Ray in this pod.
 
     Raises StageFailure, StorageError or ManifestError.
     """
@@ -40,14 +40,14 @@ def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
         scratch = Path(name)
         earlier = finished(task.output, scratch / "earlier")
         if isinstance(earlier, TrainResult):
-            log.info("%s is already whole: nothing to do", task.output)
+            log.info("%s is already complete: nothing to do", task.output)
             return earlier
         check_inputs(task, scratch)
         return _train(task, head, name)
 
 
 def check_inputs(task: TrainTask, scratch: Path) -> None:
-    """Find wrong input here, once, before any worker starts: a worker's failure is started again.
+    """Find wrong input once, before any worker starts, because Ray restarts workers that fail.
 
     Raises StageFailure, StorageError or ManifestError.
     """
@@ -64,7 +64,9 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
 def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> TrainResult:
     deadline = time.monotonic() + task.startup_timeout_seconds
     ray.init(address=await_head(head))
-    stop_on_sigterm(task.grace_period_seconds)  # ray.init put its own handler there
+    stop_on_sigterm(
+        task.grace_period_seconds
+    )  # ray.init has replaced the handler: https://github.com/ray-project/ray/issues/17308
     wait_for_nodes(task.nodes, deadline)
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
     run.take_over()
@@ -73,10 +75,10 @@ def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> Trai
 
 
 def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
-    """Let the trained model count, and drop the checkpoints; the result that counts.
+    """Record the trained model, delete the checkpoints, and return the result that counts.
 
-    A driver that was cut off trains to its end while its replacement does. The first of them to record its result has
-    trained the model; the operator hears of that one from both. Raises Superseded.
+    A driver that was cut off may train to the end at the same time as its replacement. The first of them to record its
+    result has trained the model, and both report that result to the operator. Raises Superseded.
     """
     run.check_owner()
     counted = record_once(task.output, encode(result))
@@ -85,12 +87,12 @@ def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
 
 
 def wait_for_nodes(nodes: int, deadline: float) -> None:
-    """Wait until so many nodes are alive, at most until `deadline`. Raises NodesMissing."""
+    """Wait until this number of nodes is alive, at most until `deadline`. Raises NodesMissing."""
     while (alive := _alive()) < nodes:
         if time.monotonic() > deadline:
             message = (
                 f"{alive} of {nodes} nodes joined within startupTimeoutSeconds: "
-                "lower compute.nodes, make room in the cluster, or wait longer"
+                "lower compute.nodes, free capacity in the cluster, or wait longer"
             )
             raise StageFailure(StageReason.NODES_MISSING, message, EXIT_RETRY)
         time.sleep(0.5)
@@ -109,7 +111,7 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
         train_loop_config={ASSIGNMENT: assignment},
         scaling_config=ScalingConfig(num_workers=task.nodes * task.workers_per_node, use_gpu=gpus),
         backend_config=ProcessGroup("nccl" if gpus else "gloo", _EXCHANGE_TIMEOUT),
-        # Ray only leads here: checkpoints and what they resume are ours, so nothing of Ray's needs shared storage.
+        # Checkpoints and resuming are not left to Ray, so Ray needs no shared storage.
         run_config=RunConfig(
             name=task.job_uid, storage_path=scratch, failure_config=FailureConfig(max_failures=task.backoff_limit)
         ),
@@ -121,7 +123,7 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
 
 
 def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
-    """What the operator is told. Raises the outcome's StageFailure."""
+    """The result for the operator. Raises the StageFailure of the outcome."""
     if outcome.failure is not None:
         raise outcome.failure
     return TrainResult(

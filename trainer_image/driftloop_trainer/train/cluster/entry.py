@@ -1,7 +1,7 @@
-"""What Ray Train calls in each worker: the only place of the cluster's side that imports torch, and only when it runs.
+"""What Ray Train calls in each worker. Only these functions of the package import torch, and only when they run.
 
-Ray Train's controller reads this module, and the driver too: with the worker's modules they waited for seconds at
-either end of a training for what only workers need.
+Ray Train's controller and the driver import this module too. Without the worker's modules they save seconds at the
+start and at the end of a training.
 """
 
 import os
@@ -16,19 +16,19 @@ from driftloop_trainer.train.cluster.board import Reporter
 
 
 def take_up(config: dict[str, Any]) -> Any:
-    """Ray Train's training function: returns the Outcome (Ray's types know of no answer)."""
-    # Blocks that grow instead of blocks of many sizes: without it a GPU ran out of memory with 0.9 of it allocated.
-    # Read when torch first takes memory: https://docs.pytorch.org/docs/stable/notes/cuda.html
+    """Ray Train's training function. Returns the Outcome; in Ray's types such a function returns nothing."""
+    # Blocks grow, so that memory is not split into blocks of many sizes. Without this, a GPU ran out of memory when 0.9
+    # of it was allocated. torch reads it at its first allocation: https://docs.pytorch.org/docs/stable/notes/cuda.html
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with loading():
-        from driftloop_trainer.train.worker.worker import work  # torch and its kin
+        from driftloop_trainer.train.worker.worker import work  # imports torch and transformers
 
     assignment: Assignment = config[ASSIGNMENT]
     return work(assignment, Reporter(assignment.board))
 
 
 def join(backend: str, timeout: int, address: str, port: int) -> None:
-    """Become one of the process group. LOCAL_RANK, torchrun's name for it, tells the worker its GPU.
+    """Join the process group. The worker chooses its GPU by LOCAL_RANK, which is the name that torchrun uses.
 
     `timeout`: seconds that one collective may take.
     """
@@ -47,7 +47,7 @@ def join(backend: str, timeout: int, address: str, port: int) -> None:
 
 
 def leave() -> None:
-    """Leave the process group, where there is one."""
+    """Leave the process group, if there is one."""
     import torch.distributed as dist
 
     if dist.is_initialized():

@@ -1,6 +1,6 @@
-"""The pods beside index 0: lend their workers to the head until they are stopped.
+"""The pods other than index 0: they provide workers to the head until they are stopped.
 
-Imports neither Ray nor torch, which only the workers need: seconds of every pod's start.
+Imports neither Ray nor torch, which only the workers need. That saves seconds at the start of each pod.
 """
 
 import logging
@@ -15,14 +15,14 @@ from driftloop_trainer.train.cluster.node import join, wait_for_head
 
 log = logging.getLogger(__name__)
 
-_SETTLED = 60  # seconds after which a node had joined: Ray gives up on a head that doesn't answer before
-_HEAD_PAUSE = 5  # seconds in which a dying head's port may still answer
+_SETTLED = 60  # seconds; Ray stops earlier if the head does not answer, so a node that ran this long had joined
+_HEAD_PAUSE = 5  # seconds during which the port of a dying head may still answer
 
 
 def lend(task: TrainTask) -> NoReturn:
-    """Give this pod's workers to the head, and to the next one when it is gone: only index 0 completes the job.
+    """Provide workers to the head, and to its replacement when it is lost. Only index 0 completes the Job.
 
-    A head that finished looks like one that was lost; then the Job ends this pod while it waits.
+    A head that has finished looks like a lost one. In that case the Job ends this pod while it waits.
     """
     deadline, lost = time.monotonic() + task.startup_timeout_seconds, 0
     while lost <= task.backoff_limit:
@@ -30,7 +30,7 @@ def lend(task: TrainTask) -> NoReturn:
         joined = time.monotonic()
         code = join(task.head, task.workers_per_node, task.gpus_per_node)
         log.info("Ray ended here with %d", code)
-        if time.monotonic() - joined > _SETTLED:  # sooner, the head was not up yet: the same wait goes on
+        if time.monotonic() - joined > _SETTLED:  # otherwise the head did not run yet, and this is still the same wait
             deadline, lost = time.monotonic() + task.startup_timeout_seconds, lost + 1
         time.sleep(_HEAD_PAUSE)
     raise StageFailure(StageReason.HEAD_GONE, f"lost the head {lost} times", EXIT_RETRY)

@@ -1,7 +1,7 @@
 """This pod's Ray node: the head at index 0, the others joined to it.
 
-Nothing here stops Ray: the end of process 1 is the end of its pod. `ray stop` looks for processes by name, and ended
-the driver before it had told its result.
+Nothing here stops Ray, because the pod ends with process 1. `ray stop` finds processes by name, and it ended the driver
+before the driver had reported its result: https://github.com/ray-project/ray/issues/11513
 """
 
 import os
@@ -18,43 +18,44 @@ from driftloop.podlib.logs import relay
 from driftloop_trainer.train.cluster.cpus import pod_cpus
 
 PORT = 6379
-_OBJECT_STORE_BYTES = 100 * 1024 * 1024  # nothing of size goes through it, and /dev/shm is the pod's memory
+_OBJECT_STORE_BYTES = 100 * 1024 * 1024  # no large object goes through it, and /dev/shm is memory of the pod
 _START_TIMEOUT = 120  # seconds
 _SETTINGS = {
-    # A lost head was noticed after 95 s with Ray's defaults, after 41 s with these (measured on two nodes).
+    # A lost head was noticed after 95 s with Ray's defaults, and after 41 s with these (measured on two nodes).
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it every line of a worker shows up twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; Kubernetes ends pods, it doesn't drain Ray
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it each line of a worker is logged twice (not reported)
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an extra process, which only sees drains of Ray, not of Kubernetes
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that spin while they wait take the core from those they wait for: 90 tokens/s instead of 3,500 were seen.
+    # Threads that spin while they wait take the core from the threads that they wait for. Training was then slower: 90
+    # tokens/s instead of 3,500. https://github.com/pytorch/pytorch/issues/80777
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 def configure(workers: int) -> None:
-    """Set what Ray and its `workers` read, where the pod doesn't set it."""
+    """Set the environment of Ray and its `workers`. Variables that the pod sets are kept."""
     threads = {"OMP_NUM_THREADS": str(max(1, pod_cpus() // workers))}
     for name, value in (_SETTINGS | threads).items():
         os.environ.setdefault(name, value)
 
 
 def own_address() -> str:
-    """The IP address of this pod: kubelet writes it beside the host's name."""
+    """The IP address of this pod. The kubelet writes it to /etc/hosts, with the host name."""
     return socket.gethostbyname(socket.gethostname())
 
 
 def start_head(cpus: int, gpus: int) -> subprocess.Popen[bytes]:
-    """Begin to start Ray's head, whose processes outlive the command that starts them. See `await_head`."""
+    """Begin to start Ray's head. Its processes keep running after the command has ended. See `await_head`."""
     command = [*_command(cpus, gpus), "--head", f"--port={PORT}", "--include-dashboard=false", "--no-monitor"]
     return _start(command)
 
 
 def await_head(head: subprocess.Popen[bytes]) -> str:
-    """Wait until the head that was begun runs; its address. Raises RayFailed."""
+    """Wait until the head of `start_head` runs, and return its address. Raises RayFailed."""
     try:
         code = head.wait(_START_TIMEOUT)
     except subprocess.TimeoutExpired as error:
@@ -67,7 +68,7 @@ def await_head(head: subprocess.Popen[bytes]) -> str:
 
 
 def join(head: str, cpus: int, gpus: int) -> int:
-    """Be a node of `head` until Ray ends here; returns its exit code."""
+    """Be a node of `head` until Ray ends on this node. Returns the exit code of Ray."""
     command = [*_command(cpus, gpus), f"--address={head}:{PORT}", "--block"]
     return _start(command).wait()
 
@@ -84,8 +85,8 @@ def wait_for_head(host: str, deadline: float) -> None:
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a command of Ray's whose output is logged."""
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603 - it is ours
+    """Start a command of Ray, and log its output."""
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603 - a fixed command
     assert started.stdout is not None
     threading.Thread(target=relay, args=[started.stdout], daemon=True).start()
     return started

@@ -1,4 +1,4 @@
-"""Ray Train's trainer, without the processes that it starts for others: each imports Ray Train for three seconds."""
+"""Ray Train's trainer without two helper processes, each of which takes three seconds to import Ray Train."""
 
 from typing import Any
 
@@ -7,28 +7,29 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-# The manager of Ray's datasets: the workers read the prepared folder themselves. The cleaner of placement groups: here
-# a driver's end is the cluster's end, and without a dashboard it can't ask whether the driver lives, and logged that
-# every second.
+# The manager of Ray's datasets is unused because the workers read the prepared folder themselves. The cleaner of
+# placement groups is unused because the cluster ends with its driver. Without a dashboard the cleaner can't query
+# whether the driver is alive, and logs this every second (not reported).
 _UNUSED = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
 class Trainer(DataParallelTrainer):
-    """Runs a function on workers of a fixed number."""
+    """Runs a function on a fixed number of workers."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, _UNUSED)]
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, _UNUSED)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        policy = _Given(self.scaling_config)  # type: ignore[arg-type]  # its type is version 1's
+        policy = _FixedNodes(self.scaling_config)  # type: ignore[arg-type]  # its type is version 1's
         return super()._initialize_and_run_controller(**arguments | {"scaling_policy": policy})
 
 
-class _Given(FixedScalingPolicy):
-    """Takes the nodes that there are, and asks no coordinator for more: the pods of the Job are all there will be."""
+class _FixedNodes(FixedScalingPolicy):
+    """Uses the present nodes and never requests more: the cluster consists of the Job's pods."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Nothing is registered."""
+        """Register nothing."""
 
     def _maybe_send_resource_request(self) -> None:
-        """Nothing is asked for."""
+        """Request nothing."""

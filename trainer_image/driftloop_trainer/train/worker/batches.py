@@ -19,17 +19,17 @@ class Batch:
     position_ids: torch.Tensor | None  # with packing: from 0 again in each row of a sequence
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on `device`."""
+        """A copy on `device`."""
         positions = None if self.position_ids is None else self.position_ids.to(device, non_blocking=True)
         ids, targets, kept = (t.to(device, non_blocking=True) for t in (self.ids, self.targets, self.kept))
         return Batch(ids, targets, kept, positions)
 
 
 def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
-    """Pad on the right to the longest of these sequences. Without sequences: one padding token that counts nothing.
+    """Pad these sequences on the right to the longest one. Without sequences: one padding token without a target.
 
-    No attention mask is needed: causal attention never looks right, where the padding is, and padding has no target.
-    Columns where no row has a target are left out of `kept`: the head, the costliest layer, skips them.
+    No attention mask is needed: causal attention ignores tokens to the right, and padding has no target. Columns in
+    which no row has a target are not in `kept`, so that the head, the most expensive layer, skips them.
     """
     width = max((int(dataset.lengths[index]) for index in indices), default=1)
     rows = max(1, len(indices))
@@ -45,5 +45,5 @@ def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
             positions[row] = torch.cat([torch.arange(n) for n in lengths])
     kept = (targets != IGNORED).any(0).nonzero().flatten()
     if not len(kept):
-        kept = torch.zeros(1, dtype=torch.int64)  # an empty head output would leave ranks without a backward pass
+        kept = torch.zeros(1, dtype=torch.int64)  # with an empty head output a rank would have no backward pass
     return Batch(ids, targets[:, kept], kept, positions)

@@ -6,7 +6,7 @@ from driftloop.contract.task import TrainTask
 
 
 def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
-    """README.md of a version: what it is, how it came about, how to load it."""
+    """README.md of a version: what it is, how it was trained, and how to load it."""
     training, lineage = task.training, task.lineage
     rows = {
         "family": task.family,

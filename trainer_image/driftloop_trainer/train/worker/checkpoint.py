@@ -1,4 +1,4 @@
-"""What a checkpoint holds: weights and moments, sharded, and independent of how many ranks wrote them."""
+"""Checkpoints: sharded weights and moments, which any number of ranks can load."""
 
 import logging
 from contextlib import suppress
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
-    """Write a checkpoint; every rank calls it. Then rank 0 drops all but the `keep` furthest.
+    """Write a checkpoint; every rank calls it. Then rank 0 deletes all but the `keep` latest.
 
     Raises Superseded on every rank.
     """
@@ -31,15 +31,15 @@ def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep
     checkpoint = run.begin(step)
     save_state(_state(model, optimizer), storage_writer=FsspecWriter(plain(checkpoint.uri)))
     if first:
-        with suppress(Superseded):  # meanwhile: all ranks are told at the next look
+        with suppress(Superseded):  # by now; the next check_owner tells all ranks
             run.complete(checkpoint, keep)
     return checkpoint
 
 
 def check_owner(run: Run) -> None:
-    """Rank 0 looks whether the run is still ours, and all ranks hear of it. Raises Superseded on every rank.
+    """Rank 0 checks whether the run is still ours and tells all ranks. Raises Superseded on every rank.
 
-    One rank that left alone would keep the others waiting in their next exchange until its time is over.
+    If one rank left alone, the others would wait for it in their next exchange until the timeout.
     """
     answer: list[str | None] = [None]
     if dist.get_rank() == 0:
@@ -89,7 +89,7 @@ def _causes(error: CheckpointException) -> str:
 
 
 def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
-    """Put a checkpoint into model and optimizer, spread over however many ranks there are now.
+    """Load a checkpoint into model and optimizer, sharded over the present ranks.
 
     Raises CheckpointException on every rank if any rank can't read its part. Weights and moments are then undefined.
     """
@@ -101,7 +101,7 @@ def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -
 
 
 def _options() -> StateDictOptions:
-    # Frozen weights are the base model's: they are read from there, not from every checkpoint.
+    # Frozen weights are read from the base model, so no checkpoint needs them.
     return StateDictOptions(ignore_frozen_params=True, strict=False)
 
 

@@ -1,6 +1,6 @@
-"""Leave a model folder that anyone can load: sharded safetensors, written by all ranks at the same time.
+"""Write a standard model folder: sharded safetensors, written by all ranks at the same time.
 
-No process ever holds the whole model: each weight is gathered by itself, and the rank that writes its file keeps it.
+No process ever holds the whole model. Weights are gathered one by one, and kept only by the rank that writes them.
 """
 
 import json
@@ -31,12 +31,14 @@ from driftloop_trainer.train.worker.generation import GENERATION, end_generation
 from driftloop_trainer.train.worker.loading import ShardedModel
 from driftloop_trainer.weights import StoredTensor
 
-FILE_BYTES = 1 << 30  # of a weight file: a rank holds one at a time, and for a bucket its copy in /tmp
+FILE_BYTES = (
+    1 << 30
+)  # per weight file; a rank holds one file at a time, and also its copy in /tmp if storage is a bucket
 
 
 @dataclass(frozen=True)
 class Export:
-    """What the folder at `output` is made of. `base` and `data` are folders; `facts` go into the model card."""
+    """The sources of the folder at `output`. `base` and `data` are local folders. The model card lists `facts`."""
 
     task: TrainTask
     base: Path
@@ -79,7 +81,7 @@ def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A frozen weight's adapter: the names of its two matrices, and what their product is multiplied with."""
+    """The adapter of a frozen weight: the names of its two matrices, and the factor of their product."""
 
     inner: str
     outer: str
@@ -88,20 +90,20 @@ class Adapted:
 
 
 def adapted_weights(model: nn.Module) -> dict[str, Adapted] | None:
-    """The adapters by the names of their weights; None if there is one of another kind than for a linear layer."""
+    """The adapters by the names of their weights, or None if any adapter is not that of a linear layer."""
     if not any(".lora_" in name for name, _ in model.named_parameters()):
         return {}
     from peft.tuners.lora import Linear, LoraLayer  # slow to import, and only LoRA needs it
 
-    found = {}
+    adapters = {}
     for name, module in model.named_modules():
         if isinstance(module, Linear):
             inner, outer = (f"{name}.{matrix}.default.weight" for matrix in ("lora_A", "lora_B"))
             scaling = float(module.scaling["default"])
-            found[f"{name}.base_layer.weight"] = Adapted(inner, outer, scaling, bool(module.fan_in_fan_out))
+            adapters[f"{name}.base_layer.weight"] = Adapted(inner, outer, scaling, bool(module.fan_in_fan_out))
         elif isinstance(module, LoraLayer):
             return None
-    return found
+    return adapters
 
 
 class Weights:
@@ -121,9 +123,9 @@ class Weights:
         return {tensor.name: tensor.shape.numel() * self._type_of(tensor).itemsize for tensor in self._stored.values()}
 
     def get(self, stored_name: str, wanted: bool) -> torch.Tensor | None:
-        """The whole weight on the CPU where it is `wanted`, else None. Every rank calls it.
+        """The whole weight on the CPU if it is `wanted`, else None. Every rank calls it.
 
-        What was frozen comes from the base model's file, as exact as it is there.
+        A frozen weight is read from the base model's file, with the precision that it has there.
         """
         name = self._names[stored_name]
         tensor, weight = self._stored[name], self._weights[name]
@@ -137,7 +139,7 @@ class Weights:
         return (frozen if change is None else frozen.float() + change).to(self._type_of(tensor)).contiguous()
 
     def _change(self, name: str) -> torch.Tensor | None:
-        """What the adapter adds to a weight, in float32 on the CPU."""
+        """The matrix that the adapter adds to a weight, in float32 on the CPU."""
         adapter = self._adapted.get(name)
         if adapter is None:
             return None
@@ -154,9 +156,9 @@ def _whole(weight: torch.Tensor) -> torch.Tensor:
 
 
 def files_of(sizes: dict[str, int], most: int, ranks: int) -> list[list[str]]:
-    """The names of the weights in each file, in order: files of at most `most` bytes, and one for each rank at least.
+    """The names of the weights in each file, in order. A file has up to `most` bytes, and each rank gets one or more.
 
-    A weight that is larger than a file has one to itself. Pure.
+    A larger weight has its own file. Pure.
 
     >>> files_of({"a": 3, "b": 3, "c": 3, "d": 9}, most=6, ranks=1)
     [['a', 'b'], ['c'], ['d']]
@@ -174,7 +176,7 @@ def files_of(sizes: dict[str, int], most: int, ranks: int) -> list[list[str]]:
 
 
 def file_name(number: int, count: int) -> str:
-    """As Hugging Face names weight files; `number` from 0."""
+    """The name of a weight file, as Hugging Face names them. `number` starts at 0."""
     return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 

@@ -1,8 +1,8 @@
 """A model that is sharded before it has weights: no process ever holds the whole model.
 
-It is built on the meta device, where weights take no memory, and sharded there. Then each worker reads its own slices
-of the files. Only architectures whose weights transformers rearranges (most mixtures of experts, which are stored
-expert by expert) are loaded whole, by rank 0 on its CPU, which sends each worker its shards.
+The model is created and sharded on the meta device, where weights take no memory. Then each worker reads its own slices
+of the files. There is one exception: architectures whose weights transformers rearranges (most mixtures of experts,
+which are stored expert by expert). Rank 0 loads these models whole on its CPU and sends each worker its shards.
 """
 
 import math
@@ -68,7 +68,7 @@ def load_sharded(
 def empty_model(folder: Path, training: TrainingSpec) -> Any:
     """The model without memory for its weights; its buffers are on the CPU, with their values.
 
-    What is trained is in float32. Frozen weights are in bfloat16 if the computation is in bfloat16 anyway.
+    Trained weights are in float32. Frozen weights are in bfloat16 if the computation is in bfloat16.
     """
     half = training.bf16 and training.adapter.type != "none"
     with loading(), torch.device("meta"):
@@ -79,8 +79,8 @@ def empty_model(folder: Path, training: TrainingSpec) -> Any:
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device="cpu")
     for parameter in model.parameters():
-        parameter._is_hf_initialized = True  # so that transformers computes the buffers alone
-    model.initialize_weights()  # rotary frequencies and the like, which are in no file
+        parameter._is_hf_initialized = True  # so that transformers only computes the buffers
+    model.initialize_weights()  # for example rotary frequencies, which no file contains
     return model
 
 
@@ -109,7 +109,7 @@ def _receive(model: nn.Module, folder: Path) -> None:
 
 
 def _start_adapters(model: nn.Module, seed: int) -> None:
-    """PEFT's own start, the same on any number of ranks: the output of an adapter is 0, its inner matrix is random.
+    """Initialise adapters as PEFT does, equally for any number of ranks. Their output is 0, the inner matrix is random.
 
     https://huggingface.co/docs/peft/developer_guides/lora#initialization
     """
@@ -125,7 +125,7 @@ def _start_adapters(model: nn.Module, seed: int) -> None:
 
 
 def _place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None:
-    """Copy a whole tensor into a sharded or plain one. `source`: the rank that has it; None if all do."""
+    """Copy a whole tensor into a sharded or plain one. `source`: the rank that has it, or None if all ranks have it."""
     if isinstance(target, DTensor):
         placed = distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=source)
         target.to_local().detach().copy_(placed.to_local())

@@ -1,4 +1,4 @@
-"""The training loop of one worker: from a sharded model to the last step. Knows nothing of Ray."""
+"""The training loop of one worker, from a sharded model to the last step. Independent of Ray."""
 
 import hashlib
 import time
@@ -23,12 +23,12 @@ from driftloop_trainer.train.worker.order import Order, share
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.step import train_step
 
-_RECENT = 20  # steps over which loss and pace are averaged
+_RECENT = 20  # steps over which loss and speed are averaged
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a finished loop tells: loss of the last steps, tokens per second, and seconds since this start."""
+    """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start."""
 
     loss: float
     tokens_per_second: float
@@ -37,7 +37,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Everything a run needs but the model. `micro_size`: sequences a worker takes through the model at once."""
+    """Everything that a run needs except the model. `micro_size`: maximum sequences per forward pass of a worker."""
 
     training: TrainingSpec
     dataset: Dataset
@@ -115,7 +115,7 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
 
 
 def build_optimizer(model: Any, training: TrainingSpec) -> torch.optim.AdamW:
-    """AdamW over what is trained; norms and biases do not decay, as in transformers' Trainer."""
+    """AdamW over the trained parameters. As in transformers' Trainer, norms and biases have no weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": training.weight_decay},

@@ -1,6 +1,6 @@
-"""Which sequences each step trains on. Pure: a function of step, seed and data, whatever the number of workers.
+"""Which sequences each step trains on. Pure: it depends on step, seed and data, not on the number of workers.
 
-The training cursor is the step alone, so a run may go on with another number of workers than it began with.
+The training cursor is the step alone, so a run can resume with another number of workers.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from driftloop.contract.course import Course
 
-_POOL = (
-    32  # batches whose rows are sorted by length together: enough to save most padding, little enough to stay random
-)
+# Batches whose rows are sorted by length together: enough to avoid most padding, few enough to stay random.
+_POOL = 32
 Indices = npt.NDArray[np.int64]
 
 
 class Order:
-    """The order of a course: batches of like lengths, shuffled within each epoch."""
+    """The order of a course: batches of similar lengths, shuffled within each epoch."""
 
     def __init__(self, lengths: Indices, course: Course, seed: int) -> None:
         self._lengths = lengths
@@ -27,7 +26,7 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._arranged)  # a batch may end one epoch and begin the next
 
     def batch(self, step: int) -> Indices:
-        """Sequences of the step, counted from 0. Raises IndexError beyond the last one."""
+        """The sequences of a step, which is counted from 0. Raises IndexError after the last step."""
         rows, places = self._course.rows, self._course.step(step)
         parts = []
         place = places.start
@@ -41,8 +40,8 @@ class Order:
     def _arranged(self, epoch: int) -> Indices:
         """Every sequence once, in the order of the epoch's places.
 
-        The first ones complete the batch that the epoch before began, the last ones begin the next epoch's: both are
-        as they were drawn. What lies between are whole batches.
+        The first sequences complete the last batch of the previous epoch, and the last ones begin the first batch of
+        the next epoch. Both are in random order. Between them are complete batches.
         """
         size, rows = self._course.batch, self._course.rows
         random = np.random.default_rng((self._seed, epoch))
@@ -52,7 +51,7 @@ class Order:
         return np.concatenate([order[:head], self._batches(order[head:whole], random), order[whole:]])
 
     def _batches(self, order: Indices, random: np.random.Generator) -> Indices:
-        """Batches of like lengths, one after the other: sorted within pools, then shuffled."""
+        """Batches of similar lengths, concatenated. Rows are sorted within pools, then batches are shuffled."""
         size = self._course.batch
         pools = [order[start : start + size * _POOL] for start in range(0, len(order), size * _POOL)]
         by_length = [rows[np.argsort(self._lengths[rows], kind="stable")] for rows in pools]
@@ -61,9 +60,9 @@ class Order:
 
 
 def share(batch: Sequence[int], lengths: Indices, rank: int, world_size: int, micro_size: int) -> list[list[int]]:
-    """This rank's microbatches of at most `micro_size` sequences; as many on every rank, the last ones may be empty.
+    """This rank's microbatches of at most `micro_size` sequences. All ranks have the same number; some may be empty.
 
-    Dealt like cards in the order of length: every rank gets like work, since the slowest one sets the pace.
+    The sequences are dealt like cards, sorted by length, so that all ranks have similar work.
     """
     ordered = sorted((int(index) for index in batch), key=lambda index: (-int(lengths[index]), index))
     mine = ordered[rank::world_size]

@@ -1,4 +1,4 @@
-"""Read parts of safetensors files where they are: a process reads only the slices that it keeps."""
+"""Read parts of safetensors files in storage: a process reads only the slices that it keeps."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from driftloop_trainer.weights import StoredTensor
 class WeightsReader(FileSystemReader):
     """Lets torch.distributed.checkpoint read `tensors` into the shards of any mesh.
 
-    torch's HuggingFaceStorageReader opens mounted files only; this one also reads from a bucket.
+    torch's HuggingFaceStorageReader only opens mounted files (not reported). This one also reads from a bucket.
     """
 
     def __init__(self, tensors: dict[str, StoredTensor]) -> None:
@@ -30,9 +30,9 @@ class WeightsReader(FileSystemReader):
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         """Describe the tensors, each as one chunk."""
-        described = {name: _described(tensor) for name, tensor in self._tensors.items()}
+        descriptions = {name: _description(tensor) for name, tensor in self._tensors.items()}
         places = {MetadataIndex(name, [0] * len(t.shape)): t for name, t in self._tensors.items()}
-        metadata = Metadata(state_dict_metadata=dict(described), storage_data=places)
+        metadata = Metadata(state_dict_metadata=dict(descriptions), storage_data=places)
         metadata.storage_meta = StorageMeta()
         return metadata
 
@@ -56,6 +56,6 @@ class WeightsReader(FileSystemReader):
         planner.commit_tensor(item, target)
 
 
-def _described(tensor: StoredTensor) -> TensorStorageMetadata:
+def _description(tensor: StoredTensor) -> TensorStorageMetadata:
     whole = ChunkStorageMetadata(offsets=torch.Size([0] * len(tensor.shape)), sizes=tensor.shape)
     return TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), tensor.shape, [whole])

@@ -4,13 +4,13 @@ import math
 from typing import Literal
 
 Scheduler = Literal["linear", "cosine", "constant", "one_cycle"]
-_START, _END = 1 / 25, 1 / 250_000  # one_cycle's first and last share of the peak, as in torch's OneCycleLR
+_START, _END = 1 / 25, 1 / 250_000  # first and last fraction of the peak for one_cycle, as in torch's OneCycleLR
 
 
 def learning_rate_factor(kind: Scheduler, step: int, total: int, warmup_ratio: float) -> float:
-    """Share of the peak rate at `step`, counted from 0 of `total`; it rises over the first `warmup_ratio`.
+    """The fraction of the peak rate at `step`, from 0 to `total` - 1. It rises during the first `warmup_ratio` of them.
 
-    one_cycle rises and falls along cosines (Smith & Topin 2019); linear and cosine rise linearly and fall to 0.
+    one_cycle rises and falls as a cosine (Smith & Topin 2019). linear and cosine rise linearly and fall to 0.
     """
     warmup = round(total * warmup_ratio)
     if step < warmup:
@@ -29,5 +29,5 @@ def learning_rate_factor(kind: Scheduler, step: int, total: int, warmup_ratio: f
 
 
 def _between(start: float, end: float, done: float) -> float:
-    """Along half a cosine from `start` to `end`; `done` in [0, 1]."""
+    """A point on half a cosine from `start` to `end`. `done` is in [0, 1]."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, done))) / 2

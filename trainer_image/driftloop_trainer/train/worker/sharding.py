@@ -1,4 +1,4 @@
-"""Spread a model over the workers: FSDP2, a unit for some decoder layers each and one for the rest."""
+"""Shard a model over the workers by FSDP2: units of a few decoder layers, and one unit for the rest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from driftloop_trainer.models import decoder_layers
 
-UNIT_BYTES = 16 * 1024 * 1024  # a unit is exchanged at once: smaller ones spend their time on latency
+UNIT_BYTES = 16 * 1024 * 1024  # each unit is one exchange, and for smaller units latency would dominate
 
 
 def shard(
@@ -17,7 +17,7 @@ def shard(
 ) -> Any:
     """Shard `model` in place over `mesh` and return it.
 
-    Adapters must be in place already: sharded first, they would stay unsynchronised without an error.
+    The model must have its adapters already. Adapters that are added later are not synchronised, without an error.
     """
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -31,15 +31,15 @@ def shard(
 
 
 def units(sizes: Sequence[int], least: int) -> list[list[int]]:
-    """Neighbouring layers together until a unit has `least` bytes; a smaller last one is left to the rest. Pure.
+    """Groups of adjacent layers with at least `least` bytes each. Layers left at the end belong to no group. Pure.
 
-    A 1.1M-parameter model takes 3 exchanges a step as one unit, and 15 with a unit for each of its four layers.
+    A model of 1.1M parameters and four layers needs 3 exchanges per step as one unit, and 15 with one unit per layer.
     """
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     current: list[int] = []
     for number in range(len(sizes)):
         current.append(number)
         if sum(sizes[n] for n in current) >= least:
-            found.append(current)
+            groups.append(current)
             current = []
-    return found
+    return groups

@@ -17,15 +17,18 @@ from driftloop_trainer.train.worker.loss import loss_sum
 
 
 class NonFinite(StageFailure):
-    """Loss or gradient is not a number any more. Every rank raises it in the same step, before any weight changed."""
+    """The loss or the gradient is infinite or not a number.
 
-    def __init__(self, found: str) -> None:
+    Every rank raises it in the same step, before it changes a weight.
+    """
+
+    def __init__(self, values: str) -> None:
         message = (
-            f"{found}: training stopped before the weights took harm; "
+            f"{values}: training stopped before the weights were damaged; "
             "lower training.learningRate or maxGradNorm, or look for broken rows"
         )
         super().__init__(StageReason.NON_FINITE_LOSS, message)
-        self.args = (found,)  # pickle rebuilds an exception from these
+        self.args = (values,)  # pickle rebuilds an exception from these
 
 
 def train_step(
@@ -47,7 +50,7 @@ def train_step(
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(reduction == "microBatch" or number == len(batches))
         loss = loss_sum(model, batch)
-        # FSDP takes the mean of the ranks' gradients; what is wanted is their sum.
+        # FSDP computes the mean of the ranks' gradients, but the step needs their sum.
         (loss * (world_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -63,7 +66,7 @@ def train_step(
 
 
 def reduce_loss_and_norm(loss: torch.Tensor, gradients: Iterable[torch.Tensor]) -> tuple[float, float]:
-    """Loss summed over the ranks, and the norm of the whole gradient: one exchange for both."""
+    """The loss summed over the ranks, and the norm of the whole gradient. Both take one exchange."""
     norms = torch._foreach_norm([_local(gradient) for gradient in gradients])
     squares = torch.stack(norms).to(torch.float64).square().sum() if norms else torch.zeros_like(loss)
     both = torch.stack([loss, squares])

@@ -1,4 +1,4 @@
-"""One worker: its share of the training, and of the export."""
+"""One worker: its part of the training and of the export."""
 
 import os
 import tempfile
@@ -26,9 +26,9 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
-    """Train this worker's share and export: returns the Outcome, of which only rank 0's counts.
+    """Train and export as one of the ranks. Returns the Outcome; only that of rank 0 counts.
 
-    All ranks return in the same way: one that left alone would keep the others waiting in their next exchange.
+    All ranks return in the same way. If one rank left alone, the others would wait for it in their next exchange.
     """
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         return _work(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
@@ -62,14 +62,14 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         check_owner(run)
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
-    # In a folder of this driver's own: one that is superseded from now on publishes over nobody's model.
+    # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
     plan = Export(task, base, data, {"final loss": f"{trained.loss:.4f}"}, join(task.output, run.token))
     digest = export(sharded, plan, scratch)
     return Outcome(plan.output, digest, trained.loss, trained.tokens_per_second, trained.seconds, first_step, restarts)
 
 
 def _device() -> torch.device:
-    """The GPU that Ray gave this worker, or the CPU."""
+    """The GPU that Ray assigned to this worker, or the CPU."""
     if not torch.cuda.is_available() or dist.get_backend() == "gloo":
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
