@@ -333,7 +333,7 @@ def _parquet_records(path: Path, names: Collection[str]) -> Iterator[Record]:
 def _parquet_cells(column: Any, name: str, before: int) -> Iterator[Any]:
     import pyarrow
 
-    if pyarrow.types.is_temporal(column.type) and not pyarrow.types.is_duration(column.type):
+    if is_time := pyarrow.types.is_temporal(column.type) and not pyarrow.types.is_duration(column.type):
         column = column.cast(pyarrow.string())  # Python has no nanoseconds
     if pyarrow.types.is_floating(column.type) and not pyarrow.types.is_float64(column.type):
         # The shortest decimal that is read as the same number: 0.1, not 0.10000000149011612.
@@ -341,12 +341,15 @@ def _parquet_cells(column: Any, name: str, before: int) -> Iterator[Any]:
         return
     for number, scalar in enumerate(column, start=before + 1):
         try:
-            yield _plain(scalar.as_py(maps_as_pydicts="strict"))
+            value = _plain(scalar.as_py(maps_as_pydicts="strict"))
+            if is_time and value is not None and value.startswith("<"):  # Arrow's words for a year above 32,767
+                raise ValueError(value)
+            yield value
         except UnicodeDecodeError as error:
             raise Unreadable(
                 f"row {number}, column {name!r}: bytes that are not UTF-8 text ({error}): write them as text"
             ) from error
-        except (ValueError, KeyError, NotImplementedError) as error:
+        except (ValueError, KeyError, OverflowError, NotImplementedError) as error:
             raise Unreadable(f"row {number}, column {name!r}, {column.type}: {error}") from error
 
 

@@ -247,6 +247,13 @@ def test_a_column_that_is_not_wanted_may_be_of_any_type(tmp_path: Path) -> None:
     assert values(path, "parquet", "when") == [{"when": "1970-01-01 00:00:00.000000001"}]
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.list_(pa.timestamp("us")), pa.duration("s")])
+def test_a_time_that_nothing_spells_is_refused(tmp_path: Path, kind: pa.DataType) -> None:
+    far = [2**62] if pa.types.is_list(kind) else 2**62
+    with pytest.raises(Unreadable, match="row 2, column 'when'"):
+        read(parquet(tmp_path, when=pa.array([None, far], kind)), "parquet")
+
+
 def test_objects_lose_the_fields_that_they_lack_and_maps_are_objects(tmp_path: Path) -> None:
     structs = pa.array([[{"role": b"user", "name": None}, {"role": b"tool", "name": "f"}]])
     maps = pa.array([[[("role", "user"), ("content", "hi")]]], pa.list_(pa.map_(pa.string(), pa.string())))
