@@ -23,6 +23,7 @@ _ROLES = {
 }  # fmt: skip
 # Fields of a message that are read, and fields that control training on it, which are refused if not supported.
 _READ = frozenset({"role", "content", "from", "value", "weight", "train", "images", "audio", "videos", *CARRIED})
+THOUGHT_END = "</think>"  # templates of reasoning models take what follows for the answer, and may drop what precedes
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value|type'\s*:\s*'text',\s*'text)'\s*:")
 _JSON = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
 
@@ -55,8 +56,12 @@ def is_conversation(value: Any) -> bool:
 
 
 def answers_nothing(turn: Turn) -> bool:
-    """Whether the turn is the assistant's and has neither text nor tool calls, so that there is nothing to learn."""
-    return turn.role == "assistant" and not turn.content.strip() and not calls_tools(turn)
+    """Whether the turn is the assistant's and has neither text nor tool calls, so that there is nothing to learn.
+
+    Text before the end of a thought is no answer.
+    """
+    answer = turn.content.rpartition(THOUGHT_END)[2]
+    return turn.role == "assistant" and not answer.strip() and not calls_tools(turn)
 
 
 def calls_tools(turn: Turn) -> bool:

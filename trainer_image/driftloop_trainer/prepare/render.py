@@ -146,6 +146,8 @@ class Renderer:
         tokens = joined[start:] if seamless else self._encode_rendered(whole[len(before) :])[0]
         answer = self._ended(tokens, template)
         end = start + len(answer) - 1
+        if template.is_empty(tokens):  # text that is nothing but the token that ends it
+            return Example([*prompt, *answer], ())
         if not (seamless and template.marks_answers):
             return Example([*prompt, *answer], ((start, end + 1),))
         marked = _spans(template.answers_marked(row, position + 1)[:end], start)

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.data.conversations import calls_tools
+from driftloop_trainer.data.conversations import THOUGHT_END, calls_tools
 from driftloop_trainer.data.rows import Row
 
 _MARK = "driftloop"
@@ -22,9 +22,6 @@ _TOOL = {
 _ASKING = {"role": "user", "content": "x"}
 _CALLING = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
 _OTHER_CALL = _CALL | {"function": {"name": "f", "arguments": {}}}
-_THOUGHT = (
-    "</think>"  # after it templates of reasoning models take the text for the answer, and may drop what is before
-)
 _RESULT = {"role": "tool", "name": _MARK, "content": _MARK, "tool_call_id": _CALL["id"]}
 # Content that a row may have and a template may leave out, each with a conversation (messages, tools) to test it.
 _PROBES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = {
@@ -35,7 +32,7 @@ _PROBES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = {
     "tool results": ([_ASKING, _CALLING | {"tool_calls": [_OTHER_CALL]}, _RESULT | {"name": "f"}], None),
     "questions": ([_ASKING | {"content": _MARK}], None),
     "answers": ([_ASKING, {"role": "assistant", "content": _MARK}], None),
-    "thoughts before answers": ([_ASKING, {"role": "assistant", "content": f"<think>\n{_MARK}\n{_THOUGHT}\n\nx"}],
+    "thoughts before answers": ([_ASKING, {"role": "assistant", "content": f"<think>\n{_MARK}\n{THOUGHT_END}\n\nx"}],
                                 None),
     "text beside tool calls": ([_ASKING, _CALLING | {"content": _MARK, "tool_calls": [_OTHER_CALL]}], None),
 }  # fmt: skip
@@ -104,6 +101,10 @@ class ChatTemplate:
         tail = [position for position in range(self._tail(answer), len(answer)) if answer[position] in self._special]
         return next((position for position in tail if answer[position] == self.end), tail[-1] if tail else None)
 
+    def is_empty(self, answer: Sequence[int]) -> bool:
+        """Whether a rendered answer is nothing but special tokens and blanks."""
+        return self._tail(answer) == 0
+
     def trimmed(self, answer: Sequence[int]) -> list[int]:
         """The answer without blank tokens at its end."""
         kept = list(answer)
@@ -162,7 +163,7 @@ def _contents(row: Row) -> list[str]:
     contents = {
         "questions": any(turn.role == "user" for turn in row.turns),
         "answers": bool(answers),
-        "thoughts before answers": any(_THOUGHT in turn.content for turn in answers),
+        "thoughts before answers": any(THOUGHT_END in turn.content for turn in answers),
         "text beside tool calls": any(calls_tools(turn) for turn in answers),
         "system messages": any(turn.role == "system" for turn in row.turns),
         "tool schemas": bool(row.tools),

@@ -154,6 +154,8 @@ def test_python_s_spelling_of_messages_is_refused() -> None:
     [
         ({"role": "assistant", "content": " "}, True),
         ({"role": "assistant"}, True),
+        ({"role": "assistant", "content": "<think>hm</think>\n"}, True),
+        ({"role": "assistant", "content": "<think>hm</think>yes"}, False),
         ({"role": "assistant", "content": None, "tool_calls": []}, True),
         ({"role": "assistant", "content": "", "reasoning_content": "hm"}, True),
         ({"role": "assistant", "content": None, "tool_calls": [CALL]}, False),

@@ -239,6 +239,11 @@ def test_a_row_without_an_answer_has_nothing_to_learn(tokenizer: Any, row: Row) 
     assert (rendered.dropped, rendered.examples) == ("masked", ())
 
 
+def test_an_answer_that_is_nothing_but_its_end_is_not_trained_on() -> None:
+    rendered = renderer(with_template(templates.CHATML)).render(Row.answering("data", "s", "hi", "<|im_end|>"))
+    assert rendered.dropped == "masked"
+
+
 def test_without_a_template_prompt_and_completion_are_concatenated() -> None:
     tokenizer = with_template(None)
     assert shown(renderer(tokenizer).render(ROW), tokenizer) == ["where is my card⟦card_arrival<eos>⟧"]
