@@ -2,6 +2,8 @@
 
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.run import Checkpoint, Run, Superseded, plain
 
 log = logging.getLogger(__name__)
+
+# What reading a missing, cut or overwritten file raises. Storage clients have other exceptions for their own failures.
+_DAMAGE = (FileNotFoundError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError)
 
 
 def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
@@ -62,15 +67,20 @@ def any_rank(answer: bool, device: torch.device) -> bool:
 def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:
     """Load the checkpoint with the most steps that can be loaded; every rank calls it. Returns its steps, or 0.
 
-    Raises StageFailure on every rank if there are checkpoints and none can be loaded.
+    Raises StageFailure on every rank if there are checkpoints and none can be loaded, or the storage fails.
     """
     first = dist.get_rank() == 0
-    checkpoints = [run.complete_checkpoints() if first else []]
-    dist.broadcast_object_list(checkpoints, src=0)
-    for checkpoint in checkpoints[0]:
+    listed: list[Candidates | StageFailure | None] = [_candidates(run) if first else None]
+    dist.broadcast_object_list(listed, src=0)
+    candidates = listed[0]
+    if not isinstance(candidates, Candidates):
+        raise candidates or RuntimeError("rank 0 sent no checkpoints")
+    for checkpoint in candidates.readable:
         try:
             load(checkpoint, model, optimizer)
         except CheckpointException as error:
+            if not _is_damaged(error):
+                raise StageFailure(StageReason.STORAGE_UNREADABLE, _causes(error), EXIT_RETRY) from error
             if first:
                 log.warning("%s can't be loaded: %s", checkpoint.uri, _causes(error))
             continue
@@ -78,10 +88,46 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:
             with suppress(Superseded):  # the next check_owner tells all ranks
                 run.drop_beyond(checkpoint)
         return checkpoint.step
-    if checkpoints[0]:
-        message = "no checkpoint can be loaded: " + ", ".join(checkpoint.uri for checkpoint in checkpoints[0])
+    if candidates.uris:
+        message = f"no checkpoint can be loaded: {', '.join(candidates.uris)}"
         raise StageFailure(StageReason.CHECKPOINT_UNREADABLE, message, EXIT_RETRY)
     return 0
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The complete checkpoints: their URIs, and those with readable metadata, the one with the most steps first."""
+
+    uris: tuple[str, ...]
+    readable: tuple[Checkpoint, ...]
+
+
+def _candidates(run: Run) -> Candidates | StageFailure:
+    """For rank 0, which tells the others: alone with an exception it would keep them waiting."""
+    try:
+        checkpoints = run.complete_checkpoints()
+        readable = tuple(checkpoint for checkpoint in checkpoints if _has_metadata(checkpoint))
+    except Exception as error:  # each storage client has its own
+        return StageFailure(StageReason.STORAGE_UNREADABLE, f"the checkpoints can't be read: {error}", EXIT_RETRY)
+    return Candidates(tuple(checkpoint.uri for checkpoint in checkpoints), readable)
+
+
+def _has_metadata(checkpoint: Checkpoint) -> bool:
+    """Whether its metadata is intact. It is read here, as `load` would report a failure only as a text."""
+    try:
+        FsspecReader(plain(checkpoint.uri)).read_metadata()
+    except _DAMAGE as error:
+        log.warning("%s can't be loaded: rank 0: %s", checkpoint.uri, error)
+        return False
+    return True
+
+
+def _is_damaged(error: CheckpointException) -> bool:
+    """Whether the checkpoint's content is at fault. If the storage is, a later try may still read all of it.
+
+    Every rank knows the failures of all ranks, so all give the same answer.
+    """
+    return all(isinstance(cause, _DAMAGE) for cause, _ in error.failures.values())
 
 
 def _causes(error: CheckpointException) -> str:

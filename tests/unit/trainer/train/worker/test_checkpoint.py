@@ -1,3 +1,5 @@
+import errno
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -5,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
 
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.run import Superseded
@@ -109,3 +112,25 @@ def test_if_no_checkpoint_can_be_loaded_training_does_not_start_anew(volume: Pat
         resume(run, model, optimizer)
     assert ended.value.exit_code == 75
     assert len(run.complete_checkpoints()) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("slow down"), OSError(errno.EIO, "I/O error"), ConnectionError("reset")]
+)
+@pytest.mark.usefixtures("alone")
+def test_a_failure_of_the_storage_costs_no_checkpoint(
+    volume: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
+    saved = [save(run, step, model, optimizer, keep=2) for step in (1, 2)]
+
+    def fail(*_: object) -> None:
+        raise error
+
+    for part in ("read_data", "read_metadata"):
+        with monkeypatch.context() as broken:
+            broken.setattr(FsspecReader, part, fail)
+            with pytest.raises(StageFailure, match=f"StorageUnreadable: .*{re.escape(str(error))}") as ended:
+                resume(run, model, optimizer)
+            assert ended.value.exit_code == 75
+    assert run.complete_checkpoints() == saved[::-1]
