@@ -21,7 +21,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.task import PrepareTask
@@ -30,6 +29,7 @@ from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.prepare.stage import prepare
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.sharding import shard
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -78,10 +78,11 @@ def accuracy(options: argparse.Namespace, folder: Path, seed: int, test: Rows, f
     prepared = folder / f"{seed}-{fraction}"
     tokenizer = load_tokenizer(prepared / "model", output)
     task = _task(options, seed, fraction, output)
-    model = shard(load_model(prepared / "model", Adapter()), init_device_mesh("cpu", (1,)), bf16=False,
+    mesh = Mesh.of("cpu")
+    model = shard(load_model(prepared / "model", Adapter()), mesh, bf16=False,
                   gradient_checkpointing=False)  # fmt: skip
     loop = Loop(task.training, Dataset(prepared / FILE), tokenizer.pad_token_id, options.batch, options.steps,
-                torch.device("cpu"))  # fmt: skip
+                torch.device("cpu"), mesh)  # fmt: skip
     loop.run(model, build_optimizer(model, task.training), Run(f"{output}-run", "bench"), 0, lambda _: None)
     model.eval()
     right = 0

@@ -145,13 +145,13 @@ def train(name: str, rows: int) -> None:
     import numpy as np
     import torch
     import torch.distributed as dist
-    from torch.distributed.device_mesh import init_device_mesh
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from driftloop_trainer.dataset import FILE, Dataset, write_dataset
     from driftloop_trainer.models import with_adapter
     from driftloop_trainer.train.worker.batches import collate
     from driftloop_trainer.train.worker.loop import build_optimizer
+    from driftloop_trainer.train.worker.mesh import Mesh
     from driftloop_trainer.train.worker.sharding import shard
     from driftloop_trainer.train.worker.step import train_step
 
@@ -174,7 +174,8 @@ def train(name: str, rows: int) -> None:
         checkpointing, bf16 = training.gradient_checkpointing, bool(training.bf16)
         if not hasattr(model, "activation_checkpointing_enable"):  # the name before transformers 5.20
             model.activation_checkpointing_enable = model.gradient_checkpointing_enable
-        model = shard(model, init_device_mesh("cuda", (1,)), bf16=bf16, gradient_checkpointing=checkpointing)
+        mesh = Mesh.of("cuda")
+        model = shard(model, mesh, bf16=bf16, gradient_checkpointing=checkpointing)
         optimizer = build_optimizer(model, training)
         model.train()
         pace = 0.0
@@ -182,7 +183,7 @@ def train(name: str, rows: int) -> None:
             batch = collate(dataset, range(rows), 0).to(torch.device("cuda"))
             torch.cuda.synchronize()
             began = time.monotonic()
-            train_step(model, optimizer, [batch], int(dataset.trained.sum()), 1.0)
+            train_step(model, optimizer, mesh, [batch], int(dataset.trained.sum()), 1.0)
             torch.cuda.synchronize()
             pace = rows * length / (time.monotonic() - began)
         print(json.dumps({"pace": pace}), flush=True)

@@ -17,7 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,6 +25,7 @@ from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.batches import collate
 from driftloop_trainer.train.worker.loop import build_optimizer
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.step import train_step
@@ -52,11 +52,12 @@ def data(folder: Path, masked: bool) -> Dataset:
 
 def ours(dataset: Dataset) -> Callable[[Any], None]:
     """The product's training step."""
-    model = shard(new_model(), init_device_mesh("cpu", (1,)), bf16=False, gradient_checkpointing=False)
+    mesh = Mesh.of("cpu")
+    model = shard(new_model(), mesh, bf16=False, gradient_checkpointing=False)
     optimizer = build_optimizer(model, TrainingSpec())
 
     def step(rows: Any) -> None:
-        train_step(model, optimizer, [collate(dataset, rows, 0)], int(dataset.trained[rows].sum()), 1.0)
+        train_step(model, optimizer, mesh, [collate(dataset, rows, 0)], int(dataset.trained[rows].sum()), 1.0)
 
     return step
 

@@ -42,6 +42,12 @@ def job(name: str = "tune") -> Obj:
     )
 
 
+def split() -> Obj:
+    found = job()
+    found["spec"]["compute"] = {"workersPerNode": 2, "parallelism": {"tensor": 2}}
+    return found
+
+
 def pretraining() -> Obj:
     found = job()
     found["spec"]["model"]["from"] = {"config": {"architecture": {"model_type": "llama", "hidden_size": 128}}}
@@ -149,6 +155,10 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.compute.nodes", 0, "spec.compute.nodes"),
     (job, "spec.compute.nodes", 513, "spec.compute.nodes.*512"),
     (job, "spec.compute", {"gpusPerNode": 4, "workersPerNode": 2}, "spec.compute.workersPerNode.*must be 1"),
+    (job, "spec.compute", {"gpusPerNode": 8, "parallelism": {"tensor": 3}}, "spec.compute.parallelism.*must divide"),
+    (job, "spec.compute", {"parallelism": {"tensor": 2}}, "spec.compute.parallelism.*must divide"),
+    (split, "spec.training.adapter.type", "lora", "spec.training.adapter.*not trained with compute.parallelism"),
+    (job, "spec.compute.parallelism.tensor", 0, "spec.compute.parallelism.tensor.*1"),
     (job, "spec.compute.resources.requests", {"cpu": "lots"}, "spec.compute.resources.requests.cpu"),
     (job, "spec.compute.resources.requests", {"cpu": -1}, "spec.compute.resources.requests.cpu"),
     (job, "spec.compute.resources.requests", {"cpu": "-1"}, "spec.compute.resources.requests.cpu"),

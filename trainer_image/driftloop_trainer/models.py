@@ -188,6 +188,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         hidden_size=getattr(text, "hidden_size", None) or width,
         intermediate_size=getattr(text, "intermediate_size", None) or 0,
         num_attention_heads=getattr(text, "num_attention_heads", None) or 0,  # None for Mamba
+        num_key_value_heads=getattr(text, "num_key_value_heads", None) or 0,
         vocab_size=getattr(text, "vocab_size", None) or vocabulary,
         max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),

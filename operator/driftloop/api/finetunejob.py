@@ -279,6 +279,19 @@ class TrainingSpec(ApiModel):
     seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of the order of rows and of the initialisation.")
 
 
+class Parallelism(ApiModel):
+    """How the workers divide the model, besides its shards."""
+
+    tensor: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Number of workers that share each matrix and read the same rows. It must divide the workers of a "
+        "node. Each worker computes a part of every layer, and exchanges activations in every layer: use it on GPUs "
+        "with NVLink, if one row does not fit into a GPU or there are more GPUs than rows per batch.",
+    )
+
+
 class Compute(ApiModel):
     """Pods and hardware for training."""
 
@@ -289,6 +302,13 @@ class Compute(ApiModel):
                 "workersPerNode must be 1, or the same as gpusPerNode: one worker per GPU",
                 ".workersPerNode",
             ),
+            rule(
+                # The API server checks a rule on defaults of the defaults, too, where the field is still absent.
+                "!has(self.parallelism.tensor) || "
+                "(self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % self.parallelism.tensor == 0",
+                "parallelism.tensor must divide the workers of a node: gpusPerNode, or workersPerNode on CPU",
+                ".parallelism",
+            ),
         )
     )
     nodes: int = Field(
@@ -297,6 +317,9 @@ class Compute(ApiModel):
     gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod. 0 trains on CPU.")
     workers_per_node: int = Field(
         1, ge=1, le=16, description="Training processes per pod on CPU. With GPUs there is one per GPU."
+    )
+    parallelism: Parallelism = Field(
+        default=Parallelism(), description="How the workers divide the model. By default it is only sharded."
     )
     gpu_memory: Quantity | None = Field(
         None,
@@ -356,6 +379,11 @@ class FineTuneJobSpec(ApiModel):
                 "self.training.adapter.type == 'none' || !has(self.model.from.config)",
                 "an adapter needs trained weights: remove training.adapter, or start from a model instead of "
                 "model.from.config",
+                ".training.adapter",
+            ),
+            rule(
+                "self.training.adapter.type == 'none' || self.compute.parallelism.tensor == 1",
+                "an adapter is not trained with compute.parallelism.tensor: remove one of them",
                 ".training.adapter",
             ),
         )

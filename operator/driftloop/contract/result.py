@@ -38,6 +38,7 @@ class ModelFacts(ApiModel):
     hidden_size: Count
     intermediate_size: Count = 0
     num_attention_heads: Count = 0
+    num_key_value_heads: Count = 0
     vocab_size: Count
     max_position_embeddings: Count
     tied_embeddings: bool = False

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest, SuiteSpec
-from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataSpec, GradientReduction, NewModel, TrainingSpec
+from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataSpec, GradientReduction, NewModel, Parallelism, TrainingSpec
 from driftloop.api.modelversion import Lineage
 from driftloop.contract.names import (
     API_PORT,
@@ -75,6 +75,7 @@ class TrainTask(ApiModel):
     nodes: int
     workers_per_node: int  # training processes per pod
     gpus_per_node: int
+    parallelism: Parallelism = Parallelism()
     gradient_accumulation_steps: int
     gradient_reduction: GradientReduction = "step"
     per_device_train_batch_size: int

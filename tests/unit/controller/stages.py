@@ -165,6 +165,7 @@ def facts(parameters: int = 1_100_000, **changes: int) -> ModelFacts:
         "hidden_size": 128,
         "intermediate_size": 384,
         "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "vocab_size": 2048,
         "max_position_embeddings": 512,
         "tied_embeddings": True,

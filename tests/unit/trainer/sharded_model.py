@@ -15,17 +15,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded, plain_name
+from driftloop_trainer.train.worker.mesh import Mesh
 
 LARGE = "large"
 ALLOWED = 230 << 20  # bytes that a rank may add to what it had after its imports; the large model has 324 MB
 SMALL = ("tied", "untied", "mixtral", "gpt2")
+SPLIT = ("tied", "untied")  # also loaded with each matrix over two ranks; the vocabulary is odd
+TENSOR = "tensor"
 
 
 def main(folder: Path, rank: int, ranks: int) -> None:
@@ -38,6 +40,8 @@ def main(folder: Path, rank: int, ranks: int) -> None:
         for adapter in ("none", "lora"):
             differing = run(folder, rank, name, adapter, reference)
             outcome[f"{name} {adapter}"] = differing
+        if name in SPLIT:
+            outcome[f"{name} {TENSOR}"] = run(folder, rank, name, "none", reference, tensor=2)
     limit = resident() + ALLOWED
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     outcome[LARGE] = run(folder, rank, LARGE, "none", {})
@@ -48,10 +52,12 @@ def main(folder: Path, rank: int, ranks: int) -> None:
     dist.destroy_process_group()
 
 
-def run(folder: Path, rank: int, name: str, adapter: str, reference: Mapping[str, torch.Tensor]) -> list[str]:
+def run(
+    folder: Path, rank: int, name: str, adapter: str, reference: Mapping[str, torch.Tensor], tensor: int = 1
+) -> list[str]:
     """Load and export a model. Returns the names of the weights that differ from `reference`."""
     training = TrainingSpec(adapter=Adapter(type=adapter, r=2))
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = Mesh.of("cpu", tensor)
     sharded = load_sharded(folder / name, f"pvc://{name}", training, mesh, torch.device("cpu"))
     differing = []
     for full_name, weight in sharded.model.named_parameters():
@@ -59,9 +65,13 @@ def run(folder: Path, rank: int, name: str, adapter: str, reference: Mapping[str
         if ".lora_" not in full_name and reference and not torch.equal(whole_weight, reference[plain_name(full_name)]):
             differing.append(full_name)
     task = TrainTask.model_validate(json.loads((folder / "task.json").read_text()) | {"training": training.dump()})
-    scratch = folder / f"scratch-{rank}-{name}-{adapter}"
+    scratch = folder / f"scratch-{rank}-{name}-{adapter}-{tensor}"
     scratch.mkdir()
-    export(sharded, Export(task, folder / name, folder / "data", {}, f"pvc://out/{name}-{adapter}"), scratch)
+    export(
+        sharded,
+        Export(task, folder / name, folder / "data", {}, f"pvc://out/{name}-{adapter if tensor == 1 else TENSOR}"),
+        scratch,
+    )
     return differing
 
 

@@ -13,21 +13,32 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop_trainer.dataset import FILE, Dataset
-from driftloop_trainer.models import with_adapter
+from driftloop_trainer.models import config_for, with_adapter
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, plain
 from driftloop_trainer.train.shutdown import at_work
 from driftloop_trainer.train.worker import loss
 from driftloop_trainer.train.worker.checkpoint import resume
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.sharding import shard
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
 
 
 def training(save_steps: int = 100) -> TrainingSpec:
@@ -44,30 +55,21 @@ def training(save_steps: int = 100) -> TrainingSpec:
     )
 
 
-def tiny_model(adapter: Adapter | None = None) -> Any:
-    """A random Llama with tied embeddings, in float64: float32 would hide errors in AdamW's noise."""
+def tiny_model(adapter: Adapter | None = None, model_type: str = "llama", **fields: Any) -> Any:
+    """A random model, in float64: float32 would hide errors in AdamW's noise."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    model = with_adapter(LlamaForCausalLM(config), adapter or Adapter())
-    return model.to(torch.float64)
+    config = config_for(SIZES | {"model_type": model_type} | fields)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    return with_adapter(model, adapter or Adapter()).to(torch.float64)
 
 
 def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
     """Losses of the steps that a case runs. It resumes if there is a checkpoint of its `run`."""
     lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0))
     adapter = lora if case.get("lora") else Adapter()
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = Mesh.of("cpu", case.get("tensor", 1))
     model = shard(
-        tiny_model(adapter),
+        tiny_model(adapter, **case.get("model", {})),
         mesh,
         bf16=False,
         gradient_checkpointing=case.get("checkpointing", False),
@@ -89,6 +91,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
         case["micro_size"],
         STEPS,
         torch.device("cpu"),
+        mesh,
         case.get("reduction", "step"),
     )
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
+from driftloop.controller.kinds.finetunejob.plan import TENSOR_TYPES
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.loop import dropout_seed
 from driftloop_trainer.train.worker.order import Order
@@ -24,7 +26,20 @@ pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s bes
 
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 DROPOUT = {"lora": True, "dropout": 0.3}
-CASES = [
+GRID = {"world_size": 4, "tensor": 2, "micro_size": 1, "save_steps": 100}  # two rows of two, which share each matrix
+SPLIT: dict[str, dict[str, Any]] = {
+    f"{model_type} {'tied' if tied else 'untied'}": {"model": {"model_type": model_type, "tie_word_embeddings": tied}}
+    for model_type in TENSOR_TYPES
+    for tied in (True, False)
+} | {
+    "split, reduced each time": {"model": {"model_type": "qwen3"}, "reduction": "microBatch"},
+    "split, recomputed": {"model": {"model_type": "qwen3"}, "checkpointing": True},
+    "split over all": {"world_size": 2},
+    "split, in chunks": {"model": {"model_type": "qwen3"}, "chunk": 8},
+    "split, odd vocabulary": {"model": {"vocab_size": 67, "tie_word_embeddings": False}, "chunk": 8},
+    "split, biases": {"model": {"attention_bias": True, "mlp_bias": True}},
+}
+CASES: list[dict[str, Any]] = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
     {"name": "two layers a unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 100_000},
     {"name": "one unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 2**30},
@@ -65,9 +80,16 @@ CASES = [
         **DROPOUT,
     },
     {"name": "dropout resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "d", **DROPOUT},
+    *(GRID | {"name": name} | case for name, case in SPLIT.items()),
+    GRID | {"name": "split killed", "save_steps": 2, "run": "s", "stop_after": 3},
+    {"name": "split resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "s"},
+    {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
+    {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
 ]
 
 
+MAIN_SPLIT = ("qwen3 tied", "llama untied", "split, in chunks")
+# What make test runs.
 MAIN = (
     "plain",
     "accumulated",
@@ -80,7 +102,8 @@ MAIN = (
     "fallen back",
     "sigterm",
     "drained",
-)  # what make test runs
+    *MAIN_SPLIT,
+)
 
 
 def dataset(folder: Path) -> Dataset:
@@ -94,11 +117,11 @@ def dataset(folder: Path) -> Dataset:
     return Dataset(folder / FILE)
 
 
-def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
+def plain_losses(data: Dataset, adapter: Adapter | None = None, **model: Any) -> list[float]:
     """The oracle: no sharding, no accumulation, one row at a time without padding; torch's own clipping."""
-    model = tiny_model(adapter)
+    tiny = tiny_model(adapter, **model)
     spec = training()
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in tiny.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
@@ -115,7 +138,7 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
         total = torch.zeros((), dtype=torch.float64)
         for row in rows:
             ids = torch.tensor(data.ids(row)).long()
-            logits = model(ids[None], use_cache=False).logits[0, :-1]
+            logits = tiny(ids[None], use_cache=False).logits[0, :-1]
             total = total + functional.cross_entropy(
                 logits, torch.tensor(data.labels(row)).long()[1:], ignore_index=IGNORED, reduction="sum"
             )
@@ -130,14 +153,14 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """A folder where every case of this run has run, on two ranks and then on one."""
+    """A folder where every case of this run has run, on four ranks, then on two, then on one."""
     folder = tmp_path_factory.mktemp("exactness")
     dataset(folder)
     cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
     (folder / "cases.json").write_text(json.dumps(cases))
     path = os.pathsep.join(p for p in sys.path if p)
     environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    for world_size in (2, 1):
+    for world_size in (4, 2, 1):
         ranks = [
             subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(world_size)], env=environment)
             for rank in range(world_size)
@@ -158,6 +181,12 @@ ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "reduced ea
 )
 def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sweep("exactness", SPLIT, main=MAIN_SPLIT))
+def test_matrices_split_over_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
+    expected = plain_losses(Dataset(folder / FILE), **SPLIT[name].get("model", {}))
+    assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
 
 def test_adapters_stay_synchronised(folder: Path) -> None:
@@ -187,6 +216,12 @@ def test_all_ranks_write_a_checkpoint_at_the_step_where_one_of_them_has_to_stop(
     ]
     assert losses(folder, "sigterm") == pytest.approx(losses(folder, "plain")[:4], abs=1e-9)
     assert losses(folder, "drained") == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
+
+
+@pytest.mark.long("exactness")
+@pytest.mark.parametrize("name", ["split resumed in shards", "shards resumed split"])
+def test_a_killed_run_goes_on_with_another_mesh(folder: Path, name: str) -> None:
+    assert losses(folder, name) == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
 
 
 @pytest.mark.long("exactness")

@@ -17,7 +17,7 @@ from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for
 from unit.trainer import templates
-from unit.trainer.sharded_model import LARGE, SMALL
+from unit.trainer.sharded_model import LARGE, SMALL, SPLIT, TENSOR
 from unit.trainer.templates import with_template
 from unit.trainer.train.worker.test_export import HEADS, task_document
 
@@ -76,13 +76,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_every_rank_has_its_part_of_the_very_weights(folder: Path, name: str, adapter: str) -> None:
-    assert outcome(folder)[f"{name} {adapter}"] == []
+LOADED = [(name, how) for name in SMALL for how in ("none", "lora")] + [(name, TENSOR) for name in SPLIT]
 
 
-EXPORTED = [f"{name}-{adapter}" for name in SMALL for adapter in ("none", "lora")]
+@pytest.mark.parametrize(("name", "how"), LOADED)
+def test_every_rank_has_its_part_of_the_very_weights(folder: Path, name: str, how: str) -> None:
+    assert outcome(folder)[f"{name} {how}"] == []
+
+
+EXPORTED = [f"{name}-{how}" for name, how in LOADED]
 
 
 @pytest.mark.parametrize("name", [*EXPORTED, "large-none"])

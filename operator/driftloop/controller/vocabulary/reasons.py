@@ -30,6 +30,7 @@ class Reason(StrEnum):
     HELD_OUT_PERCENT_CHANGED = "HeldOutPercentChanged"
     NO_TRAINING_ROWS = "NoTrainingRows"
     BATCH_TOO_SMALL = "BatchTooSmall"
+    TENSOR_PARALLELISM = "TensorParallelism"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
     VERSION_NOT_FOUND = "VersionNotFound"
     VERSION_NOT_APPROVED = "VersionNotApproved"

@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.models import load_config, load_model, with_adapter
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.weights import StoredTensor, stored_names, stored_tensors, tied_names
@@ -39,9 +39,7 @@ class ShardedModel:
     stored: dict[str, StoredTensor] | None
 
 
-def load_sharded(
-    folder: Path, uri: str, training: TrainingSpec, mesh: DeviceMesh, device: torch.device
-) -> ShardedModel:
+def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, device: torch.device) -> ShardedModel:
     """The model at `uri` as `training` trains it, sharded over `mesh`. Every rank calls it.
 
     `folder` has the model's small files; the weights are read from `uri`. Raises StageFailure and StorageError.

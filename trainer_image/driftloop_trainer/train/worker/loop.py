@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.optim import Optimizer
 
 from driftloop.api.finetunejob import GradientReduction, TrainingSpec
@@ -19,6 +18,7 @@ from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.batches import Batch, collate
 from driftloop_trainer.train.worker.checkpoint import any_rank, save
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Order, share
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.step import train_step
@@ -45,6 +45,7 @@ class Loop:
     micro_size: int
     total_steps: int
     device: torch.device
+    mesh: Mesh
     reduction: GradientReduction = "step"
 
     def run(
@@ -69,10 +70,12 @@ class Loop:
             started = time.monotonic()
             rows = order.batch(step)
             self._set_rate(optimizer, step)
-            torch.manual_seed(dropout_seed(self.training.seed, step, dist.get_rank()))
+            torch.manual_seed(dropout_seed(self.training.seed, step, self.mesh.data_rank))
             batches = self._microbatches(rows)
             counted = max(1, int(self.dataset.trained[rows].sum()))
-            loss = train_step(model, optimizer, batches, counted, self.training.max_grad_norm, self.reduction)
+            loss = train_step(
+                model, optimizer, self.mesh, batches, counted, self.training.max_grad_norm, self.reduction
+            )
             step_tokens = int(self.dataset.lengths[rows].sum())
             tokens += step_tokens
             recent.append((loss, time.monotonic() - started, step_tokens))
@@ -94,7 +97,8 @@ class Loop:
             group["lr"] = training.learning_rate * factor
 
     def _microbatches(self, rows: Any) -> list[Batch]:
-        shares = share(rows, self.dataset.lengths, dist.get_rank(), dist.get_world_size(), self.micro_size)
+        mesh = self.mesh
+        shares = share(rows, self.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
         return [collate(self.dataset, indices, self.pad_id).to(self.device) for indices in shares]
 
     def _progress(self, step: int, recent: deque[tuple[float, float, int]]) -> Progress:
@@ -108,9 +112,9 @@ class Loop:
         )
 
 
-def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """Of an adapter's dropout: other cells on each rank and at each step, and the same ones after a restart."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+def dropout_seed(seed: int, step: int, data_rank: int) -> int:
+    """Of an adapter's dropout: other cells for other rows and at each step, and the same ones after a restart."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{data_rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -46,11 +46,12 @@ def _head_replaced(model: Any, replacement: Callable[[Head, torch.Tensor], torch
     It runs inside the model's own forward pass: only there are FSDP's parameters whole.
     """
     head = model.get_output_embeddings()
-    head.forward = partial(replacement, head.forward)
+    forward = head.forward
+    head.forward = partial(replacement, forward)
     try:
         yield
     finally:
-        del head.forward  # the class's own is visible again
+        head.forward = forward
 
 
 def _chunked(head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:

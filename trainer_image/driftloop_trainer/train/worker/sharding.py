@@ -1,32 +1,36 @@
-"""Shard a model over the workers by FSDP2: units of a few decoder layers, and one unit for the rest."""
+"""Shard a model over the workers: first its matrices are split, then FSDP2 shards it.
+
+FSDP2 gets units of a few decoder layers, and one unit for the rest.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from driftloop_trainer.models import decoder_layers
+from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.tensor import split
 
 UNIT_BYTES = 16 * 1024 * 1024  # each unit is one exchange, and for smaller units latency would dominate
 
 
-def shard(
-    model: Any, mesh: DeviceMesh, *, bf16: bool, gradient_checkpointing: bool, unit_bytes: int = UNIT_BYTES
-) -> Any:
+def shard(model: Any, mesh: Mesh, *, bf16: bool, gradient_checkpointing: bool, unit_bytes: int = UNIT_BYTES) -> Any:
     """Shard `model` in place over `mesh` and return it.
 
     The model must have its adapters already. Adapters that are added later are not synchronised, without an error.
     """
+    if mesh.tensor is not None:
+        split(model, mesh.tensor)
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     precision = half if bf16 else MixedPrecisionPolicy()
     layers = decoder_layers(model)
     for unit in units([sum(p.nbytes for p in layer.parameters()) for layer in layers], unit_bytes):
-        fully_shard([layers[number] for number in unit], mesh=mesh, mp_policy=precision)
-    fully_shard(model, mesh=mesh, mp_policy=precision)
+        fully_shard([layers[number] for number in unit], mesh=mesh.data, mp_policy=precision)
+    fully_shard(model, mesh=mesh.data, mp_policy=precision)
     return model
 
 

@@ -1,7 +1,7 @@
 """One optimiser step: the exact mean loss per token of the whole batch, its gradient, clipped."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.loss import loss_sum
+from driftloop_trainer.train.worker.mesh import Mesh, copies
 
 
 class NonFinite(StageFailure):
@@ -34,6 +35,7 @@ class NonFinite(StageFailure):
 def train_step(
     model: Any,
     optimizer: torch.optim.Optimizer,
+    mesh: Mesh,
     batches: Sequence[Batch],
     trained_tokens: int,
     max_grad_norm: float,
@@ -44,17 +46,16 @@ def train_step(
     The loss is the sum over all ranks and microbatches divided by `trained_tokens`, all tokens of the step that
     count: any split of the same rows gives the same gradient. Raises NonFinite.
     """
-    world_size = dist.get_world_size()
     total = torch.zeros((), dtype=torch.float64, device=batches[0].ids.device)
     for number, batch in enumerate(batches, start=1):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(reduction == "microBatch" or number == len(batches))
         loss = loss_sum(model, batch)
-        # FSDP computes the mean of the ranks' gradients, but the step needs their sum.
-        (loss * (world_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]
+        # FSDP computes the mean of the gradients over the rows of the grid, but the step needs their sum.
+        (loss * (mesh.data_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    summed, norm = reduce_loss_and_norm(total, gradients)
+    summed, norm = reduce_loss_and_norm(total / mesh.tensor_size, gradients)
     if not math.isfinite(summed) or not math.isfinite(norm):
         optimizer.zero_grad()
         raise NonFinite(f"loss {summed / trained_tokens}, gradient norm {norm}")
@@ -65,14 +66,22 @@ def train_step(
     return summed / trained_tokens
 
 
-def reduce_loss_and_norm(loss: torch.Tensor, gradients: Iterable[torch.Tensor]) -> tuple[float, float]:
-    """The loss summed over the ranks, and the norm of the whole gradient. Both take one exchange."""
+def reduce_loss_and_norm(loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """The loss summed over the ranks, and the norm of the whole gradient. Both take one exchange.
+
+    A part of the gradient that several ranks hold counts once.
+    """
     norms = torch._foreach_norm([_local(gradient) for gradient in gradients])
-    squares = torch.stack(norms).to(torch.float64).square().sum() if norms else torch.zeros_like(loss)
+    squares = _sum_of_squares(norms, gradients) if norms else torch.zeros_like(loss)
     both = torch.stack([loss, squares])
     dist.all_reduce(both)
     summed, square = both.tolist()
     return summed, math.sqrt(square) if square >= 0 else math.nan
+
+
+def _sum_of_squares(norms: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    squares = torch.stack(tuple(norms)).to(torch.float64).square()
+    return (squares / squares.new_tensor([copies(gradient) for gradient in gradients])).sum()
 
 
 def _local(gradient: torch.Tensor) -> torch.Tensor:

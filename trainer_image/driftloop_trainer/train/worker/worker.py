@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
@@ -23,6 +22,7 @@ from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.mesh import Mesh
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -40,7 +40,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
     training = task.training
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    mesh = Mesh.of(device.type, task.parallelism.tensor)
     sharded = load_sharded(base, uri, training, mesh, device)
     model = sharded.model
     optimizer = build_optimizer(model, training)
@@ -52,6 +52,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         micro_size=task.per_device_train_batch_size,
         total_steps=task.total_steps,
         device=device,
+        mesh=mesh,
         reduction=task.gradient_reduction,
     )
     try:

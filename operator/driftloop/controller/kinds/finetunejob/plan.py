@@ -1,6 +1,8 @@
 """How the model is sharded over the pods, how many steps training takes, and whether it fits into memory. Pure.
 
 FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer state, and gathers one layer at a time.
+With `compute.parallelism.tensor`, neighbouring workers read the same rows, and each gathers and computes its part of
+every layer.
 The estimate refuses training that can't run, before it takes a node. Training that is near the limit is not refused.
 """
 
@@ -28,6 +30,9 @@ GATHERED_LAYERS = 2
 UNSHARDED_GRADIENTS = 1 << 30
 # The largest weight file of an exported model (FILE_BYTES in export.py): a worker holds one, and the copy to upload.
 WEIGHT_FILE = 1 << 30
+
+# Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
+TENSOR_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
@@ -62,25 +67,29 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     if rows == 0 or data.trained_tokens == 0:
         counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
         return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
-    if training.train_batch_size < world:
+    tensor = compute.parallelism.tensor
+    if tensor > 1 and (message := _not_exact(data.model, tensor)):
+        return Refusal(Reason.TENSOR_PARALLELISM, message)
+    groups = world // tensor
+    if training.train_batch_size < groups:
         message = (
-            f"training.trainBatchSize is {training.train_batch_size}, less than the {world} workers: "
-            f"raise it to at least {world}"
+            f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} "
+            f"{'workers' if tensor == 1 else 'groups of workers'}: raise it to at least {groups}"
         )
         return Refusal(Reason.BATCH_TOO_SMALL, message)
-    micro, memory, available = _spread(training, data, compute, world, available_per_worker(compute, gpu_memory))
+    micro, memory, available = _spread(training, data, compute, groups, available_per_worker(compute, gpu_memory))
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
     return TrainingPlan(
         workers_per_node,
         micro,
         PlanStatus(
-            strategy=f"fsdp{world}" if world > 1 else "single",
+            strategy=_strategy(groups, tensor),
             world_size=world,
             parameters=data.model.parameters,
             trainable_parameters=data.model.trainable_parameters,
             total_steps=Course.of(training, rows).steps,
-            gradient_accumulation_steps=math.ceil(training.train_batch_size / (world * micro)),
+            gradient_accumulation_steps=math.ceil(training.train_batch_size / (groups * micro)),
             gradient_reduction=gradient_reduction(data.model),
             memory_bytes_per_worker=memory,
             available_bytes_per_worker=available,
@@ -99,9 +108,32 @@ def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
     return training.model_copy(update={"bf16": spec.compute.gpus_per_node > 0})
 
 
-def micro_batches(training: TrainingSpec, world: int) -> Iterator[int]:
+def _strategy(groups: int, tensor: int) -> str:
+    axes = {"fsdp": groups, "tensor": tensor}
+    return " x ".join(f"{name}{size}" for name, size in axes.items() if size > 1) or "single"
+
+
+def _not_exact(model: ModelFacts, tensor: int) -> str | None:
+    """Why the matrices of this model can't be split over `tensor` workers; None if they can."""
+    field = f"compute.parallelism.tensor is {tensor}"
+    if model.model_type not in TENSOR_TYPES:
+        tested = ", ".join(TENSOR_TYPES)
+        return f"{field}, which is not tested for models of type {model.model_type}, only for {tested}: set it to 1"
+    parts = {
+        "attention heads": model.num_attention_heads,
+        "key-value heads": model.num_key_value_heads,
+        "columns of the MLP": model.intermediate_size,
+    }
+    undivided = [f"{size} {name}" for name, size in parts.items() if size % tensor]
+    if not undivided:
+        return None
+    most = math.gcd(tensor, *parts.values())  # it divides the workers of a node too
+    return f"{field}, which does not divide the model's {' and '.join(undivided)}: set it to {most}"
+
+
+def micro_batches(training: TrainingSpec, groups: int) -> Iterator[int]:
     """Possible micro-batch sizes, descending: the largest that the spec allows, then smaller equal parts."""
-    share = math.ceil(training.train_batch_size / world)
+    share = math.ceil(training.train_batch_size / groups)
     micro = min(training.per_device_train_batch_size, share)
     yield micro
     while micro > 1:
@@ -111,7 +143,7 @@ def micro_batches(training: TrainingSpec, world: int) -> Iterator[int]:
 
 
 def _spread(
-    training: TrainingSpec, data: PrepareResult, compute: Compute, world: int, limits: Sequence[int]
+    training: TrainingSpec, data: PrepareResult, compute: Compute, groups: int, limits: Sequence[int]
 ) -> tuple[int, dict[str, int], int | None]:
     """The largest micro-batch that fits, the memory that it needs, and the limit that it was compared with.
 
@@ -119,8 +151,11 @@ def _spread(
     will run them, so the plan is for the smallest limit that fits at least one row. If no limit does, the smallest
     micro-batch is returned with the largest limit.
     """
-    on_gpu = compute.gpus_per_node > 0
-    choices = [(m, memory_per_worker(training, data, world, m, on_gpu=on_gpu)) for m in micro_batches(training, world)]
+    on_gpu, tensor = compute.gpus_per_node > 0, compute.parallelism.tensor
+    choices = [
+        (micro, memory_per_worker(training, data, groups, micro, on_gpu=on_gpu, tensor=tensor))
+        for micro in micro_batches(training, groups)
+    ]
     for limit in limits:
         for micro, memory in choices:
             if memory["total"] <= limit:
@@ -130,17 +165,18 @@ def _spread(
 
 
 def memory_per_worker(
-    training: TrainingSpec, data: PrepareResult, world: int, micro: int, *, on_gpu: bool
+    training: TrainingSpec, data: PrepareResult, groups: int, micro: int, *, on_gpu: bool, tensor: int = 1
 ) -> dict[str, int]:
     """The estimated memory of a worker in bytes. `total` is the largest need of loading, training and export.
 
-    With more than two workers no part grows with their number.
+    `groups` of `tensor` workers each read the same rows. With more than two groups no part grows with their number.
     Weights: in float32; frozen ones in half precision if the computation is.
     Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
     are reduced after each: see `gradient_reduction`.
+    Gathered: a worker's part of two layers, or of the vocabulary.
     Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
     Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
-    that are computed at a time.
+    that are computed at a time. Every worker of a group has them whole.
     Scores: in float32, attention on a GPU stores the softmax of each layer.
 
     `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
@@ -148,19 +184,20 @@ def memory_per_worker(
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
     tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
-    accumulating = world > 1 and training.train_batch_size > world * micro
+    world = groups * tensor
+    accumulating = groups > 1 and training.train_batch_size > groups * micro
     runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
     logits = min(tokens, chunk_tokens(model.vocab_size)) if model.chunked_loss else tokens
     kept = accumulating and gradient_reduction(model) == "step"
     trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
     parts = {
         "weights": math.ceil((FLOAT * trained + width * frozen) / world),
-        "gradients": math.ceil(FLOAT * trained * (1 / world + kept)),
+        "gradients": math.ceil(FLOAT * trained * (1 / world + kept / tensor)),
         "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / world),
-        "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters),
-        "activations": tokens * _activations_per_token(model, width, training.gradient_checkpointing),
+        "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
+        "activations": tokens * _activations_per_token(model, width, tensor, training.gradient_checkpointing),
         "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
-        "scores": _scores(model, training, micro, tokens) if on_gpu and not training.bf16 else 0,
+        "scores": _scores(model, training, micro, tokens) // tensor if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }
     others = {} if on_gpu else {"loading": _loading(model, world), "export": _exporting(model, world)}
@@ -200,14 +237,15 @@ def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> li
     return [] if limit is None else [quantity(limit) // compute.workers_per_node]
 
 
-def _activations_per_token(model: ModelFacts, width: int, checkpointing: bool) -> int:
+def _activations_per_token(model: ModelFacts, width: int, tensor: int, checkpointing: bool) -> int:
     """Bytes per token that the forward pass keeps for the backward pass, as in transformers' Llama, without scores.
 
     For each of two norms: the input in float32, the normalised and the scaled output. For the attention: q, k, v, and
     the output before and after its heads are joined. For the MLP: gate, its activation, up, and their product.
+    The workers that share a matrix have a part of each of these, but the norms' input and outputs are whole.
     """
     hidden, intermediate = model.hidden_size, model.intermediate_size
-    layer = 2 * hidden * FLOAT + width * (4 * hidden + 5 * hidden + 4 * intermediate)
+    layer = 2 * hidden * FLOAT + width * (4 * hidden + math.ceil((5 * hidden + 4 * intermediate) / tensor))
     if checkpointing:
         return layer + model.num_layers * hidden * width
     return layer * model.num_layers

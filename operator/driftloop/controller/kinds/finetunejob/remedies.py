@@ -88,9 +88,12 @@ def _bf16(case: _Case) -> _Case | None:
 
 
 def _lora(case: _Case) -> _Case | None:
-    """An adapter on all linear layers. A new model can't have one, because its weights are random."""
-    adapter, model = case.spec.training.adapter, case.data.model
-    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size:
+    """An adapter on all linear layers.
+
+    A new model can't have one, because its weights are random; nor can a model whose matrices are split.
+    """
+    adapter, model, split = case.spec.training.adapter, case.data.model, case.spec.compute.parallelism.tensor > 1
+    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size or split:
         return None
     added = lora_parameters(model, adapter.r)
     facts = model.model_copy(update={"parameters": model.parameters + added, "trainable_parameters": added})
@@ -109,9 +112,10 @@ def lora_parameters(model: ModelFacts, rank: int) -> int:
 
 
 def _nodes(case: _Case) -> _Case | None:
-    """The least number of nodes: each worker needs at least one row of a batch."""
+    """The least number of nodes: each group of workers needs at least one row of a batch."""
     compute = case.spec.compute
-    rows = case.spec.training.train_batch_size // (compute.gpus_per_node or compute.workers_per_node)
+    workers = compute.gpus_per_node or compute.workers_per_node
+    rows = case.spec.training.train_batch_size * compute.parallelism.tensor // workers
     most = min(MOST_NODES, MORE_NODES * compute.nodes, rows)
     return _least(range(compute.nodes + 1, most + 1), partial(_with_nodes, case))
 

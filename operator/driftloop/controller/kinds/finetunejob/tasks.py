@@ -76,6 +76,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         nodes=spec.compute.nodes,
         workers_per_node=plan.workers_per_node,
         gpus_per_node=spec.compute.gpus_per_node,
+        parallelism=spec.compute.parallelism,
         gradient_accumulation_steps=plan.status.gradient_accumulation_steps,
         gradient_reduction=plan.status.gradient_reduction,
         per_device_train_batch_size=plan.per_device_train_batch_size,

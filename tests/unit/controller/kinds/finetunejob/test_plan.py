@@ -1,6 +1,7 @@
 """The plan spreads a model, counts steps, and refuses what cannot run; more workers never need more memory each."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -141,6 +142,60 @@ def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     found = plan(spec(training={"trainBatchSize": 1}), prepared())
     assert isinstance(found, Refusal)
     assert found.reason == "BatchTooSmall"
+
+
+def in_rows_of(tensor: int, **training: object) -> FineTuneJobSpec:
+    compute = {"nodes": 2, "workersPerNode": 4, "parallelism": {"tensor": tensor}}
+    return spec(compute=compute, training={"trainBatchSize": 8} | training)
+
+
+def model_of(**changes: object) -> ModelFacts:
+    return facts(num_attention_heads=8, num_key_value_heads=4).model_copy(update={"model_type": "llama"} | changes)
+
+
+@pytest.mark.parametrize(("tensor", "strategy"), [(1, "fsdp8"), (2, "fsdp4 x tensor2"), (4, "fsdp2 x tensor4")])
+def test_the_status_shows_the_mesh(tensor: int, strategy: str) -> None:
+    assert planned(plan(in_rows_of(tensor), prepared(model=model_of()))).status.strategy == strategy
+
+
+def test_workers_that_share_each_matrix_read_the_same_rows() -> None:
+    found = planned(plan(in_rows_of(4, perDeviceTrainBatchSize=2), prepared(model=model_of())))
+    assert found.status.world_size == 8
+    assert found.status.gradient_accumulation_steps == 2  # 8 rows over 2 groups, 2 at once
+    assert isinstance(plan(in_rows_of(4, trainBatchSize=2), prepared(model=model_of())), TrainingPlan)
+    refused = plan(in_rows_of(4, trainBatchSize=1), prepared(model=model_of()))
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "BatchTooSmall"
+    assert "2 groups of workers" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mixtral"}, "not tested for models of type mixtral, only for llama, .*: set it to 1"),
+        ({"num_key_value_heads": 2}, "does not divide the model's 2 key-value heads: set it to 2"),
+        ({"num_attention_heads": 9, "num_key_value_heads": 3}, "9 attention heads and 3 key-value heads: set it to 1"),
+        ({"intermediate_size": 1001}, "1001 columns of the MLP: set it to 1"),
+    ],
+)
+def test_a_model_that_can_t_be_split_exactly_is_refused_with_what_works(
+    changes: dict[str, object], message: str
+) -> None:
+    found = plan(in_rows_of(4), prepared(model=model_of(**changes)))
+    assert isinstance(found, Refusal)
+    assert found.reason == "TensorParallelism"
+    assert re.search(message, found.message)
+
+
+def test_what_is_split_takes_less_memory_and_what_is_whole_does_not() -> None:
+    training = TrainingSpec(train_batch_size=16)
+    whole, split = (
+        memory_per_worker(training, prepared(model=model_of()), 2, 1, on_gpu=True, tensor=tensor) for tensor in (1, 4)
+    )
+    for part in ("weights", "gradients", "optimizer", "gathered", "scores"):
+        assert split[part] == pytest.approx(whole[part] / 4, rel=0.01)
+    assert whole["activations"] / 4 < split["activations"] < whole["activations"]
+    assert split["logits"] == whole["logits"]
 
 
 LLAMA_8B = facts(

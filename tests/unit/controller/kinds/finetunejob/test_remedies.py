@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.finetunejob import Adapter, FineTuneJobSpec
+from driftloop.api.finetunejob import Adapter, FineTuneJobSpec, Parallelism
 from driftloop.cli.decoder import decoder_facts
 from driftloop.contract.result import ModelFacts
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
@@ -124,3 +124,14 @@ def with_nodes(wanted: FineTuneJobSpec, nodes: int) -> FineTuneJobSpec:
 def with_memory(wanted: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
     resources = wanted.compute.resources.model_copy(update={"limits": {"memory": memory}})
     return wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"resources": resources})})
+
+
+def test_no_adapter_is_suggested_beside_matrices_that_are_split() -> None:
+    wanted = gpu_job(2, "40Gi", gradientCheckpointing=True)
+    assert change(wanted) == "training.adapter.type: lora"
+    compute = wanted.compute.model_copy(update={"parallelism": Parallelism(tensor=2)})
+    split = wanted.model_copy(update={"compute": compute})
+    heads = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8}
+    found = change(split, LLAMA_8B.model_copy(update=heads))
+    assert found is not None
+    assert "adapter" not in found

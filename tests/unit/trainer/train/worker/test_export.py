@@ -14,7 +14,6 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from driftloop.contract.manifest import Manifest
@@ -25,6 +24,7 @@ from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.worker.export import Export, export, files_of
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.mesh import Mesh
 from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
@@ -108,8 +108,8 @@ def trained(volume: Path, scratch: Path, steps: int) -> Path:
         saveSteps=1000,
     )
     base = volume / "base"
-    sharded = load_sharded(base, "pvc://claim/base", job.training, init_device_mesh("cpu", (1,)), torch.device("cpu"))
-    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, steps, torch.device("cpu"))
+    sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
+    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, steps, torch.device("cpu"), Mesh.of("cpu"))
     loop.run(sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), 0, lambda _: None)
     export(sharded, Export(job, base, folder(volume), {}, job.output), scratch)
     return volume / "versions" / "uid"
@@ -181,7 +181,7 @@ def test_an_adapter_is_merged_into_the_weights_that_it_was_trained_beside(
     prepared(volume, ROWS, templates.CHATML, architecture=fields | {"model_type": model_type})
     job = task(volume, adapter={"type": "lora", "r": 2, "loraAlpha": 8, "loraDropout": 0})
     base = volume / "base"
-    sharded = load_sharded(base, "pvc://claim/base", job.training, init_device_mesh("cpu", (1,)), torch.device("cpu"))
+    sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
     ids = torch.arange(10)[None]
     with torch.no_grad():
         for name, parameter in sharded.model.named_parameters():
@@ -203,10 +203,10 @@ def test_frozen_weights_are_in_half_precision_where_they_are_computed_in_it_and_
     prepared(volume, ROWS, templates.CHATML)
     job = task(volume, adapter={"type": "lora", "r": 2}, bf16=True)
     base = volume / "base"
-    sharded = load_sharded(base, "pvc://claim/base", job.training, init_device_mesh("cpu", (1,)), torch.device("cpu"))
+    sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
     types = {".lora_" in name: weight.dtype for name, weight in sharded.model.named_parameters()}
     assert types == {True: torch.float32, False: torch.bfloat16}
-    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, 2, torch.device("cpu"))
+    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, 2, torch.device("cpu"), Mesh.of("cpu"))
     loop.run(sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), 0, lambda _: None)
     export(sharded, Export(job, base, folder(volume), {}, job.output), tmp_path)
     before, after = (load_file(path / "model.safetensors") for path in (base, volume / "versions" / "uid"))

@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from driftloop_trainer.dataset import FILE, Dataset, write_dataset
 from driftloop_trainer.train.worker.batches import Batch, collate
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.step import NonFinite, train_step
 from unit.trainer.sharded_run import tiny_model
 
@@ -32,7 +33,7 @@ def test_a_loss_that_is_no_number_stops_training_before_any_weight_changes(batch
     before = [parameter.clone() for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     with pytest.raises(NonFinite, match="loss nan"):
-        train_step(model, optimizer, [batch], 3, max_grad_norm=1.0)
+        train_step(model, optimizer, Mesh.of("cpu"), [batch], 3, max_grad_norm=1.0)
     unchanged = zip(before, model.parameters(), strict=True)
     assert all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in unchanged)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -41,5 +42,5 @@ def test_a_loss_that_is_no_number_stops_training_before_any_weight_changes(batch
 def test_steps_lower_the_loss(batch: Batch) -> None:
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    losses = [train_step(model, optimizer, [batch], 3, max_grad_norm=1.0) for _ in range(10)]
+    losses = [train_step(model, optimizer, Mesh.of("cpu"), [batch], 3, max_grad_norm=1.0) for _ in range(10)]
     assert losses[-1] < losses[0] / 2
