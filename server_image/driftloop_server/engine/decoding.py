@@ -7,6 +7,9 @@ Decode = Callable[[Sequence[int]], str]
 # A tokenizer may decode the first token of a text differently (without its leading space), so decoding starts a few
 # tokens before the answer. Six tokens contain any character that a byte-level tokenizer can split over several tokens.
 CONTEXT_TOKENS = 6
+# Tokens that are held back at most. More never become a character: special tokens, or bytes that are not UTF-8. Without
+# a bound, each further token would decode all of them again, which takes seconds of the model thread for long answers.
+MAX_HELD = 16
 _INCOMPLETE = "\ufffd"  # the bytes of an incomplete character decode to this
 
 
@@ -23,7 +26,8 @@ class TokenText:
         """Add a token. Returns the new text; empty while a character is incomplete."""
         self._tokens.append(token)
         text = self._pending()
-        if not text or text.endswith(_INCOMPLETE):
+        held = len(self._tokens) - self._done
+        if (not text or text.endswith(_INCOMPLETE)) and held < MAX_HELD:
             return ""
         self._start, self._done = self._done, len(self._tokens)
         return text

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_server.engine.decoding import StopText, TokenText
+from driftloop_server.engine.decoding import MAX_HELD, StopText, TokenText
 
 texts = st.text(alphabet="ab é東🙂", max_size=40)
 
@@ -35,6 +35,20 @@ def test_half_a_character_at_the_end_is_not_swallowed() -> None:
     growing = TokenText(decode)
     assert [growing.push(token) for token in "a東".encode()[:3]] == ["a", "", ""]
     assert growing.flush() == "\ufffd"
+
+
+@given(st.lists(st.sampled_from([0xFF, 0x80, 0xF0, 0x9F, 0x61]), min_size=200, max_size=200))
+def test_bytes_that_are_no_text_are_not_decoded_again_and_again(answer: list[int]) -> None:
+    most = 0
+
+    def counted(tokens: Sequence[int]) -> str:
+        nonlocal most
+        most = max(most, len(tokens))
+        return decode(tokens)
+
+    growing = TokenText(counted)
+    assert len("".join(map(growing.push, answer)) + growing.flush()) >= answer.count(0x61)
+    assert most <= 2 * MAX_HELD
 
 
 def test_the_first_token_keeps_the_space_that_a_tokenizer_drops_at_a_texts_start() -> None:
