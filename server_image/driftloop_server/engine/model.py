@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ class LoadedModel:
     def longest_token(self) -> int:
         """Characters of the longest token. A text with more than this times the context length can't fit."""
         return max(map(len, self.tokenizer.get_vocab()))
+
+    @cached_property
+    def string(self) -> Callable[[int], str]:
+        """The text of one token, decoded once per token of the vocabulary.
+
+        An answer with log-probabilities has up to 21 such texts per token; to decode all would stop the event loop.
+        """
+        return cache(lambda token: str(self.tokenizer.decode([token])))
 
     @property
     def vocabulary(self) -> int:

@@ -113,7 +113,7 @@ class EngineServer:
             created=int(time.time()),
             prompt_tokens=len(generation.prompt),
             is_chat=is_chat,
-            string=lambda token: str(self._loaded.tokenizer.decode([token])),
+            string=self._loaded.string,
         )
         async with self._outputs(generation, request.headers.get(CLIENT)) as outputs:
             first = await anext(outputs)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -140,3 +141,11 @@ def test_no_text_of_more_characters_than_the_longest_token_fits(model_folder: Pa
     loaded = load(model_folder)
     for text in ("I want to top up my account", "refund, please!" * 9, "東京🙂" * 9):
         assert len(text) <= loaded.longest_token * len(loaded.encode(text))
+
+
+def test_a_token_is_turned_into_text_once(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(model_folder)
+    decode = Mock(side_effect="ab")
+    monkeypatch.setattr(loaded.tokenizer, "decode", decode)
+    assert [loaded.string(token) for token in (5, 6, 5, 5)] == ["a", "b", "a", "a"]
+    assert decode.call_count == 2
