@@ -226,9 +226,13 @@ def _notes(config: Any, unread: Counter[str]) -> list[str]:
 def _unread_note(unread: Counter[str]) -> list[str]:
     if not unread:
         return []
-    fields = ", ".join(f"{field[:30]} ({rows} rows)" for field, rows in unread.most_common(3))
-    note = f"Fields of messages that nothing reads: {fields}{', …' if len(unread) > 3 else ''}."
-    return [note.encode(errors="backslashreplace").decode()]  # a name may have half of a surrogate pair
+    fields = ", ".join(f"{_encodable(field)[:30]} ({rows} rows)" for field, rows in unread.most_common(3))
+    return [f"Fields of messages that nothing reads: {fields}{', …' if len(unread) > 3 else ''}."]
+
+
+def _encodable(name: str) -> str:
+    """The name in a form that UTF-8 can encode: it may have half of a surrogate pair."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _write_sequences(folder: Path, examples: list[Example], sequences: list[list[int]]) -> None:
