@@ -17,7 +17,8 @@ import pytest
 
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.names import VOLUMES_ENV
-from driftloop.contract.result import AnyResult, PrepareResult, TrainResult, decode
+from driftloop.contract.reasons import StageReason
+from driftloop.contract.result import AnyResult, PrepareResult, StageError, TrainResult, decode
 from driftloop.contract.task import FeedbackSource, ModelSource, PrepareTask, ServeTask, TrainTask, encode
 from driftloop.controller.kinds.finetunejob import tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
@@ -34,6 +35,7 @@ pytestmark = [
 ]
 
 STAGE_SECONDS = 300
+RAY_STARTS = 3
 ROWS = [(f"question {number} about my card", f"answer {number % 7}") for number in range(120)]
 SPEC = FineTuneJobSpec.model_validate(
     {
@@ -59,7 +61,21 @@ class Pods:
     s3: Server
 
     def run(self, module: str, task: PrepareTask | TrainTask | ServeTask) -> AnyResult | None:
-        """The result that the stage told, if any; fails with its output when it ends badly."""
+        """The result of the stage, if any. Fails with its output if it ends badly.
+
+        If Ray does not start, the stage is run again, as its Job would: Ray gives a node 30 s, too few on a busy
+        machine, and no setting changes that (not reported).
+        """
+        for _ in range(RAY_STARTS - 1):
+            code, output, result = self._run(module, task)
+            if not (isinstance(result, StageError) and result.reason == StageReason.RAY_FAILED):
+                break
+        else:
+            code, output, result = self._run(module, task)
+        assert code == 0, output
+        return result
+
+    def _run(self, module: str, task: PrepareTask | TrainTask | ServeTask) -> tuple[int, str, AnyResult | None]:
         told, log = self.folder / "told", self.folder / f"{module}.log"
         told.unlink(missing_ok=True)
         environment = os.environ | self.s3.environment
@@ -68,6 +84,7 @@ class Pods:
             "DRIFTLOOP_TERMINATION_LOG": str(told),
             VOLUMES_ENV: str(self.folder / "no-volumes"),
             "RAY_TMPDIR": str(self.folder),
+            "HOME": str(self.folder),  # where Ray would find a token of the user's
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         # Ray's ports are a pod's own, and all that it starts ends with it. The bucket's server comes along, on the same
@@ -83,8 +100,8 @@ class Pods:
                 timeout=STAGE_SECONDS,
                 check=False,
             )
-        assert ended.returncode == 0, log.read_text(errors="replace")[-4000:]
-        return decode(told.read_text()) if told.exists() else None
+        result = decode(told.read_text()) if told.exists() else None
+        return ended.returncode, log.read_text(errors="replace")[-4000:], result
 
 
 @pytest.fixture
