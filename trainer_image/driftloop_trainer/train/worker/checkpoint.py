@@ -1,10 +1,11 @@
 """Checkpoints: sharded weights and moments, which any number of ranks can load."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.run import Checkpoint, Run, Superseded, plain
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # What reading a missing, cut or overwritten file raises. Storage clients have other exceptions for their own failures.
 _DAMAGE = (FileNotFoundError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError)
@@ -41,20 +44,27 @@ def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep
     return checkpoint
 
 
-def check_owner(run: Run) -> None:
-    """Rank 0 checks whether the run is still ours and tells all ranks. Raises Superseded on every rank.
+def from_rank_0(compute: Callable[[], T]) -> T:
+    """What `compute` returns on rank 0, on every rank; every rank calls it. A StageFailure is raised on every rank.
 
     If one rank left alone, the others would wait for it in their next exchange until the timeout.
     """
-    answer: list[str | None] = [None]
+    outcome: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
-            run.check_owner()
-        except Superseded as error:
-            answer = [error.uri]
-    dist.broadcast_object_list(answer, src=0)
-    if (uri := answer[0]) is not None:
-        raise Superseded(uri)
+            outcome = [compute()]
+        except StageFailure as failure:
+            outcome = [failure]
+    dist.broadcast_object_list(outcome, src=0)
+    if isinstance(outcome[0], StageFailure):
+        raise outcome[0]
+    result: T = outcome[0]
+    return result
+
+
+def check_owner(run: Run) -> None:
+    """Check whether the run is still ours. Raises Superseded on every rank."""
+    from_rank_0(run.check_owner)
 
 
 def any_rank(answer: bool, device: torch.device) -> bool:
@@ -70,11 +80,7 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:
     Raises StageFailure on every rank if there are checkpoints and none can be loaded, or the storage fails.
     """
     first = dist.get_rank() == 0
-    listed: list[Candidates | StageFailure | None] = [_candidates(run) if first else None]
-    dist.broadcast_object_list(listed, src=0)
-    candidates = listed[0]
-    if not isinstance(candidates, Candidates):
-        raise candidates or RuntimeError("rank 0 sent no checkpoints")
+    candidates = from_rank_0(lambda: _candidates(run))
     for checkpoint in candidates.readable:
         try:
             load(checkpoint, model, optimizer)
@@ -102,13 +108,14 @@ class Candidates:
     readable: tuple[Checkpoint, ...]
 
 
-def _candidates(run: Run) -> Candidates | StageFailure:
-    """For rank 0, which tells the others: alone with an exception it would keep them waiting."""
+def _candidates(run: Run) -> Candidates:
+    """The checkpoints to try. Raises StageFailure if the storage fails."""
     try:
         checkpoints = run.complete_checkpoints()
         readable = tuple(checkpoint for checkpoint in checkpoints if _has_metadata(checkpoint))
     except Exception as error:  # each storage client has its own
-        return StageFailure(StageReason.STORAGE_UNREADABLE, f"the checkpoints can't be read: {error}", EXIT_RETRY)
+        message = f"the checkpoints can't be read: {error}"
+        raise StageFailure(StageReason.STORAGE_UNREADABLE, message, EXIT_RETRY) from error
     return Candidates(tuple(checkpoint.uri for checkpoint in checkpoints), readable)
 
 
