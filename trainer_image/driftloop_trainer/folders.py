@@ -18,8 +18,6 @@ from driftloop.podlib.storage import (
 )
 
 _RESULT = ".result.json"  # hidden, as a folder's digest must not cover the stage's result
-
-
 # Files that may have hundreds of gigabytes: a model's weights, and the same in formats that are not loaded.
 WEIGHTS = safety.PICKLED | {".safetensors", ".gguf", ".h5", ".msgpack", ".onnx"}
 
@@ -64,7 +62,7 @@ def finished(output: str, scratch: Path) -> AnyResult | None:
     folder = getattr(result, "uri", output)  # in training, each driver writes its model into its own folder
     if not exists(join(folder, MANIFEST)):
         return None
-    open_folder(folder, scratch)
+    verify_weights(folder, open_folder(folder, scratch, weights=False))
     return result
 
 

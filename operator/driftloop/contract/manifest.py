@@ -14,7 +14,6 @@ from pydantic import Field
 from driftloop.api.base import ApiModel, Digest
 
 MANIFEST = "manifest.json"
-_CHUNK = 1 << 20
 
 
 class ManifestError(ValueError):
@@ -92,11 +91,8 @@ class Manifest(ApiModel):
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file in hex. The file is read in chunks."""
-    hasher = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            hasher.update(chunk)
-    return hasher.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _counts(relative: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestEntry, file_sha256
 from driftloop.contract.names import VOLUMES, VOLUMES_ENV
+from driftloop.contract.uris import join
 
 _CHUNK = 8 << 20  # bytes
 
@@ -88,11 +89,8 @@ def sha256(uri: str) -> str:
     if path is not None:
         with _mounted(uri):
             return file_sha256(path)
-    hasher = hashlib.sha256()
     with _remote(uri) as (fs, remote), fs.open(remote, "rb", block_size=_CHUNK) as stream:
-        while chunk := stream.read(_CHUNK):
-            hasher.update(chunk)
-    return hasher.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_text(uri: str, text: str) -> None:
@@ -190,10 +188,8 @@ def publish(folder: Path, uri: str) -> Manifest:
     if path is not None:
         _publish_local(folder, path)
         return manifest
-    with _remote(uri) as (fs, remote):
-        for entry in manifest.files:
-            fs.put_file(str(folder / entry.path), f"{remote}/{entry.path}")
-        fs.put_file(str(folder / MANIFEST), f"{remote}/{MANIFEST}")
+    for name in [*(entry.path for entry in manifest.files), MANIFEST]:
+        _put(folder / name, join(uri, name))
     return manifest
 
 
@@ -220,11 +216,10 @@ def new_file(uri: str, scratch: Path) -> Iterator[Path]:
     staged.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield staged
-        if path is not None:
+        if path is None:
+            _put(staged, uri)
+        else:
             staged.replace(path)
-            return
-        with _remote(uri) as (fs, remote):
-            fs.put_file(str(staged), remote)
     finally:
         staged.unlink(missing_ok=True)
 
@@ -233,11 +228,20 @@ def complete(folder: Path, uri: str, entries: Iterable[ManifestEntry]) -> Manife
     """Add the files of `folder` to those that are at `uri` already, `entries`, and the manifest of all of them last."""
     own = Manifest.of(folder)
     for entry in own.files:
-        with new_file(f"{uri}/{entry.path}", folder) as path:
-            shutil.copyfile(folder / entry.path, path)
+        _put(folder / entry.path, join(uri, entry.path))
     manifest = Manifest(files=sorted([*own.files, *entries], key=lambda entry: entry.path))
-    write_text(f"{uri}/{MANIFEST}", manifest.document)
+    write_text(join(uri, MANIFEST), manifest.document)
     return manifest
+
+
+def _put(source: Path, uri: str) -> None:
+    """Copy a file to `uri`, where it appears complete."""
+    if local_path(uri) is not None:
+        with new_file(uri, source.parent) as path:
+            shutil.copyfile(source, path)
+        return
+    with _remote(uri) as (fs, remote):
+        fs.put_file(str(source), remote)
 
 
 def _copy(source: Path, destination: Path) -> None:
