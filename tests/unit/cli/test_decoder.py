@@ -7,6 +7,7 @@ import pytest
 from driftloop.api.finetunejob import Adapter
 from driftloop.cli.decoder import UnknownModel, decoder_facts
 from driftloop_trainer.models import config_for, model_facts
+from unit.cli.test_plan import LLAMA
 
 SIZES = {
     "hidden_size": 64,
@@ -59,16 +60,7 @@ def same(fields: dict[str, Any], adapter: Adapter = FULL) -> None:
 
 
 def test_llama_3_8b_has_its_published_size() -> None:
-    fields = {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128_256,
-    }
-    assert decoder_facts(fields, FULL).parameters == 8_030_261_248
+    assert decoder_facts(LLAMA, FULL).parameters == 8_030_261_248
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "hal9000", None])

@@ -65,10 +65,11 @@ def relevant(series: Sequence[Series], silenced: Iterable[Silence]) -> list[Sile
 
 def fired(series: Iterable[Series], silenced: Sequence[Silenced]) -> list[Alert]:
     """The alerts in `series` that fired at some time without being silenced."""
+    covered = [(silence, [_labels(other) for other in selected]) for silence, selected in silenced]
     alerts = []
     for one in series:
         labels = _labels(one)
-        own = [silence for silence, covered in silenced if labels in [_labels(other) for other in covered]]
+        own = [silence for silence, all_labels in covered if labels in all_labels]
         for times in _episodes([at for at, _ in one.points]):
             if any(not any(silence.holds(at) for silence in own) for at in times):
                 alerts.append(Alert(fingerprint(labels), labels, _moment(times[0]), _moment(times[-1])))
