@@ -14,7 +14,7 @@ from driftloop.contract.result import ModelFacts
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
-from driftloop_trainer.weights import is_rearranged
+from driftloop_trainer.weights import is_rearranged, meta_model
 
 # Types that support packing, each tested with a tiny model: rows packed into one sequence get the same loss as alone.
 # In other types a row sees the previous row, without an error: in recurrent models, and where the model (bloom, opt,
@@ -171,10 +171,10 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
     """Count a model's parameters without allocating them."""
+    bare = meta_model(config)
+    rearranged = is_rearranged(bare)
+    layers = [_count(layer) for layer in decoder_layers(bare)]
     with loading(), torch.device("meta"):
-        bare = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        rearranged = is_rearranged(bare)
-        layers = [_count(layer) for layer in decoder_layers(bare)]
         model = with_adapter(bare, adapter)
     text = config.get_text_config()
     vocabulary, width = model.get_input_embeddings().weight.shape

@@ -44,15 +44,18 @@ class StoredTensor:
 
     def read(self) -> torch.Tensor:
         """The whole tensor. Raises StorageError."""
-        content = read_range(self.uri, self.start, self.start + self.dtype.itemsize * self.shape.numel())
-        return torch.frombuffer(bytearray(content), dtype=self.dtype).reshape(self.shape)
+        return self._read(0, self.shape)
 
     def rows(self, first: int, count: int) -> torch.Tensor:
         """`count` entries of the first dimension from `first` on. Raises StorageError."""
-        size = self.dtype.itemsize * math.prod(self.shape[1:])
-        start = self.start + first * size
-        content = read_range(self.uri, start, start + count * size)
-        return torch.frombuffer(bytearray(content), dtype=self.dtype).reshape(count, *self.shape[1:])
+        others = self.shape[1:]
+        return self._read(first * math.prod(others), torch.Size((count, *others)))
+
+    def _read(self, skipped: int, shape: torch.Size) -> torch.Tensor:
+        """The elements after the first `skipped` ones, in `shape`."""
+        start = self.start + skipped * self.dtype.itemsize
+        content = read_range(self.uri, start, start + shape.numel() * self.dtype.itemsize)
+        return torch.frombuffer(bytearray(content), dtype=self.dtype).reshape(shape)
 
 
 def stored_tensors(uri: str) -> dict[str, StoredTensor]:
@@ -119,14 +122,18 @@ def is_rearranged(model: Any) -> bool:
     return any(isinstance(transform, WeightConverter) for transform in get_model_conversion_mapping(model))
 
 
+def meta_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a configuration, on the device where weights take no memory."""
+    with loading(), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+
+
 def check_weights(config: Any, uri: str) -> None:
     """Refuse a folder whose weights are not those of its configuration. Reads the headers of its files alone.
 
     Raises StageFailure and StorageError.
     """
-    with loading(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    stored_names(model, stored_tensors(uri))
+    stored_names(meta_model(config), stored_tensors(uri))
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:

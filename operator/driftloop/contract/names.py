@@ -62,3 +62,7 @@ class Metric:
 
 
 SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; the fourth signal is feedback, from FEEDBACK
+
+# The largest weight file of a version, in bytes: a rank that exports holds one at a time, and its copy in /tmp for a
+# bucket. The plan counts both.
+WEIGHT_FILE_BYTES = 1 << 30

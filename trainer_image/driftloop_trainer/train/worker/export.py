@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from driftloop.contract.manifest import ManifestEntry
+from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
 from driftloop.contract.uris import join
@@ -28,12 +29,8 @@ from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.generation import GENERATION, end_generation
-from driftloop_trainer.train.worker.loading import ShardedModel
+from driftloop_trainer.train.worker.loading import ShardedModel, is_adapter
 from driftloop_trainer.weights import StoredTensor
-
-FILE_BYTES = (
-    1 << 30
-)  # per weight file; a rank holds one file at a time, and also its copy in /tmp if storage is a bucket
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Adapted:
 
 def adapted_weights(model: nn.Module) -> dict[str, Adapted] | None:
     """The adapters by the names of their weights, or None if any adapter is not that of a linear layer."""
-    if not any(".lora_" in name for name, _ in model.named_parameters()):
+    if not any(is_adapter(name) for name, _ in model.named_parameters()):
         return {}
     from peft.tuners.lora import Linear, LoraLayer  # slow to import, and only LoRA needs it
 
@@ -184,7 +181,7 @@ def _write_files(weights: Weights, output: str, folder: Path) -> list[ManifestEn
     """Write all weight files at `output`, each rank its own, and the index into `folder`. Returns all entries."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
     sizes = weights.sizes()
-    files = files_of(sizes, FILE_BYTES, ranks)
+    files = files_of(sizes, WEIGHT_FILE_BYTES, ranks)
     names = [file_name(number, len(files)) for number in range(len(files))]
     written = []
     for first in range(0, len(files), ranks):

@@ -16,15 +16,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
-from driftloop.podlib.heavy import loading
 from driftloop_trainer.models import load_config, load_model, with_adapter
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.sharding import shard
-from driftloop_trainer.weights import StoredTensor, stored_names, stored_tensors, tied_names
+from driftloop_trainer.weights import StoredTensor, meta_model, stored_names, stored_tensors, tied_names
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,7 @@ def empty_model(folder: Path, training: TrainingSpec) -> Any:
     Trained weights are in float32. Frozen weights are in bfloat16 if the computation is in bfloat16.
     """
     half = training.bf16 and training.adapter.type != "none"
-    with loading(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            load_config(folder), dtype=torch.bfloat16 if half else torch.float32
-        )
+    model = meta_model(load_config(folder), torch.bfloat16 if half else torch.float32)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device="cpu")
@@ -98,7 +93,7 @@ def _receive(model: nn.Module, folder: Path) -> None:
     """Fill each rank's shards from rank 0, which loads the whole model on its CPU."""
     whole = load_model(folder, Adapter()).state_dict() if dist.get_rank() == 0 else {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if _is_adapter(name):
+        if is_adapter(name):
             continue
         full = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         if whole:
@@ -113,7 +108,7 @@ def _start_adapters(model: nn.Module, seed: int) -> None:
     """
     random = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if _is_adapter(name):
+        if is_adapter(name):
             full = torch.zeros(parameter.shape)
             if ".lora_A." in name:
                 nn.init.kaiming_uniform_(full, a=math.sqrt(5), generator=random)
@@ -133,5 +128,6 @@ def _place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None
     target.detach().copy_(full)
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether a parameter with this name is an adapter's."""
     return ".lora_" in name

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from driftloop.api.finetunejob import Compute, FineTuneJobSpec, GradientReduction, PlanStatus, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop.contract.loss import chunk_tokens
+from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
@@ -28,8 +29,6 @@ GATHERED_LAYERS = 2
 # Gradients of up to this size are kept unsharded until the last micro-batch of a step: adding them up once is faster.
 # Those of a larger model are added up and sharded after every micro-batch.
 UNSHARDED_GRADIENTS = 1 << 30
-# The largest weight file of an exported model (FILE_BYTES in export.py): a worker holds one, and the copy to upload.
-WEIGHT_FILE = 1 << 30
 
 # Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
 TENSOR_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -219,7 +218,7 @@ def _exporting(model: ModelFacts, world: int) -> int:
     if model.loaded_whole:
         files = FLOAT * model.parameters
     else:
-        files = 2 * min(WEIGHT_FILE, math.ceil(FLOAT * model.parameters / world))
+        files = 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / world))
     shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / world)
     return RUNTIME_BYTES + shards + FLOAT * max(model.largest_layer_parameters, model.embedding_parameters) + files
 
