@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import yaml
 from pydantic import ValidationError
@@ -48,12 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         question = _question(parsed)
     except BadInput as error:
         parser.error(str(error))
-    found = plan_or_remedy(question.spec, _data(question))
-    if isinstance(found, Refusal):
-        print(f"{found.reason}: {found.message}")
-        return 1
-    print("\n".join(described(question, found)))
-    return 0
+    match plan_or_remedy(question.spec, _data(question)):
+        case Refusal(reason, message):
+            print(f"{reason}: {message}")
+            return 1
+        case TrainingPlan() as found:
+            print("\n".join(described(question, found)))
+            return 0
+        case never:
+            assert_never(never)
 
 
 def _parser() -> argparse.ArgumentParser:

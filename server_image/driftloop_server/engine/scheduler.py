@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -173,10 +174,13 @@ class Scheduler:
         clients = [[request.client for request in candidate.owners] for candidate in works]
         share = shares(weights(clients))[works.index(work)]
         try:
-            if isinstance(work, Lane):
-                self._read(work, alone=len(works) == 1)
-            else:
-                self._step(work)
+            match work:
+                case Lane():
+                    self._read(work, alone=len(works) == 1)
+                case Block():
+                    self._step(work)
+                case never:
+                    assert_never(never)
         except Exception as error:
             if not _out_of_memory(error):
                 raise

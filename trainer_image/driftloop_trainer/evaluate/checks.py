@@ -8,7 +8,7 @@ difference that comes and goes is a ByChance: it doesn't prove that the API is w
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import aiohttp
 
@@ -46,8 +46,15 @@ async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiChe
             AttributeError,
         ) as error:
             fault = f"{type(error).__name__}: {error}"
-        if fault is not None:
-            (uncertain if isinstance(fault, ByChance) else failed).append(f"{name}: {fault}"[:160])
+        match fault:
+            case ByChance():
+                uncertain.append(f"{name}: {fault}"[:160])
+            case str():
+                failed.append(f"{name}: {fault}"[:160])
+            case None:
+                pass
+            case never:
+                assert_never(never)
     return ApiCheck(passed=len(CHECKS) - len(failed) - len(uncertain), failed=failed, uncertain=uncertain)
 
 

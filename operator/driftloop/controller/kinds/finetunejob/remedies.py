@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, assert_never
 
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.result import ModelFacts, PrepareResult
@@ -30,7 +30,13 @@ class _Case:
     changes: tuple[str, ...] = ()
 
     def fits(self) -> bool:
-        return isinstance(plan(self.spec, self.data, self.gpu_memory), TrainingPlan)
+        match plan(self.spec, self.data, self.gpu_memory):
+            case TrainingPlan():
+                return True
+            case Refusal():
+                return False
+            case never:
+                assert_never(never)
 
     def changed(self, part: str, words: str, **fields: Any) -> "_Case":
         """The job with other `fields` in a part of its spec; `words` describe the change."""
@@ -42,17 +48,22 @@ def plan_or_remedy(
     spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()
 ) -> TrainingPlan | Refusal:
     """The plan, or why there is none. If the memory is too small, the refusal names the smallest change that fits."""
-    found = plan(spec, data, gpu_memory)
-    if not isinstance(found, Refusal) or found.reason is not Reason.DOES_NOT_FIT:
-        return found
-    change = smallest_change(spec, data, gpu_memory)
-    advice = (
-        f"it would fit with {change}"
-        if change
-        else "no change of gradientCheckpointing, bf16, LoRA, nodes and memory is enough: lower training.maxLength, or "
+    match plan(spec, data, gpu_memory):
+        case Refusal(Reason.DOES_NOT_FIT, message):
+            return Refusal(Reason.DOES_NOT_FIT, f"{message}: {_advice(smallest_change(spec, data, gpu_memory))}")
+        case (TrainingPlan() | Refusal()) as found:
+            return found
+        case never:
+            assert_never(never)
+
+
+def _advice(change: str | None) -> str:
+    if change:
+        return f"it would fit with {change}"
+    return (
+        "no change of gradientCheckpointing, bf16, LoRA, nodes and memory is enough: lower training.maxLength, or "
         "train a smaller model"
     )
-    return Refusal(found.reason, f"{found.message}: {advice}")
 
 
 def smallest_change(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> str | None:

@@ -132,13 +132,24 @@ def _engine(observed: Observed, baseline: Baseline | NoBaseline | Unknown) -> En
     """The engine in the version's spec, else that of the baseline's service, else of the first that pins nothing."""
     if observed.spec.evaluation.engine is not None:
         return observed.spec.evaluation.engine
-    serving = baseline.status.service if isinstance(baseline, Baseline) else None
+    serving = _service(baseline)
     for service in sorted(observed.services, key=lambda s: (s["metadata"]["name"] != serving, _pins(s))):
         try:
             return Engine.model_validate(field(service, "spec", "engine") or {})
         except ValidationError:
             continue
     return Engine()
+
+
+def _service(baseline: Baseline | NoBaseline | Unknown) -> str | None:
+    """The name of the service whose stable version is the baseline."""
+    match baseline:
+        case Baseline(status=status):
+            return status.service
+        case NoBaseline() | Unknown():
+            return None
+        case never:
+            assert_never(never)
 
 
 def _age(version: Obj) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Hashable, Set
 from dataclasses import dataclass
+from typing import assert_never
 
 from driftloop.controller.runtime.loop.queue import Backoff
 from driftloop.controller.vocabulary.plan import Action, Adjust, Apply, Create, Delete, FailPod, Key, Label, Obj
@@ -58,7 +59,13 @@ class Refusals:
 def identity(action: Action, parent: Obj, live: Obj | None) -> Hashable:
     """Identifies a write. If the parent's spec or the written object (`live`) changes, it is a different write."""
     metadata = parent["metadata"]
-    wanted = (action.replicas, *sorted(action.labels.items())) if isinstance(action, Adjust) else ()
+    match action:
+        case Adjust(replicas=replicas, labels=labels):
+            wanted: tuple[Hashable, ...] = (replicas, *sorted(labels.items()))
+        case Create() | Apply() | Delete() | Label() | FailPod():
+            wanted = ()
+        case never:
+            assert_never(never)
     version = live["metadata"].get("resourceVersion") if live else None
     return (metadata["uid"], metadata.get("generation"), type(action), target(action), wanted, version)
 
