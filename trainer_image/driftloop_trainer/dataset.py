@@ -22,7 +22,8 @@ class Dataset:
     """
 
     def __init__(self, path: Path) -> None:
-        table = pq.read_table(path).combine_chunks()
+        self._path = path
+        table = pq.read_table(path, columns=["input_ids", "labels", "segments"]).combine_chunks()
         self._ids, offsets = _flat(table, "input_ids")
         self._labels, _ = _flat(table, "labels")
         self._segments, self._segment_offsets = _flat(table, "segments")
@@ -46,20 +47,37 @@ class Dataset:
         """Lengths of the rows in a sequence."""
         return self._segments[self._segment_offsets[index] : self._segment_offsets[index + 1]]
 
+    def rows(self, indices: Sequence[int]) -> list[str]:
+        """Where users find the rows of these sequences: source and place, for messages. Read from the file each time.
+
+        If the file does not know it, as those of older versions, its own rows are named.
+        """
+        if "rows" not in pq.read_schema(self._path).names:
+            return [f"{FILE}, row {index}" for index in indices]
+        column = pq.read_table(self._path, columns=["rows"]).column("rows")
+        return [name for index in indices for name in column[int(index)].as_py()]
+
 
 def write_dataset(
-    folder: Path, ids: Sequence[list[int]], labels: Sequence[list[int]], segments: Sequence[list[int]]
+    folder: Path,
+    ids: Sequence[list[int]],
+    labels: Sequence[list[int]],
+    segments: Sequence[list[int]],
+    rows: Sequence[list[str]] | None = None,
 ) -> None:
-    """Write FILE into `folder`. Each argument has one list per sequence, and no list is empty."""
+    """Write FILE into `folder`. Each argument has one list per sequence, and no list is empty.
+
+    `rows`: for each segment where users find its row, if that is known.
+    """
     kind = pa.list_(pa.int32())
-    table = pa.table(
-        {
-            "input_ids": pa.array(ids, kind),
-            "labels": pa.array(labels, kind),
-            "segments": pa.array(segments, kind),
-        }
-    )
-    pq.write_table(table, folder / FILE, compression="zstd")
+    columns = {
+        "input_ids": pa.array(ids, kind),
+        "labels": pa.array(labels, kind),
+        "segments": pa.array(segments, kind),
+    }
+    if rows is not None:
+        columns["rows"] = pa.array(rows, pa.list_(pa.string()))
+    pq.write_table(pa.table(columns), folder / FILE, compression="zstd")
 
 
 def write_turn_ends(folder: Path, tokens: Sequence[int]) -> None:

@@ -406,8 +406,13 @@ class FineTuneJobSpec(ApiModel):
 class Progress(ApiModel):
     """Progress of training. It is for people only: no decision depends on it."""
 
-    step: int = Field(0, description="Optimiser steps done.")
+    step: int = Field(0, description="Optimiser steps done, with the skipped ones.")
     total_steps: int = Field(0, description="Total number of steps.")
+    skipped_steps: int = Field(
+        0,
+        description="Steps that changed no weight, as their loss or gradient was not finite. The pods' log names the "
+        "rows. Three in a row, or ten in all, end the job.",
+    )
     percent: int = Field(0, description="Percent of steps done.")
     eta_seconds: int | None = Field(None, description="Remaining seconds at the current speed.")
     loss: str | None = Field(None, max_length=32, description="Mean loss per token over the last steps.")

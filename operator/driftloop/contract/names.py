@@ -41,6 +41,7 @@ class Metric:
     TRAIN_LOSS = "driftloop_training_loss"
     TRAIN_TOKENS_PER_SECOND = "driftloop_training_tokens_per_second"
     TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
+    TRAIN_SKIPPED_STEPS = "driftloop_training_skipped_steps"
 
     # Proxy: every series has the labels inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code

@@ -58,7 +58,7 @@ class StageReason(StrEnum):
     NODES_MISSING = "NodesMissing"  # too few pods joined in time (train)
     HEAD_GONE = "HeadGone"  # the pod with index 0 was lost too often (train)
     RAY_FAILED = "RayFailed"  # Ray did not start (train)
-    NON_FINITE_LOSS = "NonFiniteLoss"  # the loss became infinite or not a number (train)
+    NON_FINITE_LOSS = "NonFiniteLoss"  # the loss was not finite in too many steps (train)
     CHECKPOINT_UNREADABLE = "CheckpointUnreadable"  # there are checkpoints, but none of them can be loaded (train)
     SUPERSEDED = "Superseded"  # another driver has taken over the run (train)
 

@@ -101,6 +101,7 @@ class TrainResult(ApiModel):
     seconds: float
     resumed_from_step: Count = 0
     restarts: Count = 0
+    skipped_steps: Count = 0  # their loss or gradient was not finite, so they changed no weight
 
 
 class SuiteResult(ApiModel):

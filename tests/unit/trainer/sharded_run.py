@@ -1,7 +1,8 @@
 """One rank of a small training run in float64, for test_exactness.py: `sharded_run.py FOLDER RANK WORLD_SIZE`.
 
 Reads FOLDER/cases.json (see CASES in test_exactness.py), runs those of this world size, and writes the losses that
-rank 0 saw to FOLDER/<name>.json. In FOLDER lie train.parquet and, as pvc://FOLDER, the checkpoints.
+rank 0 saw to FOLDER/<name>.json, and how the run ended to FOLDER/<name>-end.json. In FOLDER lie train.parquet and, as
+pvc://FOLDER, the checkpoints.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import config_for, with_adapter
 from driftloop_trainer.train.progress import Progress
@@ -55,16 +57,24 @@ def training(save_steps: int = 100) -> TrainingSpec:
     )
 
 
-def tiny_model(adapter: Adapter | None = None, model_type: str = "llama", **fields: Any) -> Any:
-    """A random model, in float64: float32 would hide errors in AdamW's noise."""
+def tiny_model(
+    adapter: Adapter | None = None, model_type: str = "llama", broken_token: int | None = None, **fields: Any
+) -> Any:
+    """A random model, in float64: float32 would hide errors in AdamW's noise.
+
+    Rows with `broken_token` have no finite loss.
+    """
     torch.manual_seed(0)
     config = config_for(SIZES | {"model_type": model_type} | fields)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    if broken_token is not None:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[broken_token] = torch.inf
     return with_adapter(model, adapter or Adapter()).to(torch.float64)
 
 
-def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
-    """Losses of the steps that a case runs. It resumes if there is a checkpoint of its `run`."""
+def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str, Any]]:
+    """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
     lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0))
     adapter = lora if case.get("lora") else Adapter()
     mesh = Mesh.of("cpu", case.get("tensor", 1))
@@ -82,11 +92,11 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
         if name := case.get("cut_short"):
             cut_short(run, name)
     dist.barrier()
-    first_step = resume(run, model, optimizer)
+    begun = resume(run, model, optimizer)
     losses: list[float] = []
     loop = Loop(
         training(case["save_steps"]),
-        Dataset(folder / FILE),
+        Dataset(folder / case.get("data", "") / FILE),
         PAD,
         case["micro_size"],
         STEPS,
@@ -107,10 +117,13 @@ def run_case(folder: Path, case: dict[str, Any]) -> list[float]:
 
     try:
         with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)), at_work(pod) as worker:
-            loop.run(model, optimizer, run, first_step, report, worker)
+            trained = loop.run(model, optimizer, run, begun, report, worker)
     except InterruptedError:
         dist.barrier()
-    return losses
+        return losses, {}
+    except StageFailure as failure:
+        return losses, {"failure": str(failure)}
+    return losses, {"skipped": trained.skipped, "loss": trained.loss}
 
 
 def cut_short(run: Run, name: str) -> None:
@@ -130,9 +143,10 @@ def main(folder: Path, rank: int, world_size: int) -> None:
     )
     for case in json.loads((folder / "cases.json").read_text()):
         if case["world_size"] == world_size:
-            losses = run_case(folder, case)
+            losses, end = run_case(folder, case)
             if rank == 0:
                 (folder / f"{case['name']}.json").write_text(json.dumps(losses))
+                (folder / f"{case['name']}-end.json").write_text(json.dumps(end))
     dist.destroy_process_group()
 
 

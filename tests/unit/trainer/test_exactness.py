@@ -1,9 +1,11 @@
 """Sharded training is the same as plain training: the same losses, whatever the split, and after a restart."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +119,13 @@ def dataset(folder: Path) -> Dataset:
     return Dataset(folder / FILE)
 
 
-def plain_losses(data: Dataset, adapter: Adapter | None = None, **model: Any) -> list[float]:
-    """The oracle: no sharding, no accumulation, one row at a time without padding; torch's own clipping."""
+def plain_losses(
+    data: Dataset, adapter: Adapter | None = None, skipped: Collection[int] = (), **model: Any
+) -> list[float]:
+    """The oracle: no sharding, no accumulation, one row at a time without padding; torch's own clipping.
+
+    `skipped`: steps, from 0, that are left out; their loss is not a number.
+    """
     tiny = tiny_model(adapter, **model)
     spec = training()
     trained = [p for p in tiny.parameters() if p.requires_grad]
@@ -131,6 +138,9 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None, **model: Any) ->
     order = Order(data.lengths, Course.of(spec, len(data)), spec.seed)
     losses = []
     for step in range(STEPS):
+        if step in skipped:
+            losses.append(math.nan)
+            continue
         factor = learning_rate_factor("cosine", step, STEPS, spec.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * factor
@@ -158,15 +168,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     dataset(folder)
     cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
     (folder / "cases.json").write_text(json.dumps(cases))
+    for world_size in (4, 2, 1):
+        run_ranks(folder, world_size)
+    return folder
+
+
+def run_ranks(folder: Path, world_size: int) -> None:
+    """Run the cases of this world size. The log of each rank is in `folder`."""
     path = os.pathsep.join(p for p in sys.path if p)
     environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    for world_size in (4, 2, 1):
-        ranks = [
-            subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), str(world_size)], env=environment)
-            for rank in range(world_size)
-        ]
-        assert [rank.wait(500) for rank in ranks] == [0] * world_size
-    return folder
+    ranks = []
+    for rank in range(world_size):
+        with (folder / f"{rank}-of-{world_size}.log").open("w") as output:
+            command = [sys.executable, str(SCRIPT), str(folder), str(rank), str(world_size)]
+            ranks.append(subprocess.Popen(command, env=environment, stderr=output))
+    assert [rank.wait(500) for rank in ranks] == [0] * world_size, (folder / f"0-of-{world_size}.log").read_text()
 
 
 def losses(folder: Path, name: str) -> list[float]:

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def test_a_new_model_and_its_data_are_whole_disjoint_and_told(rows: Path) -> Non
     assert data.lengths.sum() == result.tokens
     assert data.trained.sum() == result.trained_tokens
     assert data.lengths.max() == result.longest_row_tokens
+    assert all(re.fullmatch(r"source rows, line \d+", place) for place in data.rows(range(len(data))))
 
 
 def test_a_stage_run_again_tells_the_same_and_changes_nothing(rows: Path) -> None:
@@ -132,6 +134,8 @@ def test_augmented_rows_are_counted_and_are_no_traffic(rows: Path) -> None:
     assert (folders[0] / PROFILE).read_text() == (folders[1] / PROFILE).read_text()
     provenance = json.loads((folders[1] / PROVENANCE).read_text())
     assert provenance["trainRows"] == {"data": plain.train_rows, "augment": result.augmented_rows}
+    places = Dataset(folders[1] / FILE).rows(range(result.train_rows))
+    assert sum("source rows, changed copy of line" in place for place in places) == result.augmented_rows
 
 
 def test_packing_fills_sequences(rows: Path) -> None:
@@ -140,6 +144,7 @@ def test_packing_fills_sequences(rows: Path) -> None:
     assert data.packed
     assert result.sequences == len(data) < result.train_rows
     assert data.lengths.max() <= 64
+    assert [len(data.rows([n])) for n in range(len(data))] == [len(data.segments(n)) for n in range(len(data))]
     assert data.trained.sum() == result.trained_tokens
 
 

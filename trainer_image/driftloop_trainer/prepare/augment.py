@@ -155,7 +155,7 @@ def _changed(row: Row, templates: Sequence[str], random: Random) -> Row:
     last = max(position for position, turn in enumerate(row.turns) if turn.role == "user")
     turn = replace(row.turns[last], content=change(row.turns[last].content, random, templates))
     turns: Iterable[Turn] = (*row.turns[:last], turn, *row.turns[last + 1 :])
-    return replace(row, part="augment", turns=tuple(turns), place="")
+    return replace(row, part="augment", turns=tuple(turns), place=row.place and f"changed copy of {row.place}")
 
 
 def _random(row: Row, step: DataStep, number: int, attempt: int) -> Random:

@@ -51,11 +51,13 @@ _MODEL = "model"
 class Rendering:
     """The rows for training with their examples, and the numbers of dropped and reshaped rows by reason.
 
-    `unread`: the number of rows per message field that nothing reads.
+    `places`: for each example where users find its row. `unread`: the number of rows per message field that nothing
+    reads.
     """
 
     rows: list[Row]
     examples: list[Example]
+    places: list[str]
     dropped: Counter[str]
     reshaped: Counter[str]
     unread: Counter[str]
@@ -77,7 +79,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     rendering = render(gathered.train, renderer)
     rows, examples = rendering.rows, rendering.examples
     sequences = arrange(examples, task.training.packing, renderer.max_length)
-    _write_sequences(folder, examples, sequences)
+    _write_sequences(folder, rendering, sequences)
     write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
     _write_keys(folder, rows, gathered.held_out)
     (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows if row.part != "augment"])))
@@ -123,7 +125,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
 
 def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
     """Render all rows. Raises StageFailure if there are no examples, or a row of a source can't be rendered."""
-    result = Rendering([], [], Counter(), Counter(), Counter())
+    result = Rendering([], [], [], Counter(), Counter(), Counter())
     tokens: list[int] = []  # of the rows that are too long
     for row in rows:
         try:
@@ -140,6 +142,7 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
         else:
             result.rows.append(row)
             result.examples.extend(rendered.examples)
+            result.places.extend([row.where] * len(rendered.examples))
             result.reshaped.update(rendered.reshaped)
             result.reshaped["unreadFields"] += bool(row.unread)
             result.unread.update(row.unread)
@@ -235,13 +238,15 @@ def _encodable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _write_sequences(folder: Path, examples: list[Example], sequences: list[list[int]]) -> None:
+def _write_sequences(folder: Path, rendering: Rendering, sequences: list[list[int]]) -> None:
+    examples = rendering.examples
     labels = [example.labels for example in examples]
     write_dataset(
         folder,
         [[token for position in sequence for token in examples[position].ids] for sequence in sequences],
         [[label for position in sequence for label in labels[position]] for sequence in sequences],
         [[len(examples[position].ids) for position in sequence] for sequence in sequences],
+        [[rendering.places[position] for position in sequence] for sequence in sequences],
     )
 
 

@@ -32,4 +32,5 @@ class Outcome:
     seconds: float = 0.0
     first_step: int = 0
     restarts: int = 0
+    skipped: int = 0
     failure: StageFailure | None = None

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. `step` counts completed steps. Speed and remaining time are estimated from the last steps."""
+    """How far a run is. `step` counts completed steps. Speed and remaining time are estimated from the last steps.
+
+    `skipped`: those of the steps that changed no weight. `loss` is not a number after such a step.
+    """
 
     step: int
     total: int
     loss: float
     tokens_per_second: float
     eta_seconds: float
+    skipped: int = 0

@@ -12,7 +12,7 @@ another token.
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fsspec
 
@@ -38,11 +38,25 @@ class Superseded(StageFailure):
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """How far a run is: the number of completed steps, and how many of them were skipped (worker/skips.py)."""
+
+    step: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint: the number of completed steps, and the URI of its folder."""
+    """A checkpoint: the number of completed steps, the URI of its folder, and how many of the steps were skipped."""
 
     step: int
     uri: str
+    skipped: int = 0
+
+    @property
+    def position(self) -> Position:
+        """How far a run is that loads it."""
+        return Position(self.step, self.skipped)
 
 
 class Run:
@@ -55,8 +69,8 @@ class Run:
     def take_over(self) -> None:
         """Become the one driver that may write, and delete what earlier drivers can't complete any more."""
         write_text(join(self._uri, _OWNER), self.token)
-        complete = self.complete_checkpoints()
-        self._delete([folder for folder in self._folders() if folder not in complete])
+        complete = {checkpoint.uri for checkpoint in self.complete_checkpoints()}
+        self._delete([folder for folder in self._folders() if folder.uri not in complete])
 
     def check_owner(self) -> None:
         """Raises Superseded if another driver has taken over."""
@@ -65,8 +79,9 @@ class Run:
 
     def complete_checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints of all drivers, the one with the most steps first."""
-        folders = [folder for folder in self._folders() if read_text(join(folder.uri, _COMPLETE)) is not None]
-        return sorted(folders, key=lambda checkpoint: checkpoint.step, reverse=True)
+        marked = [(folder, read_text(join(folder.uri, _COMPLETE))) for folder in self._folders()]
+        complete = [_with_content(folder, content) for folder, content in marked if content is not None]
+        return sorted(complete, key=lambda checkpoint: checkpoint.step, reverse=True)
 
     def record_start(self, step: int, world_size: int, nodes: int) -> int:
         """Record that workers start from `step`. Returns the number of earlier starts. Only rank 0 calls it."""
@@ -75,14 +90,15 @@ class Run:
         write_text(join(self._uri, _STARTS, f"{before:04d}.json"), json.dumps(start))
         return before
 
-    def begin(self, step: int) -> Checkpoint:
+    def begin(self, step: int, skipped: int = 0) -> Checkpoint:
         """The checkpoint that this driver writes after `step` steps. It counts only after `complete`."""
-        return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"))
+        return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"), skipped)
 
     def complete(self, checkpoint: Checkpoint, keep: int) -> None:
         """Mark a checkpoint as complete, and delete all but the `keep` latest. Raises Superseded."""
         self.check_owner()
-        write_text(join(checkpoint.uri, _COMPLETE), json.dumps({"step": checkpoint.step}))
+        content = {"step": checkpoint.step, "skipped": checkpoint.skipped}
+        write_text(join(checkpoint.uri, _COMPLETE), json.dumps(content))
         self._delete(self.complete_checkpoints()[keep:])
 
     def drop_beyond(self, loaded: Checkpoint) -> None:
@@ -112,6 +128,11 @@ class Run:
         fs, path = fsspec.core.url_to_fs(plain(uri))
         fs.invalidate_cache()
         return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)] if fs.exists(path) else []
+
+
+def _with_content(folder: Checkpoint, content: str) -> Checkpoint:
+    """The checkpoint with what its `complete.json` says. Those of older versions say less."""
+    return replace(folder, skipped=int(json.loads(content).get("skipped", 0)))
 
 
 def plain(uri: str) -> str:

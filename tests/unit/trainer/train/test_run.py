@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from driftloop_trainer.train.run import Run, Superseded
+from driftloop_trainer.train.run import Position, Run, Superseded
 from unit.trainer.conftest import RUN, taken_over
 
 
@@ -20,6 +20,13 @@ def test_a_checkpoint_counts_once_it_is_whole_and_only_the_furthest_stay(volume:
         "step-00000002-0000-a",
         "step-00000003-0000-a",
     ]
+
+
+def test_a_checkpoint_knows_how_many_steps_were_skipped(volume: Path) -> None:
+    run = taken_over("0000-a")
+    run.complete(run.begin(7, skipped=2), keep=2)
+    (found,) = taken_over("0001-b").complete_checkpoints()
+    assert found.position == Position(7, 2)
 
 
 def test_who_was_superseded_is_told(volume: Path) -> None:

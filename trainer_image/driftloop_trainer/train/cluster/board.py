@@ -27,6 +27,7 @@ class Board:
             "loss": Gauge(Metric.TRAIN_LOSS, "Loss per token of the last step."),
             "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
             "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
+            "skipped": Gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
         }
         self._gauges["total"].set(total)
         start_http_server(port)

@@ -137,4 +137,5 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         seconds=round(outcome.seconds, 1),
         resumed_from_step=outcome.first_step,
         restarts=outcome.restarts,
+        skipped_steps=outcome.skipped,
     )

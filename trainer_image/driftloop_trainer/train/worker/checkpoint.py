@@ -1,7 +1,7 @@
 """Checkpoints: sharded weights and moments, which any number of ranks can load."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pickle import UnpicklingError
@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.train.run import Checkpoint, Run, Superseded, plain
+from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded, plain
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ T = TypeVar("T")
 _DAMAGE = (FileNotFoundError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError)
 
 
-def save(run: Run, step: int, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
+def save(run: Run, position: Position, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
     """Write a checkpoint; every rank calls it. Then rank 0 deletes all but the `keep` latest.
 
     Raises Superseded on every rank.
     """
     check_owner(run)
     first = dist.get_rank() == 0
-    checkpoint = run.begin(step)
+    checkpoint = run.begin(position.step, position.skipped)
     save_state(_state(model, optimizer), storage_writer=FsspecWriter(plain(checkpoint.uri)))
     if first:
         with suppress(Superseded):  # by now; the next check_owner tells all ranks
@@ -74,8 +74,15 @@ def any_rank(answer: bool, device: torch.device) -> bool:
     return bool(answers.item())
 
 
-def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:
-    """Load the checkpoint with the most steps that can be loaded; every rank calls it. Returns its steps, or 0.
+def from_all_ranks(own: Sequence[T]) -> list[T]:
+    """What all ranks have, in the order of the ranks, each entry once; every rank calls it."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, list(own))
+    return list(dict.fromkeys(entry for entries in gathered for entry in entries))
+
+
+def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> Position:
+    """Load the checkpoint with the most steps that can be loaded; every rank calls it. Returns how far the run is.
 
     Raises StageFailure on every rank if there are checkpoints and none can be loaded, or the storage fails.
     """
@@ -93,11 +100,11 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> int:
         if first:
             with suppress(Superseded):  # the next check_owner tells all ranks
                 run.drop_beyond(checkpoint)
-        return checkpoint.step
+        return checkpoint.position
     if candidates.uris:
         message = f"no checkpoint can be loaded: {', '.join(candidates.uris)}"
         raise StageFailure(StageReason.CHECKPOINT_UNREADABLE, message, EXIT_RETRY)
-    return 0
+    return Position()
 
 
 @dataclass(frozen=True)

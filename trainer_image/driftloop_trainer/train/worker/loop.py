@@ -1,6 +1,8 @@
 """The training loop of one worker, from a sharded model to the last step. Independent of Ray."""
 
 import hashlib
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,25 +16,32 @@ from driftloop.api.finetunejob import GradientReduction, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.progress import Progress
-from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.batches import Batch, collate
-from driftloop_trainer.train.worker.checkpoint import any_rank, save
+from driftloop_trainer.train.worker.checkpoint import any_rank, from_all_ranks, save
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Order, share
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
-from driftloop_trainer.train.worker.step import train_step
+from driftloop_trainer.train.worker.skips import Skips, diverged, shown
+from driftloop_trainer.train.worker.step import NonFinite, train_step
+
+log = logging.getLogger(__name__)
 
 _RECENT = 20  # steps over which loss and speed are averaged
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start."""
+    """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start.
+
+    `skipped`: how many steps of the run were skipped, as their loss or gradient was not finite.
+    """
 
     loss: float
     tokens_per_second: float
     seconds: float
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +62,57 @@ class Loop:
         model: Any,
         optimizer: Optimizer,
         run: Run,
-        first_step: int,
+        first: Position,
         report: Callable[[Progress], None],
         worker: Worker | None = None,
     ) -> Trained:
-        """Train from `first_step` to the end, with checkpoints. Raises NonFinite, Superseded.
+        """Train from `first` to the end, with checkpoints. Raises NonFiniteLoss, Superseded on every rank.
 
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
         course = Course.of(self.training, len(self.dataset.lengths))
         order = Order(self.dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
+        skips = Skips(first.skipped)
         tokens, begun = 0, time.monotonic()
         model.train()
-        for step in range(first_step, self.total_steps):
+        for step in range(first.step, self.total_steps):
             started = time.monotonic()
             rows = order.batch(step)
             self._set_rate(optimizer, step)
             torch.manual_seed(dropout_seed(self.training.seed, step, self.mesh.data_rank))
             batches = self._microbatches(rows)
             counted = max(1, int(self.dataset.trained[rows].sum()))
-            loss = train_step(
-                model, optimizer, self.mesh, batches, counted, self.training.max_grad_norm, self.reduction
-            )
+            try:
+                loss = train_step(
+                    model, optimizer, self.mesh, batches, counted, self.training.max_grad_norm, self.reduction
+                )
+                skips = skips.after(skipped=False)
+            except NonFinite as error:
+                loss, skips = math.nan, skips.after(skipped=True)
+                self._report_skip(step, error, rows, skips)
             step_tokens = int(self.dataset.lengths[rows].sum())
             tokens += step_tokens
             recent.append((loss, time.monotonic() - started, step_tokens))
-            report(self._progress(step + 1, recent))
+            report(self._progress(Position(step + 1, skips.count), recent))
             must_stop = worker is not None and worker.must_stop()
             due = any_rank(must_stop, self.device) or (step + 1) % self.training.save_steps == 0
             if due and step + 1 < self.total_steps:
-                save(run, step + 1, model, optimizer, self.training.save_total_limit)
+                save(run, Position(step + 1, skips.count), model, optimizer, self.training.save_total_limit)
             if worker is not None and must_stop:
                 worker.release()
         seconds = time.monotonic() - begun
-        loss = sum(entry[0] for entry in recent) / max(1, len(recent))
-        return Trained(loss, tokens / max(seconds, 1e-9), seconds)
+        losses = [entry[0] for entry in recent if math.isfinite(entry[0])]
+        return Trained(sum(losses) / max(1, len(losses)), tokens / max(seconds, 1e-9), seconds, skips.count)
+
+    def _report_skip(self, step: int, error: NonFinite, rows: Any, skips: Skips) -> None:
+        """Log the rows of this rank that may be at fault. Raises NonFiniteLoss on every rank after too many skips."""
+        mine = share(rows, self.dataset.lengths, self.mesh.data_rank, self.mesh.data_size, self.micro_size)
+        suspects = [mine[number] for number in error.micro_batches] or mine
+        names = self.dataset.rows([index for indices in suspects for index in indices])
+        log.warning("step %d was skipped and changed no weight: %s. Rows here: %s", step + 1, error, shown(names))
+        if skips.too_many(self.total_steps):
+            raise diverged(skips, str(error), from_all_ranks(names))
 
     def _set_rate(self, optimizer: Optimizer, step: int) -> None:
         training = self.training
@@ -101,14 +125,15 @@ class Loop:
         shares = share(rows, self.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
         return [collate(self.dataset, indices, self.pad_id).to(self.device) for indices in shares]
 
-    def _progress(self, step: int, recent: deque[tuple[float, float, int]]) -> Progress:
+    def _progress(self, position: Position, recent: deque[tuple[float, float, int]]) -> Progress:
         seconds = sum(entry[1] for entry in recent)
         return Progress(
-            step=step,
+            step=position.step,
             total=self.total_steps,
             loss=recent[-1][0],
             tokens_per_second=sum(entry[2] for entry in recent) / max(seconds, 1e-9),
-            eta_seconds=(self.total_steps - step) * seconds / len(recent),
+            eta_seconds=(self.total_steps - position.step) * seconds / len(recent),
+            skipped=position.skipped,
         )
 
 

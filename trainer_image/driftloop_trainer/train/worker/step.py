@@ -10,26 +10,22 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from driftloop.api.finetunejob import GradientReduction
-from driftloop.contract.reasons import StageReason
-from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.loss import loss_sum
 from driftloop_trainer.train.worker.mesh import Mesh, copies
 
 
-class NonFinite(StageFailure):
+class NonFinite(Exception):
     """The loss or the gradient is infinite or not a number.
 
-    Every rank raises it in the same step, before it changes a weight.
+    Every rank raises it in the same step, before it changes a weight. `values` has both, summed over the ranks.
+    `micro_batches`: the numbers of this rank's micro-batches with such a loss, from 0; empty if their losses are finite
+    here.
     """
 
-    def __init__(self, values: str) -> None:
-        message = (
-            f"{values}: training stopped before the weights were damaged; "
-            "lower training.learningRate or maxGradNorm, or look for broken rows"
-        )
-        super().__init__(StageReason.NON_FINITE_LOSS, message)
-        self.args = (values,)  # pickle rebuilds an exception from these
+    def __init__(self, values: str, micro_batches: Sequence[int]) -> None:
+        super().__init__(values)
+        self.micro_batches = tuple(micro_batches)
 
 
 def train_step(
@@ -47,18 +43,21 @@ def train_step(
     count: any split of the same rows gives the same gradient. Raises NonFinite.
     """
     total = torch.zeros((), dtype=torch.float64, device=batches[0].ids.device)
+    losses: list[torch.Tensor] = []
     for number, batch in enumerate(batches, start=1):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(reduction == "microBatch" or number == len(batches))
         loss = loss_sum(model, batch)
         # FSDP computes the mean of the gradients over the rows of the grid, but the step needs their sum.
         (loss * (mesh.data_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        losses.append(loss.detach())
+        total += losses[-1]
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     summed, norm = reduce_loss_and_norm(total / mesh.tensor_size, gradients)
     if not math.isfinite(summed) or not math.isfinite(norm):
         optimizer.zero_grad()
-        raise NonFinite(f"loss {summed / trained_tokens}, gradient norm {norm}")
+        broken = [number for number, loss in enumerate(losses) if not math.isfinite(loss.item())]
+        raise NonFinite(f"loss {summed / trained_tokens}, gradient norm {norm}", broken)
     if norm > max_grad_norm:
         torch._foreach_mul_([_local(g) for g in gradients], max_grad_norm / (norm + 1e-6))
     optimizer.step()

@@ -56,17 +56,27 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         reduction=task.gradient_reduction,
     )
     try:
-        first_step = resume(run, model, optimizer)
-        restarts = run.record_start(first_step, dist.get_world_size(), task.nodes) if first else 0
+        begun = resume(run, model, optimizer)
+        restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
         with at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker:
-            trained = loop.run(model, optimizer, run, first_step, report if first else lambda _: None, worker)
+            trained = loop.run(model, optimizer, run, begun, report if first else lambda _: None, worker)
         check_owner(run)
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
-    plan = Export(task, base, data, {"final loss": f"{trained.loss:.4f}"}, join(task.output, run.token))
+    facts = {"final loss": f"{trained.loss:.4f}", "skipped steps": trained.skipped}
+    plan = Export(task, base, data, facts, join(task.output, run.token))
     digest = export(sharded, plan, scratch)
-    return Outcome(plan.output, digest, trained.loss, trained.tokens_per_second, trained.seconds, first_step, restarts)
+    return Outcome(
+        uri=plan.output,
+        digest=digest,
+        loss=trained.loss,
+        tokens_per_second=trained.tokens_per_second,
+        seconds=trained.seconds,
+        first_step=begun.step,
+        restarts=restarts,
+        skipped=trained.skipped,
+    )
 
 
 def _device() -> torch.device:

@@ -21,12 +21,14 @@ def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
     step, total = _count(metrics.get(Metric.TRAIN_STEP)), _count(metrics.get(Metric.TRAIN_TOTAL_STEPS))
     if step is None or not total or step > total:
         return None
+    skipped = _count(metrics.get(Metric.TRAIN_SKIPPED_STEPS)) or 0
     if step == 0:  # the other metrics are 0 until the first step is done, so the ETA of 0s would be wrong
         return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
     eta = _count(metrics.get(Metric.TRAIN_ETA_SECONDS))
     return Progress(
         step=step,
         total_steps=total,
+        skipped_steps=skipped,
         percent=100 * step // total,
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
@@ -41,6 +43,7 @@ def done(result: TrainResult) -> Progress:
     return Progress(
         step=result.steps,
         total_steps=result.steps,
+        skipped_steps=result.skipped_steps,
         percent=100,
         eta_seconds=0,
         eta=duration(0),
@@ -53,7 +56,8 @@ def newer(old: Progress | None, new: Progress | None) -> Progress | None:
     """The progress for the status: `new` if it differs enough to be written, else `old`."""
     if old is None or new is None or old.updated is None or new.updated is None:
         return new or old
-    moved = abs(new.percent - old.percent) >= WRITE_PERCENT or new.total_steps != old.total_steps
+    counts = new.total_steps, new.skipped_steps
+    moved = abs(new.percent - old.percent) >= WRITE_PERCENT or counts != (old.total_steps, old.skipped_steps)
     aged = parse_timestamp(new.updated) - parse_timestamp(old.updated) >= WRITE_EVERY
     return new if moved or aged or new.percent == 100 != old.percent else old
 

@@ -41,6 +41,14 @@ def test_metrics_become_progress() -> None:
     )
 
 
+def test_skipped_steps_are_counted_and_written_at_once() -> None:
+    found = read(METRICS | {Metric.TRAIN_SKIPPED_STEPS: 2.0}, NOW)
+    assert found is not None
+    assert found.skipped_steps == 2
+    fresh = found.model_copy(update={"skipped_steps": 3, "updated": timestamp(NOW + timedelta(seconds=10))})
+    assert newer(found, fresh) == fresh
+
+
 def test_before_the_first_step_neither_loss_nor_eta_is_claimed() -> None:
     found = read(METRICS | {Metric.TRAIN_STEP: 0.0, Metric.TRAIN_LOSS: 0.0, Metric.TRAIN_ETA_SECONDS: 0.0}, NOW)
     assert found is not None

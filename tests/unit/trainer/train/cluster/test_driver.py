@@ -17,7 +17,7 @@ from driftloop_trainer.train.assignment import Outcome
 from driftloop_trainer.train.cluster.driver import check_inputs, settle, to_result
 from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.worker.card import model_card
-from driftloop_trainer.train.worker.step import NonFinite
+from driftloop_trainer.train.worker.skips import Skips, diverged
 from unit.trainer.conftest import ARCHITECTURE, taken_over
 
 DIGEST = "sha256:" + "0" * 64
@@ -50,7 +50,7 @@ def task(**fields: Any) -> TrainTask:
 
 
 def test_a_lost_loss_is_wrong_input_with_what_to_change() -> None:
-    failure = pickle.loads(pickle.dumps(NonFinite("loss nan, gradient norm nan")))  # as it comes from a worker
+    failure = pickle.loads(pickle.dumps(diverged(Skips(3, 3), "loss nan", ["line 2"])))  # as it comes from a worker
     with pytest.raises(StageFailure, match=r"NonFiniteLoss: loss nan.*learningRate") as ended:
         to_result(task(), Outcome(failure=failure))
     assert ended.value.exit_code == 78
@@ -65,10 +65,12 @@ def test_the_result_tells_what_a_resumed_run_did() -> None:
         seconds=2.0,
         first_step=4,
         restarts=1,
+        skipped=2,
     )
     result = to_result(task(), outcome)
     assert (result.uri, result.digest) == ("pvc://claim/versions/uid/0000-a", DIGEST)
     assert (result.resumed_from_step, result.restarts, result.world_size, result.steps) == (4, 1, 2, 10)
+    assert result.skipped_steps == 2
 
 
 def trained(run: Run, text: str, volume: Path) -> TrainResult:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
 
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.train.run import Superseded
+from driftloop_trainer.train.run import Position, Superseded
 from driftloop_trainer.train.worker.checkpoint import load, resume, save
 from unit.trainer.conftest import taken_over
 
@@ -34,7 +34,7 @@ def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
 @pytest.mark.usefixtures("alone")
 def test_weights_and_moments_come_back(volume: Path) -> None:
     model, optimizer = model_and_optimizer()
-    saved = save(taken_over("0000-a"), 3, model, optimizer, keep=2)
+    saved = save(taken_over("0000-a"), Position(3), model, optimizer, keep=2)
     other, other_optimizer = model_and_optimizer()
     assert taken_over("0001-b").complete_checkpoints() == [saved]
     load(saved, other, other_optimizer)
@@ -48,7 +48,7 @@ def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume:
     mine = taken_over("0000-a")
     model, optimizer = model_and_optimizer()
     for step in (1, 2, 3):
-        save(mine, step, model, optimizer, keep=2)
+        save(mine, Position(step), model, optimizer, keep=2)
     cut_off = volume / "runs" / "uid" / "step-00000009-0000-a"
     cut_off.mkdir()
     (cut_off / "__0_0.distcp").write_bytes(b"half")
@@ -63,10 +63,10 @@ def test_only_the_furthest_are_kept_and_half_a_checkpoint_does_not_count(volume:
 @pytest.mark.usefixtures("alone")
 def test_a_run_that_was_taken_over_writes_nothing_more(volume: Path) -> None:
     old, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
-    save(old, 1, model, optimizer, keep=2)
+    save(old, Position(1), model, optimizer, keep=2)
     taken_over("0000-b")
     with pytest.raises(Superseded):
-        save(old, 2, model, optimizer, keep=2)
+        save(old, Position(2), model, optimizer, keep=2)
     assert [p.name for p in (volume / "runs" / "uid").glob("step-*")] == ["step-00000001-0000-a"]
 
 
@@ -87,15 +87,15 @@ def test_training_resumes_from_the_checkpoint_before_one_that_cannot_be_loaded(
     volume: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], name: str
 ) -> None:
     run, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
-    assert resume(run, model, optimizer) == 0
-    earlier = save(run, 1, model, optimizer, keep=2)
+    assert resume(run, model, optimizer) == Position()
+    earlier = save(run, Position(1), model, optimizer, keep=2)
     expected = model.weight.clone()  # type: ignore[operator]
     model(torch.ones(2)).sum().backward()
     optimizer.step()
-    later = save(run, 2, model, optimizer, keep=2)
+    later = save(run, Position(2), model, optimizer, keep=2)
     damage(volume / "runs" / "uid" / later.uri.rpartition("/")[2] / name)
     other, other_optimizer = model_and_optimizer()
-    assert resume(run, other, other_optimizer) == 1
+    assert resume(run, other, other_optimizer) == Position(1)
     assert torch.equal(other.weight, expected)  # type: ignore[arg-type]
     assert f"{later.uri} can't be loaded: rank 0: " in caplog.text
     assert run.complete_checkpoints() == [earlier]
@@ -105,7 +105,7 @@ def test_training_resumes_from_the_checkpoint_before_one_that_cannot_be_loaded(
 def test_if_no_checkpoint_can_be_loaded_training_does_not_start_anew(volume: Path) -> None:
     run, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
     for step in (1, 2):
-        save(run, step, model, optimizer, keep=2)
+        save(run, Position(step), model, optimizer, keep=2)
     for path in (volume / "runs" / "uid").glob("step-*/*.distcp"):
         path.unlink()
     with pytest.raises(StageFailure, match=r"CheckpointUnreadable: .*step-00000002-0000-a, .*step-00000001-") as ended:
@@ -122,7 +122,7 @@ def test_a_failure_of_the_storage_costs_no_checkpoint(
     volume: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     run, (model, optimizer) = taken_over("0000-a"), model_and_optimizer()
-    saved = [save(run, step, model, optimizer, keep=2) for step in (1, 2)]
+    saved = [save(run, Position(step), model, optimizer, keep=2) for step in (1, 2)]
 
     def fail(*_: object) -> None:
         raise error

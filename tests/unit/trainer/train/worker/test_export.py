@@ -20,7 +20,7 @@ from driftloop.contract.manifest import Manifest
 from driftloop.contract.task import ServeTask, TrainTask
 from driftloop_server.engine.model import load
 from driftloop_trainer.dataset import FILE, Dataset
-from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.worker.export import Export, export, files_of
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
@@ -110,7 +110,9 @@ def trained(volume: Path, scratch: Path, steps: int) -> Path:
     base = volume / "base"
     sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
     loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, steps, torch.device("cpu"), Mesh.of("cpu"))
-    loop.run(sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), 0, lambda _: None)
+    loop.run(
+        sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), Position(), lambda _: None
+    )
     export(sharded, Export(job, base, folder(volume), {}, job.output), scratch)
     return volume / "versions" / "uid"
 
@@ -207,7 +209,9 @@ def test_frozen_weights_are_in_half_precision_where_they_are_computed_in_it_and_
     types = {".lora_" in name: weight.dtype for name, weight in sharded.model.named_parameters()}
     assert types == {True: torch.float32, False: torch.bfloat16}
     loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, 2, torch.device("cpu"), Mesh.of("cpu"))
-    loop.run(sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), 0, lambda _: None)
+    loop.run(
+        sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), Position(), lambda _: None
+    )
     export(sharded, Export(job, base, folder(volume), {}, job.output), tmp_path)
     before, after = (load_file(path / "model.safetensors") for path in (base, volume / "versions" / "uid"))
     same = {name for name in before if torch.equal(before[name], after[name])}

@@ -32,8 +32,9 @@ def test_a_loss_that_is_no_number_stops_training_before_any_weight_changes(batch
         model.model.layers[0].mlp.up_proj.weight[0, 0] = broken
     before = [parameter.clone() for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    with pytest.raises(NonFinite, match="loss nan"):
+    with pytest.raises(NonFinite, match="loss nan") as raised:
         train_step(model, optimizer, Mesh.of("cpu"), [batch], 3, max_grad_norm=1.0)
+    assert raised.value.micro_batches == (0,)
     unchanged = zip(before, model.parameters(), strict=True)
     assert all(torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in unchanged)
     assert all(parameter.grad is None for parameter in model.parameters())
