@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded, plain_name
@@ -57,7 +57,7 @@ def run(
 ) -> list[str]:
     """Load and export a model. Returns the names of the weights that differ from `reference`."""
     training = TrainingSpec(adapter=Adapter(type=adapter, r=2))
-    mesh = Mesh.of("cpu", tensor)
+    mesh = Mesh.of("cpu", Parallelism(tensor=tensor))
     sharded = load_sharded(folder / name, f"pvc://{name}", training, mesh, torch.device("cpu"))
     differing = []
     for full_name, weight in sharded.model.named_parameters():

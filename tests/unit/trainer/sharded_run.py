@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import config_for, with_adapter
@@ -77,7 +77,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
     lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0))
     adapter = lora if case.get("lora") else Adapter()
-    mesh = Mesh.of("cpu", case.get("tensor", 1))
+    mesh = Mesh.of("cpu", Parallelism(tensor=case.get("tensor", 1)))
     model = shard(
         tiny_model(adapter, **case.get("model", {})),
         mesh,

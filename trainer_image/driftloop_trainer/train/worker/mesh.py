@@ -9,6 +9,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate
 
+from driftloop.api.finetunejob import Parallelism
+
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
@@ -18,13 +20,13 @@ class Mesh:
     tensor: DeviceMesh | None = None
 
     @classmethod
-    def of(cls, device_type: str, tensor: int = 1) -> "Mesh":
-        """All ranks, `tensor` to a row. Every rank calls it."""
-        world = dist.get_world_size()
-        if tensor == 1:
-            return cls(init_device_mesh(device_type, (world,)))
-        grid = init_device_mesh(device_type, (world // tensor, tensor), mesh_dim_names=("data", "tensor"))
-        return cls(grid["data"], grid["tensor"])
+    def of(cls, device_type: str, parallelism: Parallelism | None = None) -> "Mesh":
+        """All ranks; the data axis has those that `parallelism` leaves. Every rank calls it."""
+        wanted = parallelism or Parallelism()
+        sizes = {"data": dist.get_world_size() // wanted.tensor, "tensor": wanted.tensor}
+        axes = {name: size for name, size in sizes.items() if size > 1 or name == "data"}
+        grid = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
+        return cls(grid["data"], tensor=grid["tensor"] if "tensor" in axes else None)
 
     @property
     def data_rank(self) -> int:

@@ -40,7 +40,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
     training = task.training
-    mesh = Mesh.of(device.type, task.parallelism.tensor)
+    mesh = Mesh.of(device.type, task.parallelism)
     sharded = load_sharded(base, uri, training, mesh, device)
     model = sharded.model
     optimizer = build_optimizer(model, training)
