@@ -176,7 +176,8 @@ async def _stream(
         await response.write(_event(reply.chunk(output)))
         if output.last and include_usage:
             await response.write(_event(reply.closing(output)))
-    await response.write(b"data: [DONE]\n\n")
+    else:
+        await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
 

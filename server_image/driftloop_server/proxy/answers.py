@@ -45,6 +45,7 @@ class EventRewriter:
         self._pieces = 0
         self._counted: int | None = None
         self._has_ended = self._has_calls = False
+        self.failed = False  # whether the engine reported an error in the stream
 
     @property
     def tokens(self) -> int:
@@ -83,7 +84,10 @@ class EventRewriter:
             document = json.loads(data)
         except ValueError:
             return line
-        if not isinstance(document, dict) or "id" not in document:
+        if not isinstance(document, dict):
+            return line
+        self.failed |= bool(document.get("error"))
+        if "id" not in document:
             return line
         document["id"] = self._identity
         self._keep(_text(document, "delta"))

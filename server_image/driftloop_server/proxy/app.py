@@ -159,7 +159,10 @@ class Api:
                 if rewritten := events.feed(block):
                     await _to_client(response.write(rewritten))
             await _to_client(response.write(events.flush()))
-            self._readiness.proven()
+            if events.failed:
+                request[_CODE] = 500  # the client got a 200 and then the engine's error event
+            else:
+                self._readiness.proven()
         except ClientGone:
             request[_CODE] = CLIENT_GONE
         except (aiohttp.ClientError, AnswerTooLong, TimeoutError) as error:

@@ -70,6 +70,8 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
         await response.prepare(request)
         events = [json.dumps({"id": "cmpl-1", "choices": [{"index": 0, "text": piece}]}) for piece in PIECES]
         data = "".join(f"data: {event}\n\n" for event in events).encode() + b": a comment\n\ndata: [DONE]\n\n"
+        if prompt == "fail":  # as vLLM's engine dies in a stream: an error, and a regular end
+            data = data.replace(b": a comment", b'data: {"error": {"message": "EngineDead", "code": 400}}')
         for i, byte in enumerate(data):  # cut anywhere, in the middle of a character too
             await response.write(bytes([byte]))
             if prompt == "break off" and i == len(data) // 2:
@@ -273,3 +275,11 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_counts_as_one(
     assert "[DONE]" not in text
     assert explains in json.loads(text.splitlines()[-2][6:])["error"]["message"]
     assert await counted(pod, code) == before + 1
+
+
+async def test_a_failure_that_the_engine_reports_in_a_stream_counts_as_one(http: Session, pod: Process) -> None:
+    """The canary took a candidate whose streams all broke for one without failures."""
+    failed, answered = await counted(pod, 500), await counted(pod, 200)
+    async with http.post("/v1/completions", json={"prompt": "fail", "stream": True}) as response:
+        assert "EngineDead" in await response.text()
+    assert (await counted(pod, 500), await counted(pod, 200)) == (failed + 1, answered)

@@ -37,9 +37,13 @@ def test_a_stream_keeps_all_but_its_id_however_it_is_cut(pieces: list[str], unkn
     assert rewriter.text == "".join(pieces)
 
 
-def test_an_error_event_has_no_id_and_gets_none() -> None:
+def test_an_error_event_has_no_id_and_gets_none_and_is_a_failure() -> None:
     error = b'data: {"error": {"message": "x"}}\n\n'
-    assert EventRewriter("resp-1").feed(error) == error
+    rewriter = EventRewriter("resp-1")
+    rewriter.feed(event("a", error=None))
+    assert not rewriter.failed
+    assert rewriter.feed(error) == error
+    assert rewriter.failed
 
 
 def test_an_endless_event_is_an_error() -> None:
