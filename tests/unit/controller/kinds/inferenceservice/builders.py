@@ -85,6 +85,7 @@ def revision(observed: Observed, of: Version, role: Role, replicas: int, **field
         replicas=replicas,
         available=replicas,
         pods=replicas,
+        resource_version=f"seen-{name}",
     )
     return replace(found, **fields)
 

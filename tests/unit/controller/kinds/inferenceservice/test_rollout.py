@@ -387,6 +387,7 @@ def applied(observed: Observed, step: Rollout, now: datetime) -> Observed:
 
 
 def _adjusted(old: Revision, action: Adjust, now: datetime) -> Revision:
+    assert action.resource_version == old.resource_version  # else it would overwrite what was not decided on
     role: Any = action.labels.get(ROLE, old.role)
     new = replace(old, role=role, replicas=old.replicas if action.replicas is None else action.replicas)
     names = {ANALYSIS: "analysis_started", PROMOTED: "promoted", SINCE: "since"}
