@@ -18,6 +18,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import assert_never
 
 from driftloop.api.base import SuiteSpec
 
@@ -156,5 +157,7 @@ def _could_pass(suite: SuiteSpec, items: int) -> bool:
             return paired_difference(items, items, items, 0, 0.0).lower > suite.min_gain
         case "retention" if suite.delta == 0:  # only a better version can pass
             return paired_difference(items, items, items, 0, 0.0).lower > 0
-        case _:
+        case "retention":
             return paired_difference(items, items, 0, 0, 0.0).excludes_loss(suite.delta)
+        case never:
+            assert_never(never)

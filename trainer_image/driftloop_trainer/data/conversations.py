@@ -58,7 +58,7 @@ def is_conversation(value: Any) -> bool:
 def answers_nothing(turn: Turn) -> bool:
     """Whether the turn is the assistant's and has neither text nor tool calls, so that there is nothing to learn.
 
-    Text before the end of a thought is no answer.
+    Text before the end of a thought is not an answer.
     """
     answer = turn.content.rpartition(THOUGHT_END)[2]
     return turn.role == "assistant" and not answer.strip() and not calls_tools(turn)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, assert_never
 
 from driftloop_trainer.data.cells import Unreadable
 
@@ -80,6 +80,8 @@ def open_table(path: Path, file_format: Format, scratch: Path, wanted: Collectio
         case "parquet":
             plain = _decompressed(path, scratch)
             return Table(_parquet_columns(plain), lambda names: _parquet_records(plain, names))
+        case never:
+            assert_never(never)
 
 
 # --- bytes ---

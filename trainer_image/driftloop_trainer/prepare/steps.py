@@ -1,6 +1,7 @@
 """The cleaning steps of `data.steps`. Of duplicates the first row is kept. Pure."""
 
 from collections.abc import Iterable, Sequence
+from typing import assert_never
 
 from driftloop.api.finetunejob import DataStep
 from driftloop_trainer.data.rows import Row, Turn
@@ -31,6 +32,8 @@ def apply(step: DataStep, rows: list[Row]) -> list[Row]:
             return drop_near(rows, step.threshold)
         case "augment":
             return rows  # later, and only for training rows: see augment.py
+        case never:
+            assert_never(never)
 
 
 def drop_exact(rows: Iterable[Row]) -> list[Row]:

@@ -1,7 +1,7 @@
 """The learning rate as a function of the step. Pure, so resuming needs no state."""
 
 import math
-from typing import Literal
+from typing import Literal, assert_never
 
 Scheduler = Literal["linear", "cosine", "constant", "one_cycle"]
 _START, _END = 1 / 25, 1 / 250_000  # first and last fraction of the peak for one_cycle, as in torch's OneCycleLR
@@ -26,6 +26,8 @@ def learning_rate_factor(kind: Scheduler, step: int, total: int, warmup_ratio: f
             return _between(1.0, 0.0, done)
         case "one_cycle":
             return _between(1.0, _END, done)
+        case never:
+            assert_never(never)
 
 
 def _between(start: float, end: float, done: float) -> float:

@@ -5,6 +5,7 @@ Observed (what was read)  ->  Case (the resolved references of the spec)  ->  th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import assert_never
 
 from pydantic import ValidationError
 
@@ -171,8 +172,10 @@ def version_not_approved(case: Case) -> Problem | None:
         case "Rejected" | "Failed" as phase:
             message = f"ModelVersion {case.version_name} is {phase}: start from an Approved one"
             return Refused(Reason.VERSION_NOT_APPROVED, message)
-        case _:
+        case "Pending" | "Evaluating" | None:
             return Waiting(Reason.VERSION_NOT_APPROVED, f"ModelVersion {case.version_name} is not judged yet")
+        case never:
+            assert_never(never)
 
 
 def version_unreadable(case: Case) -> Problem | None:

@@ -83,3 +83,5 @@ def target(action: Action) -> tuple[str, str, str]:
             return action.kind, action.namespace, action.name
         case Label():
             return action.key
+        case never:
+            assert_never(never)
