@@ -422,6 +422,7 @@ class Progress(ApiModel):
 
 
 GradientReduction = Literal["step", "microBatch"]
+CheckpointMode = Literal["asynchronous", "synchronous"]
 
 
 class PlanStatus(ApiModel):
@@ -438,11 +439,16 @@ class PlanStatus(ApiModel):
         description="When the workers add up their gradients. Once per step is faster; after every micro-batch, no "
         "worker holds the gradient of the whole model.",
     )
+    checkpoints: CheckpointMode = Field(
+        "asynchronous",
+        description="Whether training goes on while a checkpoint is written. That needs memory of the pod, for a copy "
+        "of the trained weights and their optimizer state. If resources.limits has no room for it, training waits.",
+    )
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
-        description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; on CPUs loading "
-        "and export, which come before and after it; total.",
+        description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; on CPUs also the "
+        "copy for a checkpoint, and loading and export, which come before and after the training; total.",
     )
     available_bytes_per_worker: int | None = Field(
         None, description="Bytes available to one worker, of the pod's memory limit or, with GPUs, of its GPU."

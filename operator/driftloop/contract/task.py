@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest, SuiteSpec
-from driftloop.api.finetunejob import HELD_OUT_PERCENT, DataSpec, GradientReduction, NewModel, Parallelism, TrainingSpec
+from driftloop.api.finetunejob import (
+    HELD_OUT_PERCENT,
+    CheckpointMode,
+    DataSpec,
+    GradientReduction,
+    NewModel,
+    Parallelism,
+    TrainingSpec,
+)
 from driftloop.api.modelversion import Lineage
 from driftloop.contract.names import (
     API_PORT,
@@ -78,6 +86,7 @@ class TrainTask(ApiModel):
     parallelism: Parallelism = Parallelism()
     gradient_accumulation_steps: int
     gradient_reduction: GradientReduction = "step"
+    checkpoints: CheckpointMode = "asynchronous"
     per_device_train_batch_size: int
     total_steps: int
     head: str  # stable DNS name of pod index 0

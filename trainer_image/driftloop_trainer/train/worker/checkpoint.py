@@ -11,10 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn, optim
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
-from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
@@ -27,21 +26,6 @@ T = TypeVar("T")
 
 # What reading a missing, cut or overwritten file raises. Storage clients have other exceptions for their own failures.
 _DAMAGE = (FileNotFoundError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError)
-
-
-def save(run: Run, position: Position, model: nn.Module, optimizer: optim.Optimizer, keep: int) -> Checkpoint:
-    """Write a checkpoint; every rank calls it. Then rank 0 deletes all but the `keep` latest.
-
-    Raises Superseded on every rank.
-    """
-    check_owner(run)
-    first = dist.get_rank() == 0
-    checkpoint = run.begin(position.step, position.skipped)
-    save_state(_state(model, optimizer), storage_writer=FsspecWriter(plain(checkpoint.uri)))
-    if first:
-        with suppress(Superseded):  # by now; the next check_owner tells all ranks
-            run.complete(checkpoint, keep)
-    return checkpoint
 
 
 def from_rank_0(compute: Callable[[], T]) -> T:
@@ -93,9 +77,9 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> Position:
             load(checkpoint, model, optimizer)
         except CheckpointException as error:
             if not _is_damaged(error):
-                raise StageFailure(StageReason.STORAGE_UNREADABLE, _causes(error), EXIT_RETRY) from error
+                raise StageFailure(StageReason.STORAGE_UNREADABLE, causes(error), EXIT_RETRY) from error
             if first:
-                log.warning("%s can't be loaded: %s", checkpoint.uri, _causes(error))
+                log.warning("%s can't be loaded: %s", checkpoint.uri, causes(error))
             continue
         if first:
             with suppress(Superseded):  # the next check_owner tells all ranks
@@ -144,7 +128,8 @@ def _is_damaged(error: CheckpointException) -> bool:
     return all(isinstance(cause, _DAMAGE) for cause, _ in error.failures.values())
 
 
-def _causes(error: CheckpointException) -> str:
+def causes(error: CheckpointException) -> str:
+    """The failures of all ranks as text."""
     return "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items()))
 
 
@@ -153,7 +138,7 @@ def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -
 
     Raises CheckpointException on every rank if any rank can't read its part. Weights and moments are then undefined.
     """
-    state = _state(model, optimizer)
+    state = state_of(model, optimizer)
     load_state(state, storage_reader=FsspecReader(plain(checkpoint.uri)))
     set_state_dict(
         model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=_options()
@@ -165,6 +150,7 @@ def _options() -> StateDictOptions:
     return StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
-def _state(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
+def state_of(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
+    """The parts of a checkpoint: this rank's trained weights and moments, which are not copied."""
     weights, moments = get_state_dict(model, optimizer, options=_options())
     return {"model": weights, "optim": moments}

@@ -19,9 +19,10 @@ from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.batches import Batch, collate
-from driftloop_trainer.train.worker.checkpoint import any_rank, from_all_ranks, save
+from driftloop_trainer.train.worker.checkpoint import any_rank, from_all_ranks
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Order, share
+from driftloop_trainer.train.worker.saver import Saver
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.skips import Skips, diverged, shown
 from driftloop_trainer.train.worker.step import NonFinite, train_step
@@ -46,7 +47,10 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Everything that a run needs except the model. `micro_size`: maximum sequences per forward pass of a worker."""
+    """Everything that a run needs except the model. `micro_size`: maximum sequences per forward pass of a worker.
+
+    `background`: whether training goes on while a checkpoint is written.
+    """
 
     training: TrainingSpec
     dataset: Dataset
@@ -56,6 +60,7 @@ class Loop:
     device: torch.device
     mesh: Mesh
     reduction: GradientReduction = "step"
+    background: bool = True
 
     def run(
         self,
@@ -70,6 +75,21 @@ class Loop:
 
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
+        saver = Saver(run, model, optimizer, self.training.save_total_limit, background=self.background)
+        try:
+            return self._train(model, optimizer, saver, first, report, worker)
+        finally:
+            saver.close()
+
+    def _train(
+        self,
+        model: Any,
+        optimizer: Optimizer,
+        saver: Saver,
+        first: Position,
+        report: Callable[[Progress], None],
+        worker: Worker | None,
+    ) -> Trained:
         course = Course.of(self.training, len(self.dataset.lengths))
         order = Order(self.dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
@@ -96,9 +116,12 @@ class Loop:
             recent.append((loss, time.monotonic() - started, step_tokens))
             report(self._progress(Position(step + 1, skips.count), recent))
             must_stop = worker is not None and worker.must_stop()
-            due = any_rank(must_stop, self.device) or (step + 1) % self.training.save_steps == 0
+            stopping = any_rank(must_stop, self.device)
+            due = stopping or (step + 1) % self.training.save_steps == 0
             if due and step + 1 < self.total_steps:
-                save(run, Position(step + 1, skips.count), model, optimizer, self.training.save_total_limit)
+                saver.save(Position(step + 1, skips.count))
+            if stopping:
+                saver.wait()
             if worker is not None and must_stop:
                 worker.release()
         seconds = time.monotonic() - begun

@@ -54,6 +54,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         device=device,
         mesh=mesh,
         reduction=task.gradient_reduction,
+        background=task.checkpoints == "asynchronous",
     )
     try:
         begun = resume(run, model, optimizer)

@@ -10,7 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from driftloop.api.finetunejob import Compute, FineTuneJobSpec, GradientReduction, PlanStatus, TrainingSpec
+from driftloop.api.finetunejob import (
+    CheckpointMode,
+    Compute,
+    FineTuneJobSpec,
+    GradientReduction,
+    PlanStatus,
+    TrainingSpec,
+)
 from driftloop.contract.course import Course
 from driftloop.contract.loss import chunk_tokens
 from driftloop.contract.names import WEIGHT_FILE_BYTES
@@ -79,6 +86,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     micro, memory, available = _spread(training, data, compute, groups, available_per_worker(compute, gpu_memory))
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
+    checkpoints, memory = with_checkpoint_copy(memory, data.model, compute)
     return TrainingPlan(
         workers_per_node,
         micro,
@@ -90,6 +98,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
             total_steps=Course.of(training, rows).steps,
             gradient_accumulation_steps=math.ceil(training.train_batch_size / (groups * micro)),
             gradient_reduction=gradient_reduction(data.model),
+            checkpoints=checkpoints,
             memory_bytes_per_worker=memory,
             available_bytes_per_worker=available,
         ),
@@ -206,6 +215,26 @@ def memory_per_worker(
 def gradient_reduction(model: ModelFacts) -> GradientReduction:
     """When to add up the gradients of the workers."""
     return "step" if FLOAT * model.trainable_parameters <= UNSHARDED_GRADIENTS else "microBatch"
+
+
+def with_checkpoint_copy(
+    memory: dict[str, int], model: ModelFacts, compute: Compute
+) -> tuple[CheckpointMode, dict[str, int]]:
+    """How checkpoints are written, and the memory of a worker with the copy that is written during the training.
+
+    The copy is in the pod's memory, also with GPUs, whose part of the pod's memory is not in `memory`. If the pod's
+    limit has no room for it, the training waits for its checkpoints. The copy is freed before the export.
+    """
+    workers = compute.gpus_per_node or compute.workers_per_node
+    copy = math.ceil(FLOAT * (1 + ADAM_STATES) * model.trainable_parameters / (workers * compute.nodes))
+    training = sum(memory[part] for part in memory.keys() - {"loading", "export", "total"})
+    used = GPU_RUNTIME_BYTES if compute.gpus_per_node else training
+    limit = compute.resources.limits.get("memory")
+    if limit is not None and used + copy > quantity(limit) // workers:
+        return "synchronous", memory
+    if compute.gpus_per_node:
+        return "asynchronous", memory
+    return "asynchronous", memory | {"checkpoint": copy, "total": max(memory["total"], training + copy)}
 
 
 def _loading(model: ModelFacts, world: int) -> int:

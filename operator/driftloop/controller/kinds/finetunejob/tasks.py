@@ -79,6 +79,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         parallelism=spec.compute.parallelism,
         gradient_accumulation_steps=plan.status.gradient_accumulation_steps,
         gradient_reduction=plan.status.gradient_reduction,
+        checkpoints=plan.status.checkpoints,
         per_device_train_batch_size=plan.per_device_train_batch_size,
         total_steps=plan.status.total_steps,
         head=jobs.head_name(observed.job, attempt, stages.settings),

@@ -87,6 +87,31 @@ def test_the_parts_add_up_to_the_total() -> None:
     assert parts["optimizer"] == 2 * parts["gradients"]
 
 
+def limited(memory: str, **compute: object) -> FineTuneJobSpec:
+    return spec(compute={"nodes": 2, "resources": {"limits": {"memory": memory}}} | compute)
+
+
+def test_the_copy_for_a_checkpoint_counts_and_without_room_for_it_training_waits() -> None:
+    data = prepared(model=facts(100_000_000))
+    needed = planned(plan(limited("64Gi"), data)).status
+    assert needed.checkpoints == "asynchronous"
+    parts = needed.memory_bytes_per_worker
+    assert parts["checkpoint"] == 12 * 100_000_000 / 2  # weights and two moments, in float32, on two workers
+    enough, little = (planned(plan(limited(str(size)), data)).status for size in (parts["total"], parts["total"] - 1))
+    assert (enough.checkpoints, little.checkpoints) == ("asynchronous", "synchronous")
+    assert "checkpoint" not in little.memory_bytes_per_worker
+
+
+def test_with_gpus_the_copy_is_in_the_memory_of_the_pod() -> None:
+    data = prepared(model=facts(1_000_000_000))  # a copy of 0.7 GiB for each of 16 workers
+    compute = {"gpusPerNode": 8, "gpuMemory": "80Gi"}
+    large, small = (planned(plan(limited(size, **compute), data)).status for size in ("64Gi", "16Gi"))
+    assert (large.checkpoints, small.checkpoints) == ("asynchronous", "synchronous")
+    assert large.memory_bytes_per_worker == small.memory_bytes_per_worker
+    unlimited = spec(compute={"nodes": 2} | compute)
+    assert planned(plan(unlimited, data)).status.checkpoints == "asynchronous"
+
+
 def test_the_estimate_is_near_what_a_gpu_had_in_use() -> None:
     """bench/stages.py --gpus 1 --model 110m --length 512 --batch 64, on an H200: 18,233 MiB of it."""
     model = facts(

@@ -10,8 +10,9 @@ from torch import nn
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
 
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.train.run import Position, Superseded
-from driftloop_trainer.train.worker.checkpoint import load, resume, save
+from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded
+from driftloop_trainer.train.worker.checkpoint import load, resume
+from driftloop_trainer.train.worker.saver import Saver
 from unit.trainer.conftest import taken_over
 
 
@@ -29,6 +30,14 @@ def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
     model(torch.ones(2)).sum().backward()
     optimizer.step()
     return model, optimizer
+
+
+def save(run: Run, position: Position, model: nn.Module, optimizer: torch.optim.AdamW, keep: int) -> Checkpoint:
+    """Write a checkpoint, and wait until it is complete."""
+    saver = Saver(run, model, optimizer, keep)
+    saved = saver.save(position)
+    saver.close()
+    return saved
 
 
 @pytest.mark.usefixtures("alone")

@@ -1,0 +1,118 @@
+"""Writes checkpoints while training goes on: the loop waits only until its state is copied.
+
+A thread writes the copy, with torch's `async_save`. A process for it would import torch once more in each worker, and
+would need the copy in /dev/shm, which is small in a pod. The ranks' threads have a process group of their own, as the
+loop's exchanges must not meet theirs. That group is gloo also on GPUs: what they exchange is on the CPU.
+"""
+
+import logging
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn, optim
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.fsspec_filesystem import FsspecWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
+from torch.distributed.checkpoint.storage import WriteResult
+
+from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded, plain
+from driftloop_trainer.train.worker.checkpoint import causes, check_owner, state_of
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT = 1800  # seconds that a checkpoint may take
+
+
+class Saver:
+    """Writes the checkpoints of one training, one at a time. Every rank calls its methods in the same order.
+
+    `keep`: number of checkpoints that are kept. `background`: whether training goes on meanwhile. That takes memory for
+    a copy of the weights and moments of this rank.
+    """
+
+    def __init__(
+        self, run: Run, model: nn.Module, optimizer: optim.Optimizer, keep: int, *, background: bool = True
+    ) -> None:
+        self._run = run
+        self._model = model
+        self._optimizer = optimizer
+        self._keep = keep
+        self._background = background
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=_TIMEOUT))
+        assert isinstance(group, dist.ProcessGroup)  # it is something else only for ranks outside of it
+        self._group = group
+        gpu = torch.cuda.is_available()
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu
+            )
+        )
+        self._pending: tuple[Checkpoint, Future[Any]] | None = None
+
+    def save(self, position: Position) -> Checkpoint:
+        """Begin to write a checkpoint, once the previous one is complete. Raises Superseded on every rank."""
+        self.wait()
+        check_owner(self._run)
+        checkpoint = self._run.begin(position.step, position.skipped)
+        self._pending = checkpoint, self._start(_Writer(self._run, checkpoint, self._keep))
+        if not self._background:
+            self.wait()
+        return checkpoint
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that is being written is complete. If that fails, training goes on without it.
+
+        Raises RuntimeError or TimeoutError if another rank is lost.
+        """
+        if self._pending is None:
+            return
+        (checkpoint, written), self._pending = self._pending, None
+        try:
+            written.result(_TIMEOUT)
+        except CheckpointException as error:
+            if dist.get_rank() == 0:
+                log.warning("%s could not be written, training goes on: %s", checkpoint.uri, causes(error))
+
+    def close(self) -> None:
+        """Wait for the last checkpoint, and free the memory of its copy. Raises nothing, as training has ended."""
+        try:
+            self.wait()
+        except (RuntimeError, TimeoutError) as error:
+            log.warning("the last checkpoint is not complete: %s", error)
+        self._stager.close()
+
+    def _start(self, writer: "_Writer") -> Future[Any]:
+        state = state_of(self._model, self._optimizer)
+        if self._background:
+            started = async_save(state, storage_writer=writer, process_group=self._group, async_stager=self._stager)
+            assert isinstance(started, Future)  # other results are those of an asynchronous stager
+            return started
+        done: Future[Any] = Future()
+        try:
+            done.set_result(save(state, storage_writer=writer, process_group=self._group))
+        except CheckpointException as error:
+            done.set_exception(error)
+        return done
+
+
+class _Writer(FsspecWriter):
+    """Writes a checkpoint, which counts once all ranks have written their parts."""
+
+    def __init__(self, run: Run, checkpoint: Checkpoint, keep: int) -> None:
+        super().__init__(plain(checkpoint.uri))
+        self._run = run
+        self._checkpoint = checkpoint
+        self._keep = keep
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Complete the checkpoint, and delete older ones. torch calls it on rank 0, after all ranks have written."""
+        super().finish(metadata, results)
+        try:
+            self._run.complete(self._checkpoint, self._keep)
+        except Superseded as superseded:  # by now; the next check_owner tells all ranks
+            log.warning("%s", superseded)
