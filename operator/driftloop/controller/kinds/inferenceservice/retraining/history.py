@@ -20,10 +20,10 @@ WATCH_LAG = timedelta(seconds=60)
 class Basis:
     """A service that can be retrained: its stable version has a ModelVersion."""
 
-    situation: Situation
-    spec: Retraining
-    stable: Revision
-    serving: Version
+    situation: Situation  # the facts of this reconcile
+    spec: Retraining  # settings of the user
+    stable: Revision  # the revision that serves
+    serving: Version  # its version, from which the next job starts
 
     @property
     def observed(self) -> Observed:
@@ -35,12 +35,12 @@ class Basis:
 class History:
     """The retrainings of a service so far."""
 
-    in_flight: tuple[Job, ...]
+    in_flight: tuple[Job, ...]  # jobs that have not ended, or whose version is not decided on
     ordinal: int  # number of retrainings of this stable version so far, and so the number of the next one
     rejections: int  # rejected retrainings of this stable version
-    last_finished: datetime | None
-    last_created: datetime | None
-    last_ending: RetrainingEnding | None
+    last_finished: datetime | None  # when the latest retraining ended; the cooldown starts then
+    last_created: datetime | None  # when the latest job was created
+    last_ending: RetrainingEnding | None  # how the latest retraining ended
     today: int  # jobs that were created within the last 24 hours
 
 

@@ -32,9 +32,9 @@ class Decision:
 class Case:
     """A retraining that was triggered."""
 
-    basis: Basis
-    history: History
-    trigger: RetrainingTrigger
+    basis: Basis  # the service that is retrained
+    history: History  # its retrainings so far
+    trigger: RetrainingTrigger  # what triggered this one
     status: RetrainingStatus  # the fields that do not depend on the decision
     proposal: str  # name of the job that would be created
 

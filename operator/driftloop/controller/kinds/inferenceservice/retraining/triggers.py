@@ -16,9 +16,9 @@ ALARM_SLACK = timedelta(minutes=5)  # an alert may begin this long before or aft
 class RetrainingTrigger:
     """A cause for a retraining."""
 
-    kind: RetrainingTriggerKind
-    started: datetime
-    alert: AlertRecord | None = None
+    kind: RetrainingTriggerKind  # what caused it
+    started: datetime  # when the alert began, or when the version became too old
+    alert: AlertRecord | None = None  # the alert, if one caused it
 
 
 Alerts = list[tuple[datetime, AlertRecord]]  # alerts with the times at which they began

@@ -31,9 +31,9 @@ from driftloop.controller.vocabulary.reasons import Reason
 class Pair:
     """Both revisions of a canary."""
 
-    situation: Situation
-    stable: Revision
-    candidate: Revision
+    situation: Situation  # the facts of this reconcile
+    stable: Revision  # the revision that serves
+    candidate: Revision  # the revision that is tried beside it
 
     @property
     def replicas(self) -> int:
