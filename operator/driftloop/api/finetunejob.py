@@ -418,6 +418,16 @@ class Progress(ApiModel):
     loss: str | None = Field(None, max_length=32, description="Mean loss per token over the last steps.")
     tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
     eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")
+    peak_memory_bytes_per_worker: dict[str, int] | None = Field(
+        None,
+        max_length=4,
+        description="The most memory that any worker has used so far, in bytes, to compare with "
+        "plan.memoryBytesPerWorker. On GPUs: allocated and reserved by torch, which does not include the plan's "
+        "runtime. On CPUs: resident, the memory of the process, with its runtime and the pages of libraries.",
+    )
+    peak_memory: str | None = Field(
+        None, max_length=64, description="The same for people, such as 62.10 GiB allocated, 64.52 GiB reserved."
+    )
     updated: Timestamp | None = Field(None, description="When the progress was read.")
 
 

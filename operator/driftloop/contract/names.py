@@ -35,13 +35,14 @@ ENGINE_UNAVAILABLE = "engine_unavailable"
 class Metric:
     """Metric names. The comments list the labels."""
 
-    # Trainer, on METRICS_PORT of pod index 0: no labels.
+    # Trainer, on METRICS_PORT of pod index 0: no labels, except where one is named.
     TRAIN_STEP = "driftloop_training_step"
     TRAIN_TOTAL_STEPS = "driftloop_training_total_steps"
     TRAIN_LOSS = "driftloop_training_loss"
     TRAIN_TOKENS_PER_SECOND = "driftloop_training_tokens_per_second"
     TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
     TRAIN_SKIPPED_STEPS = "driftloop_training_skipped_steps"
+    TRAIN_PEAK_MEMORY = "driftloop_training_peak_memory_bytes"  # of one worker; + kind, one of MEMORY_KINDS
 
     # Proxy: every series has the labels inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code
@@ -62,6 +63,7 @@ class Metric:
     DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
 
 
+MEMORY_KINDS = ("allocated", "reserved", "resident")  # GPU: by torch's allocator; CPU: of the process
 SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; the fourth signal is feedback, from FEEDBACK
 
 # The largest weight file of a version, in bytes: a rank that exports holds one at a time, and its copy in /tmp for a

@@ -24,6 +24,7 @@ MAX_NOTES = 4
 OTHER_REASONS = "other"
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Reason = Annotated[str, Field(max_length=40)]
+MemoryKind = Annotated[str, Field(max_length=16)]
 
 
 class ModelFacts(ApiModel):
@@ -99,6 +100,7 @@ class TrainResult(ApiModel):
     world_size: Count
     nodes: Count
     seconds: float
+    peak_memory_bytes_per_worker: dict[MemoryKind, Count] = Field(default={}, max_length=4)
     resumed_from_step: Count = 0
     restarts: Count = 0
     skipped_steps: Count = 0  # their loss or gradient was not finite, so they changed no weight

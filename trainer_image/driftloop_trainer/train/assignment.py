@@ -1,6 +1,6 @@
 """What the driver sends to the workers, and what they return."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from driftloop.contract.task import TrainTask
@@ -30,6 +30,7 @@ class Outcome:
     loss: float = 0.0
     tokens_per_second: float = 0.0
     seconds: float = 0.0
+    peak_memory: dict[str, int] = field(default_factory=dict)
     first_step: int = 0
     restarts: int = 0
     skipped: int = 0

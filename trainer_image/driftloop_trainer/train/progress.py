@@ -1,6 +1,6 @@
 """The progress of a run. Imports nothing, so that the board's process does not wait for torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -8,6 +8,7 @@ class Progress:
     """How far a run is. `step` counts completed steps. Speed and remaining time are estimated from the last steps.
 
     `skipped`: those of the steps that changed no weight. `loss` is not a number after such a step.
+    `peak_memory`: the most bytes that one worker has used so far, by what they are; empty until the first step is done.
     """
 
     step: int
@@ -16,3 +17,4 @@ class Progress:
     tokens_per_second: float
     eta_seconds: float
     skipped: int = 0
+    peak_memory: dict[str, int] = field(default_factory=dict)

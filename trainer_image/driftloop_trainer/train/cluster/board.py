@@ -30,12 +30,15 @@ class Board:
             "skipped": Gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
         }
         self._gauges["total"].set(total)
+        self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])
         start_http_server(port)
 
     def show(self, progress: Progress) -> None:
         """Replace what is served."""
         for name, gauge in self._gauges.items():
             gauge.set(getattr(progress, name))
+        for kind, size in progress.peak_memory.items():
+            self._peak.labels(kind).set(size)
 
 
 def start_board(total: int) -> Any:

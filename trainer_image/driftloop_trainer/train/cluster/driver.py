@@ -135,6 +135,7 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         world_size=task.nodes * task.workers_per_node,
         nodes=task.nodes,
         seconds=round(outcome.seconds, 1),
+        peak_memory_bytes_per_worker=outcome.peak_memory,
         resumed_from_step=outcome.first_step,
         restarts=outcome.restarts,
         skipped_steps=outcome.skipped,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import nn, optim
 from torch.distributed.checkpoint.api import CheckpointException
@@ -49,13 +48,6 @@ def from_rank_0(compute: Callable[[], T]) -> T:
 def check_owner(run: Run) -> None:
     """Check whether the run is still ours. Raises Superseded on every rank."""
     from_rank_0(run.check_owner)
-
-
-def any_rank(answer: bool, device: torch.device) -> bool:
-    """Whether the answer of any rank is true; every rank calls it and gets the same."""
-    answers = torch.tensor(int(answer), device=device)
-    dist.all_reduce(answers, dist.ReduceOp.MAX)
-    return bool(answers.item())
 
 
 def from_all_ranks(own: Sequence[T]) -> list[T]:

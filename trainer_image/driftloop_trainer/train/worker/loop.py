@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.batches import Batch, collate
-from driftloop_trainer.train.worker.checkpoint import any_rank, from_all_ranks
+from driftloop_trainer.train.worker.checkpoint import from_all_ranks
+from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Order, share
 from driftloop_trainer.train.worker.saver import Saver
@@ -37,12 +38,14 @@ class Trained:
     """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start.
 
     `skipped`: how many steps of the run were skipped, as their loss or gradient was not finite.
+    `peak_memory`: see `peak_memory`, the largest over all ranks.
     """
 
     loss: float
     tokens_per_second: float
     seconds: float
     skipped: int = 0
+    peak_memory: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Loop:
         order = Order(self.dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
         skips = Skips(first.skipped)
-        tokens, begun = 0, time.monotonic()
+        tokens, begun, peak = 0, time.monotonic(), dict[str, int]()
         model.train()
         for step in range(first.step, self.total_steps):
             started = time.monotonic()
@@ -114,9 +117,11 @@ class Loop:
             step_tokens = int(self.dataset.lengths[rows].sum())
             tokens += step_tokens
             recent.append((loss, time.monotonic() - started, step_tokens))
-            report(self._progress(Position(step + 1, skips.count), recent))
+            report(self._progress(Position(step + 1, skips.count), recent, peak))
             must_stop = worker is not None and worker.must_stop()
-            stopping = any_rank(must_stop, self.device)
+            used = peak_memory(self.device)
+            stopping, *most = largest([must_stop, *used.values()], self.device)
+            peak = dict(zip(used, most, strict=True))
             due = stopping or (step + 1) % self.training.save_steps == 0
             if due and step + 1 < self.total_steps:
                 saver.save(Position(step + 1, skips.count))
@@ -126,7 +131,7 @@ class Loop:
                 worker.release()
         seconds = time.monotonic() - begun
         losses = [entry[0] for entry in recent if math.isfinite(entry[0])]
-        return Trained(sum(losses) / max(1, len(losses)), tokens / max(seconds, 1e-9), seconds, skips.count)
+        return Trained(sum(losses) / max(1, len(losses)), tokens / max(seconds, 1e-9), seconds, skips.count, peak)
 
     def _report_skip(self, step: int, error: NonFinite, rows: Any, skips: Skips) -> None:
         """Log the rows of this rank that may be at fault. Raises NonFiniteLoss on every rank after too many skips."""
@@ -148,7 +153,7 @@ class Loop:
         shares = share(rows, self.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
         return [collate(self.dataset, indices, self.pad_id).to(self.device) for indices in shares]
 
-    def _progress(self, position: Position, recent: deque[tuple[float, float, int]]) -> Progress:
+    def _progress(self, position: Position, recent: deque[tuple[float, float, int]], peak: dict[str, int]) -> Progress:
         seconds = sum(entry[1] for entry in recent)
         return Progress(
             step=position.step,
@@ -157,6 +162,7 @@ class Loop:
             tokens_per_second=sum(entry[2] for entry in recent) / max(seconds, 1e-9),
             eta_seconds=(self.total_steps - position.step) * seconds / len(recent),
             skipped=position.skipped,
+            peak_memory=peak,
         )
 
 

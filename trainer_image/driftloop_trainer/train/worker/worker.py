@@ -74,6 +74,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         loss=trained.loss,
         tokens_per_second=trained.tokens_per_second,
         seconds=trained.seconds,
+        peak_memory=trained.peak_memory,
         first_step=begun.step,
         restarts=restarts,
         skipped=trained.skipped,

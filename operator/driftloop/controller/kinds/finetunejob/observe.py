@@ -97,7 +97,7 @@ async def _scrape(pod: Obj, world: World, now: datetime) -> Progress | None:
         samples = await world.metrics.scrape(pod, METRICS_PORT)
     except MetricsUnavailable:
         return None  # progress is only information for people
-    return progress.read({sample.labels.get("__name__", ""): sample.value for sample in samples}, now)
+    return progress.read(samples, now)
 
 
 def _due(last: Progress | None, now: datetime) -> bool:

@@ -1,13 +1,14 @@
 """The progress of training, read from the metrics of the pod with index 0. Information for people only. Pure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from driftloop.api.finetunejob import Progress
-from driftloop.contract.names import Metric
+from driftloop.contract.names import MEMORY_KINDS, Metric
 from driftloop.contract.result import TrainResult
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
+from driftloop.controller.vocabulary.samples import Sample
 
 READ_EVERY = timedelta(seconds=10)
 # Each write of the status is sent to all watchers. So it is written after a visible change, else twice per minute.
@@ -16,15 +17,16 @@ WRITE_EVERY = timedelta(seconds=30)
 MAX_COUNT = 10**15
 
 
-def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
-    """Progress from metric names and values; None while the number of steps is unknown."""
+def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
+    """Progress from the metrics of a pod; None while the number of steps is unknown."""
+    metrics = {sample.labels.get("__name__", ""): sample.value for sample in samples}
     step, total = _count(metrics.get(Metric.TRAIN_STEP)), _count(metrics.get(Metric.TRAIN_TOTAL_STEPS))
     if step is None or not total or step > total:
         return None
     skipped = _count(metrics.get(Metric.TRAIN_SKIPPED_STEPS)) or 0
     if step == 0:  # the other metrics are 0 until the first step is done, so the ETA of 0s would be wrong
         return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
-    eta = _count(metrics.get(Metric.TRAIN_ETA_SECONDS))
+    eta, peak = _count(metrics.get(Metric.TRAIN_ETA_SECONDS)), _peak_memory(samples)
     return Progress(
         step=step,
         total_steps=total,
@@ -34,6 +36,8 @@ def read(metrics: Mapping[str, float], now: datetime) -> Progress | None:
         eta=duration(eta) if eta is not None else None,
         loss=_short(metrics.get(Metric.TRAIN_LOSS)),
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
+        peak_memory_bytes_per_worker=peak or None,
+        peak_memory=memory(peak),
         updated=timestamp(now),
     )
 
@@ -49,6 +53,8 @@ def done(result: TrainResult) -> Progress:
         eta=duration(0),
         loss=_short(result.loss),
         tokens_per_second=_count(result.tokens_per_second),
+        peak_memory_bytes_per_worker=result.peak_memory_bytes_per_worker or None,
+        peak_memory=memory(result.peak_memory_bytes_per_worker),
     )
 
 
@@ -72,6 +78,21 @@ def duration(seconds: int) -> str:
     if hours:
         return f"{hours}h{minute:02}m"
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def memory(peak: Mapping[str, int]) -> str | None:
+    """The peak of memory for people, such as `62.10 GiB allocated, 64.52 GiB reserved`; None if it is unknown."""
+    return ", ".join(f"{peak[kind] / 2**30:.2f} GiB {kind}" for kind in MEMORY_KINDS if kind in peak) or None
+
+
+def _peak_memory(samples: Sequence[Sample]) -> dict[str, int]:
+    """Bytes by kind, without what no worker can have used."""
+    sizes = {
+        sample.labels.get("kind"): _count(sample.value)
+        for sample in samples
+        if sample.labels.get("__name__") == Metric.TRAIN_PEAK_MEMORY
+    }
+    return {kind: size for kind in MEMORY_KINDS if (size := sizes.get(kind))}
 
 
 def _count(value: float | None) -> int | None:

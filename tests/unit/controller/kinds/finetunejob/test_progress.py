@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Progress
-from driftloop.contract.names import Metric
+from driftloop.contract.names import MEMORY_KINDS, Metric
 from driftloop.controller.kinds.finetunejob.progress import done, duration, newer, read
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.samples import Sample
 from unit.controller.stages import NOW, trained
 
 METRICS = {
@@ -21,6 +22,16 @@ METRICS = {
 }
 
 
+PEAK = [
+    Sample({"__name__": Metric.TRAIN_PEAK_MEMORY, "kind": kind}, value)
+    for kind, value in {"allocated": 62.0 * 2**30, "reserved": 65.0 * 2**30, "negative": -1, "resident": 0}.items()
+]
+
+
+def samples(metrics: dict[str, float]) -> list[Sample]:
+    return [Sample({"__name__": name}, value) for name, value in metrics.items()]
+
+
 def at(seconds: int, percent: int, total: int = 100) -> Progress:
     return Progress(
         step=percent, total_steps=total, percent=percent, updated=timestamp(NOW + timedelta(seconds=seconds))
@@ -28,7 +39,7 @@ def at(seconds: int, percent: int, total: int = 100) -> Progress:
 
 
 def test_metrics_become_progress() -> None:
-    found = read(METRICS, NOW)
+    found = read([*samples(METRICS), *PEAK], NOW)
     assert found == Progress(
         step=30,
         total_steps=90,
@@ -37,12 +48,14 @@ def test_metrics_become_progress() -> None:
         eta="1m05s",
         loss="0.1235",
         tokens_per_second=1235,
+        peak_memory_bytes_per_worker={"allocated": 62 << 30, "reserved": 65 << 30},
+        peak_memory="62.00 GiB allocated, 65.00 GiB reserved",
         updated="2026-01-01T12:00:00Z",
     )
 
 
 def test_skipped_steps_are_counted_and_written_at_once() -> None:
-    found = read(METRICS | {Metric.TRAIN_SKIPPED_STEPS: 2.0}, NOW)
+    found = read(samples(METRICS | {Metric.TRAIN_SKIPPED_STEPS: 2.0}), NOW)
     assert found is not None
     assert found.skipped_steps == 2
     fresh = found.model_copy(update={"skipped_steps": 3, "updated": timestamp(NOW + timedelta(seconds=10))})
@@ -50,25 +63,27 @@ def test_skipped_steps_are_counted_and_written_at_once() -> None:
 
 
 def test_before_the_first_step_neither_loss_nor_eta_is_claimed() -> None:
-    found = read(METRICS | {Metric.TRAIN_STEP: 0.0, Metric.TRAIN_LOSS: 0.0, Metric.TRAIN_ETA_SECONDS: 0.0}, NOW)
+    found = read(
+        samples(METRICS | {Metric.TRAIN_STEP: 0.0, Metric.TRAIN_LOSS: 0.0, Metric.TRAIN_ETA_SECONDS: 0.0}), NOW
+    )
     assert found is not None
     assert (found.percent, found.loss, found.eta) == (0, None, None)
 
 
 @pytest.mark.parametrize("missing", [Metric.TRAIN_STEP, Metric.TRAIN_TOTAL_STEPS])
 def test_without_steps_there_is_no_progress(missing: str) -> None:
-    assert read({name: value for name, value in METRICS.items() if name != missing}, NOW) is None
+    assert read(samples({name: value for name, value in METRICS.items() if name != missing}), NOW) is None
 
 
 def test_a_loss_that_is_no_number_is_left_out() -> None:
-    found = read({name: value for name, value in METRICS.items() if name != Metric.TRAIN_LOSS}, NOW)
+    found = read(samples({name: value for name, value in METRICS.items() if name != Metric.TRAIN_LOSS}), NOW)
     assert found is not None
     assert found.loss is None
 
 
 @given(values=st.lists(st.floats(), min_size=5, max_size=5))
 def test_whatever_a_pod_reports_percent_is_between_0_and_100(values: list[float]) -> None:
-    found = read(dict(zip(METRICS, values, strict=True)), NOW)
+    found = read(samples(dict(zip(METRICS, values, strict=True))), NOW)
     assert found is None or 0 <= found.percent <= 100
 
 
@@ -77,6 +92,24 @@ def test_whatever_training_ends_with_is_shown_or_left_out(loss: float, pace: flo
     found = done(trained().model_copy(update={"loss": loss, "tokens_per_second": pace}))
     assert found.percent == 100
     assert found.loss not in ("nan", "inf", "-inf")
+
+
+@given(values=st.dictionaries(st.sampled_from([*MEMORY_KINDS, "other", ""]), st.floats()))
+def test_whatever_a_pod_reports_of_its_memory_the_status_accepts_it(values: dict[str, float]) -> None:
+    peak = [Sample({"__name__": Metric.TRAIN_PEAK_MEMORY, "kind": kind}, value) for kind, value in values.items()]
+    found = read([*samples(METRICS), *peak], NOW)
+    assert found is not None
+    shown = found.peak_memory_bytes_per_worker
+    assert shown is None or (set(shown) <= set(MEMORY_KINDS) and all(0 < size <= 10**15 for size in shown.values()))
+    assert (found.peak_memory is None) == (shown is None)
+    assert len(found.peak_memory or "") <= 64
+
+
+def test_a_finished_training_keeps_its_peak() -> None:
+    result = trained().model_copy(update={"peak_memory_bytes_per_worker": {"resident": 3 << 29}})
+    assert done(result).peak_memory_bytes_per_worker == {"resident": 3 << 29}
+    assert done(result).peak_memory == "1.50 GiB resident"
+    assert done(trained()).peak_memory is None
 
 
 @pytest.mark.parametrize(

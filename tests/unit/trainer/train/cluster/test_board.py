@@ -1,0 +1,19 @@
+import urllib.request
+from datetime import UTC, datetime
+
+from driftloop.controller.kinds.finetunejob.progress import read
+from driftloop.controller.runtime.readings.scrape import parse
+from driftloop_trainer.train.cluster.board import Board
+from driftloop_trainer.train.progress import Progress
+from testcluster.controlplane import free_port
+
+
+def test_the_operator_reads_what_the_board_shows() -> None:
+    port = free_port()
+    board = Board(port, total=90)
+    board.show(Progress(30, 90, 0.25, 1234.0, 65.0, peak_memory={"allocated": 3 << 30, "reserved": 4 << 30}))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        found = read(parse(answer.read().decode()), datetime.now(UTC))
+    assert found is not None
+    assert (found.step, found.total_steps, found.loss, found.eta) == (30, 90, "0.25", "1m05s")
+    assert found.peak_memory_bytes_per_worker == {"allocated": 3 << 30, "reserved": 4 << 30}
