@@ -30,6 +30,7 @@ from driftloop_trainer.prepare.stage import prepare
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.sharding import shard
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -81,8 +82,8 @@ def accuracy(options: argparse.Namespace, folder: Path, seed: int, test: Rows, f
     mesh = Mesh.of("cpu")
     model = shard(load_model(prepared / "model", Adapter()), mesh, bf16=False,
                   gradient_checkpointing=False)  # fmt: skip
-    loop = Loop(task.training, Dataset(prepared / FILE), tokenizer.pad_token_id, options.batch, options.steps,
-                torch.device("cpu"), mesh)  # fmt: skip
+    method = NextToken(Dataset(prepared / FILE), tokenizer.pad_token_id)
+    loop = Loop(task.training, method, options.batch, options.steps, torch.device("cpu"), mesh)
     loop.run(model, build_optimizer(model, task.training), Run(f"{output}-run", "bench"), 0, lambda _: None)
     model.eval()
     right = 0

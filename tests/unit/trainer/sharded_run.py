@@ -27,6 +27,7 @@ from driftloop_trainer.train.worker import loss
 from driftloop_trainer.train.worker.checkpoint import resume
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.sharding import shard
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
@@ -96,8 +97,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     losses: list[float] = []
     loop = Loop(
         training(case["save_steps"]),
-        Dataset(folder / case.get("data", "") / FILE),
-        PAD,
+        NextToken(Dataset(folder / case.get("data", "") / FILE), PAD),
         case["micro_size"],
         STEPS,
         torch.device("cpu"),

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from driftloop.api.finetunejob import GradientReduction, TrainingSpec
 from driftloop.contract.course import Course
-from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
-from driftloop_trainer.train.worker.batches import Batch, collate
+from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.checkpoint import from_all_ranks
 from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.method import Method
 from driftloop_trainer.train.worker.order import Order, share
 from driftloop_trainer.train.worker.saver import Saver
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
@@ -56,8 +56,7 @@ class Loop:
     """
 
     training: TrainingSpec
-    dataset: Dataset
-    pad_id: int
+    method: Method
     micro_size: int
     total_steps: int
     device: torch.device
@@ -93,8 +92,9 @@ class Loop:
         report: Callable[[Progress], None],
         worker: Worker | None,
     ) -> Trained:
-        course = Course.of(self.training, len(self.dataset.lengths))
-        order = Order(self.dataset.lengths, course, self.training.seed)
+        dataset = self.method.dataset
+        course = Course.of(self.training, len(dataset))
+        order = Order(dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
         skips = Skips(first.skipped)
         tokens, begun, peak = 0, time.monotonic(), dict[str, int]()
@@ -105,16 +105,22 @@ class Loop:
             self._set_rate(optimizer, step)
             torch.manual_seed(dropout_seed(self.training.seed, step, self.mesh.data_rank))
             batches = self._microbatches(rows)
-            counted = max(1, int(self.dataset.trained[rows].sum()))
             try:
-                loss = train_step(
-                    model, optimizer, self.mesh, batches, counted, self.training.max_grad_norm, self.reduction
+                loss, *_ = train_step(
+                    model,
+                    optimizer,
+                    self.mesh,
+                    batches,
+                    max(1, self.method.count(rows)),
+                    self.training.max_grad_norm,
+                    self.reduction,
+                    self.method.sums,
                 )
                 skips = skips.after(skipped=False)
             except NonFinite as error:
                 loss, skips = math.nan, skips.after(skipped=True)
                 self._report_skip(step, error, rows, skips)
-            step_tokens = int(self.dataset.lengths[rows].sum())
+            step_tokens = int(dataset.lengths[rows].sum())
             tokens += step_tokens
             recent.append((loss, time.monotonic() - started, step_tokens))
             report(self._progress(Position(step + 1, skips.count), recent, peak))
@@ -135,9 +141,9 @@ class Loop:
 
     def _report_skip(self, step: int, error: NonFinite, rows: Any, skips: Skips) -> None:
         """Log the rows of this rank that may be at fault. Raises NonFiniteLoss on every rank after too many skips."""
-        mine = share(rows, self.dataset.lengths, self.mesh.data_rank, self.mesh.data_size, self.micro_size)
+        mine = share(rows, self.method.dataset.lengths, self.mesh.data_rank, self.mesh.data_size, self.micro_size)
         suspects = [mine[number] for number in error.micro_batches] or mine
-        names = self.dataset.rows([index for indices in suspects for index in indices])
+        names = self.method.dataset.rows([index for indices in suspects for index in indices])
         log.warning("step %d was skipped and changed no weight: %s. Rows here: %s", step + 1, error, shown(names))
         if skips.too_many(self.total_steps):
             raise diverged(skips, str(error), from_all_ranks(names))
@@ -150,8 +156,8 @@ class Loop:
 
     def _microbatches(self, rows: Any) -> list[Batch]:
         mesh = self.mesh
-        shares = share(rows, self.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
-        return [collate(self.dataset, indices, self.pad_id).to(self.device) for indices in shares]
+        shares = share(rows, self.method.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
+        return [self.method.batch(indices).to(self.device) for indices in shares]
 
     def _progress(self, position: Position, recent: deque[tuple[float, float, int]], peak: dict[str, int]) -> Progress:
         seconds = sum(entry[1] for entry in recent)

@@ -1,7 +1,7 @@
-"""One optimiser step: the exact mean loss per token of the whole batch, its gradient, clipped."""
+"""One optimiser step: the exact mean loss of the whole batch, its gradient, clipped."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch.distributed.tensor import DTensor
 
 from driftloop.api.finetunejob import GradientReduction
 from driftloop_trainer.train.worker.batches import Batch
-from driftloop_trainer.train.worker.loss import loss_sum
 from driftloop_trainer.train.worker.mesh import Mesh, copies
+from driftloop_trainer.train.worker.methods.nexttoken import token_sums
+
+Sums = Callable[[Any, Batch], torch.Tensor]  # see Method.sums
 
 
 class NonFinite(Exception):
@@ -33,48 +35,48 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     mesh: Mesh,
     batches: Sequence[Batch],
-    trained_tokens: int,
+    count: int,
     max_grad_norm: float,
     reduction: GradientReduction = "step",
-) -> float:
-    """Accumulate over this rank's microbatches, step once, and return the loss per token over all ranks.
+    sums: Sums = token_sums,
+) -> list[float]:
+    """Accumulate over this rank's microbatches, step once, and return the means of loss and measures over all ranks.
 
-    The loss is the sum over all ranks and microbatches divided by `trained_tokens`, all tokens of the step that
-    count: any split of the same rows gives the same gradient. Raises NonFinite.
+    The loss is the sum over all ranks and microbatches divided by `count`, all tokens or pairs of the step that count:
+    any split of the same rows gives the same gradient. Raises NonFinite.
     """
-    total = torch.zeros((), dtype=torch.float64, device=batches[0].ids.device)
-    losses: list[torch.Tensor] = []
+    totals: list[torch.Tensor] = []
     for number, batch in enumerate(batches, start=1):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(reduction == "microBatch" or number == len(batches))
-        loss = loss_sum(model, batch)
+        summed = sums(model, batch)
         # FSDP computes the mean of the gradients over the rows of the grid, but the step needs their sum.
-        (loss * (mesh.data_size / trained_tokens)).backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-        total += losses[-1]
+        (summed[0] * (mesh.data_size / count)).backward()  # type: ignore[no-untyped-call]
+        totals.append(summed.detach().to(torch.float64))
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    summed, norm = reduce_loss_and_norm(total / mesh.tensor_size, gradients)
-    if not math.isfinite(summed) or not math.isfinite(norm):
+    totals_of_all, norm = reduce_sums_and_norm(torch.stack(totals).sum(0) / mesh.tensor_size, gradients)
+    means = [value / count for value in totals_of_all]
+    if not math.isfinite(means[0]) or not math.isfinite(norm):
         optimizer.zero_grad()
-        broken = [number for number, loss in enumerate(losses) if not math.isfinite(loss.item())]
-        raise NonFinite(f"loss {summed / trained_tokens}, gradient norm {norm}", broken)
+        broken = [number for number, (loss, *_) in enumerate(totals) if not math.isfinite(loss.item())]
+        raise NonFinite(f"loss {means[0]}, gradient norm {norm}", broken)
     if norm > max_grad_norm:
         torch._foreach_mul_([_local(g) for g in gradients], max_grad_norm / (norm + 1e-6))
     optimizer.step()
     optimizer.zero_grad()
-    return summed / trained_tokens
+    return means
 
 
-def reduce_loss_and_norm(loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[float, float]:
-    """The loss summed over the ranks, and the norm of the whole gradient. Both take one exchange.
+def reduce_sums_and_norm(sums: torch.Tensor, gradients: Sequence[torch.Tensor]) -> tuple[list[float], float]:
+    """The sums added up over the ranks, and the norm of the whole gradient. Both take one exchange.
 
     A part of the gradient that several ranks hold counts once.
     """
     norms = torch._foreach_norm([_local(gradient) for gradient in gradients])
-    squares = _sum_of_squares(norms, gradients) if norms else torch.zeros_like(loss)
-    both = torch.stack([loss, squares])
+    squares = _sum_of_squares(norms, gradients) if norms else sums.new_zeros(())
+    both = torch.cat([sums, squares.unsqueeze(0)])
     dist.all_reduce(both)
-    summed, square = both.tolist()
+    *summed, square = both.tolist()
     return summed, math.sqrt(square) if square >= 0 else math.nan
 
 

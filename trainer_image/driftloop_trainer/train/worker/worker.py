@@ -23,6 +23,7 @@ from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -47,8 +48,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     first = dist.get_rank() == 0
     loop = Loop(
         training=training,
-        dataset=Dataset(data / FILE),
-        pad_id=load_tokenizer(base, uri).pad_token_id,
+        method=NextToken(Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id),
         micro_size=task.per_device_train_batch_size,
         total_steps=task.total_steps,
         device=device,

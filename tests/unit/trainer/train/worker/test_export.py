@@ -25,6 +25,7 @@ from driftloop_trainer.train.worker.export import Export, export, files_of
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
@@ -109,7 +110,9 @@ def trained(volume: Path, scratch: Path, steps: int) -> Path:
     )
     base = volume / "base"
     sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
-    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, steps, torch.device("cpu"), Mesh.of("cpu"))
+    loop = Loop(
+        job.training, NextToken(Dataset(folder(volume) / FILE), 0), 8, steps, torch.device("cpu"), Mesh.of("cpu")
+    )
     loop.run(
         sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), Position(), lambda _: None
     )
@@ -208,7 +211,7 @@ def test_frozen_weights_are_in_half_precision_where_they_are_computed_in_it_and_
     sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
     types = {".lora_" in name: weight.dtype for name, weight in sharded.model.named_parameters()}
     assert types == {True: torch.float32, False: torch.bfloat16}
-    loop = Loop(job.training, Dataset(folder(volume) / FILE), 0, 8, 2, torch.device("cpu"), Mesh.of("cpu"))
+    loop = Loop(job.training, NextToken(Dataset(folder(volume) / FILE), 0), 8, 2, torch.device("cpu"), Mesh.of("cpu"))
     loop.run(
         sharded.model, build_optimizer(sharded.model, job.training), Run(job.runs, "token"), Position(), lambda _: None
     )

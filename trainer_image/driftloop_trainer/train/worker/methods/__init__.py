@@ -1,0 +1,1 @@
+"""The training methods: how sequences become a loss. A file per method."""
