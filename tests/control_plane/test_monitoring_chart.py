@@ -40,17 +40,21 @@ def rendered(namespace: str) -> dict[str, Any]:
 
 
 class Prometheus(Process):
-    """Runs the chart's configuration, with changes only for the address of the API server and the rule file."""
+    """Runs the chart's configuration, with changes only for the address of the API server and the rule file.
+
+    `jobs`: further scrape configurations, as other teams add them to a shared Prometheus.
+    """
 
     name = "prometheus"
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, *jobs: Any) -> None:
         super().__init__(folder)
         files = rendered(cluster.namespace)
         config = files["prometheus.yaml"] | {"rule_files": [str(self.config("alerts.yaml", files["alerts.yaml"]))]}
         del config["alerting"]
         for discovery in (each for job in config["scrape_configs"] for each in job["kubernetes_sd_configs"]):
             discovery["kubeconfig_file"] = str(cluster.plane.kubeconfig)
+        config["scrape_configs"] += jobs
         self._config = self.config("prometheus.yaml", config)
 
     def command(self) -> list[str]:
@@ -107,10 +111,14 @@ class Watched:
     namespace: str
 
 
+def operator_pod() -> FakePod:
+    labels = {"app.kubernetes.io/instance": "driftloop", "app.kubernetes.io/component": "operator"}
+    return FakePod("operator-0", labels, 8080, "http")
+
+
 @pytest.fixture
 def watched(cluster: Cluster, tmp_path: Path) -> Iterator[Watched]:
-    labels = {"app.kubernetes.io/instance": "driftloop", "app.kubernetes.io/component": "operator"}
-    operator = FakePod("operator-0", labels, 8080, "http")
+    operator = operator_pod()
     server = FakePod("server-0", {"driftloop.dev/stage": "serve"}, 9090, "metrics")
     listeners = [operator.start(cluster), server.start(cluster)]
     with Prometheus(tmp_path, cluster) as prometheus:
@@ -152,6 +160,24 @@ def test_a_pods_metrics_carry_its_real_namespace_and_no_verdict_of_the_detector(
     assert found["exported_namespace"] == "somebody-elses"
     assert watched.prometheus.series("driftloop_drift_log_evidence") == []
     assert watched.prometheus.series("ALERTS") == []
+
+
+def test_evidence_that_is_scraped_in_another_namespace_makes_the_alert_fire_for_nobody(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Whoever may add a monitor to a shared Prometheus exported a victim's evidence, and its training began."""
+    theirs, ours = FakePod("theirs", {}, 9090, "metrics"), operator_pod()
+    listeners = [start_http_server(theirs.port, theirs.address, theirs.registry)[0], ours.start(cluster)]
+    targets = {"targets": [f"{theirs.address}:{theirs.port}"], "labels": {"namespace": "theirs"}}
+    evidence(theirs, {"victim": 100})
+    with Prometheus(tmp_path, cluster, {"job_name": "theirs", "static_configs": [targets]}) as prometheus:
+        eventually(lambda: prometheus.series('driftloop_drift_log_evidence{namespace="theirs"}'))
+        evidence(ours, {"drifted": 6})  # so that the rule is evaluated once more
+        firing = eventually(lambda: prometheus.series("ALERTS"))
+    assert {each["inference_service"] for each in firing} == {"drifted"}
+    for listener in listeners:
+        listener.shutdown()
+        listener.server_close()
 
 
 def test_every_pod_with_metrics_is_one_target(watched: Watched, cluster: Cluster) -> None:
