@@ -465,6 +465,22 @@ class PlanStatus(ApiModel):
     )
 
 
+class Adjustment(ApiModel):
+    """What was lowered after an attempt that ran out of memory. The result of the training is the same."""
+
+    attempt: int = Field(description="Number of the attempt that ran out of memory.")
+    time: Timestamp = Field(description="When this was noticed.")
+    reason: str = Field(
+        max_length=63,
+        description="OutOfMemory: the GPU, or Ray ended a worker. OOMKilled: the kernel ended a container.",
+    )
+    message: str = Field(max_length=512, description="What ran out of memory.")
+    per_device_train_batch_size: int = Field(
+        description="Maximum number of rows per forward pass of a worker in the later attempts."
+    )
+    gradient_checkpointing: bool = Field(description="Whether the later attempts recompute activations.")
+
+
 class DataStatus(ApiModel):
     """Result of the prepare stage."""
 
@@ -513,7 +529,14 @@ class FineTuneJobStatus(ApiModel):
     )
     progress: Progress | None = Field(None, description="Progress of training.")
     attempt: int = Field(
-        0, description="Number of the current run of the train stage. A resume after suspend adds one."
+        0,
+        description="Number of the current run of the train stage. A resume after suspend adds one, and so does an "
+        "adjustment.",
+    )
+    adjustments: list[Adjustment] | None = Field(
+        None,
+        max_length=16,
+        description="What was lowered after attempts that ran out of memory, the first one first. The last one counts.",
     )
     version: Name | None = Field(None, description="The ModelVersion that the job created.")
     started: Timestamp | None = Field(None, description="When the first stage started.")

@@ -56,6 +56,7 @@ class StageReason(StrEnum):
 
     # Training.
     NODES_MISSING = "NodesMissing"  # too few pods joined in time (train)
+    OUT_OF_MEMORY = "OutOfMemory"  # a GPU has too little memory, or Ray ended a worker for lack of it (train)
     HEAD_GONE = "HeadGone"  # the pod with index 0 was lost too often (train)
     RAY_FAILED = "RayFailed"  # Ray did not start (train)
     NON_FINITE_LOSS = "NonFiniteLoss"  # the loss was not finite in too many steps (train)

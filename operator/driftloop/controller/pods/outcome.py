@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from driftloop.contract.logs import message_of
 from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import (
     AnswerResult,
     AnyResult,
@@ -47,6 +48,9 @@ STUCK = {
 }
 BENIGN = {"Running", Reason.STARTING, Reason.STOPPING}  # reasons of `Running` that are not a problem
 _SIGNALLED = {137, 143, EXIT_RETRY}  # exit codes after SIGKILL, SIGTERM, and SIGTERM with a last checkpoint
+OOM_KILLED = "OOMKilled"  # the kubelet's reason
+OUT_OF_MEMORY = (OOM_KILLED, StageReason.OUT_OF_MEMORY)
+_MORE_MEMORY = ": raise its memory limit, or lower the batch size or maxLength"
 _LOG_TAIL = 400
 
 
@@ -97,6 +101,24 @@ def outcome(job: Obj, pods: Iterable[Obj], container: str, now: datetime) -> Out
     if cause := _broken_sidecar(own):
         return Broken(cause.reason, cause.message)
     return _running(job, own, now)
+
+
+def memory_shortage(job: Obj, pods: Iterable[Obj]) -> Broken | None:
+    """How a pod of an unfinished or failed Job ran out of memory.
+
+    None if none did, if all pods run again, or if the Job ended for another reason that a person must act on.
+    A pod that was disrupted does not count: its node, not the pod, may have lacked memory.
+    """
+    own = [pod for pod in pods if controlled_by(pod, job["metadata"]["uid"])]
+    out_of_time = (find(_conditions(job), "Failed") or {}).get("reason") == "DeadlineExceeded"
+    if out_of_time or sum(phase(pod) == "Running" for pod in own) >= (job["spec"].get("parallelism") or 1):
+        return None
+    causes = [cause for pod in own if not _is_disrupted(pod) for cause in _causes(pod)]
+    short = [cause for cause in causes if cause.reason in OUT_OF_MEMORY]
+    if not short or any(cause.exit_code == EXIT_BAD_INPUT and cause not in short for cause in causes):
+        return None
+    last = max(short, key=lambda cause: cause.finished)
+    return Broken(last.reason, last.message.removesuffix(_MORE_MEMORY))
 
 
 def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], float | None]:
@@ -303,9 +325,8 @@ def _cause(pod: str, container: str, terminated: Obj) -> _Cause:
     when, where = terminated.get("finishedAt") or "", f"container {container} of {pod}"
     if error := _stage_error(message):
         return _Cause(4 if code == EXIT_BAD_INPUT else 3, when, error.reason, error.message, code)
-    if terminated.get("reason") == "OOMKilled":
-        advice = "raise its memory limit, or lower the batch size or maxLength"
-        return _Cause(2, when, "OOMKilled", f"{where} used more memory than its limit: {advice}", code)
+    if terminated.get("reason") == OOM_KILLED:
+        return _Cause(2, when, OOM_KILLED, f"{where} used more memory than its limit{_MORE_MEMORY}", code)
     # Here the message is the end of the log, and its last line is where Python prints the error.
     tail = shorten(message_of(message.strip().rsplit("\n", 1)[-1]), _LOG_TAIL)
     last_line = f": {tail}" if tail else ""
@@ -325,6 +346,10 @@ def _stage_error(message: str) -> StageError | None:
             return None
         case never:
             assert_never(never)
+
+
+def _is_disrupted(pod: Obj) -> bool:
+    return phase(pod) == "Failed" and is_true(_conditions(pod), "DisruptionTarget")
 
 
 def _conditions(obj: Obj) -> list[Obj]:

@@ -33,6 +33,7 @@ RETRIED = f"{GROUP}/retried"  # the revision failed while the retry annotation n
 
 # Annotations of other children.
 TRIGGER = f"{GROUP}/trigger"  # on a FineTuneJob: the Trigger as JSON
+ADJUSTMENTS = f"{GROUP}/adjustments"  # on a train Job: what was lowered before it, as JSON
 DRAFT = f"{GROUP}/version-draft"  # on a train Job: the ModelVersion to create
 NO_BASELINE = f"{GROUP}/no-baseline"  # on an evaluation's Job: there is no version to compare with
 ENGINE = f"{GROUP}/engine"  # on an evaluation's Job: hash of the engine

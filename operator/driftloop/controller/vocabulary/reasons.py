@@ -23,6 +23,7 @@ class Reason(StrEnum):
     # FineTuneJob.
     PREPARING = "Preparing"
     TRAINING = "Training"
+    LOWERING_MEMORY = "LoweringMemory"
     SUSPENDED = "Suspended"
     SUSPENDING = "Suspending"
     SUCCEEDED = "Succeeded"

@@ -15,6 +15,7 @@ from driftloop.controller.pods.outcome import (
     Running,
     delete_job,
     lost_pods,
+    memory_shortage,
     outcome,
     refused_pods,
 )
@@ -240,6 +241,37 @@ def test_a_job_that_is_being_deleted_has_no_outcome() -> None:
     ended = found(body, pod_of(body, terminated("train", 0, encode(prepared()))))
     assert isinstance(ended, Running)
     assert ended.reason == "Stopping"
+
+
+OOM = terminated("train", 137, reason="OOMKilled", at="2026-01-01T11:10:00Z")
+SHORT = encode(StageError(reason="OutOfMemory", message="rank 3: CUDA out of memory"))
+
+
+def test_the_last_lack_of_memory_is_told_without_advice() -> None:
+    body = job()
+    killed = pod_of(body, OOM, phase="Failed")
+    assert memory_shortage(body, [killed, pod_of(body, index=1)]) == Broken(
+        "OOMKilled", "container train of stage-0-abcde used more memory than its limit"
+    )
+    later = pod_of(FAILED, terminated("train", 78, SHORT, at="2026-01-01T11:20:00Z"), phase="Failed", index=1)
+    assert memory_shortage(FAILED, [later, killed]) == Broken("OutOfMemory", "rank 3: CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("body", "pods"),
+    [
+        (job(), [("Failed", OOM), ("Running", {}), ("Running", {})]),
+        (job(condition("Failed", "DeadlineExceeded")), [("Failed", OOM)]),
+        (FAILED, [("Failed", OOM), ("Failed", terminated("train", 78, BAD_INPUT))]),
+        (FAILED, [("Failed", terminated("train", 137))]),
+    ],
+    ids=["all run again", "no time is left", "the input is wrong", "killed for another reason"],
+)
+def test_an_end_with_another_cause_is_no_lack_of_memory(body: Obj, pods: list[tuple[str, Obj]]) -> None:
+    found = [
+        pod_of(body, *filter(None, [status]), phase=phase, index=index) for index, (phase, status) in enumerate(pods)
+    ]
+    assert memory_shortage(body, found) is None
 
 
 def terminating(phase: str = "Running", tainted: bool = True) -> Obj:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
@@ -22,6 +23,7 @@ from driftloop_trainer.train.cluster.board import start_board
 from driftloop_trainer.train.cluster.entry import take_up
 from driftloop_trainer.train.cluster.node import await_head
 from driftloop_trainer.train.cluster.processgroup import ProcessGroup
+from driftloop_trainer.train.cluster.shortage import shortage
 from driftloop_trainer.train.cluster.trainer import Trainer
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import stop_on_sigterm
@@ -116,7 +118,10 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
             name=task.job_uid, storage_path=scratch, failure_config=FailureConfig(max_failures=task.backoff_limit)
         ),
     )
-    outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # its type is version 1's
+    try:
+        outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # its type is version 1's
+    except TrainingFailedError as error:
+        raise shortage(error) or error from error
     if not isinstance(outcome, Outcome):
         raise StageFailure(StageReason.UNEXPECTED, "training ended without an outcome", EXIT_RETRY)
     return outcome

@@ -7,6 +7,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from driftloop_trainer.train.cluster.shortage import FinalShortage
+
 # The manager of Ray's datasets is unused because the workers read the prepared folder themselves. The cleaner of
 # placement groups is unused because the cluster ends with its driver. Without a dashboard the cleaner can't query
 # whether the driver is alive, and logs this every second (not reported).
@@ -21,8 +23,11 @@ class Trainer(DataParallelTrainer):
         return [callback for callback in callbacks if not isinstance(callback, _UNUSED)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        policy = _FixedNodes(self.scaling_config)  # type: ignore[arg-type]  # its type is version 1's
-        return super()._initialize_and_run_controller(**arguments | {"scaling_policy": policy})
+        policies = {
+            "scaling_policy": _FixedNodes(self.scaling_config),  # type: ignore[arg-type]  # its type is version 1's
+            "failure_policy": FinalShortage(arguments["failure_policy"].failure_config),
+        }
+        return super()._initialize_and_run_controller(**arguments | policies)
 
 
 class _FixedNodes(FixedScalingPolicy):

@@ -1,10 +1,21 @@
-"""The most memory that a worker has used so far."""
+"""The most memory that a worker has used so far, and its end if there is no more."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import StageFailure, bounded
+
+
+class OutOfMemory(StageFailure):
+    """A rank whose GPU has no memory left. `message`: torch's, which has the numbers."""
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(StageReason.OUT_OF_MEMORY, bounded(f"rank {rank}: {message}"))
+        self.args = (rank, message)  # pickle rebuilds an exception from these
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:

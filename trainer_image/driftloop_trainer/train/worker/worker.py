@@ -22,6 +22,7 @@ from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 
@@ -30,9 +31,13 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
     """Train and export as one of the ranks. Returns the Outcome; only that of rank 0 counts.
 
     All ranks return in the same way. If one rank left alone, the others would wait for it in their next exchange.
+    The exception is a rank that runs out of memory: it raises OutOfMemory, and Ray ends the others.
     """
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
-        return _work(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
+        try:
+            return _work(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(dist.get_rank(), str(error)) from error
 
 
 def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:

@@ -11,24 +11,35 @@ from typing import Any, assert_never
 from driftloop.api.finetunejob import ENDED, DataStatus, FineTuneJobPhase
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.controller.kinds import step as steps
-from driftloop.controller.kinds.finetunejob import progress, tasks
+from driftloop.controller.kinds.finetunejob import ladder, progress, tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
-from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
+from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy, remedy_after
 from driftloop.controller.kinds.finetunejob.stages import Stages, stages_of
 from driftloop.controller.kinds.finetunejob.start import Blocked, Refused, Start, Waiting, start
 from driftloop.controller.kinds.finetunejob.tasks import Prepared
 from driftloop.controller.kinds.stage import Stage, foreign_result, lost_result
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge
-from driftloop.controller.pods.outcome import BENIGN, Broken, Lost, Running, delete_job, finished, lost_pods
+from driftloop.controller.pods.outcome import (
+    BENIGN,
+    OUT_OF_MEMORY,
+    Broken,
+    Lost,
+    Running,
+    delete_job,
+    finished,
+    lost_pods,
+    memory_shortage,
+)
 from driftloop.controller.vocabulary import conditions
-from driftloop.controller.vocabulary.labels import DRAFT, VERSION
+from driftloop.controller.vocabulary.labels import ADJUSTMENTS, DRAFT, VERSION
 from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings, independent
 from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0  # wait for a change of other objects, most of which also trigger a reconcile
 SETTLE_SECONDS = 10.0  # wait for changes of the job's own Jobs and pods
+AT_ONCE_SECONDS = 0.5  # the next step needs only the status that this one writes
 
 
 Step = steps.Step[FineTuneJobPhase]
@@ -127,7 +138,7 @@ def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
     if task is None:
         return _failed(Reason.INVALID_RESULT, foreign_result(prepare).message)
     changes: dict[str, Any] = {"data": _data_status(data)}
-    match plan_or_remedy(observed.spec, data, observed.gpu_memory):
+    match plan_or_remedy(stages.spec, data, observed.gpu_memory):
         case Refusal(reason, message):
             return _failed(reason, message, changes)
         case TrainingPlan() as planned:
@@ -159,6 +170,8 @@ def _create_train(stages: Stages, prepared: Prepared, planned: TrainingPlan) -> 
     job, settings = stages.observed.job, stages.settings
     lineage = tasks.lineage(stages.observed, prepared, settings.trainer_image)
     annotations = {DRAFT: tasks.draft(stages.observed.spec, lineage, prepared.data)}
+    if stages.adjustments:
+        annotations[ADJUSTMENTS] = ladder.encode(stages.adjustments)
     task = tasks.train_task(stages, prepared, planned, lineage)
     body = jobs.train_job(job, task, _placement(stages), annotations)
     secret = Create(jobs.ray_secret(job, stages.observed.fresh_secret, settings))
@@ -167,20 +180,55 @@ def _create_train(stages: Stages, prepared: Prepared, planned: TrainingPlan) -> 
 
 def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
     observed = stages.observed
-    changes = {"attempt": stages.attempt} | _restored_data(stages)
+    adjusted = {"adjustments": list(stages.adjustments)} if stages.adjustments else {}
+    changes = {"attempt": stages.attempt} | adjusted | _restored_data(stages)
     match train.outcome:
         case TrainResult() as result:
             return _create_version(observed, train.job, result, changes)
+        case Running() | Broken() if (step := _less_memory(stages, train.job)) is not None:
+            return replace(step, changes=changes | step.changes)
         case Running() as running:
             step = _in_progress(_training(observed), running, _network(stages))
             changes["progress"] = progress.newer(observed.status.progress, observed.progress)
             return replace(step, changes=changes, requeue_after=progress.READ_EVERY.total_seconds())
+        case Broken(reason, message) if reason in OUT_OF_MEMORY:
+            return _failed(reason, _out_of_memory(stages, message), changes)
         case Broken(reason, message):
             return _failed(reason, message, changes)
         case Lost():
             return replace(_rerun("Training", train.job), changes=changes)
         case never:
             assert_never(never)
+
+
+def _less_memory(stages: Stages, train: Obj) -> Step | None:
+    """The step towards an attempt that needs less memory; None if memory is not short, or nothing can be lowered.
+
+    First the status says what is lowered, then the Job is deleted, and then the next attempt is created. So the reason
+    is kept if the operator ends in between.
+    """
+    task = tasks.train_task_of(train)
+    deleted = train["metadata"].get("deletionTimestamp")
+    if task is None:
+        return None
+    if stages.is_adjusted:
+        message = ladder.told(task, stages.adjustments[-1])
+        actions = () if deleted else (delete_job(train),)
+        return Step("Training", conditions.progressing(Reason.LOWERING_MEMORY, message), actions, SETTLE_SECONDS)
+    shortage = None if deleted else memory_shortage(train, stages.observed.pods)
+    rung = ladder.next_rung(task, shortage, stages.now) if shortage else None
+    if rung is None:
+        return None
+    condition = conditions.progressing(Reason.LOWERING_MEMORY, ladder.told(task, rung))
+    return Step("Training", condition, (), AT_ONCE_SECONDS, {"adjustments": [*stages.adjustments, rung]})
+
+
+def _out_of_memory(stages: Stages, message: str) -> str:
+    """The message of a job for which nothing is left to lower, with the smallest change of its spec that would fit."""
+    data, tried = stages.prepare.result if stages.prepare else None, stages.observed.status.plan
+    if data is None or tried is None:
+        return message
+    return f"{message}: {remedy_after(tried, stages.spec, data, stages.observed.gpu_memory)}"
 
 
 def _create_version(observed: Observed, train: Obj, result: TrainResult, changes: dict[str, Any]) -> Step:
@@ -255,13 +303,16 @@ def _with_times(stages: Stages, step: Step) -> Step:
 
 
 def _restored_data(stages: Stages) -> dict[str, Any]:
-    """Restore data and plan of a status that has lost them, while the result of prepare is available."""
+    """Restore data and plan of a status that has lost them, or has those of an earlier attempt.
+
+    This works while the result of prepare is available.
+    """
     observed, status = stages.observed, stages.observed.status
     data = stages.prepare.result if stages.prepare else None
-    if data is None or (status.data and status.plan):
+    if data is None or (status.data and status.plan and status.attempt == stages.attempt):
         return {}
     known: dict[str, Any] = {"data": _data_status(data)}
-    match plan(observed.spec, data, observed.gpu_memory):
+    match plan(stages.spec, data, observed.gpu_memory):
         case TrainingPlan() as planned:
             return known | {"plan": planned.status}
         case Refusal():

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any, assert_never
 
-from driftloop.api.finetunejob import FineTuneJobSpec
+from driftloop.api.finetunejob import FineTuneJobSpec, PlanStatus
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, resolved
 from driftloop.controller.vocabulary.reasons import Reason
@@ -18,6 +18,8 @@ GPU_MEMORY = (16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # sizes on the market,
 MOST_MEMORY = 4096  # the largest memory limit of a pod that is suggested, in GiB
 # Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
 LINEAR_LAYERS = 7
+# Only a change that lowers the estimate by this much is proposed after a training that ran out of memory.
+LESS = 0.9
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ class _Case:
     spec: FineTuneJobSpec
     data: PrepareResult
     gpu_memory: tuple[int, ...]
+    tried: PlanStatus | None = None  # a plan that ran out of memory
     changes: tuple[str, ...] = ()
 
     def fits(self) -> bool:
         match plan(self.spec, self.data, self.gpu_memory):
-            case TrainingPlan():
-                return True
+            case TrainingPlan(status=status):
+                return self.tried is None or _needs_less(status, self.tried)
             case Refusal():
                 return False
             case never:
@@ -57,6 +60,21 @@ def plan_or_remedy(
             assert_never(never)
 
 
+def remedy_after(tried: PlanStatus, spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> str:
+    """The smallest change of `spec` after its plan `tried` ran out of memory, so the estimate was too low."""
+    return _advice(_first_that_fits(_Case(spec, data, tuple(gpu_memory), tried)))
+
+
+def _needs_less(found: PlanStatus, tried: PlanStatus) -> bool:
+    """Whether a plan fits though `tried` did not. Each is compared with the memory that is available to it, if known.
+
+    `tried` needed more than what was available to it. So the estimates are too low by at least that factor.
+    """
+    needs, needed = found.memory_bytes_per_worker["total"], tried.memory_bytes_per_worker["total"]
+    has, had = found.available_bytes_per_worker, tried.available_bytes_per_worker
+    return needs / has <= LESS * needed / had if has and had else needs <= LESS * needed
+
+
 def _advice(change: str | None) -> str:
     if change:
         return f"it would fit with {change}"
@@ -68,7 +86,10 @@ def _advice(change: str | None) -> str:
 
 def smallest_change(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> str | None:
     """The first change with which the training fits: each of `_CHANGES` alone, then two of them together, and so on."""
-    start = _Case(spec, data, tuple(gpu_memory))
+    return _first_that_fits(_Case(spec, data, tuple(gpu_memory)))
+
+
+def _first_that_fits(start: _Case) -> str | None:
     for count in range(1, len(_CHANGES) + 1):
         for changes in combinations(_CHANGES, count):
             case = _apply(start, changes)

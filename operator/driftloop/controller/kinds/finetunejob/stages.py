@@ -6,14 +6,16 @@ Observed (what was read)  ->  Stages (how far the job is)  ->  decide (what to d
 from dataclasses import dataclass
 from datetime import datetime
 
+from driftloop.api.finetunejob import Adjustment, FineTuneJobSpec
 from driftloop.contract.result import PrepareResult, TrainResult
+from driftloop.controller.kinds.finetunejob import ladder
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.stage import Stage, stage
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.outcome import outcome
-from driftloop.controller.vocabulary.labels import ATTEMPT, STAGE
+from driftloop.controller.vocabulary.labels import ADJUSTMENTS, ATTEMPT, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
-from driftloop.controller.vocabulary.objects import labels, phase
+from driftloop.controller.vocabulary.objects import annotations, labels, phase
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 
@@ -28,6 +30,17 @@ class Stages:
     prepare: Stage[PrepareResult] | None = None  # None before its Job is created
     train: Stage[TrainResult] | None = None  # of the latest attempt; None before its Job is created
     left_over: bool = False  # whether pods of a deleted train Job are still running
+    adjustments: tuple[Adjustment, ...] = ()  # what was lowered after attempts that ran out of memory
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The job's spec with what was lowered."""
+        return ladder.lowered(self.observed.spec, self.adjustments)
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether the next attempt is to replace the latest one, which ran out of memory."""
+        return bool(self.adjustments) and self.adjustments[-1].attempt == self.attempt
 
 
 def stages_of(observed: Observed, settings: Settings, now: datetime) -> Stages:
@@ -41,6 +54,7 @@ def stages_of(observed: Observed, settings: Settings, now: datetime) -> Stages:
         prepare=stage(prepare, outcome(prepare, observed.pods, jobs.PREPARE, now), PrepareResult) if prepare else None,
         train=stage(train, outcome(train, observed.pods, jobs.TRAIN, now), TrainResult) if train else None,
         left_over=_has_left_over(observed),
+        adjustments=_adjustments(observed, train),
     )
 
 
@@ -61,12 +75,20 @@ def _attempt_of(train: Obj) -> int:
 
 
 def _next_attempt(observed: Observed) -> int:
-    """The number rises only after the status says Suspended.
+    """The number rises only after the status says Suspended, or that the previous attempt ran out of memory.
 
     So a stale cache that does not contain the train Job yet can't start a second attempt.
     """
     previous = observed.status.attempt
-    return previous + 1 if observed.status.phase == "Suspended" else max(previous, 1)
+    short = any(entry.attempt == previous for entry in observed.status.adjustments or ())
+    return previous + 1 if observed.status.phase == "Suspended" or short else max(previous, 1)
+
+
+def _adjustments(observed: Observed, train: Obj | None) -> tuple[Adjustment, ...]:
+    """From the status; a status that has lost them gets them from the train Job."""
+    if observed.status.adjustments:
+        return tuple(observed.status.adjustments)
+    return ladder.decode(annotations(train).get(ADJUSTMENTS) or "[]") if train else ()
 
 
 def _has_left_over(observed: Observed) -> bool:

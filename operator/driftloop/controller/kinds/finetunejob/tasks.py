@@ -63,8 +63,7 @@ def prepare_task(observed: Observed, start: Start) -> PrepareTask:
 
 def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: Lineage) -> TrainTask:
     """The task to train on the prepared data according to the plan."""
-    observed, attempt = stages.observed, stages.attempt
-    spec = observed.spec
+    observed, attempt, spec = stages.observed, stages.attempt, stages.spec
     return TrainTask(
         job=observed.name,
         job_uid=observed.uid,
@@ -168,6 +167,17 @@ def prepare_task_of(prepare: Obj) -> PrepareTask | None:
         case PrepareTask() as task:
             return task
         case TrainTask() | AnswerTask() | EvaluateTask() | ServeTask() | None:
+            return None
+        case never:
+            assert_never(never)
+
+
+def train_task_of(train: Obj) -> TrainTask | None:
+    """The task of a train Job; None if it does not parse or is the task of another stage."""
+    match jobs.task_of(train):
+        case TrainTask() as task:
+            return task
+        case PrepareTask() | AnswerTask() | EvaluateTask() | ServeTask() | None:
             return None
         case never:
             assert_never(never)

@@ -7,7 +7,7 @@ import pytest
 from driftloop.contract.result import AnyResult
 from driftloop.controller.kinds.finetunejob.decide import decide
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj, Plan
-from unit.controller.stages import NOW, SETTINGS, Cluster, job, observe_job, prepared, trained
+from unit.controller.stages import NOW, SETTINGS, Cluster, job, observe_job, pod_of, prepared, terminated, trained
 
 ENDS: list[tuple[str, AnyResult]] = [("prepare", prepared()), ("train", trained())]
 
@@ -38,6 +38,17 @@ class Operator:
         for end in ENDS:
             self.cluster.finish(*end)
             self.reconcile(times)
+        self.reconcile(times)
+
+    def run_short_of_memory(self, times: int = 4) -> None:
+        """The same, but the kernel kills a pod of the first attempt."""
+        self.reconcile(times)
+        self.cluster.finish(*ENDS[0])
+        self.reconcile(times)
+        train = self.cluster.job("train")
+        self.cluster.pods.append(pod_of(train, terminated("train", 137, reason="OOMKilled"), phase="Failed", index=1))
+        self.reconcile(times)
+        self.cluster.finish(*ENDS[1])
         self.reconcile(times)
 
     def end(self) -> tuple[Any, ...]:
@@ -77,6 +88,18 @@ def test_a_crash_after_any_write_ends_as_the_clean_run_and_starts_nothing_twice(
     assert operator.left is None
     assert operator.end() == CLEAN.end()
     assert sorted(operator.cluster.writes) == sorted(CLEAN.cluster.writes)
+
+
+def test_a_crash_at_any_write_changes_nothing_in_an_attempt_with_less_memory() -> None:
+    clean = Operator()
+    clean.run_short_of_memory()
+    assert clean.status["attempt"] == 2
+    for survive in range(1, len(clean.cluster.writes) + clean.statuses + 1):
+        operator = Operator(survive)
+        operator.run_short_of_memory(times=5)
+        assert operator.left is None
+        assert operator.end() == clean.end()
+        assert sorted(operator.cluster.writes) == sorted(clean.cluster.writes)
 
 
 def test_doubled_events_write_nothing_more() -> None:

@@ -248,13 +248,153 @@ def test_a_stages_own_reason_becomes_the_jobs(stage: str) -> None:
     assert run.step().writes == ()
 
 
-def test_memory_that_was_not_enough_is_said_so() -> None:
+# Too little memory.
+
+OOM_KILLED = terminated("train", 137, reason="OOMKilled")
+LEAST = {"trainBatchSize": 32, "perDeviceTrainBatchSize": 1, "gradientCheckpointing": True}
+
+
+def train_task(run: Run) -> TrainTask:
+    found = jobs.task_of(run.cluster.job("train"))
+    assert isinstance(found, TrainTask)
+    return found
+
+
+def killed(run: Run, index: int = 1) -> Obj:
+    """A pod of the running train Job that the kernel has killed."""
+    pod = pod_of(run.cluster.job("train"), OOM_KILLED, phase="Failed", index=index)
+    run.cluster.pods.append(pod)
+    return pod
+
+
+def test_an_attempt_that_ran_out_of_memory_is_followed_by_one_with_half_of_the_rows() -> None:
     run = Run()
     run.until_training()
-    run.cluster.fail("train", terminated("train", 137, reason="OOMKilled"), reason="FailedIndexes")
+    first = train_task(run)
+    killed(run)
     run.step()
-    assert run.condition("Failed")["reason"] == "OOMKilled"
+    told = run.condition("Reconciling")
+    assert (run.status["phase"], told["reason"]) == ("Training", "LoweringMemory")
+    assert "at most 8 instead of 16 rows" in told["message"]
+    [adjustment] = run.status["adjustments"]
+    assert (adjustment["attempt"], adjustment["reason"], adjustment["time"]) == (1, "OOMKilled", "2026-01-01T12:00:00Z")
+    assert (adjustment["perDeviceTrainBatchSize"], adjustment["gradientCheckpointing"]) == (8, False)
+    run.step()
+    run.cluster.pods = []
+    run.cluster.finish("prepare", prepared())
+    run.step()
+    second = train_task(run)
+    assert (first.attempt, second.attempt, run.status["attempt"]) == (1, 2, 2)
+    assert (first.per_device_train_batch_size, second.per_device_train_batch_size) == (16, 8)
+    assert second.gradient_accumulation_steps == 2 * first.gradient_accumulation_steps
+    assert (second.runs, second.total_steps) == (first.runs, first.total_steps)
+    assert run.condition("Reconciling")["reason"] == "Training"
+    assert run.reasons == ["Preparing", "Training", "LoweringMemory", "Training"]
+    writes = list(run.cluster.writes)
+    run.step()
+    run.step(after=5)
+    assert run.cluster.writes == writes
+
+
+def test_a_stage_that_says_itself_that_memory_is_short_goes_on_with_less() -> None:
+    run = Run()
+    run.until_training()
+    error = StageError(reason="OutOfMemory", message="rank 3: CUDA out of memory")
+    run.cluster.fail("train", terminated("train", 78, encode(error)))
+    run.step()
+    assert run.status["adjustments"][0]["reason"] == "OutOfMemory"
+    assert "rank 3: CUDA out of memory" in run.condition("Reconciling")["message"]
+    assert not run.condition("Failed")
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_ladder_survives_the_loss_of_the_status(lost: bool) -> None:
+    run = Run()
+    run.until_training()
+    killed(run)
+    run.step()
+    run.step()
+    run.cluster.pods = []
+    run.cluster.finish("prepare", prepared())
+    run.step()
+    before, writes = dict(run.status), list(run.cluster.writes)
+    run.status = {} if lost else run.status
+    run.step()
+    assert (run.cluster.writes, run.status) == (writes, before)
+    killed(run)
+    run.step()
+    assert [entry["perDeviceTrainBatchSize"] for entry in run.status["adjustments"]] == [8, 4]
+
+
+def test_an_operator_that_ends_between_two_steps_goes_on_from_the_status() -> None:
+    run = Run()
+    run.until_training()
+    killed(run)
+    run.step()
+    run.cluster.pods = []  # what showed the reason is gone
+    run.cluster.finish("prepare", prepared())
+    assert [write for write in run.cluster.writes if write.startswith("delete")] == []
+    run.step()
+    run.step()
+    assert (train_task(run).attempt, train_task(run).per_device_train_batch_size) == (2, 8)
+
+
+def test_where_nothing_can_be_lowered_the_job_fails_with_the_change_that_would_fit() -> None:
+    run = Run(training=LEAST)
+    run.until_training()
+    running = killed(run)
+    run.step()
+    assert (run.condition("Reconciling")["reason"], "adjustments" in run.status) == ("Retrying", False)
+    assert "OOMKilled" in run.condition("Reconciling")["message"]
+    run.cluster.pods.remove(running)
+    run.cluster.fail("train", OOM_KILLED, reason="FailedIndexes")
+    run.step()
+    for type_ in ("Failed", "Stalled"):
+        assert run.condition(type_)["reason"] == "OOMKilled"
     assert "memory limit" in run.condition("Failed")["message"]
+    assert "it would fit with compute.resources.limits.memory: 3Gi" in run.condition("Failed")["message"]
+
+
+def test_what_is_no_lack_of_the_pods_memory_lowers_nothing() -> None:
+    run = Run()
+    run.until_training()
+    evicted = pod_of(run.cluster.job("train"), terminated("train", 137), phase="Failed")
+    evicted["status"] |= {"reason": "Evicted", "message": "the node was low on resource: memory"}
+    disrupted = pod_of(run.cluster.job("train"), OOM_KILLED, phase="Failed", index=1)
+    disrupted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    run.cluster.pods += [evicted, disrupted]
+    run.step()
+    assert "adjustments" not in run.status
+    run.cluster.pods += [pod_of(run.cluster.job("train"), index=index) for index in (0, 1)]
+    killed(run)  # but its replacement runs
+    run.step()
+    assert "adjustments" not in run.status
+
+
+def test_a_training_that_ended_well_after_all_is_not_repeated() -> None:
+    run = Run()
+    run.until_training()
+    killed(run)
+    run.step()
+    run.cluster.finish("train", trained())
+    run.step()
+    assert run.status["phase"] == "Succeeded"
+
+
+def test_a_suspended_ladder_is_resumed_with_what_was_lowered() -> None:
+    run = Run()
+    run.until_training()
+    killed(run)
+    run.step()
+    run.suspend()
+    run.step()
+    run.cluster.pods = []
+    run.step()
+    assert run.status["phase"] == "Suspended"
+    run.suspend(False)
+    run.cluster.finish("prepare", prepared())
+    run.step()
+    assert (train_task(run).attempt, train_task(run).per_device_train_batch_size) == (2, 8)
 
 
 def test_a_result_that_does_not_parse_is_reported_never_guessed() -> None:
