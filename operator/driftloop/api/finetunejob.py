@@ -443,6 +443,9 @@ class PlanStatus(ApiModel):
     parameters: int = Field(description="Number of parameters of the model.")
     trainable_parameters: int = Field(description="Number of parameters that are trained.")
     total_steps: int = Field(description="Number of optimiser steps.")
+    per_device_train_batch_size: int | None = Field(
+        None, description="Maximum number of rows per forward pass of a worker, at most the spec's."
+    )
     gradient_accumulation_steps: int = Field(description="Forward passes per step on each worker.")
     gradient_reduction: GradientReduction = Field(
         "step",
@@ -454,11 +457,16 @@ class PlanStatus(ApiModel):
         description="Whether training goes on while a checkpoint is written. That needs memory of the pod, for a copy "
         "of the trained weights and their optimizer state. If resources.limits has no room for it, training waits.",
     )
+    reasons: dict[str, Annotated[str, Field(max_length=256)]] | None = Field(
+        None, max_length=8, description="Why the plan chose what it chose, by field of the plan."
+    )
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
-        description="Estimated bytes by purpose: weights, gradients, optimizer and more for training; on CPUs also the "
-        "copy for a checkpoint, and loading and export, which come before and after the training; total.",
+        description="Estimated bytes by purpose. weights, gradients, optimizer: AdamW's moments, gathered: weights "
+        "whole for the layers that are computed, activations and scores: what the backward pass needs of the forward "
+        "pass and of the attention, logits, runtime: Python and torch, on GPUs CUDA and NCCL, checkpoint: the copy "
+        "that is written, on CPUs loading and export: before and after the training. total: the most at one time.",
     )
     available_bytes_per_worker: int | None = Field(
         None, description="Bytes available to one worker, of the pod's memory limit or, with GPUs, of its GPU."

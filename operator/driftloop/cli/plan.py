@@ -223,6 +223,7 @@ def described(question: Question, planned: TrainingPlan) -> Iterator[str]:
     yield _line("model", f"{question.model.model_type}, {status.parameters:,} parameters, {_trained(status)} trained")
     yield _line("strategy", _strategy(question.spec.compute, planned))
     yield _line("batch", _batch(question, planned))
+    yield _line("", (status.reasons or {})["perDeviceTrainBatchSize"])
     if status.world_size > 1:
         yield _line("reduction", f"gradients are added up {REDUCTION[status.gradient_reduction]}")
     known = question.rows is not None or question.spec.training.max_steps is not None

@@ -22,6 +22,7 @@ from driftloop.contract.course import Course
 from driftloop.contract.loss import chunk_tokens
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.why import gib, why_checkpoints, why_reduction, why_rows
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -97,8 +98,16 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
             trainable_parameters=data.model.trainable_parameters,
             total_steps=Course.of(training, rows).steps,
             gradient_accumulation_steps=math.ceil(training.train_batch_size / (groups * micro)),
+            per_device_train_batch_size=micro,
             gradient_reduction=gradient_reduction(data.model),
             checkpoints=checkpoints,
+            reasons={
+                "perDeviceTrainBatchSize": why_rows(available, _larger(training, data, compute, groups, micro)),
+                "gradientReduction": why_reduction(
+                    gradient_reduction(data.model), FLOAT * data.model.trainable_parameters, UNSHARDED_GRADIENTS
+                ),
+                "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
+            },
             memory_bytes_per_worker=memory,
             available_bytes_per_worker=available,
         ),
@@ -170,6 +179,16 @@ def _spread(
                 return micro, memory, limit
     micro, memory = choices[-1] if limits else choices[0]
     return micro, memory, max(limits, default=None)
+
+
+def _larger(
+    training: TrainingSpec, data: PrepareResult, compute: Compute, groups: int, micro: int
+) -> tuple[int, int] | None:
+    """The next larger micro-batch that is allowed, and the memory that it needs; None for the largest one."""
+    larger = [size for size in micro_batches(training, groups) if size > micro][-1:]
+    on_gpu, tensor = compute.gpus_per_node > 0, compute.parallelism.tensor
+    found = [(size, memory_per_worker(training, data, groups, size, on_gpu=on_gpu, tensor=tensor)) for size in larger]
+    return next(((size, memory["total"]) for size, memory in found), None)
 
 
 def memory_per_worker(
@@ -286,12 +305,8 @@ def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int) -
 
 
 def _does_not_fit(memory: dict[str, int], available: int) -> str:
-    parts = ", ".join(f"{name} {_gib(size)}" for name, size in memory.items() if size and name != "total")
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in memory.items() if size and name != "total")
     return (
-        f"a worker needs about {_gib(memory['total'])} even with one row at a time ({parts}), but it has only "
-        f"{_gib(available)}"
+        f"a worker needs about {gib(memory['total'])} even with one row at a time ({parts}), but it has only "
+        f"{gib(available)}"
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -323,6 +323,30 @@ def test_gradients_of_a_large_model_are_reduced_after_every_micro_batch_and_neve
     assert planned(plan(spec(), prepared())).status.gradient_reduction == "step"
 
 
+def test_the_status_has_the_rows_at_once_and_why_it_is_not_more() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    wanted = {"trainBatchSize": 256, "gradientCheckpointing": True}
+    found = planned(plan(gpu_job(8, H100, **wanted), data))
+    assert found.status.per_device_train_batch_size == found.per_device_train_batch_size
+    assert found.status.reasons is not None
+    more = re.match(
+        r"(\d+) rows would need (\S+) GiB, more than the 76.00 GiB that are available$",
+        found.status.reasons["perDeviceTrainBatchSize"],
+    )
+    assert more is not None
+    assert int(more[1]) > found.per_device_train_batch_size
+    assert float(more[2]) > 76
+    larger = planned(plan(gpu_job(8, f"{math.ceil(float(more[2]) / 0.95) + 1}Gi", **wanted), data))
+    assert larger.per_device_train_batch_size == int(more[1])
+
+
+@pytest.mark.parametrize("compute", [{"nodes": 1}, {"nodes": 2, "resources": {"limits": {"memory": "64Gi"}}}])
+def test_where_the_memory_limits_nothing_the_spec_does(compute: dict[str, object]) -> None:
+    reasons = planned(plan(spec(compute=compute), prepared())).status.reasons
+    assert reasons is not None
+    assert reasons["perDeviceTrainBatchSize"].startswith("the most that trainBatchSize, perDeviceTrainBatchSize")
+
+
 def test_more_workers_load_and_export_a_model_that_none_could_hold_whole() -> None:
     training, data = TrainingSpec(adapter=Adapter(type="lora")), prepared(model=LLAMA_8B_LORA)
     few, many = (memory_per_worker(training, data, world, 1, on_gpu=False) for world in (1, 16))
