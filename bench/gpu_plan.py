@@ -149,6 +149,7 @@ def train(name: str, rows: int) -> None:
 
     from driftloop_trainer.dataset import FILE, Dataset, write_dataset
     from driftloop_trainer.models import with_adapter
+    from driftloop_trainer.train.worker.attention import attend_by_document
     from driftloop_trainer.train.worker.batches import collate
     from driftloop_trainer.train.worker.loop import build_optimizer
     from driftloop_trainer.train.worker.mesh import Mesh
@@ -177,6 +178,8 @@ def train(name: str, rows: int) -> None:
         mesh = Mesh.of("cuda")
         model = shard(model, mesh, bf16=bf16, gradient_checkpointing=checkpointing)
         optimizer = build_optimizer(model, training)
+        if dataset.packed:
+            attend_by_document(model)
         model.train()
         pace = 0.0
         for _ in range(2):

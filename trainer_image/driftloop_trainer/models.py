@@ -51,6 +51,12 @@ PACKING_TYPES = frozenset(
         *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
     )
 )
+# Types whose packed rows are kept apart by transformers' mask: gemma2 caps its scores, which torch's kernels don't;
+# gpt_neo and gptj compute attention themselves; nemotron, qwen2_moe and stablelm don't pass on what attention needs.
+MASKED_TYPES = frozenset(("gemma2", "gpt_neo", "gptj", "nemotron", "qwen2_moe", "stablelm"))
+# The others attend within each row, without a mask (worker/attention.py), each tested with a tiny model: loss and
+# gradient are those of the rows alone.
+DOCUMENT_TYPES = PACKING_TYPES - MASKED_TYPES
 # Checked, each by a tiny model of its type: the logits are what the output layer returns. Others scale or cap them
 # (cohere, gemma2, granite), so the loss needs all of them at once.
 CHUNKED_TYPES = frozenset(
@@ -194,6 +200,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
         loaded_whole=rearranged,
         chunked_loss=config.model_type in CHUNKED_TYPES,
+        document_attention=config.model_type in DOCUMENT_TYPES,
     )
 
 

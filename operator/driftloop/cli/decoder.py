@@ -31,6 +31,7 @@ class _Family:
     qk_norms: bool = False  # a norm per head for q and for k
     norms: int = 2  # norms per layer of the width of the model
     chunked_loss: bool = True  # false where the model scales or caps its logits
+    document_attention: bool = True  # false where the model caps its scores
 
 
 _LLAMA_BIASES = frozenset(("attention_bias", "mlp_bias"))
@@ -38,7 +39,10 @@ _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
 _FAMILIES = {
     "gemma": _Family(_GEMMA | {"num_key_value_heads": 16, "max_position_embeddings": 8192}),
     "gemma2": _Family(
-        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 8192}, norms=4, chunked_loss=False
+        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 8192},
+        norms=4,
+        chunked_loss=False,
+        document_attention=False,
     ),
     "gemma3_text": _Family(
         _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 131_072},
@@ -126,6 +130,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
         max_position_embeddings=config.max_position_embeddings,
         tied_embeddings=config.tie_word_embeddings,
         chunked_loss=family.chunked_loss,
+        document_attention=family.document_attention,
     )
 
 

@@ -44,6 +44,7 @@ class ModelFacts(ApiModel):
     max_position_embeddings: Count
     tied_embeddings: bool = False
     chunked_loss: bool = False  # its logits are computed for some tokens at a time
+    document_attention: bool = False  # with packing no mask keeps its rows apart
     loaded_whole: bool = False  # its weights are rearranged when they are read, so rank 0 reads the whole model
 
 

@@ -41,6 +41,13 @@ SPLIT: dict[str, dict[str, Any]] = {
     "split, odd vocabulary": {"model": {"vocab_size": 67, "tie_word_embeddings": False}, "chunk": 8},
     "split, biases": {"model": {"attention_bias": True, "mlp_bias": True}},
 }
+PACKED: dict[str, dict[str, Any]] = {
+    "packed": {"world_size": 2, "micro_size": 4, "save_steps": 100},
+    "packed, windows": {"world_size": 2, "micro_size": 2, "save_steps": 100, "checkpointing": True}
+    | {"model": {"model_type": "mistral", "sliding_window": 5}},
+    "packed, lora": {"world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
+    "packed, split": GRID | {"model": {"model_type": "qwen3"}},
+}
 CASES: list[dict[str, Any]] = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
     {"name": "two layers a unit", "world_size": 2, "micro_size": 4, "save_steps": 100, "unit_bytes": 100_000},
@@ -83,6 +90,7 @@ CASES: list[dict[str, Any]] = [
     },
     {"name": "dropout resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "d", **DROPOUT},
     *(GRID | {"name": name} | case for name, case in SPLIT.items()),
+    *({"name": name, "data": "packed"} | case for name, case in PACKED.items()),
     GRID | {"name": "split killed", "save_steps": 2, "run": "s", "stop_after": 3},
     {"name": "split resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "s"},
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
@@ -105,6 +113,7 @@ MAIN = (
     "sigterm",
     "drained",
     *MAIN_SPLIT,
+    "packed, split",
 )
 
 
@@ -116,6 +125,21 @@ def dataset(folder: Path) -> Dataset:
     for row in labels[::2]:
         row[: len(row) - 1] = [IGNORED] * (len(row) - 1)
     write_dataset(folder, ids, labels, [[len(row)] for row in ids])
+    return Dataset(folder / FILE)
+
+
+def packed_dataset(folder: Path) -> Dataset:
+    """Sequences of one to four rows."""
+    folder.mkdir()
+    random = np.random.default_rng(2)
+    packs = [random.integers(1, 16, size=int(rows)).tolist() for rows in random.integers(1, 5, size=16)]
+    ids = [random.integers(1, 64, size=sum(pack)).tolist() for pack in packs]
+    firsts = [{0, *np.cumsum(pack).tolist()} for pack in packs]
+    labels = [
+        [IGNORED if place in first else token for place, token in enumerate(row)]
+        for row, first in zip(ids, firsts, strict=True)
+    ]
+    write_dataset(folder, ids, labels, packs)
     return Dataset(folder / FILE)
 
 
@@ -147,11 +171,11 @@ def plain_losses(
         rows = order.batch(step)
         total = torch.zeros((), dtype=torch.float64)
         for row in rows:
-            ids = torch.tensor(data.ids(row)).long()
-            logits = tiny(ids[None], use_cache=False).logits[0, :-1]
-            total = total + functional.cross_entropy(
-                logits, torch.tensor(data.labels(row)).long()[1:], ignore_index=IGNORED, reduction="sum"
-            )
+            documents = data.segments(row).tolist()
+            parts = (torch.split(torch.tensor(tokens(row)).long(), documents) for tokens in (data.ids, data.labels))
+            for ids, labels in zip(*parts, strict=True):
+                logits = tiny(ids[None], use_cache=False).logits[0, :-1]
+                total = total + functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
         loss = total / int(data.trained[rows].sum())
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
@@ -166,6 +190,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     """A folder where every case of this run has run, on four ranks, then on two, then on one."""
     folder = tmp_path_factory.mktemp("exactness")
     dataset(folder)
+    packed_dataset(folder / "packed")
     cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
     (folder / "cases.json").write_text(json.dumps(cases))
     for world_size in (4, 2, 1):
@@ -202,6 +227,14 @@ def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str)
 @pytest.mark.parametrize("name", sweep("exactness", SPLIT, main=MAIN_SPLIT))
 def test_matrices_split_over_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     expected = plain_losses(Dataset(folder / FILE), **SPLIT[name].get("model", {}))
+    assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sweep("exactness", PACKED, main=("packed, split",)))
+def test_packed_rows_over_ranks_give_the_losses_of_rows_alone(folder: Path, name: str) -> None:
+    case = PACKED[name]
+    adapter = Adapter(type="lora", r=4) if case.get("lora") else None
+    expected = plain_losses(Dataset(folder / "packed" / FILE), adapter, **case.get("model", {}))
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
 

@@ -2,11 +2,34 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 
 from driftloop_trainer.dataset import IGNORED, Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The rows that lie one after another in packed sequences. The padding of a sequence is a document of its own.
+
+    `lengths`: tokens of each, through all sequences of the batch. `starts`: its first token in the flat batch, and the
+    number of all tokens at the end: int32, (documents + 1,).
+    """
+
+    lengths: tuple[int, ...]
+    starts: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "Documents":
+        """Documents of these lengths, on the CPU."""
+        counted = torch.tensor([0, *lengths])
+        return cls(tuple(lengths), counted.cumsum(0, dtype=torch.int32))
+
+    def to(self, device: torch.device) -> "Documents":
+        """A copy on `device`."""
+        return Documents(self.lengths, self.starts.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +39,15 @@ class Batch:
     ids: torch.Tensor
     targets: torch.Tensor
     kept: torch.Tensor
-    position_ids: torch.Tensor | None  # with packing: from 0 again in each row of a sequence
+    position_ids: torch.Tensor | None = None  # with packing: from 0 again in each document
+    documents: Documents | None = None  # with packing
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`."""
+        ids, targets, kept = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.targets, self.kept))
         positions = None if self.position_ids is None else self.position_ids.to(device, non_blocking=True)
-        ids, targets, kept = (t.to(device, non_blocking=True) for t in (self.ids, self.targets, self.kept))
-        return Batch(ids, targets, kept, positions)
+        documents = None if self.documents is None else self.documents.to(device)
+        return Batch(ids, targets, kept, positions, documents)
 
 
 def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
@@ -35,15 +60,21 @@ def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
     rows = max(1, len(indices))
     ids = torch.full((rows, width), pad_id, dtype=torch.int64)
     targets = torch.full((rows, width), IGNORED, dtype=torch.int64)
-    positions = torch.zeros((rows, width), dtype=torch.int64) if dataset.packed else None
     for row, index in enumerate(indices):
         length = int(dataset.lengths[index])
         ids[row, :length] = torch.from_numpy(dataset.ids(index).astype(np.int64))
         targets[row, : length - 1] = torch.from_numpy(dataset.labels(index)[1:].astype(np.int64))
-        if positions is not None:
-            lengths = [*dataset.segments(index).tolist(), width - length]
-            positions[row] = torch.cat([torch.arange(n) for n in lengths])
     kept = (targets != IGNORED).any(0).nonzero().flatten()
     if not len(kept):
         kept = torch.zeros(1, dtype=torch.int64)  # with an empty head output a rank would have no backward pass
-    return Batch(ids, targets[:, kept], kept, positions)
+    if not dataset.packed:
+        return Batch(ids, targets[:, kept], kept)
+    lengths = _document_lengths(dataset, indices, width)
+    positions = torch.cat([torch.arange(length) for length in lengths]).view(rows, width)
+    return Batch(ids, targets[:, kept], kept, positions, Documents.of(lengths))
+
+
+def _document_lengths(dataset: Dataset, indices: Sequence[int], width: int) -> list[int]:
+    """Tokens of each document of a batch that is padded to `width`."""
+    padded = ([*dataset.segments(index).tolist(), width - int(dataset.lengths[index])] for index in indices)
+    return [length for length in chain.from_iterable(padded) if length] or [width]

@@ -17,6 +17,7 @@ from driftloop.contract.course import Course
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
+from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.checkpoint import from_all_ranks
 from driftloop_trainer.train.worker.memory import largest, peak_memory
@@ -77,6 +78,8 @@ class Loop:
 
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
+        if self.method.dataset.packed:
+            attend_by_document(model)
         saver = Saver(run, model, optimizer, self.training.save_total_limit, background=self.background)
         try:
             return self._train(model, optimizer, saver, first, report, worker)

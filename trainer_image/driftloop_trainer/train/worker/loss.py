@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from driftloop.contract.loss import chunk_tokens
 from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.models import CHUNKED_TYPES
+from driftloop_trainer.train.worker.attention import attends_by_document
 from driftloop_trainer.train.worker.batches import Batch
 
 Head = Callable[[torch.Tensor], torch.Tensor]
@@ -32,9 +33,10 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def _forward(model: Any, batch: Batch) -> torch.Tensor:
+    documents = {"documents": batch.documents} if attends_by_document(model) else {}
     # use_cache must be off: with it, transformers would let packed rows attend to each other.
     logits: torch.Tensor = model(
-        batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept
+        batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept, **documents
     ).logits
     return logits
 

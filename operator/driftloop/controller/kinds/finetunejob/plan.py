@@ -204,7 +204,7 @@ def memory_per_worker(
     Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
     Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
     that are computed at a time. Every worker of a group has them whole.
-    Scores: in float32, attention on a GPU stores the softmax of each layer.
+    Mask: see `_mask`. Scores: in float32, attention on a GPU stores the softmax of each layer.
 
     `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
     memory, for 1.2B parameters in full and 8B with LoRA, whose frozen weights were in float32 then.
@@ -224,6 +224,7 @@ def memory_per_worker(
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
         "activations": tokens * _activations_per_token(model, width, tensor, training.gradient_checkpointing),
         "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
+        "mask": _mask(model, training, micro, width) if training.packing and not model.document_attention else 0,
         "scores": _scores(model, training, micro, tokens) // tensor if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }
@@ -296,6 +297,12 @@ def _activations_per_token(model: ModelFacts, width: int, tensor: int, checkpoin
     if checkpointing:
         return layer + model.num_layers * hidden * width
     return layer * model.num_layers
+
+
+def _mask(model: ModelFacts, training: TrainingSpec, rows: int, width: int) -> int:
+    """Bytes of the mask that keeps packed rows apart: rows x length x length as booleans, and added in every layer."""
+    layers = 1 if training.gradient_checkpointing else model.num_layers
+    return rows * training.max_length**2 * (1 + width * layers)
 
 
 def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int) -> int:

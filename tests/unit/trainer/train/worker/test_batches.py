@@ -62,3 +62,18 @@ def test_a_dataset_counts_its_tokens(tmp_path: Path) -> None:
     assert data.lengths.tolist() == [4, 3, 2]
     assert data.trained.tolist() == [2, 2, 1]
     assert not data.packed
+
+
+def test_a_packed_batch_knows_its_documents_and_its_padding_is_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [[5, 6, 7, 8, 9], [1, 2]], [[5, 6, 7, 8, 9], [1, 2]], [[3, 2], [2]])
+    packed = Dataset(tmp_path / FILE)
+    batch = collate(packed, [0, 1], pad_id=0)
+    assert batch.documents is not None
+    assert batch.documents.lengths == (3, 2, 2, 3)
+    assert batch.documents.starts.tolist() == [0, 3, 5, 7, 10]
+    assert batch.position_ids is not None
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
+    empty = collate(packed, [], pad_id=0).documents
+    assert empty is not None
+    assert empty.lengths == (1,)
+    assert collate(dataset(tmp_path, False), [0], pad_id=0).documents is None
