@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 PARTS: Mapping[str, str] = {
     "faults": "all variants of each fault of the cluster; `make test` has one variant each",
-    "exactness": "sharded training has the same losses as plain training, in every arrangement",
+    "exactness": "sharded training has the losses, gradients and weights of plain training, in every arrangement",
     "fuzz": "all properties with all of their examples",
     "scale": "many objects at once",
 }

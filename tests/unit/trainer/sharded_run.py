@@ -1,19 +1,25 @@
-"""One rank of a small training run in float64, for test_exactness.py: `sharded_run.py FOLDER RANK WORLD_SIZE`.
+"""Small training runs in float64 on several ranks, for test_exactness.py: `sharded_run.py FOLDER`.
 
-Reads FOLDER/cases.json (see CASES in test_exactness.py), runs those of this world size, and writes the losses that
-rank 0 saw to FOLDER/<name>.json, and how the run ended to FOLDER/<name>-end.json. In FOLDER lie train.parquet and, as
-pvc://FOLDER, the checkpoints.
+Reads FOLDER/cases.json (see CASES in test_exactness.py), and writes the losses that rank 0 saw to FOLDER/<name>.json,
+and how the run ended to FOLDER/<name>-end.json. A case with `recorded` also leaves its gradients and weights in
+FOLDER/<name>.pt. In FOLDER lie train.parquet and, as pvc://FOLDER, the checkpoints.
 """
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
@@ -23,7 +29,7 @@ from driftloop_trainer.models import config_for, with_adapter
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, plain
 from driftloop_trainer.train.shutdown import at_work
-from driftloop_trainer.train.worker import loss
+from driftloop_trainer.train.worker import loss, step
 from driftloop_trainer.train.worker.checkpoint import resume
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
@@ -42,6 +48,7 @@ SIZES = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
+Tensors = dict[str, torch.Tensor]
 
 
 def training(save_steps: int = 100) -> TrainingSpec:
@@ -61,26 +68,41 @@ def training(save_steps: int = 100) -> TrainingSpec:
 def tiny_model(
     adapter: Adapter | None = None, model_type: str = "llama", broken_token: int | None = None, **fields: Any
 ) -> Any:
-    """A random model, in float64: float32 would hide errors in AdamW's noise.
+    """A random model that computes in float64: float32 would hide errors in AdamW's noise.
 
     Rows with `broken_token` have no finite loss.
     """
     torch.manual_seed(0)
     config = config_for(SIZES | {"model_type": model_type} | fields)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = partial(_normalised, module)
     if broken_token is not None:
         with torch.no_grad():
             model.get_input_embeddings().weight[broken_token] = torch.inf
     return with_adapter(model, adapter or Adapter()).to(torch.float64)
 
 
+def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """RMSNorm as in transformers, which computes it in float32: there one bit of difference becomes 1e-7."""
+    scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+    normalised: torch.Tensor = norm.weight * scaled
+    return normalised
+
+
+def adapter_of(case: dict[str, Any]) -> Adapter:
+    """The adapter that a case trains."""
+    targets = case.get("targets", ["all-linear"])
+    lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0), target_modules=targets)
+    return lora if case.get("lora") else Adapter()
+
+
 def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str, Any]]:
     """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
-    lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0))
-    adapter = lora if case.get("lora") else Adapter()
     mesh = Mesh.of("cpu", Parallelism(tensor=case.get("tensor", 1)))
     model = shard(
-        tiny_model(adapter, **case.get("model", {})),
+        tiny_model(adapter_of(case), **case.get("model", {})),
         mesh,
         bf16=False,
         gradient_checkpointing=case.get("checkpointing", False),
@@ -99,7 +121,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
         training(case["save_steps"]),
         NextToken(Dataset(folder / case.get("data", "") / FILE), PAD),
         case["micro_size"],
-        STEPS,
+        case.get("steps", STEPS),
         torch.device("cpu"),
         mesh,
         case.get("reduction", "step"),
@@ -115,15 +137,39 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
         if progress.step == case.get("stop_after"):
             raise InterruptedError
 
+    gradients: list[Tensors] = []
+    record = partial(recording, model, gradients) if case.get("recorded") else nullcontext
     try:
-        with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)), at_work(pod) as worker:
+        with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)), at_work(pod) as worker, record():
             trained = loop.run(model, optimizer, run, begun, report, worker)
     except InterruptedError:
         dist.barrier()
         return losses, {}
     except StageFailure as failure:
         return losses, {"failure": str(failure)}
+    if case.get("recorded"):
+        weights = {name: whole(weight) for name, weight in model.named_parameters()}
+        if dist.get_rank() == 0:
+            torch.save({"gradients": gradients, "weights": weights}, folder / f"{case['name']}.pt")
     return losses, {"skipped": trained.skipped, "loss": trained.loss}
+
+
+@contextmanager
+def recording(model: nn.Module, gradients: list[Tensors]) -> Iterator[None]:
+    """Add the gradients of each step to `gradients`, before they are clipped."""
+    measure: Callable[..., Any] = step.reduce_sums_and_norm
+
+    def recorded(*arguments: Any) -> Any:
+        gradients.append({name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None})
+        return measure(*arguments)
+
+    with patch.object(step, "reduce_sums_and_norm", recorded):
+        yield
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor of all ranks; every rank calls it."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
 def cut_short(run: Run, name: str) -> None:
@@ -132,8 +178,28 @@ def cut_short(run: Run, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def main(folder: Path, rank: int, world_size: int) -> None:
-    """Run the cases of this world size."""
+def main(folder: Path) -> None:
+    """Run the cases of each world size, the largest first.
+
+    The ranks are forks of this process, because the imports take longer than a case.
+    """
+    fork = get_context("fork")
+    sizes = {case["world_size"] for case in json.loads((folder / "cases.json").read_text())}
+    for world_size in sorted(sizes, reverse=True):
+        ranks = [
+            fork.Process(target=run_rank, args=(folder, rank, world_size), daemon=True) for rank in range(world_size)
+        ]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()  # an exchange without its peer ends after a minute
+        codes = [rank.exitcode for rank in ranks]
+        if any(codes):
+            sys.exit(f"exit codes on {world_size} ranks: {codes}")
+
+
+def run_rank(folder: Path, rank: int, world_size: int) -> None:
+    """Run the cases of this world size as one of its ranks."""
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store-{world_size}",
@@ -152,4 +218,4 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]))

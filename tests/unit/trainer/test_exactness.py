@@ -1,4 +1,9 @@
-"""Sharded training is the same as plain training: the same losses, whatever the split, and after a restart."""
+"""Sharded training is the same as plain training, whatever the split, and after a restart.
+
+The losses of every case are compared. The recorded cases, ten steps on four ranks, also compare the gradients of each
+step before they are clipped, and the weights at the end: the largest difference of a tensor's elements, relative to
+its largest element.
+"""
 
 import json
 import math
@@ -6,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +28,9 @@ from driftloop_trainer.train.worker.loop import dropout_seed
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from parts import runs, sweep
-from unit.trainer.sharded_run import STEPS, tiny_model, training
+from unit.trainer.sharded_run import STEPS, Tensors, adapter_of, tiny_model, training
 
-pytestmark = pytest.mark.timeout(600)  # eight cases on two ranks took 110 s beside the cluster's pods
+pytestmark = pytest.mark.timeout(1200)  # all cases took 600 s beside other tests
 
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 DROPOUT = {"lora": True, "dropout": 0.3}
@@ -47,6 +53,18 @@ PACKED: dict[str, dict[str, Any]] = {
     | {"model": {"model_type": "mistral", "sliding_window": 5}},
     "packed, lora": {"world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     "packed, split": GRID | {"model": {"model_type": "qwen3"}},
+}
+# Seven rows on four ranks, one at a time: accumulated over two micro-batches, and one rank's last one is empty.
+KINDS: dict[str, dict[str, Any]] = {
+    "shards": {},
+    "shards of adapters": {"lora": True},
+    "split over all": {"tensor": 4, "model": {"num_key_value_heads": 4}},
+    "shards of split": {"tensor": 2},
+}
+RECORDED: dict[str, dict[str, Any]] = {
+    f"{model_type}, {name}": case | {"model": {"model_type": model_type} | case.get("model", {})}
+    for model_type in ("llama", "qwen3")
+    for name, case in KINDS.items()
 }
 CASES: list[dict[str, Any]] = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
@@ -91,6 +109,10 @@ CASES: list[dict[str, Any]] = [
     {"name": "dropout resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "d", **DROPOUT},
     *(GRID | {"name": name} | case for name, case in SPLIT.items()),
     *({"name": name, "data": "packed"} | case for name, case in PACKED.items()),
+    *(
+        {"name": name, "world_size": 4, "micro_size": 1, "save_steps": 100, "steps": 10, "recorded": True} | case
+        for name, case in RECORDED.items()
+    ),
     GRID | {"name": "split killed", "save_steps": 2, "run": "s", "stop_after": 3},
     {"name": "split resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "s"},
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
@@ -98,7 +120,8 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
-MAIN_SPLIT = ("qwen3 tied", "llama untied", "split, in chunks")
+MAIN_SPLIT = ("llama untied", "split, in chunks")
+MAIN_RECORDED = ("llama, shards", "qwen3, shards of adapters", "qwen3, shards of split")
 # What make test runs.
 MAIN = (
     "plain",
@@ -114,6 +137,7 @@ MAIN = (
     "drained",
     *MAIN_SPLIT,
     "packed, split",
+    *MAIN_RECORDED,
 )
 
 
@@ -143,29 +167,45 @@ def packed_dataset(folder: Path) -> Dataset:
     return Dataset(folder / FILE)
 
 
+@dataclass(frozen=True)
+class Plain:
+    """What plain training leaves: the loss and the gradients of each step, and the weights at the end."""
+
+    losses: list[float] = field(default_factory=list)
+    gradients: list[Tensors] = field(default_factory=list)
+    weights: Tensors = field(default_factory=dict)
+
+
 def plain_losses(
     data: Dataset, adapter: Adapter | None = None, skipped: Collection[int] = (), **model: Any
 ) -> list[float]:
+    """The losses of the oracle."""
+    return plain_training(data, STEPS, adapter, skipped, **model).losses
+
+
+def plain_training(
+    data: Dataset, steps: int, adapter: Adapter | None = None, skipped: Collection[int] = (), **model: Any
+) -> Plain:
     """The oracle: no sharding, no accumulation, one row at a time without padding; torch's own clipping.
 
     `skipped`: steps, from 0, that are left out; their loss is not a number.
     """
     tiny = tiny_model(adapter, **model)
     spec = training()
-    trained = [p for p in tiny.parameters() if p.requires_grad]
+    trained = {name: p for name, p in tiny.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in trained.values() if p.ndim >= 2], "weight_decay": spec.weight_decay},
+            {"params": [p for p in trained.values() if p.ndim < 2], "weight_decay": 0.0},
         ]
     )
     order = Order(data.lengths, Course.of(spec, len(data)), spec.seed)
-    losses = []
-    for step in range(STEPS):
+    result = Plain()
+    for step in range(steps):
         if step in skipped:
-            losses.append(math.nan)
+            result.losses.append(math.nan)
             continue
-        factor = learning_rate_factor("cosine", step, STEPS, spec.warmup_ratio)
+        factor = learning_rate_factor("cosine", step, steps, spec.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * factor
         rows = order.batch(step)
@@ -178,11 +218,13 @@ def plain_losses(
                 total = total + functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
         loss = total / int(data.trained[rows].sum())
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(trained, spec.max_grad_norm)
+        result.losses.append(loss.item())
+        result.gradients.append({name: p.grad.clone() for name, p in trained.items() if p.grad is not None})
+        torch.nn.utils.clip_grad_norm_(trained.values(), spec.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
+    result.weights.update({name: p.detach() for name, p in tiny.named_parameters()})
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -193,25 +235,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     packed_dataset(folder / "packed")
     cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
     (folder / "cases.json").write_text(json.dumps(cases))
-    for world_size in (4, 2, 1):
-        run_ranks(folder, world_size)
+    run_ranks(folder)
     return folder
 
 
-def run_ranks(folder: Path, world_size: int) -> None:
-    """Run the cases of this world size. The log of each rank is in `folder`."""
+def run_ranks(folder: Path) -> None:
+    """Run the cases of `folder`. The log of all ranks is in ranks.log."""
     path = os.pathsep.join(p for p in sys.path if p)
     environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    ranks = []
-    for rank in range(world_size):
-        with (folder / f"{rank}-of-{world_size}.log").open("w") as output:
-            command = [sys.executable, str(SCRIPT), str(folder), str(rank), str(world_size)]
-            ranks.append(subprocess.Popen(command, env=environment, stderr=output))
-    assert [rank.wait(500) for rank in ranks] == [0] * world_size, (folder / f"0-of-{world_size}.log").read_text()
+    log = folder / "ranks.log"
+    with log.open("w") as output:
+        ranks = subprocess.run([sys.executable, SCRIPT, folder], env=environment, stderr=output, timeout=1100)
+    assert ranks.returncode == 0, log.read_text()
 
 
 def losses(folder: Path, name: str) -> list[float]:
     return list(json.loads((folder / f"{name}.json").read_text()))
+
+
+def error(found: Tensors, expected: Tensors) -> float:
+    """The largest relative difference of a tensor. Equal tensors have 0, and so have those that are 0 in both."""
+    assert found.keys() == expected.keys()
+    return max(
+        float((found[name] - tensor).abs().max() / tensor.abs().max().clamp_min(torch.finfo(tensor.dtype).tiny))
+        for name, tensor in expected.items()
+    )
+
+
+@pytest.mark.parametrize("name", sweep("exactness", RECORDED, main=MAIN_RECORDED))
+def test_four_ranks_have_the_losses_gradients_and_weights_of_one_plain_process(folder: Path, name: str) -> None:
+    case = RECORDED[name]
+    expected = plain_training(Dataset(folder / FILE), 10, adapter_of(case), **case["model"])
+    found = torch.load(folder / f"{name}.pt")
+    assert losses(folder, name) == pytest.approx(expected.losses, rel=1e-12)
+    assert len(found["gradients"]) == 10
+    assert max(map(error, found["gradients"], expected.gradients)) < 1e-12
+    assert error(found["weights"], expected.weights) < 1e-10
 
 
 ARRANGED = ("plain", "two layers a unit", "one unit", "accumulated", "reduced each time", "in chunks", "recomputed")
