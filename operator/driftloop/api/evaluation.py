@@ -19,8 +19,8 @@ class EvaluationSettings(ApiModel):
     engine: Engine | None = Field(
         None,
         description="The engine that runs the model for the evaluation. If absent: the engine of the InferenceService "
-        "with whose stable version the model is compared; else of the first one, by name, that follows the family; if "
-        "there is none, transformers without GPUs.",
+        "with whose stable version the model is compared; else of the first one, by name, that "
+        "follows the family (those that pin a version come last); if there is none, transformers without GPUs.",
     )
     queue_name: QueueName | None = Field(
         None,

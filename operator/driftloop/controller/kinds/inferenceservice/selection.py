@@ -20,10 +20,10 @@ from driftloop.controller.vocabulary.reasons import Reason
 class Choice:
     """The version and revision that should serve. If both are None, the current revision keeps serving."""
 
-    version: Version | None = None
-    revision: str | None = None
+    version: Version | None = None  # the chosen version
+    revision: str | None = None  # the hash that names what serves it (revision.py)
     reason: Reason | Literal[""] = ""  # why a newer or pinned version was not chosen
-    message: str = ""
+    message: str = ""  # the same in words, with what to do
     blocked: bool = False  # the spec can't be fulfilled: a person must act
 
 

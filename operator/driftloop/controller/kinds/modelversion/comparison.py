@@ -23,8 +23,8 @@ from driftloop.controller.vocabulary.reasons import Reason
 class Baseline:
     """The stable version, with which the version is compared."""
 
-    status: BaselineStatus
-    artefact: Artefact
+    status: BaselineStatus  # what the version's status says about it
+    artefact: Artefact  # its model, which an answering pod loads
 
     @property
     def digest(self) -> str:
@@ -36,7 +36,7 @@ class Baseline:
 class NoBaseline:
     """There is no version to compare with."""
 
-    why: str
+    why: str  # in words, for the verdict of a paired suite
 
     @property
     def digest(self) -> None:
@@ -48,8 +48,8 @@ class NoBaseline:
 class Unknown:
     """A service serves a version that can't be read. That is different from NoBaseline."""
 
-    reason: Reason
-    message: str
+    reason: Reason  # why it can't be read
+    message: str  # the same in words, with the service's name
 
 
 @dataclass(frozen=True)
