@@ -29,7 +29,7 @@ class Documents:
 
     def to(self, device: torch.device) -> "Documents":
         """A copy on `device`."""
-        return Documents(self.lengths, self.starts.to(device, non_blocking=True))
+        return Documents(self.lengths, _copied(self.starts, device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`."""
-        ids, targets, kept = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.targets, self.kept))
-        positions = None if self.position_ids is None else self.position_ids.to(device, non_blocking=True)
+        ids, targets, kept = (_copied(tensor, device) for tensor in (self.ids, self.targets, self.kept))
+        positions = None if self.position_ids is None else _copied(self.position_ids, device)
         documents = None if self.documents is None else self.documents.to(device)
         return Batch(ids, targets, kept, positions, documents)
 
@@ -78,3 +78,9 @@ def _document_lengths(dataset: Dataset, indices: Sequence[int], width: int) -> l
     """Tokens of each document of a batch that is padded to `width`."""
     padded = ([*dataset.segments(index).tolist(), width - int(dataset.lengths[index])] for index in indices)
     return [length for length in chain.from_iterable(padded) if length] or [width]
+
+
+def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on `device`. From pinned memory, a GPU copies while the CPU goes on."""
+    source = tensor.pin_memory() if device.type == "cuda" else tensor
+    return source.to(device, non_blocking=True)

@@ -5,7 +5,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.method import Method
 from driftloop_trainer.train.worker.order import Order, share
+from driftloop_trainer.train.worker.prefetch import prefetched
 from driftloop_trainer.train.worker.saver import Saver
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.skips import Skips, diverged, shown
@@ -47,6 +49,19 @@ class Trained:
     seconds: float
     skipped: int = 0
     peak_memory: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A step of one worker: its sequences by micro-batch, and these as tensors on its device.
+
+    `count`: what the sums of the step are divided by. `tokens`: of the step on all workers.
+    """
+
+    shares: list[list[int]]
+    batches: list[Batch]
+    count: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,43 +93,40 @@ class Loop:
 
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
-        if self.method.dataset.packed:
+        dataset = self.method.dataset
+        if dataset.packed:
             attend_by_document(model)
+        order = Order(dataset.lengths, Course.of(self.training, len(dataset)), self.training.seed)
+        works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
         saver = Saver(run, model, optimizer, self.training.save_total_limit, background=self.background)
-        try:
-            return self._train(model, optimizer, saver, first, report, worker)
-        finally:
-            saver.close()
+        with closing(saver), closing(works):
+            return self._train(model, optimizer, saver, works, first, report, worker)
 
     def _train(
         self,
         model: Any,
         optimizer: Optimizer,
         saver: Saver,
+        works: Iterable[_Work],
         first: Position,
         report: Callable[[Progress], None],
         worker: Worker | None,
     ) -> Trained:
-        dataset = self.method.dataset
-        course = Course.of(self.training, len(dataset))
-        order = Order(dataset.lengths, course, self.training.seed)
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
         skips = Skips(first.skipped)
         tokens, begun, peak = 0, time.monotonic(), dict[str, int]()
         model.train()
-        for step in range(first.step, self.total_steps):
-            started = time.monotonic()
-            rows = order.batch(step)
+        started = time.monotonic()
+        for step, work in enumerate(works, first.step):
             self._set_rate(optimizer, step)
             torch.manual_seed(dropout_seed(self.training.seed, step, self.mesh.data_rank))
-            batches = self._microbatches(rows)
             try:
                 loss, *_ = train_step(
                     model,
                     optimizer,
                     self.mesh,
-                    batches,
-                    max(1, self.method.count(rows)),
+                    work.batches,
+                    work.count,
                     self.training.max_grad_norm,
                     self.reduction,
                     self.method.sums,
@@ -122,10 +134,9 @@ class Loop:
                 skips = skips.after(skipped=False)
             except NonFinite as error:
                 loss, skips = math.nan, skips.after(skipped=True)
-                self._report_skip(step, error, rows, skips)
-            step_tokens = int(dataset.lengths[rows].sum())
-            tokens += step_tokens
-            recent.append((loss, time.monotonic() - started, step_tokens))
+                self._report_skip(step, error, work.shares, skips)
+            tokens += work.tokens
+            recent.append((loss, time.monotonic() - started, work.tokens))
             report(self._progress(Position(step + 1, skips.count), recent, peak))
             must_stop = worker is not None and worker.must_stop()
             used = peak_memory(self.device)
@@ -138,13 +149,13 @@ class Loop:
                 saver.wait()
             if worker is not None and must_stop:
                 worker.release()
+            started = time.monotonic()
         seconds = time.monotonic() - begun
         losses = [entry[0] for entry in recent if math.isfinite(entry[0])]
         return Trained(sum(losses) / max(1, len(losses)), tokens / max(seconds, 1e-9), seconds, skips.count, peak)
 
-    def _report_skip(self, step: int, error: NonFinite, rows: Any, skips: Skips) -> None:
+    def _report_skip(self, step: int, error: NonFinite, mine: list[list[int]], skips: Skips) -> None:
         """Log the rows of this rank that may be at fault. Raises NonFiniteLoss on every rank after too many skips."""
-        mine = share(rows, self.method.dataset.lengths, self.mesh.data_rank, self.mesh.data_size, self.micro_size)
         suspects = [mine[number] for number in error.micro_batches] or mine
         names = self.method.dataset.rows([index for indices in suspects for index in indices])
         log.warning("step %d was skipped and changed no weight: %s. Rows here: %s", step + 1, error, shown(names))
@@ -157,10 +168,11 @@ class Loop:
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * factor
 
-    def _microbatches(self, rows: Any) -> list[Batch]:
-        mesh = self.mesh
-        shares = share(rows, self.method.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
-        return [self.method.batch(indices).to(self.device) for indices in shares]
+    def _work(self, rows: Any) -> _Work:
+        mesh, method = self.mesh, self.method
+        shares = share(rows, method.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
+        batches = [method.batch(indices).to(self.device) for indices in shares]
+        return _Work(shares, batches, max(1, method.count(rows)), int(method.dataset.lengths[rows].sum()))
 
     def _progress(self, position: Position, recent: deque[tuple[float, float, int]], peak: dict[str, int]) -> Progress:
         seconds = sum(entry[1] for entry in recent)
