@@ -55,6 +55,15 @@ def pretraining() -> Obj:
     return found
 
 
+def preferring() -> Obj:
+    found = job()
+    columns = {"prompt": "question", "chosen": "better", "rejected": "worse"}
+    found["spec"]["data"]["sources"][0]["columns"] = columns
+    found["spec"]["data"]["replay"] = {"sources": sources("old")}
+    found["spec"]["training"] = {"method": "dpo", "beta": 0.2}
+    return found
+
+
 def version(name: str = "support-0123abcd") -> Obj:
     return thing("ModelVersion", name, {"family": "support", "artefact": {"uri": "pvc://models/v1", "digest": DIGEST}})
 
@@ -142,7 +151,26 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.data.replay", {"sources": []}, "spec.data.replay.sources.*at least 1"),
     (job, "spec.data.replay", {"sources": sources("old"), "fraction": -0.1}, "spec.data.replay.fraction"),
     (job, "spec.data.feedback", {}, "spec.data.feedback.service: Required"),
-    (job, "spec.training.method", "dpo", "spec.training.method.*sft"),
+    (job, "spec.training.method", "rlhf", "spec.training.method.*dpo"),
+    (job, "spec.training.beta", 0.2, "spec.training.beta.*only for method dpo"),
+    (job, "spec.training", {"method": "dpo", "beta": 0}, "spec.training.beta.*greater than 0"),
+    (job, "spec.training", {"method": "dpo", "packing": True}, "spec.training.packing.*not packed"),
+    (job, "spec.training", {"method": "dpo", "lossOn": "all"}, "spec.training.lossOn.*compares answers"),
+    (split, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
+    (preferring, "spec.training", {}, "spec.training.method.*chosen and rejected are only for method dpo"),
+    (preferring, "spec.data.feedback", {"service": "support"}, "spec.training.method.*feedback has one answer"),
+    (
+        preferring,
+        "spec.data.replay.sources",
+        [sources("old")[0] | {"columns": {"prompt": "q", "completion": "a"}}],
+        "spec.training.method.*name the columns chosen and rejected",
+    ),
+    (
+        preferring,
+        "spec.data.sources",
+        [sources("rows")[0] | {"columns": {"chosen": "a"}}],
+        "spec.training.method.*name the columns chosen and rejected",
+    ),
     (job, "spec.training.numTrainEpochs", 0, "spec.training.numTrainEpochs.*greater than 0"),
     (job, "spec.training.learningRate", 0, "spec.training.learningRate.*greater than 0"),
     (job, "spec.training.learningRate", "2e-5", "spec.training.learningRate.*number"),
@@ -228,6 +256,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.retraining.triggers", [{}], r"spec.retraining.triggers\[0\].alertname: Required"),
     (service, "spec.retraining.jobTemplate", GONE, "spec.retraining.jobTemplate: Required"),
     (service, f"{TEMPLATE}.compute.nodes", 0, f"{TEMPLATE}.compute.nodes"),
+    (service, f"{TEMPLATE}.training", {"method": "dpo", "packing": True}, f"{TEMPLATE}.training.packing.*not packed"),
     (service, f"{TEMPLATE}.data", {}, f"{TEMPLATE}.data.sources.*at least one source"),
 ]
 
@@ -243,7 +272,7 @@ def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
     assert re.search(message, str(caught.value)), caught.value
 
 
-@pytest.mark.parametrize("make", [job, pretraining, version, service], ids=label)
+@pytest.mark.parametrize("make", [job, pretraining, preferring, version, service], ids=label)
 def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
     answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))

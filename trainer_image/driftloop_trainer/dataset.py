@@ -16,7 +16,7 @@ Tokens = npt.NDArray[np.int32]
 
 
 class Dataset:
-    """Sequences of tokens with their labels. With packing a sequence has several rows.
+    """Sequences of tokens with their labels. With packing a sequence has several rows; a pair is a sequence of two.
 
     `lengths`: tokens per sequence. `trained`: tokens per sequence that count in the loss. Both int64, (sequences,).
     """

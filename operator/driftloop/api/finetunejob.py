@@ -78,6 +78,14 @@ class Columns(ApiModel):
 
     prompt: Text | None = Field(None, description="Column with the user's text.")
     completion: Text | None = Field(None, description="Column with the answer that the model should give.")
+    chosen: Text | None = Field(
+        None,
+        description="Column with the better of two answers, for dpo: a text, or messages. Without prompt, the whole "
+        "conversation with this answer.",
+    )
+    rejected: Text | None = Field(
+        None, description="Column with the worse answer to the same prompt, for dpo, in the same form as chosen."
+    )
     text: Text | None = Field(None, description="Column with plain text, for pretraining.")
     messages: Text | None = Field(
         None,
@@ -96,7 +104,8 @@ class DataSource(ApiModel):
     )
     columns: Columns = Field(
         default=Columns(),
-        description="Columns to read. By default: prompt and completion, messages, conversations, or text.",
+        description="Columns to read. By default: prompt and completion, messages, conversations, or text; for dpo "
+        "chosen and rejected, and prompt if there is such a column.",
     )
 
 
@@ -224,11 +233,23 @@ class Adapter(ApiModel):
     )
 
 
+TrainingMethod = Literal["pretrain", "sft", "dpo"]
+
+
 class TrainingSpec(ApiModel):
     """How the model is trained. Field names follow TRL and Hugging Face."""
 
-    method: Literal["pretrain", "sft"] = Field(
-        "sft", description="pretrain: train on plain text. sft: train on examples."
+    method: TrainingMethod = Field(
+        "sft",
+        description="pretrain: train on plain text. sft: train on examples. dpo: train on pairs of a better and a "
+        "worse answer (direct preference optimisation).",
+    )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        le=10,
+        description="For dpo: how strongly the model is held near the one that training starts from. Smaller values "
+        "let it move further.",
     )
     adapter: Adapter = Field(default=Adapter(), description="Train all weights, or a LoRA adapter.")
     loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss, for sft.")
@@ -242,13 +263,13 @@ class TrainingSpec(ApiModel):
     max_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Stop after this many steps, even if epochs are left."
     )
-    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows per step, summed over all workers.")
+    train_batch_size: int = Field(64, ge=1, le=65_536, description="Rows (with dpo: pairs) per step, over all workers.")
     per_device_train_batch_size: int = Field(
         32,
         ge=1,
         le=4096,
-        description="Maximum number of rows per forward pass of a worker. Fewer are taken if the memory is known and "
-        "too small. Gradients are accumulated to trainBatchSize; the result is the same.",
+        description="Maximum number of rows (with dpo: pairs) per forward pass of a worker. Fewer are taken if the "
+        "memory is known and too small. Gradients are accumulated to trainBatchSize; the result is the same.",
     )
     learning_rate: float = Field(2e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field(
@@ -364,6 +385,19 @@ class Output(ApiModel):
     )
 
 
+def _columns(condition: str) -> str:
+    """A CEL expression: `condition` holds for the columns `c` of every source."""
+    of_all = f"sources.map(s, s.columns).all(c, {condition})"
+    return f"(self.data.{of_all} && (!has(self.data.replay) || self.data.replay.{of_all}))"
+
+
+_ONE_ANSWER = _columns("!has(c.chosen) && !has(c.rejected)")
+_TWO_ANSWERS = _columns(
+    "has(c.chosen) == has(c.rejected) && (has(c.chosen) || !has(c.prompt)) && "
+    "!has(c.completion) && !has(c.messages) && !has(c.text)"
+)
+
+
 class FineTuneJobSpec(ApiModel):
     """The training to run."""
 
@@ -385,6 +419,44 @@ class FineTuneJobSpec(ApiModel):
                 "self.training.adapter.type == 'none' || self.compute.parallelism.tensor == 1",
                 "an adapter is not trained with compute.parallelism.tensor: remove one of them",
                 ".training.adapter",
+            ),
+            rule(
+                "self.training.method == 'dpo' || self.training.beta == 0.1",
+                "beta is only for method dpo: remove it",
+                ".training.beta",
+            ),
+            rule(
+                "self.training.method != 'dpo' || !self.training.packing",
+                "method dpo compares the two answers of a row, so rows are not packed: remove packing",
+                ".training.packing",
+            ),
+            rule(
+                "self.training.method != 'dpo' || self.training.lossOn == 'completion'",
+                "method dpo compares answers: remove lossOn",
+                ".training.lossOn",
+            ),
+            rule(
+                "self.training.method != 'dpo' || self.compute.parallelism.tensor == 1",
+                "method dpo is not tested with compute.parallelism.tensor: remove it",
+                ".training.method",
+            ),
+            rule(
+                "self.training.method != 'dpo' || !has(self.data.feedback)",
+                "method dpo needs pairs of answers, but feedback has one answer per question: remove data.feedback, or "
+                "use method sft",
+                ".training.method",
+            ),
+            rule(
+                f"self.training.method == 'dpo' || {_ONE_ANSWER}",
+                "columns chosen and rejected are only for method dpo: name the chosen answers as completion, or set "
+                "training.method to dpo",
+                ".training.method",
+            ),
+            rule(
+                f"self.training.method != 'dpo' || {_TWO_ANSWERS}",
+                "with method dpo a row is a pair of answers: name the columns chosen and rejected, and optionally "
+                "prompt and tools",
+                ".training.method",
             ),
         )
     )
@@ -415,7 +487,20 @@ class Progress(ApiModel):
     )
     percent: int = Field(0, description="Percent of steps done.")
     eta_seconds: int | None = Field(None, description="Remaining seconds at the current speed.")
-    loss: str | None = Field(None, max_length=32, description="Mean loss per token over the last steps.")
+    loss: str | None = Field(
+        None, max_length=32, description="Loss of the last step: mean per token; for dpo, mean per pair."
+    )
+    reward_accuracy: str | None = Field(
+        None,
+        max_length=32,
+        description="For dpo: share of the last step's pairs in which the chosen answer has become likelier, relative "
+        "to the rejected one, than it was when training started.",
+    )
+    reward_margin: str | None = Field(
+        None,
+        max_length=32,
+        description="For dpo: beta times the logarithm of how much likelier that is; mean over the last step's pairs.",
+    )
     tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
     eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")
     peak_memory_bytes_per_worker: dict[str, int] | None = Field(

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from driftloop.api.finetunejob import TrainingSpec
 
 
+def examples_per_sequence(training: TrainingSpec) -> int:
+    """Texts in a sequence of the prepared rows, without packing: the two answers of a pair, each after its prompt."""
+    return 2 if training.method == "dpo" else 1
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """A training as a sequence of places: the epochs in order, with each row once per epoch, cut into equal batches.

@@ -42,6 +42,7 @@ class Metric:
     TRAIN_TOKENS_PER_SECOND = "driftloop_training_tokens_per_second"
     TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
     TRAIN_SKIPPED_STEPS = "driftloop_training_skipped_steps"
+    TRAIN_REWARD = "driftloop_training_reward"  # of the last step, for dpo; + kind: accuracy | margin
     TRAIN_PEAK_MEMORY = "driftloop_training_peak_memory_bytes"  # of one worker; + kind, one of MEMORY_KINDS
 
     # Proxy: every series has the labels inference_service, revision, model_version.

@@ -97,6 +97,7 @@ class TrainResult(ApiModel):
     digest: Digest
     steps: Count
     loss: float
+    reward: dict[Reason, float] = Field(default={}, max_length=2)  # accuracy and margin of the last step, for dpo
     tokens_per_second: float
     world_size: Count
     nodes: Count

@@ -43,7 +43,7 @@ def read(folder: Path, content: bytes, file_format: str, **columns: str) -> int:
     (folder / "d").write_bytes(content)
     source = DataSource.model_validate({"name": "s", "uri": "pvc://claim/d", "format": file_format})
     try:
-        found = read_source(source.model_copy(update={"columns": Columns(**columns)}), "data", folder)
+        found = read_source(source.model_copy(update={"columns": Columns(**columns)}), "data", folder, "sft")
     except StageFailure as failure:
         return {78: -1}[failure.exit_code]
     for row in found.rows:

@@ -31,12 +31,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A conversation with its answer, or plain text. Exactly one of `turns` and `text` is set."""
+    """A conversation with its answer, or plain text. Exactly one of `turns` and `text` is set.
+
+    With `rejected` it is a pair of answers: the last of `turns` was preferred to it.
+    """
 
     part: Part
     source: str
     turns: tuple[Turn, ...] = ()
     text: str = ""
+    rejected: Turn | None = None
     tools: str = ""  # JSON list of the tool schemas for the template
     cluster: str | None = None  # rows of one cluster are not independent, such as the feedback of one user
     place: str = field(default="", compare=False)  # place in the source, for error messages: "line 12", "row 12"
@@ -68,7 +72,24 @@ class Row:
     @property
     def answer_key(self) -> tuple[str, str] | None:
         """The answer for comparisons, without differences of case and spacing."""
-        return None if self.answer is None else (normalise(self.answer.content).casefold(), self.answer.extra)
+        return None if self.answer is None else _answer_key(self.answer)
+
+    @property
+    def rejected_key(self) -> tuple[str, str] | None:
+        """The rejected answer, in the same form as `answer_key`."""
+        return None if self.rejected is None else _answer_key(self.rejected)
+
+    @property
+    def prefers_nothing(self) -> bool:
+        """Whether it is a pair of equal answers, without regard to blanks around them."""
+        if self.answer is None or self.rejected is None:
+            return False
+        return _tidied(self.answer) == _tidied(self.rejected)
+
+    @property
+    def all_turns(self) -> tuple[Turn, ...]:
+        """The turns, and the rejected answer."""
+        return self.turns if self.rejected is None else (*self.turns, self.rejected)
 
     @property
     def question(self) -> tuple[Turn, ...]:
@@ -109,18 +130,22 @@ class Row:
     @property
     def unread(self) -> frozenset[str]:
         """Names of the ignored fields of its messages."""
-        return frozenset(name for turn in self.turns for name in turn.unread)
+        return frozenset(name for turn in self.all_turns for name in turn.unread)
 
     @property
     def characters(self) -> int:
         """Number of characters in all its text."""
-        return len(self.text) + sum(len(turn.content) + len(turn.extra) for turn in self.turns)
+        return len(self.text) + sum(len(turn.content) + len(turn.extra) for turn in self.all_turns)
 
     @property
     def is_unicode(self) -> bool:
         """Whether all its text can be encoded. A cut through an emoji leaves half of a surrogate pair."""
         try:
-            for text in (self.text, self.tools, *(part for turn in self.turns for part in (turn.content, turn.extra))):
+            for text in (
+                self.text,
+                self.tools,
+                *(part for turn in self.all_turns for part in (turn.content, turn.extra)),
+            ):
                 text.encode()
         except UnicodeEncodeError:
             return False
@@ -131,8 +156,16 @@ class Row:
 
         Whitespace inside is kept: lines and indentation belong to code, lists and tables, and real prompts have them.
         """
-        turns = tuple(replace(turn, content=_tidy(turn.content)) for turn in self.turns)
-        return replace(self, turns=turns, text=_tidy(self.text))
+        rejected = None if self.rejected is None else _tidied(self.rejected)
+        return replace(self, turns=tuple(map(_tidied, self.turns)), text=_tidy(self.text), rejected=rejected)
+
+
+def _answer_key(answer: Turn) -> tuple[str, str]:
+    return normalise(answer.content).casefold(), answer.extra
+
+
+def _tidied(turn: Turn) -> Turn:
+    return replace(turn, content=_tidy(turn.content))
 
 
 def _tidy(text: str) -> str:

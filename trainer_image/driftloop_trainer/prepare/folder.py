@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.api.finetunejob import TrainingSpec
+from driftloop.contract.course import examples_per_sequence
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
@@ -78,7 +79,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     renderer = Renderer(tokenizer, task.training, context_length(config))
     rendering = render(gathered.train, renderer)
     rows, examples = rendering.rows, rendering.examples
-    sequences = arrange(examples, task.training.packing, renderer.max_length)
+    sequences = arrange(examples, task.training, renderer.max_length)
     _write_sequences(folder, rendering, sequences)
     write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
     _write_keys(folder, rows, gathered.held_out)
@@ -149,11 +150,7 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
     if not result.rows and tokens:
         raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
     if not result.rows:
-        raise StageFailure(
-            StageReason.ALL_ROWS_MASKED,
-            f"none of {result.dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn "
-            "completion each row needs a completion",
-        )
+        raise StageFailure(StageReason.ALL_ROWS_MASKED, _why_masked(result.dropped))
     return result
 
 
@@ -161,17 +158,21 @@ def _shown(rows: list[Row], renderer: Renderer, tokenizer: Any) -> str:
     """The first example that is not feedback: the words of a service's clients must not be in a log."""
     for row in rows:
         if row.part != "feedback":
-            for example in renderer.render(row).examples:
-                if example.trained:
-                    return sample(example, tokenizer)
+            counting = [example for example in renderer.render(row).examples if example.trained]
+            if counting and row.rejected is not None:
+                chosen, rejected = (sample(example, tokenizer) for example in counting)
+                return f"chosen:\n{chosen}\nrejected:\n{rejected}"
+            if counting:
+                return sample(counting[0], tokenizer)
     return "(all rows are feedback, which is not shown)"
 
 
-def arrange(examples: list[Example], packing: bool, max_length: int) -> list[list[int]]:
-    """The positions of the rows in each sequence; without packing one row per sequence."""
-    if not packing:
-        return [[position] for position in range(len(examples))]
-    return pack([len(example.ids) for example in examples], max_length)
+def arrange(examples: list[Example], training: TrainingSpec, max_length: int) -> list[list[int]]:
+    """The positions of the examples in each sequence: without packing one, or the two of a pair."""
+    if training.packing:
+        return pack([len(example.ids) for example in examples], max_length)
+    width = examples_per_sequence(training)
+    return [list(range(start, start + width)) for start in range(0, len(examples), width)]
 
 
 def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Path) -> Path:
@@ -202,6 +203,15 @@ def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
     return (
         f"none of {len(tokens)} rows fits into {renderer.max_length} tokens with its answer, and an answer is never "
         f"cut: they have {min(tokens)} to {max(tokens)} tokens{others}; {advice}"
+    )
+
+
+def _why_masked(dropped: Counter[str]) -> str:
+    if equal := dropped["equalAnswers"]:
+        return f"all {equal} pairs have the same tokens as chosen and rejected answers: correct data.sources"
+    return (
+        f"none of {dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn completion "
+        "each row needs a completion"
     )
 
 

@@ -35,8 +35,11 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     data = task.data
     feedback = read_feedback(task.feedback, now) if task.feedback else None
     parts = [
-        *(read_source(source, "data", scratch) for source in data.sources),
-        *(read_source(source, "replay", scratch) for source in (data.replay.sources if data.replay else [])),
+        *(read_source(source, "data", scratch, task.training.method) for source in data.sources),
+        *(
+            read_source(source, "replay", scratch, task.training.method)
+            for source in (data.replay.sources if data.replay else [])
+        ),
     ]
     rows = [*(feedback.rows if feedback else []), *(row for part in parts for row in part.rows)]
     left_out = dict(sum((part.dropped for part in parts), Counter[str]()))

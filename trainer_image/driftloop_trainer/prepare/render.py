@@ -8,14 +8,14 @@ last message differently); then the next answer starts another example.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.data.rows import Row
+from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.prepare.template import ChatTemplate
 
@@ -50,13 +50,14 @@ class Example:
 class Rendered:
     """The result of rendering a row.
 
-    Without examples, `dropped` is the reason: `masked` (no token counts in the loss) or `tooLong`. `reshaped`: whether
-    the row was cut into `pieces`, `split` into several examples, or `shortened`. `tokens`: of its longest text, uncut.
+    Without examples, `dropped` is the reason: `masked` (no token counts in the loss), `tooLong`, or `equalAnswers` (a
+    pair of the same tokens). `reshaped`: whether the row was cut into `pieces`, `split` into several examples, or
+    `shortened`. `tokens`: of its longest text, uncut. A pair has two examples, the chosen one first.
     """
 
     examples: tuple[Example, ...]
     tokens: int
-    dropped: Literal["", "masked", "tooLong"] = ""
+    dropped: Literal["", "masked", "tooLong", "equalAnswers"] = ""
     reshaped: tuple[str, ...] = ()
 
 
@@ -75,6 +76,8 @@ class Renderer:
 
     def render(self, row: Row) -> Rendered:
         """Render a row into examples of at most `max_length` tokens. Answers are never cut. Raises StageFailure."""
+        if row.rejected is not None:
+            return self._pair(row, row.rejected)
         if row.kind == "text" or _is_lone_prompt(row):
             return self._text([*self._encode(row.text or row.prompt), self._tokenizer.eos_token_id])
         if self._template is None:
@@ -88,8 +91,33 @@ class Renderer:
         examples = pieces(ids, self.max_length)
         return Rendered(tuple(examples), len(ids), reshaped=("pieces",) if len(examples) > 1 else ())
 
+    def _pair(self, row: Row, rejected: Turn) -> Rendered:
+        """The last answer and the rejected one, each after the same tokens."""
+        one, other = self._last_answer(row), self._last_answer(replace(row, turns=(*row.question, rejected)))
+        longest = max(len(one.ids), len(other.ids))
+        if longest > self.max_length:
+            return Rendered((), longest, "tooLong")
+        if not one.trained or not other.trained:
+            return Rendered((), longest, "masked")
+        if one.ids == other.ids:
+            return Rendered((), longest, "equalAnswers")
+        return Rendered((one, other), longest)
+
+    def _last_answer(self, row: Row) -> Example:
+        """The conversation, in which only the last answer counts."""
+        if self._template is None:
+            ids, prompt = self._concatenated(row)
+            return Example(ids, ((prompt, len(ids)),))
+        self._template.check(row)
+        return self._answer(row, len(row.turns) - 1, self._template)
+
     def _plain(self, row: Row) -> Rendered:
         """A prompt followed by its completion, without a template. Raises StageFailure for any other row."""
+        ids, prompt = self._concatenated(row)
+        return self._text(ids) if self._pretrains else self._one(ids, 0 if self._all_counts else prompt)
+
+    def _concatenated(self, row: Row) -> tuple[list[int], int]:
+        """The tokens of a prompt and its completion, and the number of those of the prompt. Raises StageFailure."""
         extra = any(turn.extra for turn in row.turns)
         if row.completion is None or len(row.turns) > 2 or row.turns[0].role != "user" or row.tools or extra:
             raise StageFailure(
@@ -99,8 +127,7 @@ class Renderer:
                 "chat_template.jinja into its folder, or use rows with one prompt and one completion",
             )
         prompt = self._encode(row.prompt)
-        ids = [*prompt, *self._encode(row.completion, special=False), self._tokenizer.eos_token_id]
-        return self._text(ids) if self._pretrains else self._one(ids, 0 if self._all_counts else len(prompt))
+        return [*prompt, *self._encode(row.completion, special=False), self._tokenizer.eos_token_id], len(prompt)
 
     def _whole(self, row: Row, template: ChatTemplate) -> Rendered:
         """The conversation as one text. Every token counts."""

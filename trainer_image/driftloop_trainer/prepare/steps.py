@@ -37,11 +37,11 @@ def apply(step: DataStep, rows: list[Row]) -> list[Row]:
 
 
 def drop_exact(rows: Iterable[Row]) -> list[Row]:
-    """Drop rows with the same prompt and the same answer as an earlier row."""
-    seen: set[tuple[str, Turn | None]] = set()
+    """Drop rows with the same prompt and the same answer as an earlier row, or the same pair of answers."""
+    seen: set[tuple[str, Turn | None, Turn | None]] = set()
     kept = []
     for row in rows:
-        content = (row.key, row.answer)
+        content = (row.key, row.answer, row.rejected)
         if content not in seen:
             seen.add(content)
             kept.append(row)
@@ -49,12 +49,13 @@ def drop_exact(rows: Iterable[Row]) -> list[Row]:
 
 
 def drop_near(rows: Sequence[Row], threshold: float) -> list[Row]:
-    """Drop near-duplicates of an earlier row with the same answer."""
+    """Drop near-duplicates of an earlier row with the same answer, or the same pair of answers."""
     index = NearIndex(threshold, (row.identity for row in rows))
     kept: list[Row] = []
     for row in rows:
-        if not index.copies(row.identity, row.answer_key):
-            index.add(row.identity, row.answer_key)
+        answers = (row.answer_key, row.rejected_key)
+        if not index.copies(row.identity, answers):
+            index.add(row.identity, answers)
             kept.append(row)
     return kept
 

@@ -30,6 +30,7 @@ class Outcome:
     loss: float = 0.0
     tokens_per_second: float = 0.0
     seconds: float = 0.0
+    reward: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)
     first_step: int = 0
     restarts: int = 0

@@ -8,6 +8,7 @@ class Progress:
     """How far a run is. `step` counts completed steps. Speed and remaining time are estimated from the last steps.
 
     `skipped`: those of the steps that changed no weight. `loss` is not a number after such a step.
+    `reward`: its accuracy and margin in the last step, for dpo; else empty.
     `peak_memory`: the most bytes that one worker has used so far, by what they are; empty until the first step is done.
     """
 
@@ -17,4 +18,5 @@ class Progress:
     tokens_per_second: float
     eta_seconds: float
     skipped: int = 0
+    reward: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
     runs/<job uid>/owner                      the token of the driver that may write
     runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`
+    runs/<job uid>/reference.json             what the first weights computed, for methods that compare with it
     runs/<job uid>/starts/                    one file per start of the workers: the first step, the number of workers
 
 A node that is cut off may still train at the same time as its replacement. A driver takes the run over by writing its
@@ -12,6 +13,7 @@ another token.
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import fsspec
@@ -20,12 +22,12 @@ from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
-from driftloop.podlib.storage import local_path, read_text, write_text
+from driftloop.podlib.storage import create_text, local_path, read_text, write_text
 
 log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
-_COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
+_COMPLETE, _OWNER, _REFERENCE, _STARTS = "complete.json", "owner", "reference.json", "starts"
 
 
 class Superseded(StageFailure):
@@ -105,19 +107,30 @@ class Run:
         """Delete the checkpoints with more steps than `loaded`: they could not be loaded. Raises Superseded."""
         self._delete([checkpoint for checkpoint in self.complete_checkpoints() if checkpoint.step > loaded.step])
 
+    def reference(self) -> list[float] | None:
+        """What `keep_reference` was given first, by this or an earlier driver; None if it was not called yet."""
+        document = read_text(join(self._uri, _REFERENCE))
+        return None if document is None else [float(value) for value in json.loads(document)]
+
+    def keep_reference(self, values: Sequence[float]) -> list[float]:
+        """Keep the values for all starts of this run, unless there are some. Returns those that are kept.
+
+        Another driver may write them too: the first weights are the same for both.
+        """
+        create_text(join(self._uri, _REFERENCE), json.dumps(list(values)))
+        return self.reference() or []
+
     def clear(self) -> None:
-        """Delete all checkpoints, incomplete ones too. Raises Superseded."""
+        """Delete all checkpoints, incomplete ones too, and the reference. Raises Superseded."""
         self._delete(self._folders())
+        if _REFERENCE in self._names(self._uri):
+            _remove(join(self._uri, _REFERENCE))
 
     def _delete(self, checkpoints: list[Checkpoint]) -> None:
         """The list is older than the check: it can't name a folder of a driver that takes over after the check."""
         self.check_owner()
         for checkpoint in checkpoints:
-            fs, path = fsspec.core.url_to_fs(plain(checkpoint.uri))
-            try:
-                fs.rm(path, recursive=True)
-            except OSError as error:  # a superseded driver may still be writing there
-                log.warning("%s was not deleted: %s", checkpoint.uri, error)
+            _remove(checkpoint.uri)
 
     def _folders(self) -> list[Checkpoint]:
         """All checkpoints, also incomplete ones."""
@@ -128,6 +141,14 @@ class Run:
         fs, path = fsspec.core.url_to_fs(plain(uri))
         fs.invalidate_cache()
         return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)] if fs.exists(path) else []
+
+
+def _remove(uri: str) -> None:
+    fs, path = fsspec.core.url_to_fs(plain(uri))
+    try:
+        fs.rm(path, recursive=True)
+    except OSError as error:  # a superseded driver may still be writing there
+        log.warning("%s was not deleted: %s", uri, error)
 
 
 def _with_content(folder: Checkpoint, content: str) -> Checkpoint:

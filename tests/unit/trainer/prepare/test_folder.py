@@ -169,3 +169,25 @@ def test_an_engine_that_a_recurrent_model_needs_is_told_before_its_training(volu
     mamba = {"model_type": "mamba", "hidden_size": 16, "state_size": 4, "num_hidden_layers": 1}
     result = prepared(volume, [{"prompt": "p", "completion": "c"}], None, architecture=mamba)
     assert any("engine.type vllm" in note for note in result.notes)
+
+
+def test_a_pair_is_one_row_one_sequence_and_both_its_answers_are_shown(volume: Path) -> None:
+    rows = [{"prompt": "hi", "chosen": "yes" + "!" * count, "rejected": "no"} for count in range(3)]
+    same = {"prompt": "hi", "chosen": "no", "rejected": "no "}
+    result = prepared(volume, [*rows, same], templates.CHATML, method="dpo")
+    assert (result.train_rows, result.sequences, result.dropped) == (3, 3, {"equalAnswers": 1})
+    data = Dataset(folder(volume) / FILE)
+    assert [len(data.segments(index)) for index in range(3)] == [2, 2, 2]
+    assert data.trained.tolist() == [len("yes") + count + len("no") + 2 for count in range(3)]
+    assert result.longest_row_tokens < data.lengths.max()
+    assert data.rows([1]) == ["source rows, line 2"] * 2
+    shown = (volume / "store" / "prepared" / "uid" / SAMPLE).read_text()
+    assert "⟦yes<|im_end|>⟧" in shown
+    assert "⟦no<|im_end|>⟧" in shown
+
+
+def test_pairs_that_the_template_makes_equal_are_told(volume: Path) -> None:
+    pair = {"prompt": "hi", "chosen": "a\u200b", "rejected": "a"}
+    cut = templates.CHATML.replace("m.content", "m.content | replace('\u200b', '')")
+    with pytest.raises(StageFailure, match="AllRowsMasked: all 1 pairs have the same tokens"):
+        prepared(volume, [pair], cut, method="dpo")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -268,3 +269,27 @@ def test_labels_are_the_ids_that_count() -> None:
     example = Example([5, 6, 7, 8, 9], ((0, 2), (3, 4)))
     assert example.labels == [IGNORED, 6, IGNORED, 8, IGNORED]
     assert example.trained == 2
+
+
+def pair(row: Row, rejected: str) -> Row:
+    return replace(row, rejected=Turn("assistant", rejected))
+
+
+@pytest.mark.parametrize("template", [templates.CHATML, templates.QWEN3, templates.GEMMA, None])
+def test_both_answers_of_a_pair_follow_the_same_tokens_and_only_they_count(template: str | None) -> None:
+    row, tokenizer = ROW if template is None else TALK, with_template(template)
+    one, other = renderer(tokenizer).render(pair(row, "no")).examples
+    start = one.spans[0][0]
+    assert one.ids[:start] == other.ids[: other.spans[0][0]]
+    assert [len(example.spans) for example in (one, other)] == [1, 1]
+    counted = [tokenizer.decode(example.ids[start:]) for example in (one, other)]
+    assert all(answer in text for text, answer in zip(counted, (row.completion or "", "no"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rejected", "length", "reason"),
+    [("card_arrival", 4096, "equalAnswers"), ("no" * 40, 100, "tooLong"), ("<|im_end|>", 4096, "masked")],
+)
+def test_a_pair_with_nothing_to_compare_is_dropped(rejected: str, length: int, reason: str) -> None:
+    rendered = renderer(with_template(templates.CHATML), maxLength=length).render(pair(ROW, rejected))
+    assert (rendered.dropped, rendered.examples) == (reason, ())

@@ -1,13 +1,15 @@
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from driftloop.api.finetunejob import Columns, DataSource
+from driftloop.api.finetunejob import Columns, DataSource, FineTuneJob
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.podlib.ending import StageFailure, classify
 from driftloop.podlib.storage import StorageError
@@ -27,7 +29,13 @@ def source(name: str, **columns: str) -> DataSource:
 
 
 def read(name: str, tmp_path: Path, **columns: str) -> list[Row]:
-    return read_source(source(name, **columns), "data", tmp_path).rows
+    return read_source(source(name, **columns), "data", tmp_path, "sft").rows
+
+
+def read_pairs(volume: Path, tmp_path: Path, *records: Any, **columns: str) -> tuple[list[Row], dict[str, int]]:
+    (volume / "d.jsonl").write_text(lines(*records))
+    found = read_source(source("d.jsonl", **columns), "data", tmp_path, "dpo")
+    return found.rows, dict(found.dropped)
 
 
 def lines(*records: Any) -> str:
@@ -177,7 +185,7 @@ def test_what_holds_nothing_to_learn_is_left_out_and_counted(volume: Path, tmp_p
         [USER | {"content": "cut \ud83d"}, ASSISTANT],
     ]
     (volume / "d.jsonl").write_text(lines(*({"messages": messages} for messages in conversations)))
-    found = read_source(source("d.jsonl"), "data", tmp_path)
+    found = read_source(source("d.jsonl"), "data", tmp_path, "sft")
     assert found.rows == [Row("data", "s", ANSWERED)]
     assert found.dropped == {"emptyAnswer": 2, "emptyPrompt": 2, "loneSurrogate": 1}
 
@@ -185,7 +193,7 @@ def test_what_holds_nothing_to_learn_is_left_out_and_counted(volume: Path, tmp_p
 def test_a_row_whose_completion_or_prompt_is_empty_is_left_out_and_counted(volume: Path, tmp_path: Path) -> None:
     records = [{"prompt": "a"}, {"prompt": "b", "completion": "x"}, {"prompt": " ", "completion": "y"}, {}]
     (volume / "d.jsonl").write_text(lines(*records, {"prompt": "c", "completion": float("nan")}))
-    found = read_source(source("d.jsonl"), "data", tmp_path)
+    found = read_source(source("d.jsonl"), "data", tmp_path, "sft")
     assert [(row.prompt, row.completion) for row in found.rows] == [("b", "x")]
     assert found.dropped == {"emptyAnswer": 2, "emptyPrompt": 2}
 
@@ -242,3 +250,108 @@ def test_a_volume_that_fails_is_no_fault_of_the_file(
     with pytest.raises(StorageError, match=r"pvc://c/d\.csv.*Input/output") as failure:
         read("d.csv", tmp_path)
     assert classify(failure.value).exit_code == EXIT_RETRY
+
+
+ASKED, GOOD, BAD = (
+    {"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "a"), ("assistant", "b"))
+)
+PAIR = Row.answering("data", "s", "q", "a")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": "q", "chosen": GOOD, "rejected": json.dumps([BAD])},
+        {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+        {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD], "score_chosen": 9},
+    ],
+    ids=["texts", "messages", "single messages", "whole conversations", "whole conversations beside their prompt"],
+)
+def test_every_common_form_of_a_pair_gives_the_same_row(volume: Path, tmp_path: Path, record: dict[str, Any]) -> None:
+    [row], dropped = read_pairs(volume, tmp_path, record)
+    assert (row.turns, row.rejected, dropped) == (PAIR.turns, Turn("assistant", "b"), {})
+    assert row.key == PAIR.key
+
+
+def test_the_columns_of_pairs_can_be_named(volume: Path, tmp_path: Path) -> None:
+    record = {"question": "q", "better": "a", "worse": "b", "system": "unread"}
+    [row], _ = read_pairs(volume, tmp_path, record, prompt="question", chosen="better", rejected="worse")
+    assert (row.turns, row.rejected) == (PAIR.turns, Turn("assistant", "b"))
+
+
+def test_a_pair_keeps_all_messages_that_its_conversations_share(volume: Path, tmp_path: Path) -> None:
+    system, more = {"role": "system", "content": "be kind"}, {"role": "user", "content": "and now?"}
+    shared = [system, ASKED, GOOD, more]
+    [row], _ = read_pairs(volume, tmp_path, {"chosen": [*shared, GOOD], "rejected": [*shared, BAD]})
+    assert [turn.content for turn in row.all_turns] == ["be kind", "q", "a", "and now?", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": " a\n"}, "equalAnswers"),
+        ({"prompt": "q", "chosen": "a", "rejected": ""}, "emptyAnswer"),
+        ({"prompt": "q", "chosen": None, "rejected": "b"}, "emptyAnswer"),
+        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "emptyPrompt"),
+        ({"prompt": "q", "chosen": "a", "rejected": "\ud83d"}, "loneSurrogate"),
+        ({"chosen": [ASKED, GOOD, ASKED, GOOD], "rejected": [ASKED, BAD, ASKED, BAD]}, "differsEarlier"),
+        ({"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD, ASKED, BAD]}, "differsEarlier"),
+    ],
+)
+def test_a_pair_with_nothing_to_learn_from_is_dropped_and_counted(
+    volume: Path, tmp_path: Path, record: dict[str, Any], reason: str
+) -> None:
+    rows, dropped = read_pairs(volume, tmp_path, record, {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": "b"})
+    assert (len(rows), dropped) == (1, {reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"prompt": "q", "completion": "a"},
+            "no column chosen and rejected: .* or use training.method sft; .*'completion'",
+        ),
+        ({"messages": [ASKED, GOOD]}, "no column chosen and rejected"),
+        (
+            {"chosen": "a", "rejected": "b"},
+            "line 1, column 'chosen': a text, but the source has no column with the prompt",
+        ),
+        ({"chosen": [GOOD], "rejected": [BAD]}, "an answer, but the source has no column with the prompt"),
+        ({"prompt": "other", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, "does not begin with the prompt"),
+        ({"prompt": "q", "chosen": [GOOD, ASKED], "rejected": "b"}, "must have the role assistant"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "system": "be kind"}, "'system' may be part of the rows"),
+    ],
+)
+def test_rows_that_are_no_pairs_are_refused_with_the_fix(
+    volume: Path, tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StageFailure, match=message):
+        read_pairs(volume, tmp_path, record)
+
+
+def test_pairs_are_refused_by_other_methods_with_the_fix(volume: Path, tmp_path: Path) -> None:
+    (volume / "d.jsonl").write_text(lines({"prompt": "q", "chosen": "a", "rejected": "b"}))
+    with pytest.raises(
+        StageFailure, match=r"WrongColumn: .*pairs of answers, but training\.method is sft: set it to dpo"
+    ):
+        read("d.jsonl", tmp_path)
+    with pytest.raises(StageFailure, match=r"with training\.method sft a row has one answer"):
+        read("d.jsonl", tmp_path, prompt="prompt", chosen="chosen", rejected="rejected")
+    with pytest.raises(StageFailure, match=r"with training\.method dpo a row is a pair"):
+        read_pairs(
+            volume, tmp_path, {"prompt": "q", "chosen": "a", "rejected": "b"}, prompt="prompt", completion="chosen"
+        )
+    assert read("d.jsonl", tmp_path, prompt="prompt", completion="chosen") == [PAIR]
+
+
+def test_the_example_of_pairs_has_rows_that_its_job_reads(volume: Path, tmp_path: Path) -> None:
+    examples = Path(__file__).parents[4] / "examples/preference"
+    job = FineTuneJob.model_validate(yaml.safe_load((examples / "finetunejob.yaml").read_text()))
+    shutil.copy(examples / "pairs.jsonl", volume)
+    example = job.spec.data.sources[0].model_copy(update={"uri": "pvc://c/pairs.jsonl"})
+    found = read_source(example, "data", tmp_path, job.spec.training.method)
+    assert (len(found.rows), dict(found.dropped)) == (6, {})
+    assert all(row.rejected for row in found.rows)

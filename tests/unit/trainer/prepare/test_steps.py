@@ -1,3 +1,4 @@
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -5,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import DEFAULT_STEPS, DataStep
-from driftloop_trainer.data.rows import Row
-from driftloop_trainer.prepare.divide import divide
+from driftloop_trainer.data.rows import Row, Turn
+from driftloop_trainer.prepare.divide import divide, fenced
 from driftloop_trainer.prepare.steps import clean, drop_exact, drop_near, feedback_wins
 
 LONG = "why was I charged a fee when I took out money abroad yesterday"
@@ -90,3 +91,20 @@ def test_feedback_replaces_an_older_answer_and_leaves_the_rest() -> None:
     correction = row("where is my card", "card_arrival", "feedback")
     old, other = row("Where is my card", "lost_card", "replay"), row("hello", "greeting", "replay")
     assert feedback_wins([correction, old, other]) == ([correction, other], 1)
+
+
+def test_pairs_are_copies_only_if_both_answers_are_the_same() -> None:
+    pairs = [replace(row(LONG), rejected=Turn("assistant", text)) for text in ("y", "z", "y")]
+    assert drop_exact(pairs) == pairs[:2] == drop_near(pairs, 0.85)
+
+
+def test_a_pair_is_a_copy_of_a_held_out_one_whatever_was_rejected() -> None:
+    one, other = (replace(row(LONG + end), rejected=Turn("assistant", end or "y")) for end in ("", "?"))
+    assert fenced([other], [one], 0.85) == []
+
+
+def test_normalise_changes_both_answers_of_a_pair() -> None:
+    pair = replace(row("a", " x "), rejected=Turn("assistant", "y\r\n"))
+    assert pair.characters == 1 + 3 + 3
+    [kept], _ = clean([pair], [DataStep(type="normalise")])
+    assert (kept.completion, kept.rejected) == ("x", Turn("assistant", "y"))

@@ -99,3 +99,14 @@ def test_nothing_is_left_after_the_end_not_even_incomplete_checkpoints(volume: P
 def test_superseded_survives_the_way_from_a_worker_to_the_driver() -> None:
     failure = pickle.loads(pickle.dumps(Superseded(RUN)))
     assert (failure.exit_code, str(failure)) == (75, str(Superseded(RUN)))
+
+
+def test_the_first_reference_is_kept_for_all_drivers_until_the_run_is_over(volume: Path) -> None:
+    old = taken_over("0000-a")
+    assert old.reference() is None
+    assert old.keep_reference([0.1, -2.5]) == [0.1, -2.5]
+    new = taken_over("0001-b")
+    assert new.keep_reference([9.0, 9.0]) == [0.1, -2.5] == new.reference()
+    new.clear()
+    assert new.reference() is None
+    new.clear()

@@ -24,13 +24,14 @@ class Board:
         self._gauges = {
             "step": Gauge(Metric.TRAIN_STEP, "Optimiser steps done."),
             "total": Gauge(Metric.TRAIN_TOTAL_STEPS, "Optimiser steps in all."),
-            "loss": Gauge(Metric.TRAIN_LOSS, "Loss per token of the last step."),
+            "loss": Gauge(Metric.TRAIN_LOSS, "Loss of the last step, per token or per pair."),
             "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
             "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
             "skipped": Gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
         }
         self._gauges["total"].set(total)
         self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])
+        self._reward = Gauge(Metric.TRAIN_REWARD, "Reward of chosen over rejected answers in the last step.", ["kind"])
         start_http_server(port)
 
     def show(self, progress: Progress) -> None:
@@ -39,6 +40,8 @@ class Board:
             gauge.set(getattr(progress, name))
         for kind, size in progress.peak_memory.items():
             self._peak.labels(kind).set(size)
+        for kind, value in progress.reward.items():
+            self._reward.labels(kind).set(value)
 
 
 def start_board(total: int) -> Any:
@@ -63,6 +66,7 @@ class Reporter:
             # Ray sends the line to the driver, which logs all printed lines.
             print(
                 f"step {progress.step}/{progress.total} loss {progress.loss:.4f} "
-                f"{progress.tokens_per_second:.0f} tokens/s eta {progress.eta_seconds:.0f}s",
+                + "".join(f"reward {kind} {value:.4f} " for kind, value in progress.reward.items())
+                + f"{progress.tokens_per_second:.0f} tokens/s eta {progress.eta_seconds:.0f}s",
                 flush=True,
             )

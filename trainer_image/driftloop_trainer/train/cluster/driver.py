@@ -136,6 +136,7 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         digest=outcome.digest,
         steps=task.total_steps,
         loss=round(outcome.loss, 6),
+        reward={kind: round(value, 6) for kind, value in outcome.reward.items()},
         tokens_per_second=round(outcome.tokens_per_second, 1),
         world_size=task.nodes * task.workers_per_node,
         nodes=task.nodes,

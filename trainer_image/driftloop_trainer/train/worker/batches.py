@@ -1,13 +1,13 @@
 """Microbatches as tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 import torch
 
-from driftloop_trainer.dataset import IGNORED, Dataset
+from driftloop_trainer.dataset import IGNORED, Dataset, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,43 +41,49 @@ class Batch:
     kept: torch.Tensor
     position_ids: torch.Tensor | None = None  # with packing: from 0 again in each document
     documents: Documents | None = None  # with packing
+    reference: torch.Tensor | None = None  # for a method that compares with the first weights: a value per sequence
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`."""
         ids, targets, kept = (_copied(tensor, device) for tensor in (self.ids, self.targets, self.kept))
         positions = None if self.position_ids is None else _copied(self.position_ids, device)
         documents = None if self.documents is None else self.documents.to(device)
-        return Batch(ids, targets, kept, positions, documents)
+        reference = None if self.reference is None else _copied(self.reference, device)
+        return Batch(ids, targets, kept, positions, documents, reference)
 
 
 def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
-    """Pad these sequences on the right to the longest one. Without sequences: one padding token without a target.
+    """These sequences as a batch, see `padded`. With packing each of their rows begins at position 0."""
+    batch = padded([(dataset.ids(index), dataset.labels(index)) for index in indices], pad_id)
+    if not dataset.packed:
+        return batch
+    lengths = _document_lengths(dataset, indices, batch.ids.shape[1])
+    positions = torch.cat([torch.arange(length) for length in lengths]).view_as(batch.ids)
+    return replace(batch, position_ids=positions, documents=Documents.of(lengths))
+
+
+def padded(rows: Sequence[tuple[Tokens, Tokens]], pad_id: int) -> Batch:
+    """Pad rows, each its token ids and labels, on the right to the longest. Without rows: one padding token, no target.
 
     No attention mask is needed: causal attention ignores tokens to the right, and padding has no target. Columns in
     which no row has a target are not in `kept`, so that the head, the most expensive layer, skips them.
     """
-    width = max((int(dataset.lengths[index]) for index in indices), default=1)
-    rows = max(1, len(indices))
-    ids = torch.full((rows, width), pad_id, dtype=torch.int64)
-    targets = torch.full((rows, width), IGNORED, dtype=torch.int64)
-    for row, index in enumerate(indices):
-        length = int(dataset.lengths[index])
-        ids[row, :length] = torch.from_numpy(dataset.ids(index).astype(np.int64))
-        targets[row, : length - 1] = torch.from_numpy(dataset.labels(index)[1:].astype(np.int64))
+    width = max((len(tokens) for tokens, _ in rows), default=1)
+    ids = torch.full((max(1, len(rows)), width), pad_id, dtype=torch.int64)
+    targets = torch.full_like(ids, IGNORED)
+    for row, (tokens, labels) in enumerate(rows):
+        ids[row, : len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
+        targets[row, : len(tokens) - 1] = torch.from_numpy(labels[1:].astype(np.int64))
     kept = (targets != IGNORED).any(0).nonzero().flatten()
     if not len(kept):
         kept = torch.zeros(1, dtype=torch.int64)  # with an empty head output a rank would have no backward pass
-    if not dataset.packed:
-        return Batch(ids, targets[:, kept], kept)
-    lengths = _document_lengths(dataset, indices, width)
-    positions = torch.cat([torch.arange(length) for length in lengths]).view(rows, width)
-    return Batch(ids, targets[:, kept], kept, positions, Documents.of(lengths))
+    return Batch(ids, targets[:, kept], kept)
 
 
 def _document_lengths(dataset: Dataset, indices: Sequence[int], width: int) -> list[int]:
     """Tokens of each document of a batch that is padded to `width`."""
-    padded = ([*dataset.segments(index).tolist(), width - int(dataset.lengths[index])] for index in indices)
-    return [length for length in chain.from_iterable(padded) if length] or [width]
+    lengths = ([*dataset.segments(index).tolist(), width - int(dataset.lengths[index])] for index in indices)
+    return [length for length in chain.from_iterable(lengths) if length] or [width]
 
 
 def _copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -8,6 +8,7 @@ from driftloop.contract.task import TrainTask
 def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
     """README.md of a version: what it is, how it was trained, and how to load it."""
     training, lineage = task.training, task.lineage
+    counts = {"pretrain": "all", "sft": training.loss_on, "dpo": f"pairs of answers, beta {training.beta:g}"}
     rows = {
         "family": task.family,
         "job": f"{task.job} ({task.job_uid})",
@@ -17,7 +18,7 @@ def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
         "data digest": task.data_digest,
         "method": training.method,
         "adapter": training.adapter.type if training.adapter.type == "none" else f"lora r={training.adapter.r}, merged",
-        "loss on": training.loss_on if training.method == "sft" else "all",
+        "loss on": counts[training.method],
         "optimiser steps": task.total_steps,
         "rows per step": training.train_batch_size,
         "peak learning rate": f"{training.learning_rate:g} ({training.lr_scheduler_type})",

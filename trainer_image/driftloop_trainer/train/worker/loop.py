@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Trained:
     """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start.
 
     `skipped`: how many steps of the run were skipped, as their loss or gradient was not finite.
-    `peak_memory`: see `peak_memory`, the largest over all ranks.
+    `peak_memory`: see `peak_memory`, the largest over all ranks. `reward`: the measures of the last step, if any.
     """
 
     loss: float
@@ -49,6 +49,7 @@ class Trained:
     seconds: float
     skipped: int = 0
     peak_memory: dict[str, int] = field(default_factory=dict)
+    reward: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Loop:
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
         dataset = self.method.dataset
-        if dataset.packed:
+        if self.method.packed:
             attend_by_document(model)
         order = Order(dataset.lengths, Course.of(self.training, len(dataset)), self.training.seed)
         works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
@@ -114,14 +115,14 @@ class Loop:
     ) -> Trained:
         recent: deque[tuple[float, float, int]] = deque(maxlen=_RECENT)  # loss, seconds, tokens of a step
         skips = Skips(first.skipped)
-        tokens, begun, peak = 0, time.monotonic(), dict[str, int]()
+        tokens, begun, peak, reward = 0, time.monotonic(), dict[str, int](), dict[str, float]()
         model.train()
         started = time.monotonic()
         for step, work in enumerate(works, first.step):
             self._set_rate(optimizer, step)
             torch.manual_seed(dropout_seed(self.training.seed, step, self.mesh.data_rank))
             try:
-                loss, *_ = train_step(
+                loss, *measured = train_step(
                     model,
                     optimizer,
                     self.mesh,
@@ -131,13 +132,13 @@ class Loop:
                     self.reduction,
                     self.method.sums,
                 )
-                skips = skips.after(skipped=False)
+                skips, reward = skips.after(skipped=False), dict(zip(self.method.measures, measured, strict=True))
             except NonFinite as error:
                 loss, skips = math.nan, skips.after(skipped=True)
                 self._report_skip(step, error, work.shares, skips)
             tokens += work.tokens
             recent.append((loss, time.monotonic() - started, work.tokens))
-            report(self._progress(Position(step + 1, skips.count), recent, peak))
+            report(replace(self._progress(Position(step + 1, skips.count), recent, peak), reward=reward))
             must_stop = worker is not None and worker.must_stop()
             used = peak_memory(self.device)
             stopping, *most = largest([must_stop, *used.values()], self.device)
@@ -152,7 +153,8 @@ class Loop:
             started = time.monotonic()
         seconds = time.monotonic() - begun
         losses = [entry[0] for entry in recent if math.isfinite(entry[0])]
-        return Trained(sum(losses) / max(1, len(losses)), tokens / max(seconds, 1e-9), seconds, skips.count, peak)
+        loss = sum(losses) / max(1, len(losses))
+        return Trained(loss, tokens / max(seconds, 1e-9), seconds, skips.count, peak, reward)
 
     def _report_skip(self, step: int, error: NonFinite, mine: list[list[int]], skips: Skips) -> None:
         """Log the rows of this rank that may be at fault. Raises NonFiniteLoss on every rank after too many skips."""

@@ -25,11 +25,16 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
     """Summed cross-entropy over the targets that count, at least in float32."""
+    return token_losses(model, batch).sum()
+
+
+def token_losses(model: Any, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of each target, (rows, kept), at least in float32; 0 for those that don't count."""
     size = chunk_tokens(model.config.get_text_config().vocab_size)
     if model.config.model_type not in CHUNKED_TYPES or batch.targets.numel() <= size:
-        return _cross_entropy(_forward(model, batch).flatten(0, 1), batch.targets.flatten())
+        return _cross_entropy(_forward(model, batch).flatten(0, 1), batch.targets.flatten()).view_as(batch.targets)
     with _head_replaced(model, partial(_chunked, targets=batch.targets.flatten(), size=size)):
-        return _forward(model, batch)
+        return _forward(model, batch).view_as(batch.targets)
 
 
 def _forward(model: Any, batch: Batch) -> torch.Tensor:
@@ -57,16 +62,16 @@ def _head_replaced(model: Any, replacement: Callable[[Head, torch.Tensor], torch
 
 
 def _chunked(head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:
-    """The loss of `hidden`, of shape (rows, kept, width), for its flat `targets`."""
+    """The loss of each of the flat `targets`, from `hidden` of shape (rows, kept, width)."""
 
     def chunk_loss(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         return _cross_entropy(head(states), wanted)
 
     chunks = zip(torch.split(hidden.flatten(0, 1), size), torch.split(targets, size), strict=True)
     losses: list[torch.Tensor] = [checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]
-    return torch.stack(losses).sum()
+    return torch.cat(losses)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return functional.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    return functional.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)

@@ -24,7 +24,7 @@ from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.mesh import Mesh
-from driftloop_trainer.train.worker.methods.nexttoken import NextToken
+from driftloop_trainer.train.worker.methods.choice import method_of
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -51,17 +51,20 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     model = sharded.model
     optimizer = build_optimizer(model, training)
     first = dist.get_rank() == 0
-    loop = Loop(
-        training=training,
-        method=NextToken(Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id),
-        micro_size=task.per_device_train_batch_size,
-        total_steps=task.total_steps,
-        device=device,
-        mesh=mesh,
-        reduction=task.gradient_reduction,
-        background=task.checkpoints == "asynchronous",
-    )
+    dataset, pad_id = Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id
+    micro_size = task.per_device_train_batch_size
     try:
+        method = method_of(training, dataset, pad_id, model=model, run=run, mesh=mesh, micro_size=micro_size)
+        loop = Loop(
+            training=training,
+            method=method,
+            micro_size=micro_size,
+            total_steps=task.total_steps,
+            device=device,
+            mesh=mesh,
+            reduction=task.gradient_reduction,
+            background=task.checkpoints == "asynchronous",
+        )
         begun = resume(run, model, optimizer)
         restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
         with at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker:
@@ -70,13 +73,15 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
-    facts = {"final loss": f"{trained.loss:.4f}", "skipped steps": trained.skipped}
+    rewards = {f"final reward {kind}": f"{value:.4f}" for kind, value in trained.reward.items()}
+    facts = {"final loss": f"{trained.loss:.4f}", **rewards, "skipped steps": trained.skipped}
     plan = Export(task, base, data, facts, join(task.output, run.token))
     digest = export(sharded, plan, scratch)
     return Outcome(
         uri=plan.output,
         digest=digest,
         loss=trained.loss,
+        reward=trained.reward,
         tokens_per_second=trained.tokens_per_second,
         seconds=trained.seconds,
         peak_memory=trained.peak_memory,

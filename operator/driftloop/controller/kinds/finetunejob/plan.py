@@ -18,7 +18,7 @@ from driftloop.api.finetunejob import (
     PlanStatus,
     TrainingSpec,
 )
-from driftloop.contract.course import Course
+from driftloop.contract.course import Course, examples_per_sequence
 from driftloop.contract.loss import chunk_tokens
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
@@ -210,7 +210,9 @@ def memory_per_worker(
     memory, for 1.2B parameters in full and 8B with LoRA, whose frozen weights were in float32 then.
     """
     model, width = data.model, HALF if training.bf16 else FLOAT
-    tokens = micro * (training.max_length if training.packing else min(training.max_length, data.longest_row_tokens))
+    longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
+    rows = micro * examples_per_sequence(training)
+    tokens = rows * longest
     world = groups * tensor
     accumulating = groups > 1 and training.train_batch_size > groups * micro
     runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
@@ -225,7 +227,7 @@ def memory_per_worker(
         "activations": tokens * _activations_per_token(model, width, tensor, training.gradient_checkpointing),
         "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
         "mask": _mask(model, training, micro, width) if training.packing and not model.document_attention else 0,
-        "scores": _scores(model, training, micro, tokens) // tensor if on_gpu and not training.bf16 else 0,
+        "scores": _scores(model, training, rows, tokens) // tensor if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }
     others = {} if on_gpu else {"loading": _loading(model, world), "export": _exporting(model, world)}

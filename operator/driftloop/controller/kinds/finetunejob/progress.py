@@ -27,6 +27,7 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
     if step == 0:  # the other metrics are 0 until the first step is done, so the ETA of 0s would be wrong
         return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
     eta, peak = _count(metrics.get(Metric.TRAIN_ETA_SECONDS)), _peak_memory(samples)
+    reward = _by_kind(samples, Metric.TRAIN_REWARD)
     return Progress(
         step=step,
         total_steps=total,
@@ -35,6 +36,8 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
         loss=_short(metrics.get(Metric.TRAIN_LOSS)),
+        reward_accuracy=_short(reward.get("accuracy")),
+        reward_margin=_short(reward.get("margin")),
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
         peak_memory_bytes_per_worker=peak or None,
         peak_memory=memory(peak),
@@ -52,6 +55,8 @@ def done(result: TrainResult) -> Progress:
         eta_seconds=0,
         eta=duration(0),
         loss=_short(result.loss),
+        reward_accuracy=_short(result.reward.get("accuracy")),
+        reward_margin=_short(result.reward.get("margin")),
         tokens_per_second=_count(result.tokens_per_second),
         peak_memory_bytes_per_worker=result.peak_memory_bytes_per_worker or None,
         peak_memory=memory(result.peak_memory_bytes_per_worker),
@@ -87,12 +92,14 @@ def memory(peak: Mapping[str, int]) -> str | None:
 
 def _peak_memory(samples: Sequence[Sample]) -> dict[str, int]:
     """Bytes by kind, without what no worker can have used."""
-    sizes = {
-        sample.labels.get("kind"): _count(sample.value)
-        for sample in samples
-        if sample.labels.get("__name__") == Metric.TRAIN_PEAK_MEMORY
-    }
-    return {kind: size for kind in MEMORY_KINDS if (size := sizes.get(kind))}
+    sizes = _by_kind(samples, Metric.TRAIN_PEAK_MEMORY)
+    return {kind: size for kind in MEMORY_KINDS if (size := _count(sizes.get(kind)))}
+
+
+def _by_kind(samples: Sequence[Sample], metric: str) -> dict[str, float]:
+    """The values of a metric by its label `kind`."""
+    found = (sample for sample in samples if sample.labels.get("__name__") == metric)
+    return {sample.labels.get("kind", ""): sample.value for sample in found}
 
 
 def _count(value: float | None) -> int | None:

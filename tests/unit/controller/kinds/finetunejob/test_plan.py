@@ -412,3 +412,12 @@ def test_the_estimate_is_not_below_what_a_gpu_allocated_nor_far_above(
     memory = memory_per_worker(spec, prepared(model=model, longest_row_tokens=8192), 1, rows, on_gpu=True)
     estimate = (memory["total"] - memory["runtime"]) >> 20
     assert 0.99 <= round(estimate / allocated, 2) <= 1.17
+
+
+def test_a_pair_takes_the_memory_of_two_rows() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
+    single, pair = (
+        memory_per_worker(TrainingSpec(method=method, max_length=4096), data, 8, micro, on_gpu=True)
+        for method, micro in (("sft", 2), ("dpo", 1))
+    )
+    assert single == pair

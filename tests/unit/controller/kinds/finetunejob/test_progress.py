@@ -22,6 +22,7 @@ METRICS = {
 }
 
 
+REWARD = {"accuracy": 0.875, "margin": -0.25}
 PEAK = [
     Sample({"__name__": Metric.TRAIN_PEAK_MEMORY, "kind": kind}, value)
     for kind, value in {"allocated": 62.0 * 2**30, "reserved": 65.0 * 2**30, "negative": -1, "resident": 0}.items()
@@ -137,3 +138,11 @@ def test_no_reading_keeps_the_last_one() -> None:
 )
 def test_durations_show_their_two_largest_units(seconds: int, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_reward_of_pairs_is_shown_during_and_after_training() -> None:
+    reward = [Sample({"__name__": Metric.TRAIN_REWARD, "kind": kind}, value) for kind, value in REWARD.items()]
+    running, ended = read([*samples(METRICS), *reward], NOW), done(trained().model_copy(update={"reward": REWARD}))
+    for found in (running, ended):
+        assert found is not None
+        assert (found.reward_accuracy, found.reward_margin) == ("0.875", "-0.25")

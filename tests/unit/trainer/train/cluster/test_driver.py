@@ -127,3 +127,8 @@ def test_the_card_names_where_the_model_came_from() -> None:
     assert card.startswith("---\nlibrary_name: transformers\n")
     for fact in ("support-1", DIGEST, "0.5000", "job (uid)"):
         assert fact in card
+
+
+def test_the_card_of_a_model_trained_on_pairs_says_so() -> None:
+    card = model_card(task(training={"method": "dpo", "beta": 0.2}), {})
+    assert "| loss on | pairs of answers, beta 0.2 |" in card

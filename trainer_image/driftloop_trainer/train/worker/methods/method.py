@@ -18,8 +18,12 @@ class Method(Protocol):
         """The sequences. A step has a number of them."""
 
     @property
+    def packed(self) -> bool:
+        """Whether several rows lie one after another in a row of a batch."""
+
+    @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the measures."""
+        """Names of the measures: kinds of the reward (see Progress)."""
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The micro-batch of these sequences on the CPU. Without sequences it has a loss of 0."""

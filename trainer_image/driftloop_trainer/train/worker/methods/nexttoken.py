@@ -25,6 +25,11 @@ class NextToken:
     pad_id: int
     measures: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def packed(self) -> bool:
+        """Whether prepare packed the rows."""
+        return self.dataset.packed
+
     def batch(self, indices: Sequence[int]) -> Batch:
         """The sequences, padded."""
         return collate(self.dataset, indices, self.pad_id)

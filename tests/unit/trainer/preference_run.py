@@ -1,0 +1,111 @@
+"""Small trainings on pairs in float64 on several ranks, for test_preference_exactness.py: `preference_run.py FOLDER`.
+
+Runs CASES, each as a rank of its world size, and writes the losses that rank 0 saw to FOLDER/<name>.json. In FOLDER lie
+train.parquet and, as pvc://FOLDER, the checkpoints.
+"""
+
+import json
+import sys
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+
+from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop_trainer.dataset import FILE, Dataset
+from driftloop_trainer.train.progress import Progress
+from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.worker import loss
+from driftloop_trainer.train.worker.checkpoint import resume
+from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.choice import method_of
+from driftloop_trainer.train.worker.sharding import shard
+from unit.trainer.sharded_run import PAD, STEPS, tiny_model, training
+
+LORA = Adapter(type="lora", r=4)
+CASES: dict[str, dict[str, Any]] = {
+    "four ranks": {"world_size": 4, "micro_size": 1},
+    "two ranks": {"world_size": 2, "micro_size": 4},
+    "accumulated, in chunks": {"world_size": 2, "micro_size": 1, "chunk": 8, "reduction": "microBatch"},
+    "adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA},
+    "killed": {"world_size": 2, "micro_size": 4, "run": "interrupted", "save_steps": 2, "stop_after": 3},
+    "resumed": {"world_size": 1, "micro_size": 3, "run": "interrupted"},
+}
+
+
+def spec(save_steps: int = 100) -> TrainingSpec:
+    """Settings of a step as for rows with one answer."""
+    return training(save_steps).model_copy(update={"method": "dpo", "beta": 0.3})
+
+
+def run_case(folder: Path, name: str) -> list[float]:
+    """Losses of the steps that a case runs. It resumes if there is a checkpoint of its `run`."""
+    case = CASES[name]
+    settings, micro_size = spec(case.get("save_steps", 100)), case["micro_size"]
+    mesh = Mesh.of("cpu")
+    model = shard(tiny_model(case.get("adapter")), mesh, bf16=False, gradient_checkpointing=False, unit_bytes=1)
+    optimizer = build_optimizer(model, settings)
+    run = Run(f"pvc://{case.get('run', name.replace(' ', '-').replace(',', ''))}", "0000-test")
+    if dist.get_rank() == 0:
+        run.take_over()
+    dist.barrier()
+    losses: list[float] = []
+
+    def report(progress: Progress) -> None:
+        losses.append(progress.loss)
+        if progress.step == case.get("stop_after"):
+            raise InterruptedError
+
+    with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)):
+        dataset = Dataset(folder / FILE)
+        method = method_of(settings, dataset, PAD, model=model, run=run, mesh=mesh, micro_size=micro_size)
+        begun = resume(run, model, optimizer)
+        loop = Loop(
+            settings,
+            method,
+            micro_size,
+            STEPS,
+            torch.device("cpu"),
+            mesh,
+            case.get("reduction", "step"),
+            background=False,
+        )
+        try:
+            loop.run(model, optimizer, run, begun, report)
+        except InterruptedError:
+            dist.barrier()
+    return losses
+
+
+def run_rank(folder: Path, rank: int, world_size: int) -> None:
+    """Run the cases of this world size as one of its ranks."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store-{world_size}"
+    dist.init_process_group("gloo", store, timedelta(seconds=60), world_size, rank)
+    for name in (name for name, case in CASES.items() if case["world_size"] == world_size):
+        losses = run_case(folder, name)
+        if rank == 0:
+            (folder / f"{name}.json").write_text(json.dumps(losses))
+    dist.destroy_process_group()
+
+
+def main(folder: Path) -> None:
+    """Run the cases of each world size. The ranks are forks of this process, as the imports take longer than a case."""
+    fork = get_context("fork")
+    for world_size in (4, 2, 1):
+        ranks = [fork.Process(target=run_rank, args=(folder, rank, world_size)) for rank in range(world_size)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()  # an exchange without its peer ends after a minute
+        if any(rank.exitcode for rank in ranks):
+            sys.exit(f"a rank of {world_size} failed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

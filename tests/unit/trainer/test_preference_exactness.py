@@ -1,0 +1,119 @@
+"""Training on pairs is the same on any number of ranks, in micro-batches of any size, and after a restart."""
+
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from driftloop.api.finetunejob import Adapter
+from driftloop.contract.course import Course
+from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
+from driftloop_trainer.train.worker.order import Order
+from driftloop_trainer.train.worker.schedule import learning_rate_factor
+from unit.trainer.preference_run import LORA, spec
+from unit.trainer.sharded_run import STEPS, tiny_model
+
+pytestmark = pytest.mark.timeout(600)
+
+SCRIPT = Path(__file__).with_name("preference_run.py")
+
+
+def dataset(folder: Path) -> Dataset:
+    """Pairs of answers of very different lengths."""
+    random = np.random.default_rng(1)
+    ids, labels, segments = [], [], []
+    for prompt, *answers in random.integers(1, 15, size=(23, 3)):
+        question = random.integers(1, 64, size=prompt).tolist()
+        pair = [random.integers(1, 64, size=answer).tolist() for answer in answers]
+        ids.append([token for answer in pair for token in (*question, *answer)])
+        labels.append([label for answer in pair for label in (*[IGNORED] * len(question), *answer)])
+        segments.append([len(question) + len(answer) for answer in pair])
+    write_dataset(folder, ids, labels, segments)
+    return Dataset(folder / FILE)
+
+
+def log_probability(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of the tokens that count, in a row alone."""
+    logits = model(ids[None], use_cache=False).logits[0, :-1]
+    return -functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
+
+
+def loss_of(model: Any, first: Any, data: Dataset, row: int) -> torch.Tensor:
+    """Rafailov et al. 2023, equation 7, for one pair."""
+    lengths = data.segments(row).tolist()
+    parts = (torch.split(torch.tensor(tokens(row)).long(), lengths) for tokens in (data.ids, data.labels))
+    rewards = []
+    for ids, labels in zip(*parts, strict=True):
+        with torch.no_grad():
+            before = log_probability(first, ids, labels)
+        rewards.append(spec().beta * (log_probability(model, ids, labels) - before))
+    return -functional.logsigmoid(rewards[0] - rewards[1])
+
+
+def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
+    """The oracle: two whole models, one row at a time without padding; torch's own clipping."""
+    tiny, settings = tiny_model(adapter), spec()
+    first = deepcopy(tiny)
+    trained = [p for p in tiny.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    order = Order(data.lengths, Course.of(settings, len(data)), settings.seed)
+    losses = []
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            factor = learning_rate_factor("cosine", step, STEPS, settings.warmup_ratio)
+            group["lr"] = settings.learning_rate * factor
+        rows = order.batch(step).tolist()
+        loss = torch.stack([loss_of(tiny, first, data, row) for row in rows]).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where every case has run."""
+    folder = tmp_path_factory.mktemp("preference")
+    dataset(folder)
+    path = os.pathsep.join(p for p in sys.path if p)
+    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, str(SCRIPT), str(folder)]
+    run = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=500, check=False)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    return list(json.loads((folder / f"{name}.json").read_text()))
+
+
+@pytest.mark.parametrize("name", ["four ranks", "two ranks", "accumulated, in chunks"])
+def test_any_split_of_the_pairs_gives_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
+    expected = plain_losses(Dataset(folder / FILE))
+    assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
+    assert expected[0] == pytest.approx(0.693147, abs=1e-6)
+    assert expected[-1] != pytest.approx(expected[0], abs=1e-2)
+
+
+def test_adapters_are_compared_with_the_model_without_them(folder: Path) -> None:
+    assert losses(folder, "adapters") == pytest.approx(plain_losses(Dataset(folder / FILE), LORA), abs=1e-9)
+
+
+def test_a_killed_run_goes_on_and_compares_with_the_same_weights(folder: Path) -> None:
+    uninterrupted = losses(folder, "two ranks")
+    assert losses(folder, "killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
+    assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)

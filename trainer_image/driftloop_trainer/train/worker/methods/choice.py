@@ -1,0 +1,37 @@
+"""The method that the spec names."""
+
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+import torch
+
+from driftloop.api.finetunejob import TrainingSpec
+from driftloop_trainer.dataset import Dataset
+from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.dpo import Dpo, log_ratios, pair_rows
+from driftloop_trainer.train.worker.methods.method import Method
+from driftloop_trainer.train.worker.methods.nexttoken import NextToken
+from driftloop_trainer.train.worker.methods.reference import kept_or, over_all
+
+
+def method_of(
+    training: TrainingSpec, dataset: Dataset, pad_id: int, *, model: Any, run: Run, mesh: Mesh, micro_size: int
+) -> Method:
+    """The method of `training` for a data set. Every rank calls it, before `model` has other weights than the first.
+
+    `micro_size`: maximum sequences per forward pass. Raises StageFailure on every rank.
+    """
+    match training.method:
+        case "sft" | "pretrain":
+            return NextToken(dataset, pad_id)
+        case "dpo":
+            device = next(model.parameters()).device
+
+            def ratios(indices: Sequence[int]) -> torch.Tensor:
+                return log_ratios(model, pair_rows(dataset, indices, pad_id).to(device), len(indices))
+
+            reference = kept_or(run, lambda: over_all(model, dataset.lengths, ratios, mesh, micro_size))
+            return Dpo(dataset, pad_id, training.beta, reference)
+        case never:
+            assert_never(never)

@@ -1,0 +1,63 @@
+"""Direct preference optimisation (`dpo`): the better answer of a pair becomes likelier, relative to the worse one.
+
+Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, equation 7. A sequence is a pair: two segments, the chosen
+answer and the rejected one, each after the same prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional
+
+from driftloop_trainer.dataset import Dataset
+from driftloop_trainer.train.worker.batches import Batch, padded
+from driftloop_trainer.train.worker.loss import token_losses
+from driftloop_trainer.train.worker.order import Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Dpo:
+    """The sigmoid loss of pairs, as a mean over the pairs. `reference`: see `log_ratios`, for every pair."""
+
+    dataset: Dataset
+    pad_id: int
+    beta: float
+    reference: torch.Tensor
+    packed: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The pairs, each as two rows."""
+        return replace(pair_rows(self.dataset, indices, self.pad_id), reference=self.reference[list(indices)])
+
+    def sums(self, model: Any, batch: Batch) -> torch.Tensor:
+        """The loss, the pairs whose chosen answer has the higher reward, and the differences of the rewards; (3,).
+
+        The reward of an answer is `beta` times the logarithm of how much likelier it is than by the first weights.
+        """
+        assert batch.reference is not None
+        margins = self.beta * (log_ratios(model, batch, len(batch.reference)) - batch.reference)
+        losses = -functional.logsigmoid(margins)
+        return torch.stack([losses.sum(), (margins > 0).sum(), margins.detach().sum()])
+
+    def count(self, indices: Indices) -> int:
+        """The number of pairs."""
+        return len(indices)
+
+
+def pair_rows(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
+    """The two rows of each pair, the chosen answer first; without pairs one row of padding."""
+    rows = []
+    for index in indices:
+        border = int(dataset.segments(index)[0])
+        ids, labels = dataset.ids(index), dataset.labels(index)
+        rows += [(ids[:border], labels[:border]), (ids[border:], labels[border:])]
+    return padded(rows, pad_id)
+
+
+def log_ratios(model: Any, batch: Batch, pairs: int) -> torch.Tensor:
+    """The log-probability of the chosen answer minus that of the rejected one, for each pair; float64, (pairs,)."""
+    answers = -token_losses(model, batch).sum(1, dtype=torch.float64)[: 2 * pairs]
+    return answers[0::2] - answers[1::2]
