@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,6 +19,8 @@ from driftloop_trainer.train.worker import attention
 from driftloop_trainer.train.worker.attention import attend_by_document, attends_by_document, fits_varlen
 from driftloop_trainer.train.worker.batches import Documents, collate
 from driftloop_trainer.train.worker.loss import loss_sum
+from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.sharding import shard
 from unit.trainer.test_models import GROUPED, MIXTURE, NAMED, SIZES
 
 PACKS = [[7, 9, 1], [12, 2]]  # tokens of the documents in two packed sequences: the second one is padded
@@ -200,3 +203,13 @@ def test_torchs_kernel_for_many_lengths_is_used_where_it_fits(
     capability: tuple[int, int] | None, dtype: torch.dtype, size: int, dropout: float, fits: bool
 ) -> None:
     assert fits_varlen(capability, dtype, size, dropout) == fits
+
+
+def test_documents_reach_layers_that_are_sharded_and_compute_in_half_precision(tmp_path: Path) -> None:
+    """FSDP2 casts what such a layer is called with."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = shard(model_of("llama").to(torch.float32), Mesh.of("cpu"), bf16=True, gradient_checkpointing=True)
+        assert differing(model.train(), tmp_path) < 0.02
+    finally:
+        dist.destroy_process_group()
