@@ -271,7 +271,12 @@ class TrainingSpec(ApiModel):
         description="Maximum number of rows (with dpo: pairs) per forward pass of a worker. Fewer are taken if the "
         "memory is known and too small. Gradients are accumulated to trainBatchSize; the result is the same.",
     )
-    learning_rate: float = Field(2e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(
+        2e-5,
+        gt=0,
+        le=10,
+        description="Peak learning rate of AdamW. For dpo lower: about 1e-6 for all weights, 1e-5 for an adapter.",
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field(
         "cosine", description="Schedule of the learning rate after warm-up."
     )
