@@ -48,6 +48,12 @@ def split() -> Obj:
     return found
 
 
+def staged() -> Obj:
+    found = job()
+    found["spec"]["compute"] = {"nodes": 2, "parallelism": {"pipeline": 2}}
+    return found
+
+
 def pretraining() -> Obj:
     found = job()
     found["spec"]["model"]["from"] = {"config": {"architecture": {"model_type": "llama", "hidden_size": 128}}}
@@ -157,6 +163,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.training", {"method": "dpo", "packing": True}, "spec.training.packing.*not packed"),
     (job, "spec.training", {"method": "dpo", "lossOn": "all"}, "spec.training.lossOn.*compares answers"),
     (split, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
+    (staged, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
     (preferring, "spec.training", {}, "spec.training.method.*chosen and rejected are only for method dpo"),
     (preferring, "spec.data.feedback", {"service": "support"}, "spec.training.method.*feedback has one answer"),
     (
@@ -186,6 +193,24 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.compute", {"gpusPerNode": 8, "parallelism": {"tensor": 3}}, "spec.compute.parallelism.*must divide"),
     (job, "spec.compute", {"parallelism": {"tensor": 2}}, "spec.compute.parallelism.*must divide"),
     (split, "spec.training.adapter.type", "lora", "spec.training.adapter.*not trained with compute.parallelism"),
+    (
+        job,
+        "spec.compute",
+        {"nodes": 3, "parallelism": {"pipeline": 2}},
+        "spec.compute.parallelism.*must divide the num",
+    ),
+    (
+        job,
+        "spec.compute",
+        {"nodes": 2, "workersPerNode": 2, "parallelism": {"pipeline": 4, "tensor": 2}},
+        "must divide",
+    ),
+    (
+        staged,
+        "spec.training.adapter",
+        {"type": "lora", "targetModules": ["q_proj", "model.embed_tokens"]},
+        "targetModules.*embed_tokens is not trained with compute.parallelism.pipeline",
+    ),
     (job, "spec.compute.parallelism.tensor", 0, "spec.compute.parallelism.tensor.*1"),
     (job, "spec.compute.resources.requests", {"cpu": "lots"}, "spec.compute.resources.requests.cpu"),
     (job, "spec.compute.resources.requests", {"cpu": -1}, "spec.compute.resources.requests.cpu"),
@@ -396,6 +421,6 @@ def test_the_columns_tell_the_story(plane: ControlPlane) -> None:
     patch = json.dumps({"status": {"phase": "Training", "progress": progress}})
     plane.kubectl("patch", "ftj", "columns", "--subresource=status", "--type=merge", "-p", patch)
     head, line = plane.kubectl("get", "ftj", "columns").splitlines()
-    assert head.split() == ["NAME", "PHASE", "PROGRESS", "ETA", "LOSS", "NODES", "VERSION", "AGE"]
+    assert head.split() == ["NAME", "PHASE", "PROGRESS", "ETA", "LOSS", "NODES", "MESH", "VERSION", "AGE"]
     assert line.split()[:6] == ["columns", "Training", "42", "1h05m", "1.93", "1"]
     assert "finetunejob.driftloop.dev/columns" in plane.kubectl("get", "driftloop", "-o", "name")

@@ -308,6 +308,15 @@ class TrainingSpec(ApiModel):
 class Parallelism(ApiModel):
     """How the workers divide the model, besides its shards."""
 
+    pipeline: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Number of stages into which the layers are divided. Their workers read the same rows. Stages are "
+        "on different nodes if there are several, and each sends activations only to the next one: use it if the "
+        "network between the nodes is slow. With tensor it must divide the number of workers. A batch is cut into at "
+        "least as many micro-batches as there are stages, if it has the rows: with more of them, stages wait less.",
+    )
     tensor: int = Field(
         1,
         ge=1,
@@ -333,6 +342,14 @@ class Compute(ApiModel):
                 "!has(self.parallelism.tensor) || "
                 "(self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % self.parallelism.tensor == 0",
                 "parallelism.tensor must divide the workers of a node: gpusPerNode, or workersPerNode on CPU",
+                ".parallelism",
+            ),
+            rule(
+                "!has(self.parallelism.pipeline) || !has(self.parallelism.tensor) || "
+                "self.nodes * (self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % "
+                "(self.parallelism.pipeline * self.parallelism.tensor) == 0",
+                "parallelism.pipeline x parallelism.tensor must divide the number of workers: nodes x gpusPerNode, or "
+                "nodes x workersPerNode on CPU",
                 ".parallelism",
             ),
         )
@@ -441,8 +458,9 @@ class FineTuneJobSpec(ApiModel):
                 ".training.lossOn",
             ),
             rule(
-                "self.training.method != 'dpo' || self.compute.parallelism.tensor == 1",
-                "method dpo is not tested with compute.parallelism.tensor: remove it",
+                "self.training.method != 'dpo' || "
+                "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
+                "method dpo is not tested with compute.parallelism.tensor or pipeline: remove it",
                 ".training.method",
             ),
             rule(
@@ -462,6 +480,12 @@ class FineTuneJobSpec(ApiModel):
                 "with method dpo a row is a pair of answers: name the columns chosen and rejected, and optionally "
                 "prompt and tools",
                 ".training.method",
+            ),
+            rule(
+                "self.training.adapter.type == 'none' || self.compute.parallelism.pipeline == 1 || "
+                "!self.training.adapter.targetModules.exists(name, name.endsWith('embed_tokens'))",
+                "an adapter of embed_tokens is not trained with compute.parallelism.pipeline: remove one of them",
+                ".training.adapter.targetModules",
             ),
         )
     )
@@ -653,6 +677,7 @@ class FineTuneJob(ApiModel):
         ("ETA", "string", ".status.progress.eta"),
         ("Loss", "string", ".status.progress.loss"),
         ("Nodes", "integer", ".spec.compute.nodes"),
+        ("Mesh", "string", ".status.plan.strategy"),
         ("Version", "string", ".status.version"),
         ("Age", "date", ".metadata.creationTimestamp"),
     )

@@ -100,7 +100,7 @@ def adapter_of(case: dict[str, Any]) -> Adapter:
 
 def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str, Any]]:
     """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
-    mesh = Mesh.of("cpu", Parallelism(tensor=case.get("tensor", 1)))
+    mesh = Mesh.of("cpu", Parallelism(pipeline=case.get("pipeline", 1), tensor=case.get("tensor", 1)))
     model = shard(
         tiny_model(adapter_of(case), **case.get("model", {})),
         mesh,

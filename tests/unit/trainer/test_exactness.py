@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
-from driftloop.controller.kinds.finetunejob.plan import TENSOR_TYPES
+from driftloop.controller.kinds.finetunejob.plan import PIPELINE_TYPES, TENSOR_TYPES
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
-from driftloop_trainer.train.worker.loop import dropout_seed
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
+from driftloop_trainer.train.worker.seeds import seed_of
 from parts import runs, sweep
 from unit.trainer.sharded_run import STEPS, Tensors, adapter_of, tiny_model, training
 
@@ -65,6 +65,25 @@ RECORDED: dict[str, dict[str, Any]] = {
     f"{model_type}, {name}": case | {"model": {"model_type": model_type} | case.get("model", {})}
     for model_type in ("llama", "qwen3")
     for name, case in KINDS.items()
+}
+STAGED: dict[str, dict[str, Any]] = {
+    f"staged {model_type} {'tied' if tied else 'untied'}": {
+        "world_size": 2,
+        "model": {"model_type": model_type, "tie_word_embeddings": tied},
+    }
+    for model_type in PIPELINE_TYPES
+    for tied in (True, False)
+} | {
+    "staged, sharded": {"world_size": 4, "model": {"model_type": "qwen3"}},
+    "staged, split": {"world_size": 4, "tensor": 2, "model": {"model_type": "qwen3"}},
+    "staged, split, untied": {"world_size": 4, "tensor": 2, "model": {"tie_word_embeddings": False}},
+    "staged, reduced each time": {"world_size": 4, "micro_size": 1, "reduction": "microBatch"},
+    "staged, fewer micro-batches than stages": {"world_size": 2, "micro_size": 7},
+    "staged, many micro-batches": {"world_size": 2, "micro_size": 1},
+    "staged, recomputed, in chunks": {"world_size": 2, "checkpointing": True, "chunk": 8},
+    "staged, adapters": {"world_size": 4, "lora": True},
+    "staged, packed": {"world_size": 2, "data": "packed", "model": {"tie_word_embeddings": False}},
+    "staged four times": {"world_size": 4, "pipeline": 4, "micro_size": 1, "model": {"num_hidden_layers": 5}},
 }
 CASES: list[dict[str, Any]] = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
@@ -117,11 +136,26 @@ CASES: list[dict[str, Any]] = [
     {"name": "split resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "s"},
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
     {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
+    *({"pipeline": 2, "micro_size": 2, "save_steps": 100, "name": name} | case for name, case in STAGED.items()),
+    GRID | {"name": "split again killed", "save_steps": 2, "run": "u", "stop_after": 3},
+    {"name": "split resumed staged", "world_size": 2, "pipeline": 2, "micro_size": 4, "save_steps": 100, "run": "u"},
+    {
+        "name": "staged killed",
+        "world_size": 4,
+        "pipeline": 2,
+        "micro_size": 2,
+        "save_steps": 2,
+        "run": "v",
+        "stop_after": 3,
+    },
+    {"name": "staged resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "v"},
 ]
 
 
 MAIN_SPLIT = ("llama untied", "split, in chunks")
 MAIN_RECORDED = ("llama, shards", "qwen3, shards of adapters", "qwen3, shards of split")
+MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
+RESUMED_STAGED = ("split again killed", "split resumed staged")
 # What make test runs.
 MAIN = (
     "plain",
@@ -138,6 +172,8 @@ MAIN = (
     *MAIN_SPLIT,
     "packed, split",
     *MAIN_RECORDED,
+    *MAIN_STAGED,
+    *RESUMED_STAGED,
 )
 
 
@@ -297,6 +333,21 @@ def test_packed_rows_over_ranks_give_the_losses_of_rows_alone(folder: Path, name
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("name", sweep("exactness", STAGED, main=MAIN_STAGED))
+def test_stages_of_a_pipeline_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
+    case = STAGED[name]
+    adapter = Adapter(type="lora", r=4) if case.get("lora") else None
+    expected = plain_losses(Dataset(folder / case.get("data", "") / FILE), adapter, **case.get("model", {}))
+    assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", sweep("exactness", ("split resumed staged", "staged resumed in shards"), main=("split resumed staged",))
+)
+def test_a_killed_run_goes_on_with_or_without_stages(folder: Path, name: str) -> None:
+    assert losses(folder, name) == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
+
+
 def test_adapters_stay_synchronised(folder: Path) -> None:
     expected = plain_losses(Dataset(folder / FILE), Adapter(type="lora", r=4))
     assert losses(folder, "lora") == pytest.approx(expected, abs=1e-9)
@@ -338,5 +389,5 @@ def test_dropout_is_the_same_after_a_restart_and_differs_from_step_to_step(folde
     assert losses(folder, "dropout killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
     assert losses(folder, "dropout resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
     assert uninterrupted != pytest.approx(losses(folder, "lora"), abs=1e-6)
-    seeds = {dropout_seed(0, step, rank) for step in range(50) for rank in range(4)}
+    seeds = {seed_of(0, step, rank) for step in range(50) for rank in range(4)}
     assert len(seeds) == 200

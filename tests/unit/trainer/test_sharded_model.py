@@ -17,7 +17,7 @@ from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for
 from unit.trainer import templates
-from unit.trainer.sharded_model import LARGE, SMALL, SPLIT, TENSOR
+from unit.trainer.sharded_model import GRIDS, LARGE, SMALL, SPLIT
 from unit.trainer.templates import with_template
 from unit.trainer.train.worker.test_export import HEADS, task_document
 
@@ -25,7 +25,7 @@ RANKS = 4
 SCRIPT = Path(__file__).with_name("sharded_model.py")
 OTHERS: dict[str, dict[str, Any]] = {
     "tied": HEADS | {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
-    "untied": HEADS | {"model_type": "qwen3"},
+    "untied": HEADS | {"model_type": "qwen3", "num_hidden_layers": 2},
     "mixtral": HEADS | {"model_type": "mixtral", "num_local_experts": 2},
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
     LARGE: {
@@ -76,7 +76,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-LOADED = [(name, how) for name in SMALL for how in ("none", "lora")] + [(name, TENSOR) for name in SPLIT]
+LOADED = [(name, how) for name in SMALL for how in ("none", "lora")] + [
+    (name, grid) for name in SPLIT for grid in GRIDS
+]
 
 
 @pytest.mark.parametrize(("name", "how"), LOADED)

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NO_TRAINING_ROWS = "NoTrainingRows"
     BATCH_TOO_SMALL = "BatchTooSmall"
     TENSOR_PARALLELISM = "TensorParallelism"
+    PIPELINE_PARALLELISM = "PipelineParallelism"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
     VERSION_NOT_FOUND = "VersionNotFound"
     VERSION_NOT_APPROVED = "VersionNotApproved"

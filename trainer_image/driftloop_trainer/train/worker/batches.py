@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from driftloop_trainer.dataset import IGNORED, Dataset, Tokens
 
@@ -50,6 +51,26 @@ class Batch:
         documents = None if self.documents is None else self.documents.to(device)
         reference = None if self.reference is None else _copied(self.reference, device)
         return Batch(ids, targets, kept, positions, documents, reference)
+
+    def filled(self, rows: int, tokens: int) -> "Batch":
+        """A copy of this shape on the CPU; the additional rows and tokens are padding without a target."""
+        more, later = rows - self.ids.shape[0], tokens - self.ids.shape[1]
+        ids = functional.pad(self.ids, (0, later, 0, more))
+        targets = functional.pad(self.targets, (0, 0, 0, more), value=IGNORED)
+        if self.position_ids is None:
+            return replace(self, ids=ids, targets=targets)
+        positions = torch.arange(tokens).repeat(rows, 1)
+        positions[: self.ids.shape[0], : self.ids.shape[1]] = self.position_ids
+        positions[:, self.ids.shape[1] :] -= self.ids.shape[1]
+        starts = [*(positions.flatten() == 0).nonzero().flatten().tolist(), positions.numel()]
+        documents = Documents.of([end - start for start, end in pairwise(starts)])
+        return replace(self, ids=ids, targets=targets, position_ids=positions, documents=documents)
+
+
+def alike(batches: Sequence[Batch]) -> list[Batch]:
+    """The microbatches padded to one shape: the stages of a pipeline exchange tensors of one shape in a step."""
+    rows, tokens = (max(batch.ids.shape[side] for batch in batches) for side in (0, 1))
+    return [batch.filled(rows, tokens) for batch in batches]
 
 
 def collate(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:

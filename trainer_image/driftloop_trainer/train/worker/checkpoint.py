@@ -130,11 +130,9 @@ def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -
 
     Raises CheckpointException on every rank if any rank can't read its part. Weights and moments are then undefined.
     """
-    state = state_of(model, optimizer)
-    load_state(state, storage_reader=FsspecReader(plain(checkpoint.uri)))
-    set_state_dict(
-        model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optim"], options=_options()
-    )
+    weights, moments = get_state_dict(model, optimizer, options=_options())
+    load_state(_stored(model, weights, moments), storage_reader=FsspecReader(plain(checkpoint.uri)))
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_options())
 
 
 def _options() -> StateDictOptions:
@@ -144,5 +142,15 @@ def _options() -> StateDictOptions:
 
 def state_of(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Any]:
     """The parts of a checkpoint: this rank's trained weights and moments, which are not copied."""
-    weights, moments = get_state_dict(model, optimizer, options=_options())
-    return {"model": weights, "optim": moments}
+    return _stored(model, *get_state_dict(model, optimizer, options=_options()))
+
+
+def _stored(model: Any, weights: dict[str, Any], moments: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint contains: the same for each grid of workers.
+
+    The optimizer's groups are not stored, as they differ between the stages of a pipeline: the spec has their settings.
+    torch stores the moments of tied embeddings under the first of their names, but the last stage only has the second.
+    """
+    first_names = getattr(model, "all_tied_weights_keys", {})
+    states = {first_names.get(name, name): state for name, state in moments["state"].items()}
+    return {"model": weights, "optim": {"state": states}}

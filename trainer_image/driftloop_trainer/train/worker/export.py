@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.generation import GENERATION, end_generation
 from driftloop_trainer.train.worker.loading import ShardedModel, is_adapter
+from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.weights import StoredTensor
 
 
@@ -57,7 +59,8 @@ def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
     if stored is None or adapted is None:
         entries = _write_whole(sharded.model, plan, folder, config.dtype)
     else:
-        entries = _write_files(Weights(sharded.model, stored, adapted, config.dtype), plan.output, folder)
+        weights = Weights(sharded.model, stored, adapted, config.dtype)
+        entries = _write_files(weights, sharded.mesh, plan.output, folder)
     if dist.get_rank() != 0:
         return ""
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -177,29 +180,56 @@ def file_name(number: int, count: int) -> str:
     return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _write_files(weights: Weights, output: str, folder: Path) -> list[ManifestEntry]:
-    """Write all weight files at `output`, each rank its own, and the index into `folder`. Returns all entries."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    sizes = weights.sizes()
-    files = files_of(sizes, WEIGHT_FILE_BYTES, ranks)
-    names = [file_name(number, len(files)) for number in range(len(files))]
+def _write_files(weights: Weights, mesh: Mesh, output: str, folder: Path) -> list[ManifestEntry]:
+    """Write all weight files at `output`, each rank its own, and the index into `folder`. Returns all entries.
+
+    The ranks of a stage write the weights of their stage.
+    """
+    sizes = _sizes_by_stage(weights, mesh)
+    ranks = dist.get_world_size() // mesh.stages
+    files = [files_of(stage, WEIGHT_FILE_BYTES, ranks) for stage in sizes]
+    total = sum(len(stage) for stage in files)
+    before = sum(len(stage) for stage in files[: mesh.stage])
+    names = [file_name(number, total) for number in range(total)]
+    rank, mine = dist.get_rank() % ranks, files[mesh.stage]
     written = []
-    for first in range(0, len(files), ranks):
-        mine: dict[str, torch.Tensor] = {}
-        for owner, file in enumerate(files[first : first + ranks]):
-            for name in file:
-                tensor = weights.get(name, owner == rank)
-                if tensor is not None:
-                    mine[name] = tensor
-        if mine:
-            written.append(_write_file(mine, join(output, names[first + rank]), folder))
-    if rank == 0 and len(files) > 1:
-        index = {name: names[number] for number, file in enumerate(files) for name in file}
-        document = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
+    for first in range(0, len(mine), ranks):
+        content = _gathered(weights, mine[first : first + ranks], rank)
+        if content:
+            written.append(_write_file(content, join(output, names[before + first + rank]), folder))
+    if dist.get_rank() == 0 and total > 1:
+        document = {
+            "metadata": {"total_size": sum(sum(stage.values()) for stage in sizes)},
+            "weight_map": {name: names[number] for number, file in enumerate(chain(*files)) for name in file},
+        }
         (folder / INDEX).write_text(json.dumps(document, indent=2) + "\n")
-    gathered: list[list[ManifestEntry]] = [[]] * ranks
+    gathered: list[list[ManifestEntry]] = [[]] * dist.get_world_size()
     dist.all_gather_object(gathered, written)
     return [entry for entries in gathered for entry in entries]
+
+
+def _sizes_by_stage(weights: Weights, mesh: Mesh) -> list[dict[str, int]]:
+    """Bytes of the weights that each stage writes. What several stages have (tied embeddings) the first one writes."""
+    sizes = [weights.sizes()]
+    if mesh.pipeline is not None:
+        sizes = [{}] * mesh.stages
+        dist.all_gather_object(sizes, weights.sizes(), group=mesh.pipeline.get_group())
+    earlier = [set(chain(*sizes[:stage])) for stage in range(len(sizes))]
+    return [
+        {name: size for name, size in stage.items() if name not in known}
+        for stage, known in zip(sizes, earlier, strict=True)
+    ]
+
+
+def _gathered(weights: Weights, files: list[list[str]], rank: int) -> dict[str, torch.Tensor]:
+    """The weights of the file that `rank` writes; the other ranks write the other `files`."""
+    content = {}
+    for owner, file in enumerate(files):
+        for name in file:
+            tensor = weights.get(name, owner == rank)
+            if tensor is not None:
+                content[name] = tensor
+    return content
 
 
 def _write_file(tensors: dict[str, torch.Tensor], uri: str, scratch: Path) -> ManifestEntry:

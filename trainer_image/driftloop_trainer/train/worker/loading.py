@@ -21,7 +21,9 @@ from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop_trainer.models import load_config, load_model, with_adapter
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
+from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.sharding import shard
+from driftloop_trainer.train.worker.stages import check_stages
 from driftloop_trainer.weights import StoredTensor, meta_model, stored_names, stored_tensors, tied_names
 
 
@@ -29,12 +31,13 @@ from driftloop_trainer.weights import StoredTensor, meta_model, stored_names, st
 class ShardedModel:
     """A model over all ranks, and where its weights came from.
 
-    `stored`: the base model's weights in its files, by their names in `model`. None if transformers rearranges the
-    weights of this architecture.
+    `model`: with a pipeline, this worker's stage. `stored`: the base model's weights in its files, by their names in
+    `model`. None if transformers rearranges the weights of this architecture.
     """
 
     model: Any
     stored: dict[str, StoredTensor] | None
+    mesh: Mesh
 
 
 def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, device: torch.device) -> ShardedModel:
@@ -44,7 +47,9 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
     """
     bare, tensors = empty_model(folder, training), stored_tensors(uri)
     plain_names = stored_names(bare, tensors)
+    first_names = {name: first for first, *others in tied_names(bare) for name in (first, *others)}
     model = with_adapter(bare, training.adapter)
+    check_stages(model, mesh.stages)
     buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
     shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
     model.to_empty(device=device)
@@ -54,11 +59,11 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
         stored = None
         _receive(model, folder)
     else:
-        firsts = [first for first, *_ in tied_names(model) if plain_name(first) in plain_names]
-        stored = {name: tensors[plain_names[plain_name(name)]] for name in firsts}
+        firsts = {name: first_names.get(plain_name(name)) for name, *_ in tied_names(model)}
+        stored = {name: tensors[plain_names[first]] for name, first in firsts.items() if first in plain_names}
         _read(model, stored)
     _start_adapters(model, training.seed)
-    return ShardedModel(model, stored)
+    return ShardedModel(model, stored, mesh)
 
 
 def empty_model(folder: Path, training: TrainingSpec) -> Any:
@@ -102,14 +107,14 @@ def _receive(model: nn.Module, folder: Path) -> None:
 
 
 def _start_adapters(model: nn.Module, seed: int) -> None:
-    """Initialise adapters as PEFT does, equally for any number of ranks. Their output is 0, the inner matrix is random.
+    """Initialise adapters as PEFT does, equally for any grid of workers. Their output is 0, the inner matrix is random.
 
     https://huggingface.co/docs/peft/developer_guides/lora#initialization
     """
-    random = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             full = torch.zeros(parameter.shape)
+            random = torch.Generator().manual_seed(seed_of(seed, name))
             if ".lora_A." in name:
                 nn.init.kaiming_uniform_(full, a=math.sqrt(5), generator=random)
             elif ".lora_embedding_B." in name:

@@ -1,6 +1,5 @@
 """The training loop of one worker, from a sharded model to the last step. Independent of Ray."""
 
-import hashlib
 import logging
 import math
 import time
@@ -19,15 +18,17 @@ from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.attention import attend_by_document
-from driftloop_trainer.train.worker.batches import Batch
+from driftloop_trainer.train.worker.batches import Batch, alike
 from driftloop_trainer.train.worker.checkpoint import from_all_ranks
 from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.method import Method
 from driftloop_trainer.train.worker.order import Order, share
+from driftloop_trainer.train.worker.pipeline import staged
 from driftloop_trainer.train.worker.prefetch import prefetched
 from driftloop_trainer.train.worker.saver import Saver
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
+from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.skips import Skips, diverged, shown
 from driftloop_trainer.train.worker.step import NonFinite, train_step
 
@@ -117,13 +118,15 @@ class Loop:
         skips = Skips(first.skipped)
         tokens, begun, peak, reward = 0, time.monotonic(), dict[str, int](), dict[str, float]()
         model.train()
+        computed = staged(model, self.mesh, len(self.method.measures), bf16=bool(self.training.bf16))
         started = time.monotonic()
         for step, work in enumerate(works, first.step):
             self._set_rate(optimizer, step)
-            torch.manual_seed(dropout_seed(self.training.seed, step, self.mesh.data_rank))
+            # Of an adapter's dropout: other cells in each stage and row and at each step, the same after a restart.
+            torch.manual_seed(seed_of(self.training.seed, step, self.mesh.row))
             try:
                 loss, *measured = train_step(
-                    model,
+                    computed,
                     optimizer,
                     self.mesh,
                     work.batches,
@@ -173,7 +176,8 @@ class Loop:
     def _work(self, rows: Any) -> _Work:
         mesh, method = self.mesh, self.method
         shares = share(rows, method.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
-        batches = [method.batch(indices).to(self.device) for indices in shares]
+        collated = [method.batch(indices) for indices in shares]
+        batches = [batch.to(self.device) for batch in (alike(collated) if mesh.pipeline else collated)]
         return _Work(shares, batches, max(1, method.count(rows)), int(method.dataset.lengths[rows].sum()))
 
     def _progress(self, position: Position, recent: deque[tuple[float, float, int]], peak: dict[str, int]) -> Progress:
@@ -187,12 +191,6 @@ class Loop:
             skipped=position.skipped,
             peak_memory=peak,
         )
-
-
-def dropout_seed(seed: int, step: int, data_rank: int) -> int:
-    """Of an adapter's dropout: other cells for other rows and at each step, and the same ones after a restart."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{data_rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 def build_optimizer(model: Any, training: TrainingSpec) -> torch.optim.AdamW:

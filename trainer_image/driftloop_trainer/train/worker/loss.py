@@ -7,6 +7,7 @@ output layer's matrix product is done three times instead of two.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,12 @@ def token_losses(model: Any, batch: Batch) -> torch.Tensor:
         return _cross_entropy(_forward(model, batch).flatten(0, 1), batch.targets.flatten()).view_as(batch.targets)
     with _head_replaced(model, partial(_chunked, targets=batch.targets.flatten(), size=size)):
         return _forward(model, batch).view_as(batch.targets)
+
+
+def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
+    """The output of a stage that is not the last of its pipeline: in place of the logits, as it has no output layer."""
+    tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)  # a slice would be a view, of which FSDP warns
+    return _forward(model, replace(batch, kept=tokens))
 
 
 def _forward(model: Any, batch: Batch) -> torch.Tensor:

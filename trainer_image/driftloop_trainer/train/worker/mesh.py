@@ -1,6 +1,9 @@
-"""The workers as a grid. Its rows train on different data (FSDP2); the workers of a row share each matrix (tensor).
+"""The workers as a grid: pipeline x data x tensor. An axis of one worker is left out, except data.
 
-The ranks of a row are neighbours, so they are on one node: they exchange activations in every layer.
+Each stage of the pipeline has a part of the layers. The rows of a stage train on different data (FSDP2). The workers of
+a row share each matrix (tensor). The ranks of a row are neighbours, so they are on one node: they exchange activations
+in every layer. The pipeline is the outermost axis, so that its stages are on different nodes if there are several: they
+exchange the least.
 """
 
 from dataclasses import dataclass
@@ -14,34 +17,55 @@ from driftloop.api.finetunejob import Parallelism
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Axes of the grid. `tensor`: None if each worker computes whole layers."""
+    """Axes of the grid. `tensor`: None if each worker computes whole layers. `pipeline`: None if it has all layers."""
 
     data: DeviceMesh
     tensor: DeviceMesh | None = None
+    pipeline: DeviceMesh | None = None
 
     @classmethod
     def of(cls, device_type: str, parallelism: Parallelism | None = None) -> "Mesh":
         """All ranks; the data axis has those that `parallelism` leaves. Every rank calls it."""
         wanted = parallelism or Parallelism()
-        sizes = {"data": dist.get_world_size() // wanted.tensor, "tensor": wanted.tensor}
+        rows = dist.get_world_size() // (wanted.pipeline * wanted.tensor)
+        sizes = {"pipeline": wanted.pipeline, "data": rows, "tensor": wanted.tensor}
         axes = {name: size for name, size in sizes.items() if size > 1 or name == "data"}
         grid = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
-        return cls(grid["data"], tensor=grid["tensor"] if "tensor" in axes else None)
+        return cls(
+            grid["data"],
+            tensor=grid["tensor"] if "tensor" in axes else None,
+            pipeline=grid["pipeline"] if "pipeline" in axes else None,
+        )
 
     @property
     def data_rank(self) -> int:
-        """The number of this worker's row: the workers of a row read the same data."""
+        """The number of this worker's row in its stage. Rows with the same number read the same data."""
         return self.data.get_local_rank()
 
     @property
     def data_size(self) -> int:
-        """The number of rows."""
+        """The number of rows in each stage."""
         return self.data.size()
 
     @property
     def tensor_size(self) -> int:
         """The number of workers to a row."""
         return self.tensor.size() if self.tensor else 1
+
+    @property
+    def row(self) -> int:
+        """The number of this worker's row among the rows of all stages."""
+        return self.stage * self.data_size + self.data_rank
+
+    @property
+    def stage(self) -> int:
+        """The number of this worker's stage."""
+        return self.pipeline.get_local_rank() if self.pipeline else 0
+
+    @property
+    def stages(self) -> int:
+        """The number of stages."""
+        return self.pipeline.size() if self.pipeline else 1
 
 
 def copies(tensor: object) -> int:

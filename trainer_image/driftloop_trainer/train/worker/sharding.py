@@ -1,4 +1,4 @@
-"""Shard a model over the workers: first its matrices are split, then FSDP2 shards it.
+"""Shard a model over the workers: it is cut into stages, its matrices are split, and FSDP2 shards it.
 
 FSDP2 gets units of a few decoder layers, and one unit for the rest.
 """
@@ -11,6 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from driftloop_trainer.models import decoder_layers
 from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.stages import keep_stage
 from driftloop_trainer.train.worker.tensor import split
 
 UNIT_BYTES = 16 * 1024 * 1024  # each unit is one exchange, and for smaller units latency would dominate
@@ -21,6 +22,8 @@ def shard(model: Any, mesh: Mesh, *, bf16: bool, gradient_checkpointing: bool, u
 
     The model must have its adapters already. Adapters that are added later are not synchronised, without an error.
     """
+    if mesh.pipeline is not None:
+        keep_stage(model, mesh.stage, mesh.stages)
     if mesh.tensor is not None:
         split(model, mesh.tensor)
     if gradient_checkpointing:

@@ -18,6 +18,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from driftloop_trainer.weights import tied_names
+
 
 class Replicated(ParallelStyle):
     """A module that every worker of a row has and computes whole."""
@@ -70,7 +72,7 @@ def style(name: str) -> ParallelStyle:
 def split(model: Any, mesh: DeviceMesh) -> None:
     """Split `model` in place over `mesh`, on the meta device or with the same weights on every rank."""
     tokens, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = tokens.weight is head.weight
+    tied = any(len(names) > 1 for names in tied_names(model))
     parallelize_module(model, mesh, styles(model), src_data_rank=None)
     if tied:
         head.weight = tokens.weight

@@ -2,7 +2,7 @@
 
 FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer state, and gathers one layer at a time.
 With `compute.parallelism.tensor`, neighbouring workers read the same rows, and each gathers and computes its part of
-every layer.
+every layer. With `compute.parallelism.pipeline`, each stage has a part of the layers, sharded over its workers.
 The estimate refuses training that can't run, before it takes a node. Training that is near the limit is not refused.
 """
 
@@ -15,6 +15,7 @@ from driftloop.api.finetunejob import (
     Compute,
     FineTuneJobSpec,
     GradientReduction,
+    Parallelism,
     PlanStatus,
     TrainingSpec,
 )
@@ -40,6 +41,7 @@ UNSHARDED_GRADIENTS = 1 << 30
 
 # Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
 TENSOR_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+PIPELINE_TYPES = ("llama", "mistral", "qwen2", "qwen3")  # those that are cut into stages exactly (same file)
 
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
@@ -74,37 +76,46 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     if rows == 0 or data.trained_tokens == 0:
         counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
         return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
-    tensor = compute.parallelism.tensor
-    if tensor > 1 and (message := _not_exact(data.model, tensor)):
-        return Refusal(Reason.TENSOR_PARALLELISM, message)
-    groups = world // tensor
+    parallelism = compute.parallelism
+    if refusal := _not_cut(data.model, parallelism.pipeline) or _not_split(data.model, parallelism.tensor):
+        return refusal
+    groups, left = divmod(world, parallelism.pipeline * parallelism.tensor)
+    if left:
+        message = (
+            f"compute.parallelism.pipeline x tensor is {parallelism.pipeline * parallelism.tensor}, which does not "
+            f"divide the {world} workers: lower them, or set other compute.nodes"
+        )
+        return Refusal(Reason.PIPELINE_PARALLELISM, message)
     if training.train_batch_size < groups:
         message = (
             f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} "
-            f"{'workers' if tensor == 1 else 'groups of workers'}: raise it to at least {groups}"
+            f"{'workers' if groups == world else 'groups of workers'}: raise it to at least {groups}"
         )
         return Refusal(Reason.BATCH_TOO_SMALL, message)
     micro, memory, available = _spread(training, data, compute, groups, available_per_worker(compute, gpu_memory))
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
-    checkpoints, memory = with_checkpoint_copy(memory, data.model, compute)
+    stage = largest_stage(data.model, parallelism.pipeline)
+    checkpoints, memory = with_checkpoint_copy(memory, stage, groups * parallelism.tensor, compute)
     return TrainingPlan(
         workers_per_node,
         micro,
         PlanStatus(
-            strategy=_strategy(groups, tensor),
+            strategy=_strategy(groups, parallelism),
             world_size=world,
             parameters=data.model.parameters,
             trainable_parameters=data.model.trainable_parameters,
             total_steps=Course.of(training, rows).steps,
             gradient_accumulation_steps=math.ceil(training.train_batch_size / (groups * micro)),
             per_device_train_batch_size=micro,
-            gradient_reduction=gradient_reduction(data.model),
+            gradient_reduction=gradient_reduction(stage),
             checkpoints=checkpoints,
             reasons={
-                "perDeviceTrainBatchSize": why_rows(available, _larger(training, data, compute, groups, micro)),
+                "perDeviceTrainBatchSize": why_rows(
+                    available, _larger(training, data, compute, groups, micro), parallelism.pipeline
+                ),
                 "gradientReduction": why_reduction(
-                    gradient_reduction(data.model), FLOAT * data.model.trainable_parameters, UNSHARDED_GRADIENTS
+                    gradient_reduction(stage), FLOAT * stage.trainable_parameters, UNSHARDED_GRADIENTS
                 ),
                 "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
             },
@@ -125,17 +136,38 @@ def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
     return training.model_copy(update={"bf16": spec.compute.gpus_per_node > 0})
 
 
-def _strategy(groups: int, tensor: int) -> str:
-    axes = {"fsdp": groups, "tensor": tensor}
+def _strategy(groups: int, parallelism: Parallelism) -> str:
+    axes = {"pipeline": parallelism.pipeline, "fsdp": groups, "tensor": parallelism.tensor}
     return " x ".join(f"{name}{size}" for name, size in axes.items() if size > 1) or "single"
 
 
-def _not_exact(model: ModelFacts, tensor: int) -> str | None:
+def _not_cut(model: ModelFacts, stages: int) -> Refusal | None:
+    """Why this model can't be cut into `stages`; None if it can."""
+    if stages == 1:
+        return None
+    field = f"compute.parallelism.pipeline is {stages}"
+    if model.model_type not in PIPELINE_TYPES:
+        return Refusal(Reason.PIPELINE_PARALLELISM, _not_tested(field, model, PIPELINE_TYPES))
+    if model.num_layers >= stages:
+        return None
+    most = max(fewer for fewer in range(1, stages) if stages % fewer == 0 and fewer <= max(1, model.num_layers))
+    return Refusal(
+        Reason.PIPELINE_PARALLELISM, f"{field}, more than the model's {model.num_layers} layers: set it to {most}"
+    )
+
+
+def _not_tested(field: str, model: ModelFacts, types: Sequence[str]) -> str:
+    tested = ", ".join(types)
+    return f"{field}, which is not tested for models of type {model.model_type}, only for {tested}: set it to 1"
+
+
+def _not_split(model: ModelFacts, tensor: int) -> Refusal | None:
     """Why the matrices of this model can't be split over `tensor` workers; None if they can."""
+    if tensor == 1:
+        return None
     field = f"compute.parallelism.tensor is {tensor}"
     if model.model_type not in TENSOR_TYPES:
-        tested = ", ".join(TENSOR_TYPES)
-        return f"{field}, which is not tested for models of type {model.model_type}, only for {tested}: set it to 1"
+        return Refusal(Reason.TENSOR_PARALLELISM, _not_tested(field, model, TENSOR_TYPES))
     parts = {
         "attention heads": model.num_attention_heads,
         "key-value heads": model.num_key_value_heads,
@@ -145,13 +177,18 @@ def _not_exact(model: ModelFacts, tensor: int) -> str | None:
     if not undivided:
         return None
     most = math.gcd(tensor, *parts.values())  # it divides the workers of a node too
-    return f"{field}, which does not divide the model's {' and '.join(undivided)}: set it to {most}"
+    message = f"{field}, which does not divide the model's {' and '.join(undivided)}: set it to {most}"
+    return Refusal(Reason.TENSOR_PARALLELISM, message)
 
 
-def micro_batches(training: TrainingSpec, groups: int) -> Iterator[int]:
-    """Possible micro-batch sizes, descending: the largest that the spec allows, then smaller equal parts."""
+def micro_batches(training: TrainingSpec, groups: int, stages: int = 1) -> Iterator[int]:
+    """Possible micro-batch sizes, descending: the largest that the spec allows, then smaller equal parts.
+
+    With a pipeline there are at least as many micro-batches as `stages`, if the batch has the rows.
+    """
     share = math.ceil(training.train_batch_size / groups)
-    micro = min(training.per_device_train_batch_size, share)
+    most = share if stages == 1 else max(1, (share - 1) // (stages - 1))
+    micro = min(training.per_device_train_batch_size, most)
     yield micro
     while micro > 1:
         parts = math.ceil(share / (micro - 1))  # the least number of parts that are smaller
@@ -168,10 +205,10 @@ def _spread(
     will run them, so the plan is for the smallest limit that fits at least one row. If no limit does, the smallest
     micro-batch is returned with the largest limit.
     """
-    on_gpu, tensor = compute.gpus_per_node > 0, compute.parallelism.tensor
+    on_gpu, parallelism = compute.gpus_per_node > 0, compute.parallelism
     choices = [
-        (micro, memory_per_worker(training, data, groups, micro, on_gpu=on_gpu, tensor=tensor))
-        for micro in micro_batches(training, groups)
+        (micro, memory_per_worker(training, data, groups, micro, on_gpu=on_gpu, parallelism=parallelism))
+        for micro in micro_batches(training, groups, parallelism.pipeline)
     ]
     for limit in limits:
         for micro, memory in choices:
@@ -185,18 +222,28 @@ def _larger(
     training: TrainingSpec, data: PrepareResult, compute: Compute, groups: int, micro: int
 ) -> tuple[int, int] | None:
     """The next larger micro-batch that is allowed, and the memory that it needs; None for the largest one."""
-    larger = [size for size in micro_batches(training, groups) if size > micro][-1:]
-    on_gpu, tensor = compute.gpus_per_node > 0, compute.parallelism.tensor
-    found = [(size, memory_per_worker(training, data, groups, size, on_gpu=on_gpu, tensor=tensor)) for size in larger]
-    return next(((size, memory["total"]) for size, memory in found), None)
+    on_gpu, parallelism = compute.gpus_per_node > 0, compute.parallelism
+    larger = [size for size in micro_batches(training, groups, parallelism.pipeline) if size > micro]
+    if not larger:
+        return None
+    memory = memory_per_worker(training, data, groups, larger[-1], on_gpu=on_gpu, parallelism=parallelism)
+    return larger[-1], memory["total"]
 
 
 def memory_per_worker(
-    training: TrainingSpec, data: PrepareResult, groups: int, micro: int, *, on_gpu: bool, tensor: int = 1
+    training: TrainingSpec,
+    data: PrepareResult,
+    groups: int,
+    micro: int,
+    *,
+    on_gpu: bool,
+    parallelism: Parallelism | None = None,
 ) -> dict[str, int]:
     """The estimated memory of a worker in bytes. `total` is the largest need of loading, training and export.
 
-    `groups` of `tensor` workers each read the same rows. With more than two groups no part grows with their number.
+    `groups` of workers each read the same rows. With more than two groups no part grows with their number. With a
+    pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
+    micro-batches as there are stages, the last one has the logits.
     Weights: in float32; frozen ones in half precision if the computation is.
     Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
     are reduced after each: see `gradient_reduction`.
@@ -209,28 +256,33 @@ def memory_per_worker(
     `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
     memory, for 1.2B parameters in full and 8B with LoRA, whose frozen weights were in float32 then.
     """
-    model, width = data.model, HALF if training.bf16 else FLOAT
+    stages, tensor = (parallelism.pipeline, parallelism.tensor) if parallelism else (1, 1)
+    model, width = largest_stage(data.model, stages), _width(training)
     longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
     rows = micro * examples_per_sequence(training)
     tokens = rows * longest
-    world = groups * tensor
-    accumulating = groups > 1 and training.train_batch_size > groups * micro
+    workers = groups * tensor  # of a stage
+    batches = math.ceil(training.train_batch_size / (groups * micro))
+    waiting = min(batches, stages)
+    accumulating = groups > 1 and batches > 1
     runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
     logits = min(tokens, chunk_tokens(model.vocab_size)) if model.chunked_loss else tokens
     kept = accumulating and gradient_reduction(model) == "step"
     trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
     parts = {
-        "weights": math.ceil((FLOAT * trained + width * frozen) / world),
-        "gradients": math.ceil(FLOAT * trained * (1 / world + kept / tensor)),
-        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / world),
+        "weights": math.ceil((FLOAT * trained + width * frozen) / workers),
+        "gradients": math.ceil(FLOAT * trained * (1 / workers + kept / tensor)),
+        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / workers),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
-        "activations": tokens * _activations_per_token(model, width, tensor, training.gradient_checkpointing),
+        "activations": tokens * _activations_per_token(model, training, tensor, waiting),
         "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
-        "mask": _mask(model, training, micro, width) if training.packing and not model.document_attention else 0,
-        "scores": _scores(model, training, rows, tokens) // tensor if on_gpu and not training.bf16 else 0,
+        "mask": _mask(model, training, micro, width, waiting)
+        if training.packing and not model.document_attention
+        else 0,
+        "scores": _scores(model, training, rows, tokens, waiting) // tensor if on_gpu and not training.bf16 else 0,
         "runtime": runtime,
     }
-    others = {} if on_gpu else {"loading": _loading(model, world), "export": _exporting(model, world)}
+    others = {} if on_gpu else {"loading": _loading(model, workers), "export": _exporting(model, workers)}
     return parts | others | {"total": max(sum(parts.values()), *others.values(), 0)}
 
 
@@ -240,37 +292,38 @@ def gradient_reduction(model: ModelFacts) -> GradientReduction:
 
 
 def with_checkpoint_copy(
-    memory: dict[str, int], model: ModelFacts, compute: Compute
+    memory: dict[str, int], stage: ModelFacts, workers: int, compute: Compute
 ) -> tuple[CheckpointMode, dict[str, int]]:
     """How checkpoints are written, and the memory of a worker with the copy that is written during the training.
 
     The copy is in the pod's memory, also with GPUs, whose part of the pod's memory is not in `memory`. If the pod's
     limit has no room for it, the training waits for its checkpoints. The copy is freed before the export.
+    `stage`: the part of the model that `workers` share.
     """
-    workers = compute.gpus_per_node or compute.workers_per_node
-    copy = math.ceil(FLOAT * (1 + ADAM_STATES) * model.trainable_parameters / (workers * compute.nodes))
+    in_pod = compute.gpus_per_node or compute.workers_per_node
+    copy = math.ceil(FLOAT * (1 + ADAM_STATES) * stage.trainable_parameters / workers)
     training = sum(memory[part] for part in memory.keys() - {"loading", "export", "total"})
     used = GPU_RUNTIME_BYTES if compute.gpus_per_node else training
     limit = compute.resources.limits.get("memory")
-    if limit is not None and used + copy > quantity(limit) // workers:
+    if limit is not None and used + copy > quantity(limit) // in_pod:
         return "synchronous", memory
     if compute.gpus_per_node:
         return "asynchronous", memory
     return "asynchronous", memory | {"checkpoint": copy, "total": max(memory["total"], training + copy)}
 
 
-def _loading(model: ModelFacts, world: int) -> int:
+def _loading(model: ModelFacts, workers: int) -> int:
     """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first."""
-    return RUNTIME_BYTES + math.ceil(FLOAT * model.parameters / world) + FLOAT * model.parameters * model.loaded_whole
+    return RUNTIME_BYTES + math.ceil(FLOAT * model.parameters / workers) + FLOAT * model.parameters * model.loaded_whole
 
 
-def _exporting(model: ModelFacts, world: int) -> int:
+def _exporting(model: ModelFacts, workers: int) -> int:
     """Bytes while the model is written: shards and moments, a gathered weight, and a weight file with its copy."""
     if model.loaded_whole:
         files = FLOAT * model.parameters
     else:
-        files = 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / world))
-    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / world)
+        files = 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / workers))
+    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / workers)
     return RUNTIME_BYTES + shards + FLOAT * max(model.largest_layer_parameters, model.embedding_parameters) + files
 
 
@@ -287,32 +340,49 @@ def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> li
     return [] if limit is None else [quantity(limit) // compute.workers_per_node]
 
 
-def _activations_per_token(model: ModelFacts, width: int, tensor: int, checkpointing: bool) -> int:
+def largest_stage(model: ModelFacts, stages: int) -> ModelFacts:
+    """The part of the model in the largest stage: its layers, and the embeddings or the output layer."""
+    if stages == 1:
+        return model
+    layers = math.ceil(model.num_layers / stages)
+    parameters = min(model.parameters, layers * model.largest_layer_parameters + model.embedding_parameters)
+    trainable = math.ceil(model.trainable_parameters * parameters / model.parameters)
+    return model.model_copy(update={"num_layers": layers, "parameters": parameters, "trainable_parameters": trainable})
+
+
+def _width(training: TrainingSpec) -> int:
+    """Bytes of a number in the computation."""
+    return HALF if training.bf16 else FLOAT
+
+
+def _activations_per_token(model: ModelFacts, training: TrainingSpec, tensor: int, waiting: int) -> int:
     """Bytes per token that the forward pass keeps for the backward pass, as in transformers' Llama, without scores.
+
+    `waiting`: micro-batches that wait for their backward pass at the same time.
 
     For each of two norms: the input in float32, the normalised and the scaled output. For the attention: q, k, v, and
     the output before and after its heads are joined. For the MLP: gate, its activation, up, and their product.
     The workers that share a matrix have a part of each of these, but the norms' input and outputs are whole.
     """
-    hidden, intermediate = model.hidden_size, model.intermediate_size
+    hidden, intermediate, width = model.hidden_size, model.intermediate_size, _width(training)
     layer = 2 * hidden * FLOAT + width * (4 * hidden + math.ceil((5 * hidden + 4 * intermediate) / tensor))
-    if checkpointing:
-        return layer + model.num_layers * hidden * width
-    return layer * model.num_layers
+    if training.gradient_checkpointing:
+        return layer + waiting * model.num_layers * hidden * width
+    return waiting * layer * model.num_layers
 
 
-def _mask(model: ModelFacts, training: TrainingSpec, rows: int, width: int) -> int:
+def _mask(model: ModelFacts, training: TrainingSpec, rows: int, width: int, waiting: int) -> int:
     """Bytes of the mask between packed rows: rows x length x length booleans, and as many numbers in every layer.
 
     144 MiB where `bench/packing.py` measured 147 to 157 MiB.
     """
-    layers = 1 if training.gradient_checkpointing else model.num_layers
+    layers = 1 if training.gradient_checkpointing else waiting * model.num_layers
     return rows * training.max_length**2 * (1 + width * layers)
 
 
-def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int) -> int:
+def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int, waiting: int) -> int:
     """Bytes of the attention's softmax in every layer that stores it: rows x heads x length x length."""
-    layers = 1 if training.gradient_checkpointing else model.num_layers
+    layers = 1 if training.gradient_checkpointing else waiting * model.num_layers
     return FLOAT * layers * model.num_attention_heads * tokens * (tokens // rows)
 
 

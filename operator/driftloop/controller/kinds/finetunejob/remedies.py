@@ -147,9 +147,11 @@ def _nodes(case: _Case) -> _Case | None:
     """The least number of nodes: each group of workers needs at least one row of a batch."""
     compute = case.spec.compute
     workers = compute.gpus_per_node or compute.workers_per_node
-    rows = case.spec.training.train_batch_size * compute.parallelism.tensor // workers
+    group = compute.parallelism.pipeline * compute.parallelism.tensor
+    rows = case.spec.training.train_batch_size * group // workers
     most = min(MOST_NODES, MORE_NODES * compute.nodes, rows)
-    return _least(range(compute.nodes + 1, most + 1), partial(_with_nodes, case))
+    possible = [nodes for nodes in range(compute.nodes + 1, most + 1) if nodes * workers % group == 0]
+    return _least(possible, partial(_with_nodes, case))
 
 
 def _with_nodes(case: _Case, nodes: int) -> _Case:

@@ -3,10 +3,11 @@
 from driftloop.api.finetunejob import CheckpointMode, GradientReduction
 
 
-def why_rows(available: int | None, larger: tuple[int, int] | None) -> str:
+def why_rows(available: int | None, larger: tuple[int, int] | None, stages: int = 1) -> str:
     """Why a worker computes these rows at once. `larger`: the next larger number of rows, and the bytes it needs."""
     if larger is None or available is None:
-        return "the most that trainBatchSize, perDeviceTrainBatchSize and status.adjustments allow"
+        cut = f" in {stages} stages" if stages > 1 else ""
+        return f"the most that trainBatchSize{cut}, perDeviceTrainBatchSize and status.adjustments allow"
     rows, needed = larger
     return f"{rows} rows would need {gib(needed)}, more than the {gib(available)} that are available"
 

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.api.finetunejob import Adapter, FineTuneJob, FineTuneJobSpec, TrainingSpec
+from driftloop.api.finetunejob import Adapter, FineTuneJob, FineTuneJobSpec, Parallelism, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts
 from driftloop.controller.kinds.finetunejob.plan import (
     Refusal,
     TrainingPlan,
+    largest_stage,
     memory_per_worker,
     micro_batches,
     plan,
     resolved,
 )
+from driftloop.controller.vocabulary.reasons import Reason
 from unit.controller.stages import facts, job, prepared
 
 
@@ -212,10 +214,93 @@ def test_a_model_that_can_t_be_split_exactly_is_refused_with_what_works(
     assert re.search(message, found.message)
 
 
+def in_stages(pipeline: int, tensor: int = 1, **training: object) -> FineTuneJobSpec:
+    compute = {"nodes": 2, "workersPerNode": 4, "parallelism": {"pipeline": pipeline, "tensor": tensor}}
+    return spec(compute=compute, training={"trainBatchSize": 32} | training)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "tensor", "strategy"),
+    [(2, 1, "pipeline2 x fsdp4"), (2, 2, "pipeline2 x fsdp2 x tensor2"), (8, 1, "pipeline8")],
+)
+def test_the_status_shows_the_stages(pipeline: int, tensor: int, strategy: str) -> None:
+    model = model_of(num_layers=8)
+    assert planned(plan(in_stages(pipeline, tensor), prepared(model=model))).status.strategy == strategy
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "changes", "message"),
+    [
+        (
+            2,
+            {"model_type": "gpt2"},
+            "pipeline is 2, which is not tested for models of type gpt2, only for .*: set it to 1",
+        ),
+        (8, {"num_layers": 6}, "pipeline is 8, more than the model's 6 layers: set it to 4"),
+        (2, {"num_layers": 1}, "pipeline is 2, more than the model's 1 layers: set it to 1"),
+    ],
+)
+def test_a_model_that_can_t_be_cut_is_refused_with_what_works(
+    pipeline: int, changes: dict[str, object], message: str
+) -> None:
+    found = plan(in_stages(pipeline), prepared(model=model_of(**changes)))
+    assert isinstance(found, Refusal)
+    assert found.reason == "PipelineParallelism"
+    assert re.search(message, found.message)
+
+
+def test_workers_that_stages_don_t_divide_are_refused_as_by_the_api() -> None:
+    found = plan(in_stages(3), prepared(model=model_of()))
+    assert found == Refusal(
+        Reason.PIPELINE_PARALLELISM,
+        "compute.parallelism.pipeline x tensor is 3, which does not divide the 8 workers: lower them, or set other "
+        "compute.nodes",
+    )
+
+
+@given(training=batches, groups=st.integers(1, 64), stages=st.integers(2, 16))
+def test_there_are_as_many_micro_batches_as_stages_if_the_batch_has_the_rows(
+    training: TrainingSpec, groups: int, stages: int
+) -> None:
+    share = math.ceil(training.train_batch_size / groups)
+    for micro in micro_batches(training, groups, stages):
+        assert math.ceil(share / micro) >= min(stages, share)
+
+
+@pytest.mark.parametrize(("rows", "at_once", "passes"), [(32, 4, 2), (64, 7, 3), (8, 1, 2), (4, 1, 1)])
+def test_a_batch_is_cut_for_the_stages(rows: int, at_once: int, passes: int) -> None:
+    found = planned(plan(in_stages(2, trainBatchSize=rows), prepared(model=model_of())))
+    groups = 4
+    assert found.status.gradient_accumulation_steps >= min(2, rows // groups)
+    assert found.per_device_train_batch_size * passes * groups >= rows
+    assert found.status.reasons is not None
+    assert "trainBatchSize in 2 stages" in found.status.reasons["perDeviceTrainBatchSize"]
+
+
+def test_a_stage_takes_the_memory_of_its_layers_and_of_the_embeddings() -> None:
+    half = largest_stage(LLAMA_8B, 2)
+    assert half.num_layers == 16
+    assert half.parameters == 16 * LLAMA_8B.largest_layer_parameters + LLAMA_8B.embedding_parameters
+    training = TrainingSpec(train_batch_size=16, gradient_checkpointing=True)
+    whole, cut = (
+        memory_per_worker(
+            training, prepared(model=LLAMA_8B), 4, 1, on_gpu=True, parallelism=Parallelism(pipeline=pipeline)
+        )
+        for pipeline in (1, 2)
+    )
+    for part in ("weights", "gradients", "optimizer"):
+        assert cut[part] == pytest.approx(whole[part] * half.parameters / LLAMA_8B.parameters, rel=0.001)
+    assert cut["activations"] == pytest.approx(whole["activations"], rel=0.01)  # two micro-batches, half of the layers
+    assert cut["logits"] == whole["logits"]
+
+
 def test_what_is_split_takes_less_memory_and_what_is_whole_does_not() -> None:
     training = TrainingSpec(train_batch_size=16)
     whole, split = (
-        memory_per_worker(training, prepared(model=model_of()), 2, 1, on_gpu=True, tensor=tensor) for tensor in (1, 4)
+        memory_per_worker(
+            training, prepared(model=model_of()), 2, 1, on_gpu=True, parallelism=Parallelism(tensor=tensor)
+        )
+        for tensor in (1, 4)
     )
     for part in ("weights", "gradients", "optimizer", "gathered", "scores"):
         assert split[part] == pytest.approx(whole[part] / 4, rel=0.01)

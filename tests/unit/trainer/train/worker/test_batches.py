@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
-from driftloop_trainer.train.worker.batches import collate
+from driftloop_trainer.train.worker.batches import alike, collate
 from driftloop_trainer.train.worker.loss import loss_sum
 
 ROWS = [[5, 6, 7, 8], [9, 10, 11], [12, 13]]
@@ -55,6 +55,28 @@ def test_packed_and_padded_rows_have_the_loss_of_rows_alone(tmp_path: Path, mode
         alone = sum(loss_sum(model, collate(single, [row], 0)).item() for row in range(3))
         assert loss_sum(model, collate(single, [0, 1, 2], 0)).item() == pytest.approx(alone, abs=1e-6)
         assert loss_sum(model, collate(packed, [0], 0)).item() == pytest.approx(alone, abs=1e-6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_micro_batches_of_one_shape_have_the_losses_that_they_had(tmp_path: Path, model: Any, packed: bool) -> None:
+    data = dataset(tmp_path, packed)
+    batches = [collate(data, indices, 0) for indices in (range(len(data)), [len(data) - 1], [])]
+    padded = alike(batches)
+    assert {batch.ids.shape for batch in padded} == {batches[0].ids.shape}
+    larger = batches[0].filled(5, 12)
+    assert larger.ids.shape == (5, 12)
+    with torch.no_grad():
+        for before, after in zip([*batches, batches[0]], [*padded, larger], strict=True):
+            assert loss_sum(model, after).item() == pytest.approx(loss_sum(model, before).item(), abs=1e-6)
+
+
+def test_padding_to_a_shape_adds_documents_of_padding(tmp_path: Path) -> None:
+    batch = collate(dataset(tmp_path, True), [0], 0).filled(2, 12)
+    assert batch.documents is not None
+    assert batch.documents.lengths == (4, 3, 2, 3, 9, 3)
+    assert batch.position_ids is not None
+    starts = (batch.position_ids.flatten() == 0).nonzero().flatten().tolist()
+    assert batch.documents.starts.tolist() == [*starts, 24]
 
 
 def test_a_dataset_counts_its_tokens(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ CASE: dict[str, Any] = {"world_size": 2, "micro_size": MICRO, "model": MODEL}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks ran on rows of which one is broken, in two parts, and on rows that are all broken."""
+    """Two ranks ran on rows of which one is broken, in two parts and in stages, and on rows that are all broken."""
     folder = tmp_path_factory.mktemp("skips")
     good = dataset(folder)
     ids = [good.ids(index).tolist() for index in range(len(good))]
     broken = [[*row[:-1], BROKEN_TOKEN] if index == BROKEN_ROW else row for index, row in enumerate(ids)]
-    for name, rows in (("one", broken), ("all", [[*row[:-1], BROKEN_TOKEN] for row in ids])):
+    for name, rows in (("one", broken), ("cut", broken), ("all", [[*row[:-1], BROKEN_TOKEN] for row in ids])):
         (folder / name).mkdir()
         labels = [good.labels(index).tolist() for index in range(len(good))]
         places = [[f"source {name}, line {index}"] for index in range(len(ids))]
@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases: list[dict[str, Any]] = [
         CASE | {"name": "one broken row", "data": "one", "save_steps": 1, "run": "r", "stop_after": 4},
         CASE | {"name": "gone on", "data": "one", "save_steps": 100, "run": "r"},
+        CASE | {"name": "in stages", "data": "cut", "save_steps": 100, "pipeline": 2},
         CASE | {"name": "all broken", "data": "all", "save_steps": 2},
     ]
     (folder / "cases.json").write_text(json.dumps(cases))
@@ -72,6 +73,15 @@ def test_the_rank_that_has_the_broken_row_names_it(folder: Path) -> None:
     named = [line for line in log.splitlines() if f"source one, line {BROKEN_ROW}" in line]
     assert len(named) == len(steps_with(folder, BROKEN_ROW))
     assert all(line.count("source one") <= MICRO for line in named)
+
+
+def test_all_stages_skip_a_step_and_name_the_rows_of_which_the_last_one_has_the_loss(folder: Path) -> None:
+    skipped = steps_with(folder, BROKEN_ROW)
+    expected = plain_losses(Dataset(folder / "one" / FILE), skipped=skipped, **MODEL)
+    assert read(folder, "in stages") == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    lines = [line for line in (folder / "ranks.log").read_text().splitlines() if "source cut" in line]
+    assert len(lines) == 2 * len(skipped)
+    assert all(f"line {BROKEN_ROW}" in line and line.count("source cut") <= MICRO for line in lines)
 
 
 def test_three_skipped_steps_in_a_row_end_training_on_all_ranks_with_the_rows(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What the training loop needs of a method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +8,8 @@ import torch
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.order import Indices
+
+Sums = Callable[[Any, Batch], torch.Tensor]  # see Method.sums
 
 
 class Method(Protocol):

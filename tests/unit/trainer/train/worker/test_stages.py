@@ -1,0 +1,65 @@
+"""Stages have each part of a model once, under its name, and together compute what the model computes."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftloop.api.finetunejob import Adapter
+from driftloop.podlib.ending import StageFailure
+from driftloop_trainer.train.worker.stages import check_stages, keep_stage, layers_of, received, twin
+from unit.trainer.sharded_run import tiny_model
+
+
+@given(stages=st.integers(1, 64), more=st.integers(0, 200))
+def test_each_layer_is_in_one_stage_and_sizes_differ_by_one_at_most(stages: int, more: int) -> None:
+    layers = stages + more
+    parts = [layers_of(stage, stages, layers) for stage in range(stages)]
+    assert [layer for part in parts for layer in part] == list(range(layers))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def cut(stages: int, **model: Any) -> list[Any]:
+    parts = [tiny_model(num_hidden_layers=3, **model) for _ in range(stages)]
+    for stage, part in enumerate(parts):
+        keep_stage(part, stage, stages)
+    return parts
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stages", [2, 3])
+def test_stages_after_each_other_compute_what_the_whole_model_does(model_type: str, tied: bool, stages: int) -> None:
+    fields: dict[str, Any] = {"model_type": model_type, "tie_word_embeddings": tied}
+    whole, parts = tiny_model(num_hidden_layers=3, **fields), cut(stages, **fields)
+    names = [name for part in parts for name in part.state_dict()]
+    assert sorted(names) == sorted(whole.state_dict())
+    ids = torch.arange(12).reshape(2, 6)
+    states = parts[0](ids, use_cache=False).logits
+    for part in parts[1:]:
+        with received(part, states):
+            states = part(ids, use_cache=False).logits
+    assert torch.equal(states, whole(ids, use_cache=False).logits)
+
+
+def test_only_the_first_and_the_last_stage_have_a_part_of_tied_embeddings() -> None:
+    first, middle, last = cut(3)
+    assert twin(first, 0, 3) is first.get_input_embeddings().weight
+    assert twin(middle, 1, 3) is None
+    assert twin(last, 2, 3) is last.get_output_embeddings().weight
+    untied = cut(2, tie_word_embeddings=False)
+    assert [twin(part, stage, 2) for stage, part in enumerate(untied)] == [None, None]
+    for part in (first, last):
+        part.requires_grad_(False)
+    assert [twin(first, 0, 3), twin(last, 2, 3)] == [None, None]
+
+
+def test_adapters_that_leave_a_stage_untrained_are_refused() -> None:
+    everywhere = tiny_model(Adapter(type="lora", r=2, target_modules=["q_proj"]))
+    check_stages(everywhere, 2)
+    only_below = tiny_model(Adapter(type="lora", r=2, target_modules=["0.self_attn.q_proj"]))
+    check_stages(only_below, 1)
+    with pytest.raises(StageFailure, match="targetModules: no adapter is in the layers of stage 2 of 2: add modules"):
+        check_stages(only_below, 2)

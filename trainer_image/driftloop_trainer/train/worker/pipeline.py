@@ -1,0 +1,128 @@
+"""Forward and backward passes through the stages of a pipeline, by the schedules of torch.distributed.pipelining."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.tensor import DTensor
+
+from driftloop_trainer.train.worker.batches import Batch
+from driftloop_trainer.train.worker.loss import hidden_states
+from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.methods.method import Sums
+from driftloop_trainer.train.worker.stages import received, twin
+
+
+def staged(model: Any, mesh: Mesh, measures: int, *, bf16: bool) -> Any:
+    """`model` itself, or with a pipeline this worker's stage of it.
+
+    `measures`: how many the method has. `bf16`: whether the computation is in bfloat16.
+    """
+    if mesh.pipeline is None:
+        return model
+    return Pipeline(model, mesh, measures, torch.bfloat16 if bf16 else next(model.parameters()).dtype)
+
+
+class Pipeline(nn.Module):
+    """This worker's stage of a model, and its neighbours.
+
+    It hides from torch's stage that `model` is an FSDPModule: torch would keep all layers of a stage gathered from the
+    first backward pass of a step to its last.
+    """
+
+    def __init__(self, model: Any, mesh: Mesh, measures: int, dtype: torch.dtype) -> None:
+        """`dtype`: of the states that stages exchange."""
+        super().__init__()
+        assert mesh.pipeline is not None
+        self.model = model
+        self.twin = twin(model, mesh.stage, mesh.stages)
+        self._group = mesh.pipeline.get_group()
+        self._stage, self._stages, self._dtype = mesh.stage, mesh.stages, dtype
+        self._sums = 1 + measures
+
+    def forward(self, states: torch.Tensor, batch: Batch, loss: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        """The last stage returns the loss of a micro-batch, the others what the next stage receives.
+
+        `states`: what the previous stage returned, of shape (rows, tokens, width); in the first stage the tokens.
+        """
+        with received(self.model, states):
+            return loss(batch) if self._stage == self._stages - 1 else hidden_states(self.model, batch)
+
+    def accumulate(self, sums: Sums, batches: Sequence[Batch], factor: float, each: bool) -> list[torch.Tensor]:
+        """Add up the gradients of `factor` times the loss. Returns each micro-batch's sums, or 0 before the last stage.
+
+        All micro-batches have one shape. `each`: reduce gradients over the rows after each of them, not once.
+        """
+        totals: list[torch.Tensor] = []
+
+        def loss(batch: Batch) -> torch.Tensor:
+            summed = sums(self.model, batch)
+            totals.append(summed.detach().to(torch.float64))
+            return summed[0]
+
+        # With fewer micro-batches than stages, 1F1B is not defined; all of them are in the pipeline at once anyway.
+        schedule = ScheduleGPipe if len(batches) < self._stages else Schedule1F1B
+        stage = self._torch_stage(batches[0], each)
+        schedule(stage, len(batches), loss_fn=lambda output, _: output * factor, scale_grads=False).step(
+            arg_mbs=[(batch.ids,) if self._stage == 0 else () for batch in batches],
+            kwarg_mbs=[{"batch": batch, "loss": loss} for batch in batches],
+            target_mbs=[None] * len(batches),
+            return_outputs=False,
+        )
+        if self.twin is not None:
+            self._add_gradient_of_twin(self.twin)
+        return totals or [torch.zeros(self._sums, dtype=torch.float64, device=batches[0].ids.device)]
+
+    def from_last_stage(self, own: list[int]) -> list[int]:
+        """What the last stage has; every stage calls it with its own."""
+        gathered: list[list[int]] = [[]] * self._stages
+        dist.all_gather_object(gathered, own, self._group)
+        return gathered[-1]
+
+    def _torch_stage(self, batch: Batch, each: bool) -> "_Stage":
+        """torch's stage for micro-batches with the shape of `batch`. It is cheap, and a step has a shape of its own."""
+        width = self.model.config.get_text_config().hidden_size
+        states = torch.empty((*batch.ids.shape, width), dtype=self._dtype, device="meta", requires_grad=True)
+        scalar = torch.empty((), device="meta", requires_grad=True)
+        return _Stage(
+            self,
+            self._stage,
+            self._stages,
+            batch.ids.device,
+            input_args=batch.ids if self._stage == 0 else states,
+            output_args=scalar if self._stage == self._stages - 1 else states,
+            group=self._group,
+            each=each,
+        )
+
+    def _add_gradient_of_twin(self, weight: nn.Parameter) -> None:
+        """Add up the gradients of tied embeddings: the first and the last stage then take the same step."""
+        peer = dist.get_global_rank(self._group, self._stages - 1 if self._stage == 0 else 0)
+        gradient = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
+        assert gradient is not None
+        other = torch.empty_like(gradient)
+        exchange = [
+            dist.P2POp(dist.isend, gradient.contiguous(), peer, self._group),
+            dist.P2POp(dist.irecv, other, peer, self._group),
+        ]
+        for work in dist.batch_isend_irecv(exchange):
+            work.wait()
+        gradient += other
+
+
+class _Stage(PipelineStage):
+    """torch's stage, which reduces gradients over the rows after each micro-batch, or with the last one."""
+
+    def __init__(self, pipeline: Pipeline, *args: Any, each: bool, **kwargs: Any) -> None:
+        super().__init__(pipeline, *args, **kwargs)
+        self._each, self._model = each, pipeline.model
+
+    def backward_one_chunk(
+        self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
+    ) -> None:
+        """As torch's."""
+        self._model.set_requires_gradient_sync(self._each or last_backward)
+        super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
