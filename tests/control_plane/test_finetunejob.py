@@ -8,6 +8,8 @@ import pytest
 from control_plane.harness import Cluster, StartOperator, eventually
 from driftloop.contract.names import EXIT_BAD_INPUT
 from driftloop.contract.result import AnyResult, StageError, encode
+from driftloop.contract.task import TrainTask
+from driftloop.controller.pods.jobs import task_of
 from driftloop.controller.vocabulary.labels import APPROVE_VERSION, STAGE
 from unit.controller.stages import EARLIER, evaluated, facts, job, prepared, trained, version
 
@@ -60,23 +62,27 @@ def make_pod(cluster: Cluster, owner: Any) -> str:
 
 def end(cluster: Cluster, owner: Any, container: str, code: int, message: str) -> None:
     """End the pod and its Job."""
+    end_pod(cluster, owner, container, {"exitCode": code, "message": message, "reason": "Completed"})
+    types = ("FailureTarget", "Failed") if code else ("SuccessCriteriaMet", "Complete")
+    conditions = [{"type": type_, "status": "True", "lastTransitionTime": EARLIER, "reason": "x"} for type_ in types]
+    job_status: dict[str, Any] = {"startTime": EARLIER, "conditions": conditions}
+    job_status |= {"failed": 1} if code else {"succeeded": 1, "completionTime": EARLIER}
+    cluster.patch_status("job", owner["metadata"]["name"], job_status)
+
+
+def end_pod(cluster: Cluster, owner: Any, container: str, terminated: Any) -> None:
+    """End the container of the pod with index 0, like the kubelet."""
     pod = make_pod(cluster, owner)
-    terminated = {"exitCode": code, "message": message, "reason": "Completed", "finishedAt": EARLIER}
     status = {
         "name": container,
         "image": "x",
         "imageID": "x",
         "ready": False,
         "restartCount": 0,
-        "state": {"terminated": terminated},
+        "state": {"terminated": terminated | {"finishedAt": EARLIER}},
     }
-    phase = "Failed" if code else "Succeeded"
+    phase = "Failed" if terminated["exitCode"] else "Succeeded"
     cluster.patch_status("pod", pod, {"phase": phase, "containerStatuses": [status]})
-    types = ("FailureTarget", "Failed") if code else ("SuccessCriteriaMet", "Complete")
-    conditions = [{"type": type_, "status": "True", "lastTransitionTime": EARLIER, "reason": "x"} for type_ in types]
-    job_status: dict[str, Any] = {"startTime": EARLIER, "conditions": conditions}
-    job_status |= {"failed": 1} if code else {"succeeded": 1, "completionTime": EARLIER}
-    cluster.patch_status("job", owner["metadata"]["name"], job_status)
 
 
 def finish(cluster: Cluster, name: str, result: AnyResult) -> None:
@@ -185,6 +191,33 @@ def test_suspending_takes_the_pods_away_and_resuming_is_the_next_attempt(
     eventually(lambda: [found["metadata"]["labels"][STAGE] for found in cluster.list("jobs")] == ["prepare"])
     cluster.kubectl("patch", "ftj", "tune", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     assert stage(cluster, "train")["metadata"]["labels"]["driftloop.dev/attempt"] == "2"
+
+
+def test_a_training_that_the_kernel_killed_goes_on_with_fewer_rows_at_once(
+    cluster: Cluster, operators: StartOperator
+) -> None:
+    operator = operators().start().ready()
+    cluster.create(CLAIM, body())
+    finish(cluster, "prepare", prepared())
+    first = stage(cluster, "train")
+    end_pod(cluster, first, "train", {"exitCode": 137, "reason": "OOMKilled"})
+    eventually(
+        lambda: (cluster.get("ftj", "tune")["status"].get("adjustments") or [{}])[0].get("reason") == "OOMKilled"
+    )
+    operator.stop(kill=True)  # with some or all of its work undone
+    operators(identity="b").start().ready()
+    eventually(lambda: cluster.get("ftj", "tune")["status"]["attempt"] == 2)
+    second = stage(cluster, "train")
+    assert second["metadata"]["labels"]["driftloop.dev/attempt"] == "2"
+    before, after = task_of(first), task_of(second)
+    assert isinstance(before, TrainTask)
+    assert isinstance(after, TrainTask)
+    assert (before.per_device_train_batch_size, after.per_device_train_batch_size) == (16, 8)
+    status = cluster.get("ftj", "tune")["status"]
+    assert status["plan"]["gradientAccumulationSteps"] == 2 * before.gradient_accumulation_steps
+    assert [entry["perDeviceTrainBatchSize"] for entry in status["adjustments"]] == [8]
+    [event] = [event for event in cluster.list("events.events.k8s.io") if event["reason"] == "LoweringMemory"]
+    assert "at most 8 instead of 16 rows per forward pass" in event["note"]
 
 
 def test_a_job_made_again_under_its_name_is_another_job(cluster: Cluster, operators: StartOperator) -> None:
