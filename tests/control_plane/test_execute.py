@@ -19,6 +19,7 @@ from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,
+    Annotate,
     Apply,
     Create,
     Delete,
@@ -187,6 +188,20 @@ async def test_adjust_and_label_change_what_they_name(runtime: Runtime) -> None:
         await runtime.run(Label(key, "another-uid", {"in-use": None}))
     assert await runtime.run(replace(label, labels={"in-use": None}))
     assert "labels" not in runtime.cluster.get("ftj", "one")["metadata"]
+
+
+async def test_a_job_gets_annotations_beside_those_of_others(runtime: Runtime) -> None:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
+    spec = {"suspend": True, "template": {"spec": pod}}
+    await runtime.run(Create(child(runtime, await runtime.parent(), "Job", "j", spec)))
+    runtime.cluster.kubectl("annotate", "job", "j", "other=1")
+    uid = runtime.cluster.get("job", "j")["metadata"]["uid"]
+    annotate = Annotate(runtime.cluster.namespace, "j", uid, {"step": "20"})
+    assert await runtime.run(annotate)
+    assert not await runtime.run(annotate)
+    assert runtime.cluster.get("job", "j")["metadata"]["annotations"].items() >= {"other": "1", "step": "20"}.items()
+    with pytest.raises(Stale):
+        await runtime.run(replace(annotate, uid="another-uid", annotations={"step": "40"}))
 
 
 async def test_an_adjustment_decided_on_an_older_deployment_writes_nothing(runtime: Runtime) -> None:

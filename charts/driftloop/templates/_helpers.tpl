@@ -53,7 +53,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, patch]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, delete] # no patch: Kueue and others own fields of a Job
+  verbs: [get, list, watch, create, delete, patch] # only annotations are patched: Kueue and others own fields of a Job
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]

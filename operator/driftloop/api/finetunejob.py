@@ -504,6 +504,13 @@ class FineTuneJobSpec(ApiModel):
     )
 
 
+class LastCheckpoint(ApiModel):
+    """The last complete checkpoint: a job that is stopped now resumes from it, or from a later one."""
+
+    step: int = Field(description="Optimiser steps that were done.")
+    time: Timestamp = Field(description="When it was complete.")
+
+
 class Progress(ApiModel):
     """Progress of training. It is for people only: no decision depends on it."""
 
@@ -541,6 +548,11 @@ class Progress(ApiModel):
     )
     peak_memory: str | None = Field(
         None, max_length=64, description="The same for people, such as 62.10 GiB allocated, 64.52 GiB reserved."
+    )
+    checkpoint: LastCheckpoint | None = Field(
+        None,
+        description="The last complete checkpoint. The train Job has it as annotations: driftloop.dev/checkpoint-step "
+        "and driftloop.dev/checkpoint-time.",
     )
     updated: Timestamp | None = Field(None, description="When the progress was read.")
 

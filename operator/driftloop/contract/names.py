@@ -44,6 +44,8 @@ class Metric:
     TRAIN_SKIPPED_STEPS = "driftloop_training_skipped_steps"
     TRAIN_REWARD = "driftloop_training_reward"  # of the last step, for dpo; + kind: accuracy | margin
     TRAIN_PEAK_MEMORY = "driftloop_training_peak_memory_bytes"  # of one worker; + kind, one of MEMORY_KINDS
+    TRAIN_CHECKPOINT_STEP = "driftloop_training_checkpoint_step"  # 0 without a checkpoint
+    TRAIN_CHECKPOINT_TIME = "driftloop_training_checkpoint_time_seconds"  # Unix time
 
     # Proxy: every series has the labels inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code

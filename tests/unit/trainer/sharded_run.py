@@ -117,6 +117,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     dist.barrier()
     begun = resume(run, model, optimizer)
     losses: list[float] = []
+    checkpoints: list[int] = []
     loop = Loop(
         training(case["save_steps"]),
         NextToken(Dataset(folder / case.get("data", "") / FILE), PAD),
@@ -132,6 +133,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
 
     def report(progress: Progress) -> None:
         losses.append(progress.loss)
+        checkpoints.append(progress.checkpoint_step)
         if (progress.step, dist.get_rank()) == (case.get("sigterm_after"), 1):
             (pod / "stop").touch()
         if progress.step == case.get("stop_after"):
@@ -144,14 +146,14 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
             trained = loop.run(model, optimizer, run, begun, report, worker)
     except InterruptedError:
         dist.barrier()
-        return losses, {}
+        return losses, {"checkpoints": checkpoints}
     except StageFailure as failure:
         return losses, {"failure": str(failure)}
     if case.get("recorded"):
         weights = {name: whole(weight) for name, weight in model.named_parameters()}
         if dist.get_rank() == 0:
             torch.save({"gradients": gradients, "weights": weights}, folder / f"{case['name']}.pt")
-    return losses, {"skipped": trained.skipped, "loss": trained.loss}
+    return losses, {"skipped": trained.skipped, "loss": trained.loss, "checkpoints": checkpoints}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ class Progress:
     `skipped`: those of the steps that changed no weight. `loss` is not a number after such a step.
     `reward`: its accuracy and margin in the last step, for dpo; else empty.
     `peak_memory`: the most bytes that one worker has used so far, by what they are; empty until the first step is done.
+    `checkpoint_step`, `checkpoint_time`: of the last complete checkpoint, in Unix seconds; 0 without one.
     """
 
     step: int
@@ -20,3 +21,5 @@ class Progress:
     skipped: int = 0
     reward: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)
+    checkpoint_step: int = 0
+    checkpoint_time: float = 0.0

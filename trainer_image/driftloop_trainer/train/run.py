@@ -13,8 +13,9 @@ another token.
 import json
 import logging
 import re
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import fsspec
 
@@ -41,24 +42,32 @@ class Superseded(StageFailure):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a run is: the number of completed steps, and how many of them were skipped (worker/skips.py)."""
+    """How far a run is: the number of completed steps, and how many of them were skipped (worker/skips.py).
+
+    `saved`: when a checkpoint of this position was complete, in Unix seconds. 0: unknown, or there is none.
+    """
 
     step: int = 0
     skipped: int = 0
+    saved: float = field(default=0.0, compare=False)
+
+
+START = Position()
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint: the number of completed steps, the URI of its folder, and how many of the steps were skipped."""
+    """A checkpoint: the number of completed steps, the URI of its folder, and what else `Position` has."""
 
     step: int
     uri: str
     skipped: int = 0
+    saved: float = field(default=0.0, compare=False)
 
     @property
     def position(self) -> Position:
         """How far a run is that loads it."""
-        return Position(self.step, self.skipped)
+        return Position(self.step, self.skipped, self.saved)
 
 
 class Run:
@@ -96,12 +105,14 @@ class Run:
         """The checkpoint that this driver writes after `step` steps. It counts only after `complete`."""
         return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"), skipped)
 
-    def complete(self, checkpoint: Checkpoint, keep: int) -> None:
+    def complete(self, checkpoint: Checkpoint, keep: int) -> Checkpoint:
         """Mark a checkpoint as complete, and delete all but the `keep` latest. Raises Superseded."""
         self.check_owner()
-        content = {"step": checkpoint.step, "skipped": checkpoint.skipped}
-        write_text(join(checkpoint.uri, _COMPLETE), json.dumps(content))
+        complete = replace(checkpoint, saved=time.time())
+        content = {"step": complete.step, "skipped": complete.skipped, "saved": complete.saved}
+        write_text(join(complete.uri, _COMPLETE), json.dumps(content))
         self._delete(self.complete_checkpoints()[keep:])
+        return complete
 
     def drop_beyond(self, loaded: Checkpoint) -> None:
         """Delete the checkpoints with more steps than `loaded`: they could not be loaded. Raises Superseded."""
@@ -153,7 +164,8 @@ def _remove(uri: str) -> None:
 
 def _with_content(folder: Checkpoint, content: str) -> Checkpoint:
     """The checkpoint with what its `complete.json` says. Those of older versions say less."""
-    return replace(folder, skipped=int(json.loads(content).get("skipped", 0)))
+    known = json.loads(content)
+    return replace(folder, skipped=int(known.get("skipped", 0)), saved=float(known.get("saved", 0)))
 
 
 def plain(uri: str) -> str:

@@ -70,6 +70,16 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Annotate:
+    """Set annotations of a Job, which other programs read: no decision of the operator depends on them."""
+
+    namespace: str
+    name: str
+    uid: str
+    annotations: dict[str, str]
+
+
+@dataclass(frozen=True)
 class FailPod:
     """Set the phase of a pod that is Terminating on a lost node to Failed, as the pod garbage collector does.
 
@@ -104,7 +114,7 @@ class Adjust:
     resource_version: str | None = None  # None: any version
 
 
-Action = Create | Apply | Delete | Label | FailPod | Adjust
+Action = Create | Apply | Delete | Label | Annotate | FailPod | Adjust
 
 
 @dataclass(frozen=True)

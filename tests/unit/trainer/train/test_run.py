@@ -1,5 +1,6 @@
 import json
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,13 @@ def test_a_checkpoint_counts_once_it_is_whole_and_only_the_furthest_stay(volume:
     ]
 
 
-def test_a_checkpoint_knows_how_many_steps_were_skipped(volume: Path) -> None:
+def test_a_checkpoint_knows_when_it_was_complete_and_how_many_steps_were_skipped(volume: Path) -> None:
     run = taken_over("0000-a")
-    run.complete(run.begin(7, skipped=2), keep=2)
+    before = time.time()
+    complete = run.complete(run.begin(7, skipped=2), keep=2)
     (found,) = taken_over("0001-b").complete_checkpoints()
     assert found.position == Position(7, 2)
+    assert before <= found.position.saved == complete.saved <= time.time()
 
 
 def test_who_was_superseded_is_told(volume: Path) -> None:

@@ -28,6 +28,8 @@ class Board:
             "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
             "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
             "skipped": Gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
+            "checkpoint_step": Gauge(Metric.TRAIN_CHECKPOINT_STEP, "Step of the last complete checkpoint."),
+            "checkpoint_time": Gauge(Metric.TRAIN_CHECKPOINT_TIME, "When it was complete, in Unix time."),
         }
         self._gauges["total"].set(total)
         self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])

@@ -100,7 +100,8 @@ class Loop:
             attend_by_document(model)
         order = Order(dataset.lengths, Course.of(self.training, len(dataset)), self.training.seed)
         works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
-        saver = Saver(run, model, optimizer, self.training.save_total_limit, background=self.background)
+        keep = self.training.save_total_limit
+        saver = Saver(run, model, optimizer, keep, background=self.background, last=first)
         with closing(saver), closing(works):
             return self._train(model, optimizer, saver, works, first, report, worker)
 
@@ -141,7 +142,8 @@ class Loop:
                 self._report_skip(step, error, work.shares, skips)
             tokens += work.tokens
             recent.append((loss, time.monotonic() - started, work.tokens))
-            report(replace(self._progress(Position(step + 1, skips.count), recent, peak), reward=reward))
+            progress = self._progress(Position(step + 1, skips.count), saver.last, recent, peak)
+            report(replace(progress, reward=reward))
             must_stop = worker is not None and worker.must_stop()
             used = peak_memory(self.device)
             stopping, *most = largest([must_stop, *used.values()], self.device)
@@ -180,7 +182,13 @@ class Loop:
         batches = [batch.to(self.device) for batch in (alike(collated) if mesh.pipeline else collated)]
         return _Work(shares, batches, max(1, method.count(rows)), int(method.dataset.lengths[rows].sum()))
 
-    def _progress(self, position: Position, recent: deque[tuple[float, float, int]], peak: dict[str, int]) -> Progress:
+    def _progress(
+        self,
+        position: Position,
+        last: Position,
+        recent: deque[tuple[float, float, int]],
+        peak: dict[str, int],
+    ) -> Progress:
         seconds = sum(entry[1] for entry in recent)
         return Progress(
             step=position.step,
@@ -190,6 +198,8 @@ class Loop:
             eta_seconds=(self.total_steps - position.step) * seconds / len(recent),
             skipped=position.skipped,
             peak_memory=peak,
+            checkpoint_step=last.step,
+            checkpoint_time=last.saved,
         )
 
 

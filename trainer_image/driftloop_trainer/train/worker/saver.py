@@ -6,6 +6,7 @@ loop's exchanges must not meet theirs. That group is gloo also on GPUs: what the
 """
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import WriteResult
 
-from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded, plain
+from driftloop_trainer.train.run import START, Checkpoint, Position, Run, Superseded, plain
 from driftloop_trainer.train.worker.checkpoint import causes, check_owner, state_of
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,20 @@ class Saver:
     """Writes the checkpoints of one training, one at a time. Every rank calls its methods in the same order.
 
     `keep`: number of checkpoints that are kept. `background`: whether training goes on meanwhile. That takes memory for
-    a copy of the weights and moments of this rank.
+    a copy of the weights and moments of this rank. `last`: the last complete one. Only rank 0 learns of new ones.
     """
 
     def __init__(
-        self, run: Run, model: nn.Module, optimizer: optim.Optimizer, keep: int, *, background: bool = True
+        self,
+        run: Run,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        keep: int,
+        *,
+        background: bool = True,
+        last: Position = START,
     ) -> None:
+        self.last = last
         self._run = run
         self._model = model
         self._optimizer = optimizer
@@ -59,7 +68,7 @@ class Saver:
         self.wait()
         check_owner(self._run)
         checkpoint = self._run.begin(position.step, position.skipped)
-        self._pending = checkpoint, self._start(_Writer(self._run, checkpoint, self._keep))
+        self._pending = checkpoint, self._start(_Writer(checkpoint, self._complete))
         if not self._background:
             self.wait()
         return checkpoint
@@ -86,6 +95,12 @@ class Saver:
             log.warning("the last checkpoint is not complete: %s", error)
         self._stager.close()
 
+    def _complete(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.last = self._run.complete(checkpoint, self._keep).position
+        except Superseded as superseded:  # by now; the next check_owner tells all ranks
+            log.warning("%s", superseded)
+
     def _start(self, writer: "_Writer") -> Future[Any]:
         state = state_of(self._model, self._optimizer)
         if self._background:
@@ -101,18 +116,14 @@ class Saver:
 
 
 class _Writer(FsspecWriter):
-    """Writes a checkpoint, which counts once all ranks have written their parts."""
+    """Writes a checkpoint, and calls `complete` on rank 0 after all ranks have written their parts."""
 
-    def __init__(self, run: Run, checkpoint: Checkpoint, keep: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, complete: Callable[[Checkpoint], None]) -> None:
         super().__init__(plain(checkpoint.uri))
-        self._run = run
         self._checkpoint = checkpoint
-        self._keep = keep
+        self._complete = complete
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Complete the checkpoint, and delete older ones. torch calls it on rank 0, after all ranks have written."""
+        """Let the checkpoint count. torch calls it on rank 0, after all ranks have written. A failure is all ranks'."""
         super().finish(metadata, results)
-        try:
-            self._run.complete(self._checkpoint, self._keep)
-        except Superseded as superseded:  # by now; the next check_owner tells all ranks
-            log.warning("%s", superseded)
+        self._complete(self._checkpoint)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, assert_never
 
-from driftloop.api.finetunejob import ENDED, DataStatus, FineTuneJobPhase
+from driftloop.api.finetunejob import ENDED, DataStatus, FineTuneJobPhase, Progress
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds.finetunejob import ladder, progress, tasks
@@ -33,8 +33,8 @@ from driftloop.controller.pods.outcome import (
     memory_shortage,
 )
 from driftloop.controller.vocabulary import conditions
-from driftloop.controller.vocabulary.labels import ADJUSTMENTS, DRAFT, VERSION
-from driftloop.controller.vocabulary.plan import Action, Apply, Create, Obj, Plan, Settings, independent
+from driftloop.controller.vocabulary.labels import ADJUSTMENTS, CHECKPOINT_STEP, CHECKPOINT_TIME, DRAFT, VERSION
+from driftloop.controller.vocabulary.plan import Action, Annotate, Apply, Create, Obj, Plan, Settings, independent
 from driftloop.controller.vocabulary.reasons import Reason
 
 RECHECK_SECONDS = 60.0  # wait for a change of other objects, most of which also trigger a reconcile
@@ -188,8 +188,9 @@ def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
         case Running() | Broken() if (step := _less_memory(stages, train.job)) is not None:
             return replace(step, changes=changes | step.changes)
         case Running() as running:
-            step = _in_progress(_training(observed), running, _network(stages))
-            changes["progress"] = progress.newer(observed.status.progress, observed.progress)
+            changes["progress"] = known = progress.newer(observed.status.progress, observed.progress)
+            beside = (*_network(stages), *_checkpoint_shown(train.job, known))
+            step = _in_progress(_training(observed), running, beside)
             return replace(step, changes=changes, requeue_after=progress.READ_EVERY.total_seconds())
         case Broken(reason, message) if reason in OUT_OF_MEMORY:
             return _failed(reason, _out_of_memory(stages, message), changes)
@@ -229,6 +230,15 @@ def _out_of_memory(stages: Stages, message: str) -> str:
     if data is None or tried is None:
         return message
     return f"{message}: {remedy_after(tried, stages.spec, data, stages.observed.gpu_memory)}"
+
+
+def _checkpoint_shown(train: Obj, known: Progress | None) -> tuple[Action, ...]:
+    """Show the last checkpoint on the train Job."""
+    if known is None or known.checkpoint is None:
+        return ()
+    shown = {CHECKPOINT_STEP: str(known.checkpoint.step), CHECKPOINT_TIME: known.checkpoint.time}
+    metadata = train["metadata"]
+    return (Annotate(metadata["namespace"], metadata["name"], metadata["uid"], shown),)
 
 
 def _create_version(observed: Observed, train: Obj, result: TrainResult, changes: dict[str, Any]) -> Step:

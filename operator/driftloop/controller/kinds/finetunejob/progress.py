@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from driftloop.api.finetunejob import Progress
+from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.contract.names import MEMORY_KINDS, Metric
 from driftloop.contract.result import TrainResult
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
@@ -15,6 +15,7 @@ READ_EVERY = timedelta(seconds=10)
 WRITE_PERCENT = 5
 WRITE_EVERY = timedelta(seconds=30)
 MAX_COUNT = 10**15
+MAX_TIME = 10**11  # seconds since 1970 that a datetime can hold
 
 
 def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
@@ -41,6 +42,7 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
         peak_memory_bytes_per_worker=peak or None,
         peak_memory=memory(peak),
+        checkpoint=_checkpoint(metrics),
         updated=timestamp(now),
     )
 
@@ -64,13 +66,17 @@ def done(result: TrainResult) -> Progress:
 
 
 def newer(old: Progress | None, new: Progress | None) -> Progress | None:
-    """The progress for the status: `new` if it differs enough to be written, else `old`."""
+    """The progress for the status: `new` if it differs enough to be written, else `old`.
+
+    A pod that has just started knows of no checkpoint yet, but the last one is still there.
+    """
     if old is None or new is None or old.updated is None or new.updated is None:
         return new or old
     counts = new.total_steps, new.skipped_steps
     moved = abs(new.percent - old.percent) >= WRITE_PERCENT or counts != (old.total_steps, old.skipped_steps)
     aged = parse_timestamp(new.updated) - parse_timestamp(old.updated) >= WRITE_EVERY
-    return new if moved or aged or new.percent == 100 != old.percent else old
+    written = new if moved or aged or new.percent == 100 != old.percent else old
+    return written.model_copy(update={"checkpoint": written.checkpoint or old.checkpoint})
 
 
 def duration(seconds: int) -> str:
@@ -100,6 +106,13 @@ def _by_kind(samples: Sequence[Sample], metric: str) -> dict[str, float]:
     """The values of a metric by its label `kind`."""
     found = (sample for sample in samples if sample.labels.get("__name__") == metric)
     return {sample.labels.get("kind", ""): sample.value for sample in found}
+
+
+def _checkpoint(metrics: Mapping[str, float]) -> LastCheckpoint | None:
+    step, time = _count(metrics.get(Metric.TRAIN_CHECKPOINT_STEP)), _count(metrics.get(Metric.TRAIN_CHECKPOINT_TIME))
+    if not step or not time or time > MAX_TIME:
+        return None
+    return LastCheckpoint(step=step, time=timestamp(datetime.fromtimestamp(time, UTC)))
 
 
 def _count(value: float | None) -> int | None:

@@ -11,6 +11,7 @@ A cache may be stale. So a write contains preconditions, depending on the damage
 - Apply: UID, if the object exists. Its content depends on the parent's spec, not on its own state. The next reconcile
   corrects old content, and fields of other managers are refused.
 - Label: UID. The label depends on other objects, so the resourceVersion of its own object proves nothing.
+- Annotate: UID. The annotations do not depend on the state of their object either.
 - Create: none. The name contains a hash of the owner's UID, so an existing object can be recognised.
 
 If a write is refused as stale, the object is read again, and the rest of the plan is not executed.
@@ -37,6 +38,7 @@ from driftloop.controller.vocabulary.objects import key as key_of
 from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,
+    Annotate,
     Apply,
     Create,
     Delete,
@@ -241,6 +243,8 @@ class Executor:
                 return await self._delete(action)
             case Label():
                 return await self._label(action)
+            case Annotate():
+                return await self._annotate(action)
             case FailPod():
                 return await self._fail_pod(action)
             case Adjust():
@@ -327,6 +331,13 @@ class Executor:
             return False
         metadata = {"labels": changes, "uid": action.uid}
         return await self._merge(RESOURCES[kind], namespace, name, {"metadata": metadata})
+
+    async def _annotate(self, action: Annotate) -> bool:
+        live = self._caches.get("Job", action.namespace, action.name)
+        if live is None or not (changes := _changes(live["metadata"].get("annotations"), action.annotations)):
+            return False
+        patch = {"metadata": {"annotations": changes, "uid": action.uid}}
+        return await self._merge(RESOURCES["Job"], action.namespace, action.name, patch)
 
     async def _adjust(self, action: Adjust) -> bool:
         live = self._caches.get("Deployment", action.namespace, action.name)

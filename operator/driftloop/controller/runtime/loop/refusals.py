@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from driftloop.controller.runtime.loop.queue import Backoff
-from driftloop.controller.vocabulary.plan import Action, Adjust, Apply, Create, Delete, FailPod, Key, Label, Obj
+from driftloop.controller.vocabulary.plan import (
+    Action,
+    Adjust,
+    Annotate,
+    Apply,
+    Create,
+    Delete,
+    FailPod,
+    Key,
+    Label,
+    Obj,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ def identity(action: Action, parent: Obj, live: Obj | None) -> Hashable:
     match action:
         case Adjust(replicas=replicas, labels=labels):
             wanted: tuple[Hashable, ...] = (replicas, *sorted(labels.items()))
-        case Create() | Apply() | Delete() | Label() | FailPod():
+        case Create() | Apply() | Delete() | Label() | Annotate() | FailPod():
             wanted = ()
         case never:
             assert_never(never)
@@ -81,6 +92,8 @@ def target(action: Action) -> tuple[str, str, str]:
             return "Pod", action.namespace, action.name
         case Delete():
             return action.kind, action.namespace, action.name
+        case Annotate():
+            return "Job", action.namespace, action.name
         case Label():
             return action.key
         case never:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.finetunejob import Progress
+from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.api.modelversion import ModelVersion
 from driftloop.contract.result import AnyResult, StageError, encode
 from driftloop.contract.task import PrepareTask, TrainTask
 from driftloop.controller.kinds.finetunejob.decide import decide
 from driftloop.controller.pods import jobs
-from driftloop.controller.vocabulary.labels import ATTEMPT, TRIGGER
-from driftloop.controller.vocabulary.plan import Create, Delete, FailPod, Obj, Plan
+from driftloop.controller.vocabulary.labels import ATTEMPT, CHECKPOINT_STEP, CHECKPOINT_TIME, TRIGGER
+from driftloop.controller.vocabulary.plan import Annotate, Create, Delete, FailPod, Obj, Plan
 from unit.controller.stages import (
     EARLIER,
     NOW,
@@ -662,6 +662,17 @@ def test_progress_is_shown_while_training() -> None:
     plan = run.step(after=10, progress=seen)
     assert run.status["progress"] == seen.dump()
     assert plan.requeue_after == 10
+
+
+def test_the_last_checkpoint_is_shown_on_the_train_job() -> None:
+    run = Run()
+    run.until_training()
+    last = LastCheckpoint(step=8, time="2026-01-01T12:00:05Z")
+    seen = Progress(step=10, total_steps=63, percent=15, updated="2026-01-01T12:00:10Z", checkpoint=last)
+    plan = run.step(after=10, progress=seen)
+    shown = {CHECKPOINT_STEP: "8", CHECKPOINT_TIME: "2026-01-01T12:00:05Z"}
+    assert Annotate("team", *identity(run, "train"), shown) in plan.writes
+    assert run.status["progress"]["checkpoint"] == last.dump()
 
 
 def test_suspension_is_announced_by_the_generation_that_was_looked_at() -> None:

@@ -1,12 +1,13 @@
 """Progress is read from metrics, shown for people, and written no more often than one would look."""
 
+import math
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.api.finetunejob import Progress
+from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.contract.names import MEMORY_KINDS, Metric
 from driftloop.controller.kinds.finetunejob.progress import done, duration, newer, read
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -61,6 +62,31 @@ def test_skipped_steps_are_counted_and_written_at_once() -> None:
     assert found.skipped_steps == 2
     fresh = found.model_copy(update={"skipped_steps": 3, "updated": timestamp(NOW + timedelta(seconds=10))})
     assert newer(found, fresh) == fresh
+
+
+CHECKPOINT = {Metric.TRAIN_CHECKPOINT_STEP: 20.0, Metric.TRAIN_CHECKPOINT_TIME: NOW.timestamp() - 60.4}
+
+
+def test_the_last_checkpoint_has_its_step_and_time() -> None:
+    found = read(samples(METRICS | CHECKPOINT), NOW)
+    assert found is not None
+    assert found.checkpoint == LastCheckpoint(step=20, time=timestamp(NOW - timedelta(seconds=60)))
+
+
+@pytest.mark.parametrize("value", [math.nan, -1.0, math.inf, 0.0, 1e16])
+@pytest.mark.parametrize("metric", CHECKPOINT)
+def test_a_checkpoint_without_a_valid_step_and_time_is_none(metric: str, value: float) -> None:
+    found = read(samples(METRICS | CHECKPOINT | {metric: value}), NOW)
+    assert found is not None
+    assert found.checkpoint is None
+
+
+def test_a_pod_that_has_just_started_hides_no_checkpoint() -> None:
+    last = LastCheckpoint(step=20, time=timestamp(NOW))
+    old = at(0, 20).model_copy(update={"checkpoint": last})
+    found = newer(old, at(60, 0))
+    assert found is not None
+    assert (found.step, found.checkpoint) == (0, last)
 
 
 def test_before_the_first_step_neither_loss_nor_eta_is_claimed() -> None:

@@ -84,6 +84,15 @@ def test_all_stages_skip_a_step_and_name_the_rows_of_which_the_last_one_has_the_
     assert all(f"line {BROKEN_ROW}" in line and line.count("source cut") <= MICRO for line in lines)
 
 
+def test_the_last_checkpoint_is_reported_also_after_a_restart(folder: Path) -> None:
+    checkpoints = read(folder, "one broken row-end")["checkpoints"]
+    assert checkpoints == sorted(checkpoints)
+    assert all(last < step for step, last in enumerate(checkpoints, start=1))
+    # A checkpoint is complete before the next one begins.
+    assert all(last >= step - 2 for step, last in enumerate(checkpoints, start=1))
+    assert read(folder, "gone on-end")["checkpoints"] == [3, 3]
+
+
 def test_three_skipped_steps_in_a_row_end_training_on_all_ranks_with_the_rows(folder: Path) -> None:
     assert len(read(folder, "all broken")) == 2  # the third step was not reported
     failure = read(folder, "all broken-end")["failure"]
