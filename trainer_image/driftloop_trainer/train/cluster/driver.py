@@ -30,7 +30,9 @@ from driftloop_trainer.train.shutdown import stop_on_sigterm
 
 log = logging.getLogger(__name__)
 
-_EXCHANGE_TIMEOUT = 600  # seconds that one collective may take before the workers are restarted
+# Seconds that one collective may take before the workers are restarted. Longer than what a step may take
+# (worker/watchdog.py), as a rank that ends by this timeout logs no stacks.
+_EXCHANGE_TIMEOUT = 1800
 
 
 def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:

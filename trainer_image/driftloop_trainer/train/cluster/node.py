@@ -27,6 +27,7 @@ _SETTINGS = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_DEDUP_LOGS_ALLOW_REGEX": r"^  File |Thread 0x",  # stacks of all ranks (worker/watchdog.py), not only the first
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it each line of a worker is logged twice (not reported)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # an extra process, which only sees drains of Ray, not of Kubernetes
     "TOKENIZERS_PARALLELISM": "false",

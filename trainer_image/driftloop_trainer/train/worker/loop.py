@@ -31,6 +31,7 @@ from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.skips import Skips, diverged, shown
 from driftloop_trainer.train.worker.step import NonFinite, train_step
+from driftloop_trainer.train.worker.watchdog import PATIENCE, Patience, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class _Work:
 class Loop:
     """Everything that a run needs except the model. `micro_size`: maximum sequences per forward pass of a worker.
 
-    `background`: whether training goes on while a checkpoint is written.
+    `background`: whether training goes on while a checkpoint is written. `patience`: how long a step may take.
     """
 
     training: TrainingSpec
@@ -81,6 +82,7 @@ class Loop:
     mesh: Mesh
     reduction: GradientReduction = "step"
     background: bool = True
+    patience: Patience = PATIENCE
 
     def run(
         self,
@@ -102,14 +104,16 @@ class Loop:
         works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
         keep = self.training.save_total_limit
         saver = Saver(run, model, optimizer, keep, background=self.background, last=first)
-        with closing(saver), closing(works):
-            return self._train(model, optimizer, saver, works, first, report, worker)
+        watchdog = Watchdog(self.patience)
+        with closing(saver), closing(works), closing(watchdog):
+            return self._train(model, optimizer, saver, watchdog, works, first, report, worker)
 
     def _train(
         self,
         model: Any,
         optimizer: Optimizer,
         saver: Saver,
+        watchdog: Watchdog,
         works: Iterable[_Work],
         first: Position,
         report: Callable[[Progress], None],
@@ -121,6 +125,7 @@ class Loop:
         model.train()
         computed = staged(model, self.mesh, len(self.method.measures), bf16=bool(self.training.bf16))
         started = time.monotonic()
+        watchdog.begin(first.step + 1)
         for step, work in enumerate(works, first.step):
             self._set_rate(optimizer, step)
             # Of an adapter's dropout: other cells in each stage and row and at each step, the same after a restart.
@@ -148,6 +153,7 @@ class Loop:
             used = peak_memory(self.device)
             stopping, *most = largest([must_stop, *used.values()], self.device)
             peak = dict(zip(used, most, strict=True))
+            watchdog.end()
             due = stopping or (step + 1) % self.training.save_steps == 0
             if due and step + 1 < self.total_steps:
                 saver.save(Position(step + 1, skips.count))
@@ -156,6 +162,7 @@ class Loop:
             if worker is not None and must_stop:
                 worker.release()
             started = time.monotonic()
+            watchdog.begin(step + 2)  # with the wait for its rows
         seconds = time.monotonic() - begun
         losses = [entry[0] for entry in recent if math.isfinite(entry[0])]
         loss = sum(losses) / max(1, len(losses))

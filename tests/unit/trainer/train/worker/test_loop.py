@@ -13,6 +13,8 @@ from driftloop_trainer.train.worker.order import Order
 from unit.trainer.sharded_run import STEPS, training
 from unit.trainer.test_exactness import dataset, plain_losses, run_ranks
 
+pytestmark = pytest.mark.timeout(600)  # as in test_exactness.py
+
 BROKEN_TOKEN = 64
 MODEL: dict[str, Any] = {"vocab_size": 65, "tie_word_embeddings": False, "broken_token": BROKEN_TOKEN}
 BROKEN_ROW = 5
