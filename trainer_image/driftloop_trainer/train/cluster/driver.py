@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import ray
+from ray.exceptions import OutOfMemoryError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -122,7 +123,7 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
     )
     try:
         outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # its type is version 1's
-    except TrainingFailedError as error:
+    except (TrainingFailedError, OutOfMemoryError) as error:
         raise shortage(error) or error from error
     if not isinstance(outcome, Outcome):
         raise StageFailure(StageReason.UNEXPECTED, "training ended without an outcome", EXIT_RETRY)

@@ -1,7 +1,5 @@
 """A lack of memory that ended the workers. Ray would start them again, and they would end in the same way."""
 
-from collections.abc import Mapping
-
 from ray.exceptions import OutOfMemoryError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
@@ -21,14 +19,20 @@ class FinalShortage(DefaultFailurePolicy):
         return super().make_decision(training_failed_error)
 
 
-def shortage(error: TrainingFailedError) -> StageFailure | None:
-    """The lack of memory behind a failure of the workers; None if it has another cause.
+def shortage(error: Exception) -> StageFailure | None:
+    """The lack of memory behind a failed training; None if it has another cause.
 
-    The other ranks fail too, as they wait for the one that is gone.
+    Ray's memory monitor ends a process before the kernel would: a worker, or the controller. If a worker is gone, the
+    other ranks fail too, as they wait for it.
     """
-    failures: Mapping[int, Exception] = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    found = (_of_rank(rank, failures[rank]) for rank in sorted(failures))
-    return next((failure for failure in found if failure is not None), None)
+    match error:
+        case WorkerGroupError():
+            found = (_of_rank(rank, error.worker_failures[rank]) for rank in sorted(error.worker_failures))
+            return next((failure for failure in found if failure is not None), None)
+        case OutOfMemoryError():
+            return _by_ray("the controller", error)
+        case _:
+            return None
 
 
 def _of_rank(rank: int, error: Exception) -> StageFailure | None:
@@ -37,7 +41,11 @@ def _of_rank(rank: int, error: Exception) -> StageFailure | None:
             return _of_rank(rank, error.health_check_failure)
         case StageFailure(reason=StageReason.OUT_OF_MEMORY):
             return error
-        case OutOfMemoryError():  # from Ray's memory monitor, which ends a worker before the kernel would
-            return StageFailure(StageReason.OUT_OF_MEMORY, bounded(f"rank {rank}: its pod has no memory left: {error}"))
+        case OutOfMemoryError():
+            return _by_ray(f"rank {rank}", error)
         case _:
             return None
+
+
+def _by_ray(ended: str, error: OutOfMemoryError) -> StageFailure:
+    return StageFailure(StageReason.OUT_OF_MEMORY, bounded(f"a pod has no memory left, so Ray ended {ended}: {error}"))

@@ -21,7 +21,7 @@ BY_RAY = WorkerHealthCheckFailedError("rank 1 is gone", _OF_RAY)
     ("failures", "told"),
     [
         ({0: LOST, 3: ON_GPU}, "rank 3: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
-        ({0: LOST, 1: BY_RAY}, "rank 1: its pod has no memory left"),
+        ({0: LOST, 1: BY_RAY}, "a pod has no memory left, so Ray ended rank 1: memory on the node was 3.9GB"),
     ],
 )
 def test_a_lack_of_memory_is_found_among_the_failures_that_it_causes(failures: dict[int, Exception], told: str) -> None:
@@ -31,6 +31,14 @@ def test_a_lack_of_memory_is_found_among_the_failures_that_it_causes(failures: d
     assert (found.reason, found.exit_code) == ("OutOfMemory", EXIT_BAD_INPUT)
     assert told in found.message
     assert FinalShortage(FailureConfig(max_failures=3)).make_decision(error) is FailureDecision.RAISE
+
+
+def test_a_controller_that_ray_ended_for_lack_of_memory_is_a_lack_of_memory() -> None:
+    found = shortage(_OF_RAY)
+    assert found is not None
+    assert (
+        found.message == "a pod has no memory left, so Ray ended the controller: memory on the node was 3.9GB / 4.0GB"
+    )
 
 
 @pytest.mark.parametrize(
