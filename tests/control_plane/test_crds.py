@@ -54,6 +54,12 @@ def staged() -> Obj:
     return found
 
 
+def split_stages() -> Obj:
+    found = staged()
+    found["spec"]["compute"] |= {"workersPerNode": 2, "parallelism": {"pipeline": 2, "tensor": 2}}
+    return found
+
+
 def pretraining() -> Obj:
     found = job()
     found["spec"]["model"]["from"] = {"config": {"architecture": {"model_type": "llama", "hidden_size": 128}}}
@@ -192,7 +198,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.compute", {"gpusPerNode": 4, "workersPerNode": 2}, "spec.compute.workersPerNode.*must be 1"),
     (job, "spec.compute", {"gpusPerNode": 8, "parallelism": {"tensor": 3}}, "spec.compute.parallelism.*must divide"),
     (job, "spec.compute", {"parallelism": {"tensor": 2}}, "spec.compute.parallelism.*must divide"),
-    (split, "spec.training.adapter.type", "lora", "spec.training.adapter.*not trained with compute.parallelism"),
+    (split_stages, "spec.training.adapter.type", "lora", "spec.training.adapter.*pipeline and tensor at once"),
     (
         job,
         "spec.compute",

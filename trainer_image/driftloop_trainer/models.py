@@ -1,5 +1,6 @@
 """Hugging Face models: checks and loads their folders, builds new ones, and counts parameters."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,11 @@ def with_adapter(model: Any, adapter: Adapter) -> Any:
         return get_peft_model(model, config)
     except ValueError as error:
         raise StageFailure(StageReason.UNKNOWN_MODULES, f"training.adapter.targetModules: {error}") from error
+
+
+def plain_name(name: str) -> str:
+    """The name of a weight or module in the bare model, by its name in the model that PEFT has wrapped."""
+    return re.sub(r"(\.base_layer)+(?=\.|$)", "", name.removeprefix("base_model.model."))
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

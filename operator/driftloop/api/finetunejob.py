@@ -438,11 +438,6 @@ class FineTuneJobSpec(ApiModel):
                 ".training.adapter",
             ),
             rule(
-                "self.training.adapter.type == 'none' || self.compute.parallelism.tensor == 1",
-                "an adapter is not trained with compute.parallelism.tensor: remove one of them",
-                ".training.adapter",
-            ),
-            rule(
                 "self.training.method == 'dpo' || self.training.beta == 0.1",
                 "beta is only for method dpo: remove it",
                 ".training.beta",
@@ -480,6 +475,12 @@ class FineTuneJobSpec(ApiModel):
                 "with method dpo a row is a pair of answers: name the columns chosen and rejected, and optionally "
                 "prompt and tools",
                 ".training.method",
+            ),
+            rule(
+                "self.training.adapter.type == 'none' || self.compute.parallelism.tensor == 1 || "
+                "self.compute.parallelism.pipeline == 1",
+                "an adapter is not trained with compute.parallelism.pipeline and tensor at once: remove one of them",
+                ".training.adapter",
             ),
             rule(
                 "self.training.adapter.type == 'none' || self.compute.parallelism.pipeline == 1 || "

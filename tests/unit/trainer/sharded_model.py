@@ -8,27 +8,35 @@ FOLDER/outcome.json what came of it.
 import json
 import resource
 import sys
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop.contract.task import TrainTask
+from driftloop_trainer.models import plain_name
 from driftloop_trainer.train.worker.export import Export, export
-from driftloop_trainer.train.worker.loading import load_sharded, plain_name
+from driftloop_trainer.train.worker.loading import is_adapter, load_sharded, place
 from driftloop_trainer.train.worker.mesh import Mesh
 
 LARGE = "large"
 ALLOWED = 230 << 20  # bytes that a rank may add to what it had after its imports; the large model has 324 MB
 SMALL = ("tied", "untied", "mixtral", "gpt2")
 SPLIT = ("tied", "untied")  # also loaded with each matrix over two ranks, and in two stages; the vocabulary is odd
-TENSOR, PIPELINE = "tensor", "pipeline"
-GRIDS = {TENSOR: Parallelism(tensor=2), PIPELINE: Parallelism(pipeline=2)}
+WAYS = {  # how a model is loaded: its adapter and the grid
+    "none": ("none", Parallelism()),
+    "lora": ("lora", Parallelism()),
+    "tensor": ("none", Parallelism(tensor=2)),
+    "lora-tensor": ("lora", Parallelism(tensor=2)),
+    "pipeline": ("none", Parallelism(pipeline=2)),
+}
+LOADED = [(name, way) for name in SMALL for way in WAYS if name in SPLIT or way in ("none", "lora")]
+TRAINED = "-trained"
 
 
 def main(folder: Path, rank: int, ranks: int) -> None:
@@ -37,13 +45,12 @@ def main(folder: Path, rank: int, ranks: int) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
     outcome: dict[str, Any] = {}
     for name in SMALL:
-        reference = dict(AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).named_parameters())
-        for adapter in ("none", "lora"):
-            differing = run(folder, rank, name, adapter, reference)
-            outcome[f"{name} {adapter}"] = differing
-        if name in SPLIT:
-            for grid in GRIDS:
-                outcome[f"{name} {grid}"] = run(folder, rank, name, "none", reference, grid)
+        loaded = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)
+        reference: dict[str, torch.Tensor] = dict(loaded.named_parameters())
+        for way in [way for which, way in LOADED if which == name]:
+            outcome[f"{name} {way}"] = run(folder, rank, name, way, reference)
+            if name == "untied" and WAYS[way][0] == "lora":
+                run(folder, rank, name, way, reference, trained=True)
     limit = resident() + ALLOWED
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     outcome[LARGE] = run(folder, rank, LARGE, "none", {})
@@ -55,29 +62,41 @@ def main(folder: Path, rank: int, ranks: int) -> None:
 
 
 def run(
-    folder: Path, rank: int, name: str, adapter: str, reference: Mapping[str, torch.Tensor], grid: str | None = None
+    folder: Path, rank: int, name: str, way: str, reference: dict[str, torch.Tensor], *, trained: bool = False
 ) -> list[str]:
-    """Load and export a model. Returns the names of the weights that differ from `reference`."""
+    """Load and export a model. Returns the names of the weights that differ from `reference`.
+
+    Adapters are added to `reference`: they start alike in every grid. `trained`: change them before the export.
+    """
+    adapter, parallelism = WAYS[way]
     training = TrainingSpec(adapter=Adapter(type=adapter, r=2))
-    mesh = Mesh.of("cpu", GRIDS.get(grid or ""))
+    mesh = Mesh.of("cpu", parallelism)
     sharded = load_sharded(folder / name, f"pvc://{name}", training, mesh, torch.device("cpu"))
     differing = []
     for full_name, weight in sharded.model.named_parameters():
         whole_weight = weight.full_tensor()
-        name_there = plain_name(full_name)
+        name_there = full_name if is_adapter(full_name) else plain_name(full_name)
+        if is_adapter(full_name):
+            reference.setdefault(full_name, whole_weight)
         if name_there == "lm_head.weight" and name_there not in reference:
             name_there = "model.embed_tokens.weight"  # a last stage has tied embeddings under this name only
-        if ".lora_" not in full_name and reference and not torch.equal(whole_weight, reference[name_there]):
+        if reference and not torch.equal(whole_weight, reference[name_there]):
             differing.append(full_name)
+        if trained and ".lora_B." in full_name:
+            change(weight)
     task = TrainTask.model_validate(json.loads((folder / "task.json").read_text()) | {"training": training.dump()})
-    scratch = folder / f"scratch-{rank}-{name}-{adapter}-{grid}"
+    left = f"{name}-{way}{TRAINED if trained else ''}"
+    scratch = folder / f"scratch-{rank}-{left}"
     scratch.mkdir()
-    export(
-        sharded,
-        Export(task, folder / name, folder / "data", {}, f"pvc://out/{name}-{grid or adapter}"),
-        scratch,
-    )
+    export(sharded, Export(task, folder / name, folder / "data", {}, f"pvc://out/{left}"), scratch)
     return differing
+
+
+@torch.no_grad()
+def change(weight: DTensor) -> None:
+    """Give each element another value, the same ones in every grid."""
+    values = torch.arange(weight.numel(), dtype=weight.dtype).view(weight.shape)
+    place(values, weight, source=None)
 
 
 def resident() -> int:

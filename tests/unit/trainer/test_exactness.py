@@ -60,11 +60,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "shards of adapters": {"lora": True},
     "split over all": {"tensor": 4, "model": {"num_key_value_heads": 4}},
     "shards of split": {"tensor": 2},
+    "adapters split over all": {"lora": True, "tensor": 4, "model": {"num_key_value_heads": 4}},
+    "shards of split adapters": {"lora": True, "tensor": 2},
 }
 RECORDED: dict[str, dict[str, Any]] = {
     f"{model_type}, {name}": case | {"model": {"model_type": model_type} | case.get("model", {})}
     for model_type in ("llama", "qwen3")
     for name, case in KINDS.items()
+} | {
+    "adapters of the vocabulary": {
+        "lora": True,
+        "targets": ["embed_tokens", "lm_head", "q_proj", "o_proj"],
+        "tensor": 2,
+        "model": {"vocab_size": 67, "tie_word_embeddings": False},
+        "chunk": 8,
+    },
 }
 STAGED: dict[str, dict[str, Any]] = {
     f"staged {model_type} {'tied' if tied else 'untied'}": {
@@ -134,6 +144,8 @@ CASES: list[dict[str, Any]] = [
     ),
     GRID | {"name": "split killed", "save_steps": 2, "run": "s", "stop_after": 3},
     {"name": "split resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "s"},
+    GRID | {"name": "split adapters killed", "lora": True, "save_steps": 2, "run": "a", "stop_after": 3},
+    {"name": "adapters resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "a", "lora": True},
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
     {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
     *({"pipeline": 2, "micro_size": 2, "save_steps": 100, "name": name} | case for name, case in STAGED.items()),
@@ -153,7 +165,12 @@ CASES: list[dict[str, Any]] = [
 
 
 MAIN_SPLIT = ("llama untied", "split, in chunks")
-MAIN_RECORDED = ("llama, shards", "qwen3, shards of adapters", "qwen3, shards of split")
+MAIN_RECORDED = (
+    "llama, shards",
+    "qwen3, shards of adapters",
+    "qwen3, shards of split",
+    "llama, shards of split adapters",
+)
 MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
 RESUMED_STAGED = ("split again killed", "split resumed staged")
 # What make test runs.
@@ -381,6 +398,11 @@ def test_all_ranks_write_a_checkpoint_at_the_step_where_one_of_them_has_to_stop(
 @pytest.mark.parametrize("name", ["split resumed in shards", "shards resumed split"])
 def test_a_killed_run_goes_on_with_another_mesh(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
+
+
+@pytest.mark.long("exactness")
+def test_adapters_go_on_with_another_mesh(folder: Path) -> None:
+    assert losses(folder, "adapters resumed") == pytest.approx(losses(folder, "lora")[2:], abs=1e-9)
 
 
 @pytest.mark.long("exactness")

@@ -17,7 +17,7 @@ from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for
 from unit.trainer import templates
-from unit.trainer.sharded_model import GRIDS, LARGE, SMALL, SPLIT
+from unit.trainer.sharded_model import LARGE, LOADED, TRAINED
 from unit.trainer.templates import with_template
 from unit.trainer.train.worker.test_export import HEADS, task_document
 
@@ -76,26 +76,29 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-LOADED = [(name, how) for name in SMALL for how in ("none", "lora")] + [
-    (name, grid) for name in SPLIT for grid in GRIDS
-]
+@pytest.mark.parametrize(("name", "way"), LOADED)
+def test_every_rank_has_its_part_of_the_very_weights(folder: Path, name: str, way: str) -> None:
+    assert outcome(folder)[f"{name} {way}"] == []
 
 
-@pytest.mark.parametrize(("name", "how"), LOADED)
-def test_every_rank_has_its_part_of_the_very_weights(folder: Path, name: str, how: str) -> None:
-    assert outcome(folder)[f"{name} {how}"] == []
-
-
-EXPORTED = [f"{name}-{how}" for name, how in LOADED]
+EXPORTED = [f"{name}-{way}" for name, way in LOADED]
 
 
 @pytest.mark.parametrize("name", [*EXPORTED, "large-none"])
 def test_what_was_not_trained_is_exported_as_it_was(folder: Path, name: str) -> None:
-    base, exported = weights(folder / name.rpartition("-")[0]), weights(folder / "out" / name)
+    base, exported = weights(folder / name.partition("-")[0]), weights(folder / "out" / name)
     assert base.keys() == exported.keys()
     assert all(torch.equal(base[key], exported[key]) and base[key].dtype == exported[key].dtype for key in base)
     Manifest.read(folder / "out" / name).verify(folder / "out" / name)
     AutoModelForCausalLM.from_pretrained(folder / "out" / name)
+
+
+def test_trained_adapters_are_merged_alike_in_every_grid(folder: Path) -> None:
+    merged, split = (weights(folder / "out" / f"untied-{way}{TRAINED}") for way in ("lora", "lora-tensor"))
+    base = weights(folder / "untied")
+    changed = {name for name in base if not torch.equal(merged[name], base[name])}
+    assert len(changed) == 2 * 7  # the linear layers of its decoder layers
+    assert all(torch.equal(merged[name], split[name]) for name in base)
 
 
 def test_each_rank_writes_a_file_of_its_own_and_the_index_names_them(folder: Path) -> None:

@@ -6,7 +6,6 @@ which are stored expert by expert). Rank 0 loads these models whole on its CPU a
 """
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
-from driftloop_trainer.models import load_config, load_model, with_adapter
+from driftloop_trainer.models import load_config, load_model, plain_name, with_adapter
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.seeds import seed_of
@@ -82,11 +81,6 @@ def empty_model(folder: Path, training: TrainingSpec) -> Any:
     return model
 
 
-def plain_name(name: str) -> str:
-    """The name of a weight in the bare model, by its name in the model that PEFT has wrapped."""
-    return re.sub(r"(\.base_layer)+\.", ".", name.removeprefix("base_model.model."))
-
-
 def _read(model: nn.Module, stored: dict[str, StoredTensor]) -> None:
     """Fill each rank's shards from the files."""
     weights = model.state_dict(keep_vars=True)
@@ -103,7 +97,7 @@ def _receive(model: nn.Module, folder: Path) -> None:
         full = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         if whole:
             full.copy_(whole[plain_name(name)])
-        _place(full, tensor, source=0)
+        place(full, tensor, source=0)
 
 
 def _start_adapters(model: nn.Module, seed: int) -> None:
@@ -119,10 +113,10 @@ def _start_adapters(model: nn.Module, seed: int) -> None:
                 nn.init.kaiming_uniform_(full, a=math.sqrt(5), generator=random)
             elif ".lora_embedding_B." in name:
                 nn.init.normal_(full, generator=random)
-            _place(full.to(parameter.device), parameter, source=None)
+            place(full.to(parameter.device), parameter, source=None)
 
 
-def _place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None:
+def place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None:
     """Copy a whole tensor into a sharded or plain one. `source`: the rank that has it, or None if all ranks have it."""
     if isinstance(target, DTensor):
         placed = distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=source)

@@ -2,8 +2,12 @@
 
 Every parameter becomes a tensor of the whole mesh: what is not split is replicated, so the optimizer, the gradient norm
 and the checkpoint treat all parameters alike. Split exactly: see test_exactness.py for the types of models.
+
+An adapter adds the product of two small matrices to a matrix. The matrix that is on the side where the large one is
+split is split too, and the other one is replicated: both have the adapter's rank on their other side.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -17,7 +21,9 @@ from torch.distributed.tensor.parallel import (
     SequenceParallel,
     parallelize_module,
 )
+from torch.nn import functional
 
+from driftloop_trainer.models import plain_name
 from driftloop_trainer.weights import tied_names
 
 
@@ -59,37 +65,83 @@ class SplitHead(ParallelStyle):
         return module
 
 
-def style(name: str) -> ParallelStyle:
-    """torch's style for a name in transformers' plans. Raises KeyError for one that is not known to be exact."""
+class SplitEmbeddingAdapter(ParallelStyle):
+    """PEFT's adapter of an embedding: its first matrix is split over the vocabulary, the second one is replicated."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        layer: Any = module
+        for matrices, placement in ((layer.lora_embedding_A, Shard(1)), (layer.lora_embedding_B, Replicate())):
+            for name, matrix in matrices.items():
+                matrices[name] = nn.Parameter(distribute_tensor(matrix, device_mesh, [placement], src_data_rank=None))
+
+        def forward(ids: torch.Tensor) -> torch.Tensor:
+            states: torch.Tensor = layer.base_layer(ids)
+            (everywhere,) = _to_replicated(module, (ids,), device_mesh)
+            for name in layer.active_adapters:
+                rows: Any = functional.embedding(everywhere, layer.lora_embedding_A[name].T)
+                change = rows.redistribute(placements=[Replicate()]) @ layer.lora_embedding_B[name].T
+                states = states + (change.to_local() * layer.scaling[name]).to(states.dtype)
+            return states
+
+        module.forward = forward
+        return module
+
+
+def style(kind: str) -> ParallelStyle:
+    """The style of a kind of module in transformers' plans, or ours. Raises KeyError if it is not known to be exact."""
     return {
         "colwise": ColwiseParallel(),
         "rowwise": RowwiseParallel(),
         # A norm of each head: its weight is whole, its input has this worker's heads in dimension 2.
         "replicated_with_grad_allreduce": SequenceParallel(sequence_dim=2, use_local_output=True),
-    }[name]
+        "tokens": RowwiseParallel(input_layouts=Replicate()),
+        "head": SplitHead(),
+        "replicated": Replicated(),
+    }[kind]
+
+
+# The kinds of an adapter's matrices that are split, by matrix and kind of the adapted weight. Others are replicated.
+_ADAPTERS = {("A", "rowwise"): "rowwise", ("B", "colwise"): "colwise", ("B", "head"): "head"}
 
 
 def split(model: Any, mesh: DeviceMesh) -> None:
     """Split `model` in place over `mesh`, on the meta device or with the same weights on every rank."""
     tokens, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = any(len(names) > 1 for names in tied_names(model))
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     parallelize_module(model, mesh, styles(model), src_data_rank=None)
     if tied:
-        head.weight = tokens.weight
+        getattr(head, "base_layer", head).weight = tokens.weight
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained[name])  # SequenceParallel forgets it (not reported)
 
 
 def styles(model: Any) -> dict[str, ParallelStyle]:
     """The style of each module that has parameters of its own: the vocabulary is split too, in rows of the matrix."""
-    planned = {f"{model.base_model_prefix}.{key}": value for key, value in model.config.base_model_tp_plan.items()}
+    kinds = _planned(model)
     found: dict[str, ParallelStyle] = {}
     for name, module in model.named_modules():
         if not list(module.parameters(recurse=False)):
             continue
-        key = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        if module is model.get_input_embeddings():
-            found[name] = RowwiseParallel(input_layouts=Replicate())
-        elif module is model.get_output_embeddings():
-            found[name] = SplitHead()
+        if isinstance(module, nn.ParameterDict):  # one of the two of an embedding's adapter
+            found[name.rpartition(".")[0]] = SplitEmbeddingAdapter()
         else:
-            found[name] = style(planned[key]) if key in planned else Replicated()
+            found[name] = style(_kind(kinds, name))
     return found
+
+
+def _planned(model: Any) -> dict[str, str]:
+    """The kinds of the bare model's modules that are split, by name, with `*` for the number of a layer."""
+    kinds = {f"{model.base_model_prefix}.{key}": kind for key, kind in model.config.base_model_tp_plan.items()}
+    vocabulary = {"tokens": model.get_input_embeddings(), "head": model.get_output_embeddings()}
+    names = {id(module): plain_name(name) for name, module in model.named_modules()}
+    return kinds | {names[id(module)]: kind for kind, module in vocabulary.items()}
+
+
+def _kind(kinds: dict[str, str], name: str) -> str:
+    key = ".".join("*" if part.isdigit() else part for part in plain_name(name).split("."))
+    adapter = re.fullmatch(r"(.+)\.lora_([AB])\.\w+", key)
+    if adapter is None:
+        return kinds.get(key, "replicated")
+    base, matrix = adapter.groups()
+    return _ADAPTERS.get((matrix, kinds.get(base, "replicated")), "replicated")

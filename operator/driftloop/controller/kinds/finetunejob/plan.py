@@ -247,6 +247,7 @@ def memory_per_worker(
     Weights: in float32; frozen ones in half precision if the computation is.
     Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
     are reduced after each: see `gradient_reduction`.
+    Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
     Gathered: a worker's part of two layers, or of the vocabulary.
     Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
     Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
@@ -269,10 +270,11 @@ def memory_per_worker(
     logits = min(tokens, chunk_tokens(model.vocab_size)) if model.chunked_loss else tokens
     kept = accumulating and gradient_reduction(model) == "step"
     trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
+    split = tensor if training.adapter.type == "none" else 1  # over how many workers of a group trained weights are
     parts = {
-        "weights": math.ceil((FLOAT * trained + width * frozen) / workers),
-        "gradients": math.ceil(FLOAT * trained * (1 / workers + kept / tensor)),
-        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / workers),
+        "weights": math.ceil(FLOAT * trained / (groups * split) + width * frozen / workers),
+        "gradients": math.ceil(FLOAT * trained * (1 / groups + kept) / split),
+        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / (groups * split)),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
         "activations": tokens * _activations_per_token(model, training, tensor, waiting),
         "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),

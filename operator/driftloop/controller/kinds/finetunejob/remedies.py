@@ -122,10 +122,11 @@ def _bf16(case: _Case) -> _Case | None:
 def _lora(case: _Case) -> _Case | None:
     """An adapter on all linear layers.
 
-    A new model can't have one, because its weights are random; nor can a model whose matrices are split.
+    A new model can't have one, because its weights are random; nor can one that is both split and in stages.
     """
-    adapter, model, split = case.spec.training.adapter, case.data.model, case.spec.compute.parallelism.tensor > 1
-    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size or split:
+    adapter, model, parallelism = case.spec.training.adapter, case.data.model, case.spec.compute.parallelism
+    refused = parallelism.tensor > 1 and parallelism.pipeline > 1
+    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size or refused:
         return None
     added = lora_parameters(model, adapter.r)
     facts = model.model_copy(update={"parameters": model.parameters + added, "trainable_parameters": added})

@@ -308,6 +308,17 @@ def test_what_is_split_takes_less_memory_and_what_is_whole_does_not() -> None:
     assert split["logits"] == whole["logits"]
 
 
+def test_what_adapters_replicate_is_not_divided_over_the_workers_that_share_a_matrix() -> None:
+    training = TrainingSpec(train_batch_size=16, adapter=Adapter(type="lora"))
+    model = model_of(parameters=9_000_000, trainable_parameters=1_000_000)
+    whole, split = (
+        memory_per_worker(training, prepared(model=model), 2, 1, on_gpu=True, parallelism=Parallelism(tensor=tensor))
+        for tensor in (1, 4)
+    )
+    assert (split["gradients"], split["optimizer"]) == (whole["gradients"], whole["optimizer"])
+    assert whole["weights"] - split["weights"] == 4 * 8_000_000 / 2 * 3 / 4  # the frozen ones
+
+
 LLAMA_8B = facts(
     8_030_261_248,
     embedding_parameters=525_336_576,
