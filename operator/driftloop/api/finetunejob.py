@@ -500,6 +500,12 @@ class FineTuneJobSpec(ApiModel):
     pod_overrides: PodOverrides = Field(
         default=PodOverrides(), description="Settings that a platform adds to the pods."
     )
+    resume_from: Name | None = Field(
+        None,
+        description="A Failed FineTuneJob in the same namespace. Training resumes from its last checkpoint, at that "
+        "step of this job's plan. model, training.adapter and storage must be the same. Data, compute and the other "
+        "settings of the training may differ.",
+    )
     suspend: bool = Field(
         False, description="true stops the job and keeps its checkpoints. false resumes from the last checkpoint."
     )

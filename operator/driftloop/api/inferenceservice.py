@@ -190,6 +190,11 @@ class InferenceServiceSpec(ApiModel):
                 "retraining.jobTemplate.spec.output.family must be model.family",
                 ".retraining.jobTemplate.spec.output.family",
             ),
+            rule(
+                "!has(self.retraining) || !has(self.retraining.jobTemplate.spec.resumeFrom)",
+                "a retraining starts from a version: remove resumeFrom",
+                ".retraining.jobTemplate.spec.resumeFrom",
+            ),
         )
     )
     model: ServedModel = Field(description="The version to serve.")

@@ -61,6 +61,7 @@ class StageReason(StrEnum):
     RAY_FAILED = "RayFailed"  # Ray did not start (train)
     NON_FINITE_LOSS = "NonFiniteLoss"  # the loss was not finite in too many steps (train)
     CHECKPOINT_UNREADABLE = "CheckpointUnreadable"  # there are checkpoints, but none of them can be loaded (train)
+    CHECKPOINT_MISMATCH = "CheckpointMismatch"  # the job of resumeFrom left no checkpoint that fits this job (train)
     SUPERSEDED = "Superseded"  # another driver has taken over the run (train)
 
     # Serving.

@@ -95,6 +95,7 @@ class TrainTask(ApiModel):
     backoff_limit: int
     attempt: int  # a resume after suspend adds one
     runs: str  # folder of the checkpoints
+    resume_from: str | None = None  # folder of another job's checkpoints, for the first start
     output: str
     lineage: Lineage
 

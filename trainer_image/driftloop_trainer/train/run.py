@@ -4,6 +4,7 @@
     runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`
     runs/<job uid>/reference.json             what the first weights computed, for methods that compare with it
     runs/<job uid>/starts/                    one file per start of the workers: the first step, the number of workers
+    runs/<job uid>/trained.json               the model that is trained, for a job that resumes from a checkpoint
 
 A node that is cut off may still train at the same time as its replacement. A driver takes the run over by writing its
 token. Workers with another token stop at their next checkpoint, or at the end. They never write into a folder of
@@ -16,6 +17,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import fsspec
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
 _COMPLETE, _OWNER, _REFERENCE, _STARTS = "complete.json", "owner", "reference.json", "starts"
+_TRAINED = "trained.json"
 
 
 class Superseded(StageFailure):
@@ -100,6 +103,15 @@ class Run:
         start = {"step": step, "worldSize": world_size, "nodes": nodes, "driver": self.token}
         write_text(join(self._uri, _STARTS, f"{before:04d}.json"), json.dumps(start))
         return before
+
+    def describe(self, trained: dict[str, Any]) -> None:
+        """Record which model is trained."""
+        write_text(join(self._uri, _TRAINED), json.dumps(trained, indent=1))
+
+    def trained(self) -> dict[str, Any] | None:
+        """What was recorded by `describe`, or None."""
+        content = read_text(join(self._uri, _TRAINED))
+        return None if content is None else dict(json.loads(content))
 
     def begin(self, step: int, skipped: int = 0) -> Checkpoint:
         """The checkpoint that this driver writes after `step` steps. It counts only after `complete`."""

@@ -34,6 +34,7 @@ RETRIED = f"{GROUP}/retried"  # the revision failed while the retry annotation n
 # Annotations of other children.
 TRIGGER = f"{GROUP}/trigger"  # on a FineTuneJob: the Trigger as JSON
 ADJUSTMENTS = f"{GROUP}/adjustments"  # on a train Job: what was lowered before it, as JSON
+RESUMED = f"{GROUP}/resume-from"  # on a prepare Job: the folder of the run from whose checkpoint training resumes
 DRAFT = f"{GROUP}/version-draft"  # on a train Job: the ModelVersion to create
 CHECKPOINT_STEP = f"{GROUP}/checkpoint-step"  # on a train Job: the last complete checkpoint, for a scheduler that
 CHECKPOINT_TIME = f"{GROUP}/checkpoint-time"  # chooses which pods to evict

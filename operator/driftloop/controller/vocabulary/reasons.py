@@ -40,6 +40,8 @@ class Reason(StrEnum):
     SERVICE_NOT_FOUND = "ServiceNotFound"
     NO_STABLE_VERSION = "NoStableVersion"
     NO_FEEDBACK_STORAGE = "NoFeedbackStorage"
+    JOB_NOT_FOUND = "JobNotFound"
+    JOB_NOT_RESUMABLE = "JobNotResumable"
 
     # ModelVersion.
     EVALUATING = "Evaluating"

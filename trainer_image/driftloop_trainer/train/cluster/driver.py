@@ -6,6 +6,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError
@@ -66,6 +67,38 @@ def check_inputs(task: TrainTask, scratch: Path) -> None:
     open_folder(task.data_uri, scratch / "data", task.data_digest)
 
 
+def check_resumed(task: TrainTask, run: Run) -> None:
+    """Check that this job can resume from the checkpoint of another one, if it has none of its own.
+
+    Raises StageFailure.
+    """
+    if task.resume_from is None or run.complete_checkpoints():
+        return
+    other = Run(task.resume_from, run.token)
+    checkpoints, trained, wanted = other.complete_checkpoints(), other.trained(), trained_weights(task)
+    if not checkpoints or trained is None:
+        problem = "the job of resumeFrom left no checkpoint: remove resumeFrom"
+    elif differing := [name for name in wanted if trained.get(name) != wanted[name]]:
+        problem = f"the job of resumeFrom trained another {' and '.join(differing)}: use the same, or remove resumeFrom"
+    elif checkpoints[0].step > task.total_steps:
+        problem = (
+            f"the last checkpoint of the job of resumeFrom is of step {checkpoints[0].step}, but this job has only "
+            f"{task.total_steps} steps: raise training.numTrainEpochs or maxSteps"
+        )
+    else:
+        return
+    raise StageFailure(StageReason.CHECKPOINT_MISMATCH, problem)
+
+
+def trained_weights(task: TrainTask) -> dict[str, Any]:
+    """What two jobs have in common if one may resume from a checkpoint of the other: by the words of a message."""
+    return {
+        "base model": task.model.digest or task.model.uri,
+        "tokenizer": task.lineage.tokenizer_digest,
+        "adapter": task.training.adapter.dump(),
+    }
+
+
 def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> TrainResult:
     deadline = time.monotonic() + task.startup_timeout_seconds
     ray.init(address=await_head(head))
@@ -75,6 +108,8 @@ def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> Trai
     wait_for_nodes(task.nodes, deadline)
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
     run.take_over()
+    check_resumed(task, run)
+    run.describe(trained_weights(task))
     outcome = _fit(Assignment(task, run.token, start_board(task.total_steps)), scratch)
     return settle(task, run, to_result(task, outcome))
 

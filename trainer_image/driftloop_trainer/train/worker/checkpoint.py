@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pickle import UnpicklingError
 from typing import Any, TypeVar
 
@@ -57,13 +58,19 @@ def from_all_ranks(own: Sequence[T]) -> list[T]:
     return list(dict.fromkeys(entry for entries in gathered for entry in entries))
 
 
-def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> Position:
+def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer, other: Run | None = None) -> Position:
     """Load the checkpoint with the most steps that can be loaded; every rank calls it. Returns how far the run is.
+
+    If the run has no checkpoint, those of `other` are used. They are only read, and the steps that were skipped there
+    do not count here.
 
     Raises StageFailure on every rank if there are checkpoints and none can be loaded, or the storage fails.
     """
     first = dist.get_rank() == 0
-    candidates = from_rank_0(lambda: _candidates(run))
+    candidates = from_rank_0(partial(_candidates, run))
+    borrowed = other is not None and not candidates.uris
+    if other is not None and borrowed:
+        candidates = from_rank_0(partial(_candidates, other))
     for checkpoint in candidates.readable:
         try:
             load(checkpoint, model, optimizer)
@@ -73,6 +80,8 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> Position:
             if first:
                 log.warning("%s can't be loaded: %s", checkpoint.uri, causes(error))
             continue
+        if borrowed:
+            return Position(checkpoint.step, saved=checkpoint.saved)
         if first:
             with suppress(Superseded):  # the next check_owner tells all ranks
                 run.drop_beyond(checkpoint)

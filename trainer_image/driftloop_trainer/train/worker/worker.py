@@ -65,7 +65,8 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             reduction=task.gradient_reduction,
             background=task.checkpoints == "asynchronous",
         )
-        begun = resume(run, model, optimizer)
+        other = Run(task.resume_from, run.token) if task.resume_from else None
+        begun = resume(run, model, optimizer, other)
         restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
         with at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker:
             trained = loop.run(model, optimizer, run, begun, report if first else lambda _: None, worker)

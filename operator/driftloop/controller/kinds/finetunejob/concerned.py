@@ -13,12 +13,16 @@ KIND = "FineTuneJob"
 
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
-    """The job of a pod or version, the jobs that start from a version or service, the jobs that use a claim."""
+    """The job of a pod or version, the jobs that start from a version, service or job, the jobs that use a claim."""
     if is_pod_of(changed, (PREPARE, TRAIN)) or changed["kind"] == "ModelVersion":
         yield from named_by_label(changed, KIND, JOB)
     if changed["kind"] in ("ModelVersion", "InferenceService"):
         for job in unfinished(objects.list(KIND, changed["metadata"]["namespace"])):
             if _starts_from(field(job, "spec", "model", "from"), changed):
+                yield key(job)
+    if changed["kind"] == KIND:
+        for job in unfinished(objects.list(KIND, changed["metadata"]["namespace"])):
+            if field(job, "spec", "resumeFrom") == changed["metadata"]["name"]:
                 yield key(job)
     yield from users_of_claim(changed, KIND, objects)
 

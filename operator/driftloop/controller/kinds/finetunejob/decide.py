@@ -17,7 +17,6 @@ from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, p
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy, remedy_after
 from driftloop.controller.kinds.finetunejob.stages import Stages, stages_of
 from driftloop.controller.kinds.finetunejob.start import Blocked, Refused, Start, Waiting, start
-from driftloop.controller.kinds.finetunejob.tasks import Prepared
 from driftloop.controller.kinds.stage import Stage, foreign_result, lost_result
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge
@@ -33,7 +32,14 @@ from driftloop.controller.pods.outcome import (
     memory_shortage,
 )
 from driftloop.controller.vocabulary import conditions
-from driftloop.controller.vocabulary.labels import ADJUSTMENTS, CHECKPOINT_STEP, CHECKPOINT_TIME, DRAFT, VERSION
+from driftloop.controller.vocabulary.labels import (
+    ADJUSTMENTS,
+    CHECKPOINT_STEP,
+    CHECKPOINT_TIME,
+    DRAFT,
+    RESUMED,
+    VERSION,
+)
 from driftloop.controller.vocabulary.plan import Action, Annotate, Apply, Create, Obj, Plan, Settings, independent
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -109,9 +115,10 @@ def _start_step(stages: Stages) -> Step:
 
 def _create_prepare(stages: Stages, begin: Start) -> Step:
     job = stages.observed.job
-    parent = {VERSION: begin.parent} if begin.parent else {}
+    recorded = {VERSION: begin.parent, RESUMED: begin.resumed}
+    annotations = {name: value for name, value in recorded.items() if value}
     try:
-        body = jobs.prepare_job(job, tasks.prepare_task(stages.observed, begin), _placement(stages), parent)
+        body = jobs.prepare_job(job, tasks.prepare_task(stages.observed, begin), _placement(stages), annotations)
     except TaskTooLarge as error:
         return _failed(Reason.TASK_TOO_LARGE, str(error))
     actions = (Apply(jobs.job_policy(job, stages.settings)), Create(body))
@@ -150,7 +157,7 @@ def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
         phase = observed.status.phase or "Planning"  # it may be Suspended, from which the next attempt is counted
         return Step(phase, conditions.progressing(Reason.STOPPING, message), (), SETTLE_SECONDS, changes)
     try:
-        actions = _create_train(stages, Prepared(task, data, tasks.parent_of(prepare)), planned)
+        actions = _create_train(stages, tasks.prepared_by(prepare, task, data), planned)
     except tasks.InvalidResult as error:
         return _failed(Reason.INVALID_RESULT, f"prepare: {error}", changes)
     except TaskTooLarge as error:
@@ -165,7 +172,7 @@ def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
     )
 
 
-def _create_train(stages: Stages, prepared: Prepared, planned: TrainingPlan) -> tuple[Action, ...]:
+def _create_train(stages: Stages, prepared: tasks.Prepared, planned: TrainingPlan) -> tuple[Action, ...]:
     """The actions that create the train Job. Raises InvalidResult and TaskTooLarge."""
     job, settings = stages.observed.job, stages.settings
     lineage = tasks.lineage(stages.observed, prepared, settings.trainer_image)

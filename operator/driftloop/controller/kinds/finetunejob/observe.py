@@ -51,7 +51,7 @@ def _with_start(observed: Observed, world: World) -> Observed:
     """Add the objects that must exist before the first Job is created."""
     namespace, source = observed.namespace, observed.spec.model.from_
     serving = world.get("InferenceService", namespace, source.serving.name) if source.serving else None
-    feedback = observed.spec.data.feedback
+    feedback, resumed = observed.spec.data.feedback, observed.spec.resume_from
     return replace(
         observed,
         versions=tuple(world.list("ModelVersion", namespace)),
@@ -59,6 +59,7 @@ def _with_start(observed: Observed, world: World) -> Observed:
         serving=serving,
         serving_deployments=tuple(world.list("Deployment", namespace)) if serving else (),
         feedback=world.get("InferenceService", namespace, feedback.service) if feedback else None,
+        resumed=world.get("FineTuneJob", namespace, resumed) if resumed else None,
     )
 
 

@@ -23,6 +23,7 @@ class Observed:
     serving: Obj | None = None  # the InferenceService of model.from.serving
     serving_deployments: tuple[Obj, ...] = ()
     feedback: Obj | None = None  # the InferenceService of data.feedback.service
+    resumed: Obj | None = None  # the FineTuneJob of resumeFrom
 
     # Read for the plan, until there is a train Job.
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods, ascending; empty: unknown

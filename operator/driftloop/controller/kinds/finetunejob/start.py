@@ -32,12 +32,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Start:
-    """The model and data from which training starts."""
+    """The model and data from which training starts. `resumed`: the run from whose last checkpoint it resumes."""
 
     model: ModelSource
     held_out: HeldOut
     parent: str | None = None  # name of the ModelVersion from which training starts, if it starts from one
     feedback: FeedbackSource | None = None
+    resumed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def start(observed: Observed) -> Start | Problem:
     for check in CHECKS:
         if problem := check(case):
             return problem
-    return Start(case.model, case.held_out, case.version_name, case.feedback)
+    return Start(case.model, case.held_out, case.version_name, case.feedback, _run_of(observed))
 
 
 def family_without_version(case: Case) -> Problem | None:
@@ -215,6 +216,48 @@ def feedback_not_taken(case: Case) -> Problem | None:
     return Blocked(Reason.NO_FEEDBACK_STORAGE, message)
 
 
+def resumed_job_absent(case: Case) -> Problem | None:
+    """The FineTuneJob of resumeFrom does not exist yet."""
+    name = case.spec.resume_from
+    if name is None or case.observed.resumed:
+        return None
+    return _absent(Reason.JOB_NOT_FOUND, "resumeFrom", "FineTuneJob", name)
+
+
+def resumed_job_not_failed(case: Case) -> Problem | None:
+    """The FineTuneJob of resumeFrom still trains, or has created its version."""
+    resumed = case.observed.resumed
+    if resumed is None:
+        return None
+    name, ended = resumed["metadata"]["name"], field(resumed, "status", "phase")
+    if resumed["metadata"]["uid"] == case.observed.uid:
+        return Refused(Reason.JOB_NOT_RESUMABLE, "resumeFrom names this job itself: name a Failed job")
+    match ended:
+        case "Failed":
+            return None
+        case "Succeeded":
+            message = (
+                f"resumeFrom: FineTuneJob {name} has created its version: name it in model.from.versionRef instead"
+            )
+            return Refused(Reason.JOB_NOT_RESUMABLE, message)
+        case _:
+            return Waiting(Reason.JOB_NOT_RESUMABLE, f"resumeFrom: FineTuneJob {name} has not ended yet")
+
+
+def resumed_job_differs(case: Case) -> Problem | None:
+    """The FineTuneJob of resumeFrom has another storage, or trains other weights."""
+    resumed = case.observed.resumed
+    if resumed is None:
+        return None
+    for path in (("storage",), ("model",), ("training", "adapter")):
+        if field(resumed, "spec", *path) != field(case.observed.job, "spec", *path):
+            message = (
+                f"resumeFrom: FineTuneJob {resumed['metadata']['name']} has another {'.'.join(path)}: use the same one"
+            )
+            return Refused(Reason.JOB_NOT_RESUMABLE, message)
+    return None
+
+
 def claim_absent(case: Case) -> Problem | None:
     """A PersistentVolumeClaim that the pods mount does not exist."""
     suites = [suite.uri for suite in case.spec.evaluation.suites]
@@ -256,6 +299,9 @@ CHECKS: tuple[Callable[[Case], Problem | None], ...] = (
     held_out_percent_changed,
     feedback_service_absent,
     feedback_not_taken,
+    resumed_job_absent,
+    resumed_job_not_failed,
+    resumed_job_differs,
     claim_absent,
     claim_of_one_node,
 )
@@ -277,6 +323,13 @@ def gather(observed: Observed) -> Case:
         held_out=_inherited(origin.lineage, version, observed.spec) if version and origin else own,
         feedback=_feedback(observed),
     )
+
+
+def _run_of(observed: Observed) -> str | None:
+    """The folder of the run of the job of resumeFrom."""
+    if observed.resumed is None:
+        return None
+    return join(observed.spec.storage, "runs", observed.resumed["metadata"]["uid"])
 
 
 def _absent(reason: Reason, path: str, kind: str, name: str) -> Waiting:

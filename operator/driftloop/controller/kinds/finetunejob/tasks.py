@@ -17,7 +17,7 @@ from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, resolved
 from driftloop.controller.kinds.finetunejob.stages import Stages
 from driftloop.controller.kinds.finetunejob.start import Start
 from driftloop.controller.pods import jobs
-from driftloop.controller.vocabulary.labels import DRAFT, FAMILY, JOB, TRIGGER, VERSION
+from driftloop.controller.vocabulary.labels import DRAFT, FAMILY, JOB, RESUMED, TRIGGER, VERSION
 from driftloop.controller.vocabulary.naming import version_name
 from driftloop.controller.vocabulary.objects import annotations
 from driftloop.controller.vocabulary.plan import Obj
@@ -34,6 +34,7 @@ class Prepared:
     task: PrepareTask  # its task, which records the model from which training starts
     data: PrepareResult  # its result
     parent: str | None = None  # name of the ModelVersion from which training starts, if it starts from one
+    resumed: str | None = None  # the run from whose last checkpoint training resumes, if it resumes from one
 
     @property
     def model(self) -> ModelSource:
@@ -87,6 +88,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         backoff_limit=spec.compute.backoff_limit,
         attempt=attempt,
         runs=join(spec.storage, "runs", observed.uid),
+        resume_from=prepared.resumed,
         output=join(spec.storage, "versions", observed.uid),
         lineage=lineage,
     )
@@ -183,9 +185,10 @@ def train_task_of(train: Obj) -> TrainTask | None:
             assert_never(never)
 
 
-def parent_of(prepare: Obj) -> str | None:
-    """Name of the version from which training starts, as recorded on the prepare Job."""
-    return annotations(prepare).get(VERSION)
+def prepared_by(prepare: Obj, task: PrepareTask, data: PrepareResult) -> Prepared:
+    """The finished stage, with what was recorded on its Job when it was created."""
+    recorded = annotations(prepare)
+    return Prepared(task, data, recorded.get(VERSION), recorded.get(RESUMED))
 
 
 def _trigger(job: Obj) -> Trigger:

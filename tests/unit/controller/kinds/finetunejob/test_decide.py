@@ -675,6 +675,17 @@ def test_the_last_checkpoint_is_shown_on_the_train_job() -> None:
     assert run.status["progress"]["checkpoint"] == last.dump()
 
 
+def test_training_resumes_from_the_run_that_was_found_at_the_start_though_its_job_is_gone() -> None:
+    run = Run(resumeFrom="first")
+    first = job()
+    first["metadata"] |= {"name": "first", "uid": "first-uid"}
+    run.step(resumed=first | {"status": {"phase": "Failed"}})
+    run.until_training()
+    task = jobs.task_of(run.cluster.job("train"))
+    assert isinstance(task, TrainTask)
+    assert task.resume_from == "pvc://shared/work/runs/first-uid"
+
+
 def test_suspension_is_announced_by_the_generation_that_was_looked_at() -> None:
     run = Run()
     run.step()

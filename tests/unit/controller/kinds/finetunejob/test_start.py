@@ -131,3 +131,52 @@ def test_the_task_and_the_lineage_say_what_was_inherited() -> None:
     assert (task.held_out_salt, task.data.held_out_percent) == ("older", 30)
     born = trained(seen, found, "v1")["spec"]["lineage"]
     assert (born["heldOutSalt"], born["heldOutPercent"], born["parent"]) == ("older", 30, parent["metadata"]["name"])
+
+
+def resuming(resumed: Obj | None, **spec: Any) -> Start | Problem:
+    body = job(resumeFrom="first", **spec)
+    return start(Observed(body, FineTuneJob.model_validate(body).spec, claims=claim(), resumed=resumed))
+
+
+def ended(phase: str | None, uid: str = "first-uid", **spec: Any) -> Obj:
+    body = job(**spec)
+    body["metadata"] |= {"name": "first", "uid": uid}
+    return body | {"status": {"phase": phase}}
+
+
+def test_a_job_resumes_from_the_run_of_a_failed_job_and_may_have_other_settings() -> None:
+    found = resuming(ended("Failed"), training={"learningRate": 1e-6}, compute={"nodes": 4})
+    assert isinstance(found, Start)
+    assert found.resumed == "pvc://shared/work/runs/first-uid"
+    assert isinstance(unrelated := start(observed({"uri": "pvc://shared/base"}, None, "desk", None)), Start)
+    assert unrelated.resumed is None
+
+
+@pytest.mark.parametrize("phase", [None, "Pending", "Training", "Suspended"])
+def test_a_job_waits_until_the_one_that_it_resumes_has_ended(phase: str | None) -> None:
+    found = resuming(ended(phase))
+    assert isinstance(found, Waiting)
+    assert (found.reason, "first has not ended" in found.message) == (Reason.JOB_NOT_RESUMABLE, True)
+
+
+def test_a_job_waits_for_the_one_that_it_resumes_to_exist() -> None:
+    found = resuming(None)
+    assert isinstance(found, Waiting)
+    assert found.reason == Reason.JOB_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("resumed", "fix"),
+    [
+        (ended("Succeeded"), "model.from.versionRef"),
+        (ended("Failed", uid=job()["metadata"]["uid"]), "this job itself"),
+        (ended("Failed", storage="s3://bucket/work"), "another storage"),
+        (ended("Failed", model={"from": {"uri": "pvc://shared/other"}}), "another model"),
+        (ended("Failed", training={"adapter": {"type": "lora"}}), "another training.adapter"),
+    ],
+)
+def test_a_job_that_can_not_be_resumed_is_refused_with_the_reason(resumed: Obj, fix: str) -> None:
+    found = resuming(resumed)
+    assert isinstance(found, Refused)
+    assert found.reason == Reason.JOB_NOT_RESUMABLE
+    assert fix in found.message

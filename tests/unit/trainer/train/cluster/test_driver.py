@@ -14,7 +14,7 @@ from driftloop.podlib.storage import StorageError, publish
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.assignment import Outcome
-from driftloop_trainer.train.cluster.driver import check_inputs, settle, to_result
+from driftloop_trainer.train.cluster.driver import check_inputs, check_resumed, settle, to_result, trained_weights
 from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.skips import Skips, diverged
@@ -71,6 +71,50 @@ def test_the_result_tells_what_a_resumed_run_did() -> None:
     assert (result.uri, result.digest) == ("pvc://claim/versions/uid/0000-a", DIGEST)
     assert (result.resumed_from_step, result.restarts, result.world_size, result.steps) == (4, 1, 2, 10)
     assert result.skipped_steps == 2
+
+
+def failed_run(steps: int, **fields: Any) -> Run:
+    """The run of a failed job with a checkpoint."""
+    run = Run("pvc://claim/runs/failed", "0000-a")
+    run.take_over()
+    run.describe(trained_weights(task(**fields)))
+    run.complete(run.begin(steps), keep=2)
+    return run
+
+
+def resuming(**fields: Any) -> TrainTask:
+    return task(resumeFrom="pvc://claim/runs/failed", **fields)
+
+
+def test_a_job_resumes_from_a_checkpoint_of_the_same_model(volume: Path) -> None:
+    failed_run(10)
+    check_resumed(resuming(training={"learningRate": 1e-6}), taken_over("0000-b"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields", "problem"),
+    [
+        (11, {}, "is of step 11, but this job has only 10 steps"),
+        (4, {"training": {"adapter": {"type": "lora"}}}, "another adapter"),
+        (4, {"model": {"uri": "pvc://claim/other"}}, "another base model"),
+        (4, {"lineage": {"tokenizerDigest": DIGEST}}, "another tokenizer"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_with_what_differs(
+    volume: Path, steps: int, fields: dict[str, Any], problem: str
+) -> None:
+    failed_run(steps)
+    with pytest.raises(StageFailure, match=f"CheckpointMismatch: .*{problem}") as ended:
+        check_resumed(resuming(**fields), taken_over("0000-b"))
+    assert ended.value.exit_code == 78
+
+
+def test_a_job_that_left_no_checkpoint_is_not_resumed_but_a_run_with_its_own_needs_none(volume: Path) -> None:
+    run = taken_over("0000-b")
+    with pytest.raises(StageFailure, match="left no checkpoint"):
+        check_resumed(resuming(), run)
+    run.complete(run.begin(2), keep=2)
+    check_resumed(resuming(), run)
 
 
 def trained(run: Run, text: str, volume: Path) -> TrainResult:

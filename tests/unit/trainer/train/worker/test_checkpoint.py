@@ -79,6 +79,23 @@ def test_a_run_that_was_taken_over_writes_nothing_more(volume: Path) -> None:
     assert [p.name for p in (volume / "runs" / "uid").glob("step-*")] == ["step-00000001-0000-a"]
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_run_without_a_checkpoint_resumes_from_that_of_another_run_and_leaves_it_alone(volume: Path) -> None:
+    model, optimizer = model_and_optimizer()
+    failed = Run("pvc://claim/runs/failed", "0000-a")
+    failed.take_over()
+    for step in (3, 4):
+        save(failed, Position(step, skipped=2), model, optimizer, keep=2)
+    expected = model.weight.clone()  # type: ignore[operator]
+    run, (other, other_optimizer) = taken_over("0000-b"), model_and_optimizer()
+    cut_short(volume / "runs" / "failed" / "step-00000004-0000-a" / "__0_0.distcp")
+    assert resume(run, other, other_optimizer, failed) == Position(3, skipped=0)
+    assert torch.equal(other.weight, expected)  # type: ignore[arg-type]
+    assert len(failed.complete_checkpoints()) == 2
+    save(run, Position(5), other, other_optimizer, keep=2)
+    assert resume(run, other, other_optimizer, failed) == Position(5)
+
+
 def delete(path: Path) -> None:
     path.unlink()
 
