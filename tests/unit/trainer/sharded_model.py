@@ -26,7 +26,7 @@ from driftloop_trainer.train.worker.mesh import Mesh
 
 LARGE = "large"
 ALLOWED = 230 << 20  # bytes that a rank may add to what it had after its imports; the large model has 324 MB
-SMALL = ("tied", "untied", "mixtral", "gpt2")
+SMALL = ("tied", "untied", "mixtral", "gpt2", "rearranged")
 SPLIT = ("tied", "untied")  # also loaded with each matrix over two ranks, and in two stages; the vocabulary is odd
 WAYS = {  # how a model is loaded: its adapter and the grid
     "none": ("none", Parallelism()),

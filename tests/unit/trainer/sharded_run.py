@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
@@ -74,10 +75,15 @@ def tiny_model(
     """
     torch.manual_seed(0)
     config = config_for(SIZES | {"model_type": model_type} | fields)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)  # type: ignore[no-untyped-call]
+    # Experts one after the other: the kernel that computes them at once does not know float64.
+    model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, dtype=torch.float64, experts_implementation="eager"
+    )
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(_normalised, module)
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = partial(_routed, module)
     if broken_token is not None:
         with torch.no_grad():
             model.get_input_embeddings().weight[broken_token] = torch.inf
@@ -89,6 +95,13 @@ def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
     scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
     normalised: torch.Tensor = norm.weight * scaled
     return normalised
+
+
+def _routed(router: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mixtral's router as in transformers, which computes the shares of the experts in float32."""
+    logits = functional.linear(hidden.reshape(-1, router.hidden_dim), router.weight)
+    shares, experts = logits.softmax(-1).topk(router.top_k)
+    return logits, shares / shares.sum(-1, keepdim=True), experts
 
 
 def adapter_of(case: dict[str, Any]) -> Adapter:

@@ -54,6 +54,7 @@ PACKED: dict[str, dict[str, Any]] = {
     "packed, lora": {"world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     "packed, split": GRID | {"model": {"model_type": "qwen3"}},
 }
+MIXTRAL = {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2}  # uneven shards of experts
 # Seven rows on four ranks, one at a time: accumulated over two micro-batches, and one rank's last one is empty.
 KINDS: dict[str, dict[str, Any]] = {
     "shards": {},
@@ -68,6 +69,8 @@ RECORDED: dict[str, dict[str, Any]] = {
     for model_type in ("llama", "qwen3")
     for name, case in KINDS.items()
 } | {
+    "mixtral, shards": {"model": MIXTRAL},
+    "mixtral, shards of adapters": {"model": MIXTRAL, "lora": True},
     "adapters of the vocabulary": {
         "lora": True,
         "targets": ["embed_tokens", "lm_head", "q_proj", "o_proj"],

@@ -27,6 +27,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "tied": HEADS | {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
     "untied": HEADS | {"model_type": "qwen3", "num_hidden_layers": 2},
     "mixtral": HEADS | {"model_type": "mixtral", "num_local_experts": 2},
+    "rearranged": HEADS | {"model_type": "olmo_hybrid", "num_hidden_layers": 2},
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
     LARGE: {
         "model_type": "llama",

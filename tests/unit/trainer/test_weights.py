@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError
 from driftloop_trainer.models import config_for
-from driftloop_trainer.weights import check_weights, is_rearranged, stored_tensors
+from driftloop_trainer.weights import check_weights, is_rearranged, stored_tensors, stored_weights
 from unit.trainer.conftest import ARCHITECTURE
 
 URI = "pvc://claim/model"
@@ -72,11 +72,44 @@ def test_a_file_that_is_cut_short_or_no_safetensors_is_named(volume: Path, confi
         check_weights(config, URI)
 
 
+SIZES = ARCHITECTURE | {"num_key_value_heads": 1, "vocab_size": 64, "tie_word_embeddings": False}
+EXPERTS = SIZES | {"num_local_experts": 3, "num_experts": 3}
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_experts_that_are_stored_one_by_one_are_read_stacked_and_divided_again(volume: Path, model_type: str) -> None:
+    config = config_for(EXPERTS | {"model_type": model_type})
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(volume / "model")
+    found = stored_weights(model, stored_tensors(URI))
+    assert found is not None
+    expected = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].read(), weight) for name, weight in expected.items())
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    assert torch.equal(found[name].rows(1, 2), expected[name][1:3])
+    files = {key: tensor for name, weight in expected.items() for key, tensor in found[name].divided(weight).items()}
+    stored = load_file(volume / "model" / "model.safetensors")
+    assert files.keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in files.items())
+    assert not is_rearranged(model)
+
+
+def test_an_expert_without_one_of_its_matrices_is_named(volume: Path) -> None:
+    config = config_for(EXPERTS | {"model_type": "mixtral"})
+    AutoModelForCausalLM.from_config(config).save_pretrained(volume / "model")  # type: ignore[no-untyped-call]
+    file = volume / "model" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.0.block_sparse_moe.experts.1.w3.weight"]
+    save_file(tensors, file)
+    with pytest.raises(StageFailure, match=r"the weights lack parts of model\.layers\.0\.mlp\.experts\.gate_up_proj"):
+        check_weights(config, URI)
+
+
 def test_weights_that_transformers_rearranges_are_known() -> None:
-    sizes = ARCHITECTURE | {"num_key_value_heads": 1, "vocab_size": 64}
     with torch.device("meta"):
-        dense, experts = (
-            AutoModelForCausalLM.from_config(config_for(sizes | fields))  # type: ignore[no-untyped-call]
-            for fields in ({}, {"model_type": "mixtral", "num_local_experts": 2})
+        dense, fused = (
+            AutoModelForCausalLM.from_config(config_for(SIZES | {"model_type": model_type, "pad_token_id": None}))  # type: ignore[no-untyped-call]
+            for model_type in ("llama", "olmo_hybrid")
         )
-    assert (is_rearranged(dense), is_rearranged(experts)) == (False, True)
+    assert (is_rearranged(dense), is_rearranged(fused)) == (False, True)

@@ -32,7 +32,7 @@ from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.generation import GENERATION, end_generation
 from driftloop_trainer.train.worker.loading import ShardedModel, is_adapter
 from driftloop_trainer.train.worker.mesh import Mesh
-from driftloop_trainer.weights import StoredTensor
+from driftloop_trainer.weights import Stored
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def adapted_weights(model: nn.Module) -> dict[str, Adapted] | None:
 
 
 class Weights:
-    """The weights of the exported model, by the names that they have in the base model's files."""
+    """The weights of the exported model, by name: in the base model's files or, if stored in parts, in the model."""
 
     def __init__(
-        self, model: nn.Module, stored: dict[str, StoredTensor], adapted: dict[str, Adapted], dtype: torch.dtype
+        self, model: nn.Module, stored: dict[str, Stored], adapted: dict[str, Adapted], dtype: torch.dtype
     ) -> None:
         self._weights = model.state_dict(keep_vars=True)
         self._names = {tensor.name: name for name, tensor in stored.items()}
@@ -122,8 +122,8 @@ class Weights:
         """Bytes of each weight as it is exported."""
         return {tensor.name: tensor.shape.numel() * self._type_of(tensor).itemsize for tensor in self._stored.values()}
 
-    def get(self, stored_name: str, wanted: bool) -> torch.Tensor | None:
-        """The whole weight on the CPU if it is `wanted`, else None. Every rank calls it.
+    def get(self, stored_name: str, wanted: bool) -> dict[str, torch.Tensor]:
+        """The whole weight on the CPU as the files have it, if it is `wanted`; else nothing. Every rank calls it.
 
         A frozen weight is read from the base model's file, with the precision that it has there.
         """
@@ -131,12 +131,15 @@ class Weights:
         tensor, weight = self._stored[name], self._weights[name]
         if weight.requires_grad:
             whole = _whole(weight)
-            return whole.to("cpu", self._type_of(tensor)).contiguous() if wanted else None
+            return self._divided(tensor, whole) if wanted else {}
         change = self._change(name)
         if not wanted:
-            return None
+            return {}
         frozen = tensor.read()
-        return (frozen if change is None else frozen.float() + change).to(self._type_of(tensor)).contiguous()
+        return self._divided(tensor, frozen if change is None else frozen.float() + change)
+
+    def _divided(self, tensor: Stored, whole: torch.Tensor) -> dict[str, torch.Tensor]:
+        return tensor.divided(whole.to("cpu", self._type_of(tensor)).contiguous())
 
     def _change(self, name: str) -> torch.Tensor | None:
         """The matrix that the adapter adds to a weight, in float32 on the CPU."""
@@ -147,7 +150,7 @@ class Weights:
         product = outer @ inner * adapter.scaling
         return product.T if adapter.transposed else product
 
-    def _type_of(self, tensor: StoredTensor) -> torch.dtype:
+    def _type_of(self, tensor: Stored) -> torch.dtype:
         return self._dtype if tensor.dtype.is_floating_point else tensor.dtype
 
 
@@ -192,20 +195,22 @@ def _write_files(weights: Weights, mesh: Mesh, output: str, folder: Path) -> lis
     before = sum(len(stage) for stage in files[: mesh.stage])
     names = [file_name(number, total) for number in range(total)]
     rank, mine = dist.get_rank() % ranks, files[mesh.stage]
-    written = []
+    written: list[tuple[ManifestEntry, list[str]]] = []  # each file of this rank, and the names in it
     for first in range(0, len(mine), ranks):
         content = _gathered(weights, mine[first : first + ranks], rank)
         if content:
-            written.append(_write_file(content, join(output, names[before + first + rank]), folder))
+            entry = _write_file(content, join(output, names[before + first + rank]), folder)
+            written.append((entry, list(content)))
+    gathered: list[list[tuple[ManifestEntry, list[str]]]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(gathered, written)
+    everything = [file for by_rank in gathered for file in by_rank]
     if dist.get_rank() == 0 and total > 1:
         document = {
             "metadata": {"total_size": sum(sum(stage.values()) for stage in sizes)},
-            "weight_map": {name: names[number] for number, file in enumerate(chain(*files)) for name in file},
+            "weight_map": {name: entry.path for entry, inside in everything for name in inside},
         }
         (folder / INDEX).write_text(json.dumps(document, indent=2) + "\n")
-    gathered: list[list[ManifestEntry]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, written)
-    return [entry for entries in gathered for entry in entries]
+    return [entry for entry, _ in everything]
 
 
 def _sizes_by_stage(weights: Weights, mesh: Mesh) -> list[dict[str, int]]:
@@ -223,12 +228,10 @@ def _sizes_by_stage(weights: Weights, mesh: Mesh) -> list[dict[str, int]]:
 
 def _gathered(weights: Weights, files: list[list[str]], rank: int) -> dict[str, torch.Tensor]:
     """The weights of the file that `rank` writes; the other ranks write the other `files`."""
-    content = {}
+    content: dict[str, torch.Tensor] = {}
     for owner, file in enumerate(files):
         for name in file:
-            tensor = weights.get(name, owner == rank)
-            if tensor is not None:
-                content[name] = tensor
+            content |= weights.get(name, owner == rank)
     return content
 
 

@@ -1,8 +1,9 @@
 """A model that is sharded before it has weights: no process ever holds the whole model.
 
 The model is created and sharded on the meta device, where weights take no memory. Then each worker reads its own slices
-of the files. There is one exception: architectures whose weights transformers rearranges (most mixtures of experts,
-which are stored expert by expert). Rank 0 loads these models whole on its CPU and sends each worker its shards.
+of the files, also of experts that are stored one by one and stacked in the model. There is one exception:
+architectures whose weights transformers rearranges in another way. Rank 0 loads these models whole on its CPU and sends
+each worker its shards.
 """
 
 import math
@@ -23,7 +24,7 @@ from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.stages import check_stages
-from driftloop_trainer.weights import StoredTensor, meta_model, stored_names, stored_tensors, tied_names
+from driftloop_trainer.weights import Stored, meta_model, stored_tensors, stored_weights, tied_names
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ShardedModel:
     """
 
     model: Any
-    stored: dict[str, StoredTensor] | None
+    stored: dict[str, Stored] | None
     mesh: Mesh
 
 
@@ -44,8 +45,8 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
 
     `folder` has the model's small files; the weights are read from `uri`. Raises StageFailure and StorageError.
     """
-    bare, tensors = empty_model(folder, training), stored_tensors(uri)
-    plain_names = stored_names(bare, tensors)
+    bare = empty_model(folder, training)
+    weights = stored_weights(bare, stored_tensors(uri))
     first_names = {name: first for first, *others in tied_names(bare) for name in (first, *others)}
     model = with_adapter(bare, training.adapter)
     check_stages(model, mesh.stages)
@@ -54,12 +55,12 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
     model.to_empty(device=device)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
-    if plain_names is None:
+    if weights is None:
         stored = None
         _receive(model, folder)
     else:
         firsts = {name: first_names.get(plain_name(name)) for name, *_ in tied_names(model)}
-        stored = {name: tensors[plain_names[first]] for name, first in firsts.items() if first in plain_names}
+        stored = {name: weights[first] for name, first in firsts.items() if first in weights}
         _read(model, stored)
     _start_adapters(model, training.seed)
     return ShardedModel(model, stored, mesh)
@@ -81,7 +82,7 @@ def empty_model(folder: Path, training: TrainingSpec) -> Any:
     return model
 
 
-def _read(model: nn.Module, stored: dict[str, StoredTensor]) -> None:
+def _read(model: nn.Module, stored: dict[str, Stored]) -> None:
     """Fill each rank's shards from the files."""
     weights = model.state_dict(keep_vars=True)
     wanted = {tensor.name: weights[name].detach() for name, tensor in stored.items()}

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
-from driftloop_trainer.weights import StoredTensor
+from driftloop_trainer.weights import Stored
 
 
 class WeightsReader(FileSystemReader):
@@ -24,7 +24,7 @@ class WeightsReader(FileSystemReader):
     torch's HuggingFaceStorageReader only opens mounted files (not reported). This one also reads from a bucket.
     """
 
-    def __init__(self, tensors: dict[str, StoredTensor]) -> None:
+    def __init__(self, tensors: dict[str, Stored]) -> None:
         super().__init__(path="")
         self._tensors = tensors
 
@@ -56,6 +56,6 @@ class WeightsReader(FileSystemReader):
         planner.commit_tensor(item, target)
 
 
-def _description(tensor: StoredTensor) -> TensorStorageMetadata:
+def _description(tensor: Stored) -> TensorStorageMetadata:
     whole = ChunkStorageMetadata(offsets=torch.Size([0] * len(tensor.shape)), sizes=tensor.shape)
     return TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), tensor.shape, [whole])
