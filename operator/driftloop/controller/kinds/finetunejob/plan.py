@@ -184,11 +184,14 @@ def _not_split(model: ModelFacts, tensor: int) -> Refusal | None:
 def micro_batches(training: TrainingSpec, groups: int, stages: int = 1) -> Iterator[int]:
     """Possible micro-batch sizes, descending: the largest that the spec allows, then smaller equal parts.
 
-    With a pipeline there are at least as many micro-batches as `stages`, if the batch has the rows.
+    With a pipeline there are at least as many micro-batches as `stages`, if the batch has the rows. They are equal
+    parts, as all are padded to the largest.
     """
     share = math.ceil(training.train_batch_size / groups)
-    most = share if stages == 1 else max(1, (share - 1) // (stages - 1))
-    micro = min(training.per_device_train_batch_size, most)
+    micro = min(training.per_device_train_batch_size, share)
+    if stages > 1:
+        most = min(micro, max(1, (share - 1) // (stages - 1)))  # more rows would make fewer micro-batches
+        micro = math.ceil(share / math.ceil(share / most))
     yield micro
     while micro > 1:
         parts = math.ceil(share / (micro - 1))  # the least number of parts that are smaller

@@ -264,15 +264,18 @@ def test_there_are_as_many_micro_batches_as_stages_if_the_batch_has_the_rows(
 ) -> None:
     share = math.ceil(training.train_batch_size / groups)
     for micro in micro_batches(training, groups, stages):
-        assert math.ceil(share / micro) >= min(stages, share)
+        parts = math.ceil(share / micro)
+        assert parts >= min(stages, share)
+        assert micro == math.ceil(share / parts)
 
 
-@pytest.mark.parametrize(("rows", "at_once", "passes"), [(32, 4, 2), (64, 7, 3), (8, 1, 2), (4, 1, 1)])
+@pytest.mark.parametrize(
+    ("rows", "at_once", "passes"), [(32, 4, 2), (64, 8, 2), (300, 25, 3), (12, 2, 2), (8, 1, 2), (4, 1, 1)]
+)
 def test_a_batch_is_cut_for_the_stages(rows: int, at_once: int, passes: int) -> None:
     found = planned(plan(in_stages(2, trainBatchSize=rows), prepared(model=model_of())))
-    groups = 4
-    assert found.status.gradient_accumulation_steps >= min(2, rows // groups)
-    assert found.per_device_train_batch_size * passes * groups >= rows
+    assert found.per_device_train_batch_size == at_once
+    assert found.status.gradient_accumulation_steps == passes
     assert found.status.reasons is not None
     assert "trainBatchSize in 2 stages" in found.status.reasons["perDeviceTrainBatchSize"]
 
