@@ -308,6 +308,15 @@ class TrainingSpec(ApiModel):
 class Parallelism(ApiModel):
     """How the workers divide the model, besides its shards."""
 
+    data_replicate: int = Field(
+        1,
+        ge=1,
+        le=512,
+        description="Number of groups of workers that each have the whole model, in shards. Shards are only exchanged "
+        "within a group, and the gradients are added up between the groups: use it if a group of nodes has enough "
+        "memory for the model, and the network between the groups is slow. It must divide nodes, or be a multiple of "
+        "nodes that divides the workers of each node into equal groups.",
+    )
     pipeline: int = Field(
         1,
         ge=1,
@@ -342,6 +351,22 @@ class Compute(ApiModel):
                 "!has(self.parallelism.tensor) || "
                 "(self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % self.parallelism.tensor == 0",
                 "parallelism.tensor must divide the workers of a node: gpusPerNode, or workersPerNode on CPU",
+                ".parallelism",
+            ),
+            rule(
+                "!has(self.parallelism.tensor) || !has(self.parallelism.dataReplicate) || "
+                "self.nodes % self.parallelism.dataReplicate == 0 || "
+                "(self.parallelism.dataReplicate % self.nodes == 0 && "
+                "(self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % "
+                "(self.parallelism.dataReplicate / self.nodes * self.parallelism.tensor) == 0)",
+                "parallelism.dataReplicate must divide nodes, or be a multiple of nodes that divides the workers of "
+                "each node into equal groups of whole parallelism.tensor",
+                ".parallelism",
+            ),
+            rule(
+                "!has(self.parallelism.pipeline) || !has(self.parallelism.dataReplicate) || "
+                "self.parallelism.pipeline == 1 || self.parallelism.dataReplicate == 1",
+                "parallelism.pipeline is not tested with parallelism.dataReplicate: remove one of them",
                 ".parallelism",
             ),
             rule(

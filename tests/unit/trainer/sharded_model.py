@@ -1,4 +1,4 @@
-"""One rank that loads and exports models, for test_sharded_model.py: `sharded_model.py FOLDER RANK RANKS`.
+"""Ranks that load and export models, for test_sharded_model.py: `sharded_model.py FOLDER`.
 
 FOLDER has the base models, as pvc://NAME, and the prepared data's folder `data`. Each model is left again at
 pvc://out/NAME. The large one is loaded and exported under a limit that is lower than its size. Rank 0 writes to
@@ -9,6 +9,7 @@ import json
 import resource
 import sys
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import is_adapter, load_sharded, place
 from driftloop_trainer.train.worker.mesh import Mesh
 
+RANKS = 4
 LARGE = "large"
 ALLOWED = 230 << 20  # bytes that a rank may add to what it had after its imports; the large model has 324 MB
 SMALL = ("tied", "untied", "mixtral", "gpt2", "rearranged")
@@ -34,15 +36,29 @@ WAYS = {  # how a model is loaded: its adapter and the grid
     "tensor": ("none", Parallelism(tensor=2)),
     "lora-tensor": ("lora", Parallelism(tensor=2)),
     "pipeline": ("none", Parallelism(pipeline=2)),
+    "replicas": ("none", Parallelism(data_replicate=2)),
 }
 LOADED = [(name, way) for name in SMALL for way in WAYS if name in SPLIT or way in ("none", "lora")]
 TRAINED = "-trained"
 
 
-def main(folder: Path, rank: int, ranks: int) -> None:
-    """Load and export every model."""
+def main(folder: Path) -> None:
+    """Load and export every model on all ranks. They are forks of this process, because the imports take long."""
+    fork = get_context("fork")
+    ranks = [fork.Process(target=run_rank, args=(folder, rank), daemon=True) for rank in range(RANKS)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()  # an exchange without its peer ends after two minutes
+    codes = [rank.exitcode for rank in ranks]
+    if any(codes):
+        sys.exit(f"exit codes: {codes}")
+
+
+def run_rank(folder: Path, rank: int) -> None:
+    """Load and export every model as one of the ranks."""
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=120))
     outcome: dict[str, Any] = {}
     for name in SMALL:
         loaded = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)
@@ -117,4 +133,4 @@ def whole(folder: Path) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]))

@@ -61,8 +61,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "shards of adapters": {"lora": True},
     "split over all": {"tensor": 4, "model": {"num_key_value_heads": 4}},
     "shards of split": {"tensor": 2},
+    "replicas of shards": {"replicate": 2},
+    "replicas of adapters": {"replicate": 2, "lora": True},
+    "replicas of split": {"replicate": 2, "tensor": 2},
     "adapters split over all": {"lora": True, "tensor": 4, "model": {"num_key_value_heads": 4}},
     "shards of split adapters": {"lora": True, "tensor": 2},
+    "replicas of split adapters": {"replicate": 2, "lora": True, "tensor": 2},
 }
 RECORDED: dict[str, dict[str, Any]] = {
     f"{model_type}, {name}": case | {"model": {"model_type": model_type} | case.get("model", {})}
@@ -71,6 +75,8 @@ RECORDED: dict[str, dict[str, Any]] = {
 } | {
     "mixtral, shards": {"model": MIXTRAL},
     "mixtral, shards of adapters": {"model": MIXTRAL, "lora": True},
+    "replicas of shards, reduced each time": {"replicate": 2, "reduction": "microBatch"},
+    "replicas": {"replicate": 4},
     "adapters of the vocabulary": {
         "lora": True,
         "targets": ["embed_tokens", "lm_head", "q_proj", "o_proj"],
@@ -149,6 +155,16 @@ CASES: list[dict[str, Any]] = [
     {"name": "split resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "s"},
     GRID | {"name": "split adapters killed", "lora": True, "save_steps": 2, "run": "a", "stop_after": 3},
     {"name": "adapters resumed", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "a", "lora": True},
+    {
+        "name": "replicas killed",
+        "world_size": 4,
+        "replicate": 2,
+        "micro_size": 1,
+        "save_steps": 2,
+        "run": "r",
+        "stop_after": 3,
+    },
+    {"name": "replicas resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "r"},
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
     {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
     *({"pipeline": 2, "micro_size": 2, "save_steps": 100, "name": name} | case for name, case in STAGED.items()),
@@ -169,6 +185,7 @@ CASES: list[dict[str, Any]] = [
 
 MAIN_SPLIT = ("llama untied", "split, in chunks")
 MAIN_RECORDED = (
+    "llama, replicas of shards",
     "llama, shards",
     "qwen3, shards of adapters",
     "qwen3, shards of split",
@@ -321,7 +338,7 @@ def error(found: Tensors, expected: Tensors) -> float:
 @pytest.mark.parametrize("name", sweep("exactness", RECORDED, main=MAIN_RECORDED))
 def test_four_ranks_have_the_losses_gradients_and_weights_of_one_plain_process(folder: Path, name: str) -> None:
     case = RECORDED[name]
-    expected = plain_training(Dataset(folder / FILE), 10, adapter_of(case), **case["model"])
+    expected = plain_training(Dataset(folder / FILE), 10, adapter_of(case), **case.get("model", {}))
     found = torch.load(folder / f"{name}.pt")
     assert losses(folder, name) == pytest.approx(expected.losses, rel=1e-12)
     assert len(found["gradients"]) == 10
@@ -398,7 +415,7 @@ def test_all_ranks_write_a_checkpoint_at_the_step_where_one_of_them_has_to_stop(
 
 
 @pytest.mark.long("exactness")
-@pytest.mark.parametrize("name", ["split resumed in shards", "shards resumed split"])
+@pytest.mark.parametrize("name", ["split resumed in shards", "shards resumed split", "replicas resumed in shards"])
 def test_a_killed_run_goes_on_with_another_mesh(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
 

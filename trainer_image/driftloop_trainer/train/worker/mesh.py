@@ -4,6 +4,9 @@ Each stage of the pipeline has a part of the layers. The rows of a stage train o
 a row share each matrix (tensor). The ranks of a row are neighbours, so they are on one node: they exchange activations
 in every layer. The pipeline is the outermost axis, so that its stages are on different nodes if there are several: they
 exchange the least.
+
+With replicas of the model, each group of neighbouring rows has one: weights and gradients are sharded within a group,
+and only shards of gradients are added up between the groups.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,10 @@ from driftloop.api.finetunejob import Parallelism
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Axes of the grid. `tensor`: None if each worker computes whole layers. `pipeline`: None if it has all layers."""
+    """Axes of the grid. `tensor`: None if each worker computes whole layers. `pipeline`: None if it has all layers.
+
+    `data`: rows; with replicas two axes, replicas x rows of a replica.
+    """
 
     data: DeviceMesh
     tensor: DeviceMesh | None = None
@@ -27,12 +33,13 @@ class Mesh:
     def of(cls, device_type: str, parallelism: Parallelism | None = None) -> "Mesh":
         """All ranks; the data axis has those that `parallelism` leaves. Every rank calls it."""
         wanted = parallelism or Parallelism()
-        rows = dist.get_world_size() // (wanted.pipeline * wanted.tensor)
-        sizes = {"pipeline": wanted.pipeline, "data": rows, "tensor": wanted.tensor}
+        rows = dist.get_world_size() // (wanted.pipeline * wanted.data_replicate * wanted.tensor)
+        replicas = wanted.data_replicate
+        sizes = {"pipeline": wanted.pipeline, "replicate": replicas, "data": rows, "tensor": wanted.tensor}
         axes = {name: size for name, size in sizes.items() if size > 1 or name == "data"}
         grid = init_device_mesh(device_type, tuple(axes.values()), mesh_dim_names=tuple(axes))
         return cls(
-            grid["data"],
+            grid["replicate", "data"] if "replicate" in axes else grid["data"],
             tensor=grid["tensor"] if "tensor" in axes else None,
             pipeline=grid["pipeline"] if "pipeline" in axes else None,
         )
@@ -40,7 +47,10 @@ class Mesh:
     @property
     def data_rank(self) -> int:
         """The number of this worker's row in its stage. Rows with the same number read the same data."""
-        return self.data.get_local_rank()
+        number = 0
+        for axis, size in enumerate(self.data.shape):
+            number = number * size + self.data.get_local_rank(axis)
+        return number
 
     @property
     def data_size(self) -> int:

@@ -77,7 +77,9 @@ def accumulate(model: Any, sums: Sums, batches: Sequence[Batch], factor: float, 
     totals: list[torch.Tensor] = []
     for number, batch in enumerate(batches, start=1):
         if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(each or number == len(batches))
+            last = number == len(batches)
+            model.set_requires_gradient_sync(each or last)
+            model.set_requires_all_reduce(last)  # between replicas of the model
         summed = sums(model, batch)
         (summed[0] * factor).backward()  # type: ignore[no-untyped-call]
         totals.append(summed.detach().to(torch.float64))

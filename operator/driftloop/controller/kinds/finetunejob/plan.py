@@ -1,6 +1,7 @@
 """How the model is sharded over the pods, how many steps training takes, and whether it fits into memory. Pure.
 
 FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer state, and gathers one layer at a time.
+With `compute.parallelism.dataReplicate`, each group of workers has all shards.
 With `compute.parallelism.tensor`, neighbouring workers read the same rows, and each gathers and computes its part of
 every layer. With `compute.parallelism.pipeline`, each stage has a part of the layers, sharded over its workers.
 The estimate refuses training that can't run, before it takes a node. Training that is near the limit is not refused.
@@ -96,7 +97,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
     stage = largest_stage(data.model, parallelism.pipeline)
-    checkpoints, memory = with_checkpoint_copy(memory, stage, groups * parallelism.tensor, compute)
+    checkpoints, memory = with_checkpoint_copy(memory, compute)
     return TrainingPlan(
         workers_per_node,
         micro,
@@ -137,7 +138,12 @@ def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
 
 
 def _strategy(groups: int, parallelism: Parallelism) -> str:
-    axes = {"pipeline": parallelism.pipeline, "fsdp": groups, "tensor": parallelism.tensor}
+    axes = {
+        "pipeline": parallelism.pipeline,
+        "replicate": parallelism.data_replicate,
+        "fsdp": groups // parallelism.data_replicate,
+        "tensor": parallelism.tensor,
+    }
     return " x ".join(f"{name}{size}" for name, size in axes.items() if size > 1) or "single"
 
 
@@ -246,7 +252,8 @@ def memory_per_worker(
 
     `groups` of workers each read the same rows. With more than two groups no part grows with their number. With a
     pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
-    micro-batches as there are stages, the last one has the logits.
+    micro-batches as there are stages, the last one has the logits. With
+    replicas the shards are those of one replica.
     Weights: in float32; frozen ones in half precision if the computation is.
     Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
     are reduced after each: see `gradient_reduction`.
@@ -265,7 +272,8 @@ def memory_per_worker(
     longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
     rows = micro * examples_per_sequence(training)
     tokens = rows * longest
-    workers = groups * tensor  # of a stage
+    shards = groups // parallelism.data_replicate if parallelism else groups
+    workers = shards * tensor  # of a stage, in a replica
     batches = math.ceil(training.train_batch_size / (groups * micro))
     waiting = min(batches, stages)
     accumulating = groups > 1 and batches > 1
@@ -275,9 +283,9 @@ def memory_per_worker(
     trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
     split = tensor if training.adapter.type == "none" else 1  # over how many workers of a group trained weights are
     parts = {
-        "weights": math.ceil(FLOAT * trained / (groups * split) + width * frozen / workers),
-        "gradients": math.ceil(FLOAT * trained * (1 / groups + kept) / split),
-        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / (groups * split)),
+        "weights": math.ceil(FLOAT * trained / (shards * split) + width * frozen / workers),
+        "gradients": math.ceil(FLOAT * trained * (1 / shards + kept) / split),
+        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / (shards * split)),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
         "activations": tokens * _activations_per_token(model, training, tensor, waiting),
         "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
@@ -296,17 +304,15 @@ def gradient_reduction(model: ModelFacts) -> GradientReduction:
     return "step" if FLOAT * model.trainable_parameters <= UNSHARDED_GRADIENTS else "microBatch"
 
 
-def with_checkpoint_copy(
-    memory: dict[str, int], stage: ModelFacts, workers: int, compute: Compute
-) -> tuple[CheckpointMode, dict[str, int]]:
+def with_checkpoint_copy(memory: dict[str, int], compute: Compute) -> tuple[CheckpointMode, dict[str, int]]:
     """How checkpoints are written, and the memory of a worker with the copy that is written during the training.
 
     The copy is in the pod's memory, also with GPUs, whose part of the pod's memory is not in `memory`. If the pod's
-    limit has no room for it, the training waits for its checkpoints. The copy is freed before the export.
-    `stage`: the part of the model that `workers` share.
+    limit has no room for it, the training waits for its checkpoints. The copy is freed before the export. It has the
+    trained weights and their moments, which are of the same size.
     """
     in_pod = compute.gpus_per_node or compute.workers_per_node
-    copy = math.ceil(FLOAT * (1 + ADAM_STATES) * stage.trainable_parameters / workers)
+    copy = math.ceil(memory["optimizer"] * (1 + ADAM_STATES) / ADAM_STATES)
     training = sum(memory[part] for part in memory.keys() - {"loading", "export", "total"})
     used = GPU_RUNTIME_BYTES if compute.gpus_per_node else training
     limit = compute.resources.limits.get("memory")

@@ -119,6 +119,14 @@ def _bf16(case: _Case) -> _Case | None:
     return None if resolved(case.spec).bf16 else case.changed("training", "training.bf16: true", bf16=True)
 
 
+def _one_replica(case: _Case) -> _Case | None:
+    parallelism = case.spec.compute.parallelism
+    if parallelism.data_replicate == 1:
+        return None
+    sharded = parallelism.model_copy(update={"data_replicate": 1})
+    return case.changed("compute", "compute.parallelism.dataReplicate: 1", parallelism=sharded)
+
+
 def _lora(case: _Case) -> _Case | None:
     """An adapter on all linear layers.
 
@@ -145,13 +153,15 @@ def lora_parameters(model: ModelFacts, rank: int) -> int:
 
 
 def _nodes(case: _Case) -> _Case | None:
-    """The least number of nodes: each group of workers needs at least one row of a batch."""
-    compute = case.spec.compute
+    """The least number of nodes: each group of workers needs at least one row of a batch, each replica equal nodes."""
+    compute, replicas = case.spec.compute, case.spec.compute.parallelism.data_replicate
     workers = compute.gpus_per_node or compute.workers_per_node
     group = compute.parallelism.pipeline * compute.parallelism.tensor
     rows = case.spec.training.train_batch_size * group // workers
     most = min(MOST_NODES, MORE_NODES * compute.nodes, rows)
-    possible = [nodes for nodes in range(compute.nodes + 1, most + 1) if nodes * workers % group == 0]
+    possible = [
+        nodes for nodes in range(compute.nodes + 1, most + 1) if nodes * workers % group == 0 and nodes % replicas == 0
+    ]
     return _least(possible, partial(_with_nodes, case))
 
 
@@ -182,4 +192,4 @@ def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | No
     return changed(values[found]) if found < len(values) else None
 
 
-_CHANGES: tuple[_Change, ...] = (_checkpointing, _bf16, _lora, _nodes, _memory)
+_CHANGES: tuple[_Change, ...] = (_one_replica, _checkpointing, _bf16, _lora, _nodes, _memory)

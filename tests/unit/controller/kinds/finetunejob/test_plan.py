@@ -322,6 +322,27 @@ def test_what_adapters_replicate_is_not_divided_over_the_workers_that_share_a_ma
     assert whole["weights"] - split["weights"] == 4 * 8_000_000 / 2 * 3 / 4  # the frozen ones
 
 
+def test_shards_are_those_of_one_replica() -> None:
+    training, data = TrainingSpec(train_batch_size=64), prepared(model=model_of())
+    alone = memory_per_worker(training, data, 4, 1, on_gpu=False)
+    replicated = memory_per_worker(training, data, 8, 1, on_gpu=False, parallelism=Parallelism(data_replicate=2))
+    assert replicated == alone
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "strategy"),
+    [
+        ({"dataReplicate": 2}, "replicate2 x fsdp4"),
+        ({"dataReplicate": 2, "tensor": 2}, "replicate2 x fsdp2 x tensor2"),
+        ({"dataReplicate": 8}, "replicate8"),
+    ],
+)
+def test_the_status_shows_the_replicas(parallelism: dict[str, int], strategy: str) -> None:
+    compute = {"nodes": 2, "workersPerNode": 4, "parallelism": parallelism}
+    found = planned(plan(spec(compute=compute, training={"trainBatchSize": 8}), prepared(model=model_of())))
+    assert found.status.strategy == strategy
+
+
 LLAMA_8B = facts(
     8_030_261_248,
     embedding_parameters=525_336_576,

@@ -8,7 +8,13 @@ from driftloop.api.finetunejob import Adapter, FineTuneJobSpec, Parallelism
 from driftloop.cli.decoder import decoder_facts
 from driftloop.contract.result import ModelFacts
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
-from driftloop.controller.kinds.finetunejob.remedies import lora_parameters, plan_or_remedy, smallest_change
+from driftloop.controller.kinds.finetunejob.remedies import (
+    _Case,
+    _nodes,
+    lora_parameters,
+    plan_or_remedy,
+    smallest_change,
+)
 from unit.controller.kinds.finetunejob.test_plan import LLAMA_8B, gpu_job, spec
 from unit.controller.stages import facts, prepared
 
@@ -124,6 +130,23 @@ def with_nodes(wanted: FineTuneJobSpec, nodes: int) -> FineTuneJobSpec:
 def with_memory(wanted: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
     resources = wanted.compute.resources.model_copy(update={"limits": {"memory": memory}})
     return wanted.model_copy(update={"compute": wanted.compute.model_copy(update={"resources": resources})})
+
+
+def replicated(nodes: int, replicas: int) -> FineTuneJobSpec:
+    wanted = gpu_job(8, "28Gi", gradientCheckpointing=True)
+    compute = {"nodes": nodes, "parallelism": Parallelism(data_replicate=replicas)}
+    return wanted.model_copy(update={"compute": wanted.compute.model_copy(update=compute)})
+
+
+def test_fewer_replicas_are_suggested_first() -> None:
+    assert change(replicated(2, 2)) == "compute.parallelism.dataReplicate: 1"
+
+
+def test_more_nodes_are_as_many_for_each_replica() -> None:
+    case = _Case(replicated(3, 3), prepared(model=LLAMA_8B, **LONG), ())
+    found = _nodes(case)
+    assert found is not None
+    assert found.spec.compute.nodes == 6
 
 
 def test_an_adapter_is_suggested_beside_matrices_that_are_split() -> None:
