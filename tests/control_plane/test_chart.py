@@ -197,7 +197,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "driftloop.dev/finetunejobs/status": ("get", "patch"),
     "driftloop.dev/modelversions/status": ("get", "patch"),
     "driftloop.dev/inferenceservices/status": ("get", "patch"),
-    "batch/jobs": (*READ, "create", "delete"),
+    "batch/jobs": (*READ, "create", "patch", "delete"),
     "/pods": READ,
     "/pods/status": ("patch",),
     "apps/deployments": (*READ, "create", "patch", "delete"),
