@@ -7,7 +7,6 @@ train.parquet and, as pvc://FOLDER, the checkpoints.
 import json
 import sys
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +24,7 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.choice import method_of
 from driftloop_trainer.train.worker.sharding import shard
+from unit.trainer.ranks import run_ranks
 from unit.trainer.sharded_run import PAD, STEPS, tiny_model, training
 
 LORA = Adapter(type="lora", r=4)
@@ -95,16 +95,9 @@ def run_rank(folder: Path, rank: int, world_size: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """Run the cases of each world size. The ranks are forks of this process, as the imports take longer than a case."""
-    fork = get_context("fork")
+    """Run the cases of each world size."""
     for world_size in (4, 2, 1):
-        ranks = [fork.Process(target=run_rank, args=(folder, rank, world_size)) for rank in range(world_size)]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join()  # an exchange without its peer ends after a minute
-        if any(rank.exitcode for rank in ranks):
-            sys.exit(f"a rank of {world_size} failed")
+        run_ranks(run_rank, folder, world_size)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import json
 import resource
 import sys
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from driftloop_trainer.models import plain_name
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import is_adapter, load_sharded, place
 from driftloop_trainer.train.worker.mesh import Mesh
+from unit.trainer.ranks import run_ranks
 
 RANKS = 4
 LARGE = "large"
@@ -43,22 +43,14 @@ TRAINED = "-trained"
 
 
 def main(folder: Path) -> None:
-    """Load and export every model on all ranks. They are forks of this process, because the imports take long."""
-    fork = get_context("fork")
-    ranks = [fork.Process(target=run_rank, args=(folder, rank), daemon=True) for rank in range(RANKS)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()  # an exchange without its peer ends after two minutes
-    codes = [rank.exitcode for rank in ranks]
-    if any(codes):
-        sys.exit(f"exit codes: {codes}")
+    """Load and export every model on all ranks."""
+    run_ranks(run_rank, folder, RANKS)
 
 
-def run_rank(folder: Path, rank: int) -> None:
+def run_rank(folder: Path, rank: int, world_size: int) -> None:
     """Load and export every model as one of the ranks."""
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=RANKS, timeout=timedelta(seconds=120))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=120))
     outcome: dict[str, Any] = {}
     for name in SMALL:
         loaded = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)

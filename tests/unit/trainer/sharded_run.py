@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -36,6 +35,7 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.sharding import shard
+from unit.trainer.ranks import run_ranks
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
 SIZES = {
@@ -195,23 +195,10 @@ def cut_short(run: Run, name: str) -> None:
 
 
 def main(folder: Path) -> None:
-    """Run the cases of each world size, the largest first.
-
-    The ranks are forks of this process, because the imports take longer than a case.
-    """
-    fork = get_context("fork")
+    """Run the cases of each world size, the largest first."""
     sizes = {case["world_size"] for case in json.loads((folder / "cases.json").read_text())}
     for world_size in sorted(sizes, reverse=True):
-        ranks = [
-            fork.Process(target=run_rank, args=(folder, rank, world_size), daemon=True) for rank in range(world_size)
-        ]
-        for rank in ranks:
-            rank.start()
-        for rank in ranks:
-            rank.join()  # an exchange without its peer ends after a minute
-        codes = [rank.exitcode for rank in ranks]
-        if any(codes):
-            sys.exit(f"exit codes on {world_size} ranks: {codes}")
+        run_ranks(run_rank, folder, world_size)
 
 
 def run_rank(folder: Path, rank: int, world_size: int) -> None:

@@ -22,6 +22,7 @@ from unit.trainer import templates
 from unit.trainer.conftest import taken_over
 from unit.trainer.prepare.test_folder import LLAMA
 from unit.trainer.templates import with_template
+from unit.trainer.train.worker.test_export import task_document
 
 QUESTIONS = [f"question {number * 7919}" for number in range(12)]
 POLITE, RUDE = "gladly", "no way"
@@ -60,23 +61,13 @@ def trained(volume: Path, adapter: str, report: Any = lambda _: None) -> Outcome
     folders = {"storage": "pvc://claim/store", "output": "pvc://claim/store/prepared/uid"}
     task = common | folders | {"data": data, "training": training(adapter)}
     prepared = prepare(PrepareTask.model_validate(task))
-    document = common | {
+    document = task_document() | {
         "dataUri": prepared.uri,
         "dataDigest": prepared.digest,
         "training": training(adapter),
-        "nodes": 1,
-        "workersPerNode": 1,
-        "gpusPerNode": 0,
         "gradientAccumulationSteps": 2,
         "perDeviceTrainBatchSize": 2,
         "totalSteps": 30,
-        "head": "job-0.job",
-        "startupTimeoutSeconds": 60,
-        "backoffLimit": 3,
-        "attempt": 0,
-        "runs": "pvc://claim/runs/uid",
-        "output": "pvc://claim/versions/uid",
-        "lineage": {},
     }
     token = taken_over("0000-a").token
     return work(Assignment(TrainTask.model_validate(document), token, None), report)
