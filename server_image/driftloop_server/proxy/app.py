@@ -31,7 +31,7 @@ from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
-from driftloop_server.proxy.pace import Pace
+from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
 from driftloop_server.proxy.prompts import Prompt, prompt_of
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.room import Room
@@ -74,11 +74,11 @@ class Api:
         self._drift = drift
         self._readiness = readiness
         self._cors = cors
-        self._pace = Pace()
+        self._bodies, self._refusals = Pace(BODIES), Pace(REFUSALS)
         self._room = Room()
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._cors.preflight, self._measure, errors_as_json])
+        app = web.Application(middlewares=[self._cors.preflight, self._slow_down, self._measure, errors_as_json])
         app.on_response_prepare.append(self._cors.mark)
         add_route(app, "GET", MODELS, self.models)
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
@@ -133,7 +133,7 @@ class Api:
     async def _take_turn(self, request: web.Request, size: int) -> None:
         """Delay a long body. If its length is declared, it waits unread and takes no memory."""
         if size > SMALL:
-            await asyncio.sleep(self._pace.delay(request.remote or "", size))
+            await asyncio.sleep(self._bodies.delay(request.remote or "", size))
 
     async def _whole(
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
@@ -174,6 +174,14 @@ class Api:
         finally:
             request[_TOKENS] = events.tokens
             self._memory.add(identity, Answer(prompt, events.text, events.whole))
+        return response
+
+    @web.middleware
+    async def _slow_down(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Delay the answers of a client whose requests are refused one after another. The delay is not measured."""
+        response = await handler(request)
+        if 400 <= response.status < 500:
+            await asyncio.sleep(self._refusals.delay(request.remote or ""))
         return response
 
     @web.middleware

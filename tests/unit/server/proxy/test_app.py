@@ -1,5 +1,6 @@
-"""A long body waits for its turn, and takes no memory meanwhile."""
+"""A long body waits for its turn, and takes no memory meanwhile. Refusals without end are slowed down."""
 
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from driftloop_server.openai_api import COMPLETIONS
 from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
 from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.pace import REFUSALS
 from driftloop_server.proxy.room import HELD, Room
 from driftloop_server.proxy.upstream import Upstream
 
@@ -51,7 +53,7 @@ async def client(pace: Pace, room: Room) -> AsyncIterator[TestClient[Any, Any]]:
     engine.router.add_post(COMPLETIONS, refuse)
     async with TestServer(engine) as server, Upstream(str(server.make_url("/")), 5) as upstream:
         api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()))
-        api._pace = pace  # type: ignore[assignment]
+        api._bodies = pace  # type: ignore[assignment]
         api._room = room
         async with TestClient(TestServer(api.app())) as client:
             yield client
@@ -110,3 +112,10 @@ async def test_one_whose_length_is_not_told_is_refused_when_it_grows_too_long(
         assert (await client.post(COMPLETIONS, data=chunks())).status == 429
     with room.holding() as all_of_it:
         all_of_it(HELD)
+
+
+async def test_a_client_that_repeats_a_refused_request_is_slowed_to_its_rate(client: TestClient[Any, Any]) -> None:
+    began, beyond = time.monotonic(), 10
+    for _ in range(int(REFUSALS.burst) + beyond):
+        assert (await client.post(COMPLETIONS, data=b'{"prompt":"a"}')).status == 400
+    assert time.monotonic() - began >= beyond / REFUSALS.per_second
