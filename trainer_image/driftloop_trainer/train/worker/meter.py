@@ -1,0 +1,75 @@
+"""What a training reports of itself: loss and speed of its last steps, tokens, and the peak of memory."""
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import NamedTuple
+
+from driftloop_trainer.train.progress import Progress
+from driftloop_trainer.train.run import Position
+
+_RECENT = 20  # steps over which loss and speed are averaged
+
+
+class Step(NamedTuple):
+    """`loss`: NaN if the step was skipped. `tokens`: of the step on all workers."""
+
+    loss: float
+    seconds: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start.
+
+    `skipped`: how many steps of the run were skipped, as their loss or gradient was not finite.
+    `peak_memory`: see `peak_memory`, the largest over all ranks. `reward`: the measures of the last step, if any.
+    """
+
+    loss: float
+    tokens_per_second: float
+    seconds: float
+    skipped: int = 0
+    peak_memory: dict[str, int] = field(default_factory=dict)
+    reward: dict[str, float] = field(default_factory=dict)
+
+
+class Meter:
+    """Measures the steps of one process's loop, which begins now."""
+
+    def __init__(self, total_steps: int) -> None:
+        self._total = total_steps
+        self._begun = time.monotonic()
+        self._recent: deque[Step] = deque(maxlen=_RECENT)
+        self._tokens = 0
+        self.peak: dict[str, int] = {}  # of the steps before, as the ranks agree on it after a step
+        self.reward: dict[str, float] = {}
+
+    def add(self, step: Step) -> None:
+        self._recent.append(step)
+        self._tokens += step.tokens
+
+    def progress(self, position: Position, last: Position) -> Progress:
+        """Progress after at least one step. `last`: of the last checkpoint."""
+        seconds = sum(step.seconds for step in self._recent)
+        return Progress(
+            step=position.step,
+            total=self._total,
+            loss=self._recent[-1].loss,
+            tokens_per_second=sum(step.tokens for step in self._recent) / max(seconds, 1e-9),
+            eta_seconds=(self._total - position.step) * seconds / len(self._recent),
+            skipped=position.skipped,
+            peak_memory=self.peak,
+            checkpoint_step=last.step,
+            checkpoint_time=last.saved,
+            reward=self.reward,
+        )
+
+    def trained(self, skipped: int) -> Trained:
+        seconds = time.monotonic() - self._begun
+        losses = [step.loss for step in self._recent if math.isfinite(step.loss)]
+        loss = fmean(losses) if losses else 0.0
+        return Trained(loss, self._tokens / max(seconds, 1e-9), seconds, skipped, self.peak, self.reward)
