@@ -9,7 +9,7 @@ from driftloop_server.engine.requests import IGNORED, MAX_STOPS, UNSUPPORTED, Ch
 from driftloop_server.openai_api import MAX_SEARCHED
 from driftloop_server.proxy.app import BODY_SECONDS, MAX_BODY, SMALL
 from driftloop_server.proxy.feedback import WINDOW, FeedbackBody
-from driftloop_server.proxy.pace import BURST, BYTES_PER_SECOND, LONGEST
+from driftloop_server.proxy.pace import BODIES, REFUSALS
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/api.md").read_text()
 FIXED = {"add_special_tokens"}  # a constant of each kind of request
@@ -26,7 +26,12 @@ def test_the_bounds_are_those_of_the_code() -> None:
     assert f"| {MAX_MESSAGES:,}, {MAX_PARTS:,}, {MAX_CALLS:,} |" in DOCUMENT
     assert f"rated for {WINDOW.days} days" in DOCUMENT
     assert f"| {MAX_STOPS} of 256 characters |" in DOCUMENT
-    pace = f"{BYTES_PER_SECOND >> 20} MiB/s per pod after a burst of {BURST >> 20} MiB"
-    row = f"| bodies above {SMALL >> 10} KiB from one address | {pace}; those beyond wait for {LONGEST:.0f} s at most |"
+    mib = 1 << 20
+    pace = f"{BODIES.per_second / mib:.0f} MiB/s per pod after a burst of {BODIES.burst / mib:.0f} MiB"
+    beyond = f"those beyond wait for {BODIES.longest:.0f} s at most"
+    row = f"| bodies above {SMALL >> 10} KiB from one address | {pace}; {beyond} |"
     assert row in DOCUMENT
+    pace = f"{REFUSALS.per_second:.0f} per second and pod after a burst of {REFUSALS.burst:.0f}"
+    beyond = f"the answers of those beyond wait for {REFUSALS.longest:.0f} s at most"
+    assert f"| refused requests (4xx) from one address | {pace}; {beyond} |" in DOCUMENT
     assert f"above {MAX_SEARCHED >> 10} Ki characters" in DOCUMENT
