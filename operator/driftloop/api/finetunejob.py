@@ -17,7 +17,6 @@ from driftloop.api.base import (
     QueueName,
     Resources,
     StorageUri,
-    SuiteSpec,
     Text,
     Timestamp,
     cel,
@@ -25,6 +24,7 @@ from driftloop.api.base import (
     rule,
 )
 from driftloop.api.evaluation import EvaluationSettings
+from driftloop.api.suite import SuiteSpec
 
 
 class NewTokenizer(ApiModel):

@@ -13,11 +13,11 @@ from driftloop.api.base import (
     Name,
     PodOverrides,
     StorageUri,
-    SuiteSpec,
     Text,
     Timestamp,
 )
 from driftloop.api.evaluation import EvaluationSettings
+from driftloop.api.suite import SuiteSpec
 
 
 class Artefact(ApiModel):

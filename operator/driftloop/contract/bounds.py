@@ -20,7 +20,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import assert_never
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 
 CONFIDENCE = 0.95
 Z_CONFIDENCE = NormalDist().inv_cdf(CONFIDENCE)

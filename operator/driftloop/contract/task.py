@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from driftloop.api.base import ApiModel, Digest, SuiteSpec
+from driftloop.api.base import ApiModel, Digest
 from driftloop.api.finetunejob import (
     HELD_OUT_PERCENT,
     CheckpointMode,
@@ -20,6 +20,7 @@ from driftloop.api.finetunejob import (
     TrainingSpec,
 )
 from driftloop.api.modelversion import Lineage
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.names import (
     API_PORT,
     ENGINE_PORT,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds, t_quantile
 
 

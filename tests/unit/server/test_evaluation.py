@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.names import VOLUMES_ENV
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
 from driftloop_trainer.evaluate import stage

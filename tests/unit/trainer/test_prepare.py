@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.manifest import Manifest, ManifestError
 from driftloop.contract.result import encode
 from driftloop.contract.task import PrepareTask

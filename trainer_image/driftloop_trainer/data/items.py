@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.manifest import file_sha256
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import ITEMS_FOLDER, SuiteItems

@@ -2,7 +2,8 @@
 
 import pytest
 
-from driftloop.api.base import PodOverrides, Resources, SuiteSpec
+from driftloop.api.base import PodOverrides, Resources
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.task import EvaluateTask, EvaluationArm, decode
 from driftloop.contract.uris import claim_of
 from driftloop.controller.pods.common import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.names import EXIT_BAD_INPUT, VOLUMES_ENV
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.base import SuiteSpec
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import read_items

@@ -6,9 +6,10 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
-from driftloop.api.base import API_VERSION, SuiteSpec
+from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.api.modelversion import Artefact, Lineage, ModelVersionSpec, Trigger, VersionEvaluation
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
 from driftloop.contract.uris import join

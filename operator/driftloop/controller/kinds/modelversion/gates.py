@@ -16,8 +16,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, assert_never
 
-from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import BaselineStatus, Gate, ModelVersionSpec, Verdict
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import (
     Z_CONFIDENCE,
     Z_POWER,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from driftloop.api.base import SuiteSpec
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline
