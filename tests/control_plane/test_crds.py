@@ -108,6 +108,10 @@ def suites(*several: Obj) -> list[Obj]:
     return [{"name": "old", "kind": "retention"} | each for each in several]
 
 
+def measured(**metric: Any) -> list[Obj]:
+    return suites({"items": "data", "metric": metric})
+
+
 def label(value: Any) -> str:
     """The name of a test by its parameters, the same in each run."""
     if callable(value):
@@ -255,6 +259,16 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         "spec.evaluation.suites.*Duplicate",
     ),
     (job, "spec.evaluation.suites", suites({"items": "data", "maxItems": 5}), r"suites\[0\].maxItems.*10"),
+    (job, "spec.evaluation.suites", measured(type="bleu"), r"suites\[0\].metric.type.*chrf"),
+    (job, "spec.evaluation.suites", measured(type="regex", pattern="(a"), r"suites\[0\].metric.*missing closing \)"),
+    (job, "spec.evaluation.suites", measured(pattern="a"), r"suites\[0\].metric.pattern.*needs type: regex"),
+    (job, "spec.evaluation.suites", measured(type="chrf", tolerance=1), r"metric.tolerance.*needs type: numeric"),
+    (job, "spec.evaluation.suites", measured(type="rouge", fields=["a"]), r"metric.fields.*needs type: json"),
+    (job, "spec.evaluation.suites", measured(type="json", schema="{}"), r"metric.schema.*object"),
+    (job, "spec.evaluation.suites", measured(type="chrf", ignoreCase=True), "ignoreCase.*exact or contains"),
+    (job, "spec.evaluation.suites", suites({"items": "data", "topP": 0.9}), r"topP.*needs a temperature above 0"),
+    (job, "spec.evaluation.suites", suites({"items": "data", "seed": 1}), r"seed.*needs a temperature above 0"),
+    (job, "spec.evaluation.suites", suites({"items": "data", "stop": [""]}), r"suites\[0\].stop\[0\]"),
     (
         job,
         "spec.podOverrides.labels",

@@ -92,13 +92,19 @@ Verdict = Literal["Pass", "Fail", "Inconclusive", "NotApplicable"]
 
 
 class Gate(ApiModel):
-    """Result of one gate. Accuracies and differences are shares in [0, 1], as decimal strings."""
+    """Result of one gate. Mean scores and differences are shares in [0, 1], as decimal strings."""
 
     name: str = Field(max_length=63, description="digest, api, or the name of the suite.")
     kind: Literal["digest", "api", "target", "retention", "floor"] = Field(description="Kind of check.")
     verdict: Verdict = Field(description="Result of the gate. Inconclusive never counts as Pass.")
     message: str = Field(max_length=1024, description="The result in a sentence, and what would change it.")
-    value: str | None = Field(None, max_length=16, description="Accuracy of this version.")
+    metric: str | None = Field(None, max_length=16, description="What the answers were measured by.")
+    settings: str | None = Field(
+        None,
+        max_length=1024,
+        description="Settings of the metric and of the answers, as JSON. Long ones are replaced by their SHA-256.",
+    )
+    value: str | None = Field(None, max_length=16, description="Accuracy of this version: the mean score.")
     baseline: str | None = Field(None, max_length=16, description="Accuracy of the stable version on the same items.")
     difference: str | None = Field(None, max_length=16, description="value - baseline, paired by item.")
     lower: str | None = Field(

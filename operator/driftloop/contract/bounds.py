@@ -10,6 +10,8 @@ Sources of the formulas:
 - minimum detectable effect, (t.95 + z.80) standard errors: Miller 2024; the standard error of matched shares with half
   an observation added to each of the four cells: Agresti & Min 2005;
 - lower bound of a share: Wilson 1927;
+- scores between 0 and 1: the evaluation's client computes the bounds, as they need every score
+  (driftloop_trainer/evaluate/meanbounds.py); here is what follows from them;
 - quantiles of t: Hill 1970, Communications of the ACM, algorithm 396.
 """
 
@@ -66,10 +68,17 @@ def paired_difference(items: int, clusters: int, gained: int, lost: int, cluster
     )
 
 
-def share_bounds(items: int, clusters: int, correct: int, clustered_error: float) -> tuple[float, float]:
+def graded_difference(value: float, clusters: int, clustered_error: float, bounds: tuple[float, float]) -> Difference:
+    """The difference of mean scores between 0 and 1, with its `bounds` from the evaluation's client."""
+    detectable = (t_quantile(clusters - 1) + Z_POWER) * clustered_error
+    return Difference(value, *bounds, detectable=max(detectable, _unseen(clusters)))
+
+
+def share_bounds(items: int, clusters: int, correct: float, clustered_error: float) -> tuple[float, float]:
     """One-sided 95 % bounds of a share: the wider of Wilson's and the clustered bounds.
 
-    Wilson's are right for few items and for shares near 0 or 1, the clustered bounds for similar items.
+    Wilson's are right for few items and for shares near 0 or 1, the clustered bounds for similar items. They also hold
+    for a mean of scores between 0 and 1, which varies less than the share with the same value.
     """
     share, z2 = correct / items, Z_CONFIDENCE**2
     centre = (share + z2 / (2 * items)) / (1 + z2 / items)
@@ -149,7 +158,27 @@ def _score(items: float, gained: float, lost: float, difference: float) -> float
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)
 
 
+def _unseen(items: int) -> float:
+    """The share of items that may be lost wholly although none of `items` was: Clopper & Pearson 1934."""
+    return 1 - math.pow(1 - CONFIDENCE, 1 / items)
+
+
+def _graded_could_pass(suite: SuiteSpec, items: int) -> bool:
+    unseen = _unseen(items)
+    match suite.kind:
+        case "floor":
+            return reaches_floor(1 - unseen, suite.minimum)
+        case "target":
+            return 1 - 2 * unseen > suite.min_gain
+        case "retention":
+            return 1 - 2 * unseen > 0 if suite.delta == 0 else unseen < suite.delta
+        case never:
+            assert_never(never)
+
+
 def _could_pass(suite: SuiteSpec, items: int) -> bool:
+    if suite.metric.is_graded:
+        return _graded_could_pass(suite, items)
     match suite.kind:
         case "floor":
             return reaches_floor(share_bounds(items, items, items, 0.0)[0], suite.minimum)

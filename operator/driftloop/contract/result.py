@@ -23,6 +23,8 @@ MAX_REASONS = 24
 MAX_NOTES = 4
 OTHER_REASONS = "other"
 Count = Annotated[int, Field(ge=0, le=10**15)]
+# A sum of scores in [0, 1]: a number of items if all of them are 0 or 1.
+Sum = Annotated[int | float, Field(ge=0, le=10**15)]
 Reason = Annotated[str, Field(max_length=40)]
 MemoryKind = Annotated[str, Field(max_length=16)]
 
@@ -109,17 +111,24 @@ class TrainResult(ApiModel):
 
 
 class SuiteResult(ApiModel):
-    """Paired results of one suite. Standard errors are those of the mean, clustered by item cluster."""
+    """Paired results of one suite. Standard errors are those of the mean, clustered by item cluster.
+
+    `lower` and `upper` are present if scores may be between 0 and 1: the one-sided 95 % bounds of the paired
+    difference, or of the candidate's mean score without a baseline. For scores of 0 and 1 the gate computes its bounds
+    from the counts.
+    """
 
     name: str = Field(max_length=63)
     items: Count
     clusters: Count
-    correct: Count
-    standard_error: float = Field(ge=0)  # of the candidate's accuracy
-    baseline_correct: Count | None = None
-    gained: Count | None = None  # candidate right, baseline wrong
+    correct: Sum  # of the candidate's scores
+    standard_error: float = Field(ge=0)  # of the candidate's mean score
+    baseline_correct: Sum | None = None
+    gained: Count | None = None  # candidate right, baseline wrong; None if scores may be between 0 and 1
     lost: Count | None = None  # candidate wrong, baseline right
     difference_standard_error: float | None = None  # of the paired difference
+    lower: float | None = None
+    upper: float | None = None
     errors: Count = 0  # items that could not be answered; they count as wrong
     cut: Count | None = None  # answers of the candidate that the token limit cut; None: none
     baseline_cut: Count | None = None  # the same for the baseline

@@ -1,12 +1,13 @@
 import math
+from typing import Any
 
 import pytest
 
 from driftloop.api.suite import SuiteSpec
-from driftloop.contract.bounds import least_items, paired_difference, share_bounds, t_quantile
+from driftloop.contract.bounds import graded_difference, least_items, paired_difference, share_bounds, t_quantile
 
 
-def suite(kind: str, **fields: float) -> SuiteSpec:
+def suite(kind: str, **fields: Any) -> SuiteSpec:
     return SuiteSpec.model_validate({"name": "s", "kind": kind, "items": "data"} | fields)
 
 
@@ -32,6 +33,34 @@ def test_one_item_fewer_is_below_the_floor(minimum: float) -> None:
     assert least is not None
     assert share_bounds(least, least, least, 0.0)[0] >= minimum
     assert share_bounds(least - 1, least - 1, least - 1, 0.0)[0] < minimum
+
+
+GRADED = {"metric": {"type": "chrf"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "least"),
+    [
+        ("retention", {"delta": 0.05}, 59),  # 0.95 ** 59 < 0.05
+        ("retention", {"delta": 0.0}, 5),
+        ("target", {"min_gain": 0.0}, 5),  # 0.5 ** 5 < 0.05
+        ("target", {"min_gain": 0.5}, 11),
+        ("floor", {"minimum": 0.9}, 29),
+    ],
+)
+def test_scores_between_0_and_1_need_as_many_items_as_shares_by_clopper_and_pearson(
+    kind: str, fields: dict[str, float], least: int
+) -> None:
+    assert least_items(suite(kind, **fields, **GRADED)) == least
+
+
+def test_the_difference_of_scores_shows_what_its_error_and_its_number_of_items_allow() -> None:
+    found = graded_difference(-0.01, 400, 0.01, (-0.03, 0.01))
+    assert (found.value, found.lower, found.upper) == (-0.01, -0.03, 0.01)
+    assert found.detectable == pytest.approx((1.6487 + 0.8416) * 0.01, abs=1e-5)
+    assert found.excludes_loss(0.05)
+    assert graded_difference(0.0, 100, 0.0, (0.0, 0.0)).detectable == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert not graded_difference(0.0, 50, 0.0, (-0.01, 0.01)).excludes_loss(0.05)
 
 
 def test_a_version_that_must_be_better_needs_few_items_and_certainty_more_than_there_are() -> None:

@@ -18,32 +18,37 @@ from driftloop.contract.result import (
 DIGEST = "sha256:" + "0" * 64
 
 
-def suite(name: str) -> SuiteResult:
+def suite(name: str, **fields: Any) -> SuiteResult:
     """With everything that a paired suite may say."""
-    return SuiteResult(
-        name=name,
-        items=2000,
-        clusters=2000,
-        correct=1999,
-        standard_error=0.012346,
-        baseline_correct=1999,
-        gained=123,
-        lost=123,
-        difference_standard_error=0.012346,
-        errors=12,
-        cut=12,
-        baseline_cut=12,
-    )
+    given: dict[str, Any] = {
+        "name": name,
+        "items": 2000,
+        "clusters": 2000,
+        "correct": 1999,
+        "standard_error": 0.012346,
+        "baseline_correct": 1999,
+        "gained": 123,
+        "lost": 123,
+        "difference_standard_error": 0.012346,
+        "errors": 12,
+        "cut": 12,
+        "baseline_cut": 12,
+    }
+    return SuiteResult.model_validate(given | fields)
 
 
-def test_sixteen_suites_fit_into_a_termination_message() -> None:
+GRADED = {"correct": 1234.5678, "baseline_correct": 1234.5678, "gained": None, "lost": None}
+
+
+@pytest.mark.parametrize("graded", [{}, GRADED | {"lower": -0.01235, "upper": 0.01234}], ids=["counts", "scores"])
+def test_sixteen_suites_fit_into_a_termination_message(graded: dict[str, Any]) -> None:
     found = EvaluateResult(
         uri="pvc://claim/evaluations/uid",
         digest=DIGEST,
         candidate_digest=DIGEST,
         baseline_digest=DIGEST,
         api=ApiCheck(passed=12),
-        suites=[suite(f"suite-{i}") for i in range(16)],
+        suites=[suite(f"suite-{i}", **graded) for i in range(16)],
     )
     assert result.decode(result.encode(found)) == found
 

@@ -1,13 +1,14 @@
 """Reads the items of a suite from its file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.manifest import file_sha256
 from driftloop.contract.reasons import StageReason
+from driftloop.contract.text import INSTRUCTIONS
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.data.cells import Unreadable
@@ -27,6 +28,14 @@ class Question:
     prompt: str
     messages: str = ""  # JSON list of the conversation, if it is more than that message
     tools: str = ""  # JSON list of the tool schemas in the request
+
+    def with_system(self, prompt: str) -> "Question":
+        """The question with a system message; unchanged if the prompt is empty or the question has such a message."""
+        messages = json.loads(self.messages) if self.messages else [{"role": "user", "content": self.prompt}]
+        if not prompt or any(message["role"] in INSTRUCTIONS for message in messages):
+            return self
+        system = {"role": "system", "content": prompt}
+        return replace(self, messages=json.dumps([system, *messages], ensure_ascii=False))
 
     @property
     def chat(self) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
-from driftloop_trainer.evaluate.client import Answer, Arm
+from driftloop_trainer.evaluate.client import Answer, Arm, Generation
+from driftloop_trainer.metrics.scoring import Scorer, scorer
 
 log = logging.getLogger(__name__)
 
@@ -24,41 +25,60 @@ _PROGRESS = 200  # items between two log lines
 
 @dataclass(frozen=True)
 class Suite:
-    """The items of a suite, and the maximal length of their answers in tokens."""
+    """The items of a suite, how their answers are generated, and what these are measured by."""
 
     name: str
     items: Sequence[Item]
-    max_tokens: int
+    generation: Generation
+    scorer: Scorer
 
 
 def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> list[Suite]:
-    """Load and verify the items of all suites. `max_tokens` is the default of suites. Raises the same as load_items."""
+    """Load and verify the items of all suites. `max_tokens` is the default of suites.
+
+    Raises the same as load_items, and StageFailure if a metric can't be used.
+    """
     suites = []
     for spec in specs:
-        folder = scratch / "suites" / spec.name
+        folder, metric = scratch / "suites" / spec.name, scorer(spec)
         folder.mkdir(parents=True)
-        suites.append(Suite(spec.name, load_items(spec, folder), spec.max_tokens or max_tokens))
+        items = load_items(spec, folder)
+        for item in items:
+            metric.check(item.completion, item.id)
+        suites.append(Suite(spec.name, items, generation_of(spec, max_tokens), metric))
     return suites
+
+
+def generation_of(suite: SuiteSpec, max_tokens: int) -> Generation:
+    """How the suite's answers are generated."""
+    return Generation(
+        max_tokens=suite.max_tokens or max_tokens,
+        system_prompt=suite.system_prompt or "",
+        stop=tuple(suite.stop),
+        temperature=suite.temperature,
+        top_p=suite.top_p,
+        seed=suite.seed or 0 if suite.temperature > 0 else None,
+    )
 
 
 def longest_answer(suites: Sequence[Suite], max_tokens: int) -> int:
     """The longest answer, in tokens, that any suite or API check allows."""
-    return max([max_tokens, *(suite.max_tokens for suite in suites)])
+    return max([max_tokens, *(suite.generation.max_tokens for suite in suites)])
 
 
 class Once:
-    """Asks an arm each question once, even if several suites have it: at temperature 0 the answer is the same."""
+    """Asks an arm each question once, even if several suites have it: temperature 0 and seeds give the same answer."""
 
     def __init__(self, arm: Arm, must_answer: bool = False) -> None:
         self.arm = arm
         self._must_answer = must_answer
-        self._answers: dict[tuple[Question, int], asyncio.Future[Answer]] = {}
+        self._answers: dict[tuple[Question, Generation], asyncio.Future[Answer]] = {}
 
-    async def ask(self, item: Item, max_tokens: int) -> Answer:
+    async def ask(self, item: Item, generation: Generation) -> Answer:
         """The answer to an item. Raises StageFailure like Arm.ask, and if `must_answer` also when the model fails."""
-        key = (item.question, max_tokens)
+        key = (item.question, generation)
         if key not in self._answers:
-            self._answers[key] = asyncio.ensure_future(self.arm.ask(item.question, max_tokens))
+            self._answers[key] = asyncio.ensure_future(self.arm.ask(item.question, generation))
         answer = await self._answers[key]
         if self._must_answer and answer.text is None and (answer.status >= 500 or answer.status == 429):
             message = f"the stable version {self.arm.version} could not answer: {answer.error}"
@@ -71,7 +91,7 @@ class Once:
 
         async def ask(item: Item) -> Answer:
             nonlocal done
-            answer = await self.ask(item, suite.max_tokens)
+            answer = await self.ask(item, suite.generation)
             done += 1
             if done % _PROGRESS == 0 or done == len(suite.items):
                 log.info("%s: %d/%d items", suite.name, done, len(suite.items))

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 import aiohttp
 
 from driftloop.contract.result import ApiCheck
-from driftloop_trainer.evaluate.client import Arm, Reply, text_of
+from driftloop_trainer.evaluate.client import Arm, Generation, Reply, text_of
 
 Check = Callable[[Arm, str, int], Awaitable[str | None]]
 
@@ -60,7 +60,7 @@ async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiChe
 
 async def _answered(arm: Arm, prompts: Sequence[str], max_tokens: int) -> str:
     for prompt in prompts:
-        answer = await arm.ask(prompt, max_tokens)
+        answer = await arm.ask(prompt, Generation(max_tokens))
         if answer.text:
             return prompt
     return prompts[0]
@@ -85,7 +85,7 @@ async def usage_adds_up(arm: Arm, prompt: str, max_tokens: int) -> str | None:
 
 async def temperature_0_is_reproducible(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     async def look() -> Pair:
-        one, other = [await arm.ask(prompt, max_tokens) for _ in range(2)]
+        one, other = [await arm.ask(prompt, Generation(max_tokens)) for _ in range(2)]
         return one.text, other.text
 
     fault = await _differ(look, "{!r}, then {!r}")
@@ -97,7 +97,7 @@ async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str 
 
     async def look() -> Pair:
         nonlocal reason, done
-        whole = (await arm.ask(prompt, max_tokens)).text
+        whole = (await arm.ask(prompt, Generation(max_tokens))).text
         text, reason, done = await arm.stream(prompt, max_tokens=max_tokens)
         return whole, text
 
@@ -108,7 +108,7 @@ async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str 
 
 async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     async def look() -> Pair:
-        whole = (await arm.ask(prompt, max_tokens)).text
+        whole = (await arm.ask(prompt, Generation(max_tokens))).text
         if not whole:
             return None, "an empty answer"
         stop = whole[len(whole) // 2]

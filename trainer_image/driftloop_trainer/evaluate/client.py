@@ -54,6 +54,25 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """How answers are generated, and the system message of questions that have none."""
+
+    max_tokens: int
+    system_prompt: str = ""
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float | None = None
+    seed: int | None = None  # None at temperature 0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a request that have an effect."""
+        fields: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        fields |= {"stop": list(self.stop)} if self.stop else {}
+        return fields | {k: v for k, v in (("top_p", self.top_p), ("seed", self.seed)) if v is not None}
+
+
+@dataclass(frozen=True)
 class Answer:
     """A model's answer to an item: its text, or why there is none."""
 
@@ -131,9 +150,10 @@ class Arm:
                 EXIT_RETRY,
             )
 
-    async def ask(self, question: str | Question, max_tokens: int) -> Answer:
-        """The answer at temperature 0. Raises StageFailure like generate."""
-        reply = await self.generate(question, max_tokens=max_tokens)
+    async def ask(self, question: str | Question, generation: Generation) -> Answer:
+        """The answer to a question. Raises StageFailure like generate."""
+        question = Question(question) if isinstance(question, str) else question
+        reply = await self.generate(question.with_system(generation.system_prompt), **generation.fields)
         if reply.status != 200:
             return Answer(None, f"{reply.status}: {reply.error or reply.body[:300]}", reply.status)
         text = text_of(reply.document)
@@ -182,8 +202,8 @@ class Arm:
         if self.route == "completions" and question.messages:
             raise StageFailure(
                 StageReason.NO_CHAT_TEMPLATE,
-                f"{self.version} has no chat template, but an item is a conversation: add a chat template to the "
-                "model, or use only items with a single prompt",
+                f"{self.version} has no chat template, but an item is a conversation or the suite has a systemPrompt: "
+                "add a chat template to the model, or use only items with a single prompt",
             )
         body = question.chat if self.route == "chat" else {"prompt": question.prompt}
         return {"model": self.model, "temperature": 0, **body, **fields}

@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import aiohttp
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnswerResult, EvaluateResult, encode
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
-from driftloop.contract.text import normalise
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish
 from driftloop_trainer.data.items import Item
@@ -37,8 +36,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ItemAnswers:
-    """An item with its answers."""
+    """An item of a suite with its answers."""
 
+    suite: Suite
     item: Item
     candidate: Answer
     baseline: Answer | None
@@ -46,24 +46,29 @@ class ItemAnswers:
     def judged(self) -> Judged:
         return Judged(
             cluster=self.item.cluster,
-            candidate=is_right(self.item, self.candidate),
-            baseline=is_right(self.item, self.baseline) if self.baseline else None,
+            candidate=self._score(self.candidate),
+            baseline=self._score(self.baseline) if self.baseline else None,
             answered=self.candidate.text is not None,
             cut=self.candidate.cut,
             baseline_cut=bool(self.baseline and self.baseline.cut),
         )
 
-    def evidence(self, suite: str) -> dict[str, Any]:
+    def evidence(self) -> dict[str, Any]:
         question = self.item.question
-        item = {"suite": suite, "id": self.item.id, "cluster": self.item.cluster, "prompt": question.prompt}
+        item = {"suite": self.suite.name, "id": self.item.id, "cluster": self.item.cluster, "prompt": question.prompt}
         item |= {"messages": json.loads(question.messages)} if question.messages else {}
-        evidence = item | {"expected": self.item.completion, "candidate": _graded(self.item, self.candidate)}
-        return evidence | ({"baseline": _graded(self.item, self.baseline)} if self.baseline else {})
+        evidence = item | {"expected": self.item.completion, "candidate": self._scored(self.candidate)}
+        return evidence | ({"baseline": self._scored(self.baseline)} if self.baseline else {})
 
+    def _score(self, answer: Answer) -> float:
+        return self.suite.scorer.score(self.item, answer.text)
 
-def is_right(item: Item, answer: Answer) -> bool:
-    """Whether the normalised texts are equal. A missing answer is wrong."""
-    return answer.text is not None and normalise(answer.text) == normalise(item.completion)
+    def _scored(self, answer: Answer) -> dict[str, Any]:
+        score = round(self._score(answer), 6)
+        fields = {"score": score} if self.suite.scorer.is_graded else {"right": score == 1}
+        if answer.text is None:
+            return {"error": answer.error} | fields
+        return {"text": answer.text} | fields | ({"cut": True} if answer.cut else {})
 
 
 def answer(task: AnswerTask) -> AnswerResult:
@@ -159,8 +164,9 @@ async def _compare_all(
         with (folder / "items.jsonl").open("w") as stream:
             for suite in suites:
                 pairs = _paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None)
-                stream.writelines(json.dumps(pair.evidence(suite.name), ensure_ascii=False) + "\n" for pair in pairs)
-                results.append(suite_result(suite.name, [pair.judged() for pair in pairs]))
+                stream.writelines(json.dumps(pair.evidence(), ensure_ascii=False) + "\n" for pair in pairs)
+                judged = [pair.judged() for pair in pairs]
+                results.append(suite_result(suite.name, judged, suite.scorer.is_graded))
     result = EvaluateResult(
         uri=task.output,
         digest=task.candidate.digest,  # replaced by the evidence's digest once it is written
@@ -176,7 +182,7 @@ async def _compare_all(
     document = {
         "task": task.dump(),
         "arms": arms,
-        "generation": {"temperature": 0, "max_tokens": {suite.name: suite.max_tokens for suite in suites}},
+        "generation": {suite.name: asdict(suite.generation) for suite in suites},
         "result": {key: value for key, value in result.dump().items() if key not in ("uri", "digest")},
     }
     (folder / "result.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -192,14 +198,8 @@ def _client(
 
 def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[ItemAnswers]:
     others = baseline if baseline is not None else [None] * len(candidate)
-    return [ItemAnswers(item, one, other) for item, one, other in zip(suite.items, candidate, others, strict=True)]
-
-
-def _graded(item: Item, answer: Answer) -> dict[str, Any]:
-    if answer.text is None:
-        return {"error": answer.error, "right": False}
-    graded = {"text": answer.text, "right": is_right(item, answer)}
-    return graded | ({"cut": True} if answer.cut else {})
+    asked = zip(suite.items, candidate, others, strict=True)
+    return [ItemAnswers(suite, item, one, other) for item, one, other in asked]
 
 
 def _folder(scratch: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Accuracies with clustered standard errors, paired with the baseline. Pure.
+"""Mean scores with clustered standard errors, paired with the baseline. Pure.
 
 Items of one cluster (near-copies, turns of one conversation) tend to succeed and fail together, so standard errors are
 computed over clusters: Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640), with the factor k/(k-1) for k
@@ -11,45 +11,64 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftloop.contract.result import SuiteResult
+from driftloop_trainer.evaluate.meanbounds import lower_bound, upper_bound
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The outcome of one item. `baseline` is None without a baseline. An item without an answer is wrong."""
+    """The scores of one item, in [0, 1]. `baseline` is None without a baseline. An item without an answer has 0."""
 
     cluster: str
-    candidate: bool
-    baseline: bool | None = None
+    candidate: float
+    baseline: float | None = None
     answered: bool = True
     cut: bool = False  # the token limit ended the candidate's answer
     baseline_cut: bool = False
 
 
-def suite_result(name: str, judged: Sequence[Judged]) -> SuiteResult:
-    """Counts and standard errors of one suite. Either all items have a baseline, or none."""
+def suite_result(name: str, judged: Sequence[Judged], is_graded: bool = False) -> SuiteResult:
+    """Sums and standard errors of one suite. Either all items have a baseline, or none.
+
+    If `is_graded`, scores may lie between 0 and 1, and the result has the bounds that then hold.
+    """
     clusters = [item.cluster for item in judged]
-    right = [float(item.candidate) for item in judged]
+    scores = [item.candidate for item in judged]
     alone = SuiteResult(
         name=name,
         items=len(judged),
         clusters=len(set(clusters)),
-        correct=sum(item.candidate for item in judged),
-        standard_error=_rounded(clustered_error(right, clusters)),
+        correct=_sum(scores),
+        standard_error=_rounded(clustered_error(scores, clusters)),
         errors=sum(not item.answered for item in judged),
         cut=sum(item.cut for item in judged) or None,
     )
-    if not judged or any(item.baseline is None for item in judged):
+    if not judged:
         return alone
-    difference = [float(item.candidate) - float(bool(item.baseline)) for item in judged]
-    return alone.model_copy(
-        update={
-            "baseline_correct": sum(bool(item.baseline) for item in judged),
-            "gained": difference.count(1.0),
-            "lost": difference.count(-1.0),
-            "baseline_cut": sum(item.baseline_cut for item in judged) or None,
-            "difference_standard_error": _rounded(clustered_error(difference, clusters)),
-        }
-    )
+    if any(item.baseline is None for item in judged):
+        return alone.model_copy(update=_bounds(scores, clusters, 0.0) if is_graded else {})
+    difference = [item.candidate - (item.baseline or 0.0) for item in judged]
+    if is_graded:
+        found: dict[str, float] = _bounds(difference, clusters, -1.0)
+    else:
+        found = {"gained": difference.count(1.0), "lost": difference.count(-1.0)}
+    paired = {
+        "baseline_correct": _sum([item.baseline or 0.0 for item in judged]),
+        "baseline_cut": sum(item.baseline_cut for item in judged) or None,
+        "difference_standard_error": _rounded(clustered_error(difference, clusters)),
+    }
+    return alone.model_copy(update=paired | found)
+
+
+def _bounds(values: Sequence[float], clusters: Sequence[str], least: float) -> dict[str, float]:
+    """The bounds of the mean of values in [least, 1], rounded outwards."""
+    lower, upper = lower_bound(values, clusters, least), upper_bound(values, clusters, 1.0)
+    return {"lower": max(least, math.floor(lower * 1e5) / 1e5), "upper": min(1.0, math.ceil(upper * 1e5) / 1e5)}
+
+
+def _sum(scores: Sequence[float]) -> int | float:
+    """The sum of the scores: a number of items if it is whole."""
+    total = round(math.fsum(scores), 4)
+    return int(total) if total.is_integer() else total
 
 
 def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:

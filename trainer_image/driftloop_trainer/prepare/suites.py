@@ -13,6 +13,7 @@ from driftloop.contract.result import ITEMS_FOLDER, SuiteItems
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import as_document, is_item, load_items
 from driftloop_trainer.data.rows import Row
+from driftloop_trainer.metrics.scoring import scorer
 
 
 def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, Any]]:
@@ -28,16 +29,19 @@ def suite_items(rows: Iterable[Row], suite: SuiteSpec) -> list[dict[str, Any]]:
 
 
 def check_suites(suites: Iterable[SuiteSpec], held_out: list[Row], scratch: Path) -> None:
-    """Check that each suite can be read and has enough items, before a GPU is used for training.
+    """Check that each suite can be read, measured and has enough items, before a GPU is used for training.
 
     Raises StageFailure, or StorageError if a file can't be fetched.
     """
     for suite in suites:
+        metric = scorer(suite)
         if suite.items is None:
-            clusters = [item.cluster for item in load_items(suite, scratch)]
+            items = [(item.id, item.completion, item.cluster) for item in load_items(suite, scratch)]
         else:
-            clusters = [item["cluster"] for item in suite_items(held_out, suite)]
-        refuse_too_short(suite, len(clusters), len(set(clusters)))
+            items = [(item["id"], item["completion"], item["cluster"]) for item in suite_items(held_out, suite)]
+        for name, completion, _ in items:
+            metric.check(completion, name)
+        refuse_too_short(suite, len(items), len({cluster for _, _, cluster in items}))
 
 
 def refuse_too_short(suite: SuiteSpec, items: int, clusters: int) -> None:

@@ -168,3 +168,13 @@ def test_the_sample_does_not_depend_on_the_order_of_the_file(claim: Path) -> Non
     found = load_items(suite(max_items=10), claim)
     assert len(found) == 10
     assert found == load_items(suite("back.jsonl", max_items=10), claim)
+
+
+def test_a_system_message_is_added_where_there_is_none() -> None:
+    own = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "a"}]
+    assert Question("a").with_system("Be short.").chat["messages"] == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "a"},
+    ]
+    assert Question("a", json.dumps(own)).with_system("Be short.").chat["messages"] == own
+    assert Question("a").with_system("") == Question("a")

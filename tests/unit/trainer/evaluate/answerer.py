@@ -33,6 +33,7 @@ class Answerer:
         self.statuses = statuses or []
         self.ready_after = ready_after
         self.asked: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
         self.conversations: list[list[dict[str, Any]]] = []
         self.most_at_once = 0
         self._running = 0
@@ -68,6 +69,7 @@ class Answerer:
             return _error(200 if "malformed" in self.faults else 400, "not JSON")
         prompt = prompt_of(body)
         self.asked.append(prompt)
+        self.bodies.append(body)
         self.conversations.append(body.get("messages", []))
         self._running += 1
         self.most_at_once = max(self.most_at_once, self._running)

@@ -242,6 +242,46 @@ async def test_each_suite_has_its_own_limit_of_tokens_and_cut_answers_are_counte
     assert usual == long.model_copy(update={"name": "usual"})
 
 
+async def test_free_text_is_scored_between_0_and_1_and_the_evidence_holds_each_score(claim: Path) -> None:
+    suites = [SUITES[0] | {"metric": {"type": "chrf"}}]
+    said = {prompt: f"{text} indeed" for prompt, text in RIGHT.items()}
+    (suite,) = (await run(Answerer(said), Answerer(wrong(1, 2)), suites=suites, max_tokens=8)).suites
+    assert 0.7 * 40 < suite.correct < 40
+    assert suite.baseline_correct is not None
+    assert 38 < suite.baseline_correct < 40
+    assert suite.gained is None
+    assert suite.lower is not None
+    assert suite.upper is not None
+    assert -0.2 < suite.lower < (suite.correct - suite.baseline_correct) / 40 < suite.upper < 0.1
+    rows = [json.loads(line) for line in (claim / "evaluations/1/items.jsonl").read_text().splitlines()]
+    assert sum(row["candidate"]["score"] for row in rows) == pytest.approx(suite.correct, abs=1e-3)
+    assert {row["baseline"]["score"] for row in rows if row["prompt"] == "where is parcel 3"} == {1.0}
+
+
+async def test_each_suite_has_its_own_settings_of_answers_and_the_evidence_holds_them(claim: Path) -> None:
+    items = {"uri": "pvc://claim/items.jsonl", "kind": "floor", "minimum": 0.5}
+    suites = [
+        items | {"name": "plain"},
+        items | {"name": "short", "stop": ["_parcel"]},
+        items | {"name": "kind", "systemPrompt": "Be kind.", "temperature": 0.7, "topP": 0.9},
+    ]
+    answerer = Answerer(RIGHT)
+    plain, short, kind = (await run(answerer, suites=suites)).suites
+    assert (plain.correct, short.correct, kind.correct) == (40, 0, 40)
+    with_system = [body for body in answerer.bodies if body["messages"][0]["role"] == "system"]
+    assert len(with_system) == 40
+    assert {(body["temperature"], body["top_p"], body["seed"]) for body in with_system} == {(0.7, 0.9, 0)}
+    generation = json.loads((claim / "evaluations/1/result.json").read_text())["generation"]
+    assert (generation["short"]["stop"], generation["plain"]["temperature"]) == (["_parcel"], 0)
+
+
+async def test_a_completion_that_the_metric_cannot_compare_is_told_before_anything_is_asked() -> None:
+    candidate = Answerer(RIGHT)
+    with pytest.raises(StageFailure, match=r"BadItems: suite old: item .*the completion is not JSON"):
+        await run(candidate, suites=[SUITES[0] | {"metric": {"type": "json"}}])
+    assert candidate.asked == []
+
+
 async def test_items_are_checked_before_anything_is_asked(claim: Path) -> None:
     (claim / "items.jsonl").write_text("")
     candidate = Answerer(RIGHT)

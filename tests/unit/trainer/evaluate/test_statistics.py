@@ -59,3 +59,26 @@ def test_without_a_baseline_nothing_is_paired() -> None:
     assert (result.correct, result.errors) == (1, 1)
     assert result.baseline_correct is None
     assert result.difference_standard_error is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
+def test_scores_between_0_and_1_have_bounds_of_their_difference(pairs: list[tuple[float, float]]) -> None:
+    result = suite_result("s", [Judged(str(i), a, b) for i, (a, b) in enumerate(pairs)], is_graded=True)
+    assert result.baseline_correct is not None
+    assert result.lower is not None
+    assert result.upper is not None
+    difference = result.correct - result.baseline_correct
+    assert difference == pytest.approx(sum(a - b for a, b in pairs), abs=1e-3)
+    assert result.lower - 1e-4 <= difference / len(pairs) <= result.upper + 1e-4
+
+
+def test_without_a_baseline_the_bounds_are_those_of_the_mean_score() -> None:
+    result = suite_result("s", [Judged(str(i), 0.5) for i in range(100)], is_graded=True)
+    assert (result.correct, result.baseline_correct) == (50, None)
+    assert 0.48 < (result.lower or 0) < 0.5 < (result.upper or 0) < 0.52
+
+
+def test_scores_of_0_and_1_are_counted_and_get_no_bounds() -> None:
+    result = suite_result("s", [Judged("a", 1.0, 0.0), Judged("b", 0.0, 0.0)])
+    assert '"correct":1,' in result.model_dump_json(by_alias=True)
+    assert (result.lower, result.upper) == (None, None)

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from driftloop.api.metric import Metric
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import read_items
 from driftloop_trainer.data.rows import Part, Row, Turn
-from driftloop_trainer.prepare.suites import refuse_too_short, suite_items, write_suite
+from driftloop_trainer.prepare.suites import check_suites, refuse_too_short, suite_items, write_suite
 
 SUITE = SuiteSpec(name="target", kind="target", items="feedback", max_items=10)
 
@@ -94,3 +95,19 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     assert [json.loads(line) for line in content.splitlines()] == items
     assert told.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
     assert told.items == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ({"type": "numeric"}, "BadItems: suite target: item .*the completion has no number"),
+        ({"type": "json", "schema": {"type": "objekt"}}, "BadMetric: suite target: metric: metric.schema is not"),
+    ],
+)
+def test_a_metric_that_cannot_measure_the_held_out_rows_is_told_before_training(
+    metric: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    suite = SUITE.model_copy(update={"metric": Metric.model_validate(metric), "max_items": 100})
+    rows = [row(f"question {n}", completion="3" if n else "many") for n in range(100)]
+    with pytest.raises(StageFailure, match=message):
+        check_suites([suite], rows, tmp_path)

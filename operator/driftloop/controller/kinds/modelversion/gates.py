@@ -22,6 +22,7 @@ from driftloop.contract.bounds import (
     Z_CONFIDENCE,
     Z_POWER,
     Difference,
+    graded_difference,
     least_items,
     paired_difference,
     reaches_floor,
@@ -29,6 +30,7 @@ from driftloop.contract.bounds import (
 )
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline
+from driftloop.controller.kinds.modelversion.measurement import settings_of
 
 
 def judge(
@@ -46,7 +48,8 @@ def judge(
     gates = [_digest_gate(spec, result, baseline_of(compared)), _api_gate(result.api)]
     for suite in spec.evaluation.suites:
         gate = _suite_gate(suite, measured.get(suite.name), compared)
-        gates.append(gate.model_copy(update={"uses": (uses or {}).get(suite.name, 0) + 1}))
+        about = {"metric": suite.metric.type, "settings": settings_of(suite, spec.evaluation.max_tokens)}
+        gates.append(gate.model_copy(update=about | {"uses": (uses or {}).get(suite.name, 0) + 1}))
     return gates
 
 
@@ -146,21 +149,47 @@ def _unjudged(suite: SuiteSpec, verdict: Verdict, message: str, result: SuiteRes
     )
 
 
+_INCONSISTENT = "the numbers of the evaluation are inconsistent: evaluate again"
+_ROUNDING = 1e-4  # of the client's sums and bounds
+
+
 def _fault(suite: SuiteSpec, result: SuiteResult) -> str | None:
     """Why this result can't be judged; None if it can."""
     if result.items == 0 or result.clusters == 0:
         return "the suite has no items: add some"
     if result.correct > result.items or result.clusters > result.items or not math.isfinite(result.standard_error):
-        return "the numbers of the evaluation are inconsistent: evaluate again"
-    if suite.kind == "floor":
-        return None
-    gained, lost, error = result.gained, result.lost, result.difference_standard_error
-    if result.baseline_correct is None or gained is None or lost is None or error is None:
-        return "the stable version was not asked these items: evaluate again"
-    consistent = result.correct - result.baseline_correct == gained - lost and gained + lost <= result.items
-    if not consistent or not math.isfinite(error) or error < 0:
-        return "the numbers of the evaluation are inconsistent: evaluate again"
+        return _INCONSISTENT
+    if suite.kind != "floor" and (fault := _unpaired(suite, result)):
+        return fault
+    if suite.metric.is_graded and not _has_bounds(suite, result):
+        return _INCONSISTENT
     return None
+
+
+def _unpaired(suite: SuiteSpec, result: SuiteResult) -> str | None:
+    """Why this result has no difference from the stable version; None if it has one."""
+    gained, lost, error = result.gained, result.lost, result.difference_standard_error
+    counted = suite.metric.is_graded or (gained is not None and lost is not None)
+    if result.baseline_correct is None or error is None or not counted:
+        return "the stable version was not asked these items: evaluate again"
+    if result.baseline_correct > result.items or not math.isfinite(error) or error < 0:
+        return _INCONSISTENT
+    if suite.metric.is_graded or gained is None or lost is None:
+        return None
+    agree = result.correct - result.baseline_correct == gained - lost and gained + lost <= result.items
+    return None if agree else _INCONSISTENT
+
+
+def _has_bounds(suite: SuiteSpec, result: SuiteResult) -> bool:
+    """Whether the bounds of scores between 0 and 1 are present and hold the value that they belong to."""
+    if result.lower is None or result.upper is None:
+        return False
+    value = result.correct / result.items if suite.kind == "floor" else _mean_difference(result)
+    return -1 <= result.lower <= value + _ROUNDING and value - _ROUNDING <= result.upper <= 1
+
+
+def _mean_difference(result: SuiteResult) -> float:
+    return (result.correct - (result.baseline_correct or 0)) / result.items
 
 
 def non_inferiority(difference: Difference, delta: float) -> Verdict:
@@ -179,20 +208,21 @@ def superiority(difference: Difference, gain: float) -> Verdict:
     return "Fail" if difference.upper <= gain else "Inconclusive"
 
 
+def _difference(suite: SuiteSpec, result: SuiteResult) -> Difference:
+    error = result.difference_standard_error or 0.0
+    if suite.metric.is_graded and result.lower is not None and result.upper is not None:
+        return graded_difference(_mean_difference(result), result.clusters, error, (result.lower, result.upper))
+    return paired_difference(result.items, result.clusters, result.gained or 0, result.lost or 0, error)
+
+
 def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
-    difference = paired_difference(
-        result.items,
-        result.clusters,
-        result.gained or 0,
-        result.lost or 0,
-        result.difference_standard_error or 0.0,
-    )
+    difference = _difference(suite, result)
     judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, difference)
     return Gate(
         name=suite.name,
         kind=suite.kind,
         verdict=judged,
-        message=f"{result.gained} gained, {result.lost} lost of {result.items} items: {message}{_notes(result)}"[:1024],
+        message=f"{_changes(suite, result, difference)}: {message}{_notes(result)}"[:1024],
         value=_decimal(result.correct / result.items),
         baseline=_decimal((result.baseline_correct or 0) / result.items),
         difference=_decimal(difference.value),
@@ -206,6 +236,16 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
     )
 
 
+def _changes(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> str:
+    if suite.metric.is_graded:
+        return f"mean score {difference.value:+.4f} on {result.items} items"
+    return f"{result.gained} gained, {result.lost} lost of {result.items} items"
+
+
+def _measure(suite: SuiteSpec) -> str:
+    return "mean score" if suite.metric.is_graded else "accuracy"
+
+
 Finding = tuple[Verdict, str, int | None]  # verdict, message, and the number of items that is needed, if one helps
 
 
@@ -214,7 +254,7 @@ def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Fi
     if judged == "Pass":
         return judged, f"at 95 % the gain is above {gain}", None
     if _near_zero(result):
-        nothing = f"the accuracy of neither version is measurably above 0: {_CHECK_SUITE}"
+        nothing = f"the {_measure(suite)} of neither version is measurably above 0: {_CHECK_SUITE}"
         return "Inconclusive", nothing, None
     if judged == "Fail":
         return judged, f"at 95 % there is no gain above {gain}", None
@@ -242,18 +282,19 @@ _CHECK_SUITE = "the suite measures nothing, check the answers in the evidence, t
 
 
 def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
-    """Why a loss can't be seen: the accuracy of the stable version is not certainly above delta. None if it is."""
+    """Why a loss can't be seen: the stable version's mean score is not certainly above delta. None if it is."""
     certain = share_bounds(result.items, result.clusters, result.baseline_correct or 0, 0.0)[0]
     if certain > suite.delta:
         return None
-    return (
-        f"the stable version is right on only {result.baseline_correct} of {result.items} items, so a loss of "
-        f"{_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
-    )
+    if suite.metric.is_graded:
+        least = f"has a mean score of only {_decimal((result.baseline_correct or 0) / result.items)}"
+    else:
+        least = f"is right on only {result.baseline_correct} of {result.items} items"
+    return f"the stable version {least}, so a loss of {_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
 
 
 def _near_zero(result: SuiteResult) -> bool:
-    """Whether no version has an accuracy that is certainly above 0."""
+    """Whether no version has a mean score that is certainly above 0."""
     right = max(result.correct, result.baseline_correct or 0)
     return share_bounds(result.items, result.clusters, right, 0.0)[0] <= 0
 
@@ -263,21 +304,27 @@ def _needed(items: int, width: float, target: float) -> int | None:
     return math.ceil(items * (width / target) ** 2) if target > 0 and math.isfinite(width) else None
 
 
+def _floor_bounds(suite: SuiteSpec, result: SuiteResult) -> tuple[float, float]:
+    if suite.metric.is_graded and result.lower is not None and result.upper is not None:
+        return result.lower, result.upper
+    return share_bounds(result.items, result.clusters, result.correct, result.standard_error)
+
+
 def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
     share = result.correct / result.items
-    lower, upper = share_bounds(result.items, result.clusters, result.correct, result.standard_error)
-    needed = None
+    lower, upper = _floor_bounds(suite, result)
+    needed, measure = None, _measure(suite)
     if reaches_floor(lower, suite.minimum):
         judged: Verdict = "Pass"
-        message = f"at 95 % the accuracy is at least {_decimal(lower)}"
+        message = f"at 95 % the {measure} is at least {_decimal(lower)}"
     elif suite.minimum == 0:
-        judged, message = "Inconclusive", f"the accuracy is not measurably above 0: {_CHECK_SUITE}"
+        judged, message = "Inconclusive", f"the {measure} is not measurably above 0: {_CHECK_SUITE}"
     elif share <= suite.minimum:
-        judged, message = "Fail", f"accuracy {_decimal(share)}, required is at least {_decimal(suite.minimum)}"
+        judged, message = "Fail", f"{measure} {_decimal(share)}, required is at least {_decimal(suite.minimum)}"
     else:
         judged = "Inconclusive"
         needed = math.ceil(result.items * ((share - lower) / (share - suite.minimum)) ** 2)
-        message = f"accuracy {_decimal(share)}, at 95 % only {_decimal(lower)} is certain; needs n >= {needed}"
+        message = f"{measure} {_decimal(share)}, at 95 % only {_decimal(lower)} is certain; needs n >= {needed}"
     return Gate(
         name=suite.name,
         kind="floor",

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from driftloop.api.metric import Metric
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
@@ -257,6 +258,90 @@ def test_nothing_looked_at_is_not_approved() -> None:
 def test_unanswered_items_are_told() -> None:
     gate = the_gate(FLOOR, measured(FLOOR, 500, 450, errors=4))
     assert gate.message.endswith("4 unanswered items count as wrong")
+
+
+def graded(suite: SuiteSpec) -> SuiteSpec:
+    return suite.model_copy(update={"metric": Metric(type="chrf")})
+
+
+def scored(suite: SuiteSpec, items: int, mean: float, baseline: float | None, **fields: object) -> SuiteResult:
+    """Mean scores between 0 and 1. The bounds of the difference, or of the mean, are 0.02 around it."""
+    value = mean if baseline is None else mean - baseline
+    given = {
+        "name": suite.name,
+        "items": items,
+        "clusters": items,
+        "correct": mean * items,
+        "standard_error": 0.005,
+        "baseline_correct": None if baseline is None else baseline * items,
+        "difference_standard_error": None if baseline is None else 0.01,
+        "lower": value - 0.02,
+        "upper": value + 0.02,
+    }
+    return SuiteResult.model_validate(given | fields)
+
+
+@pytest.mark.parametrize(
+    ("suite", "mean", "baseline", "expected"),
+    [
+        (RETENTION, 0.60, 0.62, "Pass"),
+        (RETENTION, 0.60, 0.635, "Fail"),  # enough items, but a loss of 0.05 is not excluded
+        (RETENTION, 0.60, 0.70, "Fail"),
+        (RETENTION, 0.01, 0.01, "Inconclusive"),  # the stable version has nothing to lose
+        (TARGET, 0.65, 0.62, "Pass"),
+        (TARGET, 0.63, 0.62, "Inconclusive"),
+        (TARGET, 0.60, 0.62, "Fail"),
+        (FLOOR, 0.83, None, "Pass"),
+        (FLOOR, 0.81, None, "Inconclusive"),
+        (FLOOR, 0.79, None, "Fail"),
+    ],
+)
+def test_scores_between_0_and_1_are_judged_by_the_bounds_of_their_mean(
+    suite: SuiteSpec, mean: float, baseline: float | None, expected: str
+) -> None:
+    gate = the_gate(graded(suite), scored(suite, 400, mean, baseline))
+    assert gate.verdict == expected
+    assert "mean score" in gate.message
+    assert "accuracy" not in gate.message
+    assert gate.metric == "chrf"
+
+
+def test_few_scores_show_only_large_losses() -> None:
+    gate = the_gate(graded(RETENTION), scored(RETENTION, 100, 0.6, 0.6, difference_standard_error=0.03))
+    assert gate.verdict == "Inconclusive"
+    assert gate.items_needed == 226
+    assert gate.message.startswith("mean score +0.0000 on 100 items: they show only losses of at least 0.0751")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lower": None},
+        {"upper": None},
+        {"lower": math.nan},
+        {"lower": -math.inf},
+        {"lower": 0.1},  # above the difference
+        {"upper": -0.1},
+        {"baseline_correct": None},
+        {"baseline_correct": 401.0},
+        {"difference_standard_error": None},
+        {"difference_standard_error": math.nan},
+        {"clusters": 0},
+    ],
+)
+def test_missing_or_contradictory_numbers_of_scores_are_inconclusive(fields: dict[str, object]) -> None:
+    assert the_gate(graded(RETENTION), scored(RETENTION, 400, 0.6, 0.6)).verdict == "Pass"
+    assert the_gate(graded(RETENTION), scored(RETENTION, 400, 0.6, 0.6, **fields)).verdict == "Inconclusive"
+
+
+def test_a_floor_of_scores_is_not_judged_by_bounds_of_a_difference() -> None:
+    found = scored(FLOOR, 400, 0.9, 0.9)
+    assert the_gate(graded(FLOOR), found).verdict == "Inconclusive"
+
+
+def test_a_gate_tells_what_was_measured_and_how() -> None:
+    gate = the_gate(FLOOR, measured(FLOOR, 500, 450))
+    assert (gate.metric, gate.settings) == ("exact", '{"maxTokens": 32, "temperature": 0.0}')
 
 
 @st.composite
