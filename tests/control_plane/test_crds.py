@@ -76,6 +76,13 @@ def preferring() -> Obj:
     return found
 
 
+def labelled() -> Obj:
+    found = job()
+    found["spec"]["data"]["sources"][0]["columns"] = {"prompt": "question", "completion": "answer", "label": "liked"}
+    found["spec"]["training"] = {"method": "kto", "beta": 0.2, "desirableWeight": 2}
+    return found
+
+
 def version(name: str = "support-0123abcd") -> Obj:
     return thing("ModelVersion", name, {"family": "support", "artefact": {"uri": "pvc://models/v1", "digest": DIGEST}})
 
@@ -168,14 +175,34 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.data.replay", {"sources": sources("old"), "fraction": -0.1}, "spec.data.replay.fraction"),
     (job, "spec.data.feedback", {}, "spec.data.feedback.service: Required"),
     (job, "spec.training.method", "rlhf", "spec.training.method.*dpo"),
-    (job, "spec.training.beta", 0.2, "spec.training.beta.*only for method dpo"),
+    (job, "spec.training.beta", 0.2, "spec.training.beta.*only for methods dpo and kto"),
     (job, "spec.training", {"method": "dpo", "beta": 0}, "spec.training.beta.*greater than 0"),
     (job, "spec.training", {"method": "dpo", "packing": True}, "spec.training.packing.*not packed"),
-    (job, "spec.training", {"method": "dpo", "lossOn": "all"}, "spec.training.lossOn.*compares answers"),
+    (job, "spec.training", {"method": "dpo", "lossOn": "all"}, "spec.training.lossOn.*compare answers"),
     (split, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
     (staged, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
     (preferring, "spec.training", {}, "spec.training.method.*chosen and rejected are only for method dpo"),
     (preferring, "spec.data.feedback", {"service": "support"}, "spec.training.method.*feedback has one answer"),
+    (job, "spec.training.desirableWeight", 2, "spec.training.desirableWeight.*only for method kto"),
+    (job, "spec.training.undesirableWeight", 2, "spec.training.undesirableWeight.*only for method kto"),
+    (labelled, "spec.training.desirableWeight", 0, "spec.training.desirableWeight.*greater than 0"),
+    (labelled, "spec.training.packing", True, "spec.training.packing.*not packed"),
+    (labelled, "spec.training.lossOn", "all", "spec.training.lossOn.*compare answers"),
+    (labelled, "spec.training.method", "dpo", "spec.training.method.*only for method kto"),
+    (labelled, "spec.data.feedback", {"service": "support"}, "spec.training.method.*kto does not read feedback"),
+    (
+        labelled,
+        "spec.data.sources",
+        [sources("rows")[0] | {"columns": {"prompt": "q", "completion": "a"}}],
+        "spec.training.method.*name the columns label",
+    ),
+    (
+        labelled,
+        "spec.data.sources",
+        [sources("rows")[0] | {"columns": {"prompt": "q", "messages": "m", "label": "l"}}],
+        "spec.training.method.*name the columns label",
+    ),
+    (split, "spec.training.method", "kto", "spec.training.method.*not tested with compute.parallelism"),
     (
         preferring,
         "spec.data.replay.sources",
@@ -333,7 +360,7 @@ def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
     assert re.search(message, str(caught.value)), caught.value
 
 
-@pytest.mark.parametrize("make", [job, pretraining, preferring, version, service], ids=label)
+@pytest.mark.parametrize("make", [job, pretraining, preferring, labelled, version, service], ids=label)
 def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
     answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))

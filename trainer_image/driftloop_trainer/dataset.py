@@ -18,18 +18,21 @@ Tokens = npt.NDArray[np.int32]
 class Dataset:
     """Sequences of tokens with their labels. With packing a sequence has several rows; a pair is a sequence of two.
 
+    For kto a sequence has an answer and the answer of another row, and `good` tells the labels: bool, (sequences,).
     `lengths`: tokens per sequence. `trained`: tokens per sequence that count in the loss. Both int64, (sequences,).
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        table = pq.read_table(path, columns=["input_ids", "labels", "segments"]).combine_chunks()
+        labelled = ["good"] if "good" in pq.read_schema(path).names else []
+        table = pq.read_table(path, columns=["input_ids", "labels", "segments", *labelled]).combine_chunks()
         self._ids, offsets = _flat(table, "input_ids")
         self._labels, _ = _flat(table, "labels")
         self._segments, self._segment_offsets = _flat(table, "segments")
         self._offsets = offsets
         self.lengths = np.diff(offsets)
         self.trained = np.add.reduceat(self._labels != IGNORED, offsets[:-1], dtype=np.int64)
+        self.good = table.column("good").to_numpy() if labelled else np.zeros(0, np.bool_)
         self.packed = len(self._segments) > len(self.lengths)
 
     def __len__(self) -> int:
@@ -64,10 +67,11 @@ def write_dataset(
     labels: Sequence[list[int]],
     segments: Sequence[list[int]],
     rows: Sequence[list[str]] | None = None,
+    good: Sequence[bool] | None = None,
 ) -> None:
     """Write FILE into `folder`. Each argument has one list per sequence, and no list is empty.
 
-    `rows`: for each segment where users find its row, if that is known.
+    `rows`: for each segment where users find its row, if that is known. `good`: the label of each sequence, for kto.
     """
     kind = pa.list_(pa.int32())
     columns = {
@@ -77,6 +81,8 @@ def write_dataset(
     }
     if rows is not None:
         columns["rows"] = pa.array(rows, pa.list_(pa.string()))
+    if good is not None:
+        columns["good"] = pa.array(good, pa.bool_())
     pq.write_table(pa.table(columns), folder / FILE, compression="zstd")
 
 

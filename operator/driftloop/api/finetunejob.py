@@ -86,6 +86,9 @@ class Columns(ApiModel):
     rejected: Text | None = Field(
         None, description="Column with the worse answer to the same prompt, for dpo, in the same form as chosen."
     )
+    label: Text | None = Field(
+        None, description="Column that says whether the answer is a good one, for kto: true or false, or 1 or 0."
+    )
     text: Text | None = Field(None, description="Column with plain text, for pretraining.")
     messages: Text | None = Field(
         None,
@@ -105,7 +108,7 @@ class DataSource(ApiModel):
     columns: Columns = Field(
         default=Columns(),
         description="Columns to read. By default: prompt and completion, messages, conversations, or text; for dpo "
-        "chosen and rejected, and prompt if there is such a column.",
+        "chosen and rejected, and prompt if there is such a column; for kto a label beside an answer.",
     )
 
 
@@ -233,7 +236,7 @@ class Adapter(ApiModel):
     )
 
 
-TrainingMethod = Literal["pretrain", "sft", "dpo"]
+TrainingMethod = Literal["pretrain", "sft", "dpo", "kto"]
 
 
 class TrainingSpec(ApiModel):
@@ -242,14 +245,21 @@ class TrainingSpec(ApiModel):
     method: TrainingMethod = Field(
         "sft",
         description="pretrain: train on plain text. sft: train on examples. dpo: train on pairs of a better and a "
-        "worse answer (direct preference optimisation).",
+        "worse answer (direct preference optimisation). kto: train on answers that are each labelled as good or bad "
+        "(Kahneman-Tversky optimisation).",
     )
     beta: float = Field(
         0.1,
         gt=0,
         le=10,
-        description="For dpo: how strongly the model is held near the one that training starts from. Smaller values "
-        "let it move further.",
+        description="For dpo and kto: how strongly the model is held near the one that training starts from. Smaller "
+        "values let it move further.",
+    )
+    desirable_weight: float = Field(
+        1.0, gt=0, le=1000, description="For kto: weight of the loss of good answers, if there are fewer of them."
+    )
+    undesirable_weight: float = Field(
+        1.0, gt=0, le=1000, description="For kto: weight of the loss of bad answers, if there are fewer of them."
     )
     adapter: Adapter = Field(default=Adapter(), description="Train all weights, or a LoRA adapter.")
     loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss, for sft.")
@@ -275,7 +285,8 @@ class TrainingSpec(ApiModel):
         2e-5,
         gt=0,
         le=10,
-        description="Peak learning rate of AdamW. For dpo lower: about 1e-6 for all weights, 1e-5 for an adapter.",
+        description="Peak learning rate of AdamW. For dpo and kto lower: about 1e-6 for all weights, 1e-5 for an "
+        "adapter.",
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "one_cycle"] = Field(
         "cosine", description="Schedule of the learning rate after warm-up."
@@ -443,6 +454,12 @@ _TWO_ANSWERS = _columns(
     "has(c.chosen) == has(c.rejected) && (has(c.chosen) || !has(c.prompt)) && "
     "!has(c.completion) && !has(c.messages) && !has(c.text)"
 )
+_NO_LABEL = _columns("!has(c.label)")
+_LABELLED = _columns(
+    "(has(c.label) || (!has(c.prompt) && !has(c.messages) && !has(c.completion))) && !has(c.text) && "
+    "(!has(c.label) || has(c.messages) != has(c.prompt)) && has(c.prompt) == has(c.completion)"
+)
+_COMPARES = "(self.training.method in ['dpo', 'kto'])"
 
 
 class FineTuneJobSpec(ApiModel):
@@ -463,30 +480,44 @@ class FineTuneJobSpec(ApiModel):
                 ".training.adapter",
             ),
             rule(
-                "self.training.method == 'dpo' || self.training.beta == 0.1",
-                "beta is only for method dpo: remove it",
+                f"{_COMPARES} || self.training.beta == 0.1",
+                "beta is only for methods dpo and kto: remove it",
                 ".training.beta",
             ),
             rule(
-                "self.training.method != 'dpo' || !self.training.packing",
-                "method dpo compares the two answers of a row, so rows are not packed: remove packing",
+                "self.training.method == 'kto' || self.training.desirableWeight == 1.0",
+                "desirableWeight is only for method kto: remove it",
+                ".training.desirableWeight",
+            ),
+            rule(
+                "self.training.method == 'kto' || self.training.undesirableWeight == 1.0",
+                "undesirableWeight is only for method kto: remove it",
+                ".training.undesirableWeight",
+            ),
+            rule(
+                f"!{_COMPARES} || !self.training.packing",
+                "methods dpo and kto compare two texts per row, so rows are not packed: remove packing",
                 ".training.packing",
             ),
             rule(
-                "self.training.method != 'dpo' || self.training.lossOn == 'completion'",
-                "method dpo compares answers: remove lossOn",
+                f"!{_COMPARES} || self.training.lossOn == 'completion'",
+                "methods dpo and kto compare answers: remove lossOn",
                 ".training.lossOn",
             ),
             rule(
-                "self.training.method != 'dpo' || "
-                "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
-                "method dpo is not tested with compute.parallelism.tensor or pipeline: remove it",
+                f"!{_COMPARES} || (self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
+                "methods dpo and kto are not tested with compute.parallelism.tensor or pipeline: remove it",
                 ".training.method",
             ),
             rule(
                 "self.training.method != 'dpo' || !has(self.data.feedback)",
                 "method dpo needs pairs of answers, but feedback has one answer per question: remove data.feedback, or "
                 "use method sft",
+                ".training.method",
+            ),
+            rule(
+                "self.training.method != 'kto' || !has(self.data.feedback)",
+                "method kto does not read feedback: remove data.feedback, or use method sft",
                 ".training.method",
             ),
             rule(
@@ -499,6 +530,17 @@ class FineTuneJobSpec(ApiModel):
                 f"self.training.method != 'dpo' || {_TWO_ANSWERS}",
                 "with method dpo a row is a pair of answers: name the columns chosen and rejected, and optionally "
                 "prompt and tools",
+                ".training.method",
+            ),
+            rule(
+                f"self.training.method == 'kto' || {_NO_LABEL}",
+                "column label is only for method kto: remove it, or set training.method to kto",
+                ".training.method",
+            ),
+            rule(
+                f"self.training.method != 'kto' || {_LABELLED}",
+                "with method kto a row is a labelled answer: name the columns label and either messages or prompt and "
+                "completion, and optionally tools",
                 ".training.method",
             ),
             rule(
@@ -556,18 +598,22 @@ class Progress(ApiModel):
     percent: int = Field(0, description="Percent of steps done.")
     eta_seconds: int | None = Field(None, description="Remaining seconds at the current speed.")
     loss: str | None = Field(
-        None, max_length=32, description="Loss of the last step: mean per token; for dpo, mean per pair."
+        None,
+        max_length=32,
+        description="Loss of the last step: mean per token; for dpo, mean per pair; for kto, mean per row.",
     )
     reward_accuracy: str | None = Field(
         None,
         max_length=32,
         description="For dpo: share of the last step's pairs in which the chosen answer has become likelier, relative "
-        "to the rejected one, than it was when training started.",
+        "to the rejected one, than it was when training started. For kto: share of its rows whose answer has become "
+        "likelier if it is good, or less likely if it is bad, than the answers of other rows.",
     )
     reward_margin: str | None = Field(
         None,
         max_length=32,
-        description="For dpo: beta times the logarithm of how much likelier that is; mean over the last step's pairs.",
+        description="For dpo: beta times the logarithm of how much likelier that is; mean over the last step's pairs. "
+        "For kto: beta times the logarithm of that difference; mean over its rows.",
     )
     tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
     eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")

@@ -6,7 +6,16 @@ from driftloop.api.finetunejob import TrainingSpec
 
 
 def examples_per_sequence(training: TrainingSpec) -> int:
-    """Texts in a sequence of the prepared rows, without packing: the two answers of a pair, each after its prompt."""
+    """Texts in a sequence of the prepared rows, without packing.
+
+    For dpo the two answers of a pair, each after its prompt. For kto an answer and the answer of another row, each
+    after the prompt of the first.
+    """
+    return 2 if training.method in ("dpo", "kto") else 1
+
+
+def trained_examples_per_sequence(training: TrainingSpec) -> int:
+    """How many of these are in the forward pass that has a gradient. It needs the memory of so many rows."""
     return 2 if training.method == "dpo" else 1
 
 

@@ -1,4 +1,6 @@
-"""Small trainings on pairs in float64 on several ranks, for test_preference_exactness.py: `preference_run.py FOLDER`.
+"""Small trainings on pairs and labelled answers in float64, for test_preference_exactness.py.
+
+`preference_run.py FOLDER`
 
 Runs CASES, each as a rank of its world size, and writes the losses that rank 0 saw to FOLDER/<name>.json. In FOLDER lie
 train.parquet and, as pvc://FOLDER, the checkpoints.
@@ -14,7 +16,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
@@ -35,19 +37,30 @@ CASES: dict[str, dict[str, Any]] = {
     "adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA},
     "killed": {"world_size": 2, "micro_size": 4, "run": "interrupted", "save_steps": 2, "stop_after": 3},
     "resumed": {"world_size": 1, "micro_size": 3, "run": "interrupted"},
-}
+    "labelled, four ranks": {"world_size": 4, "micro_size": 1, "method": "kto"},
+    "labelled, accumulated, in chunks": {
+        "world_size": 2, "micro_size": 1, "chunk": 8, "reduction": "microBatch", "method": "kto"
+    },
+    "labelled, replicas": {"world_size": 4, "micro_size": 2, "replicas": 2, "method": "kto"},
+    "labelled, adapters": {"world_size": 2, "micro_size": 4, "adapter": LORA, "method": "kto"},
+    "labelled, killed": {
+        "world_size": 2, "micro_size": 4, "run": "relabelled", "save_steps": 2, "stop_after": 3, "method": "kto"
+    },
+    "labelled, resumed": {"world_size": 1, "micro_size": 3, "run": "relabelled", "method": "kto"},
+}  # fmt: skip
 
 
-def spec(save_steps: int = 100) -> TrainingSpec:
+def spec(save_steps: int = 100, method: str = "dpo") -> TrainingSpec:
     """Settings of a step as for rows with one answer."""
-    return training(save_steps).model_copy(update={"method": "dpo", "beta": 0.3})
+    weights = {"desirable_weight": 1.5, "undesirable_weight": 0.8} if method == "kto" else {}
+    return training(save_steps).model_copy(update={"method": method, "beta": 0.3} | weights)
 
 
 def run_case(folder: Path, name: str) -> list[float]:
     """Losses of the steps that a case runs. It resumes if there is a checkpoint of its `run`."""
     case = CASES[name]
-    settings, micro_size = spec(case.get("save_steps", 100)), case["micro_size"]
-    mesh = Mesh.of("cpu")
+    settings, micro_size = spec(case.get("save_steps", 100), case.get("method", "dpo")), case["micro_size"]
+    mesh = Mesh.of("cpu", Parallelism(data_replicate=case.get("replicas", 1)))
     model = shard(tiny_model(case.get("adapter")), mesh, bf16=False, gradient_checkpointing=False, unit_bytes=1)
     optimizer = build_optimizer(model, settings)
     run = Run(f"pvc://{case.get('run', name.replace(' ', '-').replace(',', ''))}", "0000-test")

@@ -1,4 +1,4 @@
-"""From pairs in a file to a served folder: a model that was trained on them prefers the chosen answers."""
+"""From pairs or labelled answers in a file to a served folder: the trained model prefers the good answers."""
 
 import json
 from collections.abc import Iterator
@@ -37,9 +37,9 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def training(adapter: str) -> dict[str, Any]:
+def training(adapter: str, method: str = "dpo") -> dict[str, Any]:
     return {
-        "method": "dpo",
+        "method": method,
         "adapter": {"type": adapter},
         "trainBatchSize": 4,
         "learningRate": 2e-2,
@@ -49,22 +49,28 @@ def training(adapter: str) -> dict[str, Any]:
     }
 
 
-def trained(volume: Path, adapter: str, report: Any = lambda _: None) -> Outcome:
+def rows_for(method: str) -> list[dict[str, Any]]:
+    if method == "dpo":
+        return [{"prompt": text, "chosen": POLITE, "rejected": RUDE} for text in QUESTIONS]
+    labelled = ((POLITE, True), (RUDE, False))
+    return [{"prompt": text, "completion": answer, "label": good} for text in QUESTIONS for answer, good in labelled]
+
+
+def trained(volume: Path, adapter: str, report: Any = lambda _: None, method: str = "dpo") -> Outcome:
     """The outcome of both stages on a random model."""
     tokenizer = with_template(templates.CHATML)
     ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
     save_new_model(config_for(ids | LLAMA), tokenizer, 0, volume / "base")
-    pairs = ({"prompt": text, "chosen": POLITE, "rejected": RUDE} for text in QUESTIONS)
-    (volume / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (volume / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_for(method)))
     common = {"job": "job", "jobUid": "uid", "family": "family", "model": {"uri": "pvc://claim/base"}}
-    data = {"sources": [{"name": "pairs", "uri": "pvc://claim/pairs.jsonl"}], "steps": [], "heldOutPercent": 0}
+    data = {"sources": [{"name": "rows", "uri": "pvc://claim/rows.jsonl"}], "steps": [], "heldOutPercent": 0}
     folders = {"storage": "pvc://claim/store", "output": "pvc://claim/store/prepared/uid"}
-    task = common | folders | {"data": data, "training": training(adapter)}
+    task = common | folders | {"data": data, "training": training(adapter, method)}
     prepared = prepare(PrepareTask.model_validate(task))
     document = task_document() | {
         "dataUri": prepared.uri,
         "dataDigest": prepared.digest,
-        "training": training(adapter),
+        "training": training(adapter, method),
         "gradientAccumulationSteps": 2,
         "perDeviceTrainBatchSize": 2,
         "totalSteps": 30,
@@ -101,3 +107,17 @@ def test_a_model_trained_on_pairs_prefers_the_chosen_answers(volume: Path, adapt
     assert outcome.loss < 0.6
     assert "final reward accuracy | 1.0000" in (version / "README.md").read_text()
     assert len(json.loads((volume / "runs" / "uid" / "reference.json").read_text())) == len(QUESTIONS)
+
+
+def test_a_model_trained_on_labelled_answers_prefers_the_good_ones(volume: Path) -> None:
+    seen: list[Progress] = []
+    outcome = trained(volume, "none", seen.append, "kto")
+    assert outcome.failure is None
+    base, (version,) = volume / "base", (volume / "versions" / "uid").iterdir()
+    for question in QUESTIONS[:2]:
+        assert log_probability(version, question, POLITE) > log_probability(base, question, POLITE) + 0.5
+        assert log_probability(version, question, RUDE) < log_probability(base, question, RUDE) - 0.5
+    assert seen[0].loss == pytest.approx(0.5, abs=1e-4)
+    assert outcome.reward["accuracy"] > 0.8
+    assert "labelled answers, beta 0.1" in (version / "README.md").read_text()
+    assert len(json.loads((volume / "runs" / "uid" / "reference.json").read_text())) == 2 * 2 * len(QUESTIONS)

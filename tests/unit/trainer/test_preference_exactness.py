@@ -1,4 +1,4 @@
-"""Training on pairs is the same on any number of ranks, in micro-batches of any size, and after a restart."""
+"""Training on pairs and labelled answers is the same on any number of ranks, with any micro-batch, after a restart."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from driftloop.api.finetunejob import Adapter
+from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).with_name("preference_run.py")
 
 
 def dataset(folder: Path) -> Dataset:
-    """Pairs of answers of very different lengths."""
+    """Pairs of answers of very different lengths. For kto the first answer is labelled, the second of another row."""
     random = np.random.default_rng(1)
     ids, labels, segments = [], [], []
     for prompt, *answers in random.integers(1, 15, size=(23, 3)):
@@ -36,7 +36,8 @@ def dataset(folder: Path) -> Dataset:
         ids.append([token for answer in pair for token in (*question, *answer)])
         labels.append([label for answer in pair for label in (*[IGNORED] * len(question), *answer)])
         segments.append([len(question) + len(answer) for answer in pair])
-    write_dataset(folder, ids, labels, segments)
+    good = random.integers(0, 2, size=len(ids)).astype(bool).tolist()
+    write_dataset(folder, ids, labels, segments, good=good)
     return Dataset(folder / FILE)
 
 
@@ -46,21 +47,35 @@ def log_probability(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torc
     return -functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
 
 
-def loss_of(model: Any, first: Any, data: Dataset, row: int) -> torch.Tensor:
-    """Rafailov et al. 2023, equation 7, for one pair."""
+def log_ratios(model: Any, first: Any, data: Dataset, row: int) -> list[torch.Tensor]:
+    """Of the two segments of a row."""
     lengths = data.segments(row).tolist()
     parts = (torch.split(torch.tensor(tokens(row)).long(), lengths) for tokens in (data.ids, data.labels))
-    rewards = []
+    ratios = []
     for ids, labels in zip(*parts, strict=True):
         with torch.no_grad():
             before = log_probability(first, ids, labels)
-        rewards.append(spec().beta * (log_probability(model, ids, labels) - before))
-    return -functional.logsigmoid(rewards[0] - rewards[1])
+        ratios.append(log_probability(model, ids, labels) - before)
+    return ratios
 
 
-def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
+def loss_of(settings: TrainingSpec, ratios: list[list[torch.Tensor]], good: list[bool]) -> torch.Tensor:
+    """The loss of a step: Rafailov et al. 2023, equation 7; for kto Ethayarajh et al. 2024, section 4."""
+    if settings.method == "dpo":
+        return -functional.logsigmoid(torch.stack([settings.beta * (one - other) for one, other in ratios])).mean()
+    moved = max(0.0, sum(other.item() for _, other in ratios) / len(ratios))
+    losses = [
+        settings.desirable_weight * (1 - torch.sigmoid(settings.beta * (one - moved)))
+        if label
+        else settings.undesirable_weight * (1 - torch.sigmoid(settings.beta * (moved - one)))
+        for (one, _), label in zip(ratios, good, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def plain_losses(data: Dataset, adapter: Adapter | None = None, method: str = "dpo") -> list[float]:
     """The oracle: two whole models, one row at a time without padding; torch's own clipping."""
-    tiny, settings = tiny_model(adapter), spec()
+    tiny, settings = tiny_model(adapter), spec(method=method)
     first = deepcopy(tiny)
     trained = [p for p in tiny.parameters() if p.requires_grad]
     groups = [
@@ -75,7 +90,8 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None) -> list[float]:
             factor = learning_rate_factor("cosine", step, STEPS, settings.warmup_ratio)
             group["lr"] = settings.learning_rate * factor
         rows = order.batch(step).tolist()
-        loss = torch.stack([loss_of(tiny, first, data, row) for row in rows]).mean()
+        ratios = [log_ratios(tiny, first, data, row) for row in rows]
+        loss = loss_of(settings, ratios, data.good[rows].tolist())
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
@@ -117,3 +133,21 @@ def test_a_killed_run_goes_on_and_compares_with_the_same_weights(folder: Path) -
     uninterrupted = losses(folder, "two ranks")
     assert losses(folder, "killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
     assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
+
+
+def test_any_split_of_labelled_answers_gives_the_losses_of_one_plain_process(folder: Path) -> None:
+    expected = plain_losses(Dataset(folder / FILE), method="kto")
+    for name in ("four ranks", "accumulated, in chunks", "replicas"):
+        assert losses(folder, f"labelled, {name}") == pytest.approx(expected, abs=1e-9)
+    assert expected[-1] != pytest.approx(expected[0], abs=1e-2)
+
+
+def test_adapters_on_labelled_answers_are_compared_with_the_model_without_them(folder: Path) -> None:
+    expected = plain_losses(Dataset(folder / FILE), LORA, "kto")
+    assert losses(folder, "labelled, adapters") == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_killed_run_on_labelled_answers_goes_on_and_compares_with_the_same_weights(folder: Path) -> None:
+    uninterrupted = losses(folder, "labelled, four ranks")
+    assert losses(folder, "labelled, killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
+    assert losses(folder, "labelled, resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from driftloop.contract.messages import spelled
 from driftloop_trainer.data.cells import Unreadable, cell_text
 from driftloop_trainer.data.conversations import conversation, is_conversation
 from driftloop_trainer.data.files import Record
 from driftloop_trainer.data.rows import Turn
 
 T = TypeVar("T")
+_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}  # pandas may write 1.0
 
 
 def prompt_turns(value: Any) -> tuple[Turn, ...]:
@@ -30,6 +32,15 @@ def completion_turns(value: Any) -> tuple[Turn, ...]:
 def text_of(value: Any) -> str:
     """The text in a cell; an empty string for an empty cell. Raises Unreadable."""
     return (cell_text(value) or "") if value != [] else ""
+
+
+def label_of(value: Any) -> bool:
+    """Whether a cell says that an answer is good: true or false, 1 or 0, or such a text. Raises Unreadable."""
+    text = (cell_text(value) or "").strip().lower()
+    if text not in _LABELS:
+        cell = spelled(value) if text else "an empty cell"
+        raise Unreadable(f"{cell} is not a label: write true for a good answer and false for a bad one")
+    return _LABELS[text]
 
 
 def read_cell(record: Record, column: str, read: Callable[[Any], T]) -> T:

@@ -110,8 +110,10 @@ def question_of(row: Row) -> Question:
 
 
 def is_item(row: Row) -> bool:
-    """Whether the row has a question, and a text without tool calls as its answer."""
-    return bool(row.prompt.strip() and row.answer and row.answer.content.strip() and not calls_tools(row.answer))
+    """Whether the row has a question, and a text without tool calls as its right answer."""
+    if row.label is False or row.answer is None or calls_tools(row.answer):
+        return False
+    return bool(row.prompt.strip() and row.answer.content.strip())
 
 
 def _item(record: Record, columns: list[str]) -> Item:

@@ -33,7 +33,8 @@ class Turn:
 class Row:
     """A conversation with its answer, or plain text. Exactly one of `turns` and `text` is set.
 
-    With `rejected` it is a pair of answers: the last of `turns` was preferred to it.
+    With `rejected` it is a pair of answers: the last of `turns` was preferred to it. `label`: whether the answer is a
+    good one, if the row says so.
     """
 
     part: Part
@@ -41,6 +42,7 @@ class Row:
     turns: tuple[Turn, ...] = ()
     text: str = ""
     rejected: Turn | None = None
+    label: bool | None = None
     tools: str = ""  # JSON list of the tool schemas for the template
     cluster: str | None = None  # rows of one cluster are not independent, such as the feedback of one user
     place: str = field(default="", compare=False)  # place in the source, for error messages: "line 12", "row 12"

@@ -33,6 +33,7 @@ from driftloop_trainer.models import (
     model_facts,
 )
 from driftloop_trainer.prepare.gather import Gathered
+from driftloop_trainer.prepare.mismatch import with_mismatches
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model, train_tokenizer
 from driftloop_trainer.prepare.packing import pack
 from driftloop_trainer.prepare.render import Example, Renderer
@@ -79,8 +80,11 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     renderer = Renderer(tokenizer, task.training, context_length(config))
     rendering = render(gathered.train, renderer)
     rows, examples = rendering.rows, rendering.examples
+    trained_tokens = sum(example.trained for example in examples)
+    if task.training.method == "kto":
+        examples = with_mismatches(rows, examples, renderer.max_length)
     sequences = arrange(examples, task.training, renderer.max_length)
-    _write_sequences(folder, rendering, sequences)
+    _write_sequences(folder, rendering, examples, sequences)
     write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
     _write_keys(folder, rows, gathered.held_out)
     (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows if row.part != "augment"])))
@@ -103,9 +107,9 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         dropped_rows=sum(dropped.values()),
         dropped=counted(dropped),
         reshaped=dict(+rendering.reshaped),
-        notes=_notes(config, rendering.unread),
+        notes=[*_notes(config, rendering.unread), *balance_note(rows, task.training)],
         tokens=sum(len(example.ids) for example in examples),
-        trained_tokens=sum(example.trained for example in examples),
+        trained_tokens=trained_tokens,
         longest_row_tokens=max(len(example.ids) for example in examples),
         model_uri=None if task.model.new is None else model_uri,
         model_digest=None if task.model.new is None else Manifest.read(model_folder).digest,
@@ -163,12 +167,13 @@ def _shown(rows: list[Row], renderer: Renderer, tokenizer: Any) -> str:
                 chosen, rejected = (sample(example, tokenizer) for example in counting)
                 return f"chosen:\n{chosen}\nrejected:\n{rejected}"
             if counting:
-                return sample(counting[0], tokenizer)
+                label = "" if row.label is None else "good:\n" if row.label else "bad:\n"
+                return label + sample(counting[0], tokenizer)
     return "(all rows are feedback, which is not shown)"
 
 
 def arrange(examples: list[Example], training: TrainingSpec, max_length: int) -> list[list[int]]:
-    """The positions of the examples in each sequence: without packing one, or the two of a pair."""
+    """The positions of the examples in each sequence: without packing one, or the two of a pair or for kto."""
     if training.packing:
         return pack([len(example.ids) for example in examples], max_length)
     width = examples_per_sequence(training)
@@ -236,6 +241,25 @@ def _notes(config: Any, unread: Counter[str]) -> list[str]:
     return [*(note for note, holds in notes.items() if holds), *_unread_note(unread)]
 
 
+def balance_note(rows: list[Row], training: TrainingSpec) -> list[str]:
+    """A note if the good answers of kto count much more or less than the bad ones.
+
+    The weight of all good over that of all bad answers should be between 1 and 4/3 (Ethayarajh et al. 2024, section 4).
+    """
+    good, bad = (sum(row.label is label for row in rows) for label in (True, False))
+    counts = f"{good} good and {bad} bad answers"
+    if training.method != "kto":
+        return []
+    if not good or not bad:
+        return [f"{counts}: kto needs both to learn what makes the difference."]
+    if 1 <= training.desirable_weight * good / (training.undesirable_weight * bad) <= 4 / 3:
+        return []
+    field, weight = ("desirableWeight", bad / good) if good < bad else ("undesirableWeight", good / bad)
+    return [
+        f"{counts}, which should count alike: set training.{field} to about {weight:.2g}, and the other weight to 1."
+    ]
+
+
 def _unread_note(unread: Counter[str]) -> list[str]:
     if not unread:
         return []
@@ -248,15 +272,17 @@ def _encodable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _write_sequences(folder: Path, rendering: Rendering, sequences: list[list[int]]) -> None:
-    examples = rendering.examples
+def _write_sequences(folder: Path, rendering: Rendering, examples: list[Example], sequences: list[list[int]]) -> None:
     labels = [example.labels for example in examples]
+    each = len(examples) // len(rendering.examples)  # 2 with mismatched examples
+    good = [row.label for row in rendering.rows if row.label is not None]
     write_dataset(
         folder,
         [[token for position in sequence for token in examples[position].ids] for sequence in sequences],
         [[label for position in sequence for label in labels[position]] for sequence in sequences],
         [[len(examples[position].ids) for position in sequence] for sequence in sequences],
-        [[rendering.places[position] for position in sequence] for sequence in sequences],
+        [[rendering.places[position // each] for position in sequence] for sequence in sequences],
+        good or None,
     )
 
 

@@ -11,6 +11,7 @@ _SINGLE = (
     Columns(messages="conversation"),
     Columns(text="text"),
 )
+_LABELLED = tuple(columns.model_copy(update={"label": "label"}) for columns in _SINGLE if columns.text is None)
 _PAIRS = (Columns(prompt="prompt", chosen="chosen", rejected="rejected"), Columns(chosen="chosen", rejected="rejected"))
 
 # Columns that usually belong to a conversation, from the formats of other trainers. They are not read.
@@ -29,12 +30,17 @@ def resolve_columns(configured: Columns, present: list[str], source: str, method
         if wrong := _no_row(set(named), method):
             raise _wrong_column(source, wrong, present)
         return _once(configured, present, source)
-    for columns in _PAIRS if method == "dpo" else _SINGLE:
+    for columns in _forms(method):
         if set(columns.model_dump(exclude_none=True).values()) <= set(present):
             _refuse_half_a_row(columns, present, source)
             tools = "tools" if "tools" in present and columns.text is None else None
             return _once(columns.model_copy(update={"tools": tools}), present, source)
     raise _wrong_column(source, _no_form(present, method), present)
+
+
+def _forms(method: TrainingMethod) -> tuple[Columns, ...]:
+    """The common forms of a row of the method, the likeliest first."""
+    return {"dpo": _PAIRS, "kto": _LABELLED}.get(method, _SINGLE)
 
 
 def _no_row(kinds: set[str], method: TrainingMethod) -> str | None:
@@ -51,6 +57,13 @@ def _no_row(kinds: set[str], method: TrainingMethod) -> str | None:
             f"with training.method {method} a row has one answer: name the chosen answers as completion, or set "
             "training.method to dpo"
         )
+    if method == "kto" and ("label" not in kinds or not {"completion", "messages"} & kinds):
+        return (
+            "with training.method kto a row is a labelled answer: columns must name label, and either messages or "
+            "prompt and completion"
+        )
+    if method != "kto" and "label" in kinds:
+        return f"columns names a label, which training.method {method} does not read: remove it, or set kto"
     if len({"prompt", "text", "messages"} & kinds) != 1:
         return "columns must name exactly one of prompt, text and messages"
     if "completion" in kinds and "prompt" not in kinds:
@@ -66,6 +79,12 @@ def _no_form(present: list[str], method: TrainingMethod) -> str:
         return (
             "no column chosen and rejected: training.method dpo compares two answers. Set data.sources[].columns to "
             "the columns with them, or use training.method sft"
+        )
+    if method == "kto":
+        return (
+            "no column label beside prompt and completion, messages, conversations or conversation: training.method "
+            "kto needs to know which answers are good. Set data.sources[].columns to the columns with them, or use "
+            "training.method sft (one good answer per row) or dpo (two answers per row)"
         )
     if {"chosen", "rejected"} <= set(present):
         return (

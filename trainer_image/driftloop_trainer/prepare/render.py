@@ -78,6 +78,8 @@ class Renderer:
         """Render a row into examples of at most `max_length` tokens. Answers are never cut. Raises StageFailure."""
         if row.rejected is not None:
             return self._pair(row, row.rejected)
+        if row.label is not None:
+            return self._labelled(row)
         if row.kind == "text" or _is_lone_prompt(row):
             return self._text([*self._encode(row.text or row.prompt), self._tokenizer.eos_token_id])
         if self._template is None:
@@ -102,6 +104,13 @@ class Renderer:
         if one.ids == other.ids:
             return Rendered((), longest, "equalAnswers")
         return Rendered((one, other), longest)
+
+    def _labelled(self, row: Row) -> Rendered:
+        """The last answer, to which the label belongs."""
+        example = self._last_answer(row)
+        if len(example.ids) > self.max_length:
+            return Rendered((), len(example.ids), "tooLong")
+        return Rendered((example,) if example.trained else (), len(example.ids), "" if example.trained else "masked")
 
     def _last_answer(self, row: Row) -> Example:
         """The conversation, in which only the last answer counts."""

@@ -11,7 +11,8 @@ from driftloop.api.finetunejob import Columns, DataSource, TrainingMethod
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, fetch_file
-from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_cell, text_of
+from driftloop_trainer.data.cells import Unreadable
+from driftloop_trainer.data.columns import completion_turns, label_of, prompt_turns, read_cell, text_of
 from driftloop_trainer.data.conversations import answers_nothing, conversation, tool_schemas
 from driftloop_trainer.data.files import Format, Record, format_of, open_table
 from driftloop_trainer.data.pairs import answered_turns
@@ -70,7 +71,10 @@ def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
     else:
         turns, rejected = _pair(record, columns) if columns.chosen else (_turns(record, columns), None)
         tools = read_cell(record, columns.tools, tool_schemas) if columns.tools else ""
-        row = Row(part, source, turns, rejected=rejected, tools=tools, place=record.place)
+        label = read_cell(record, columns.label, label_of) if columns.label else None
+        row = Row(part, source, turns, rejected=rejected, label=label, tools=tools, place=record.place)
+    if row.label is not None and row.answer is None and row.prompt.strip():
+        raise Unreadable(f"{record.place}: has a label, but its last message is not an answer of the assistant")
     if not row.prompt.strip():
         raise LeftOut("emptyPrompt")
     if any(answers_nothing(turn) for turn in row.all_turns):

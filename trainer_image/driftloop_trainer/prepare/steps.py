@@ -37,11 +37,11 @@ def apply(step: DataStep, rows: list[Row]) -> list[Row]:
 
 
 def drop_exact(rows: Iterable[Row]) -> list[Row]:
-    """Drop rows with the same prompt and the same answer as an earlier row, or the same pair of answers."""
-    seen: set[tuple[str, Turn | None, Turn | None]] = set()
+    """Drop rows with the prompt, the answer, the rejected answer and the label of an earlier row."""
+    seen: set[tuple[str, Turn | None, Turn | None, bool | None]] = set()
     kept = []
     for row in rows:
-        content = (row.key, row.answer, row.rejected)
+        content = (row.key, row.answer, row.rejected, row.label)
         if content not in seen:
             seen.add(content)
             kept.append(row)
@@ -49,11 +49,11 @@ def drop_exact(rows: Iterable[Row]) -> list[Row]:
 
 
 def drop_near(rows: Sequence[Row], threshold: float) -> list[Row]:
-    """Drop near-duplicates of an earlier row with the same answer, or the same pair of answers."""
+    """Drop near-duplicates of an earlier row with the same answer and label, or the same pair of answers."""
     index = NearIndex(threshold, (row.identity for row in rows))
     kept: list[Row] = []
     for row in rows:
-        answers = (row.answer_key, row.rejected_key)
+        answers = (row.answer_key, row.rejected_key, row.label)
         if not index.copies(row.identity, answers):
             index.add(row.identity, answers)
             kept.append(row)

@@ -10,7 +10,7 @@ import pytest
 from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.dataset import FILE, Dataset, read_turn_ends
+from driftloop_trainer.dataset import FILE, Dataset, Tokens, read_turn_ends
 from driftloop_trainer.models import config_for
 from driftloop_trainer.prepare.folder import SAMPLE
 from driftloop_trainer.prepare.newmodel import save_new_model
@@ -184,6 +184,40 @@ def test_a_pair_is_one_row_one_sequence_and_both_its_answers_are_shown(volume: P
     shown = (volume / "store" / "prepared" / "uid" / SAMPLE).read_text()
     assert "⟦yes<|im_end|>⟧" in shown
     assert "⟦no<|im_end|>⟧" in shown
+
+
+def test_a_labelled_answer_is_one_row_with_the_answer_of_another_question_beside_it(volume: Path) -> None:
+    rows = [{"prompt": text, "completion": text + "!", "label": text == "one"} for text in ("one", "two", "three")]
+    rows += [{"prompt": "one", "completion": "no", "label": False}, {"prompt": "two", "completion": "", "label": True}]
+    result = prepared(volume, rows, templates.CHATML, method="kto")
+    assert (result.train_rows, result.sequences, result.dropped) == (4, 4, {"emptyAnswer": 1})
+    data = Dataset(folder(volume) / FILE)
+    assert data.good.tolist() == [True, False, False, False]
+    assert data.rows([1]) == ["source rows, line 2"] * 2
+    tokenizer = with_template(templates.CHATML)
+    own, others = ([tokenizer.decode(part[part >= 0]) for part in parts] for parts in segments(data))
+    assert own == ["one!<|im_end|>", "two!<|im_end|>", "three!<|im_end|>", "no<|im_end|>"]
+    assert set(others) < set(own)
+    assert all(one != other for one, other in zip(own, others, strict=True))
+    assert result.trained_tokens == sum(len(text) + 1 - len("<|im_end|>") for text in own)
+    assert result.notes == [
+        "1 good and 3 bad answers, which should count alike: set training.desirableWeight to about 3, and the other "
+        "weight to 1."
+    ]
+    assert (folder(volume) / SAMPLE).read_text().startswith("good:\n")
+
+
+def segments(data: Dataset) -> tuple[list[Tokens], list[Tokens]]:
+    """The labels of the first and of the second segment of each sequence. Their prompts are the same."""
+    first, second = [], []
+    for index in range(len(data)):
+        border = int(data.segments(index)[0])
+        labels, ids = data.labels(index), data.ids(index)
+        one, other = (int((part >= 0).argmax()) for part in (labels[:border], labels[border:]))
+        assert ids[:one].tolist() == ids[border : border + other].tolist()
+        first.append(labels[:border])
+        second.append(labels[border:])
+    return first, second
 
 
 def test_pairs_that_the_template_makes_equal_are_told(volume: Path) -> None:

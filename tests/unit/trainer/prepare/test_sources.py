@@ -1,6 +1,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def read_pairs(volume: Path, tmp_path: Path, *records: Any, **columns: str) -> t
     (volume / "d.jsonl").write_text(lines(*records))
     found = read_source(source("d.jsonl", **columns), "data", tmp_path, "dpo")
     return found.rows, dict(found.dropped)
+
+
+def read_labelled(volume: Path, tmp_path: Path, *records: Any, **columns: str) -> list[Row]:
+    (volume / "d.jsonl").write_text(lines(*records))
+    return read_source(source("d.jsonl", **columns), "data", tmp_path, "kto").rows
 
 
 def lines(*records: Any) -> str:
@@ -347,11 +353,67 @@ def test_pairs_are_refused_by_other_methods_with_the_fix(volume: Path, tmp_path:
     assert read("d.jsonl", tmp_path, prompt="prompt", completion="chosen") == [PAIR]
 
 
-def test_the_example_of_pairs_has_rows_that_its_job_reads(volume: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "q", "completion": "a", "label": False},
+        {"prompt": [ASKED], "completion": GOOD, "label": "False"},
+        {"messages": [ASKED, GOOD], "label": 0},
+        {"conversations": [ASKED, GOOD], "label": 0.0, "score": 3},
+    ],
+)
+def test_every_common_form_of_a_labelled_answer_gives_the_same_row(
+    volume: Path, tmp_path: Path, record: dict[str, Any]
+) -> None:
+    assert read_labelled(volume, tmp_path, record) == [replace(PAIR, label=False)]
+
+
+def test_labels_in_a_csv_file_are_read_and_their_column_can_be_named(volume: Path, tmp_path: Path) -> None:
+    (volume / "d.csv").write_text("q,a,liked,label\nq,a,TRUE,x\nq,b,0,x\n")
+    columns = {"prompt": "q", "completion": "a", "label": "liked"}
+    rows = read_source(source("d.csv", **columns), "data", tmp_path, "kto").rows
+    assert [(row.completion, row.label) for row in rows] == [("a", True), ("b", False)]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "q", "completion": "a"}, "no column label beside prompt and completion"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "label": True}, "or dpo .two answers per row"),
+        ({"prompt": "q", "completion": "a", "label": 5}, "line 1, column 'label': 5 is not a label: write true"),
+        ({"prompt": "q", "completion": "a", "label": None}, "column 'label': an empty cell is not a label"),
+        (
+            {"messages": [ASKED, GOOD, ASKED], "label": True},
+            "line 1: has a label, but its last message is not an answer",
+        ),
+        ({"prompt": "q", "completion": "a", "label": True, "system": "be kind"}, "'system' may be part of the rows"),
+    ],
+)
+def test_rows_without_a_clear_label_are_refused_with_the_fix(
+    volume: Path, tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StageFailure, match=message):
+        read_labelled(volume, tmp_path, record)
+
+
+def test_a_label_is_refused_by_other_methods_and_needed_by_kto(volume: Path, tmp_path: Path) -> None:
+    record = {"prompt": "q", "completion": "a", "label": True}
+    with pytest.raises(StageFailure, match=r"with training\.method kto a row is a labelled answer"):
+        read_labelled(volume, tmp_path, record, prompt="prompt", completion="completion")
+    with pytest.raises(StageFailure, match=r"a label, which training\.method sft does not read"):
+        read("d.jsonl", tmp_path, prompt="prompt", completion="completion", label="label")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "file", "rows"), [("finetunejob.yaml", "pairs.jsonl", 6), ("labelled.yaml", "labelled.jsonl", 8)]
+)
+def test_the_examples_of_preferences_have_rows_that_their_jobs_read(
+    volume: Path, tmp_path: Path, manifest: str, file: str, rows: int
+) -> None:
     examples = Path(__file__).parents[4] / "examples/preference"
-    job = FineTuneJob.model_validate(yaml.safe_load((examples / "finetunejob.yaml").read_text()))
-    shutil.copy(examples / "pairs.jsonl", volume)
-    example = job.spec.data.sources[0].model_copy(update={"uri": "pvc://c/pairs.jsonl"})
+    job = FineTuneJob.model_validate(yaml.safe_load((examples / manifest).read_text()))
+    shutil.copy(examples / file, volume)
+    example = job.spec.data.sources[0].model_copy(update={"uri": f"pvc://c/{file}"})
     found = read_source(example, "data", tmp_path, job.spec.training.method)
-    assert (len(found.rows), dict(found.dropped)) == (6, {})
-    assert all(row.rejected for row in found.rows)
+    assert (len(found.rows), dict(found.dropped)) == (rows, {})
+    assert all(row.rejected or row.label is not None for row in found.rows)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def test_items_come_from_the_suite_s_part_and_have_an_answer() -> None:
     only_a_call = Row("feedback", "s", (Turn("user", "d"), call))
     rows = [row("a"), row("b", part="data"), row("c", completion=None), only_a_call, Row("feedback", "s", text="e")]
     assert [item["prompt"] for item in suite_items(rows, SUITE)] == ["a"]
+
+
+def test_an_answer_that_is_labelled_as_bad_is_not_what_a_suite_asks_for() -> None:
+    rows = [replace(row("a"), label=False), replace(row("a", "y"), label=True), replace(row("b"), label=False)]
+    assert [(item["prompt"], item["completion"]) for item in suite_items(rows, SUITE)] == [("a", "y")]
 
 
 def test_a_conversation_is_an_item_with_its_messages_and_is_read_back(tmp_path: Path) -> None:

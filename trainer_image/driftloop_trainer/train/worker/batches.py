@@ -43,14 +43,19 @@ class Batch:
     position_ids: torch.Tensor | None = None  # with packing: from 0 again in each document
     documents: Documents | None = None  # with packing
     reference: torch.Tensor | None = None  # for a method that compares with the first weights: a value per sequence
+    good: torch.Tensor | None = None  # for kto: the label of each sequence
+    others: "Batch | None" = None  # for kto: the same prompts with the answers of other rows
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`."""
         ids, targets, kept = (_copied(tensor, device) for tensor in (self.ids, self.targets, self.kept))
         positions = None if self.position_ids is None else _copied(self.position_ids, device)
         documents = None if self.documents is None else self.documents.to(device)
-        reference = None if self.reference is None else _copied(self.reference, device)
-        return Batch(ids, targets, kept, positions, documents, reference)
+        reference, good = (
+            None if tensor is None else _copied(tensor, device) for tensor in (self.reference, self.good)
+        )
+        others = None if self.others is None else self.others.to(device)
+        return Batch(ids, targets, kept, positions, documents, reference, good, others)
 
     def filled(self, rows: int, tokens: int) -> "Batch":
         """A copy of this shape on the CPU; the additional rows and tokens are padding without a target."""

@@ -9,6 +9,7 @@ def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
     """README.md of a version: what it is, how it was trained, and how to load it."""
     training, lineage = task.training, task.lineage
     counts = {"pretrain": "all", "sft": training.loss_on, "dpo": f"pairs of answers, beta {training.beta:g}"}
+    counts["kto"] = f"labelled answers, beta {training.beta:g}"
     rows = {
         "family": task.family,
         "job": f"{task.job} ({task.job_uid})",

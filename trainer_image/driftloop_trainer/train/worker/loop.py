@@ -143,7 +143,7 @@ class _Steps:
                 work.count,
                 loop.training.max_grad_norm,
                 loop.reduction,
-                loop.method.sums,
+                loop.method.step_sums(self.model, work.batches, work.count),
             )
         except NonFinite as error:
             self.skips = self.skips.after(skipped=True)

@@ -29,6 +29,11 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
     return token_losses(model, batch).sum()
 
 
+def row_log_probabilities(model: Any, batch: Batch) -> torch.Tensor:
+    """The log-probability of all targets of a row that count; float64, (rows,)."""
+    return -token_losses(model, batch).sum(1, dtype=torch.float64)
+
+
 def token_losses(model: Any, batch: Batch) -> torch.Tensor:
     """Cross-entropy of each target, (rows, kept), at least in float32; 0 for those that don't count."""
     size = chunk_tokens(model.config.get_text_config().vocab_size)

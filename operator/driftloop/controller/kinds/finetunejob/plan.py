@@ -20,7 +20,7 @@ from driftloop.api.finetunejob import (
     PlanStatus,
     TrainingSpec,
 )
-from driftloop.contract.course import Course, examples_per_sequence
+from driftloop.contract.course import Course, trained_examples_per_sequence
 from driftloop.contract.loss import chunk_tokens
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
@@ -270,7 +270,7 @@ def memory_per_worker(
     stages, tensor = (parallelism.pipeline, parallelism.tensor) if parallelism else (1, 1)
     model, width = largest_stage(data.model, stages), _width(training)
     longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
-    rows = micro * examples_per_sequence(training)
+    rows = micro * trained_examples_per_sequence(training)
     tokens = rows * longest
     shards = groups // parallelism.data_replicate if parallelism else groups
     workers = shards * tensor  # of a stage, in a replica

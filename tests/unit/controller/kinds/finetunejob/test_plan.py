@@ -534,10 +534,10 @@ def test_the_estimate_is_not_below_what_a_gpu_allocated_nor_far_above(
     assert 0.99 <= round(estimate / allocated, 2) <= 1.17
 
 
-def test_a_pair_takes_the_memory_of_two_rows() -> None:
+def test_a_pair_takes_the_memory_of_two_rows_and_a_labelled_answer_that_of_one() -> None:
     data = prepared(model=LLAMA_8B, longest_row_tokens=4096)
-    single, pair = (
+    single, pair, labelled = (
         memory_per_worker(TrainingSpec(method=method, max_length=4096), data, 8, micro, on_gpu=True)
-        for method, micro in (("sft", 2), ("dpo", 1))
+        for method, micro in (("sft", 2), ("dpo", 1), ("kto", 2))
     )
-    assert single == pair
+    assert single == pair == labelled

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.worker.batches import Batch, padded
-from driftloop_trainer.train.worker.loss import token_losses
+from driftloop_trainer.train.worker.loss import row_log_probabilities
+from driftloop_trainer.train.worker.methods.method import Sums
 from driftloop_trainer.train.worker.order import Indices
 
 
@@ -31,6 +32,10 @@ class Dpo:
     def batch(self, indices: Sequence[int]) -> Batch:
         """The pairs, each as two rows."""
         return replace(pair_rows(self.dataset, indices, self.pad_id), reference=self.reference[list(indices)])
+
+    def step_sums(self, model: Any, batches: Sequence[Batch], count: int) -> Sums:
+        """The same for every step."""
+        return self.sums
 
     def sums(self, model: Any, batch: Batch) -> torch.Tensor:
         """The loss, the pairs whose chosen answer has the higher reward, and the differences of the rewards; (3,).
@@ -59,5 +64,5 @@ def pair_rows(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
 
 def log_ratios(model: Any, batch: Batch, pairs: int) -> torch.Tensor:
     """The log-probability of the chosen answer minus that of the rejected one, for each pair; float64, (pairs,)."""
-    answers = -token_losses(model, batch).sum(1, dtype=torch.float64)[: 2 * pairs]
+    answers = row_log_probabilities(model, batch)[: 2 * pairs]
     return answers[0::2] - answers[1::2]

@@ -9,7 +9,7 @@ from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.order import Indices
 
-Sums = Callable[[Any, Batch], torch.Tensor]  # see Method.sums
+Sums = Callable[[Any, Batch], torch.Tensor]  # see Method.step_sums
 
 
 class Method(Protocol):
@@ -30,8 +30,12 @@ class Method(Protocol):
     def batch(self, indices: Sequence[int]) -> Batch:
         """The micro-batch of these sequences on the CPU. Without sequences it has a loss of 0."""
 
-    def sums(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The loss and each measure, summed over the batch, of shape (1 + measures,). Only the loss has a gradient."""
+    def step_sums(self, model: Any, batches: Sequence[Batch], count: int) -> Sums:
+        """What computes the loss and each measure of a micro-batch of a step, with its weights before the step.
+
+        It returns their sums over the batch, of shape (1 + measures,). Only the loss has a gradient. `batches`: this
+        rank's. `count`: of the step, see below. Every rank calls it.
+        """
 
     def count(self, indices: Indices) -> int:
         """What the sums of a step with these sequences are divided by. It doesn't depend on how they are split."""

@@ -9,6 +9,7 @@ import torch
 from driftloop_trainer.dataset import Dataset
 from driftloop_trainer.train.worker.batches import Batch, collate
 from driftloop_trainer.train.worker.loss import loss_sum
+from driftloop_trainer.train.worker.methods.method import Sums
 from driftloop_trainer.train.worker.order import Indices
 
 
@@ -34,9 +35,9 @@ class NextToken:
         """The sequences, padded."""
         return collate(self.dataset, indices, self.pad_id)
 
-    def sums(self, model: Any, batch: Batch) -> torch.Tensor:
+    def step_sums(self, model: Any, batches: Sequence[Batch], count: int) -> Sums:
         """The cross-entropy, of shape (1,)."""
-        return token_sums(model, batch)
+        return token_sums
 
     def count(self, indices: Indices) -> int:
         """The number of tokens that count."""

@@ -4,7 +4,8 @@ It is computed once per run, before the first step, and kept beside the checkpoi
 and a run that resumes compares with the same values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -42,15 +43,24 @@ def over_all(
     `values` returns one value per sequence of a micro-batch, which may be empty. Dropout is off.
     """
     found = torch.zeros(len(lengths), dtype=torch.float64, device=next(model.parameters()).device)
-    model.eval()
-    with torch.no_grad():
+    with without_gradient(model):
         for indices in share(range(len(lengths)), lengths, mesh.data_rank, mesh.data_size, micro_size):
             found[indices] = values(indices)
+    dist.all_reduce(found)
+    return found / mesh.tensor_size
+
+
+@contextmanager
+def without_gradient(model: Any) -> Iterator[None]:
+    """Forward passes that no backward pass follows, without dropout."""
+    trains = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # after a forward pass without a backward one, FSDP keeps the parameters of its root whole
-    dist.all_reduce(found)
-    return found / mesh.tensor_size
+    model.train(trains)
 
 
 def _in_storage(act: Callable[[], T]) -> T:
