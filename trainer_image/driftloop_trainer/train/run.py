@@ -1,7 +1,8 @@
 """The folder of a run: its checkpoints, and a fence against a driver that was replaced. Imports no torch.
 
     runs/<job uid>/owner                      the token of the driver that may write
-    runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`
+    runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`; `curve.csv` has what
+                                              the steps up to it measured
     runs/<job uid>/reference.json             what the first weights computed, for methods that compare with it
     runs/<job uid>/starts/                    one file per start of the workers: the first step, the number of workers
     runs/<job uid>/trained.json               the model that is trained, for a job that resumes from a checkpoint
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
 _COMPLETE, _OWNER, _REFERENCE, _STARTS = "complete.json", "owner", "reference.json", "starts"
-_TRAINED = "trained.json"
+_TRAINED, _CURVE = "trained.json", "curve.csv"
 
 
 class Superseded(StageFailure):
@@ -48,11 +49,13 @@ class Position:
     """How far a run is: the number of completed steps, and how many of them were skipped (worker/skips.py).
 
     `saved`: when a checkpoint of this position was complete, in Unix seconds. 0: unknown, or there is none.
+    `uri`: the folder of that checkpoint; empty if there is none.
     """
 
     step: int = 0
     skipped: int = 0
     saved: float = field(default=0.0, compare=False)
+    uri: str = field(default="", compare=False)
 
 
 START = Position()
@@ -70,7 +73,7 @@ class Checkpoint:
     @property
     def position(self) -> Position:
         """How far a run is that loads it."""
-        return Position(self.step, self.skipped, self.saved)
+        return Position(self.step, self.skipped, self.saved, self.uri)
 
 
 class Run:
@@ -117,9 +120,13 @@ class Run:
         """The checkpoint that this driver writes after `step` steps. It counts only after `complete`."""
         return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"), skipped)
 
-    def complete(self, checkpoint: Checkpoint, keep: int) -> Checkpoint:
-        """Mark a checkpoint as complete, and delete all but the `keep` latest. Raises Superseded."""
+    def complete(self, checkpoint: Checkpoint, keep: int, curve: str = "") -> Checkpoint:
+        """Mark a checkpoint as complete, and delete all but the `keep` latest. Raises Superseded.
+
+        `curve`: a table of what the steps up to the checkpoint measured. It is stored with the checkpoint.
+        """
         self.check_owner()
+        write_text(join(checkpoint.uri, _CURVE), curve)
         complete = replace(checkpoint, saved=time.time())
         content = {"step": complete.step, "skipped": complete.skipped, "saved": complete.saved}
         write_text(join(complete.uri, _COMPLETE), json.dumps(content))
@@ -164,6 +171,11 @@ class Run:
         fs, path = fsspec.core.url_to_fs(plain(uri))
         fs.invalidate_cache()
         return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)] if fs.exists(path) else []
+
+
+def curve_of(position: Position) -> str:
+    """The table that was given to `complete` with the checkpoint of `position`; empty without one."""
+    return (position.uri and read_text(join(position.uri, _CURVE))) or ""
 
 
 def _remove(uri: str) -> None:

@@ -3,10 +3,16 @@
 from typing import Any
 
 from driftloop.contract.task import TrainTask
+from driftloop_trainer.train.worker.curve import PICTURE, TABLE
+
+_CURVES = f"![What each step measured]({PICTURE})\n\n[{TABLE}]({TABLE}) has the same values as a table.\n\n"
 
 
-def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
-    """README.md of a version: what it is, how it was trained, and how to load it."""
+def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) -> str:
+    """README.md of a version: what it is, how it was trained, and how to load it.
+
+    `curves`: whether the version has a picture and a table of its steps.
+    """
     training, lineage = task.training, task.lineage
     counts = {"pretrain": "all", "sft": training.loss_on, "dpo": f"pairs of answers, beta {training.beta:g}"}
     counts["kto"] = f"labelled answers, beta {training.beta:g}"
@@ -32,6 +38,7 @@ def model_card(task: TrainTask, facts: dict[str, Any]) -> str:
         f"# {task.family}\n\n"
         "Trained by Driftloop. `manifest.json` lists every file with its hash.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
+        f"{_CURVES if curves else ''}"
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("<this folder>")\n'
         'tokenizer = AutoTokenizer.from_pretrained("<this folder>")\n```\n'

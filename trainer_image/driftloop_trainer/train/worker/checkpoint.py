@@ -81,7 +81,7 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer, other: Run | 
                 log.warning("%s can't be loaded: %s", checkpoint.uri, causes(error))
             continue
         if borrowed:
-            return Position(checkpoint.step, saved=checkpoint.saved)
+            return Position(checkpoint.step, saved=checkpoint.saved, uri=checkpoint.uri)
         if first:
             with suppress(Superseded):  # the next check_owner tells all ranks
                 run.drop_beyond(checkpoint)

@@ -6,7 +6,7 @@ No process ever holds the whole model. Weights are gathered one by one, and kept
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.train.worker.card import model_card
+from driftloop_trainer.train.worker.curve import Curve, write_curves
 from driftloop_trainer.train.worker.generation import GENERATION, end_generation
 from driftloop_trainer.train.worker.loading import ShardedModel, is_adapter
 from driftloop_trainer.train.worker.mesh import Mesh
@@ -37,13 +38,17 @@ from driftloop_trainer.weights import Stored
 
 @dataclass(frozen=True)
 class Export:
-    """The sources of the folder at `output`. `base` and `data` are local folders. The model card lists `facts`."""
+    """The sources of the folder at `output`. `base` and `data` are local folders. The model card lists `facts`.
+
+    `curve`: of all steps, on rank 0; without rows the version has no curves.
+    """
 
     task: TrainTask
     base: Path
     data: Path
     facts: dict[str, Any]
     output: str
+    curve: Curve = field(default_factory=Curve)
 
 
 def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
@@ -73,7 +78,8 @@ def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
         shutil.copyfile(generation, folder / GENERATION)
     end_generation(folder, read_turn_ends(plan.data), tokenizer.eos_token_id)
     shutil.copyfile(plan.data / PROFILE, folder / PROFILE)
-    (folder / "README.md").write_text(model_card(plan.task, plan.facts))
+    curves = write_curves(plan.curve, folder)
+    (folder / "README.md").write_text(model_card(plan.task, plan.facts, curves=curves))
     for path in folder.rglob("*"):
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     return complete(folder, plan.output, entries).digest

@@ -19,6 +19,7 @@ from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch, alike
 from driftloop_trainer.train.worker.checkpoint import from_all_ranks
+from driftloop_trainer.train.worker.curve import Curve
 from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.meter import Meter, Step, Trained
@@ -54,6 +55,7 @@ class Loop:
     """Everything that a run needs except the model. `micro_size`: maximum sequences per forward pass of a worker.
 
     `background`: whether training goes on while a checkpoint is written. `patience`: how long a step may take.
+    `curve`: of the steps before, if the run resumes; each step is added to it.
     """
 
     training: TrainingSpec
@@ -65,6 +67,7 @@ class Loop:
     reduction: GradientReduction = "step"
     background: bool = True
     patience: Patience = PATIENCE
+    curve: Curve = field(default_factory=Curve)
 
     def run(
         self,
@@ -85,7 +88,7 @@ class Loop:
         order = Order(dataset.lengths, Course.of(self.training, len(dataset)), self.training.seed)
         works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
         keep = self.training.save_total_limit
-        saver = Saver(run, model, optimizer, keep, background=self.background, last=first)
+        saver = Saver(run, model, optimizer, keep, background=self.background, last=first, curve=self.curve)
         watchdog = Watchdog(self.patience)
         with closing(saver), closing(works), closing(watchdog):
             model.train()
@@ -121,6 +124,7 @@ class _Steps:
         for step, work in enumerate(works, first.step):
             loss = self._train(step, work)
             self.meter.add(Step(loss, time.monotonic() - started, work.tokens))
+            self.loop.curve.add(step + 1, self.meter.measured(self.optimizer.param_groups[0]["lr"]))
             position = Position(step + 1, self.skips.count)
             self.report(self.meter.progress(position, self.saver.last))
             self._agree_and_save(position)

@@ -68,6 +68,13 @@ class Meter:
             reward=self.reward,
         )
 
+    def measured(self, learning_rate: float) -> dict[str, float]:
+        """What the last step measured, for the curve. A skipped step has no rewards."""
+        step = self._recent[-1]
+        rewards = {f"reward_{kind}": value for kind, value in self.reward.items()} if math.isfinite(step.loss) else {}
+        speed = step.tokens / max(step.seconds, 1e-9)
+        return {"loss": step.loss, **rewards, "learning_rate": learning_rate, "tokens_per_second": speed}
+
     def trained(self, skipped: int) -> Trained:
         seconds = time.monotonic() - self._begun
         losses = [step.loss for step in self._recent if math.isfinite(step.loss)]

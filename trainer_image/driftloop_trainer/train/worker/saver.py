@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from driftloop_trainer.train.run import START, Checkpoint, Position, Run, Superseded, plain
 from driftloop_trainer.train.worker.checkpoint import causes, check_owner, state_of
+from driftloop_trainer.train.worker.curve import Curve
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Saver:
 
     `keep`: number of checkpoints that are kept. `background`: whether training goes on meanwhile. That takes memory for
     a copy of the weights and moments of this rank. `last`: the last complete one. Only rank 0 learns of new ones.
+    `curve`: of the steps so far. That of rank 0 is stored with each checkpoint.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Saver:
         *,
         background: bool = True,
         last: Position = START,
+        curve: Curve | None = None,
     ) -> None:
         self.last = last
+        self._curve = Curve() if curve is None else curve  # one without rows is false
         self._run = run
         self._model = model
         self._optimizer = optimizer
@@ -97,7 +101,8 @@ class Saver:
 
     def _complete(self, checkpoint: Checkpoint) -> None:
         try:
-            self.last = self._run.complete(checkpoint, self._keep).position
+            curve = self._curve.text(checkpoint.step)
+            self.last = self._run.complete(checkpoint, self._keep, curve).position
         except Superseded as superseded:  # by now; the next check_owner tells all ranks
             log.warning("%s", superseded)
 

@@ -19,6 +19,7 @@ from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
+from driftloop_trainer.train.worker.curve import Curve, curve_before
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
@@ -55,6 +56,9 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     micro_size = task.per_device_train_batch_size
     try:
         method = method_of(training, dataset, pad_id, model=model, run=run, mesh=mesh, micro_size=micro_size)
+        other = Run(task.resume_from, run.token) if task.resume_from else None
+        begun = resume(run, model, optimizer, other)
+        restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
         loop = Loop(
             training=training,
             method=method,
@@ -64,10 +68,8 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             mesh=mesh,
             reduction=task.gradient_reduction,
             background=task.checkpoints == "asynchronous",
+            curve=curve_before(begun) if first else Curve(),
         )
-        other = Run(task.resume_from, run.token) if task.resume_from else None
-        begun = resume(run, model, optimizer, other)
-        restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
         with at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker:
             trained = loop.run(model, optimizer, run, begun, report if first else lambda _: None, worker)
         check_owner(run)
@@ -76,7 +78,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
     rewards = {f"final reward {kind}": f"{value:.4f}" for kind, value in trained.reward.items()}
     facts = {"final loss": f"{trained.loss:.4f}", **rewards, "skipped steps": trained.skipped}
-    plan = Export(task, base, data, facts, join(task.output, run.token))
+    plan = Export(task, base, data, facts, join(task.output, run.token), loop.curve)
     digest = export(sharded, plan, scratch)
     return Outcome(
         uri=plan.output,
