@@ -15,6 +15,7 @@ from driftloop.contract.result import ModelFacts
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
+from driftloop_trainer.osf import with_osf
 from driftloop_trainer.weights import is_rearranged, meta_model
 
 # Types that support packing, each tested with a tiny model: rows packed into one sequence get the same loss as alone.
@@ -151,9 +152,11 @@ def load_model(folder: Path, adapter: Adapter) -> Any:
 
 
 def with_adapter(model: Any, adapter: Adapter) -> Any:
-    """Add LoRA matrices and freeze the weights, or return `model` itself. Raises StageFailure for unknown modules."""
+    """Add an adapter and freeze the weights, or return `model` itself. Raises StageFailure for unknown modules."""
     if adapter.type == "none":
         return model
+    if adapter.type == "osf":
+        return with_osf(model, adapter)
     from peft import LoraConfig, get_peft_model  # slow to import, and needed only for LoRA
 
     targets = adapter.target_modules
@@ -186,8 +189,16 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
     bare = meta_model(config)
     rearranged = is_rearranged(bare)
     layers = [_count(layer) for layer in decoder_layers(bare)]
+    if rearranged and adapter.type == "osf":
+        raise StageFailure(
+            StageReason.UNKNOWN_MODULES,
+            f"training.adapter.type: osf can't be trained with models of type {config.model_type!r}, whose weights are "
+            "stored in another form: use lora or none",
+        )
     with loading(), torch.device("meta"):
         model = with_adapter(bare, adapter)
+    if adapter.type == "osf":
+        layers = [_count(layer) for layer in decoder_layers(model)]  # several times as large
     text = config.get_text_config()
     vocabulary, width = model.get_input_embeddings().weight.shape
     return ModelFacts(

@@ -227,12 +227,19 @@ class DataSpec(ApiModel):
 class Adapter(ApiModel):
     """Parameter-efficient fine-tuning."""
 
-    type: Literal["none", "lora"] = Field("none", description="none trains all weights. lora trains an adapter.")
+    type: Literal["none", "lora", "osf"] = Field(
+        "none",
+        description="none trains all weights. lora trains an adapter. osf trains the weaker directions of each matrix, "
+        "and keeps the stronger ones as they are, so that the model forgets less (orthogonal subspace fine-tuning).",
+    )
+    effective_rank: float = Field(
+        0.5, gt=0, lt=1, description="For osf: share of each matrix's directions that are kept."
+    )
     r: int = Field(16, ge=1, le=1024, description="LoRA rank.")
     lora_alpha: int = Field(32, ge=1, le=4096, description="LoRA scaling numerator.")
     lora_dropout: Fraction = Field(0.0, description="Dropout on the adapter's input.")
     target_modules: list[Annotated[str, Field(max_length=128)]] = Field(
-        default=["all-linear"], max_length=32, description="Modules that get an adapter."
+        default=["all-linear"], max_length=32, description="Modules that get an adapter; for osf linear layers."
     )
 
 
@@ -261,7 +268,7 @@ class TrainingSpec(ApiModel):
     undesirable_weight: float = Field(
         1.0, gt=0, le=1000, description="For kto: weight of the loss of bad answers, if there are fewer of them."
     )
-    adapter: Adapter = Field(default=Adapter(), description="Train all weights, or a LoRA adapter.")
+    adapter: Adapter = Field(default=Adapter(), description="Train all weights, or a part of them.")
     loss_on: Literal["all", "completion"] = Field("completion", description="Tokens that count in the loss, for sft.")
     num_train_epochs: float = Field(
         3.0,
@@ -542,6 +549,23 @@ class FineTuneJobSpec(ApiModel):
                 "with method kto a row is a labelled answer: name the columns label and either messages or prompt and "
                 "completion, and optionally tools",
                 ".training.method",
+            ),
+            rule(
+                "self.training.adapter.type != 'osf' || "
+                "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
+                "adapter osf is not trained with compute.parallelism.tensor or pipeline: remove it",
+                ".training.adapter.type",
+            ),
+            rule(
+                "self.training.adapter.type == 'osf' || self.training.adapter.effectiveRank == 0.5",
+                "effectiveRank is only for adapter osf: remove it",
+                ".training.adapter.effectiveRank",
+            ),
+            rule(
+                "self.training.adapter.type != 'osf' || (self.training.adapter.r == 16 && "
+                "self.training.adapter.loraAlpha == 32 && self.training.adapter.loraDropout == 0.0)",
+                "adapter osf has no r, loraAlpha and loraDropout: remove them, or use effectiveRank",
+                ".training.adapter",
             ),
             rule(
                 "self.training.adapter.type == 'none' || self.compute.parallelism.tensor == 1 || "

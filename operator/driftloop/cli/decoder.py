@@ -114,11 +114,13 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
     embedding = config.vocab_size * config.hidden_size
     outside = embedding * (1 if config.tie_word_embeddings else 2) + config.hidden_size
     base = config.num_hidden_layers * layer + outside
-    added = _adapter_parameters(config, family, adapter)
+    trained, added = _adapter_parameters(config, family, adapter)
+    if adapter.type == "osf":
+        layer += added // config.num_hidden_layers
     return ModelFacts(
         model_type=str(model_type),
         parameters=base + added,
-        trainable_parameters=base if adapter.type == "none" else added,
+        trainable_parameters=base if adapter.type == "none" else trained,
         embedding_parameters=embedding,
         largest_layer_parameters=layer,
         num_layers=config.num_hidden_layers,
@@ -149,10 +151,10 @@ def _layer(config: _Config, family: _Family) -> Iterator[_Linear]:
     yield _Linear("mlp.down_proj", config.intermediate_size, hidden, biased)
 
 
-def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> int:
-    """Parameters of the two matrices that LoRA adds to each target module."""
+def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> tuple[int, int]:
+    """Parameters that the adapter adds to its target modules: the trained ones, and all."""
     if adapter.type == "none":
-        return 0
+        return 0, 0
     layers = [
         _Linear(f"model.layers.{number}.{linear.name}", linear.inputs, linear.outputs)
         for number in range(config.num_hidden_layers)
@@ -165,7 +167,16 @@ def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> i
         targets = [linear for linear in (*layers, *around) if _is_target(linear.name, adapter.target_modules)]
     if not targets:
         raise UnknownModel(f"training.adapter.targetModules: the model has none of {', '.join(adapter.target_modules)}")
-    return sum(adapter.r * (linear.inputs + linear.outputs) for linear in targets)
+    if adapter.type == "lora":
+        added = sum(adapter.r * (linear.inputs + linear.outputs) for linear in targets)
+        return added, added
+    trained = kept = 0
+    for linear in targets:
+        directions = min(linear.inputs, linear.outputs)
+        rank = min(max(1, int(directions * adapter.effective_rank)), directions - 1)
+        trained += (directions - rank) * (linear.inputs + linear.outputs + 1)
+        kept += rank * (linear.inputs + linear.outputs)
+    return trained, trained + kept
 
 
 def _is_target(name: str, targets: list[str]) -> bool:

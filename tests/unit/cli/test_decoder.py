@@ -24,7 +24,10 @@ FULL, LORA = Adapter(), Adapter(type="lora", r=4)
 SOME = LORA.model_copy(update={"target_modules": ["q_proj", "v_proj", "model.layers.1.mlp.down_proj"]})
 
 
-@pytest.mark.parametrize("adapter", [FULL, LORA, SOME], ids=["full", "lora", "lora of some modules"])
+OSF = Adapter(type="osf", effective_rank=0.3)
+
+
+@pytest.mark.parametrize("adapter", [FULL, LORA, SOME, OSF], ids=["full", "lora", "lora of some modules", "osf"])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_the_count_is_that_of_the_built_model(model_type: str, adapter: Adapter) -> None:
     for fields in (

@@ -37,8 +37,9 @@ WAYS = {  # how a model is loaded: its adapter and the grid
     "lora-tensor": ("lora", Parallelism(tensor=2)),
     "pipeline": ("none", Parallelism(pipeline=2)),
     "replicas": ("none", Parallelism(data_replicate=2)),
+    "osf": ("osf", Parallelism(data_replicate=2)),
 }
-LOADED = [(name, way) for name in SMALL for way in WAYS if name in SPLIT or way in ("none", "lora")]
+LOADED = [(name, way) for name in SMALL for way in WAYS if way in ("none", "lora") or (name in SPLIT and way != "osf")]
 TRAINED = "-trained"
 
 
@@ -59,6 +60,7 @@ def run_rank(folder: Path, rank: int, world_size: int) -> None:
             outcome[f"{name} {way}"] = run(folder, rank, name, way, reference)
             if name == "untied" and WAYS[way][0] == "lora":
                 run(folder, rank, name, way, reference, trained=True)
+    run(folder, rank, "untied", "osf", {})
     limit = resident() + ALLOWED
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     outcome[LARGE] = run(folder, rank, LARGE, "none", {})
@@ -84,7 +86,7 @@ def run(
     for full_name, weight in sharded.model.named_parameters():
         whole_weight = weight.full_tensor()
         name_there = full_name if is_adapter(full_name) else plain_name(full_name)
-        if is_adapter(full_name):
+        if ".lora_" in full_name:
             reference.setdefault(full_name, whole_weight)
         if name_there == "lm_head.weight" and name_there not in reference:
             name_there = "model.embed_tokens.weight"  # a last stage has tied embeddings under this name only

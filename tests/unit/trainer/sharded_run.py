@@ -26,6 +26,7 @@ from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import config_for, with_adapter
+from driftloop_trainer.osf import kept_weights
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, plain
 from driftloop_trainer.train.shutdown import at_work
@@ -106,6 +107,8 @@ def _routed(router: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 def adapter_of(case: dict[str, Any]) -> Adapter:
     """The adapter that a case trains."""
+    if case.get("osf"):
+        return Adapter(type="osf", effective_rank=0.4)
     targets = case.get("targets", ["all-linear"])
     lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0), target_modules=targets)
     return lora if case.get("lora") else Adapter()
@@ -129,6 +132,9 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
         if name := case.get("cut_short"):
             cut_short(run, name)
     dist.barrier()
+    if case.get("spoilt"):
+        for tensor in kept_weights(model).values():
+            tensor.mul_(2)
     begun = resume(run, model, optimizer)
     losses: list[float] = []
     checkpoints: list[int] = []

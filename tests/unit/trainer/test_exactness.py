@@ -77,6 +77,13 @@ RECORDED: dict[str, dict[str, Any]] = {
     "mixtral, shards of adapters": {"model": MIXTRAL, "lora": True},
     "replicas of shards, reduced each time": {"replicate": 2, "reduction": "microBatch"},
     "replicas": {"replicate": 4},
+    "llama, shards of osf": {"osf": True},
+    "qwen3, replicas of osf": {
+        "osf": True,
+        "replicate": 2,
+        "reduction": "microBatch",
+        "model": {"model_type": "qwen3"},
+    },
     "adapters of the vocabulary": {
         "lora": True,
         "targets": ["embed_tokens", "lm_head", "q_proj", "o_proj"],
@@ -165,6 +172,16 @@ CASES: list[dict[str, Any]] = [
         "stop_after": 3,
     },
     {"name": "replicas resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "r"},
+    {"name": "osf killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "o", "stop_after": 3, "osf": True},
+    {
+        "name": "osf resumed",
+        "world_size": 1,
+        "micro_size": 3,
+        "save_steps": 100,
+        "run": "o",
+        "osf": True,
+        "spoilt": True,
+    },
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
     {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
     *({"pipeline": 2, "micro_size": 2, "save_steps": 100, "name": name} | case for name, case in STAGED.items()),
@@ -190,6 +207,7 @@ MAIN_RECORDED = (
     "qwen3, shards of adapters",
     "qwen3, shards of split",
     "llama, shards of split adapters",
+    "llama, shards of osf",
 )
 MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
 RESUMED_STAGED = ("split again killed", "split resumed staged")
@@ -365,7 +383,7 @@ def test_matrices_split_over_ranks_give_the_losses_of_one_plain_process(folder: 
 @pytest.mark.parametrize("name", sweep("exactness", PACKED, main=("packed, split",)))
 def test_packed_rows_over_ranks_give_the_losses_of_rows_alone(folder: Path, name: str) -> None:
     case = PACKED[name]
-    adapter = Adapter(type="lora", r=4) if case.get("lora") else None
+    adapter = adapter_of(case)
     expected = plain_losses(Dataset(folder / "packed" / FILE), adapter, **case.get("model", {}))
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
@@ -373,7 +391,7 @@ def test_packed_rows_over_ranks_give_the_losses_of_rows_alone(folder: Path, name
 @pytest.mark.parametrize("name", sweep("exactness", STAGED, main=MAIN_STAGED))
 def test_stages_of_a_pipeline_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     case = STAGED[name]
-    adapter = Adapter(type="lora", r=4) if case.get("lora") else None
+    adapter = adapter_of(case)
     expected = plain_losses(Dataset(folder / case.get("data", "") / FILE), adapter, **case.get("model", {}))
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
@@ -423,6 +441,13 @@ def test_a_killed_run_goes_on_with_another_mesh(folder: Path, name: str) -> None
 @pytest.mark.long("exactness")
 def test_adapters_go_on_with_another_mesh(folder: Path) -> None:
     assert losses(folder, "adapters resumed") == pytest.approx(losses(folder, "lora")[2:], abs=1e-9)
+
+
+@pytest.mark.long("exactness")
+def test_osf_goes_on_with_the_cut_of_its_checkpoint(folder: Path) -> None:
+    expected = plain_losses(Dataset(folder / FILE), adapter_of({"osf": True}))
+    assert losses(folder, "osf killed") == pytest.approx(expected[:3], abs=1e-9)
+    assert losses(folder, "osf resumed") == pytest.approx(expected[2:], abs=1e-9)
 
 
 @pytest.mark.long("exactness")

@@ -90,6 +90,15 @@ def test_facts_of_lora_count_only_the_adapters_as_trained(folder: Path) -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+def test_facts_of_osf_count_what_is_trained_and_all_that_is_kept_beside_it(folder: Path) -> None:
+    adapter = Adapter(type="osf", effective_rank=0.25)
+    model = load_model(folder, adapter)
+    facts = model_facts(load_model(folder, Adapter()).config, adapter)
+    assert facts.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert facts.parameters == sum(p.numel() for p in model.parameters())
+    assert facts.largest_layer_parameters == sum(p.numel() for p in decoder_layers(model)[0].parameters())
+
+
 def test_adapter_modules_that_are_not_there_are_refused(folder: Path) -> None:
     with pytest.raises(StageFailure, match=r"UnknownModules: training\.adapter\.targetModules"):
         load_model(folder, Adapter(type="lora", target_modules=["nowhere"]))

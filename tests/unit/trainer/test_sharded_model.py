@@ -99,6 +99,13 @@ def test_trained_adapters_are_merged_alike_in_every_grid(folder: Path) -> None:
     assert all(torch.equal(merged[name], split[name]) for name in base)
 
 
+def test_weights_that_osf_cuts_in_two_are_exported_as_their_sum_by_every_rank(folder: Path) -> None:
+    base, exported = weights(folder / "untied"), weights(folder / "out" / "untied-osf")
+    assert base.keys() == exported.keys()
+    assert all(torch.allclose(base[name], exported[name], atol=1e-5) for name in base)
+    assert torch.equal(base["lm_head.weight"], exported["lm_head.weight"])
+
+
 def test_each_rank_writes_a_file_of_its_own_and_the_index_names_them(folder: Path) -> None:
     out = folder / "out" / "large-none"
     index = json.loads((out / "model.safetensors.index.json").read_text())

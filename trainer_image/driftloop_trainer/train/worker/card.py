@@ -16,6 +16,8 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
     training, lineage = task.training, task.lineage
     counts = {"pretrain": "all", "sft": training.loss_on, "dpo": f"pairs of answers, beta {training.beta:g}"}
     counts["kto"] = f"labelled answers, beta {training.beta:g}"
+    adapters = {"none": "none", "lora": f"lora r={training.adapter.r}, merged"}
+    adapters["osf"] = f"osf, {training.adapter.effective_rank:g} of the directions kept, merged"
     rows = {
         "family": task.family,
         "job": f"{task.job} ({task.job_uid})",
@@ -24,7 +26,7 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
         "base model digest": lineage.base_digest or task.model.digest or "unknown",
         "data digest": task.data_digest,
         "method": training.method,
-        "adapter": training.adapter.type if training.adapter.type == "none" else f"lora r={training.adapter.r}, merged",
+        "adapter": adapters[training.adapter.type],
         "loss on": counts[training.method],
         "optimiser steps": task.total_steps,
         "rows per step": training.train_batch_size,

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
+from driftloop_trainer.osf import kept_weights
 from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded, plain
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -
 
 
 def _options() -> StateDictOptions:
-    # Frozen weights are read from the base model, so no checkpoint needs them.
+    # Frozen weights are read from the base model, so no checkpoint needs them; for those of osf see `kept_weights`.
     return StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
@@ -162,4 +163,5 @@ def _stored(model: Any, weights: dict[str, Any], moments: dict[str, Any]) -> dic
     """
     first_names = getattr(model, "all_tied_weights_keys", {})
     states = {first_names.get(name, name): state for name, state in moments["state"].items()}
-    return {"model": weights, "optim": {"state": states}}
+    kept = kept_weights(model)
+    return {"model": weights, "optim": {"state": states}} | ({"kept": kept} if kept else {})

@@ -28,6 +28,7 @@ from driftloop.podlib.storage import complete, new_file
 from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
+from driftloop_trainer.osf import merged, osf_layers
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.curve import Curve, write_curves
 from driftloop_trainer.train.worker.generation import GENERATION, end_generation
@@ -97,7 +98,7 @@ class Adapted:
 
 def adapted_weights(model: nn.Module) -> dict[str, Adapted] | None:
     """The adapters by the names of their weights, or None if any adapter is not that of a linear layer."""
-    if not any(is_adapter(name) for name, _ in model.named_parameters()):
+    if osf_layers(model) or not any(is_adapter(name) for name, _ in model.named_parameters()):
         return {}
     from peft.tuners.lora import Linear, LoraLayer  # slow to import, and only LoRA needs it
 
@@ -122,6 +123,7 @@ class Weights:
         self._names = {tensor.name: name for name, tensor in stored.items()}
         self._stored = stored
         self._adapted = adapted
+        self._cut = {f"{name}.base_layer.weight": layer for name, layer in osf_layers(model).items()}
         self._dtype = dtype
 
     def sizes(self) -> dict[str, int]:
@@ -137,6 +139,9 @@ class Weights:
         tensor, weight = self._stored[name], self._weights[name]
         if weight.requires_grad:
             whole = _whole(weight)
+            return self._divided(tensor, whole) if wanted else {}
+        if name in self._cut:
+            whole = merged(self._cut[name], _whole)
             return self._divided(tensor, whole) if wanted else {}
         change = self._change(name)
         if not wanted:

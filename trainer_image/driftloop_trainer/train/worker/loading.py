@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
 from driftloop_trainer.models import load_config, load_model, plain_name, with_adapter
+from driftloop_trainer.osf import decomposed, osf_layers
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.seeds import seed_of
@@ -63,15 +64,16 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
         stored = {name: weights[first] for name, first in firsts.items() if first in weights}
         _read(model, stored)
     _start_adapters(model, training.seed)
+    _start_osf(model)
     return ShardedModel(model, stored, mesh)
 
 
 def empty_model(folder: Path, training: TrainingSpec) -> Any:
     """The model without memory for its weights; its buffers are on the CPU, with their values.
 
-    Trained weights are in float32. Frozen weights are in bfloat16 if the computation is in bfloat16.
+    Trained weights are in float32. Frozen weights of LoRA are in bfloat16 if the computation is in bfloat16.
     """
-    half = training.bf16 and training.adapter.type != "none"
+    half = training.bf16 and training.adapter.type == "lora"
     model = meta_model(load_config(folder), torch.bfloat16 if half else torch.float32)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -107,7 +109,7 @@ def _start_adapters(model: nn.Module, seed: int) -> None:
     https://huggingface.co/docs/peft/developer_guides/lora#initialization
     """
     for name, parameter in model.named_parameters():
-        if is_adapter(name):
+        if ".lora_" in name:
             full = torch.zeros(parameter.shape)
             random = torch.Generator().manual_seed(seed_of(seed, name))
             if ".lora_A." in name:
@@ -115,6 +117,18 @@ def _start_adapters(model: nn.Module, seed: int) -> None:
             elif ".lora_embedding_B." in name:
                 nn.init.normal_(full, generator=random)
             place(full.to(parameter.device), parameter, source=None)
+
+
+def _start_osf(model: nn.Module) -> None:
+    """Cut the weights into the part that is frozen and the one that is trained. Each rank computes some of them."""
+    for number, layer in enumerate(osf_layers(model).values()):
+        owner, weight = number % dist.get_world_size(), layer.base_layer.weight.detach()
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        mine = decomposed(whole, layer.kept) if dist.get_rank() == owner else None
+        for place_, parameter in enumerate(layer.parts()):
+            part = mine[place_] if mine else torch.empty(parameter.shape, dtype=whole.dtype, device=whole.device)
+            dist.broadcast(part, owner)
+            place(part, parameter, source=None)
 
 
 def place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None:
@@ -130,4 +144,4 @@ def place(full: torch.Tensor, target: torch.Tensor, source: int | None) -> None:
 
 def is_adapter(name: str) -> bool:
     """Whether a parameter with this name is an adapter's."""
-    return ".lora_" in name
+    return ".lora_" in name or ".osf_" in name

@@ -29,6 +29,8 @@ from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
 FLOAT, HALF = 4, 2  # bytes
+# Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
+LINEAR_LAYERS = 7
 ADAM_STATES = 2  # AdamW keeps two moments per weight, in float32 like the weights
 # Memory of a worker for Python, torch and Ray (measured: 0.4 GiB), and memory of a GPU for CUDA, cuBLAS and NCCL
 # (measured: 1.9 GiB beside a model of 1.2B parameters on an H200).
@@ -254,7 +256,7 @@ def memory_per_worker(
     pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
     micro-batches as there are stages, the last one has the logits. With
     replicas the shards are those of one replica.
-    Weights: in float32; frozen ones in half precision if the computation is.
+    Weights: in float32; frozen ones of LoRA in half precision if the computation is.
     Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
     are reduced after each: see `gradient_reduction`.
     Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
@@ -281,9 +283,10 @@ def memory_per_worker(
     logits = min(tokens, chunk_tokens(model.vocab_size)) if model.chunked_loss else tokens
     kept = accumulating and gradient_reduction(model) == "step"
     trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
+    frozen_width = FLOAT if training.adapter.type == "osf" else width
     split = tensor if training.adapter.type == "none" else 1  # over how many workers of a group trained weights are
     parts = {
-        "weights": math.ceil(FLOAT * trained / (shards * split) + width * frozen / workers),
+        "weights": math.ceil(FLOAT * trained / (shards * split) + frozen_width * frozen / workers),
         "gradients": math.ceil(FLOAT * trained * (1 / shards + kept) / split),
         "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / (shards * split)),
         "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
@@ -373,10 +376,13 @@ def _activations_per_token(model: ModelFacts, training: TrainingSpec, tensor: in
 
     For each of two norms: the input in float32, the normalised and the scaled output. For the attention: q, k, v, and
     the output before and after its heads are joined. For the MLP: gate, its activation, up, and their product.
+    For osf: in each linear layer the input's components along the trained directions, before and after S.
     The workers that share a matrix have a part of each of these, but the norms' input and outputs are whole.
     """
     hidden, intermediate, width = model.hidden_size, model.intermediate_size, _width(training)
     layer = 2 * hidden * FLOAT + width * (4 * hidden + math.ceil((5 * hidden + 4 * intermediate) / tensor))
+    if training.adapter.type == "osf":
+        layer += math.ceil(2 * LINEAR_LAYERS * width * hidden * (1 - training.adapter.effective_rank))
     if training.gradient_checkpointing:
         return layer + waiting * model.num_layers * hidden * width
     return waiting * layer * model.num_layers

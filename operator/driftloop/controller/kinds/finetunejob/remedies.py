@@ -10,14 +10,12 @@ from typing import Any, assert_never
 
 from driftloop.api.finetunejob import FineTuneJobSpec, PlanStatus
 from driftloop.contract.result import ModelFacts, PrepareResult
-from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, resolved
+from driftloop.controller.kinds.finetunejob.plan import LINEAR_LAYERS, Refusal, TrainingPlan, plan, resolved
 from driftloop.controller.vocabulary.reasons import Reason
 
 MOST_NODES, MORE_NODES = 512, 8  # the API's limit, and how many times the job's nodes are suggested at most
 GPU_MEMORY = (16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # sizes on the market, in GiB
 MOST_MEMORY = 4096  # the largest memory limit of a pod that is suggested, in GiB
-# Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
-LINEAR_LAYERS = 7
 # Only a change that lowers the estimate by this much is proposed after a training that ran out of memory.
 LESS = 0.9
 

@@ -26,6 +26,7 @@ from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
+from driftloop_trainer.train.worker.methods.reference import without_gradient
 from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
@@ -200,6 +201,32 @@ def test_an_adapter_is_merged_into_the_weights_that_it_was_trained_beside(
     )
     assert not torch.allclose(untrained, adapted, atol=1e-3)
     assert torch.allclose(merged, adapted, atol=1e-5)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_trained_part_of_osf_is_added_to_the_part_that_is_kept(volume: Path, tmp_path: Path, bf16: bool) -> None:
+    prepared(volume, ROWS, templates.CHATML)
+    job = task(volume, adapter={"type": "osf", "effectiveRank": 0.3}, bf16=bf16)
+    base, ids = volume / "base", torch.arange(10)[None]
+    sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
+    assert {weight.dtype for weight in sharded.model.parameters()} == {torch.float32}
+    with without_gradient(sharded.model):
+        started = sharded.model(ids).logits.float()
+    with without_gradient(sharded.model):
+        for name, parameter in sharded.model.named_parameters():
+            if name.endswith(".osf_s"):
+                parameter.mul_(3)
+        adapted = sharded.model(ids).logits.float()
+    export(sharded, Export(job, base, folder(volume), {}, job.output), tmp_path)
+    untrained, merged = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(ids).logits
+        for path in (base, volume / "versions" / "uid")
+    )
+    accuracy = 0.03 if bf16 else 1e-5
+    assert torch.allclose(started, untrained, atol=accuracy)
+    assert torch.allclose(merged, adapted, atol=accuracy)
+    assert not torch.allclose(merged, untrained, atol=0.1)
+    assert "osf, 0.3 of the directions kept, merged" in (volume / "versions" / "uid" / "README.md").read_text()
 
 
 def test_frozen_weights_are_in_half_precision_where_they_are_computed_in_it_and_exported_as_they_were(
