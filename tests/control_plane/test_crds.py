@@ -194,7 +194,6 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (labelled, "spec.training.packing", True, "spec.training.packing.*not packed"),
     (labelled, "spec.training.lossOn", "all", "spec.training.lossOn.*compare answers"),
     (labelled, "spec.training.method", "dpo", "spec.training.method.*only for method kto"),
-    (labelled, "spec.data.feedback", {"service": "support"}, "spec.training.method.*kto does not read feedback"),
     (
         labelled,
         "spec.data.sources",

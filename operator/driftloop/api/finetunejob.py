@@ -519,12 +519,7 @@ class FineTuneJobSpec(ApiModel):
             rule(
                 "self.training.method != 'dpo' || !has(self.data.feedback)",
                 "method dpo needs pairs of answers, but feedback has one answer per question: remove data.feedback, or "
-                "use method sft",
-                ".training.method",
-            ),
-            rule(
-                "self.training.method != 'kto' || !has(self.data.feedback)",
-                "method kto does not read feedback: remove data.feedback, or use method sft",
+                "use method sft or kto",
                 ".training.method",
             ),
             rule(

@@ -46,7 +46,20 @@ class FeedbackRecord(ApiModel):
             return self.correction
         return self.completion if self.rating == "positive" else None
 
-    def row(self, answer: str) -> Row:
+    def answers(self, labelled: bool) -> list[tuple[str, bool | None]]:
+        """The answers to train on, with their labels; without `labelled` only the correct one, which has no label.
+
+        An answer that ended early is not one of them.
+        """
+        right = None if self.partial and self.rating == "positive" else self.answer
+        if not labelled:
+            found: list[tuple[str | None, bool | None]] = [(right, None)]
+        else:
+            wrong = None if self.partial or self.rating == "positive" else self.completion
+            found = [(right, True), (None if wrong == right else wrong, False)]
+        return [(answer, label) for answer, label in found if answer is not None and answer.strip()]
+
+    def row(self, answer: str, label: bool | None) -> Row:
         """The conversation with its answer. Raises Unreadable if it has more than text."""
         for message in self.messages:
             if reason := message.get(UNREADABLE):
@@ -56,7 +69,8 @@ class FeedbackRecord(ApiModel):
         if any(answers_nothing(turn) for turn in turns):  # tool calls, which older proxies didn't store
             raise Unreadable("an assistant message is empty")
         tools = tool_schemas(self.tools)
-        return Row("feedback", "feedback", turns, tools=tools, cluster=self.user or None, place=f"rating {self.id}")
+        place = f"rating {self.id}"
+        return Row("feedback", "feedback", turns, tools=tools, label=label, cluster=self.user or None, place=place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +81,43 @@ class Selected:
     skipped: dict[str, int]
 
 
-def select(records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, max_rows_per_user: int) -> Selected:
-    """Select the newest answer per question, with a limit per user, without expired records. Pure.
+def select(
+    records: Iterable[FeedbackRecord], *, now: datetime, max_rows: int, max_rows_per_user: int, labelled: bool = False
+) -> Selected:
+    """Select the newest rating per question, with a limit per user, without expired records. Pure.
 
-    Users may contradict each other, and only the newest answer to a question counts. The same question after a
-    different conversation is a different question.
+    Users may contradict each other, and only the newest rating of a question counts. The same question after a
+    different conversation is a different question. `labelled`: bad answers are rows too, and each has its label.
     """
     rows: list[Row] = []
     skipped: Counter[str] = Counter()
     per_user: Counter[str] = Counter()
     seen: set[str] = set()
     for record in sorted(records, key=lambda r: (r.created, r.id), reverse=True):
-        answer = record.answer
+        answers = record.answers(labelled)
         if record.expires is not None and record.expires <= now:
             skipped["expired"] += 1
-        elif record.rating == "positive" and record.partial:
+        elif not answers and record.partial and (labelled or record.rating == "positive"):
             skipped["partialAnswer"] += 1
-        elif answer is None or not answer.strip() or not record.prompt.strip():
+        elif not answers or not record.prompt.strip():
             skipped["noAnswer"] += 1
-        elif (row := _row(record, answer)) is None:
+        elif not (found := _rows(record, answers)):
             skipped["unreadable"] += 1
-        elif row.key in seen:
+        elif found[0].key in seen:
             skipped["superseded"] += 1
         elif record.user and per_user[record.user] >= max_rows_per_user:
             skipped["userCap"] += 1
-        elif len(rows) >= max_rows:
+        elif len(rows) + len(found) > max_rows:
             skipped["maxRows"] += 1
         else:
-            seen.add(row.key)
+            seen.add(found[0].key)
             per_user[record.user] += 1
-            rows.append(row)
+            rows += found
     return Selected(rows, dict(skipped))
 
 
-def read_feedback(source: FeedbackSource, now: datetime) -> Selected:
-    """Read all segments below `source.uri`. A service without feedback has none.
+def read_feedback(source: FeedbackSource, now: datetime, *, labelled: bool = False) -> Selected:
+    """Read all segments below `source.uri`. A service without feedback has none. `labelled`: see `select`.
 
     A line that can't be parsed is counted and skipped, as a killed pod may leave an incomplete line.
     """
@@ -112,18 +128,21 @@ def read_feedback(source: FeedbackSource, now: datetime) -> Selected:
             records.append(FeedbackRecord.model_validate(json.loads(line)))
         except (ValidationError, ValueError):
             unreadable += 1
-    selected = select(records, now=now, max_rows=source.max_rows, max_rows_per_user=source.max_rows_per_user)
+    selected = select(
+        records, now=now, max_rows=source.max_rows, max_rows_per_user=source.max_rows_per_user, labelled=labelled
+    )
     skipped = Counter(selected.skipped)
     skipped["unreadable"] += unreadable
     return Selected(selected.rows, dict(+skipped))
 
 
-def _row(record: FeedbackRecord, answer: str) -> Row | None:
+def _rows(record: FeedbackRecord, answers: Iterable[tuple[str, bool | None]]) -> list[Row]:
+    """The rows of a rating; none if any of them can't be read."""
     try:
-        row = record.row(answer)
+        rows = [record.row(answer, label) for answer, label in answers]
     except Unreadable:
-        return None
-    return row if row.is_unicode else None
+        return []
+    return rows if all(row.is_unicode for row in rows) else []
 
 
 def _lines(uri: str) -> Iterator[bytes]:

@@ -33,7 +33,8 @@ class Gathered:
 def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
     """Read, clean and divide all parts of the data. Raises StageFailure if no row is left for training."""
     data = task.data
-    feedback = read_feedback(task.feedback, now) if task.feedback else None
+    labelled = task.training.method == "kto"
+    feedback = read_feedback(task.feedback, now, labelled=labelled) if task.feedback else None
     parts = [
         *(read_source(source, "data", scratch, task.training.method) for source in data.sources),
         *(

@@ -61,8 +61,22 @@ def drop_near(rows: Sequence[Row], threshold: float) -> list[Row]:
 
 
 def feedback_wins(rows: Iterable[Row]) -> tuple[list[Row], int]:
-    """Drop rows whose answer contradicts feedback on the same prompt, as feedback is newer. Also returns how many."""
+    """Drop rows whose answer contradicts feedback on the same prompt, as feedback is newer. Also returns how many.
+
+    With labels, a good answer contradicts another good one, and the same answer with the other label.
+    """
     all_rows = list(rows)
-    answers = {row.key: row.answer for row in all_rows if row.part == "feedback"}
-    kept = [row for row in all_rows if row.kind == "text" or answers.get(row.key, row.answer) == row.answer]
+    rated = [row for row in all_rows if row.part == "feedback"]
+    right = {row.key: row.answer for row in rated if row.label is not False}
+    labels = {(row.key, row.answer): row.label for row in rated}
+    kept = [
+        row
+        for row in all_rows
+        if row.part == "feedback"
+        or row.kind == "text"
+        or (
+            (row.label is False or right.get(row.key, row.answer) == row.answer)
+            and labels.get((row.key, row.answer), row.label) == row.label
+        )
+    ]
     return kept, len(all_rows) - len(kept)

@@ -43,6 +43,36 @@ def test_an_answer_that_was_cut_off_is_never_trained_on_and_its_correction_is() 
     assert found.skipped == {"partialAnswer": 1}
 
 
+def labelled(*records: FeedbackRecord, max_rows: int = 100) -> tuple[list[tuple[str | None, bool | None]], Any]:
+    found = select(records, now=NOW, max_rows=max_rows, max_rows_per_user=100, labelled=True)
+    return [(row.completion, row.label) for row in found.rows], found.skipped
+
+
+def test_with_labels_complaints_and_corrected_answers_become_bad_answers() -> None:
+    liked, disliked = record("good", None, rating="positive"), record("bad", None, rating="negative", age=2)
+    found = labelled(liked, disliked, record("fixed", "right", age=3))
+    assert found == ([("said", True), ("said", False), ("right", True), ("said", False)], {})
+
+
+def test_a_correction_that_repeats_the_answer_makes_it_a_good_one_alone() -> None:
+    assert labelled(record("fixed", "said")) == ([("said", True)], {})
+
+
+def test_an_answer_that_was_cut_off_is_no_bad_answer_either() -> None:
+    cut = record("cut", None, rating="negative", partial=True)
+    found = labelled(
+        cut, record("fixed", "right", partial=True), record("none", None, rating="negative", completion="")
+    )
+    assert found == ([("right", True)], {"partialAnswer": 1, "noAnswer": 1})
+
+
+def test_both_answers_of_a_correction_count_towards_the_limit() -> None:
+    assert labelled(record("one", "right"), record("two", "right", age=2), max_rows=3) == (
+        [("right", True), ("said", False)],
+        {"maxRows": 1},
+    )
+
+
 def test_the_newest_word_on_a_prompt_counts() -> None:
     assert answers(record("Q", "old", age=5), record("q ", "new", age=1)) == [("q ", "new")]
 

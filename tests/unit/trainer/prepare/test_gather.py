@@ -71,3 +71,20 @@ def test_every_record_is_trained_on_held_out_or_counted_by_its_reason(volume: Pa
         }.items()
     )
     assert 10 < gathered.dropped["notReplayed"] < 50
+
+
+def test_with_kto_ratings_are_labelled_answers(volume: Path) -> None:
+    new = [{"prompt": f"question {n * 7919} about {n**3}", "completion": "yes", "label": n % 2 == 0} for n in range(9)]
+    write(volume / "new.jsonl", new)
+    ratings = [rating(0), rating(1, rating="negative"), rating(2, rating="positive")]
+    write(volume / "feedback" / "v" / "pod" / "1.jsonl", ratings)
+    document = task(heldOutPercent=0, steps=[]).dump() | {"training": {"method": "kto"}}
+    gathered = gather(PrepareTask.model_validate(document), volume, NOW)
+    rated = [(row.prompt, row.completion, row.label) for row in gathered.train if row.part == "feedback"]
+    assert sorted(rated) == [
+        ("rated 0", "right", True),
+        ("rated 0", "said", False),
+        ("rated 15838", "said", True),
+        ("rated 7919", "said", False),
+    ]
+    assert len(gathered.train) == 9 + 4

@@ -93,6 +93,21 @@ def test_feedback_replaces_an_older_answer_and_leaves_the_rest() -> None:
     assert feedback_wins([correction, old, other]) == ([correction, other], 1)
 
 
+def test_feedback_with_labels_drops_what_says_the_opposite_and_keeps_other_bad_answers() -> None:
+    def rated(answer: str, label: bool, part: str) -> Row:
+        return replace(row("where is my card", answer, part), label=label)
+
+    good, bad = rated("right", True, "feedback"), rated("wrong", False, "feedback")
+    agreeing = [rated("right", True, "data"), rated("wrong", False, "data"), rated("worse", False, "data")]
+    opposite = [rated("right", False, "data"), rated("wrong", True, "data"), rated("other", True, "data")]
+    assert feedback_wins([good, bad, *agreeing, *opposite]) == ([good, bad, *agreeing], 3)
+
+
+def test_answers_with_other_labels_are_no_copies() -> None:
+    rows = [replace(row(LONG), label=label) for label in (True, False, True)]
+    assert drop_exact(rows) == rows[:2] == drop_near(rows, 0.85)
+
+
 def test_pairs_are_copies_only_if_both_answers_are_the_same() -> None:
     pairs = [replace(row(LONG), rejected=Turn("assistant", text)) for text in ("y", "z", "y")]
     assert drop_exact(pairs) == pairs[:2] == drop_near(pairs, 0.85)
