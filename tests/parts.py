@@ -15,6 +15,7 @@ PARTS: Mapping[str, str] = {
     "exactness": "sharded training has the losses, gradients and weights of plain training, in every arrangement",
     "fuzz": "all properties with all of their examples",
     "scale": "many objects at once",
+    "trackers": "a training in a real MLflow server",
 }
 FUZZ = "fuzz"
 ALL = "all"

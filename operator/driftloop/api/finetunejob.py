@@ -9,6 +9,7 @@ from driftloop.api.base import (
     Condition,
     Digest,
     Family,
+    ForeignRef,
     Fraction,
     Name,
     ObjectRef,
@@ -244,11 +245,56 @@ class Adapter(ApiModel):
 
 
 TrainingMethod = Literal["pretrain", "sft", "dpo", "kto"]
+TrackerName = Literal["mlflow", "tensorboard", "wandb"]
+
+
+class Tracking(ApiModel):
+    """What the trackers of `reportTo` need."""
+
+    uri: str | None = Field(
+        None,
+        pattern=r"^https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~-]+)*/?$",
+        max_length=512,
+        description="URL of the MLflow server, without user name, password and query.",
+    )
+    experiment: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="Name of the experiment in MLflow, and of the project in Weights & Biases. If absent, the family.",
+    )
+    secret: ForeignRef | None = Field(
+        None,
+        description="Secret with the trackers' credentials. Its keys become environment variables of the training "
+        "pods: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; WANDB_API_KEY, and "
+        "WANDB_BASE_URL for another server.",
+    )
 
 
 class TrainingSpec(ApiModel):
     """How the model is trained. Field names follow TRL and Hugging Face."""
 
+    # The API server checks a rule on defaults of the defaults, too, where the fields are still absent.
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "!has(self.reportTo) || !has(self.tracking) || !('mlflow' in self.reportTo) || has(self.tracking.uri)",
+                "reportTo mlflow needs the URL of its server: set tracking.uri",
+                ".tracking",
+            ),
+            rule(
+                "!has(self.reportTo) || !has(self.tracking) || !has(self.tracking.uri) || 'mlflow' in self.reportTo",
+                "tracking.uri is only for mlflow: add mlflow to reportTo, or remove tracking.uri",
+                ".reportTo",
+            ),
+            rule(
+                "!has(self.reportTo) || !has(self.tracking) || self.reportTo.size() > 0 || "
+                "!(has(self.tracking.experiment) || has(self.tracking.secret))",
+                "tracking is only for the trackers in reportTo: list one, or remove tracking",
+                ".reportTo",
+            ),
+        )
+    )
     method: TrainingMethod = Field(
         "sft",
         description="pretrain: train on plain text. sft: train on examples. dpo: train on pairs of a better and a "
@@ -321,6 +367,15 @@ class TrainingSpec(ApiModel):
     )
     save_total_limit: int = Field(2, ge=1, le=100, description="Number of checkpoints to keep.")
     seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of the order of rows and of the initialisation.")
+    report_to: list[TrackerName] = Field(
+        default=[],
+        max_length=3,
+        description="Trackers that get the loss, learning rate and speed of each step. tensorboard: event files in the "
+        "folder of the run, storage/runs/UID. wandb: Weights & Biases; without WANDB_API_KEY in tracking.secret an "
+        "offline run in the same folder. A tracker that does not answer never holds up the training.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    tracking: Tracking = Field(default=Tracking(), description="What the trackers of reportTo need.")
 
 
 class Parallelism(ApiModel):

@@ -56,6 +56,7 @@ class StageReason(StrEnum):
     BASELINE_FAILED = "BaselineFailed"  # the stable version could not answer an item (evaluate)
 
     # Training.
+    TRACKER_MISSING = "TrackerMissing"  # the trainer image lacks the library of a tracker in reportTo (prepare)
     NODES_MISSING = "NodesMissing"  # too few pods joined in time (train)
     OUT_OF_MEMORY = "OutOfMemory"  # a GPU has too little memory, or Ray ended a worker for lack of it (train)
     HEAD_GONE = "HeadGone"  # the pod with index 0 was lost too often (train)

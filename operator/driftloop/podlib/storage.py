@@ -189,7 +189,7 @@ def publish(folder: Path, uri: str) -> Manifest:
         _publish_local(folder, path)
         return manifest
     for name in [*(entry.path for entry in manifest.files), MANIFEST]:
-        _put(folder / name, join(uri, name))
+        put_file(folder / name, join(uri, name))
     return manifest
 
 
@@ -217,7 +217,7 @@ def new_file(uri: str, scratch: Path) -> Iterator[Path]:
     try:
         yield staged
         if path is None:
-            _put(staged, uri)
+            put_file(staged, uri)
         else:
             staged.replace(path)
     finally:
@@ -228,13 +228,13 @@ def complete(folder: Path, uri: str, entries: Iterable[ManifestEntry]) -> Manife
     """Add the files of `folder` to those that are at `uri` already, `entries`, and the manifest of all of them last."""
     own = Manifest.of(folder)
     for entry in own.files:
-        _put(folder / entry.path, join(uri, entry.path))
+        put_file(folder / entry.path, join(uri, entry.path))
     manifest = Manifest(files=sorted([*own.files, *entries], key=lambda entry: entry.path))
     write_text(join(uri, MANIFEST), manifest.document)
     return manifest
 
 
-def _put(source: Path, uri: str) -> None:
+def put_file(source: Path, uri: str) -> None:
     """Copy a file to `uri`, where it appears complete."""
     if local_path(uri) is not None:
         with new_file(uri, source.parent) as path:

@@ -45,7 +45,14 @@ SPEC = FineTuneJobSpec.model_validate(
             "feedback": {"service": "desk"},
             "steps": [{"type": "normalise"}],
         },
-        "training": {"method": "pretrain", "trainBatchSize": 32, "maxSteps": 6, "saveSteps": 2, "maxLength": 32},
+        "training": {
+            "method": "pretrain",
+            "trainBatchSize": 32,
+            "maxSteps": 6,
+            "saveSteps": 2,
+            "maxLength": 32,
+            "reportTo": ["tensorboard"],
+        },
         "storage": "s3://team/work",
         "output": {"family": "desk"},
     }
@@ -140,6 +147,9 @@ def test_data_corrections_checkpoints_and_version_live_in_a_bucket(pods: Pods) -
     assert trained.uri.startswith("s3://team/work/versions/uid/")
     assert trained.steps == 6
     assert not list((bucket / "work" / "runs" / "uid").glob("step-*"))  # checkpoints go with the end of the training
+    assert len(list((bucket / "work" / "runs" / "uid" / "tensorboard").iterdir())) == 1
+    curves = (bucket / trained.uri.removeprefix("s3://team/") / "curves.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curves] == ["step", "1", "2", "3", "4", "5", "6"]
     assert pods.run("driftloop_trainer.train", train) == trained  # the bucket remembers
 
     model = pods.folder / "model"

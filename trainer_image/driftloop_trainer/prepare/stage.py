@@ -11,6 +11,7 @@ from driftloop.podlib.heavy import loading
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
 from driftloop_trainer.prepare.suites import check_suites
+from driftloop_trainer.train.tracking.choice import check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
         if isinstance(earlier, PrepareResult):
             log.info("%s is already complete: nothing to do", task.output)
             return earlier
+        check_trackers(task.training)
         gathered = gather(task, scratch, datetime.now(UTC))
         check_suites(task.suites, gathered.held_out, scratch)
         with loading():  # torch takes seconds, so errors in the data are reported first

@@ -120,6 +120,9 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         mounts=[*scratch_mounts, *claim_mounts],
         overrides=placement.overrides,
     )
+    if task.training.tracking.secret is not None:
+        secret = {"secretRef": {"name": task.training.tracking.secret.name}}
+        container["envFrom"] = [*container.get("envFrom", []), secret]
     template = _template(job, container, [*scratches, *claims], placement)
     template["spec"]["terminationGracePeriodSeconds"] = task.grace_period_seconds
     template["spec"]["subdomain"] = network_name(job)

@@ -189,6 +189,13 @@ def test_overrides_reach_the_pods_but_not_our_labels() -> None:
     assert pod(body)["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
 
 
+def test_only_training_pods_get_the_credentials_of_trackers() -> None:
+    tracked = {"reportTo": ["wandb"], "tracking": {"secret": {"name": "tracker"}}}
+    secrets = pod(train_job(training=tracked, podOverrides={"storageSecret": {"name": "keys"}}))["containers"][0]
+    assert secrets["envFrom"] == [{"secretRef": {"name": "keys"}}, {"secretRef": {"name": "tracker"}}]
+    assert "envFrom" not in pod(prepare_job(training=tracked))["containers"][0]
+
+
 def test_training_pods_have_the_grace_period_that_was_asked_for() -> None:
     assert pod(train_job())["terminationGracePeriodSeconds"] == 30
     assert pod(train_job(compute={"gracePeriodSeconds": 240}))["terminationGracePeriodSeconds"] == 240

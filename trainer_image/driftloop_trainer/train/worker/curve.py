@@ -35,6 +35,10 @@ class Curve:
         if len(self._rows) > _MOST:
             self._rows = _thinned(self._rows)
 
+    def last(self, most: int) -> list[tuple[int, dict[str, float]]]:
+        """Up to so many of the last rows: their steps and values."""
+        return [(int(row[_STEP]), {name: row[name] for name in row if name != _STEP}) for row in self._rows[-most:]]
+
     def text(self, last: int | None = None) -> str:
         """The table as CSV with a header, up to the step `last`. Another thread may add rows meanwhile."""
         rows = [row for row in list(self._rows) if last is None or row[_STEP] <= last]

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +55,7 @@ class Loop:
     """Everything that a run needs except the model. `micro_size`: maximum sequences per forward pass of a worker.
 
     `background`: whether training goes on while a checkpoint is written. `patience`: how long a step may take.
-    `curve`: of the steps before, if the run resumes; each step is added to it.
+    `curve`: of the steps before, if the run resumes; each step is added to it. `track`: gets the same values.
     """
 
     training: TrainingSpec
@@ -68,6 +68,7 @@ class Loop:
     background: bool = True
     patience: Patience = PATIENCE
     curve: Curve = field(default_factory=Curve)
+    track: Callable[[int, Mapping[str, float]], None] = lambda _step, _values: None
 
     def run(
         self,
@@ -124,13 +125,18 @@ class _Steps:
         for step, work in enumerate(works, first.step):
             loss = self._train(step, work)
             self.meter.add(Step(loss, time.monotonic() - started, work.tokens))
-            self.loop.curve.add(step + 1, self.meter.measured(self.optimizer.param_groups[0]["lr"]))
+            self._record(step + 1)
             position = Position(step + 1, self.skips.count)
             self.report(self.meter.progress(position, self.saver.last))
             self._agree_and_save(position)
             started = time.monotonic()
             self.watchdog.begin(step + 2)  # with the wait for its rows
         return self.meter.trained(self.skips.count)
+
+    def _record(self, step: int) -> None:
+        measured = self.meter.measured(self.optimizer.param_groups[0]["lr"])
+        self.loop.curve.add(step, measured)
+        self.loop.track(step, measured)
 
     def _train(self, step: int, work: _Work) -> float:
         """Returns the loss, or NaN if the step was skipped. Raises NonFiniteLoss after too many skips."""

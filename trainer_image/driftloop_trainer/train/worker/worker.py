@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
+from driftloop_trainer.train.tracking.choice import trackers_of
+from driftloop_trainer.train.tracking.reporting import reporting
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
 from driftloop_trainer.train.worker.export import Export, export
@@ -26,6 +29,8 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.choice import method_of
+
+_SENT_AGAIN = 1000  # steps before a restart, of which a tracker may not have got the last ones
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -59,6 +64,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         other = Run(task.resume_from, run.token) if task.resume_from else None
         begun = resume(run, model, optimizer, other)
         restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
+        curve = curve_before(begun) if first else Curve()
         loop = Loop(
             training=training,
             method=method,
@@ -68,17 +74,22 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             mesh=mesh,
             reduction=task.gradient_reduction,
             background=task.checkpoints == "asynchronous",
-            curve=curve_before(begun) if first else Curve(),
+            curve=curve,
         )
-        with at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker:
-            trained = loop.run(model, optimizer, run, begun, report if first else lambda _: None, worker)
-        check_owner(run)
+        trackers = trackers_of(task, begun.step, scratch) if first else []
+        with (
+            reporting(trackers, curve.last(_SENT_AGAIN)) as track,
+            at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker,
+        ):
+            tracked = replace(loop, track=track)
+            trained = tracked.run(model, optimizer, run, begun, report if first else lambda _: None, worker)
+            check_owner(run)
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
     rewards = {f"final reward {kind}": f"{value:.4f}" for kind, value in trained.reward.items()}
     facts = {"final loss": f"{trained.loss:.4f}", **rewards, "skipped steps": trained.skipped}
-    plan = Export(task, base, data, facts, join(task.output, run.token), loop.curve)
+    plan = Export(task, base, data, facts, join(task.output, run.token), curve)
     digest = export(sharded, plan, scratch)
     return Outcome(
         uri=plan.output,

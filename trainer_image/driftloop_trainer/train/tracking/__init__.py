@@ -1,0 +1,1 @@
+"""What a training reports to MLflow, TensorBoard or Weights & Biases. Imports no torch."""
