@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 PARTS: Mapping[str, str] = {
     "faults": "all variants of each fault of the cluster; `make test` has one variant each",
     "exactness": "sharded training has the losses, gradients and weights of plain training, in every arrangement",
+    "memory": "the plan's estimate is what torch's memory tracker counts, for models of 1B to 70B parameters",
     "fuzz": "all properties with all of their examples",
     "scale": "many objects at once",
     "trackers": "a training in a real MLflow server",

@@ -741,10 +741,11 @@ class PlanStatus(ApiModel):
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},
         max_length=16,
-        description="Estimated bytes by purpose. weights, gradients, optimizer: AdamW's moments, gathered: weights "
-        "whole for the layers that are computed, activations and scores: what the backward pass needs of the forward "
-        "pass and of the attention, logits, runtime: Python and torch, on GPUs CUDA and NCCL, checkpoint: the copy "
-        "that is written, on CPUs loading and export: before and after the training. total: the most at one time.",
+        description="Estimated bytes by purpose, each the most at any time. weights, gradients, optimizer: AdamW's "
+        "moments, gathered: weights whole for the layers that are computed, activations and scores: what the backward "
+        "pass needs of the forward pass and of the attention, logits, runtime: Python and torch, on GPUs CUDA and "
+        "NCCL, checkpoint: the copy that is written. training: the most of these at one time. On CPUs loading and "
+        "export: before and after the training. total: the most of training, loading and export.",
     )
     available_bytes_per_worker: int | None = Field(
         None, description="Bytes available to one worker, of the pod's memory limit or, with GPUs, of its GPU."

@@ -23,7 +23,7 @@ NO_DIGEST = "sha256:" + "0" * 64
 LABEL_WIDTH = 13
 SMALL = 8 << 30  # below this, memory is shown in MiB
 REDUCTION = {"step": "once per step", "microBatch": "after every micro-batch"}
-NOTES = {"loading": "  before training", "export": "  after training"}
+NOTES = {"training": "  at one time", "loading": "  before training", "export": "  after training"}
 
 
 class BadInput(ValueError):

@@ -4,7 +4,8 @@ FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer st
 With `compute.parallelism.dataReplicate`, each group of workers has all shards.
 With `compute.parallelism.tensor`, neighbouring workers read the same rows, and each gathers and computes its part of
 every layer. With `compute.parallelism.pipeline`, each stage has a part of the layers, sharded over its workers.
-The estimate refuses training that can't run, before it takes a node. Training that is near the limit is not refused.
+The estimate of memory.py refuses training that can't run, before it takes a node. Training that is near the limit is
+not refused.
 """
 
 import math
@@ -15,32 +16,24 @@ from driftloop.api.finetunejob import (
     CheckpointMode,
     Compute,
     FineTuneJobSpec,
-    GradientReduction,
     Parallelism,
     PlanStatus,
     TrainingSpec,
 )
-from driftloop.contract.course import Course, trained_examples_per_sequence
-from driftloop.contract.loss import chunk_tokens
-from driftloop.contract.names import WEIGHT_FILE_BYTES
+from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.memory import (
+    ADAM_STATES,
+    FLOAT,
+    GPU_RUNTIME_BYTES,
+    UNSHARDED_GRADIENTS,
+    gradient_reduction,
+    largest_stage,
+    memory_per_worker,
+)
 from driftloop.controller.kinds.finetunejob.why import gib, why_checkpoints, why_reduction, why_rows
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
-
-FLOAT, HALF = 4, 2  # bytes
-# Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
-LINEAR_LAYERS = 7
-ADAM_STATES = 2  # AdamW keeps two moments per weight, in float32 like the weights
-# Memory of a worker for Python, torch and Ray (measured: 0.4 GiB), and memory of a GPU for CUDA, cuBLAS and NCCL
-# (measured: 1.9 GiB beside a model of 1.2B parameters on an H200).
-RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
-# torch prefetches the next layer during the computation of a layer.
-GATHERED_LAYERS = 2
-
-# Gradients of up to this size are kept unsharded until the last micro-batch of a step: adding them up once is faster.
-# Those of a larger model are added up and sharded after every micro-batch.
-UNSHARDED_GRADIENTS = 1 << 30
 
 # Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
 TENSOR_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -241,72 +234,6 @@ def _larger(
     return larger[-1], memory["total"]
 
 
-def memory_per_worker(
-    training: TrainingSpec,
-    data: PrepareResult,
-    groups: int,
-    micro: int,
-    *,
-    on_gpu: bool,
-    parallelism: Parallelism | None = None,
-) -> dict[str, int]:
-    """The estimated memory of a worker in bytes. `total` is the largest need of loading, training and export.
-
-    `groups` of workers each read the same rows. With more than two groups no part grows with their number. With a
-    pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
-    micro-batches as there are stages, the last one has the logits. With
-    replicas the shards are those of one replica.
-    Weights: in float32; frozen ones of LoRA in half precision if the computation is.
-    Gradients: those that are kept over micro-batches are unsharded (FSDP2's `set_requires_gradient_sync`), unless they
-    are reduced after each: see `gradient_reduction`.
-    Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
-    Gathered: a worker's part of two layers, or of the vocabulary.
-    Activations: see `_activations_per_token`; with checkpointing those of one layer, and the input of each layer.
-    Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
-    that are computed at a time. Every worker of a group has them whole.
-    Mask: see `_mask`. Scores: in float32, attention on a GPU stores the softmax of each layer.
-
-    `bench/gpu_plan.py` compares this with a GPU. On an H200 the sum of the parts was 0.99 to 1.17 of the allocated
-    memory, for 1.2B parameters in full and 8B with LoRA, whose frozen weights were in float32 then.
-    """
-    stages, tensor = (parallelism.pipeline, parallelism.tensor) if parallelism else (1, 1)
-    model, width = largest_stage(data.model, stages), _width(training)
-    longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
-    rows = micro * trained_examples_per_sequence(training)
-    tokens = rows * longest
-    shards = groups // parallelism.data_replicate if parallelism else groups
-    workers = shards * tensor  # of a stage, in a replica
-    batches = math.ceil(training.train_batch_size / (groups * micro))
-    waiting = min(batches, stages)
-    accumulating = groups > 1 and batches > 1
-    runtime = GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES
-    logits = min(tokens, chunk_tokens(model.vocab_size)) if model.chunked_loss else tokens
-    kept = accumulating and gradient_reduction(model) == "step"
-    trained, frozen = model.trainable_parameters, model.parameters - model.trainable_parameters
-    frozen_width = FLOAT if training.adapter.type == "osf" else width
-    split = tensor if training.adapter.type == "none" else 1  # over how many workers of a group trained weights are
-    parts = {
-        "weights": math.ceil(FLOAT * trained / (shards * split) + frozen_width * frozen / workers),
-        "gradients": math.ceil(FLOAT * trained * (1 / shards + kept) / split),
-        "optimizer": math.ceil(FLOAT * ADAM_STATES * trained / (shards * split)),
-        "gathered": GATHERED_LAYERS * width * max(model.largest_layer_parameters, model.embedding_parameters) // tensor,
-        "activations": tokens * _activations_per_token(model, training, tensor, waiting),
-        "logits": logits * model.vocab_size * (2 * FLOAT + (2 * HALF if training.bf16 else 0)),
-        "mask": _mask(model, training, micro, width, waiting)
-        if training.packing and not model.document_attention
-        else 0,
-        "scores": _scores(model, training, rows, tokens, waiting) // tensor if on_gpu and not training.bf16 else 0,
-        "runtime": runtime,
-    }
-    others = {} if on_gpu else {"loading": _loading(model, workers), "export": _exporting(model, workers)}
-    return parts | others | {"total": max(sum(parts.values()), *others.values(), 0)}
-
-
-def gradient_reduction(model: ModelFacts) -> GradientReduction:
-    """When to add up the gradients of the workers."""
-    return "step" if FLOAT * model.trainable_parameters <= UNSHARDED_GRADIENTS else "microBatch"
-
-
 def with_checkpoint_copy(memory: dict[str, int], compute: Compute) -> tuple[CheckpointMode, dict[str, int]]:
     """How checkpoints are written, and the memory of a worker with the copy that is written during the training.
 
@@ -316,29 +243,18 @@ def with_checkpoint_copy(memory: dict[str, int], compute: Compute) -> tuple[Chec
     """
     in_pod = compute.gpus_per_node or compute.workers_per_node
     copy = math.ceil(memory["optimizer"] * (1 + ADAM_STATES) / ADAM_STATES)
-    training = sum(memory[part] for part in memory.keys() - {"loading", "export", "total"})
-    used = GPU_RUNTIME_BYTES if compute.gpus_per_node else training
+    used = GPU_RUNTIME_BYTES if compute.gpus_per_node else memory["training"]
     limit = compute.resources.limits.get("memory")
     if limit is not None and used + copy > quantity(limit) // in_pod:
         return "synchronous", memory
     if compute.gpus_per_node:
         return "asynchronous", memory
-    return "asynchronous", memory | {"checkpoint": copy, "total": max(memory["total"], training + copy)}
-
-
-def _loading(model: ModelFacts, workers: int) -> int:
-    """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first."""
-    return RUNTIME_BYTES + math.ceil(FLOAT * model.parameters / workers) + FLOAT * model.parameters * model.loaded_whole
-
-
-def _exporting(model: ModelFacts, workers: int) -> int:
-    """Bytes while the model is written: shards and moments, a gathered weight, and a weight file with its copy."""
-    if model.loaded_whole:
-        files = FLOAT * model.parameters
-    else:
-        files = 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / workers))
-    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / workers)
-    return RUNTIME_BYTES + shards + FLOAT * max(model.largest_layer_parameters, model.embedding_parameters) + files
+    training = memory["training"] + copy
+    return "asynchronous", memory | {
+        "checkpoint": copy,
+        "training": training,
+        "total": max(memory["total"], training),
+    }
 
 
 def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> list[int]:
@@ -354,58 +270,11 @@ def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> li
     return [] if limit is None else [quantity(limit) // compute.workers_per_node]
 
 
-def largest_stage(model: ModelFacts, stages: int) -> ModelFacts:
-    """The part of the model in the largest stage: its layers, and the embeddings or the output layer."""
-    if stages == 1:
-        return model
-    layers = math.ceil(model.num_layers / stages)
-    parameters = min(model.parameters, layers * model.largest_layer_parameters + model.embedding_parameters)
-    trainable = math.ceil(model.trainable_parameters * parameters / model.parameters)
-    return model.model_copy(update={"num_layers": layers, "parameters": parameters, "trainable_parameters": trainable})
-
-
-def _width(training: TrainingSpec) -> int:
-    """Bytes of a number in the computation."""
-    return HALF if training.bf16 else FLOAT
-
-
-def _activations_per_token(model: ModelFacts, training: TrainingSpec, tensor: int, waiting: int) -> int:
-    """Bytes per token that the forward pass keeps for the backward pass, as in transformers' Llama, without scores.
-
-    `waiting`: micro-batches that wait for their backward pass at the same time.
-
-    For each of two norms: the input in float32, the normalised and the scaled output. For the attention: q, k, v, and
-    the output before and after its heads are joined. For the MLP: gate, its activation, up, and their product.
-    For osf: in each linear layer the input's components along the trained directions, before and after S.
-    The workers that share a matrix have a part of each of these, but the norms' input and outputs are whole.
-    """
-    hidden, intermediate, width = model.hidden_size, model.intermediate_size, _width(training)
-    layer = 2 * hidden * FLOAT + width * (4 * hidden + math.ceil((5 * hidden + 4 * intermediate) / tensor))
-    if training.adapter.type == "osf":
-        layer += math.ceil(2 * LINEAR_LAYERS * width * hidden * (1 - training.adapter.effective_rank))
-    if training.gradient_checkpointing:
-        return layer + waiting * model.num_layers * hidden * width
-    return waiting * layer * model.num_layers
-
-
-def _mask(model: ModelFacts, training: TrainingSpec, rows: int, width: int, waiting: int) -> int:
-    """Bytes of the mask between packed rows: rows x length x length booleans, and as many numbers in every layer.
-
-    144 MiB where `bench/packing.py` measured 147 to 157 MiB.
-    """
-    layers = 1 if training.gradient_checkpointing else waiting * model.num_layers
-    return rows * training.max_length**2 * (1 + width * layers)
-
-
-def _scores(model: ModelFacts, training: TrainingSpec, rows: int, tokens: int, waiting: int) -> int:
-    """Bytes of the attention's softmax in every layer that stores it: rows x heads x length x length."""
-    layers = 1 if training.gradient_checkpointing else waiting * model.num_layers
-    return FLOAT * layers * model.num_attention_heads * tokens * (tokens // rows)
-
-
 def _does_not_fit(memory: dict[str, int], available: int) -> str:
-    parts = ", ".join(f"{name} {gib(size)}" for name, size in memory.items() if size and name != "total")
+    parts = ", ".join(
+        f"{name} {gib(size)}" for name, size in memory.items() if size and name not in ("training", "total")
+    )
     return (
-        f"a worker needs about {gib(memory['total'])} even with one row at a time ({parts}), but it has only "
+        f"a worker needs about {gib(memory['total'])} even with one row at a time (at most {parts}), but it has only "
         f"{gib(available)}"
     )

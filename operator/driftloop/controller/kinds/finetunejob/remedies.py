@@ -10,7 +10,8 @@ from typing import Any, assert_never
 
 from driftloop.api.finetunejob import FineTuneJobSpec, PlanStatus
 from driftloop.contract.result import ModelFacts, PrepareResult
-from driftloop.controller.kinds.finetunejob.plan import LINEAR_LAYERS, Refusal, TrainingPlan, plan, resolved
+from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, resolved
 from driftloop.controller.vocabulary.reasons import Reason
 
 MOST_NODES, MORE_NODES = 512, 8  # the API's limit, and how many times the job's nodes are suggested at most

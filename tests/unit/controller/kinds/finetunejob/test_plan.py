@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 from driftloop.api.finetunejob import Adapter, FineTuneJob, FineTuneJobSpec, Parallelism, TrainingSpec
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts
-from driftloop.controller.kinds.finetunejob.plan import (
-    Refusal,
-    TrainingPlan,
-    largest_stage,
-    memory_per_worker,
-    micro_batches,
-    plan,
-    resolved,
-)
+from driftloop.controller.kinds.finetunejob.memory import largest_stage, memory_per_worker
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, micro_batches, plan, resolved
 from driftloop.controller.vocabulary.reasons import Reason
 from unit.controller.stages import facts, job, prepared
 
@@ -80,13 +73,14 @@ def test_packs_are_counted_not_rows() -> None:
     assert found.status.total_steps == 4  # ceil(64 packs * 2 epochs / 32)
 
 
-def test_the_parts_add_up_to_the_total() -> None:
+def test_the_training_needs_less_than_its_parts_as_they_are_not_at_their_largest_together() -> None:
     status = planned(plan(spec(), prepared())).status
     parts = dict(status.memory_bytes_per_worker)
     total, others = parts.pop("total"), (parts.pop("loading"), parts.pop("export"))
-    assert total == sum(parts.values()) > max(others)
+    training = parts.pop("training")
+    assert total == training > max(others)
+    assert max(parts.values()) < training < sum(parts.values())
     assert status.world_size == 2
-    assert parts["optimizer"] == 2 * parts["gradients"]
 
 
 def limited(memory: str, **compute: object) -> FineTuneJobSpec:
@@ -291,7 +285,7 @@ def test_a_stage_takes_the_memory_of_its_layers_and_of_the_embeddings() -> None:
         )
         for pipeline in (1, 2)
     )
-    for part in ("weights", "gradients", "optimizer"):
+    for part in ("weights", "optimizer"):
         assert cut[part] == pytest.approx(whole[part] * half.parameters / LLAMA_8B.parameters, rel=0.001)
     assert cut["activations"] == pytest.approx(whole["activations"], rel=0.01)  # two micro-batches, half of the layers
     assert cut["logits"] == whole["logits"]
@@ -305,9 +299,10 @@ def test_what_is_split_takes_less_memory_and_what_is_whole_does_not() -> None:
         )
         for tensor in (1, 4)
     )
-    for part in ("weights", "gradients", "optimizer", "gathered", "scores"):
+    for part in ("weights", "optimizer", "gathered", "scores"):
         assert split[part] == pytest.approx(whole[part] / 4, rel=0.01)
-    assert whole["activations"] / 4 < split["activations"] < whole["activations"]
+    for part in ("activations", "gradients"):
+        assert whole[part] / 4 < split[part] < whole[part]
     assert split["logits"] == whole["logits"]
 
 
@@ -350,8 +345,10 @@ LLAMA_8B = facts(
     num_layers=32,
     hidden_size=4096,
     intermediate_size=14_336,
+    num_attention_heads=32,
+    num_key_value_heads=8,
     vocab_size=128_256,
-)
+).model_copy(update={"tied_embeddings": False})
 H100 = "80Gi"
 
 
@@ -453,7 +450,8 @@ def test_gradients_of_a_large_model_are_reduced_after_every_micro_batch_and_neve
     data = prepared(model=LLAMA_8B, longest_row_tokens=512)
     found = planned(plan(gpu_job(trainBatchSize=256, gradientCheckpointing=True, perDeviceTrainBatchSize=1), data))
     assert found.status.gradient_reduction == "microBatch"
-    assert found.status.memory_bytes_per_worker["gradients"] == 4 * LLAMA_8B.trainable_parameters // 8
+    gradients = found.status.memory_bytes_per_worker["gradients"]
+    assert 4 * LLAMA_8B.trainable_parameters // 8 < gradients < 4 * LLAMA_8B.trainable_parameters / 3
     assert planned(plan(spec(), prepared())).status.gradient_reduction == "step"
 
 
@@ -502,6 +500,7 @@ LLAMA_1B = facts(
     hidden_size=2048,
     intermediate_size=8192,
     num_attention_heads=32,
+    num_key_value_heads=8,
     vocab_size=128_256,
 )
 LLAMA_8B_LORA = LLAMA_8B.model_copy(update={"parameters": 8_072_204_288, "trainable_parameters": 41_943_040})
@@ -531,7 +530,7 @@ def test_the_estimate_is_not_below_what_a_gpu_allocated_nor_far_above(
     spec = TrainingSpec.model_validate({"train_batch_size": rows, "bf16": True} | training)
     memory = memory_per_worker(spec, prepared(model=model, longest_row_tokens=8192), 1, rows, on_gpu=True)
     estimate = (memory["total"] - memory["runtime"]) >> 20
-    assert 0.99 <= round(estimate / allocated, 2) <= 1.17
+    assert 0.99 <= round(estimate / allocated, 2) <= 1.03
 
 
 def test_a_pair_takes_the_memory_of_two_rows_and_a_labelled_answer_that_of_one() -> None:

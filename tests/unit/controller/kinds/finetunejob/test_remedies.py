@@ -47,7 +47,7 @@ def change(wanted: FineTuneJobSpec, model: ModelFacts = LLAMA_8B, **data: Any) -
         (gpu_job(8, "40Gi", bf16=False, gradientCheckpointing=True, maxLength=10_000), "training.bf16: true"),
         (gpu_job(1, gradientCheckpointing=True), "training.adapter.type: lora"),
         (
-            gpu_job(8, maxLength=40_000, gradientCheckpointing=True, trainBatchSize=8),
+            gpu_job(8, maxLength=50_000, gradientCheckpointing=True, trainBatchSize=8),
             "GPUs of 141Gi (compute.gpuMemory)",
         ),
         (gpu_job(1, maxLength=28_000), "training.gradientCheckpointing: true and training.adapter.type: lora"),
@@ -74,9 +74,9 @@ def test_more_nodes_than_rows_of_a_batch_are_not_suggested() -> None:
 
 def test_on_cpus_the_least_memory_limit_in_whole_gibibytes_is_named() -> None:
     wanted, data = spec(), prepared(model=facts(8_000_000_000))
-    assert smallest_change(wanted, data) == "compute.resources.limits.memory: 76Gi"
-    assert isinstance(plan(with_memory(wanted, "76Gi"), data), TrainingPlan)
-    assert isinstance(plan(with_memory(wanted, "75Gi"), data), Refusal)
+    assert smallest_change(wanted, data) == "compute.resources.limits.memory: 93Gi"
+    assert isinstance(plan(with_memory(wanted, "93Gi"), data), TrainingPlan)
+    assert isinstance(plan(with_memory(wanted, "92Gi"), data), Refusal)
 
 
 def test_a_new_model_gets_no_adapter() -> None:
@@ -133,7 +133,7 @@ def with_memory(wanted: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
 
 
 def replicated(nodes: int, replicas: int) -> FineTuneJobSpec:
-    wanted = gpu_job(8, "28Gi", gradientCheckpointing=True)
+    wanted = gpu_job(8, "26Gi", gradientCheckpointing=True)
     compute = {"nodes": nodes, "parallelism": Parallelism(data_replicate=replicas)}
     return wanted.model_copy(update={"compute": wanted.compute.model_copy(update=compute)})
 

@@ -1,0 +1,348 @@
+"""The estimated memory of a worker, by what it is for and at the moment when the training needs the most. Pure.
+
+tests/unit/trainer/test_memory_plan.py compares each part, and the most at one time, with what torch's memory tracker
+counts for models of 1B to 70B parameters. bench/gpu_plan.py compares the sum with a GPU: on an H200 it was 1.00 to 1.01
+of the allocated memory.
+"""
+
+import math
+from dataclasses import dataclass
+
+from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
+from driftloop.contract.course import trained_examples_per_sequence
+from driftloop.contract.loss import chunk_tokens
+from driftloop.contract.names import WEIGHT_FILE_BYTES
+from driftloop.contract.result import ModelFacts, PrepareResult
+
+FLOAT, HALF = 4, 2  # bytes
+# Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
+LINEAR_LAYERS = 7
+ADAM_STATES = 2  # AdamW keeps two moments per weight, in float32 like the weights
+# Memory of a worker for Python, torch and Ray (measured: 0.4 GiB), and memory of a GPU for CUDA, cuBLAS and NCCL
+# (measured: 1.9 GiB beside a model of 1.2B parameters on an H200).
+RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
+# Gradients of up to this size are kept unsharded until the last micro-batch of a step: adding them up once is faster.
+# Those of a larger model are added up and sharded after every micro-batch.
+UNSHARDED_GRADIENTS = 1 << 30
+# Types that normalise the queries and the keys of each head.
+QK_NORM_TYPES = ("gemma3_text", "qwen3", "qwen3_moe")
+# Copies of the vocabulary's gradient while the loss of some tokens at a time adds up to it: the sum, the next addend,
+# and the next sum (autograd does not add in place).
+VOCABULARY_GRADIENTS = 3
+# torch gathers the next layer while a layer is computed.
+GATHERED_LAYERS = 2
+VARYING = ("gathered", "gradients", "activations", "logits")  # the parts that change during a step
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker has of the model, in elements, and what it computes at a time.
+
+    `layer`: the largest layer. `outside`: embeddings, and the output layer if it is not tied to them; FSDP keeps them
+    gathered from the first layer to the last. `trained_layer`, `trained_outside`: of these, with adapters.
+    """
+
+    model: ModelFacts
+    training: TrainingSpec
+    shards: int
+    tensor: int
+    tokens: int
+    length: int
+    waiting: int  # micro-batches that wait for their backward pass at the same time
+    layer: int
+    outside: int
+    trained_layer: int
+    trained_outside: int
+    trained: int
+    frozen: int
+    gradients_before: int  # bytes that the step's earlier micro-batches have left
+    gradients_at_end: int  # bytes after the last one, without those of the embeddings and the output layer
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in the computation."""
+        return HALF if self.training.bf16 else FLOAT
+
+    @property
+    def copied(self) -> bool:
+        """Whether gathered weights come from a buffer: of other workers' shards, or in half precision."""
+        return self.shards > 1 or (bool(self.training.bf16) and self.training.adapter.type != "lora")
+
+    @property
+    def chunk(self) -> int:
+        """Tokens whose logits exist at a time."""
+        return min(self.tokens, chunk_tokens(self.model.vocab_size)) if self.model.chunked_loss else self.tokens
+
+
+def memory_per_worker(
+    training: TrainingSpec,
+    data: PrepareResult,
+    groups: int,
+    micro: int,
+    *,
+    on_gpu: bool,
+    parallelism: Parallelism | None = None,
+) -> dict[str, int]:
+    """The estimated memory of a worker in bytes: the most of each part at any time.
+
+    `training` is the most at one time during the training: the parts are not at their largest at the same moment.
+    `total` is the largest need of loading, training and export.
+
+    `groups` of workers each read the same rows. With more than two groups no part grows with their number. With a
+    pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
+    micro-batches as there are stages, the last one has the logits. With replicas the shards are those of one replica.
+    Weights: in float32; frozen ones of LoRA in half precision if the computation is.
+    Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
+    Gathered, gradients, activations: see `_gathered`, `_gradients` and `_layer`.
+    Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
+    that are computed at a time. Every worker of a group has them whole.
+    Mask: see `_mask`. Scores: in float32, attention on a GPU stores the softmax of each layer.
+    """
+    worker = _worker(training, data, groups, micro, parallelism or Parallelism())
+    model, width = worker.model, worker.width
+    split = worker.tensor if training.adapter.type == "none" else 1  # of trained weights over the workers of a group
+    workers = worker.shards * worker.tensor  # of a stage, in a replica
+    frozen_width = FLOAT if training.adapter.type == "osf" else width
+    state = {
+        "weights": math.ceil(FLOAT * worker.trained / (worker.shards * split) + frozen_width * worker.frozen / workers),
+        "optimizer": math.ceil(FLOAT * ADAM_STATES * worker.trained / (worker.shards * split)),
+    }
+    masked = training.packing and not model.document_attention
+    fixed = {
+        "mask": _mask(worker, micro) if masked else 0,
+        "scores": _scores(worker) if on_gpu and not training.bf16 else 0,
+        "runtime": GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES,
+    }
+    moments = _moments(worker)
+    varying = {part: max(getattr(moment, part) for moment in moments) for part in VARYING}
+    most = sum(state.values()) + sum(fixed.values()) + max(moment.total for moment in moments)
+    parts = state | varying | fixed | {"training": most}
+    others = {} if on_gpu else {"loading": _loading(model, workers), "export": _exporting(model, workers)}
+    return parts | others | {"total": max(parts["training"], *others.values(), 0)}
+
+
+def gradient_reduction(model: ModelFacts) -> GradientReduction:
+    """When to add up the gradients of the workers."""
+    return "step" if FLOAT * model.trainable_parameters <= UNSHARDED_GRADIENTS else "microBatch"
+
+
+def largest_stage(model: ModelFacts, stages: int) -> ModelFacts:
+    """The part of the model in the largest stage: its layers, and the embeddings or the output layer."""
+    if stages == 1:
+        return model
+    layers = math.ceil(model.num_layers / stages)
+    parameters = min(model.parameters, layers * model.largest_layer_parameters + model.embedding_parameters)
+    trainable = math.ceil(model.trainable_parameters * parameters / model.parameters)
+    return model.model_copy(update={"num_layers": layers, "parameters": parameters, "trainable_parameters": trainable})
+
+
+def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int, parallelism: Parallelism) -> _Worker:
+    stages, tensor = parallelism.pipeline, parallelism.tensor
+    model = largest_stage(data.model, stages)
+    longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
+    batches = math.ceil(training.train_batch_size / (groups * micro))
+    whole = training.adapter.type == "none"
+    vocabularies = 1 if model.tied_embeddings or stages > 1 else 2
+    outside = min(model.parameters, vocabularies * model.embedding_parameters) // tensor
+    adapters = math.ceil(model.trainable_parameters / max(1, model.num_layers))
+    shards = groups // parallelism.data_replicate
+    split = tensor if whole else 1  # over how many workers of a group trained weights are
+    sharded = math.ceil(FLOAT * model.trainable_parameters / (shards * split))
+    kept = batches > 1 and groups > 1 and gradient_reduction(model) == "step"
+    trained = outside if whole else 0
+    unsharded = math.ceil(FLOAT * model.trainable_parameters / split) if kept else 0
+    layer = model.largest_layer_parameters // tensor
+    return _Worker(
+        model=model,
+        training=training,
+        shards=shards,
+        tensor=tensor,
+        tokens=micro * trained_examples_per_sequence(training) * longest,
+        length=longest,
+        waiting=min(batches, stages),
+        layer=layer + adapters if training.adapter.type == "lora" else layer,
+        outside=outside,
+        trained_layer=layer if whole else adapters,
+        trained_outside=trained,
+        trained=model.trainable_parameters,
+        frozen=model.parameters - model.trainable_parameters,
+        gradients_before=unsharded or (sharded if batches > 1 else 0),
+        gradients_at_end=unsharded + math.ceil(FLOAT * max(0, model.trainable_parameters / split - trained) / shards),
+    )
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """What varies during a step, in bytes."""
+
+    gathered: int
+    gradients: int
+    activations: int = 0
+    logits: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.gathered + self.gradients + self.activations + self.logits
+
+
+def _moments(worker: _Worker) -> tuple[_Moment, ...]:
+    """The moments of a step at which the most can be needed."""
+    return (
+        _start(worker),
+        *_loss(worker),
+        _last_layer(worker),
+        *_end(worker),
+    )
+
+
+def _start(worker: _Worker) -> _Moment:
+    """The embeddings are there twice if they are copied out of a buffer.
+
+    It is freed after the first layer has arrived in a buffer of its own.
+    """
+    outside = worker.width * worker.outside
+    return _Moment(outside + (outside if worker.copied else 0) + _arriving(worker), worker.gradients_before)
+
+
+def _loss(worker: _Worker) -> tuple[_Moment, ...]:
+    """The logits of some tokens; then their part of the output layer's gradient; then the final norm's gradient.
+
+    The backward pass of that norm computes five float32 tensors of the hidden states' size.
+    """
+    gathered = worker.width * worker.outside + _arriving(worker)
+    before, several = worker.gradients_before, worker.chunk < worker.tokens
+    kept = _kept_activations(worker)
+    hidden = worker.tokens * worker.model.hidden_size
+    states = kept + hidden * (FLOAT + 4 * worker.width)
+    return (
+        _Moment(gathered, before + _vocabulary(worker) * several, states, _logits(worker)),
+        _Moment(gathered, before + _vocabulary(worker) * (VOCABULARY_GRADIENTS if several else 1), states),
+        _Moment(gathered, before + _vocabulary(worker), kept + hidden * (6 * FLOAT + 2 * worker.width)),
+    )
+
+
+def _last_layer(worker: _Worker) -> _Moment:
+    """The first layer of the backward pass, of whose MLP two tensors of its inner size are computed at a time.
+
+    A layer's gradients arise in the computation's precision, and are copied into a float32 buffer to be added up over
+    the workers. With checkpointing the layer's activations are computed again.
+    """
+    model, width = worker.model, worker.width
+    inner = 2 * width * model.intermediate_size // worker.tensor + model.hidden_size * width
+    again = _layer(worker) if worker.training.gradient_checkpointing else 0
+    return _Moment(
+        width * (worker.outside + (GATHERED_LAYERS if worker.copied else 1) * worker.layer),
+        worker.gradients_before + _vocabulary(worker) + (FLOAT + width) * worker.trained_layer,
+        _kept_activations(worker) + worker.tokens * (inner + again),
+    )
+
+
+def _end(worker: _Worker) -> tuple[_Moment, ...]:
+    """The gradient of the embeddings, which is added to that of tied weights; then both are added up over the workers.
+
+    All other gradients are sharded by then. Where the workers share a matrix, the gradient of the embeddings arises
+    whole in each of them.
+    """
+    outside, width = worker.trained_outside, worker.width
+    gathered = width * worker.outside
+    copies = VOCABULARY_GRADIENTS if worker.model.tied_embeddings else 2
+    arising = copies * _vocabulary(worker) + (worker.tensor - 1) * _vocabulary(worker)
+    others = worker.gradients_at_end
+    added = max(outside * (FLOAT + width), math.ceil(outside * FLOAT * (1 + 1 / worker.shards)))
+    return (
+        _Moment(gathered, others + arising + FLOAT * worker.trained_layer),
+        _Moment(0, others + added),  # the weights are not needed any more
+    )
+
+
+def _vocabulary(worker: _Worker) -> int:
+    """Bytes of the output layer's gradient."""
+    return worker.width * min(worker.trained_outside, worker.model.embedding_parameters // worker.tensor)
+
+
+def _arriving(worker: _Worker) -> int:
+    """Bytes of a layer that is gathered while another one is computed."""
+    return worker.width * worker.layer if worker.shards > 1 else 0
+
+
+def _logits(worker: _Worker) -> int:
+    """Log-softmax and its gradient in float32, and the logits and their gradient in half precision.
+
+    Every worker of a group has them whole.
+    """
+    return worker.chunk * worker.model.vocab_size * (2 * FLOAT + (2 * HALF if worker.training.bf16 else 0))
+
+
+def _kept_activations(worker: _Worker) -> int:
+    """Bytes that the forward pass keeps for the backward pass: of each layer all, or with checkpointing its input."""
+    checkpointing = worker.training.gradient_checkpointing
+    layer = worker.model.hidden_size * worker.width if checkpointing else _layer(worker)
+    return worker.tokens * worker.waiting * worker.model.num_layers * layer
+
+
+def _layer(worker: _Worker) -> int:
+    """Bytes per token that the forward pass of a layer keeps for the backward pass.
+
+    For each of two norms: the input in float32, the normalised output (for the gradient of a norm that is trained) and
+    the scaled one. For the attention: q, k, v and its output. For the MLP: gate, its activation, up, and their product.
+    For osf: in each linear layer the input's components along the trained directions, before and after S.
+    An adapter's dropout keeps its output and a mask for each matrix. The workers that share a matrix have a part of
+    each of these, but the norms' input and outputs are whole.
+    """
+    model, adapter, width = worker.model, worker.training.adapter, worker.width
+    hidden, inner, keys = model.hidden_size, model.intermediate_size, _keys(model)
+    attention = width * (2 * hidden + 2 * keys)
+    if model.model_type in QK_NORM_TYPES:
+        attention += (FLOAT + width) * (hidden + keys)
+    whole = hidden * (2 * FLOAT + 2 * width * (2 if adapter.type == "none" else 1))
+    if adapter.type == "osf":
+        whole += math.ceil(2 * LINEAR_LAYERS * width * hidden * (1 - adapter.effective_rank))
+    if adapter.type == "lora" and adapter.lora_dropout > 0:
+        whole += (width + 1) * 5 * hidden
+        attention += (width + 1) * (hidden + inner)
+    return whole + math.ceil((attention + width * 4 * inner) / worker.tensor)
+
+
+def _keys(model: ModelFacts) -> int:
+    """The size of the keys of a token."""
+    heads = max(1, model.num_attention_heads)
+    return math.ceil(model.hidden_size * (model.num_key_value_heads or heads) / heads)
+
+
+def _mask(worker: _Worker, rows: int) -> int:
+    """Bytes of the mask between packed rows: rows x length x length booleans, and as many numbers in every layer.
+
+    144 MiB where `bench/packing.py` measured 147 to 157 MiB.
+    """
+    return rows * worker.training.max_length**2 * (1 + worker.width * _storing_layers(worker))
+
+
+def _scores(worker: _Worker) -> int:
+    """Bytes that attention in float32 keeps on a GPU, where torch has no kernel for it that keeps less.
+
+    The softmax of each layer, rows x heads x length x length, and two more of that size while one is computed. The
+    keys and values of all heads, and the scaled queries and keys.
+    """
+    layers, heads = _storing_layers(worker), worker.model.num_attention_heads
+    softmax = (layers + 2) * heads * worker.tokens * worker.length
+    states = layers * worker.tokens * (4 * worker.model.hidden_size - 2 * _keys(worker.model))
+    return FLOAT * (softmax + states) // worker.tensor
+
+
+def _storing_layers(worker: _Worker) -> int:
+    return 1 if worker.training.gradient_checkpointing else worker.waiting * worker.model.num_layers
+
+
+def _loading(model: ModelFacts, workers: int) -> int:
+    """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first."""
+    return RUNTIME_BYTES + math.ceil(FLOAT * model.parameters / workers) + FLOAT * model.parameters * model.loaded_whole
+
+
+def _exporting(model: ModelFacts, workers: int) -> int:
+    """Bytes while the model is written: shards and moments, a gathered weight, and a weight file with its copy."""
+    if model.loaded_whole:
+        files = FLOAT * model.parameters
+    else:
+        files = 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / workers))
+    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / workers)
+    return RUNTIME_BYTES + shards + FLOAT * max(model.largest_layer_parameters, model.embedding_parameters) + files

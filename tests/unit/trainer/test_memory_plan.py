@@ -1,0 +1,120 @@
+"""The plan's estimate of memory is what torch's memory tracker counts, for models of 1B to 70B on six kinds of grids.
+
+A part is compared with the most that the tracker counted of it at any time, and `training` with the most of all
+together. The lengths are no size of a matrix, by which the tracker tells gradients from activations.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from driftloop.api.finetunejob import Parallelism, TrainingSpec
+from driftloop.controller.kinds.finetunejob.memory import gradient_reduction, largest_stage, memory_per_worker
+from driftloop_trainer.models import config_for, model_facts
+from parts import sweep
+from unit.controller.stages import prepared
+from unit.trainer.memory_tracker import PARTS, TOTAL, tracked
+
+LLAMA = {"model_type": "llama", "max_position_embeddings": 8192, "num_key_value_heads": 8, "vocab_size": 128_256}
+
+
+def architecture(hidden: int, inner: int, layers: int, heads: int, *, tied: bool = False, **fields: Any) -> Any:
+    sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    return LLAMA | sizes | {"num_attention_heads": heads, "tie_word_embeddings": tied} | fields
+
+
+MODELS = {
+    "1b": architecture(2048, 8192, 16, 32, tied=True),
+    "3b": architecture(3072, 8192, 28, 24, tied=True),
+    "8b": architecture(4096, 14_336, 32, 32),
+    "14b": architecture(5120, 17_408, 40, 40, model_type="qwen3", head_dim=128, vocab_size=151_936),
+    "32b": architecture(5120, 27_648, 64, 40, model_type="qwen2", vocab_size=152_064),
+    "70b": architecture(8192, 28_672, 80, 64),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training. `rows`: at a time. `batches`: micro-batches per step."""
+
+    model: str
+    world_size: int = 1
+    rows: int = 1
+    batches: int = 1
+    length: int = 2000
+    checkpointing: bool = True
+    adapter: dict[str, Any] = field(default_factory=dict)
+    parallelism: Parallelism = field(default_factory=Parallelism)
+
+    @property
+    def groups(self) -> int:
+        return self.world_size // (self.parallelism.pipeline * self.parallelism.tensor)
+
+    @property
+    def training(self) -> TrainingSpec:
+        fields = {"train_batch_size": self.rows * self.batches * self.groups, "max_length": self.length, "bf16": True}
+        return TrainingSpec.model_validate(
+            fields | {"gradient_checkpointing": self.checkpointing, "adapter": self.adapter}
+        )
+
+
+LORA = {"type": "lora"}
+CASES = {
+    "1b": Case("1b", rows=4, checkpointing=False),
+    "1b checkpointing": Case("1b", rows=4),
+    "1b fsdp4 accumulating": Case("1b", 4, rows=2, batches=2, checkpointing=False),
+    "3b fsdp8 lora": Case("3b", 8, length=4000, checkpointing=False, adapter=LORA),
+    "3b fsdp8 lora dropout": Case("3b", 8, checkpointing=False, adapter=LORA | {"lora_dropout": 0.1}),
+    "8b lora": Case("8b", rows=2, length=4000, adapter=LORA),
+    "8b fsdp8 accumulating": Case("8b", 8, rows=2, batches=2, length=4000),
+    "8b fsdp4 x tensor2": Case("8b", 8, checkpointing=False, parallelism=Parallelism(tensor=2)),
+    "14b replicate2 x fsdp8": Case("14b", 16, length=4000, parallelism=Parallelism(data_replicate=2)),
+    "14b pipeline2 x fsdp4": Case("14b", 8, batches=4, length=4000, parallelism=Parallelism(pipeline=2)),
+    "32b fsdp4 x tensor8": Case("32b", 32, length=4000, parallelism=Parallelism(tensor=8)),
+    "70b fsdp64": Case("70b", 64, length=4000),
+    "70b fsdp8 x tensor8": Case("70b", 64, length=4000, parallelism=Parallelism(tensor=8)),
+    "70b fsdp8 lora": Case("70b", 8, length=4000, adapter=LORA),
+}
+MAIN = ["1b fsdp4 accumulating"]
+
+
+@pytest.mark.parametrize("name", sweep("memory", CASES, MAIN))
+def test_the_plan_knows_what_the_tracker_counts(name: str) -> None:
+    case = CASES[name]
+    planned, counted = planned_memory(case), tracked_memory(case)
+    least = counted[TOTAL] // 500  # parts that differ by less do not matter
+    far = {
+        part: (planned[part], counted[part])
+        for part in PARTS
+        if abs(planned[part] - counted[part]) > max(least, 0.1 * counted[part])
+    }
+    assert not far
+    assert 0.97 <= (planned["training"] - planned["runtime"]) / counted[TOTAL] <= 1.1
+
+
+def planned_memory(case: Case) -> dict[str, int]:
+    training = case.training
+    facts = model_facts(config_for(MODELS[case.model]), training.adapter)
+    data = prepared(model=facts, longest_row_tokens=case.length)
+    return memory_per_worker(training, data, case.groups, case.rows, on_gpu=True, parallelism=case.parallelism)
+
+
+def tracked_memory(case: Case) -> dict[str, int]:
+    """The most of each part over the first and the last stage."""
+    stage = largest_stage(model_facts(config_for(MODELS[case.model]), case.training.adapter), case.parallelism.pipeline)
+    ranks = {0, case.world_size - 1} if case.parallelism.pipeline > 1 else {0}
+    counted = [
+        tracked(
+            MODELS[case.model],
+            case.training,
+            case.parallelism,
+            world_size=case.world_size,
+            rows=case.rows,
+            batches=case.batches,
+            reduction=gradient_reduction(stage),
+            rank=rank,
+        )
+        for rank in ranks
+    ]
+    return {part: max(found[part] for found in counted) for part in counted[0]}
