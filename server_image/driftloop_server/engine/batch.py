@@ -7,13 +7,26 @@ import torch
 from torch import Tensor
 
 from driftloop_server.engine.cache import Block, Forward, Owner, cells_for, longest_of, size_class
+from driftloop_server.engine.sampling import TokenLogprob, logprobs
 
 
 class Prefill(Generic[Owner]):
-    """Prompts that are being read: several short ones at once, or a long one in pieces."""
+    """Prompts that are being read: several short ones at once, or a long one in pieces.
 
-    def __init__(self, forward: Forward, owners: Sequence[Owner], prompts: Sequence[Sequence[int]]) -> None:
+    `scored` None: only the logits after the prompts are computed. Else the log-probabilities of the tokens of a single
+    prompt are, too, in pieces of at most `scored` tokens, as the logits of each token take memory.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        owners: Sequence[Owner],
+        prompts: Sequence[Sequence[int]],
+        scored: int | None = None,
+    ) -> None:
         self.prompts = list(prompts)
+        self.scores: list[TokenLogprob] = []  # of all tokens but the first, as far as they are read
+        self._scored = scored
         self.longest = max(map(len, prompts))
         alone = len(prompts) == 1
         # A single row is read into memory where it can stay; several rows are copied to their places afterwards.
@@ -39,11 +52,19 @@ class Prefill(Generic[Owner]):
         """
         pieces = self.prompts
         if len(pieces) == 1:
-            pieces = [pieces[0][self._done : self._done + tokens]]
-        logits = self.block.append(pieces)
+            pieces = [pieces[0][self._done : self._done + min(tokens, self._scored or tokens)]]
+        logits = self._score(pieces[0]) if self._scored else self.block.append(pieces)
         self.block.commit([len(piece) for piece in pieces])
         self._done += max(map(len, pieces))
         return logits if self._done == self.longest else None
+
+    def _score(self, piece: Sequence[int]) -> Tensor:
+        """Read a piece of the only prompt, and score the tokens that follow each of its tokens."""
+        logits = self.block.append([piece], whole=True)[0]
+        following = self.prompts[0][self._done + 1 : self._done + len(piece) + 1]
+        if following:
+            self.scores += logprobs(logits, range(len(following)), following, top=0)
+        return logits[-1:]
 
 
 class Lane(Generic[Owner]):

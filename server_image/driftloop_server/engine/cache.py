@@ -40,18 +40,18 @@ class Forward:
         self._model = model
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
-    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    def __call__(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, whole: bool = False) -> Tensor:
         """The logits [rows, vocabulary] after the last column of `ids` [rows, columns].
 
-        `mask` [rows, cached and new columns] is 1 where there is a token, 0 for padding.
+        `mask` [rows, cached and new columns] is 1 where there is a token, 0 for padding. If `whole`, the logits after
+        each column, [rows, columns, vocabulary].
         """
-        extra = {"position_ids": positions} if self._takes_positions else {}
-        output = self._model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra, **self._last_only
-        )
-        logits: Tensor = output.logits[:, -1]
+        extra: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
+        extra |= {} if whole else self._last_only
+        output = self._model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        logits: Tensor = output.logits if whole else output.logits[:, -1]
         return logits
 
     def wait(self) -> None:
@@ -93,10 +93,11 @@ class Block(Generic[Owner]):
         return sum(states.nbytes for layer in self._cache.layers for states in (layer.keys, layer.values))
 
     @torch.inference_mode()
-    def append(self, tokens: Sequence[Sequence[int]], rows: slice = slice(None)) -> Tensor:
+    def append(self, tokens: Sequence[Sequence[int]], rows: slice = slice(None), whole: bool = False) -> Tensor:
         """Run the model on new tokens of `rows` and return the logits [rows, vocabulary]. `commit` keeps the tokens.
 
-        Rows may get different numbers of tokens the first time only. If this raises, nothing has changed.
+        If `whole`, the logits after each new token, [rows, tokens, vocabulary]. Rows may get different numbers of
+        tokens the first time only. If this raises, nothing has changed.
         """
         lengths = self.lengths[rows]
         new, width = max(map(len, tokens)), max(lengths)
@@ -108,7 +109,7 @@ class Block(Generic[Owner]):
         ends = torch.tensor([n + len(row) for n, row in zip(lengths, tokens, strict=True)], device=device)[:, None]
         mask = (torch.arange(width + new, device=device) >= width + new - ends).long()
         positions = (torch.arange(new, device=device) + ends - new).clamp(min=0)
-        return self._forward(ids, mask, positions, self._cache)
+        return self._forward(ids, mask, positions, self._cache, whole)
 
     def commit(self, tokens: Sequence[int]) -> None:
         """Keep what was appended: `tokens` new ones per row, and as many columns as the largest of them."""

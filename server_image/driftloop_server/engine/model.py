@@ -60,12 +60,15 @@ class LoadedModel:
         """Tokens of a plain prompt, with the tokenizer's special tokens. Raises ApiError 400."""
         return self._tokens(text, "prompt")
 
-    def render(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Tokens of a conversation, up to where the answer begins. Raises ApiError 400."""
+    def render(self, messages: list[dict[str, Any]], continued: bool = False) -> list[int]:
+        """Tokens of a conversation, up to where the answer begins. Raises ApiError 400.
+
+        If `continued`, up to the end of the last message's text, without the token that ends the message.
+        """
         if not self.tokenizer.chat_template:
             raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, **_end(continued))
         except Exception as error:  # a template is a program by the model's author: it may raise anything
             reason = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ApiError(
@@ -99,6 +102,10 @@ class LoadedModel:
     def decode(self, tokens: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def _end(continued: bool) -> dict[str, bool]:
+    return {"continue_final_message": True} if continued else {"add_generation_prompt": True}
 
 
 def load(folder: Path, *, dtype: str = "auto", max_model_len: int | None = None, threads: int = 0) -> LoadedModel:

@@ -28,7 +28,9 @@ class Reply:
         else:
             text = {"text": output.text}
         name = "chat.completion" if self.is_chat else "text_completion"
-        return self._envelope(name, [self._choice(text, output)]) | {"usage": self.usage(output)}
+        scores = {"prompt_logprobs": self._prompt_logprobs(output)} if output.prompt_logprobs else {}
+        choice = self._choice(text, output) | ({} if self.is_chat else scores)  # where vLLM has them
+        return self._envelope(name, [choice]) | {"usage": self.usage(output)} | (scores if self.is_chat else {})
 
     def opening(self) -> dict[str, Any]:
         """The first chunk of a chat, with the role."""
@@ -65,6 +67,11 @@ class Reply:
         scores = output.logprobs
         logprobs = None if not scores else self._chat_logprobs(scores) if self.is_chat else self._logprobs(scores)
         return {"index": 0, **text, "logprobs": logprobs, "finish_reason": output.finish_reason}
+
+    def _prompt_logprobs(self, output: Output) -> list[dict[str, Any] | None]:
+        """As vLLM: null for the first token, for which there is nothing to predict it from."""
+        found = output.prompt_logprobs
+        return [None, *({str(s.token): {"logprob": s.logprob, "decoded_token": self.string(s.token)}} for s in found)]
 
     def _chat_logprobs(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
         def entry(token: int, logprob: float) -> dict[str, Any]:

@@ -28,16 +28,17 @@ _TOOLS = "this engine doesn't support tools: omit the field"
 _TEXT = "this engine answers only in text: omit the field"
 _PENALTIES = "this engine doesn't support penalties: omit the field"
 _TEMPLATE = "this engine always uses the model's own chat template: omit the field"
+SCORED_LOGITS = 1 << 24  # computed at a time for log-probabilities of a prompt: 64 MiB
 _ONE = "this engine returns one answer per request: send the request n times"
 _LEAVE = "this engine doesn't support it: omit the field"
 # Fields that this engine doesn't support: the values that have no effect, and the error message for all others.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "add_generation_prompt": ((True,), _TEMPLATE),
+    "add_generation_prompt": ((True,), "only chats have a template: omit the field"),
     "audio": ((), _TEXT),
     "best_of": ((1,), "this engine returns one answer per request: omit the field"),
     "chat_template": ((), _TEMPLATE),
     "chat_template_kwargs": ((), _TEMPLATE),
-    "continue_final_message": ((False,), _TEMPLATE),
+    "continue_final_message": ((False,), "only chats have messages: omit the field"),
     "documents": ((), _TEMPLATE),
     "echo": ((False,), "this engine doesn't repeat the prompt: omit the field"),
     "frequency_penalty": ((0,), _PENALTIES),
@@ -56,7 +57,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "modalities": ((["text"],), _TEXT),
     "n": ((1,), _ONE),
     "presence_penalty": ((0,), _PENALTIES),
-    "prompt_logprobs": ((), _LEAVE),
     "repetition_penalty": ((1,), _PENALTIES),
     "response_format": (({"type": "text"},), _TEXT),
     "return_token_ids": ((False,), _LEAVE),
@@ -127,6 +127,13 @@ class Common(BaseModel):
     ignore_eos: bool = Field(False, description="vLLM's extension, for benchmarks.")
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    prompt_logprobs: Literal[0] | None = Field(None, description="vLLM's extension; 0: of the prompt's own tokens.")
+
+    @model_validator(mode="after")
+    def _not_in_pieces(self) -> Self:
+        if self.prompt_logprobs is not None and self.stream:
+            raise refused("prompt_logprobs", "can't be streamed: omit stream")
+        return self
 
 
 class CompletionRequest(Common):
@@ -145,6 +152,16 @@ class ChatRequest(Common):
     logprobs: bool = False
     top_logprobs: Integer = Field(0, ge=0, le=20)
     add_special_tokens: Literal[False] = False
+    add_generation_prompt: bool = Field(True, description="vLLM's extension, false only to continue a message.")
+    continue_final_message: bool = Field(False, description="vLLM's extension: the last message is an answer's start.")
+
+    @model_validator(mode="after")
+    def _continues_an_answer(self) -> Self:
+        if self.continue_final_message == self.add_generation_prompt:
+            raise refused("add_generation_prompt", "must be false with continue_final_message: true, and only then")
+        if self.continue_final_message and self.messages[-1]["role"] != "assistant":
+            raise refused("continue_final_message", "needs a last message with the role assistant")
+        return self
 
     @model_validator(mode="after")
     def _top_of_what(self) -> Self:
@@ -217,7 +234,7 @@ def chat(request: ChatRequest, loaded: LoadedModel) -> Generation:
 
     Raises ApiError 400 when the model has no chat template, or it refuses the messages, or they don't fit.
     """
-    tokens = loaded.render(fitted(request.messages, loaded.tokenizer))
+    tokens = loaded.render(fitted(request.messages, loaded.tokenizer), request.continue_final_message)
     field = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     limit = request.max_completion_tokens or request.max_tokens
     return _generation(request, tokens, loaded, "messages", field, limit, default=None)
@@ -251,5 +268,6 @@ def _generation(
         stops=tuple(request.stop),
         end_tokens=frozenset() if request.ignore_eos else loaded.end_tokens,
         logprobs=request.wanted_logprobs,
+        scored=None if request.prompt_logprobs is None else max(1, SCORED_LOGITS // loaded.vocabulary),
         stream=request.stream,
     )

@@ -225,9 +225,14 @@ class Scheduler:
             self._begin(together)
 
     def _begin(self, requests: Sequence[Running]) -> None:
-        if requests:
-            prefill = Prefill(self._batch.forward, requests, [request.text for request in requests])
-            self._lanes.setdefault(_lane(requests[0]), Lane()).prefills.append(prefill)
+        together = [request for request in requests if not request.generation.scored]
+        for group in ([request] for request in requests if request.generation.scored):
+            self._queue(Prefill(self._batch.forward, group, [group[0].text], group[0].generation.scored))
+        if together:
+            self._queue(Prefill(self._batch.forward, together, [request.text for request in together]))
+
+    def _queue(self, prefill: Prefill[Running]) -> None:
+        self._lanes.setdefault(_lane(prefill.owners[0]), Lane()).prefills.append(prefill)
 
     def _chosen(self) -> list[Running]:
         """The waiting requests to start now. Clients with the fewest running ones are first, then earlier arrivals."""
@@ -314,6 +319,7 @@ class Scheduler:
                 self._wait_again(request)
             raise
         for request in newcomers:
+            request.scored(prefill.scores)
             if not request.generated:
                 self._metrics.prompt_tokens.inc(request.size)
         self._accept(newcomers, choices)

@@ -13,7 +13,10 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A request in tokens. `logprobs` None: not requested; n: also for the n likeliest tokens."""
+    """A request in tokens. `logprobs` None: not requested; n: also for the n likeliest tokens.
+
+    `scored` None: log-probabilities of the prompt's tokens are not requested; n: for n tokens at a time.
+    """
 
     prompt: Sequence[int]
     max_tokens: int
@@ -22,6 +25,7 @@ class Generation:
     stops: tuple[str, ...] = ()
     end_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
+    scored: int | None = None
     stream: bool = False
 
 
@@ -32,6 +36,7 @@ class Output:
     text: str = ""
     tokens: int = 0  # generated so far, including the end token
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of all tokens of the prompt but the first
     finish_reason: FinishReason | None = None
     error: str | None = None
     status: int = 500
@@ -88,6 +93,10 @@ class Running:
     def over(self) -> bool:
         """Whether no more tokens are to be generated."""
         return self.cancelled or self.finish_reason is not None
+
+    def scored(self, scores: Sequence[TokenLogprob]) -> None:
+        """Keep the log-probabilities of the prompt for the output. A prompt that is read again may have more tokens."""
+        self._pending.prompt_logprobs = list(scores[: len(self.generation.prompt) - 1])
 
     def draw(self) -> float:
         """The random number for the next token; the same until a token is accepted, so that sampling can be retried."""

@@ -141,6 +141,46 @@ async def test_a_seed_gives_the_same_text_in_any_company(client: Client) -> None
     assert await sampled(None) != await sampled(None)
 
 
+async def test_the_tokens_of_a_prompt_have_log_probabilities_as_vllm_gives_them(client: Client) -> None:
+    extra = {"prompt_logprobs": 0}
+    whole = await client.completions.create(model="desk", prompt="my card has", max_tokens=1, extra_body=extra)
+    scores = whole.choices[0].model_dump()["prompt_logprobs"]
+    assert scores[0] is None
+    assert len(scores) == whole.usage.prompt_tokens
+    assert "".join(value["decoded_token"] for score in scores[1:] for value in score.values()) in "my card has"
+    assert all(value["logprob"] < 0 for score in scores[1:] for value in score.values())
+
+
+async def test_an_answer_can_be_continued_and_scored_behind_its_question(client: Client) -> None:
+    question, answer = {"role": "user", "content": "my card"}, {"role": "assistant", "content": "refund, please!"}
+    extra = {"prompt_logprobs": 0, "continue_final_message": True, "add_generation_prompt": False}
+    asked = await client.chat.completions.create(model="desk", messages=[question], max_tokens=1)
+    said = await client.chat.completions.create(
+        model="desk", messages=[question, answer], max_tokens=1, extra_body=extra
+    )
+    scores = said.model_dump()["prompt_logprobs"][asked.usage.prompt_tokens :]
+    assert "".join(value["decoded_token"] for score in scores for value in score.values()) == "refund, please!"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompt_logprobs": 5}, "prompt_logprobs"),
+        ({"prompt_logprobs": 0, "stream": True}, "can't be streamed"),
+        ({"continue_final_message": True}, "add_generation_prompt: must be false"),
+        ({"add_generation_prompt": False}, "add_generation_prompt: must be false"),
+        ({"continue_final_message": True, "add_generation_prompt": False}, "needs a last message with the role"),
+    ],
+)
+async def test_what_cannot_be_scored_or_continued_is_refused(
+    client: Client, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=message):
+        await client.chat.completions.create(
+            model="desk", messages=[{"role": "user", "content": "my card"}], extra_body=fields
+        )
+
+
 async def test_logprobs_are_of_the_tokens_chosen(client: Client) -> None:
     answer = await client.completions.create(model="desk", prompt="my card", temperature=0, max_tokens=5, logprobs=3)
     found = answer.choices[0].logprobs

@@ -104,3 +104,23 @@ def test_classes_double(length: int, kind: int, cells: int) -> None:
     assert cache.size_class(length) == kind
     assert length <= cache.longest_of(kind)
     assert cache.cells_for(length) == cells
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 16, 100])
+def test_the_tokens_of_a_prompt_are_scored_as_in_one_pass(model: Any, pieces: int) -> None:
+    text = [(7 * n) % 300 + 3 for n in range(40)]
+    prefill = Prefill(Forward(model), [0], [text], scored=16)
+    while (logits := prefill.advance(pieces)) is None:
+        pass
+    with torch.inference_mode():
+        table = model(torch.tensor([text])).logits[0].log_softmax(dim=-1)
+    assert [score.token for score in prefill.scores] == text[1:]
+    expected = [float(table[n, token]) for n, token in enumerate(text[1:])]
+    assert [score.logprob for score in prefill.scores] == pytest.approx(expected, abs=1e-4)
+    torch.testing.assert_close(logits[0], alone(model, text), atol=1e-3, rtol=1e-3)
+
+
+def test_no_more_tokens_are_scored_at_a_time_than_there_is_memory_for(model: Any) -> None:
+    prefill = Prefill(Forward(model), [0], [[5] * 40], scored=16)
+    assert prefill.advance(100) is None
+    assert prefill.remaining == 24

@@ -385,3 +385,12 @@ def test_who_leaves_is_not_read_further(bench: Bench) -> None:
         time.sleep(0.001)
     bench.scheduler.cancel(running)
     assert sum(columns for _, columns in bench.model.passes if columns > 1) < 4500
+
+
+def test_scored_prompts_share_the_engine_with_others(bench: Bench) -> None:
+    prompts = [[5, 6, 7, 8 + n] for n in range(3)]
+    scored = [bench.submit(prompt, scored=2) for prompt in prompts]
+    plain = bench.submit([5, 6, 7])
+    for prompt, outputs in zip(prompts, scored, strict=True):
+        assert [score.token for score in outputs.get(timeout=30).prompt_logprobs] == prompt[1:]
+    assert plain.get(timeout=30).prompt_logprobs == []
