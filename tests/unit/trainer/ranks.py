@@ -1,9 +1,28 @@
-"""Starts the ranks of a test as forks of its process, because the imports of torch take longer than most cases."""
+"""Starts the ranks of a test: a script in a process of its own, and in it the ranks as its forks.
 
+They are forks because the imports of torch take longer than most cases.
+"""
+
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a rank. Its volumes are the folders in `folder`."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def run_script(name: str, folder: Path, timeout: float = 500) -> None:
+    """Run the script `name`, beside this file, on `folder`. The log of all ranks is in ranks.log."""
+    command, log = [sys.executable, str(Path(__file__).with_name(name)), str(folder)], folder / "ranks.log"
+    with log.open("w") as output:
+        ended = subprocess.run(command, env=environment(folder), stderr=output, timeout=timeout, check=False)
+    assert ended.returncode == 0, log.read_text()
 
 
 def run_ranks(run_rank: Callable[[Path, int, int], None], folder: Path, world_size: int) -> None:

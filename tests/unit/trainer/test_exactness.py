@@ -7,9 +7,6 @@ its largest element.
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +25,11 @@ from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.seeds import seed_of
 from parts import runs, sweep
+from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, Tensors, adapter_of, tiny_model, training
 
 pytestmark = pytest.mark.timeout(1200)  # all cases took 600 s beside other tests
 
-SCRIPT = Path(__file__).with_name("sharded_run.py")
 DROPOUT = {"lora": True, "dropout": 0.3}
 GRID = {"world_size": 4, "tensor": 2, "micro_size": 1, "save_steps": 100}  # two rows of two, which share each matrix
 SPLIT: dict[str, dict[str, Any]] = {
@@ -326,18 +323,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     packed_dataset(folder / "packed")
     cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
     (folder / "cases.json").write_text(json.dumps(cases))
-    run_ranks(folder)
+    run_script("sharded_run.py", folder, timeout=1100)
     return folder
-
-
-def run_ranks(folder: Path) -> None:
-    """Run the cases of `folder`. The log of all ranks is in ranks.log."""
-    path = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    log = folder / "ranks.log"
-    with log.open("w") as output:
-        ranks = subprocess.run([sys.executable, SCRIPT, folder], env=environment, stderr=output, timeout=1100)
-    assert ranks.returncode == 0, log.read_text()
 
 
 def losses(folder: Path, name: str) -> list[float]:

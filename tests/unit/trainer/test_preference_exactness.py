@@ -1,9 +1,6 @@
 """Training on pairs and labelled answers is the same on any number of ranks, with any micro-batch, after a restart."""
 
 import json
-import os
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,10 @@ from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from unit.trainer.preference_run import LORA, spec
+from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, tiny_model
 
 pytestmark = pytest.mark.timeout(600)
-
-SCRIPT = Path(__file__).with_name("preference_run.py")
 
 
 def dataset(folder: Path) -> Dataset:
@@ -105,11 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where every case has run."""
     folder = tmp_path_factory.mktemp("preference")
     dataset(folder)
-    path = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    run = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=500, check=False)
-    assert run.returncode == 0, run.stderr
+    run_script("preference_run.py", folder)
     return folder
 
 

@@ -1,9 +1,6 @@
 """Several ranks load a model and leave it again, and none ever holds the whole of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,12 @@ from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for
 from unit.trainer import templates
+from unit.trainer.ranks import run_script
 from unit.trainer.sharded_model import LARGE, LOADED, RANKS, TRAINED
 from unit.trainer.templates import with_template
 from unit.trainer.train.worker.test_export import HEADS, task_document
 
 pytestmark = pytest.mark.timeout(600)
-SCRIPT = Path(__file__).with_name("sharded_model.py")
 OTHERS: dict[str, dict[str, Any]] = {
     "tied": HEADS | {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
     "untied": HEADS | {"model_type": "qwen3", "num_hidden_layers": 2},
@@ -59,10 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_turn_ends(data, [2])
     (data / PROFILE).write_text(json.dumps(build_profile(["hi"])))
     (folder / "task.json").write_text(json.dumps(task_document()))
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    ranks = subprocess.run([sys.executable, SCRIPT, folder], env=environment, timeout=500)
-    assert ranks.returncode == 0
+    run_script("sharded_model.py", folder)
     return folder
 
 

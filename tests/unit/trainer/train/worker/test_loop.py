@@ -10,8 +10,9 @@ import pytest
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
+from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, training
-from unit.trainer.test_exactness import dataset, plain_losses, run_ranks
+from unit.trainer.test_exactness import dataset, plain_losses
 
 pytestmark = pytest.mark.timeout(600)  # as in test_exactness.py
 
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CASE | {"name": "all broken", "data": "all", "save_steps": 2},
     ]
     (folder / "cases.json").write_text(json.dumps(cases))
-    run_ranks(folder)
+    run_script("sharded_run.py", folder)
     return folder
 
 

@@ -1,4 +1,3 @@
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from driftloop_trainer.train.cluster.driver import _EXCHANGE_TIMEOUT
 from driftloop_trainer.train.worker.watchdog import Patience
+from unit.trainer.ranks import environment
 from unit.trainer.test_exactness import dataset
 
 pytestmark = pytest.mark.timeout(600)  # two processes that import torch, also beside the cluster's pods
@@ -66,11 +66,9 @@ keep_the_lock_of_python()
 
 def ended(folder: Path, program: str, *arguments: tuple[str, ...]) -> list[tuple[int, str]]:
     """Run the program once for each of `arguments`, at the same time. Returns the exit codes and logs."""
-    path = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command, env = [sys.executable, "-c", program], environment(folder)
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, *given], stderr=subprocess.PIPE, text=True, env=environment)
-        for given in arguments
+        subprocess.Popen([*command, *given], stderr=subprocess.PIPE, text=True, env=env) for given in arguments
     ]
     try:
         logs = [process.communicate(timeout=280)[1] for process in processes]
