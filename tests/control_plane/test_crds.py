@@ -54,6 +54,12 @@ def staged() -> Obj:
     return found
 
 
+def shared() -> Obj:
+    found = job()
+    found["spec"]["compute"] = {"nodes": 2, "parallelism": {"context": 2}}
+    return found
+
+
 def split_stages() -> Obj:
     found = staged()
     found["spec"]["compute"] |= {"workersPerNode": 2, "parallelism": {"pipeline": 2, "tensor": 2}}
@@ -188,6 +194,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.training", {"method": "dpo", "lossOn": "all"}, "spec.training.lossOn.*compare answers"),
     (split, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
     (staged, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
+    (shared, "spec.training.method", "dpo", "spec.training.method.*not tested with compute.parallelism"),
     (preferring, "spec.training", {}, "spec.training.method.*chosen and rejected are only for method dpo"),
     (preferring, "spec.data.feedback", {"service": "support"}, "spec.training.method.*feedback has one answer"),
     (split, "spec.training.adapter", {"type": "osf"}, "spec.training.adapter.type.*osf is not trained with"),
@@ -273,6 +280,19 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         2,
         "spec.compute.parallelism.*pipeline is not tested with parallelism.dataReplicate",
     ),
+    (
+        job,
+        "spec.compute",
+        {"nodes": 3, "parallelism": {"context": 2}},
+        "spec.compute.parallelism.*context x tensor must",
+    ),
+    (
+        job,
+        "spec.compute",
+        {"nodes": 2, "workersPerNode": 2, "parallelism": {"context": 4, "dataReplicate": 2}},
+        "spec.compute.parallelism.*context x tensor must divide the num",
+    ),
+    (job, "spec.compute.parallelism.context", 65, "spec.compute.parallelism.context.*64"),
     (job, "spec.compute.parallelism.tensor", 0, "spec.compute.parallelism.tensor.*1"),
     (job, "spec.compute.resources.requests", {"cpu": "lots"}, "spec.compute.resources.requests.cpu"),
     (job, "spec.compute.resources.requests", {"cpu": -1}, "spec.compute.resources.requests.cpu"),

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from driftloop.api.finetunejob import Adapter
+from driftloop.contract.positions import position_scaling
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import ModelFacts
 from driftloop.podlib.ending import StageFailure
@@ -218,6 +219,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         loaded_whole=rearranged,
         chunked_loss=config.model_type in CHUNKED_TYPES,
         document_attention=config.model_type in DOCUMENT_TYPES,
+        position_scaling=position_scaling(getattr(text, "rope_parameters", None)),
     )
 
 

@@ -381,6 +381,15 @@ class TrainingSpec(ApiModel):
 class Parallelism(ApiModel):
     """How the workers divide the model, besides its shards."""
 
+    context: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Number of workers that share the tokens of the same rows. Each computes a part of the tokens, and "
+        "for attention they exchange tokens for heads in every layer: use it if one long row does not fit, on workers "
+        "with a fast network. It must divide the model's attention heads and key-value heads; with tensor, those of "
+        "each worker.",
+    )
     data_replicate: int = Field(
         1,
         ge=1,
@@ -444,10 +453,12 @@ class Compute(ApiModel):
             ),
             rule(
                 "!has(self.parallelism.pipeline) || !has(self.parallelism.tensor) || "
+                "!has(self.parallelism.context) || !has(self.parallelism.dataReplicate) || "
                 "self.nodes * (self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % "
-                "(self.parallelism.pipeline * self.parallelism.tensor) == 0",
-                "parallelism.pipeline x parallelism.tensor must divide the number of workers: nodes x gpusPerNode, or "
-                "nodes x workersPerNode on CPU",
+                "(self.parallelism.pipeline * self.parallelism.dataReplicate * self.parallelism.context * "
+                "self.parallelism.tensor) == 0",
+                "parallelism.pipeline x dataReplicate x context x tensor must divide the number of workers: nodes x "
+                "gpusPerNode, or nodes x workersPerNode on CPU",
                 ".parallelism",
             ),
         )
@@ -567,8 +578,9 @@ class FineTuneJobSpec(ApiModel):
                 ".training.lossOn",
             ),
             rule(
-                f"!{_COMPARES} || (self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
-                "methods dpo and kto are not tested with compute.parallelism.tensor or pipeline: remove it",
+                f"!{_COMPARES} || (self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1 && "
+                "self.compute.parallelism.context == 1)",
+                "methods dpo and kto are not tested with compute.parallelism.tensor, pipeline or context: remove it",
                 ".training.method",
             ),
             rule(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, PositiveInt
 
 from driftloop.api.finetunejob import Adapter
+from driftloop.contract.positions import position_scaling
 from driftloop.contract.result import ModelFacts
 
 ALL_LINEAR = "all-linear"  # every linear layer except the output layer, as PEFT defines it
@@ -133,6 +134,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
         tied_embeddings=config.tie_word_embeddings,
         chunked_loss=family.chunked_loss,
         document_attention=family.document_attention,
+        position_scaling=position_scaling(fields.get("rope_parameters") or fields.get("rope_scaling")),
     )
 
 

@@ -47,6 +47,7 @@ class ModelFacts(ApiModel):
     tied_embeddings: bool = False
     chunked_loss: bool = False  # its logits are computed for some tokens at a time
     document_attention: bool = False  # with packing no mask keeps its rows apart
+    position_scaling: str = Field("", max_length=64)  # its rotary positions depend on the longest row, by this rule
     loaded_whole: bool = False  # its weights are rearranged when they are read, so rank 0 reads the whole model
 
 

@@ -116,7 +116,7 @@ def adapter_of(case: dict[str, Any]) -> Adapter:
 
 def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str, Any]]:
     """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
-    axes = {"data_replicate": "replicate", "pipeline": "pipeline", "tensor": "tensor"}
+    axes = {"context": "context", "data_replicate": "replicate", "pipeline": "pipeline", "tensor": "tensor"}
     mesh = Mesh.of("cpu", Parallelism.model_validate({field: case.get(axis, 1) for field, axis in axes.items()}))
     model = shard(
         tiny_model(adapter_of(case), **case.get("model", {})),

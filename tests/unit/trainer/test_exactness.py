@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
-from driftloop.controller.kinds.finetunejob.plan import PIPELINE_TYPES, TENSOR_TYPES
+from driftloop.controller.kinds.finetunejob.plan import CONTEXT_TYPES, PIPELINE_TYPES, TENSOR_TYPES
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
@@ -50,6 +50,10 @@ PACKED: dict[str, dict[str, Any]] = {
     | {"model": {"model_type": "mistral", "sliding_window": 5}},
     "packed, lora": {"world_size": 2, "micro_size": 2, "save_steps": 100, "lora": True},
     "packed, split": GRID | {"model": {"model_type": "qwen3"}},
+    "packed, shared": {"world_size": 2, "context": 2, "micro_size": 3, "save_steps": 100},
+    "packed, shared, windows": {"world_size": 2, "context": 2, "micro_size": 2, "save_steps": 100}
+    | {"model": {"model_type": "mistral", "sliding_window": 5}, "checkpointing": True},
+    "packed, shared, lora": {"world_size": 4, "context": 2, "micro_size": 2, "save_steps": 100, "lora": True},
 }
 MIXTRAL = {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2}  # uneven shards of experts
 # Seven rows on four ranks, one at a time: accumulated over two micro-batches, and one rank's last one is empty.
@@ -64,6 +68,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "adapters split over all": {"lora": True, "tensor": 4, "model": {"num_key_value_heads": 4}},
     "shards of split adapters": {"lora": True, "tensor": 2},
     "replicas of split adapters": {"replicate": 2, "lora": True, "tensor": 2},
+    "rows shared by all": {"context": 4, "model": {"num_key_value_heads": 4}},
+    "rows shared by two": {"context": 2},
+    "adapters, rows shared by two": {"context": 2, "lora": True},
+    "replicas that share rows": {"replicate": 2, "context": 2},
+    "split, rows shared by two": {"tensor": 2, "context": 2, "model": {"num_key_value_heads": 4}},
+    "split adapters, rows shared by two": {
+        "tensor": 2,
+        "context": 2,
+        "lora": True,
+        "model": {"num_key_value_heads": 4},
+    },
 }
 RECORDED: dict[str, dict[str, Any]] = {
     f"{model_type}, {name}": case | {"model": {"model_type": model_type} | case.get("model", {})}
@@ -72,9 +87,11 @@ RECORDED: dict[str, dict[str, Any]] = {
 } | {
     "mixtral, shards": {"model": MIXTRAL},
     "mixtral, shards of adapters": {"model": MIXTRAL, "lora": True},
+    "mixtral, rows shared by two": {"model": MIXTRAL, "context": 2},
     "replicas of shards, reduced each time": {"replicate": 2, "reduction": "microBatch"},
     "replicas": {"replicate": 4},
     "llama, shards of osf": {"osf": True},
+    "llama, osf, rows shared by two": {"osf": True, "context": 2},
     "qwen3, replicas of osf": {
         "osf": True,
         "replicate": 2,
@@ -107,6 +124,20 @@ STAGED: dict[str, dict[str, Any]] = {
     "staged, adapters": {"world_size": 4, "lora": True},
     "staged, packed": {"world_size": 2, "data": "packed", "model": {"tie_word_embeddings": False}},
     "staged four times": {"world_size": 4, "pipeline": 4, "micro_size": 1, "model": {"num_hidden_layers": 5}},
+}
+SHARED: dict[str, dict[str, Any]] = {
+    f"shared {model_type} {'tied' if tied else 'untied'}": {
+        "model": {"model_type": model_type, "tie_word_embeddings": tied, "num_local_experts": 6}
+    }
+    for model_type in CONTEXT_TYPES
+    for tied in (True, False)
+} | {
+    "shared, reduced each time": {"world_size": 4, "micro_size": 1, "reduction": "microBatch"},
+    "shared, recomputed, in chunks": {"checkpointing": True, "chunk": 8},
+    "shared, windows": {"model": {"model_type": "mistral", "sliding_window": 5}},
+    "shared, staged": {"world_size": 4, "pipeline": 2},
+    "shared, staged, adapters": {"world_size": 4, "pipeline": 2, "lora": True},
+    "shared, staged, packed": {"world_size": 4, "pipeline": 2, "data": "packed"},
 }
 CASES: list[dict[str, Any]] = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},
@@ -182,6 +213,13 @@ CASES: list[dict[str, Any]] = [
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
     {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
     *({"pipeline": 2, "micro_size": 2, "save_steps": 100, "name": name} | case for name, case in STAGED.items()),
+    *(
+        {"world_size": 2, "context": 2, "micro_size": 2, "save_steps": 100, "name": name} | case
+        for name, case in SHARED.items()
+    ),
+    {"name": "shared killed", "world_size": 4, "context": 2, "micro_size": 1, "save_steps": 2, "run": "w"}
+    | {"stop_after": 3},
+    {"name": "shared resumed in shards", "world_size": 2, "micro_size": 4, "save_steps": 100, "run": "w"},
     GRID | {"name": "split again killed", "save_steps": 2, "run": "u", "stop_after": 3},
     {"name": "split resumed staged", "world_size": 2, "pipeline": 2, "micro_size": 4, "save_steps": 100, "run": "u"},
     {
@@ -198,6 +236,7 @@ CASES: list[dict[str, Any]] = [
 
 
 MAIN_SPLIT = ("llama untied", "split, in chunks")
+MAIN_PACKED = ("packed, split", "packed, shared")
 MAIN_RECORDED = (
     "llama, replicas of shards",
     "llama, shards",
@@ -205,8 +244,10 @@ MAIN_RECORDED = (
     "qwen3, shards of split",
     "llama, shards of split adapters",
     "llama, shards of osf",
+    "llama, rows shared by two",
 )
 MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
+MAIN_SHARED = ("shared qwen3 untied", "shared, windows")
 RESUMED_STAGED = ("split again killed", "split resumed staged")
 # What make test runs.
 MAIN = (
@@ -222,9 +263,10 @@ MAIN = (
     "sigterm",
     "drained",
     *MAIN_SPLIT,
-    "packed, split",
+    *MAIN_PACKED,
     *MAIN_RECORDED,
     *MAIN_STAGED,
+    *MAIN_SHARED,
     *RESUMED_STAGED,
 )
 
@@ -367,7 +409,7 @@ def test_matrices_split_over_ranks_give_the_losses_of_one_plain_process(folder: 
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sweep("exactness", PACKED, main=("packed, split",)))
+@pytest.mark.parametrize("name", sweep("exactness", PACKED, main=MAIN_PACKED))
 def test_packed_rows_over_ranks_give_the_losses_of_rows_alone(folder: Path, name: str) -> None:
     case = PACKED[name]
     adapter = adapter_of(case)
@@ -379,6 +421,14 @@ def test_packed_rows_over_ranks_give_the_losses_of_rows_alone(folder: Path, name
 def test_stages_of_a_pipeline_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     case = STAGED[name]
     adapter = adapter_of(case)
+    expected = plain_losses(Dataset(folder / case.get("data", "") / FILE), adapter, **case.get("model", {}))
+    assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sweep("exactness", SHARED, main=MAIN_SHARED))
+def test_workers_that_share_the_tokens_of_rows_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
+    case = SHARED[name]
+    adapter = Adapter(type="lora", r=4) if case.get("lora") else None
     expected = plain_losses(Dataset(folder / case.get("data", "") / FILE), adapter, **case.get("model", {}))
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
@@ -419,8 +469,16 @@ def test_all_ranks_write_a_checkpoint_at_the_step_where_one_of_them_has_to_stop(
     assert losses(folder, "drained") == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
 
 
+GONE_ON = (
+    "split resumed in shards",
+    "shards resumed split",
+    "replicas resumed in shards",
+    "shared resumed in shards",
+)
+
+
 @pytest.mark.long("exactness")
-@pytest.mark.parametrize("name", ["split resumed in shards", "shards resumed split", "replicas resumed in shards"])
+@pytest.mark.parametrize("name", GONE_ON)
 def test_a_killed_run_goes_on_with_another_mesh(folder: Path, name: str) -> None:
     assert losses(folder, name) == pytest.approx(losses(folder, "plain")[2:], abs=1e-9)
 

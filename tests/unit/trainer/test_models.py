@@ -81,6 +81,12 @@ def test_facts_count_what_the_model_has(folder: Path) -> None:
     assert (facts.num_layers, facts.hidden_size, facts.tied_embeddings) == (2, 16, True)
 
 
+@pytest.mark.parametrize(("rule", "shown"), [("dynamic", "dynamic"), ("linear", "")])
+def test_facts_name_the_rule_of_positions_that_depend_on_the_longest_row(rule: str, shown: str) -> None:
+    fields = SIZES | {"model_type": "llama", "rope_scaling": {"rope_type": rule, "factor": 2.0}}
+    assert model_facts(config_for(fields), Adapter()).position_scaling == shown
+
+
 def test_facts_of_lora_count_only_the_adapters_as_trained(folder: Path) -> None:
     adapter = Adapter(type="lora", r=2)
     model = load_model(folder, adapter)

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     BATCH_TOO_SMALL = "BatchTooSmall"
     TENSOR_PARALLELISM = "TensorParallelism"
     PIPELINE_PARALLELISM = "PipelineParallelism"
+    CONTEXT_PARALLELISM = "ContextParallelism"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
     VERSION_NOT_FOUND = "VersionNotFound"
     VERSION_NOT_APPROVED = "VersionNotApproved"

@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from driftloop_trainer.models import DOCUMENT_TYPES
 from driftloop_trainer.train.worker.batches import Documents
+from driftloop_trainer.train.worker.context import exchanged
 
 NAME = "documents"  # of the function in transformers' list; it makes no mask for a name without a mask function
 BLOCK = 1024  # least number of queries at a time in a document that is longer than the layer's window
@@ -41,14 +43,18 @@ def attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     dropout: float = 0.0,
+    context: dist.ProcessGroup | None = None,
     **_others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention, as transformers calls it, within each of `documents`.
 
     `query`: (rows, heads, tokens, size). `key` and `value`: the same, or fewer heads, each for several of the query.
     `sliding_window`: the number of last tokens that a token sees, itself among them. Returns (rows, tokens, heads,
-    size). `documents` comes from the call of the model, so activation checkpointing passes it again.
+    size). `context`: workers with other tokens of these rows; every one of them calls it with its tokens. `documents`
+    and `context` come from the call of the model, so activation checkpointing passes them again.
     """
+    if context is not None:
+        query, key, value = (exchanged(states, context) for states in (query, key, value))
     rows, heads, tokens, size = query.shape
     queries, keys, values = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     if fits_varlen(_capability(query.device), query.dtype, size, dropout):
@@ -60,7 +66,8 @@ def attention(
         lengths = list(documents.lengths)
         alone = zip(*(torch.split(states, lengths) for states in (queries, keys, values)), strict=True)
         attended = torch.cat([_document(attend, sliding_window, *states) for states in alone])
-    return attended.view(rows, tokens, heads, size), None
+    whole = attended.view(rows, tokens, heads, size)
+    return whole if context is None else exchanged(whole, context), None
 
 
 AttentionInterface.register(NAME, attention)

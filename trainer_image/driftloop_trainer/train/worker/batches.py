@@ -6,6 +6,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.nn import functional
 
 from driftloop_trainer.dataset import IGNORED, Dataset, Tokens
@@ -40,11 +41,12 @@ class Batch:
     ids: torch.Tensor
     targets: torch.Tensor
     kept: torch.Tensor
-    position_ids: torch.Tensor | None = None  # with packing: from 0 again in each document
-    documents: Documents | None = None  # with packing
+    position_ids: torch.Tensor | None = None  # with packing: from 0 again in each document; and with `context`
+    documents: Documents | None = None  # with packing, or with `context`
     reference: torch.Tensor | None = None  # for a method that compares with the first weights: a value per sequence
     good: torch.Tensor | None = None  # for kto: the label of each sequence
     others: "Batch | None" = None  # for kto: the same prompts with the answers of other rows
+    context: dist.ProcessGroup | None = None  # the workers that have the other tokens of these rows, if any
 
     def to(self, device: torch.device) -> "Batch":
         """A copy on `device`."""
@@ -55,7 +57,7 @@ class Batch:
             None if tensor is None else _copied(tensor, device) for tensor in (self.reference, self.good)
         )
         others = None if self.others is None else self.others.to(device)
-        return Batch(ids, targets, kept, positions, documents, reference, good, others)
+        return Batch(ids, targets, kept, positions, documents, reference, good, others, self.context)
 
     def filled(self, rows: int, tokens: int) -> "Batch":
         """A copy of this shape on the CPU; the additional rows and tokens are padding without a target."""

@@ -19,6 +19,7 @@ from driftloop_trainer.train.shutdown import Worker
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch, alike
 from driftloop_trainer.train.worker.checkpoint import from_all_ranks
+from driftloop_trainer.train.worker.context import part
 from driftloop_trainer.train.worker.curve import Curve
 from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
@@ -84,7 +85,7 @@ class Loop:
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
         dataset = self.method.dataset
-        if self.method.packed:
+        if self.method.packed or self.mesh.context:
             attend_by_document(model)
         order = Order(dataset.lengths, Course.of(self.training, len(dataset)), self.training.seed)
         works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
@@ -100,7 +101,10 @@ class Loop:
         mesh, method = self.mesh, self.method
         shares = share(rows, method.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
         collated = [method.batch(indices) for indices in shares]
-        batches = [batch.to(self.device) for batch in (alike(collated) if mesh.pipeline else collated)]
+        if mesh.pipeline:
+            collated = alike(collated)
+        parts = [part(batch, mesh.context) for batch in collated] if mesh.context else collated
+        batches = [batch.to(self.device) for batch in parts]
         return _Work(shares, batches, max(1, method.count(rows)), int(method.dataset.lengths[rows].sum()))
 
 

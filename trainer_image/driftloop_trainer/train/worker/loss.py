@@ -50,7 +50,7 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def _forward(model: Any, batch: Batch) -> torch.Tensor:
-    documents = {"documents": batch.documents} if attends_by_document(model) else {}
+    documents = {"documents": batch.documents, "context": batch.context} if attends_by_document(model) else {}
     # use_cache must be off: with it, transformers would let packed rows attend to each other.
     logits: torch.Tensor = model(
         batch.ids, position_ids=batch.position_ids, use_cache=False, logits_to_keep=batch.kept, **documents

@@ -5,12 +5,16 @@ a row share each matrix (tensor). The ranks of a row are neighbours, so they are
 in every layer. The pipeline is the outermost axis, so that its stages are on different nodes if there are several: they
 exchange the least.
 
+With context parallelism, neighbouring workers of the data axis read the same rows, and each has a part of the tokens.
+To FSDP2 they are like workers with different rows.
+
 With replicas of the model, each group of neighbouring rows has one: weights and gradients are sharded within a group,
 and only shards of gradients are added up between the groups.
 """
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate
@@ -22,12 +26,14 @@ from driftloop.api.finetunejob import Parallelism
 class Mesh:
     """Axes of the grid. `tensor`: None if each worker computes whole layers. `pipeline`: None if it has all layers.
 
-    `data`: rows; with replicas two axes, replicas x rows of a replica.
+    `data`: the workers that FSDP2 shards over; with replicas two axes, replicas x workers of a replica. `context`: the
+    workers of `data` that share the tokens of the same rows; None if each has all tokens of its rows.
     """
 
     data: DeviceMesh
     tensor: DeviceMesh | None = None
     pipeline: DeviceMesh | None = None
+    context: dist.ProcessGroup | None = None
 
     @classmethod
     def of(cls, device_type: str, parallelism: Parallelism | None = None) -> "Mesh":
@@ -42,20 +48,23 @@ class Mesh:
             grid["replicate", "data"] if "replicate" in axes else grid["data"],
             tensor=grid["tensor"] if "tensor" in axes else None,
             pipeline=grid["pipeline"] if "pipeline" in axes else None,
+            context=_context_group(wanted.context, wanted.tensor) if wanted.context > 1 else None,
         )
 
     @property
     def data_rank(self) -> int:
-        """The number of this worker's row in its stage. Rows with the same number read the same data."""
-        number = 0
-        for axis, size in enumerate(self.data.shape):
-            number = number * size + self.data.get_local_rank(axis)
-        return number
+        """The number of the data that this worker reads. Workers with the same number read the same data."""
+        return self._place // self.context_size
 
     @property
     def data_size(self) -> int:
-        """The number of rows in each stage."""
-        return self.data.size()
+        """How many parts a batch is dealt into."""
+        return self.data.size() // self.context_size
+
+    @property
+    def context_size(self) -> int:
+        """The number of workers that share the tokens of a row of data."""
+        return self.context.size() if self.context else 1
 
     @property
     def tensor_size(self) -> int:
@@ -65,7 +74,7 @@ class Mesh:
     @property
     def row(self) -> int:
         """The number of this worker's row among the rows of all stages."""
-        return self.stage * self.data_size + self.data_rank
+        return self.stage * self.data.size() + self._place
 
     @property
     def stage(self) -> int:
@@ -76,6 +85,22 @@ class Mesh:
     def stages(self) -> int:
         """The number of stages."""
         return self.pipeline.size() if self.pipeline else 1
+
+    @property
+    def _place(self) -> int:
+        """The number of this worker's row in its stage."""
+        number = 0
+        for axis, size in enumerate(self.data.shape):
+            number = number * size + self.data.get_local_rank(axis)
+        return number
+
+
+def _context_group(size: int, tensor: int) -> dist.ProcessGroup:
+    """This worker's group of `size` neighbours on the data axis, in their order. Every rank calls it."""
+    groups = torch.arange(dist.get_world_size()).view(-1, size, tensor).transpose(1, 2).reshape(-1, size)
+    group, _ = dist.new_subgroups_by_enumeration(groups.tolist())
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def copies(tensor: object) -> int:

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from driftloop.api.finetunejob import GradientReduction
 from driftloop_trainer.train.worker.batches import Batch
+from driftloop_trainer.train.worker.context import on_any
 from driftloop_trainer.train.worker.mesh import Mesh, copies
 from driftloop_trainer.train.worker.methods.method import Sums
 from driftloop_trainer.train.worker.methods.nexttoken import token_sums
@@ -46,7 +47,7 @@ def train_step(
     any split of the same rows gives the same gradient. Raises NonFinite.
     """
     each = reduction == "microBatch"
-    factor = mesh.data_size / count  # FSDP computes the mean of the gradients over the rows of the grid, not their sum
+    factor = mesh.data.size() / count  # FSDP computes the mean of the gradients over its workers, not their sum
     if isinstance(model, Pipeline):
         totals, twin = model.accumulate(sums, batches, factor, each), model.twin
     else:
@@ -61,6 +62,8 @@ def train_step(
         broken = [number for number, (loss, *_) in enumerate(totals) if not math.isfinite(loss.item())]
         if isinstance(model, Pipeline):
             broken = model.from_last_stage(broken)
+        if mesh.context is not None:
+            broken = on_any(broken, mesh.context)
         raise NonFinite(f"loss {means[0]}, gradient norm {norm}", broken)
     if norm > max_grad_norm:
         torch._foreach_mul_([_local(g) for g in gradients], max_grad_norm / (norm + 1e-6))

@@ -91,6 +91,7 @@ def memory_per_worker(
     `groups` of workers each read the same rows. With more than two groups no part grows with their number. With a
     pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
     micro-batches as there are stages, the last one has the logits. With replicas the shards are those of one replica.
+    Workers that share the tokens of rows have a part of activations, logits and scores; the others are shards for them.
     Weights: in float32; frozen ones of LoRA in half precision if the computation is.
     Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
     Gathered, gradients, activations: see `_gathered`, `_gradients` and `_layer`.
@@ -145,10 +146,10 @@ def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int
     vocabularies = 1 if model.tied_embeddings or stages > 1 else 2
     outside = min(model.parameters, vocabularies * model.embedding_parameters) // tensor
     adapters = math.ceil(model.trainable_parameters / max(1, model.num_layers))
-    shards = groups // parallelism.data_replicate
+    shards = groups * parallelism.context // parallelism.data_replicate
     split = tensor if whole else 1  # over how many workers of a group trained weights are
     sharded = math.ceil(FLOAT * model.trainable_parameters / (shards * split))
-    kept = batches > 1 and groups > 1 and gradient_reduction(model) == "step"
+    kept = batches > 1 and groups * parallelism.context > 1 and gradient_reduction(model) == "step"
     trained = outside if whole else 0
     unsharded = math.ceil(FLOAT * model.trainable_parameters / split) if kept else 0
     layer = model.largest_layer_parameters // tensor
@@ -157,7 +158,7 @@ def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int
         training=training,
         shards=shards,
         tensor=tensor,
-        tokens=micro * trained_examples_per_sequence(training) * longest,
+        tokens=micro * trained_examples_per_sequence(training) * math.ceil(longest / parallelism.context),
         length=longest,
         waiting=min(batches, stages),
         layer=layer + adapters if training.adapter.type == "lora" else layer,

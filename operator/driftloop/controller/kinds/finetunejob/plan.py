@@ -4,6 +4,7 @@ FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer st
 With `compute.parallelism.dataReplicate`, each group of workers has all shards.
 With `compute.parallelism.tensor`, neighbouring workers read the same rows, and each gathers and computes its part of
 every layer. With `compute.parallelism.pipeline`, each stage has a part of the layers, sharded over its workers.
+With `compute.parallelism.context`, workers read the same rows, and each computes a part of their tokens.
 The estimate of memory.py refuses training that can't run, before it takes a node. Training that is near the limit is
 not refused.
 """
@@ -38,6 +39,7 @@ from driftloop.controller.vocabulary.reasons import Reason
 # Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
 TENSOR_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 PIPELINE_TYPES = ("llama", "mistral", "qwen2", "qwen3")  # those that are cut into stages exactly (same file)
+CONTEXT_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3")  # those whose tokens are shared exactly (same file)
 
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
@@ -73,15 +75,16 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
         counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
         return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
     parallelism = compute.parallelism
-    if refusal := _not_cut(data.model, parallelism.pipeline) or _not_split(data.model, parallelism.tensor):
+    if refusal := impossible(data.model, parallelism):
         return refusal
-    groups, left = divmod(world, parallelism.pipeline * parallelism.tensor)
+    group = parallelism.pipeline * parallelism.context * parallelism.tensor
+    groups, left = divmod(world, group)
     if left:
         message = (
-            f"compute.parallelism.pipeline x tensor is {parallelism.pipeline * parallelism.tensor}, which does not "
-            f"divide the {world} workers: lower them, or set other compute.nodes"
+            f"compute.parallelism.pipeline x context x tensor is {group}, which does not divide the {world} workers: "
+            "lower them, or set other compute.nodes"
         )
-        return Refusal(Reason.PIPELINE_PARALLELISM, message)
+        return Refusal(Reason.CONTEXT_PARALLELISM if parallelism.context > 1 else Reason.PIPELINE_PARALLELISM, message)
     if training.train_batch_size < groups:
         message = (
             f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} "
@@ -137,9 +140,20 @@ def _strategy(groups: int, parallelism: Parallelism) -> str:
         "pipeline": parallelism.pipeline,
         "replicate": parallelism.data_replicate,
         "fsdp": groups // parallelism.data_replicate,
+        "context": parallelism.context,
         "tensor": parallelism.tensor,
     }
     return " x ".join(f"{name}{size}" for name, size in axes.items() if size > 1) or "single"
+
+
+def impossible(model: ModelFacts, parallelism: Parallelism) -> Refusal | None:
+    """Why this model can't be divided in this way; None if it can."""
+    tensor = parallelism.tensor
+    return (
+        _not_cut(model, parallelism.pipeline)
+        or _not_split(model, tensor)
+        or _not_shared(model, parallelism.context, tensor)
+    )
 
 
 def _not_cut(model: ModelFacts, stages: int) -> Refusal | None:
@@ -180,6 +194,29 @@ def _not_split(model: ModelFacts, tensor: int) -> Refusal | None:
     most = math.gcd(tensor, *parts.values())  # it divides the workers of a node too
     message = f"{field}, which does not divide the model's {' and '.join(undivided)}: set it to {most}"
     return Refusal(Reason.TENSOR_PARALLELISM, message)
+
+
+def _not_shared(model: ModelFacts, context: int, tensor: int) -> Refusal | None:
+    """Why `context` workers can't share the tokens of rows; None if they can."""
+    if context == 1:
+        return None
+    field = f"compute.parallelism.context is {context}"
+    if model.model_type not in CONTEXT_TYPES:
+        return Refusal(Reason.CONTEXT_PARALLELISM, _not_tested(field, model, CONTEXT_TYPES))
+    if model.position_scaling:
+        message = (
+            f"{field}, but with rope_type {model.position_scaling} positions depend on the longest row: set it to 1"
+        )
+        return Refusal(Reason.CONTEXT_PARALLELISM, message)
+    parts = {"attention heads": model.num_attention_heads, "key-value heads": model.num_key_value_heads}
+    heads = {name: size // tensor for name, size in parts.items()}
+    undivided = [f"{size} {name}" for name, size in heads.items() if size % context]
+    if not undivided:
+        return None
+    of = "the model's" if tensor == 1 else "a worker's"
+    most = math.gcd(context, *heads.values())
+    message = f"{field}, which does not divide {of} {' and '.join(undivided)}: set it to {most}"
+    return Refusal(Reason.CONTEXT_PARALLELISM, message)
 
 
 def micro_batches(training: TrainingSpec, groups: int, stages: int = 1) -> Iterator[int]:

@@ -11,9 +11,10 @@ from typing import Any, assert_never
 from driftloop.api.finetunejob import FineTuneJobSpec, PlanStatus
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS
-from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, resolved
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, impossible, plan, resolved
 from driftloop.controller.vocabulary.reasons import Reason
 
+MOST_SHARING = 64  # the API's limit of compute.parallelism.context
 MOST_NODES, MORE_NODES = 512, 8  # the API's limit, and how many times the job's nodes are suggested at most
 GPU_MEMORY = (16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # sizes on the market, in GiB
 MOST_MEMORY = 4096  # the largest memory limit of a pod that is suggested, in GiB
@@ -78,8 +79,8 @@ def _advice(change: str | None) -> str:
     if change:
         return f"it would fit with {change}"
     return (
-        "no change of gradientCheckpointing, bf16, LoRA, nodes and memory is enough: lower training.maxLength, or "
-        "train a smaller model"
+        "no change of gradientCheckpointing, bf16, LoRA, parallelism, nodes and memory is enough: lower "
+        "training.maxLength, or train a smaller model"
     )
 
 
@@ -151,11 +152,31 @@ def lora_parameters(model: ModelFacts, rank: int) -> int:
     return rank * widths * model.num_layers
 
 
+def _context(case: _Case) -> _Case | None:
+    """The fewest workers that share the tokens of rows. Not for answers to compare, which the API refuses."""
+    compute, axes = case.spec.compute, case.spec.compute.parallelism
+    if case.spec.training.method in ("dpo", "kto"):
+        return None
+    workers = compute.nodes * (compute.gpus_per_node or compute.workers_per_node)
+    groups = workers // (axes.pipeline * axes.data_replicate * axes.tensor)
+    possible = [
+        count
+        for count in range(axes.context + 1, min(groups, MOST_SHARING) + 1)
+        if groups % count == 0 and impossible(case.data.model, axes.model_copy(update={"context": count})) is None
+    ]
+    return _least(possible, partial(_with_context, case))
+
+
+def _with_context(case: _Case, count: int) -> _Case:
+    shared = case.spec.compute.parallelism.model_copy(update={"context": count})
+    return case.changed("compute", f"compute.parallelism.context: {count}", parallelism=shared)
+
+
 def _nodes(case: _Case) -> _Case | None:
     """The least number of nodes: each group of workers needs at least one row of a batch, each replica equal nodes."""
     compute, replicas = case.spec.compute, case.spec.compute.parallelism.data_replicate
     workers = compute.gpus_per_node or compute.workers_per_node
-    group = compute.parallelism.pipeline * compute.parallelism.tensor
+    group = compute.parallelism.pipeline * compute.parallelism.context * compute.parallelism.tensor
     rows = case.spec.training.train_batch_size * group // workers
     most = min(MOST_NODES, MORE_NODES * compute.nodes, rows)
     possible = [
@@ -191,4 +212,4 @@ def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | No
     return changed(values[found]) if found < len(values) else None
 
 
-_CHANGES: tuple[_Change, ...] = (_one_replica, _checkpointing, _bf16, _lora, _nodes, _memory)
+_CHANGES: tuple[_Change, ...] = (_one_replica, _checkpointing, _bf16, _lora, _context, _nodes, _memory)

@@ -247,9 +247,71 @@ def test_workers_that_stages_don_t_divide_are_refused_as_by_the_api() -> None:
     found = plan(in_stages(3), prepared(model=model_of()))
     assert found == Refusal(
         Reason.PIPELINE_PARALLELISM,
-        "compute.parallelism.pipeline x tensor is 3, which does not divide the 8 workers: lower them, or set other "
-        "compute.nodes",
+        "compute.parallelism.pipeline x context x tensor is 3, which does not divide the 8 workers: lower them, or set "
+        "other compute.nodes",
     )
+
+
+def sharing(context: int, **axes: int) -> FineTuneJobSpec:
+    compute = {"nodes": 2, "workersPerNode": 4, "parallelism": {"context": context} | axes}
+    return spec(compute=compute, training={"trainBatchSize": 8})
+
+
+@pytest.mark.parametrize(
+    ("axes", "strategy"),
+    [
+        ({"context": 2}, "fsdp4 x context2"),
+        ({"context": 4, "dataReplicate": 2}, "replicate2 x context4"),
+        ({"context": 2, "tensor": 2, "pipeline": 2}, "pipeline2 x context2 x tensor2"),
+    ],
+)
+def test_the_status_shows_the_workers_that_share_rows(axes: dict[str, int], strategy: str) -> None:
+    found = planned(plan(sharing(**axes), prepared(model=model_of())))
+    assert found.status.strategy == strategy
+
+
+def test_workers_that_share_rows_read_the_same_rows() -> None:
+    found = planned(plan(sharing(4), prepared(model=model_of())))
+    assert found.status.gradient_accumulation_steps == 1  # 8 rows over 2 groups, 4 at once
+    refused = plan(
+        sharing(4).model_copy(update={"training": TrainingSpec(train_batch_size=1)}), prepared(model=model_of())
+    )
+    assert isinstance(refused, Refusal)
+    assert "2 groups of workers" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("axes", "changes", "message"),
+    [
+        ({"context": 2}, {"model_type": "gpt2"}, "not tested for models of type gpt2, only for llama, .*: set it to 1"),
+        ({"context": 8}, {}, "context is 8, which does not divide the model's 4 key-value heads: set it to 4"),
+        ({"context": 4, "tensor": 2}, {}, "does not divide a worker's 2 key-value heads: set it to 2"),
+        ({"context": 2}, {"position_scaling": "dynamic"}, "rope_type dynamic positions depend on the longest row"),
+    ],
+)
+def test_rows_that_can_t_be_shared_are_refused_with_what_works(
+    axes: dict[str, int], changes: dict[str, object], message: str
+) -> None:
+    found = plan(sharing(**axes), prepared(model=model_of(**changes)))
+    assert isinstance(found, Refusal)
+    assert found.reason == "ContextParallelism"
+    assert re.search(message, found.message)
+
+
+def test_workers_that_sharing_doesn_t_divide_are_refused_as_by_the_api() -> None:
+    found = plan(sharing(4, tensor=4), prepared(model=model_of(num_key_value_heads=16, num_attention_heads=16)))
+    assert isinstance(found, Refusal)
+    assert found.reason == "ContextParallelism"
+
+
+def test_workers_that_share_rows_are_shards_and_have_a_part_of_each_row() -> None:
+    training, data = TrainingSpec(train_batch_size=16), prepared(model=model_of(chunked_loss=False))
+    apart = memory_per_worker(training, data, 8, 1, on_gpu=True)
+    shared = memory_per_worker(training, data, 2, 1, on_gpu=True, parallelism=Parallelism(context=4))
+    for part in ("weights", "gradients", "optimizer", "gathered"):
+        assert shared[part] == apart[part]
+    for part in ("activations", "logits", "scores"):
+        assert shared[part] == pytest.approx(apart[part] / 4, rel=0.01)
 
 
 @given(training=batches, groups=st.integers(1, 64), stages=st.integers(2, 16))

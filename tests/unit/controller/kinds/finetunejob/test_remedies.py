@@ -48,7 +48,7 @@ def change(wanted: FineTuneJobSpec, model: ModelFacts = LLAMA_8B, **data: Any) -
         (gpu_job(1, gradientCheckpointing=True), "training.adapter.type: lora"),
         (
             gpu_job(8, maxLength=50_000, gradientCheckpointing=True, trainBatchSize=8),
-            "GPUs of 141Gi (compute.gpuMemory)",
+            "compute.parallelism.context: 2",
         ),
         (gpu_job(1, maxLength=28_000), "training.gradientCheckpointing: true and training.adapter.type: lora"),
     ],
@@ -138,6 +138,29 @@ def replicated(nodes: int, replicas: int) -> FineTuneJobSpec:
     return wanted.model_copy(update={"compute": wanted.compute.model_copy(update=compute)})
 
 
+HEADS = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8}
+
+
+def test_rows_of_a_model_whose_heads_workers_can_t_share_need_larger_gpus() -> None:
+    wanted = gpu_job(8, maxLength=50_000, gradientCheckpointing=True, trainBatchSize=8)
+    three_heads = LLAMA_8B.model_copy(update=HEADS | {"num_key_value_heads": 3})
+    assert change(wanted, three_heads) == "GPUs of 141Gi (compute.gpuMemory)"
+
+
+def test_answers_to_compare_are_not_to_be_shared() -> None:
+    wanted = gpu_job(8, maxLength=25_000, gradientCheckpointing=True, trainBatchSize=8, method="dpo")
+    assert change(wanted, LLAMA_8B.model_copy(update=HEADS)) == "GPUs of 141Gi (compute.gpuMemory)"
+
+
+def test_more_nodes_are_as_many_for_each_group_that_shares_rows() -> None:
+    compute = {"nodes": 2, "parallelism": Parallelism(context=2)}
+    wanted = gpu_job(1, "28Gi", gradientCheckpointing=True)
+    wanted = wanted.model_copy(update={"compute": wanted.compute.model_copy(update=compute)})
+    found = _nodes(_Case(wanted, prepared(model=LLAMA_8B.model_copy(update=HEADS), **LONG), ()))
+    assert found is not None
+    assert found.spec.compute.nodes % 2 == 0
+
+
 def test_fewer_replicas_are_suggested_first() -> None:
     assert change(replicated(2, 2)) == "compute.parallelism.dataReplicate: 1"
 
@@ -153,5 +176,4 @@ def test_an_adapter_is_suggested_beside_matrices_that_are_split() -> None:
     wanted = gpu_job(2, "40Gi", gradientCheckpointing=True)
     compute = wanted.compute.model_copy(update={"parallelism": Parallelism(tensor=2)})
     split = wanted.model_copy(update={"compute": compute})
-    heads = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8}
-    assert change(split, LLAMA_8B.model_copy(update=heads)) == "training.adapter.type: lora"
+    assert change(split, LLAMA_8B.model_copy(update=HEADS)) == "training.adapter.type: lora"

@@ -30,7 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = dataset(folder)
     ids = [good.ids(index).tolist() for index in range(len(good))]
     broken = [[*row[:-1], BROKEN_TOKEN] if index == BROKEN_ROW else row for index, row in enumerate(ids)]
-    for name, rows in (("one", broken), ("cut", broken), ("all", [[*row[:-1], BROKEN_TOKEN] for row in ids])):
+    for name, rows in (
+        ("one", broken),
+        ("cut", broken),
+        ("shared", broken),
+        ("all", [[*row[:-1], BROKEN_TOKEN] for row in ids]),
+    ):
         (folder / name).mkdir()
         labels = [good.labels(index).tolist() for index in range(len(good))]
         places = [[f"source {name}, line {index}"] for index in range(len(ids))]
@@ -39,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CASE | {"name": "one broken row", "data": "one", "save_steps": 1, "run": "r", "stop_after": 4},
         CASE | {"name": "gone on", "data": "one", "save_steps": 100, "run": "r"},
         CASE | {"name": "in stages", "data": "cut", "save_steps": 100, "pipeline": 2},
+        CASE | {"name": "shared", "data": "shared", "save_steps": 100, "context": 2},
         CASE | {"name": "all broken", "data": "all", "save_steps": 2},
     ]
     (folder / "cases.json").write_text(json.dumps(cases))
@@ -85,6 +91,17 @@ def test_all_stages_skip_a_step_and_name_the_rows_of_which_the_last_one_has_the_
     lines = [line for line in (folder / "ranks.log").read_text().splitlines() if "source cut" in line]
     assert len(lines) == 2 * len(skipped)
     assert all(f"line {BROKEN_ROW}" in line and line.count("source cut") <= MICRO for line in lines)
+
+
+def test_all_workers_that_share_rows_name_those_of_a_micro_batch_in_which_any_of_them_has_no_finite_loss(
+    folder: Path,
+) -> None:
+    skipped = steps_with(folder, BROKEN_ROW)
+    expected = plain_losses(Dataset(folder / "one" / FILE), skipped=skipped, **MODEL)
+    assert read(folder, "shared") == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    lines = [line for line in (folder / "ranks.log").read_text().splitlines() if "source shared" in line]
+    assert len(lines) == 2 * len(skipped)
+    assert all(f"line {BROKEN_ROW}" in line and line.count("source shared") <= MICRO for line in lines)
 
 
 def test_the_last_checkpoint_is_reported_also_after_a_restart(folder: Path) -> None:
