@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo import controls, install, report
+from demo import controls, install, manifests, report
 from demo.loop import SERVICE, Loop, Pace, run
 from demo.pools import Pools, account, from_folder, generated
 from demo.timeline import Timeline, clock
@@ -41,9 +41,12 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
     install.namespace_with_claim(installed, namespace)
     install.put_data(installed, namespace, pools)
     timeline.event(f"storage and data ready: {len(pools.training)} rows to train on")
-    manifests = "examples/demo/short" if options.short else "examples/support-desk"
-    kube.run("apply", "-k", str(install.ROOT / manifests), "-n", namespace)
-    timeline.event(f"{manifests} applied")
+    folder = "examples/demo/short" if options.short else "examples/support-desk"
+    rendered = kube.run("kustomize", str(install.ROOT / folder))
+    if options.parallelism:
+        rendered = manifests.divided(rendered, options.parallelism)
+    kube.run("apply", "-n", namespace, "-f", "-", stdin=rendered)
+    timeline.event(f"{folder} applied")
     loop = Loop(kube, namespace, timeline, pools, pace)
 
     def traffic() -> Traffic:
@@ -70,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder with train.csv and test.csv (columns text and category)")
     parser.add_argument(
         "--shift", type=Path, help="folder with the rows of the shift (default: the last third of --data's categories)"
+    )
+    parser.add_argument(
+        "--parallelism",
+        type=manifests.parallelism,
+        help="how the workers of every training divide the model, such as pipeline=2 (see compute.parallelism)",
     )
     parser.add_argument("--controls", action="store_true", help="add two candidates that the gates must refuse")
     parser.add_argument("--short", action="store_true", help="run the shorter form that the tests use")

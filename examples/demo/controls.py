@@ -68,12 +68,12 @@ def _on_swapped_feedback(spec: Obj) -> None:
 
 
 def _start(loop: Loop, name: str, change: Callable[[Obj], None]) -> None:
-    """Apply the service's retraining job on one node with one change.
+    """Apply the service's retraining job with one worker and one change.
 
     The family is the same, because another family would have no baseline, and the service's own gates must judge it.
     """
     spec: Obj = loop.get("inferenceservice", SERVICE)["spec"]["retraining"]["jobTemplate"]["spec"]
-    spec["compute"]["nodes"] = 1  # both controls train at the same time
+    spec["compute"] |= {"nodes": 1, "workersPerNode": 1, "parallelism": {}}  # both controls train at the same time
     change(spec)
     metadata = {"name": name, "namespace": loop.namespace}
     loop.kube.apply({"apiVersion": "driftloop.dev/v1alpha1", "kind": "FineTuneJob", "metadata": metadata, "spec": spec})

@@ -281,6 +281,7 @@ def _training(job: Obj) -> dict[str, Any]:
     return {
         "nodes": job["spec"]["compute"]["nodes"],
         "worldSize": status["plan"]["worldSize"],
+        "mesh": status["plan"]["strategy"],
         "tokensPerSecond": (status.get("progress") or {}).get("tokensPerSecond"),
     }
 
