@@ -27,7 +27,7 @@ from driftloop.contract.task import PrepareTask
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import load_model, load_tokenizer
 from driftloop_trainer.prepare.stage import prepare
-from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
@@ -84,7 +84,7 @@ def accuracy(options: argparse.Namespace, folder: Path, seed: int, test: Rows, f
                   gradient_checkpointing=False)  # fmt: skip
     method = NextToken(Dataset(prepared / FILE), tokenizer.pad_token_id)
     loop = Loop(task.training, method, options.batch, options.steps, torch.device("cpu"), mesh)
-    loop.run(model, build_optimizer(model, task.training), Run(f"{output}-run", "bench"), 0, lambda _: None)
+    loop.run(model, build_optimizer(model, task.training), Run(f"{output}-run", "bench"), Position(), lambda _: None)
     model.eval()
     right = 0
     for start in range(0, len(test), 100):

@@ -29,12 +29,13 @@ from driftloop_trainer.train.worker.sharding import shard
 from unit.trainer.ranks import run_ranks
 from unit.trainer.sharded_run import PAD, STEPS, tiny_model, training
 
-LORA = Adapter(type="lora", r=4)
+LORA, OSF = Adapter(type="lora", r=4), Adapter(type="osf", effective_rank=0.4)
 CASES: dict[str, dict[str, Any]] = {
     "four ranks": {"world_size": 4, "micro_size": 1},
     "two ranks": {"world_size": 2, "micro_size": 4},
     "accumulated, in chunks": {"world_size": 2, "micro_size": 1, "chunk": 8, "reduction": "microBatch"},
     "adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA},
+    "osf": {"world_size": 2, "micro_size": 2, "adapter": OSF},
     "killed": {"world_size": 2, "micro_size": 4, "run": "interrupted", "save_steps": 2, "stop_after": 3},
     "resumed": {"world_size": 1, "micro_size": 3, "run": "interrupted"},
     "labelled, four ranks": {"world_size": 4, "micro_size": 1, "method": "kto"},
@@ -42,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         "world_size": 2, "micro_size": 1, "chunk": 8, "reduction": "microBatch", "method": "kto"
     },
     "labelled, replicas": {"world_size": 4, "micro_size": 2, "replicas": 2, "method": "kto"},
+    "labelled, osf": {"world_size": 2, "micro_size": 4, "adapter": OSF, "method": "kto"},
     "labelled, adapters": {"world_size": 2, "micro_size": 4, "adapter": LORA, "method": "kto"},
     "labelled, killed": {
         "world_size": 2, "micro_size": 4, "run": "relabelled", "save_steps": 2, "stop_after": 3, "method": "kto"

@@ -15,7 +15,7 @@ from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
-from unit.trainer.preference_run import LORA, spec
+from unit.trainer.preference_run import LORA, OSF, spec
 from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, tiny_model
 
@@ -117,8 +117,9 @@ def test_any_split_of_the_pairs_gives_the_losses_of_one_plain_process(folder: Pa
     assert expected[-1] != pytest.approx(expected[0], abs=1e-2)
 
 
-def test_adapters_are_compared_with_the_model_without_them(folder: Path) -> None:
-    assert losses(folder, "adapters") == pytest.approx(plain_losses(Dataset(folder / FILE), LORA), abs=1e-9)
+@pytest.mark.parametrize(("name", "adapter"), [("adapters", LORA), ("osf", OSF)])
+def test_adapters_are_compared_with_the_model_without_them(folder: Path, name: str, adapter: Adapter) -> None:
+    assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE), adapter), abs=1e-9)
 
 
 def test_a_killed_run_goes_on_and_compares_with_the_same_weights(folder: Path) -> None:
@@ -134,9 +135,12 @@ def test_any_split_of_labelled_answers_gives_the_losses_of_one_plain_process(fol
     assert expected[-1] != pytest.approx(expected[0], abs=1e-2)
 
 
-def test_adapters_on_labelled_answers_are_compared_with_the_model_without_them(folder: Path) -> None:
-    expected = plain_losses(Dataset(folder / FILE), LORA, "kto")
-    assert losses(folder, "labelled, adapters") == pytest.approx(expected, abs=1e-9)
+@pytest.mark.parametrize(("name", "adapter"), [("adapters", LORA), ("osf", OSF)])
+def test_adapters_on_labelled_answers_are_compared_with_the_model_without_them(
+    folder: Path, name: str, adapter: Adapter
+) -> None:
+    expected = plain_losses(Dataset(folder / FILE), adapter, "kto")
+    assert losses(folder, f"labelled, {name}") == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_killed_run_on_labelled_answers_goes_on_and_compares_with_the_same_weights(folder: Path) -> None:

@@ -95,7 +95,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
     stage = largest_stage(data.model, parallelism.pipeline)
-    checkpoints, memory = with_checkpoint_copy(memory, compute)
+    checkpoints, memory = with_checkpoint_copy(memory, training, compute)
     return TrainingPlan(
         workers_per_node,
         micro,
@@ -271,26 +271,29 @@ def _larger(
     return larger[-1], memory["total"]
 
 
-def with_checkpoint_copy(memory: dict[str, int], compute: Compute) -> tuple[CheckpointMode, dict[str, int]]:
+def with_checkpoint_copy(
+    memory: dict[str, int], training: TrainingSpec, compute: Compute
+) -> tuple[CheckpointMode, dict[str, int]]:
     """How checkpoints are written, and the memory of a worker with the copy that is written during the training.
 
     The copy is in the pod's memory, also with GPUs, whose part of the pod's memory is not in `memory`. If the pod's
     limit has no room for it, the training waits for its checkpoints. The copy is freed before the export. It has the
-    trained weights and their moments, which are of the same size.
+    trained weights and their moments, which are of the same size; for osf also the weights that are kept.
     """
     in_pod = compute.gpus_per_node or compute.workers_per_node
-    copy = math.ceil(memory["optimizer"] * (1 + ADAM_STATES) / ADAM_STATES)
+    trained = math.ceil(memory["optimizer"] / ADAM_STATES)
+    copy = memory["optimizer"] + (memory["weights"] if training.adapter.type == "osf" else trained)
     used = GPU_RUNTIME_BYTES if compute.gpus_per_node else memory["training"]
     limit = compute.resources.limits.get("memory")
     if limit is not None and used + copy > quantity(limit) // in_pod:
         return "synchronous", memory
     if compute.gpus_per_node:
         return "asynchronous", memory
-    training = memory["training"] + copy
+    needed = memory["training"] + copy
     return "asynchronous", memory | {
         "checkpoint": copy,
-        "training": training,
-        "total": max(memory["total"], training),
+        "training": needed,
+        "total": max(memory["total"], needed),
     }
 
 

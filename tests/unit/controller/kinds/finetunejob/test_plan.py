@@ -98,6 +98,23 @@ def test_the_copy_for_a_checkpoint_counts_and_without_room_for_it_training_waits
     assert "checkpoint" not in little.memory_bytes_per_worker
 
 
+def test_osf_computes_with_frozen_weights_in_float32_and_checkpoints_have_them() -> None:
+    model = facts(100_000_000).model_copy(update={"trainable_parameters": 40_000_000})
+    osf, lora = (
+        planned(
+            plan(
+                spec(compute={"nodes": 2}, training={"bf16": True, "adapter": {"type": adapter}}), prepared(model=model)
+            )
+        )
+        for adapter in ("osf", "lora")
+    )
+    parts = osf.status.memory_bytes_per_worker
+    assert parts["weights"] == 4 * 100_000_000 / 2
+    assert parts["checkpoint"] == parts["weights"] + 8 * 40_000_000 / 2
+    assert lora.status.memory_bytes_per_worker["weights"] == (4 * 40_000_000 + 2 * 60_000_000) / 2
+    assert parts["activations"] > lora.status.memory_bytes_per_worker["activations"]
+
+
 def test_with_gpus_the_copy_is_in_the_memory_of_the_pod() -> None:
     data = prepared(model=facts(1_000_000_000))  # a copy of 0.7 GiB for each of 16 workers
     compute = {"gpusPerNode": 8, "gpuMemory": "80Gi"}
