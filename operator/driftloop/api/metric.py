@@ -30,12 +30,13 @@ class Metric(ApiModel):
             rule("!has(self.pattern) || size([''.matches(self.pattern)]) == 1", "must be a RE2 pattern", ".pattern"),
         )
     )
-    type: Literal["exact", "contains", "regex", "numeric", "json", "chrf", "rouge"] = Field(
+    type: Literal["exact", "contains", "regex", "numeric", "json", "chrf", "rouge", "logprob"] = Field(
         "exact",
         description="exact: the answer is the completion, without regard to spacing and width of characters. contains: "
         "the completion is a part of the answer. regex: see `pattern`. numeric: the last number of the answer is that "
         "of the completion. json: the answer is JSON and has the fields of the completion. chrf: chrF2, similarity of "
-        "character n-grams. rouge: ROUGE-L, the longest common subsequence of words. json, chrf and rouge give scores "
+        "character n-grams. rouge: ROUGE-L, the longest common subsequence of words. logprob: nothing is generated, "
+        "the score is the mean probability of the completion's tokens. json, chrf, rouge and logprob give scores "
         "between 0 and 1; the others 0 or 1.",
     )
     ignore_case: bool | None = Field(None, description="exact and contains: upper and lower case are equal.")
@@ -76,4 +77,4 @@ class Metric(ApiModel):
     @property
     def is_graded(self) -> bool:
         """Whether scores may lie between 0 and 1. Then the gate uses bounds that hold for such scores."""
-        return self.type in ("json", "chrf", "rouge")
+        return self.type in ("json", "chrf", "rouge", "logprob")

@@ -46,7 +46,7 @@ class StageReason(StrEnum):
     # Suites and evaluation.
     NO_ITEMS = "NoItems"  # a suite has no file, or its file has no items (prepare, evaluate)
     BAD_ITEMS = "BadItems"  # a line of a suite's file is not an item (prepare, evaluate)
-    BAD_METRIC = "BadMetric"  # the pattern or the schema of a suite's metric can't be used (prepare, evaluate)
+    BAD_METRIC = "BadMetric"  # a suite's metric can't be used: pattern, schema, or engine (prepare, evaluate)
     SUITE_TOO_SHORT = "SuiteTooShort"  # a suite has so few items that its gate can never pass (prepare)
     ANSWERS_MISMATCH = "AnswersMismatch"  # the stable version answered other items (evaluate)
     BAD_MODEL_LIST = "BadModelList"  # /v1/models of the evaluated server lists no model (evaluate)

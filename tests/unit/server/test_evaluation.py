@@ -3,16 +3,21 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.names import VOLUMES_ENV
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
+from driftloop_trainer.data.items import Question
 from driftloop_trainer.evaluate import stage
 from driftloop_trainer.evaluate.checks import CHECKS, check_api
-from driftloop_trainer.evaluate.client import Arm
+from driftloop_trainer.evaluate.client import Arm, Generation
+from driftloop_trainer.evaluate.likelihood import weigh
 from unit.server.processes import Process
 
 DIGEST = "sha256:" + "a" * 64
@@ -50,3 +55,23 @@ async def test_a_version_asked_twice_is_compared_with_itself(
     (found,) = (await asyncio.to_thread(stage.evaluate, second)).suites
     assert (found.items, found.gained, found.lost, found.errors) == (8, 0, 0, 0)
     assert found.cut == found.baseline_cut is not None
+
+
+async def test_the_served_model_s_likelihood_of_an_answer_is_that_of_the_model_itself(
+    proxy: Process, model_folder: Path
+) -> None:
+    """Behind the chat template, without the token that ends the answer."""
+    async with aiohttp.ClientSession() as session:
+        arm = Arm(arm_of(proxy), session, concurrency=4)
+        await arm.wait_ready(30)
+        await arm.get_to_know()
+        found = await weigh(arm, Question("my card"), "refund, please!", Generation(8))
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    start, answer = (tokenizer(text)["input_ids"] for text in ("<|user|>my card\n<|assistant|>", "refund, please!"))
+    with torch.inference_mode():
+        table = model(torch.tensor([start + answer])).logits[0].log_softmax(dim=-1)
+    expected = [float(table[len(start) - 1 + n, token]) for n, token in enumerate(answer)]
+    assert found.likelihood is not None
+    assert found.likelihood.tokens == len(answer)
+    assert found.likelihood.logprob == pytest.approx(sum(expected) / len(expected), abs=1e-3)

@@ -14,7 +14,8 @@ from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
-from driftloop_trainer.evaluate.client import Answer, Arm, Generation
+from driftloop_trainer.evaluate.client import Answer, Arm, Generation, Likelihood
+from driftloop_trainer.evaluate.likelihood import weigh
 from driftloop_trainer.metrics.scoring import Scorer, scorer
 
 log = logging.getLogger(__name__)
@@ -72,18 +73,24 @@ class Once:
     def __init__(self, arm: Arm, must_answer: bool = False) -> None:
         self.arm = arm
         self._must_answer = must_answer
-        self._answers: dict[tuple[Question, Generation], asyncio.Future[Answer]] = {}
+        self._answers: dict[tuple[Question, Generation, str | None], asyncio.Future[Answer]] = {}
 
-    async def ask(self, item: Item, generation: Generation) -> Answer:
+    async def ask(self, item: Item, suite: Suite) -> Answer:
         """The answer to an item. Raises StageFailure like Arm.ask, and if `must_answer` also when the model fails."""
-        key = (item.question, generation)
+        weighed = item.completion if suite.scorer.is_likelihood else None
+        key = (item.question, suite.generation, weighed)
         if key not in self._answers:
-            self._answers[key] = asyncio.ensure_future(self.arm.ask(item.question, generation))
+            self._answers[key] = asyncio.ensure_future(self._request(*key))
         answer = await self._answers[key]
-        if self._must_answer and answer.text is None and (answer.status >= 500 or answer.status == 429):
+        if self._must_answer and answer.is_missing and (answer.status >= 500 or answer.status == 429):
             message = f"the stable version {self.arm.version} could not answer: {answer.error}"
             raise StageFailure(StageReason.BASELINE_FAILED, message, EXIT_RETRY)
         return answer
+
+    async def _request(self, question: Question, generation: Generation, weighed: str | None) -> Answer:
+        if weighed is None:
+            return await self.arm.ask(question, generation)
+        return await weigh(self.arm, question, weighed, generation)
 
     async def ask_all(self, suite: Suite) -> list[Answer]:
         """The answers to a suite, in the order of its items."""
@@ -91,7 +98,7 @@ class Once:
 
         async def ask(item: Item) -> Answer:
             nonlocal done
-            answer = await self.ask(item, suite.generation)
+            answer = await self.ask(item, suite)
             done += 1
             if done % _PROGRESS == 0 or done == len(suite.items):
                 log.info("%s: %d/%d items", suite.name, done, len(suite.items))
@@ -117,6 +124,7 @@ def write_answers(folder: Path, arm: Arm, answered: Mapping[str, tuple[Suite, Se
             for item, answer in zip(suite.items, answers, strict=True):
                 line: dict[str, Any] = {"suite": name, "id": item.id, "question": asdict(item.question)}
                 line |= {"text": answer.text, "error": answer.error, "status": answer.status, "cut": answer.cut}
+                line |= {"likelihood": asdict(answer.likelihood)} if answer.likelihood else {}
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / _ARM).write_text(json.dumps({"version": arm.version, "digest": arm.digest, **about(arm)}) + "\n")
 
@@ -131,7 +139,8 @@ class KeptAnswers:
         self._answers: defaultdict[str, list[tuple[Question, Answer]]] = defaultdict(list)
         with (folder / _ANSWERS).open() as stream:
             for row in map(json.loads, stream):
-                answer = Answer(row["text"], row["error"], row["status"], row["cut"])
+                weighed = Likelihood(**row["likelihood"]) if "likelihood" in row else None
+                answer = Answer(row["text"], row["error"], row["status"], row["cut"], weighed)
                 self._answers[row["suite"]].append((Question(**row["question"]), answer))
 
     def of(self, suite: Suite) -> list[Answer] | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ ATTEMPTS = 4
 BACKOFF = 0.5  # seconds before the second attempt; doubled for each further one
 SLOWEST = 5.0  # tokens per second: for longer answers the timeout grows by this rate
 READY_POLL = 1.0  # seconds
-MAX_BODY = 1 << 20  # bytes of an answer; the rest is not read
+MAX_BODY = 8 << 20  # bytes of an answer; the rest is not read
 
 Route = Literal["chat", "completions"]
 
@@ -73,6 +74,19 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """Mean log-probability per token of a completion behind its question, and the number of these tokens."""
+
+    logprob: float
+    tokens: int
+
+    @property
+    def score(self) -> float:
+        """The mean probability (geometric) of a token, in [0, 1]: one over the perplexity."""
+        return math.exp(min(self.logprob, 0.0))
+
+
+@dataclass(frozen=True)
 class Answer:
     """A model's answer to an item: its text, or why there is none."""
 
@@ -80,6 +94,12 @@ class Answer:
     error: str = ""
     status: int = 200
     cut: bool = False  # the token limit ended it
+    likelihood: Likelihood | None = None  # of the item's completion, if that was asked and not an answer
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the model gave neither a text nor a likelihood."""
+        return self.text is None and self.likelihood is None
 
 
 class Arm:

@@ -48,7 +48,7 @@ class ItemAnswers:
             cluster=self.item.cluster,
             candidate=self._score(self.candidate),
             baseline=self._score(self.baseline) if self.baseline else None,
-            answered=self.candidate.text is not None,
+            answered=not self.candidate.is_missing,
             cut=self.candidate.cut,
             baseline_cut=bool(self.baseline and self.baseline.cut),
         )
@@ -61,11 +61,15 @@ class ItemAnswers:
         return evidence | ({"baseline": self._scored(self.baseline)} if self.baseline else {})
 
     def _score(self, answer: Answer) -> float:
+        if answer.likelihood is not None:
+            return answer.likelihood.score
         return self.suite.scorer.score(self.item, answer.text)
 
     def _scored(self, answer: Answer) -> dict[str, Any]:
         score = round(self._score(answer), 6)
         fields = {"score": score} if self.suite.scorer.is_graded else {"right": score == 1}
+        if answer.likelihood is not None:
+            return asdict(answer.likelihood) | fields
         if answer.text is None:
             return {"error": answer.error} | fields
         return {"text": answer.text} | fields | ({"cut": True} if answer.cut else {})
@@ -199,7 +203,21 @@ def _client(
 def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[ItemAnswers]:
     others = baseline if baseline is not None else [None] * len(candidate)
     asked = zip(suite.items, candidate, others, strict=True)
-    return [ItemAnswers(suite, item, one, other) for item, one, other in asked]
+    pairs = [ItemAnswers(suite, item, one, other) for item, one, other in asked]
+    for pair in pairs:
+        _refuse_other_tokens(pair)
+    return pairs
+
+
+def _refuse_other_tokens(pair: ItemAnswers) -> None:
+    """Raise StageFailure if the versions have different tokenizers: then their probabilities of a token differ, too."""
+    one, other = pair.candidate.likelihood, pair.baseline.likelihood if pair.baseline else None
+    if one and other and one.tokens != other.tokens:
+        raise StageFailure(
+            StageReason.BAD_METRIC,
+            f"suite {pair.suite.name}: item {pair.item.id}: its completion has {one.tokens} tokens, and {other.tokens} "
+            "with the stable version's tokenizer or template: use another metric than logprob",
+        )
 
 
 def _folder(scratch: Path, name: str) -> Path:

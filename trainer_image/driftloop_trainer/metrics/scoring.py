@@ -26,6 +26,7 @@ class Scorer:
 
     suite: str
     is_graded: bool  # whether scores may lie between 0 and 1
+    is_likelihood: bool  # whether the score is the likelihood of the completion, so that nothing is generated
     _score: Score
     _fault: Fault
 
@@ -50,7 +51,7 @@ def scorer(suite: SuiteSpec) -> Scorer:
         score, fault = _functions(suite.metric)
     except (BadPattern, BadSchema) as error:
         raise _unusable(suite.name, error) from error
-    return Scorer(suite.name, suite.metric.is_graded, score, fault)
+    return Scorer(suite.name, suite.metric.is_graded, suite.metric.type == "logprob", score, fault)
 
 
 def _functions(metric: Metric) -> tuple[Score, Fault]:
@@ -74,8 +75,14 @@ def _functions(metric: Metric) -> tuple[Score, Fault]:
             return chrf, _nothing
         case "rouge":
             return rouge_l, _no_words
+        case "logprob":
+            return _no_text, _nothing
         case never:
             assert_never(never)
+
+
+def _no_text(completion: str, answer: str) -> float:
+    return 0.0  # the completion itself is scored, and an answer's text is nothing
 
 
 def _nothing(completion: str) -> str | None:

@@ -101,10 +101,26 @@ class Answerer:
             return await self._stream(request, text, reason)
         count = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
         total = sum(count.values()) + ("usage" in self.faults)
-        choice = {"index": 0, "finish_reason": reason}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
         choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        scores = self._scores(body)
+        if "messages" not in body:
+            choice |= scores
         model = "another" if "models" in self.faults else body["model"]
-        return web.json_response({"model": model, "choices": [choice], "usage": count | {"total_tokens": total}})
+        return web.json_response(
+            {"model": model, "choices": [choice], "usage": count | {"total_tokens": total}} | scores
+        )
+
+    def _scores(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Log-probabilities of the words of the prompt: -0.1 for those of the known answer, -2 for others."""
+        if "prompt_logprobs" not in body or "deaf" in self.faults:
+            return {}
+        question = body["messages"][0]["content"] if "messages" in body else body["prompt"].partition("?")[0]
+        said = [message["content"] for message in body["messages"]] if "messages" in body else [body["prompt"]]
+        words = [*" ".join(said).split(), *(["more"] if "chatty" in self.faults and len(said) > 1 else [])]
+        known = self.answers.get(question, "").split()
+        found = [{word: {"logprob": -0.1 if word in known else -2.0}} for word in words]
+        return {"prompt_logprobs": [None, *found[1:]]}
 
     async def _stream(self, request: web.Request, text: str, reason: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

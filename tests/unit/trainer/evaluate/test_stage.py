@@ -1,5 +1,6 @@
 import asyncio
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -280,6 +281,40 @@ async def test_a_completion_that_the_metric_cannot_compare_is_told_before_anythi
     with pytest.raises(StageFailure, match=r"BadItems: suite old: item .*the completion is not JSON"):
         await run(candidate, suites=[SUITES[0] | {"metric": {"type": "json"}}])
     assert candidate.asked == []
+
+
+LIKELY = [SUITES[0] | {"metric": {"type": "logprob"}}]
+
+
+async def test_the_likelihood_of_the_reference_is_compared_without_an_answer(claim: Path) -> None:
+    """A version that knows two answers fewer gives these a probability of exp(-2), and the others exp(-0.1)."""
+    candidate, stable = Answerer(wrong(1, 2)), Answerer(RIGHT)
+    (suite,) = (await run(candidate, stable, suites=LIKELY)).suites
+    assert suite.correct == pytest.approx(38 * math.exp(-0.1) + 2 * math.exp(-2), abs=1e-3)
+    assert suite.baseline_correct == pytest.approx(40 * math.exp(-0.1), abs=1e-3)
+    assert (suite.errors, suite.gained) == (0, None)
+    rows = [json.loads(line) for line in (claim / "evaluations/1/items.jsonl").read_text().splitlines()]
+    (lost,) = [row for row in rows if row["prompt"] == "where is parcel 1"]
+    assert lost["candidate"] == {"logprob": -2.0, "tokens": 1, "score": pytest.approx(math.exp(-2), abs=1e-5)}
+    assert lost["baseline"] == {"logprob": -0.1, "tokens": 1, "score": pytest.approx(math.exp(-0.1), abs=1e-5)}
+
+
+async def test_an_engine_that_scores_no_prompt_is_told_to_use_another_metric() -> None:
+    with pytest.raises(StageFailure, match="BadMetric: the engine gives no log-probabilities of a prompt") as failure:
+        await run(Answerer(RIGHT, faults=frozenset({"deaf"})), suites=LIKELY)
+    assert failure.value.exit_code == EXIT_BAD_INPUT
+
+
+async def test_likelihoods_of_different_tokens_are_not_compared() -> None:
+    with pytest.raises(StageFailure, match=r"BadMetric: suite old: item .*has 2 tokens, and 1 with the stable"):
+        await run(Answerer(RIGHT, faults=frozenset({"chatty"})), Answerer(RIGHT), suites=LIKELY)
+
+
+async def test_an_item_that_the_model_refuses_has_no_likelihood(claim: Path) -> None:
+    with (claim / "items.jsonl").open("a") as stream:
+        stream.write(json.dumps({"prompt": "please refuse me", "completion": "refuse anything"}) + "\n")
+    (suite,) = (await run(Answerer(RIGHT), suites=LIKELY)).suites
+    assert (suite.items, suite.errors) == (41, 1)
 
 
 async def test_items_are_checked_before_anything_is_asked(claim: Path) -> None:
