@@ -233,6 +233,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         [sources("rows")[0] | {"columns": {"chosen": "a"}}],
         "spec.training.method.*name the columns chosen and rejected",
     ),
+    (job, "spec.training.validation", {"percent": 51}, "spec.training.validation.percent.*50"),
+    (job, "spec.training.validation", {"keep": "first"}, "spec.training.validation.keep.*best"),
     (job, "spec.training.numTrainEpochs", 0, "spec.training.numTrainEpochs.*greater than 0"),
     (job, "spec.training.learningRate", 0, "spec.training.learningRate.*greater than 0"),
     (job, "spec.training.learningRate", "2e-5", "spec.training.learningRate.*number"),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FILE = "train.parquet"
+VALIDATION = "validation.parquet"  # the rows that are set aside, only with training.validation
 TURN_ENDS = "turn_ends.json"
 IGNORED = -100  # label of tokens that don't count in the loss, as in torch and transformers
 Tokens = npt.NDArray[np.int32]
@@ -20,6 +21,7 @@ class Dataset:
 
     For kto a sequence has an answer and the answer of another row, and `good` tells the labels: bool, (sequences,).
     `lengths`: tokens per sequence. `trained`: tokens per sequence that count in the loss. Both int64, (sequences,).
+    `packed`: whether any sequence has several rows. A model that computes several data sets sets it alike for them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,8 +70,9 @@ def write_dataset(
     segments: Sequence[list[int]],
     rows: Sequence[list[str]] | None = None,
     good: Sequence[bool] | None = None,
+    name: str = FILE,
 ) -> None:
-    """Write FILE into `folder`. Each argument has one list per sequence, and no list is empty.
+    """Write the file `name` into `folder`. Each argument has one list per sequence, and no list is empty.
 
     `rows`: for each segment where users find its row, if that is known. `good`: the label of each sequence, for kto.
     """
@@ -83,7 +86,7 @@ def write_dataset(
         columns["rows"] = pa.array(rows, pa.list_(pa.string()))
     if good is not None:
         columns["good"] = pa.array(good, pa.bool_())
-    pq.write_table(pa.table(columns), folder / FILE, compression="zstd")
+    pq.write_table(pa.table(columns), folder / name, compression="zstd")
 
 
 def write_turn_ends(folder: Path, tokens: Sequence[int]) -> None:

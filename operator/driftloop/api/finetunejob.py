@@ -244,6 +244,37 @@ class Adapter(ApiModel):
     )
 
 
+class Validation(ApiModel):
+    """The loss on training rows that are set aside, while the model is trained on the others."""
+
+    percent: int = Field(
+        5,
+        ge=1,
+        le=50,
+        description="Percent of the training rows that are set aside: they are not trained on. In all jobs of an "
+        "ancestry they are the same rows. They are not the held-out rows, which only the gates use.",
+    )
+    max_rows: int = Field(
+        1000, ge=1, le=1_000_000, description="Maximum number of rows that are set aside; the others are trained on."
+    )
+    every_steps: int = Field(
+        100, ge=1, le=1_000_000, description="Steps between validations. The last step is always followed by one."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Stop the training after this many validations in a row without a lower loss than the lowest so "
+        "far. If absent, all steps are trained.",
+    )
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="The weights that become the version: those after the last step, or those of the validation with "
+        "the lowest loss. With best, a checkpoint is written after each validation that has the lowest loss so far, "
+        "and the best one is kept beside the last saveTotalLimit.",
+    )
+
+
 TrainingMethod = Literal["pretrain", "sft", "dpo", "kto"]
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]
 
@@ -366,6 +397,11 @@ class TrainingSpec(ApiModel):
         100, ge=1, le=1_000_000, description="Steps between checkpoints. A failure loses at most this many."
     )
     save_total_limit: int = Field(2, ge=1, le=100, description="Number of checkpoints to keep.")
+    validation: Validation | None = Field(
+        None,
+        description="Set training rows aside, and compute the loss on them while training. If absent, all rows are "
+        "trained on, and all steps are trained.",
+    )
     seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of the order of rows and of the initialisation.")
     report_to: list[TrackerName] = Field(
         default=[],
@@ -688,6 +724,14 @@ class Progress(ApiModel):
         max_length=32,
         description="Loss of the last step: mean per token; for dpo, mean per pair; for kto, mean per row.",
     )
+    validation_loss: str | None = Field(
+        None,
+        max_length=32,
+        description="With training.validation: loss of the last validation, as a mean over the rows that were set "
+        "aside; per token, per pair for dpo, per row for kto.",
+    )
+    best_validation_loss: str | None = Field(None, max_length=32, description="The lowest validation loss so far.")
+    best_step: int | None = Field(None, description="Steps that were done at the validation with the lowest loss.")
     reward_accuracy: str | None = Field(
         None,
         max_length=32,
@@ -786,6 +830,9 @@ class DataStatus(ApiModel):
     uri: StorageUri = Field(description="Folder with the prepared rows.")
     digest: Digest = Field(description="Digest of the prepared rows.")
     train_rows: int = Field(description="Rows that are trained on.")
+    validation_rows: int = Field(
+        0, description="Rows that training.validation has set aside. They are neither trained on nor held out."
+    )
     held_out_rows: int = Field(description="Rows that are held out.")
     feedback_rows: int = Field(0, description="Training rows that came from feedback.")
     replay_rows: int = Field(0, description="Training rows that came from replay.")

@@ -69,6 +69,7 @@ class PrepareResult(ApiModel):
     digest: Digest
     train_rows: Count
     sequences: Count = 0  # the unit of a batch: number of training rows, or of packs with packing
+    validation_rows: Count = 0  # set aside of the training rows, and not counted there
     held_out_rows: Count
     feedback_rows: Count = 0
     replay_rows: Count = 0
@@ -91,6 +92,15 @@ class PrepareResult(ApiModel):
         return suite.uri or join(self.uri, ITEMS_FOLDER, f"{suite.name}.jsonl")
 
 
+class ValidationResult(ApiModel):
+    """The losses on the rows that were set aside; None: not finite."""
+
+    loss: float | None = None  # of the last validation
+    best_loss: float | None = None  # the lowest
+    best_step: Count = 0
+    exported_step: Count  # whose weights the model has
+
+
 class TrainResult(ApiModel):
     """A trained model."""
 
@@ -98,8 +108,10 @@ class TrainResult(ApiModel):
     result_version: int = RESULT_VERSION
     uri: str = Field(max_length=512)
     digest: Digest
-    steps: Count
+    steps: Count  # that were done
+    total_steps: Count | None = None  # of the plan; None: as many as were done
     loss: float
+    validation: ValidationResult | None = None
     reward: dict[Reason, float] = Field(default={}, max_length=2)  # accuracy and margin of the last step, for dpo
     tokens_per_second: float
     world_size: Count

@@ -2,8 +2,9 @@
 
 `preference_run.py FOLDER`
 
-Runs CASES, each as a rank of its world size, and writes the losses that rank 0 saw to FOLDER/<name>.json. In FOLDER lie
-train.parquet and, as pvc://FOLDER, the checkpoints.
+Runs CASES, each as a rank of its world size, and writes the losses that rank 0 saw to FOLDER/<name>.json, and those on
+the pairs that are set aside to FOLDER/<name>-validation.json. In FOLDER lie train.parquet, set-aside/train.parquet and,
+as pvc://FOLDER, the checkpoints.
 """
 
 import json
@@ -16,7 +17,7 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
-from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
+from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec, Validation
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
@@ -26,6 +27,7 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.choice import method_of
 from driftloop_trainer.train.worker.sharding import shard
+from driftloop_trainer.train.worker.validate import Validator
 from unit.trainer.ranks import run_ranks
 from unit.trainer.sharded_run import PAD, STEPS, tiny_model, training
 
@@ -58,8 +60,8 @@ def spec(save_steps: int = 100, method: str = "dpo") -> TrainingSpec:
     return training(save_steps).model_copy(update={"method": method, "beta": 0.3} | weights)
 
 
-def run_case(folder: Path, name: str) -> list[float]:
-    """Losses of the steps that a case runs. It resumes if there is a checkpoint of its `run`."""
+def run_case(folder: Path, name: str) -> tuple[list[float], list[float]]:
+    """Losses of the steps that a case runs, and of its validations. It resumes if its `run` has a checkpoint."""
     case = CASES[name]
     settings, micro_size = spec(case.get("save_steps", 100), case.get("method", "dpo")), case["micro_size"]
     mesh = Mesh.of("cpu", Parallelism(data_replicate=case.get("replicas", 1)))
@@ -70,8 +72,12 @@ def run_case(folder: Path, name: str) -> list[float]:
         run.take_over()
     dist.barrier()
     losses: list[float] = []
+    validations: list[float] = []
 
     def report(progress: Progress) -> None:
+        if progress.step == begun.step + len(losses):
+            validations.append(progress.validation["last"])
+            return
         losses.append(progress.loss)
         if progress.step == case.get("stop_after"):
             raise InterruptedError
@@ -79,6 +85,11 @@ def run_case(folder: Path, name: str) -> list[float]:
     with patch.object(loss, "chunk_tokens", return_value=case.get("chunk", 1000)):
         dataset = Dataset(folder / FILE)
         method = method_of(settings, dataset, PAD, model=model, run=run, mesh=mesh, micro_size=micro_size)
+        aside = Dataset(folder / "set-aside" / FILE)
+        validating = method_of(
+            settings, aside, PAD, model=model, run=run, mesh=mesh, micro_size=micro_size, rows="validation"
+        )
+        validation = Validation(every_steps=1)
         begun = resume(run, model, optimizer)
         loop = Loop(
             settings,
@@ -89,12 +100,13 @@ def run_case(folder: Path, name: str) -> list[float]:
             mesh,
             case.get("reduction", "step"),
             background=False,
+            validator=Validator(validation, validating, micro_size, torch.device("cpu"), mesh),
         )
         try:
             loop.run(model, optimizer, run, begun, report)
         except InterruptedError:
             dist.barrier()
-    return losses
+    return losses, validations
 
 
 def run_rank(folder: Path, rank: int, world_size: int) -> None:
@@ -103,9 +115,10 @@ def run_rank(folder: Path, rank: int, world_size: int) -> None:
     store = f"file://{folder}/store-{world_size}"
     dist.init_process_group("gloo", store, timedelta(seconds=60), world_size, rank)
     for name in (name for name, case in CASES.items() if case["world_size"] == world_size):
-        losses = run_case(folder, name)
+        losses, validations = run_case(folder, name)
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(losses))
+            (folder / f"{name}-validation.json").write_text(json.dumps(validations))
     dist.destroy_process_group()
 
 

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
+from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec, Validation
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
 from driftloop_trainer.models import config_for, with_adapter
@@ -36,6 +36,7 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.sharding import shard
+from driftloop_trainer.train.worker.validate import Validator, use_best
 from unit.trainer.ranks import run_ranks
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
@@ -53,7 +54,7 @@ SIZES = {
 Tensors = dict[str, torch.Tensor]
 
 
-def training(save_steps: int = 100) -> TrainingSpec:
+def training(save_steps: int = 100, **others: Any) -> TrainingSpec:
     """Settings under which every rule of a step shows: clipping bites, decay and the schedule are on."""
     return TrainingSpec(
         train_batch_size=BATCH,
@@ -64,6 +65,7 @@ def training(save_steps: int = 100) -> TrainingSpec:
         max_grad_norm=0.5,
         save_steps=save_steps,
         seed=3,
+        **others,
     )
 
 
@@ -138,22 +140,26 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     begun = resume(run, model, optimizer)
     losses: list[float] = []
     checkpoints: list[int] = []
+    validations: list[dict[str, Any]] = []
     loop = Loop(
-        training(case["save_steps"]),
+        training(case["save_steps"], save_total_limit=case.get("keep", 2)),
         NextToken(Dataset(folder / case.get("data", "") / FILE), PAD),
         case["micro_size"],
         case.get("steps", STEPS),
         torch.device("cpu"),
         mesh,
         case.get("reduction", "step"),
+        validator=validator_of(folder, case, mesh),
     )
 
     pod = folder / f"pod-{case['name']}-{dist.get_rank()}"
     pod.mkdir()
 
     def report(progress: Progress) -> None:
-        losses.append(progress.loss)
-        checkpoints.append(progress.checkpoint_step)
+        if progress.step > begun.step + len(losses):  # else it has only been validated
+            losses.append(progress.loss)
+            checkpoints.append(progress.checkpoint_step)
+        validations.append({"step": progress.step, "best_step": progress.best_step} | progress.validation)
         if (progress.step, dist.get_rank()) == (case.get("sigterm_after"), 1):
             (pod / "stop").touch()
         if progress.step == case.get("stop_after"):
@@ -166,14 +172,29 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
             trained = loop.run(model, optimizer, run, begun, report, worker)
     except InterruptedError:
         dist.barrier()
-        return losses, {"checkpoints": checkpoints}
+        return losses, {"checkpoints": checkpoints, "validations": validations}
     except StageFailure as failure:
         return losses, {"failure": str(failure)}
+    kept = [checkpoint.step for checkpoint in run.complete_checkpoints()]
+    end = {"skipped": trained.end.skipped, "loss": trained.loss, "checkpoints": checkpoints, "kept": kept}
+    end |= {"steps": trained.end.step, "validations": validations}
+    if loop.keeps_best:
+        end["exported"] = use_best(run, model, trained.end.step, trained.end.validated)
     if case.get("recorded"):
         weights = {name: whole(weight) for name, weight in model.named_parameters()}
         if dist.get_rank() == 0:
             torch.save({"gradients": gradients, "weights": weights}, folder / f"{case['name']}.pt")
-    return losses, {"skipped": trained.skipped, "loss": trained.loss, "checkpoints": checkpoints}
+    return losses, end
+
+
+def validator_of(folder: Path, case: dict[str, Any], mesh: Mesh) -> Validator | None:
+    """Validates on the rows in FOLDER/set-aside, if the case does."""
+    if "validation" not in case:
+        return None
+    method = NextToken(Dataset(folder / "set-aside" / case.get("data", "") / FILE), PAD)
+    return Validator(
+        Validation.model_validate(case["validation"]), method, case["micro_size"], torch.device("cpu"), mesh
+    )
 
 
 @contextmanager

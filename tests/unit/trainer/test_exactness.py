@@ -7,7 +7,7 @@ its largest element.
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -314,11 +314,16 @@ def plain_losses(
 
 
 def plain_training(
-    data: Dataset, steps: int, adapter: Adapter | None = None, skipped: Collection[int] = (), **model: Any
+    data: Dataset,
+    steps: int,
+    adapter: Adapter | None = None,
+    skipped: Collection[int] = (),
+    after_step: Callable[[Any], None] = lambda _: None,
+    **model: Any,
 ) -> Plain:
     """The oracle: no sharding, no accumulation, one row at a time without padding; torch's own clipping.
 
-    `skipped`: steps, from 0, that are left out; their loss is not a number.
+    `skipped`: steps, from 0, that are left out; their loss is not a number. `after_step` gets the model.
     """
     tiny = tiny_model(adapter, **model)
     spec = training()
@@ -338,23 +343,28 @@ def plain_training(
         factor = learning_rate_factor("cosine", step, steps, spec.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * factor
-        rows = order.batch(step)
-        total = torch.zeros((), dtype=torch.float64)
-        for row in rows:
-            documents = data.segments(row).tolist()
-            parts = (torch.split(torch.tensor(tokens(row)).long(), documents) for tokens in (data.ids, data.labels))
-            for ids, labels in zip(*parts, strict=True):
-                logits = tiny(ids[None], use_cache=False).logits[0, :-1]
-                total = total + functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
-        loss = total / int(data.trained[rows].sum())
+        loss = plain_loss(tiny, data, order.batch(step))
         loss.backward()  # type: ignore[no-untyped-call]
         result.losses.append(loss.item())
         result.gradients.append({name: p.grad.clone() for name, p in trained.items() if p.grad is not None})
         torch.nn.utils.clip_grad_norm_(trained.values(), spec.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
+        after_step(tiny)
     result.weights.update({name: p.detach() for name, p in tiny.named_parameters()})
     return result
+
+
+def plain_loss(model: Any, data: Dataset, rows: Any) -> torch.Tensor:
+    """The mean loss per token that counts, one row of one sequence at a time."""
+    total = torch.zeros((), dtype=torch.float64)
+    for row in rows:
+        documents = data.segments(row).tolist()
+        parts = (torch.split(torch.tensor(tokens(row)).long(), documents) for tokens in (data.ids, data.labels))
+        for ids, labels in zip(*parts, strict=True):
+            logits = model(ids[None], use_cache=False).logits[0, :-1]
+            total = total + functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
+    return total / int(data.trained[rows].sum())
 
 
 @pytest.fixture(scope="module")

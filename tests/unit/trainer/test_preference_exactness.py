@@ -22,11 +22,12 @@ from unit.trainer.sharded_run import STEPS, tiny_model
 pytestmark = pytest.mark.timeout(600)
 
 
-def dataset(folder: Path) -> Dataset:
+def dataset(folder: Path, pairs: int = 23, seed: int = 1) -> Dataset:
     """Pairs of answers of very different lengths. For kto the first answer is labelled, the second of another row."""
-    random = np.random.default_rng(1)
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(seed)
     ids, labels, segments = [], [], []
-    for prompt, *answers in random.integers(1, 15, size=(23, 3)):
+    for prompt, *answers in random.integers(1, 15, size=(pairs, 3)):
         question = random.integers(1, 64, size=prompt).tolist()
         pair = [random.integers(1, 64, size=answer).tolist() for answer in answers]
         ids.append([token for answer in pair for token in (*question, *answer)])
@@ -70,7 +71,17 @@ def loss_of(settings: TrainingSpec, ratios: list[list[torch.Tensor]], good: list
 
 
 def plain_losses(data: Dataset, adapter: Adapter | None = None, method: str = "dpo") -> list[float]:
-    """The oracle: two whole models, one row at a time without padding; torch's own clipping."""
+    """The losses of the oracle."""
+    return plain_training(data, data, adapter, method)[0]
+
+
+def plain_training(
+    data: Dataset, aside: Dataset, adapter: Adapter | None = None, method: str = "dpo"
+) -> tuple[list[float], list[float]]:
+    """The oracle: two whole models, one row at a time without padding; torch's own clipping.
+
+    Returns the loss of each step, and that of `aside` after each.
+    """
     tiny, settings = tiny_model(adapter), spec(method=method)
     first = deepcopy(tiny)
     trained = [p for p in tiny.parameters() if p.requires_grad]
@@ -80,7 +91,7 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None, method: str = "d
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
     order = Order(data.lengths, Course.of(settings, len(data)), settings.seed)
-    losses = []
+    losses, validations = [], []
     for step in range(STEPS):
         for group in optimizer.param_groups:
             factor = learning_rate_factor("cosine", step, STEPS, settings.warmup_ratio)
@@ -93,7 +104,10 @@ def plain_losses(data: Dataset, adapter: Adapter | None = None, method: str = "d
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return losses
+        with torch.no_grad():
+            apart = [log_ratios(tiny, first, aside, row) for row in range(len(aside))]
+            validations.append(loss_of(settings, apart, aside.good.tolist()).item())
+    return losses, validations
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where every case has run."""
     folder = tmp_path_factory.mktemp("preference")
     dataset(folder)
+    dataset(folder / "set-aside", pairs=9, seed=2)
     run_script("preference_run.py", folder)
     return folder
 
@@ -147,3 +162,12 @@ def test_a_killed_run_on_labelled_answers_goes_on_and_compares_with_the_same_wei
     uninterrupted = losses(folder, "labelled, four ranks")
     assert losses(folder, "labelled, killed") == pytest.approx(uninterrupted[:3], abs=1e-9)
     assert losses(folder, "labelled, resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
+
+
+@pytest.mark.parametrize(("method", "prefix"), [("dpo", ""), ("kto", "labelled, ")])
+def test_the_loss_on_rows_that_are_set_aside_is_compared_with_the_same_weights_after_a_restart(
+    folder: Path, method: str, prefix: str
+) -> None:
+    _, expected = plain_training(Dataset(folder / FILE), Dataset(folder / "set-aside" / FILE), method=method)
+    assert losses(folder, f"{prefix}four ranks-validation") == pytest.approx(expected, abs=1e-9)
+    assert losses(folder, f"{prefix}resumed-validation") == pytest.approx(expected[2:], abs=1e-9)

@@ -13,8 +13,9 @@ from driftloop.contract.task import PrepareTask
 from driftloop.contract.text import row_key, side
 from driftloop.contract.textstats import PROFILE
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.dataset import FILE, Dataset
-from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, PROVENANCE, TRAIN_KEYS
+from driftloop_trainer.dataset import FILE, VALIDATION, Dataset
+from driftloop_trainer.prepare.folder import HELD_OUT_KEYS, PROVENANCE, TRAIN_KEYS, VALIDATION_KEYS
+from driftloop_trainer.prepare.setaside import place
 from driftloop_trainer.prepare.stage import prepare
 from unit.trainer.conftest import ARCHITECTURE
 
@@ -136,6 +137,62 @@ def test_augmented_rows_are_counted_and_are_no_traffic(rows: Path) -> None:
     assert provenance["trainRows"] == {"data": plain.train_rows, "augment": result.augmented_rows}
     places = Dataset(folders[1] / FILE).rows(range(result.train_rows))
     assert sum("source rows, changed copy of line" in place for place in places) == result.augmented_rows
+
+
+SET_ASIDE = {"method": "pretrain", "maxLength": 64, "validation": {"percent": 20}}
+
+
+def keys(folder: Path, name: str) -> set[str]:
+    return set((folder / name).read_text().split())
+
+
+def test_rows_for_validation_are_not_trained_on_and_never_asked_and_the_same_next_time(rows: Path) -> None:
+    plain, result = prepare(task("plain")), prepare(task("one", training=SET_ASIDE))
+    folders = [rows / "store" / "prepared" / name for name in ("plain", "one")]
+    aside = keys(folders[1], VALIDATION_KEYS)
+    assert 0.1 * plain.train_rows < result.validation_rows == len(aside) < 0.3 * plain.train_rows
+    assert not aside & (keys(folders[1], TRAIN_KEYS) | keys(folders[1], HELD_OUT_KEYS))
+    assert aside | keys(folders[1], TRAIN_KEYS) == keys(folders[0], TRAIN_KEYS)
+    assert keys(folders[1], HELD_OUT_KEYS) == keys(folders[0], HELD_OUT_KEYS)
+    assert len(Dataset(folders[1] / VALIDATION)) == result.validation_rows
+    assert len(Dataset(folders[1] / FILE)) == result.sequences == result.train_rows
+    write_csv(rows / "rows.csv", [*ROWS[::-1], *((f"later {n * 7919} of kind {n**3}", "new") for n in range(60))])
+    prepare(task("later", training=SET_ASIDE | {"seed": 9}))
+    later = rows / "store" / "prepared" / "later"
+    assert aside <= keys(later, VALIDATION_KEYS)
+    assert not aside & keys(later, TRAIN_KEYS)
+
+
+def test_a_job_without_validation_prepares_what_it_always_did(rows: Path) -> None:
+    prepare(task("plain"))
+    assert not (rows / "store" / "prepared" / "plain" / VALIDATION).exists()
+    assert not (rows / "store" / "prepared" / "plain" / VALIDATION_KEYS).exists()
+
+
+def test_rows_for_validation_are_packed_as_those_for_training_are(rows: Path) -> None:
+    result = prepare(task("packed", training=SET_ASIDE | {"packing": True}))
+    data = Dataset(rows / "store" / "prepared" / "packed" / VALIDATION)
+    assert data.packed
+    assert len(data) < result.validation_rows == sum(len(data.rows([n])) for n in range(len(data)))
+
+
+def test_rows_for_validation_that_do_not_fit_are_counted_and_if_none_fits_it_is_said(rows: Path) -> None:
+    base = prepare(task("base"))
+    longs = [f"{n} {'word ' * 60}".strip() for n in range(500)]
+    first = min(longs, key=lambda text: place("family", row_key(text)))  # it is set aside before all others
+    write_csv(rows / "rows.csv", [(first, "a"), *((f"short {n}", "a") for n in range(40))])
+    training = {"method": "sft", "maxLength": 64, "validation": {"percent": 50}}
+    document: dict[str, Any] = {
+        "data": source(prompt="text", completion="category") | {"heldOutPercent": 0, "steps": [{"type": "dedupExact"}]},
+        "suites": [],
+        "model": {"uri": base.model_uri, "digest": base.model_digest},
+    }
+    result = prepare(task("some", training=training, **document))
+    assert result.dropped == {"tooLong": 1}
+    assert result.train_rows + result.validation_rows == 40
+    alone = training | {"validation": {"percent": 50, "maxRows": 1}}
+    with pytest.raises(StageFailure, match=r"EmptyData: none of the 1 rows .* \(tooLong 1\).*maxRows"):
+        prepare(task("none", training=alone, **document))
 
 
 def test_packing_fills_sequences(rows: Path) -> None:

@@ -20,7 +20,7 @@ from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish, write_text
 from driftloop_trainer.data.rows import Row
-from driftloop_trainer.dataset import write_dataset, write_turn_ends
+from driftloop_trainer.dataset import FILE, VALIDATION, write_dataset, write_turn_ends
 from driftloop_trainer.folders import open_folder, record
 from driftloop_trainer.modelfiles import tokenizer_digest
 from driftloop_trainer.models import (
@@ -43,7 +43,7 @@ from driftloop_trainer.weights import check_weights
 
 log = logging.getLogger(__name__)
 
-TRAIN_KEYS, HELD_OUT_KEYS = "train_keys.txt", "heldout_keys.txt"
+TRAIN_KEYS, HELD_OUT_KEYS, VALIDATION_KEYS = "train_keys.txt", "heldout_keys.txt", "validation_keys.txt"
 PROVENANCE = ".provenance.json"  # hidden, as it describes the content and is not part of it
 SAMPLE = ".sample.txt"  # hidden; the first example, for people to read
 _MODEL = "model"
@@ -79,18 +79,23 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     _check_packing(task.training, config.model_type)
     renderer = Renderer(tokenizer, task.training, context_length(config))
     rendering = render(gathered.train, renderer)
-    rows, examples = rendering.rows, rendering.examples
-    trained_tokens = sum(example.trained for example in examples)
-    if task.training.method == "kto":
-        examples = with_mismatches(rows, examples, renderer.max_length)
+    validation = render_validation(gathered.validation, renderer)
+    rows = rendering.rows
+    trained_tokens = sum(example.trained for example in rendering.examples)
+    examples = _compared(rendering, task.training, renderer.max_length)
     sequences = arrange(examples, task.training, renderer.max_length)
     _write_sequences(folder, rendering, examples, sequences)
+    apart = _compared(validation, task.training, renderer.max_length) if validation.rows else []
+    if apart:
+        _write_sequences(folder, validation, apart, arrange(apart, task.training, renderer.max_length), VALIDATION)
+        _write_keys(folder / VALIDATION_KEYS, validation.rows)
     write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
-    _write_keys(folder, rows, gathered.held_out)
+    _write_keys(folder / TRAIN_KEYS, rows)
+    _write_keys(folder / HELD_OUT_KEYS, gathered.held_out)
     (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows if row.part != "augment"])))
     suites = _write_suites(task, gathered.held_out, folder)
 
-    dropped = gathered.dropped | rendering.dropped
+    dropped = gathered.dropped | (rendering.dropped + validation.dropped)
     shown = _shown(rows, renderer, tokenizer)
     manifest = publish(folder, task.output)
     _write_provenance(task, dropped, rows)
@@ -100,6 +105,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         digest=manifest.digest,
         train_rows=len(rows),
         sequences=len(sequences),
+        validation_rows=len(validation.rows),
         held_out_rows=len(gathered.held_out),
         feedback_rows=sum(row.part == "feedback" for row in rows),
         replay_rows=sum(row.part == "replay" for row in rows),
@@ -110,7 +116,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         notes=[*_notes(config, rendering.unread), *balance_note(rows, task.training)],
         tokens=sum(len(example.ids) for example in examples),
         trained_tokens=trained_tokens,
-        longest_row_tokens=max(len(example.ids) for example in examples),
+        longest_row_tokens=max(len(example.ids) for example in [*examples, *apart]),
         model_uri=None if task.model.new is None else model_uri,
         model_digest=None if task.model.new is None else Manifest.read(model_folder).digest,
         tokenizer_digest=tokenizer_digest(model_folder),
@@ -119,8 +125,8 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     )
     result = fitting(result)
     record(task.output, encode(result))
-    held_out = len(gathered.held_out)
-    log.info("%d rows in %d sequences, %d held out, dropped: %s", len(rows), len(sequences), held_out, dropped)
+    others = f"{len(gathered.held_out)} held out, {len(validation.rows)} for validation"
+    log.info("%d rows in %d sequences, %s, dropped: %s", len(rows), len(sequences), others, dropped)
     log.info("%d examples, reshaped rows: %s", len(examples), result.reshaped or "none")
     for note in result.notes:
         log.info("%s", note)
@@ -130,8 +136,38 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
 
 def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
     """Render all rows. Raises StageFailure if there are no examples, or a row of a source can't be rendered."""
+    result, tokens = _rendered(rows, renderer)
+    if not result.rows and tokens:
+        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
+    if not result.rows:
+        raise StageFailure(StageReason.ALL_ROWS_MASKED, _why_masked(result.dropped))
+    return result
+
+
+def _compared(rendering: Rendering, training: TrainingSpec, max_length: int) -> list[Example]:
+    """The examples, for kto each with the mismatched one that it is compared with."""
+    if training.method != "kto":
+        return rendering.examples
+    return with_mismatches(rendering.rows, rendering.examples, max_length)
+
+
+def render_validation(rows: list[Row], renderer: Renderer) -> Rendering:
+    """Render the rows that are set aside. Raises StageFailure if there are rows but no examples."""
+    result, _ = _rendered(rows, renderer)
+    if rows and not result.rows:
+        dropped = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items())
+        raise StageFailure(
+            StageReason.EMPTY_DATA,
+            f"none of the {len(rows)} rows that training.validation sets aside can be used ({dropped}): raise its "
+            "percent or maxRows, or remove validation",
+        )
+    return result
+
+
+def _rendered(rows: Iterable[Row], renderer: Renderer) -> tuple[Rendering, list[int]]:
+    """The rows as examples, and the tokens of those that are too long."""
     result = Rendering([], [], [], Counter(), Counter(), Counter())
-    tokens: list[int] = []  # of the rows that are too long
+    tokens: list[int] = []
     for row in rows:
         try:
             rendered = renderer.render(row)
@@ -151,11 +187,7 @@ def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
             result.reshaped.update(rendered.reshaped)
             result.reshaped["unreadFields"] += bool(row.unread)
             result.unread.update(row.unread)
-    if not result.rows and tokens:
-        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
-    if not result.rows:
-        raise StageFailure(StageReason.ALL_ROWS_MASKED, _why_masked(result.dropped))
-    return result
+    return result, tokens
 
 
 def _shown(rows: list[Row], renderer: Renderer, tokenizer: Any) -> str:
@@ -272,7 +304,9 @@ def _encodable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _write_sequences(folder: Path, rendering: Rendering, examples: list[Example], sequences: list[list[int]]) -> None:
+def _write_sequences(
+    folder: Path, rendering: Rendering, examples: list[Example], sequences: list[list[int]], name: str = FILE
+) -> None:
     labels = [example.labels for example in examples]
     each = len(examples) // len(rendering.examples)  # 2 with mismatched examples
     good = [row.label for row in rendering.rows if row.label is not None]
@@ -283,13 +317,13 @@ def _write_sequences(folder: Path, rendering: Rendering, examples: list[Example]
         [[len(examples[position].ids) for position in sequence] for sequence in sequences],
         [[rendering.places[position // each] for position in sequence] for sequence in sequences],
         good or None,
+        name,
     )
 
 
-def _write_keys(folder: Path, train: list[Row], held_out: list[Row]) -> None:
-    """Write the keys of all training rows and all held-out rows, so that users can check that they don't overlap."""
-    for name, rows in ((TRAIN_KEYS, train), (HELD_OUT_KEYS, held_out)):
-        (folder / name).write_text("".join(f"{key}\n" for key in sorted({row.key for row in rows})))
+def _write_keys(path: Path, rows: Iterable[Row]) -> None:
+    """Write the keys of all rows of a kind, so that users can check that the kinds don't overlap."""
+    path.write_text("".join(f"{key}\n" for key in sorted({row.key for row in rows})))
 
 
 def _write_suites(task: PrepareTask, held_out: list[Row], folder: Path) -> list[SuiteItems]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from driftloop_trainer.data.rows import Row
 from driftloop_trainer.prepare.augment import Fence, augmented, read_templates
 from driftloop_trainer.prepare.divide import FENCE_THRESHOLD, Divided, divide, replayed
 from driftloop_trainer.prepare.feedback import read_feedback
+from driftloop_trainer.prepare.setaside import set_aside
 from driftloop_trainer.prepare.sources import read_source
 from driftloop_trainer.prepare.steps import clean, feedback_wins
 
@@ -23,11 +24,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rows of a job on both sides of the fence, and the number of dropped rows by reason."""
+    """The rows of a job on both sides of the fence, and the number of dropped rows by reason.
+
+    `validation`: rows of the training side that are not trained on.
+    """
 
     train: list[Row]
     held_out: list[Row]
     dropped: dict[str, int]
+    validation: list[Row] = field(default_factory=list)
 
 
 def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
@@ -57,13 +62,19 @@ def gather(task: PrepareTask, scratch: Path, now: datetime) -> Gathered:
         raise StageFailure(StageReason.EMPTY_DATA, _why_empty(read, left_out | dropped, divided))
     dropped |= left_out | {"contradicted": contradicted, "nearHeldOut": divided.fenced}
     dropped["notReplayed"] = len(divided.train) - len(train)
+    validation: list[Row] = []
+    if (settings := task.training.validation) is not None:
+        usable = len(train)
+        train, validation = set_aside(train, salt, settings, threshold)
+        dropped["nearValidation"] = usable - len(train) - len(validation)
     dropped |= {f"feedback.{reason}": count for reason, count in (feedback.skipped if feedback else {}).items()}
     for step in data.steps:
         if step.type == "augment":
             templates = _templates(step, scratch)
-            fence = Fence(divided.held_out, threshold, salt, percent)
+            fence = Fence([*divided.held_out, *validation], threshold, salt, percent)
             train = [*train, *augmented(train, fence, step, templates)]
-    return Gathered(train, divided.held_out, {step: count for step, count in dropped.items() if count})
+    counts = {step: count for step, count in dropped.items() if count}
+    return Gathered(train, divided.held_out, counts, validation)
 
 
 def _templates(step: DataStep, scratch: Path) -> list[str]:

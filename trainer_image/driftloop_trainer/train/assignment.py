@@ -5,6 +5,7 @@ from typing import Any
 
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure
+from driftloop_trainer.train.validation import NONE, Validated
 
 ASSIGNMENT = "assignment"  # a key, because Ray Train passes a dict
 
@@ -20,7 +21,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How training ended. `uri` and `digest` are those of the model's folder.
+    """How training ended. `uri` and `digest` are those of the model's folder, `exported_step` is that of its weights.
 
     `failure`: why there is no model. Workers return it, because Ray would start workers that raise it again.
     """
@@ -35,4 +36,7 @@ class Outcome:
     first_step: int = 0
     restarts: int = 0
     skipped: int = 0
+    steps: int = 0
+    validated: Validated = NONE
+    exported_step: int = 0
     failure: StageFailure | None = None

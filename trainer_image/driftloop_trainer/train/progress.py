@@ -10,6 +10,8 @@ class Progress:
     `skipped`: those of the steps that changed no weight. `loss` is not a number after such a step.
     `reward`: its accuracy and margin in the last step, for dpo; else empty.
     `peak_memory`: the most bytes that one worker has used so far, by what they are; empty until the first step is done.
+    `validation`: the last and the best loss on the rows that are set aside, by these names; empty before a validation.
+    `best_step`: steps that were done at the validation with the lowest loss; 0 before the first one.
     `checkpoint_step`, `checkpoint_time`: of the last complete checkpoint, in Unix seconds; 0 without one.
     """
 
@@ -20,6 +22,8 @@ class Progress:
     eta_seconds: float
     skipped: int = 0
     reward: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
     peak_memory: dict[str, int] = field(default_factory=dict)
     checkpoint_step: int = 0
     checkpoint_time: float = 0.0

@@ -4,6 +4,7 @@
     runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`; `curve.csv` has what
                                               the steps up to it measured
     runs/<job uid>/reference.json             what the first weights computed, for methods that compare with it
+    runs/<job uid>/reference-validation.json  the same for the rows that are set aside
     runs/<job uid>/starts/                    one file per start of the workers: the first step, the number of workers
     runs/<job uid>/trained.json               the model that is trained, for a job that resumes from a checkpoint
 
@@ -18,7 +19,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 
@@ -27,12 +28,15 @@ from driftloop.contract.reasons import StageReason
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import create_text, local_path, read_text, write_text
+from driftloop_trainer.train.validation import NONE, Validated
 
 log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step-(\d{8})-[\w-]+$")
-_COMPLETE, _OWNER, _REFERENCE, _STARTS = "complete.json", "owner", "reference.json", "starts"
+_COMPLETE, _OWNER, _STARTS = "complete.json", "owner", "starts"
 _TRAINED, _CURVE = "trained.json", "curve.csv"
+Rows = Literal["training", "validation"]
+_REFERENCES: dict[Rows, str] = {"training": "reference.json", "validation": "reference-validation.json"}
 
 
 class Superseded(StageFailure):
@@ -50,12 +54,14 @@ class Position:
 
     `saved`: when a checkpoint of this position was complete, in Unix seconds. 0: unknown, or there is none.
     `uri`: the folder of that checkpoint; empty if there is none.
+    `validated`: the validations up to it.
     """
 
     step: int = 0
     skipped: int = 0
     saved: float = field(default=0.0, compare=False)
     uri: str = field(default="", compare=False)
+    validated: Validated = NONE
 
 
 START = Position()
@@ -69,11 +75,17 @@ class Checkpoint:
     uri: str
     skipped: int = 0
     saved: float = field(default=0.0, compare=False)
+    validated: Validated = NONE
 
     @property
     def position(self) -> Position:
         """How far a run is that loads it."""
-        return Position(self.step, self.skipped, self.saved, self.uri)
+        return Position(self.step, self.skipped, self.saved, self.uri, self.validated)
+
+    @property
+    def own_loss(self) -> float | None:
+        """The validation loss of its weights, if they were validated before it was written."""
+        return self.validated.loss if self.validated.step == self.step else None
 
 
 class Run:
@@ -116,45 +128,72 @@ class Run:
         content = read_text(join(self._uri, _TRAINED))
         return None if content is None else dict(json.loads(content))
 
-    def begin(self, step: int, skipped: int = 0) -> Checkpoint:
+    def begin(self, step: int, skipped: int = 0, validated: Validated = NONE) -> Checkpoint:
         """The checkpoint that this driver writes after `step` steps. It counts only after `complete`."""
-        return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"), skipped)
+        return Checkpoint(step, join(self._uri, f"step-{step:08d}-{self.token}"), skipped, validated=validated)
 
-    def complete(self, checkpoint: Checkpoint, keep: int, curve: str = "") -> Checkpoint:
+    def complete(self, checkpoint: Checkpoint, keep: int, curve: str = "", *, keep_best: bool = False) -> Checkpoint:
         """Mark a checkpoint as complete, and delete all but the `keep` latest. Raises Superseded.
 
         `curve`: a table of what the steps up to the checkpoint measured. It is stored with the checkpoint.
+        `keep_best`: keep the one with the lowest validation loss, too.
         """
         self.check_owner()
         write_text(join(checkpoint.uri, _CURVE), curve)
         complete = replace(checkpoint, saved=time.time())
-        content = {"step": complete.step, "skipped": complete.skipped, "saved": complete.saved}
-        write_text(join(complete.uri, _COMPLETE), json.dumps(content))
-        self._delete(self.complete_checkpoints()[keep:])
+        self._mark(complete)
+        kept = self.best_checkpoints()[:1] if keep_best else []
+        self._delete([old for old in self.complete_checkpoints()[keep:] if old not in kept])
         return complete
+
+    def best_checkpoints(self) -> list[Checkpoint]:
+        """The complete checkpoints whose weights were validated, the one with the lowest loss first.
+
+        Of two with the same loss the earlier one is first, as `Validated` counts.
+        """
+        losses = {each: each.own_loss for each in self.complete_checkpoints()}
+        validated = [(loss, each.step, each) for each, loss in losses.items() if loss is not None]
+        return [each for _, _, each in sorted(validated, key=lambda entry: entry[:2])]
+
+    def amend(self, position: Position) -> None:
+        """Record the validation of a complete checkpoint that was written before it. Raises Superseded."""
+        self.check_owner()
+        for checkpoint in self.complete_checkpoints():
+            if checkpoint.step == position.step:
+                self._mark(replace(checkpoint, validated=position.validated))
+
+    def drop(self, checkpoint: Checkpoint) -> None:
+        """Delete a checkpoint that can't be loaded. Raises Superseded."""
+        self._delete([checkpoint])
 
     def drop_beyond(self, loaded: Checkpoint) -> None:
         """Delete the checkpoints with more steps than `loaded`: they could not be loaded. Raises Superseded."""
         self._delete([checkpoint for checkpoint in self.complete_checkpoints() if checkpoint.step > loaded.step])
 
-    def reference(self) -> list[float] | None:
+    def reference(self, rows: Rows = "training") -> list[float] | None:
         """What `keep_reference` was given first, by this or an earlier driver; None if it was not called yet."""
-        document = read_text(join(self._uri, _REFERENCE))
+        document = read_text(join(self._uri, _REFERENCES[rows]))
         return None if document is None else [float(value) for value in json.loads(document)]
 
-    def keep_reference(self, values: Sequence[float]) -> list[float]:
+    def keep_reference(self, values: Sequence[float], rows: Rows = "training") -> list[float]:
         """Keep the values for all starts of this run, unless there are some. Returns those that are kept.
 
         Another driver may write them too: the first weights are the same for both.
         """
-        create_text(join(self._uri, _REFERENCE), json.dumps(list(values)))
-        return self.reference() or []
+        create_text(join(self._uri, _REFERENCES[rows]), json.dumps(list(values)))
+        return self.reference(rows) or []
 
     def clear(self) -> None:
-        """Delete all checkpoints, incomplete ones too, and the reference. Raises Superseded."""
+        """Delete all checkpoints, incomplete ones too, and the references. Raises Superseded."""
         self._delete(self._folders())
-        if _REFERENCE in self._names(self._uri):
-            _remove(join(self._uri, _REFERENCE))
+        for name in set(_REFERENCES.values()).intersection(self._names(self._uri)):
+            _remove(join(self._uri, name))
+
+    def _mark(self, complete: Checkpoint) -> None:
+        content: dict[str, Any] = {"step": complete.step, "skipped": complete.skipped, "saved": complete.saved}
+        if complete.validated != NONE:
+            content["validated"] = complete.validated.dump()
+        write_text(join(complete.uri, _COMPLETE), json.dumps(content))
 
     def _delete(self, checkpoints: list[Checkpoint]) -> None:
         """The list is older than the check: it can't name a folder of a driver that takes over after the check."""
@@ -189,7 +228,10 @@ def _remove(uri: str) -> None:
 def _with_content(folder: Checkpoint, content: str) -> Checkpoint:
     """The checkpoint with what its `complete.json` says. Those of older versions say less."""
     known = json.loads(content)
-    return replace(folder, skipped=int(known.get("skipped", 0)), saved=float(known.get("saved", 0)))
+    validated = Validated(**known.get("validated", {}))
+    return replace(
+        folder, skipped=int(known.get("skipped", 0)), saved=float(known.get("saved", 0)), validated=validated
+    )
 
 
 def plain(uri: str) -> str:

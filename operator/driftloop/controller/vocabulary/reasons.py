@@ -27,6 +27,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     SUSPENDING = "Suspending"
     SUCCEEDED = "Succeeded"
+    STOPPED_EARLY = "StoppedEarly"
     DOES_NOT_FIT = "DoesNotFit"
     HELD_OUT_PERCENT_CHANGED = "HeldOutPercentChanged"
     NO_TRAINING_ROWS = "NoTrainingRows"

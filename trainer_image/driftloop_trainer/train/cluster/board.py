@@ -28,11 +28,13 @@ class Board:
             "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
             "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
             "skipped": Gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
+            "best_step": Gauge(Metric.TRAIN_BEST_STEP, "Step of the lowest validation loss."),
             "checkpoint_step": Gauge(Metric.TRAIN_CHECKPOINT_STEP, "Step of the last complete checkpoint."),
             "checkpoint_time": Gauge(Metric.TRAIN_CHECKPOINT_TIME, "When it was complete, in Unix time."),
         }
         self._gauges["total"].set(total)
         self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])
+        self._validation = Gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", ["kind"])
         self._reward = Gauge(Metric.TRAIN_REWARD, "Reward of chosen over rejected answers in the last step.", ["kind"])
         start_http_server(port)
 
@@ -42,6 +44,8 @@ class Board:
             gauge.set(getattr(progress, name))
         for kind, size in progress.peak_memory.items():
             self._peak.labels(kind).set(size)
+        for kind, value in progress.validation.items():
+            self._validation.labels(kind).set(value)
         for kind, value in progress.reward.items():
             self._reward.labels(kind).set(value)
 
@@ -54,20 +58,22 @@ def start_board(total: int) -> Any:
 
 
 class Reporter:
-    """Sends progress to the board, at most every half second, to cost nothing. The last step is always sent."""
+    """Sends progress to the board, at most every half second, to cost nothing. The last step and validations always."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
         self._next = 0.0
+        self._validation: dict[str, float] = {}
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now >= self._next or progress.step == progress.total:
-            self._next = now + _INTERVAL
+        if now >= self._next or progress.step == progress.total or progress.validation != self._validation:
+            self._next, self._validation = now + _INTERVAL, progress.validation
             self._board.show.remote(progress)
             # Ray sends the line to the driver, which logs all printed lines.
             print(
                 f"step {progress.step}/{progress.total} loss {progress.loss:.4f} "
+                + "".join(f"{kind} validation loss {value:.4f} " for kind, value in progress.validation.items())
                 + "".join(f"reward {kind} {value:.4f} " for kind, value in progress.reward.items())
                 + f"{progress.tokens_per_second:.0f} tokens/s eta {progress.eta_seconds:.0f}s",
                 flush=True,

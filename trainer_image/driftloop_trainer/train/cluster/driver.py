@@ -15,7 +15,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.result import TrainResult, encode
+from driftloop.contract.result import TrainResult, ValidationResult, encode
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
@@ -172,7 +172,9 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
     return TrainResult(
         uri=outcome.uri,
         digest=outcome.digest,
-        steps=task.total_steps,
+        steps=outcome.steps,
+        total_steps=task.total_steps,
+        validation=_validation(outcome),
         loss=round(outcome.loss, 6),
         reward={kind: round(value, 6) for kind, value in outcome.reward.items()},
         tokens_per_second=round(outcome.tokens_per_second, 1),
@@ -183,4 +185,13 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         resumed_from_step=outcome.first_step,
         restarts=outcome.restarts,
         skipped_steps=outcome.skipped,
+    )
+
+
+def _validation(outcome: Outcome) -> ValidationResult | None:
+    known = outcome.validated
+    if not known.step:
+        return None
+    return ValidationResult(
+        loss=known.loss, best_loss=known.best_loss, best_step=known.best_step, exported_step=outcome.exported_step
     )

@@ -12,7 +12,13 @@ import torch.distributed as dist
 from torch import nn, optim
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from driftloop.contract.names import EXIT_RETRY
@@ -20,6 +26,7 @@ from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.osf import kept_weights
 from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded, plain
+from driftloop_trainer.train.validation import Validated
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +69,8 @@ def from_all_ranks(own: Sequence[T]) -> list[T]:
 def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer, other: Run | None = None) -> Position:
     """Load the checkpoint with the most steps that can be loaded; every rank calls it. Returns how far the run is.
 
-    If the run has no checkpoint, those of `other` are used. They are only read, and the steps that were skipped there
-    do not count here.
+    If the run has no checkpoint, those of `other` are used. They are only read, and neither the steps that were skipped
+    there nor its validations count here.
 
     Raises StageFailure on every rank if there are checkpoints and none can be loaded, or the storage fails.
     """
@@ -76,13 +83,14 @@ def resume(run: Run, model: nn.Module, optimizer: optim.Optimizer, other: Run | 
         try:
             load(checkpoint, model, optimizer)
         except CheckpointException as error:
-            if not _is_damaged(error):
+            if not is_damaged(error):
                 raise StageFailure(StageReason.STORAGE_UNREADABLE, causes(error), EXIT_RETRY) from error
             if first:
                 log.warning("%s can't be loaded: %s", checkpoint.uri, causes(error))
             continue
         if borrowed:
-            return Position(checkpoint.step, saved=checkpoint.saved, uri=checkpoint.uri)
+            known = Validated(checkpoint.step)
+            return Position(checkpoint.step, saved=checkpoint.saved, uri=checkpoint.uri, validated=known)
         if first:
             with suppress(Superseded):  # the next check_owner tells all ranks
                 run.drop_beyond(checkpoint)
@@ -122,7 +130,7 @@ def _has_metadata(checkpoint: Checkpoint) -> bool:
     return True
 
 
-def _is_damaged(error: CheckpointException) -> bool:
+def is_damaged(error: CheckpointException) -> bool:
     """Whether the checkpoint's content is at fault. If the storage is, a later try may still read all of it.
 
     Every rank knows the failures of all ranks, so all give the same answer.
@@ -143,6 +151,13 @@ def load(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -
     weights, moments = get_state_dict(model, optimizer, options=_options())
     load_state(_stored(model, weights, moments), storage_reader=FsspecReader(plain(checkpoint.uri)))
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_options())
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Load only the weights of a checkpoint. Raises CheckpointException on every rank, as `load` does."""
+    weights = get_model_state_dict(model, options=_options())
+    load_state({"model": weights}, storage_reader=FsspecReader(plain(checkpoint.uri)))
+    set_model_state_dict(model, weights, options=_options())
 
 
 def _options() -> StateDictOptions:

@@ -35,6 +35,10 @@ class Curve:
         if len(self._rows) > _MOST:
             self._rows = _thinned(self._rows)
 
+    def extend(self, values: Mapping[str, float]) -> None:
+        """Add values to the row of the last step."""
+        self._rows[-1] = {**self._rows[-1], **values}
+
     def last(self, most: int) -> list[tuple[int, dict[str, float]]]:
         """Up to so many of the last rows: their steps and values."""
         return [(int(row[_STEP]), {name: row[name] for name in row if name != _STEP}) for row in self._rows[-most:]]

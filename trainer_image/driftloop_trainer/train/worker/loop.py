@@ -5,7 +5,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -16,9 +18,10 @@ from driftloop.contract.course import Course
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Position, Run
 from driftloop_trainer.train.shutdown import Worker
+from driftloop_trainer.train.validation import Validated
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch, alike
-from driftloop_trainer.train.worker.checkpoint import from_all_ranks
+from driftloop_trainer.train.worker.checkpoint import from_all_ranks, from_rank_0
 from driftloop_trainer.train.worker.context import part
 from driftloop_trainer.train.worker.curve import Curve
 from driftloop_trainer.train.worker.memory import largest, peak_memory
@@ -33,6 +36,7 @@ from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.skips import Skips, diverged, shown
 from driftloop_trainer.train.worker.step import NonFinite, train_step
+from driftloop_trainer.train.worker.validate import Validator
 from driftloop_trainer.train.worker.watchdog import PATIENCE, Patience, Watchdog
 
 log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ class Loop:
 
     `background`: whether training goes on while a checkpoint is written. `patience`: how long a step may take.
     `curve`: of the steps before, if the run resumes; each step is added to it. `track`: gets the same values.
+    `validator`: computes the loss on the rows that are set aside; None if there are none.
     """
 
     training: TrainingSpec
@@ -70,6 +75,7 @@ class Loop:
     patience: Patience = PATIENCE
     curve: Curve = field(default_factory=Curve)
     track: Callable[[int, Mapping[str, float]], None] = lambda _step, _values: None
+    validator: Validator | None = None
 
     def run(
         self,
@@ -80,22 +86,38 @@ class Loop:
         report: Callable[[Progress], None],
         worker: Worker | None = None,
     ) -> Trained:
-        """Train from `first` to the end, with checkpoints. Raises NonFiniteLoss, Superseded on every rank.
+        """Train from `first` to the end, with checkpoints and validations.
 
+        Raises NonFiniteLoss, Superseded on every rank.
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
         """
         dataset = self.method.dataset
-        if self.method.packed or self.mesh.context:
+        validates_packed = self.validator is not None and self.validator.method.packed
+        if self.method.packed or self.mesh.context or validates_packed:
             attend_by_document(model)
         order = Order(dataset.lengths, Course.of(self.training, len(dataset)), self.training.seed)
         works = prefetched(lambda step: self._work(order.batch(step)), range(first.step, self.total_steps))
         keep = self.training.save_total_limit
-        saver = Saver(run, model, optimizer, keep, background=self.background, last=first, curve=self.curve)
+        saver = Saver(
+            run,
+            model,
+            optimizer,
+            keep,
+            keep_best=self.keeps_best,
+            background=self.background,
+            last=first,
+            curve=self.curve,
+        )
         watchdog = Watchdog(self.patience)
         with closing(saver), closing(works), closing(watchdog):
             model.train()
             computed = staged(model, self.mesh, len(self.method.measures), bf16=bool(self.training.bf16))
             return _Steps(self, computed, optimizer, saver, watchdog, report, worker).run(works, first)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights with the lowest validation loss are wanted."""
+        return self.validator is not None and self.validator.settings.keep == "best"
 
     def _work(self, rows: Any) -> _Work:
         mesh, method = self.mesh, self.method
@@ -121,21 +143,23 @@ class _Steps:
     worker: Worker | None
     meter: Meter = field(init=False)
     skips: Skips = field(init=False)
+    validated: Validated = field(init=False)
 
     def run(self, works: Iterable[_Work], first: Position) -> Trained:
         self.meter, self.skips = Meter(self.loop.total_steps), Skips(first.skipped)
+        self.validated, position = first.validated, first
+        self._validate_checkpoint(first)
         started = time.monotonic()
         self.watchdog.begin(first.step + 1)
-        for step, work in enumerate(works, first.step):
+        for step, work in enumerate(takewhile(lambda _: not self._is_over(), works), first.step):
             loss = self._train(step, work)
             self.meter.add(Step(loss, time.monotonic() - started, work.tokens))
             self._record(step + 1)
-            position = Position(step + 1, self.skips.count)
-            self.report(self.meter.progress(position, self.saver.last))
-            self._agree_and_save(position)
+            self.report(self.meter.progress(self._position(step + 1), self.saver.last))
+            position = self._agree_and_save(step + 1)
             started = time.monotonic()
             self.watchdog.begin(step + 2)  # with the wait for its rows
-        return self.meter.trained(self.skips.count)
+        return self.meter.trained(position)
 
     def _record(self, step: int) -> None:
         measured = self.meter.measured(self.optimizer.param_groups[0]["lr"])
@@ -167,21 +191,50 @@ class _Steps:
         self.meter.reward = dict(zip(loop.method.measures, measured, strict=True))
         return loss
 
-    def _agree_and_save(self, position: Position) -> None:
-        """Agree with the other ranks on the peak of memory and on whether to stop, and save if it is time."""
+    def _position(self, step: int) -> Position:
+        return Position(step, self.skips.count, validated=self.validated)
+
+    def _is_over(self) -> bool:
+        """Whether the training stops before its last step."""
+        validator = self.loop.validator
+        return validator is not None and validator.is_over(self.validated)
+
+    def _validate(self, step: int) -> bool:
+        """Validate after `step` steps, if it is due. Returns whether the loss is the lowest so far, and to be kept."""
+        validator = self.loop.validator
+        if validator is None or not validator.is_due(step, self.loop.total_steps, self.validated):
+            return False
+        self.validated = self.validated.after(step, validator.loss(self.model))
+        return self.loop.keeps_best and self.validated.is_best
+
+    def _validate_checkpoint(self, first: Position) -> None:
+        """Validate what was loaded: a worker that had to stop wrote its checkpoint first."""
+        if self._validate(first.step):
+            from_rank_0(partial(self.saver.amend, replace(first, validated=self.validated)))
+
+    def _agree_and_save(self, step: int) -> Position:
+        """Agree with the other ranks on the peak of memory and on whether to stop; validate and save if it is time."""
         loop, worker = self.loop, self.worker
         must_stop = worker is not None and worker.must_stop()
         used = peak_memory(loop.device)
         stopping, *most = largest([must_stop, *used.values()], loop.device)
         self.meter.peak = dict(zip(used, most, strict=True))
         self.watchdog.end()
-        due = stopping or position.step % loop.training.save_steps == 0
-        if due and position.step < loop.total_steps:
+        best = not stopping and self._validate(step)
+        position = self._position(step)
+        if self.validated.step == step:
+            loss = {"validation_loss": self.validated.losses.get("last", math.nan)}
+            loop.curve.extend(loss)
+            loop.track(step, loss)
+            self.report(self.meter.progress(position, self.saver.last))
+        due = stopping or best or step % loop.training.save_steps == 0
+        if due and step < loop.total_steps and not self._is_over():
             self.saver.save(position)
         if stopping:
             self.saver.wait()
         if worker is not None and must_stop:
             worker.release()
+        return position
 
     def _report_skip(self, step: int, error: NonFinite, mine: list[list[int]]) -> None:
         """Log the rows of this rank that may be at fault. Raises NonFiniteLoss on every rank after too many skips."""

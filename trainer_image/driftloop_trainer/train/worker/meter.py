@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from driftloop_trainer.train.progress import Progress
-from driftloop_trainer.train.run import Position
+from driftloop_trainer.train.run import START, Position
 
 _RECENT = 20  # steps over which loss and speed are averaged
 
@@ -25,14 +25,14 @@ class Step(NamedTuple):
 class Trained:
     """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start.
 
-    `skipped`: how many steps of the run were skipped, as their loss or gradient was not finite.
+    `end`: how far the run is, with the steps that were skipped, and its validations.
     `peak_memory`: see `peak_memory`, the largest over all ranks. `reward`: the measures of the last step, if any.
     """
 
     loss: float
     tokens_per_second: float
     seconds: float
-    skipped: int = 0
+    end: Position = START
     peak_memory: dict[str, int] = field(default_factory=dict)
     reward: dict[str, float] = field(default_factory=dict)
 
@@ -65,6 +65,8 @@ class Meter:
             peak_memory=self.peak,
             checkpoint_step=last.step,
             checkpoint_time=last.saved,
+            validation=position.validated.losses,
+            best_step=position.validated.best_step,
             reward=self.reward,
         )
 
@@ -75,8 +77,8 @@ class Meter:
         speed = step.tokens / max(step.seconds, 1e-9)
         return {"loss": step.loss, **rewards, "learning_rate": learning_rate, "tokens_per_second": speed}
 
-    def trained(self, skipped: int) -> Trained:
+    def trained(self, end: Position) -> Trained:
         seconds = time.monotonic() - self._begun
         losses = [step.loss for step in self._recent if math.isfinite(step.loss)]
         loss = fmean(losses) if losses else 0.0
-        return Trained(loss, self._tokens / max(seconds, 1e-9), seconds, skipped, self.peak, self.reward)
+        return Trained(loss, self._tokens / max(seconds, 1e-9), seconds, end, self.peak, self.reward)

@@ -76,6 +76,26 @@ class Pipeline(nn.Module):
             self._add_gradient_of_twin(self.twin)
         return totals or [torch.zeros(self._sums, dtype=torch.float64, device=batches[0].ids.device)]
 
+    def sums(self, sums: Sums, batch: Batch) -> torch.Tensor:
+        """The sums of a micro-batch by a forward pass alone, or 0 before the last stage. No gradient is kept.
+
+        A stage begins the next micro-batch while the next stage computes this one.
+        """
+        ranks = dist.get_process_group_ranks(self._group)
+        if self._stage == 0:
+            states = batch.ids
+        else:
+            width = self.model.config.get_text_config().hidden_size
+            states = torch.empty((*batch.ids.shape, width), dtype=self._dtype, device=batch.ids.device)
+            dist.recv(states, ranks[self._stage - 1], self._group)
+        with received(self.model, states):
+            if self._stage == self._stages - 1:
+                return sums(self.model, batch)
+            dist.send(
+                hidden_states(self.model, batch).to(self._dtype).contiguous(), ranks[self._stage + 1], self._group
+            )
+        return torch.zeros(self._sums, dtype=torch.float64, device=batch.ids.device)
+
     def from_last_stage(self, own: list[int]) -> list[int]:
         """What the last stage has; every stage calls it with its own."""
         gathered: list[list[int]] = [[]] * self._stages

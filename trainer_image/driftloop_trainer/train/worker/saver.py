@@ -33,9 +33,10 @@ _TIMEOUT = 1800  # seconds that a checkpoint may take
 class Saver:
     """Writes the checkpoints of one training, one at a time. Every rank calls its methods in the same order.
 
-    `keep`: number of checkpoints that are kept. `background`: whether training goes on meanwhile. That takes memory for
-    a copy of the weights and moments of this rank. `last`: the last complete one. Only rank 0 learns of new ones.
-    `curve`: of the steps so far. That of rank 0 is stored with each checkpoint.
+    `keep`: number of checkpoints that are kept; with `keep_best` also the one with the lowest validation loss.
+    `background`: whether training goes on meanwhile. That takes memory for a copy of the weights and moments of this
+    rank. `last`: the last complete one. Only rank 0 learns of new ones. `curve`: of the steps so far. That of rank 0 is
+    stored with each checkpoint.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Saver:
         optimizer: optim.Optimizer,
         keep: int,
         *,
+        keep_best: bool = False,
         background: bool = True,
         last: Position = START,
         curve: Curve | None = None,
@@ -54,7 +56,7 @@ class Saver:
         self._run = run
         self._model = model
         self._optimizer = optimizer
-        self._keep = keep
+        self._keep, self._keep_best = keep, keep_best
         self._background = background
         group = dist.new_group(backend="gloo", timeout=timedelta(seconds=_TIMEOUT))
         assert isinstance(group, dist.ProcessGroup)  # it is something else only for ranks outside of it
@@ -71,11 +73,15 @@ class Saver:
         """Begin to write a checkpoint, once the previous one is complete. Raises Superseded on every rank."""
         self.wait()
         check_owner(self._run)
-        checkpoint = self._run.begin(position.step, position.skipped)
+        checkpoint = self._run.begin(position.step, position.skipped, position.validated)
         self._pending = checkpoint, self._start(_Writer(checkpoint, self._complete))
         if not self._background:
             self.wait()
         return checkpoint
+
+    def amend(self, position: Position) -> None:
+        """Record the validation of the checkpoint from which training resumes. Only on rank 0. Raises Superseded."""
+        self._run.amend(position)
 
     def wait(self) -> None:
         """Wait until the checkpoint that is being written is complete. If that fails, training goes on without it.
@@ -102,7 +108,7 @@ class Saver:
     def _complete(self, checkpoint: Checkpoint) -> None:
         try:
             curve = self._curve.text(checkpoint.step)
-            self.last = self._run.complete(checkpoint, self._keep, curve).position
+            self.last = self._run.complete(checkpoint, self._keep, curve, keep_best=self._keep_best).position
         except Superseded as superseded:  # by now; the next check_owner tells all ranks
             log.warning("%s", superseded)
 

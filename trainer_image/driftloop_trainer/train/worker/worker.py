@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.dataset import FILE, Dataset
+from driftloop_trainer.dataset import FILE, VALIDATION, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
@@ -29,6 +30,7 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.choice import method_of
+from driftloop_trainer.train.worker.validate import Validator, use_best
 
 _SENT_AGAIN = 1000  # steps before a restart, of which a tracker may not have got the last ones
 
@@ -59,8 +61,16 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     first = dist.get_rank() == 0
     dataset, pad_id = Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id
     micro_size = task.per_device_train_batch_size
+    set_aside = Dataset(data / VALIDATION) if training.validation else None
+    if set_aside is not None:
+        dataset.packed = set_aside.packed = dataset.packed or set_aside.packed
+    methods = partial(method_of, training, pad_id=pad_id, model=model, run=run, mesh=mesh, micro_size=micro_size)
     try:
-        method = method_of(training, dataset, pad_id, model=model, run=run, mesh=mesh, micro_size=micro_size)
+        method = methods(dataset)
+        validator = None
+        if training.validation is not None and set_aside is not None:
+            held = methods(set_aside, rows="validation")
+            validator = Validator(training.validation, held, micro_size, device, mesh)
         other = Run(task.resume_from, run.token) if task.resume_from else None
         begun = resume(run, model, optimizer, other)
         restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
@@ -75,6 +85,7 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             reduction=task.gradient_reduction,
             background=task.checkpoints == "asynchronous",
             curve=curve,
+            validator=validator,
         )
         trackers = trackers_of(task, begun.step, scratch) if first else []
         with (
@@ -84,11 +95,15 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             tracked = replace(loop, track=track)
             trained = tracked.run(model, optimizer, run, begun, report if first else lambda _: None, worker)
             check_owner(run)
+        end = trained.end
+        exported = use_best(run, model, end.step, end.validated) if loop.keeps_best else end.step
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
     rewards = {f"final reward {kind}": f"{value:.4f}" for kind, value in trained.reward.items()}
-    facts = {"final loss": f"{trained.loss:.4f}", **rewards, "skipped steps": trained.skipped}
+    losses = {f"{name} validation loss": f"{value:.4f}" for name, value in end.validated.losses.items()}
+    steps = {"skipped steps": end.skipped} | ({"weights of step": exported} if losses else {})
+    facts = {"final loss": f"{trained.loss:.4f}", **rewards, **losses, **steps}
     plan = Export(task, base, data, facts, join(task.output, run.token), curve)
     digest = export(sharded, plan, scratch)
     return Outcome(
@@ -101,7 +116,10 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         peak_memory=trained.peak_memory,
         first_step=begun.step,
         restarts=restarts,
-        skipped=trained.skipped,
+        skipped=end.skipped,
+        steps=end.step,
+        validated=end.validated,
+        exported_step=exported,
     )
 
 

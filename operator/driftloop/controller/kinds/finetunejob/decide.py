@@ -260,9 +260,12 @@ def _create_version(observed: Observed, train: Obj, result: TrainResult, changes
 def _succeeded(version: str, result: TrainResult | None) -> Step:
     message = f"ModelVersion {version} was created"
     changes: dict[str, Any] = {"version": version}
+    reason = Reason.SUCCEEDED
     if result is not None:
         changes["progress"] = progress.done(result)
-    return Step("Succeeded", conditions.complete(Reason.SUCCEEDED, message), changes=changes)
+        message += progress.told(result)
+        reason = Reason.STOPPED_EARLY if progress.stopped_early(result) else reason
+    return Step("Succeeded", conditions.complete(reason, message), changes=changes)
 
 
 def _already_succeeded(stages: Stages, version: str) -> Step:

@@ -28,7 +28,7 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
     if step == 0:  # the other metrics are 0 until the first step is done, so the ETA of 0s would be wrong
         return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
     eta, peak = _count(metrics.get(Metric.TRAIN_ETA_SECONDS)), _peak_memory(samples)
-    reward = _by_kind(samples, Metric.TRAIN_REWARD)
+    reward, validated = _by_kind(samples, Metric.TRAIN_REWARD), _by_kind(samples, Metric.TRAIN_VALIDATION_LOSS)
     return Progress(
         step=step,
         total_steps=total,
@@ -37,6 +37,9 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
         eta_seconds=eta,
         eta=duration(eta) if eta is not None else None,
         loss=_short(metrics.get(Metric.TRAIN_LOSS)),
+        validation_loss=_short(validated.get("last")),
+        best_validation_loss=_short(validated.get("best")),
+        best_step=_count(metrics.get(Metric.TRAIN_BEST_STEP)) or None,
         reward_accuracy=_short(reward.get("accuracy")),
         reward_margin=_short(reward.get("margin")),
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
@@ -48,21 +51,46 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
 
 
 def done(result: TrainResult) -> Progress:
-    """Progress of a finished training."""
+    """Progress of a finished training, which may have stopped before its last step."""
+    total = max(result.total_steps or 0, result.steps)
+    validation = result.validation
     return Progress(
         step=result.steps,
-        total_steps=result.steps,
+        total_steps=total,
         skipped_steps=result.skipped_steps,
-        percent=100,
+        percent=100 * result.steps // total if total else 100,
         eta_seconds=0,
         eta=duration(0),
         loss=_short(result.loss),
+        validation_loss=_short(validation.loss) if validation else None,
+        best_validation_loss=_short(validation.best_loss) if validation else None,
+        best_step=validation.best_step or None if validation else None,
         reward_accuracy=_short(result.reward.get("accuracy")),
         reward_margin=_short(result.reward.get("margin")),
         tokens_per_second=_count(result.tokens_per_second),
         peak_memory_bytes_per_worker=result.peak_memory_bytes_per_worker or None,
         peak_memory=memory(result.peak_memory_bytes_per_worker),
     )
+
+
+def stopped_early(result: TrainResult) -> bool:
+    """Whether a training has ended before its last step, as its validation loss did not fall any more."""
+    return result.total_steps is not None and result.steps < result.total_steps
+
+
+def told(result: TrainResult) -> str:
+    """What the validations did, as the end of a message."""
+    parts = []
+    if stopped_early(result):
+        parts.append(
+            f"training stopped early, after {result.steps} of {result.total_steps} steps: for training.validation."
+            "patience validations in a row, the loss was not lower than before"
+        )
+    validation = result.validation
+    if validation is not None and validation.exported_step < result.steps:
+        best = _short(validation.best_loss)
+        parts.append(f"it has the weights of step {validation.exported_step}, where the validation loss was {best}")
+    return "".join(f"; {part}" for part in parts)
 
 
 def newer(old: Progress | None, new: Progress | None) -> Progress | None:

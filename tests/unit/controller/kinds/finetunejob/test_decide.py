@@ -8,7 +8,7 @@ import pytest
 
 from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.api.modelversion import ModelVersion
-from driftloop.contract.result import AnyResult, StageError, encode
+from driftloop.contract.result import AnyResult, StageError, ValidationResult, encode
 from driftloop.contract.task import PrepareTask, TrainTask
 from driftloop.controller.kinds.finetunejob.decide import decide
 from driftloop.controller.pods import jobs
@@ -662,6 +662,18 @@ def test_progress_is_shown_while_training() -> None:
     plan = run.step(after=10, progress=seen)
     assert run.status["progress"] == seen.dump()
     assert plan.requeue_after == 10
+
+
+def test_a_training_that_stopped_early_is_a_success_with_a_reason_and_an_event_of_its_own() -> None:
+    run = Run()
+    run.until_training()
+    validation = ValidationResult(loss=2.0, best_loss=1.5, best_step=20, exported_step=20)
+    run.cluster.finish("train", trained().model_copy(update={"total_steps": 100, "validation": validation}))
+    run.step()
+    assert (run.status["phase"], run.condition("Complete")["status"]) == ("Succeeded", "True")
+    assert run.reasons[-1] == run.condition("Ready")["reason"] == "StoppedEarly"
+    assert "after 63 of 100 steps" in run.condition("Ready")["message"]
+    assert run.status["progress"]["bestStep"] == 20
 
 
 def test_the_last_checkpoint_is_shown_on_the_train_job() -> None:

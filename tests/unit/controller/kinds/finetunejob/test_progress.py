@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.contract.names import MEMORY_KINDS, Metric
-from driftloop.controller.kinds.finetunejob.progress import done, duration, newer, read
+from driftloop.contract.result import ValidationResult
+from driftloop.controller.kinds.finetunejob.progress import done, duration, newer, read, stopped_early, told
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.samples import Sample
 from unit.controller.stages import NOW, trained
@@ -62,6 +63,34 @@ def test_skipped_steps_are_counted_and_written_at_once() -> None:
     assert found.skipped_steps == 2
     fresh = found.model_copy(update={"skipped_steps": 3, "updated": timestamp(NOW + timedelta(seconds=10))})
     assert newer(found, fresh) == fresh
+
+
+VALIDATION = [
+    Sample({"__name__": Metric.TRAIN_VALIDATION_LOSS, "kind": kind}, value)
+    for kind, value in {"last": 1.25, "best": 1.0}.items()
+]
+
+
+def test_validation_losses_and_the_best_step_are_shown() -> None:
+    found = read([*samples(METRICS | {Metric.TRAIN_BEST_STEP: 20.0}), *VALIDATION], NOW)
+    assert found is not None
+    assert (found.validation_loss, found.best_validation_loss, found.best_step) == ("1.25", "1", 20)
+    before = read(samples(METRICS | {Metric.TRAIN_BEST_STEP: 0.0}), NOW)
+    assert before is not None
+    assert (before.validation_loss, before.best_validation_loss, before.best_step) == (None, None, None)
+
+
+def test_a_training_that_stopped_early_says_how_far_it_came() -> None:
+    validation = ValidationResult(loss=1.25, best_loss=1.0, best_step=20, exported_step=20)
+    result = trained().model_copy(update={"steps": 40, "total_steps": 160, "validation": validation})
+    shown = done(result)
+    assert (shown.step, shown.total_steps, shown.percent, shown.best_step) == (40, 160, 25, 20)
+    assert stopped_early(result)
+    assert "after 40 of 160 steps" in told(result)
+    assert "weights of step 20, where the validation loss was 1" in told(result)
+    whole = result.model_copy(update={"steps": 160, "validation": validation.model_copy(update={"exported_step": 160})})
+    assert not stopped_early(whole)
+    assert told(whole) == ""
 
 
 CHECKPOINT = {Metric.TRAIN_CHECKPOINT_STEP: 20.0, Metric.TRAIN_CHECKPOINT_TIME: NOW.timestamp() - 60.4}

@@ -6,7 +6,7 @@ import pytest
 
 from driftloop.api.finetunejob import NewModel
 from driftloop.contract.manifest import Manifest, ManifestError
-from driftloop.contract.result import TrainResult
+from driftloop.contract.result import TrainResult, ValidationResult, decode, encode
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
@@ -16,6 +16,7 @@ from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.assignment import Outcome
 from driftloop_trainer.train.cluster.driver import check_inputs, check_resumed, settle, to_result, trained_weights
 from driftloop_trainer.train.run import Run, Superseded
+from driftloop_trainer.train.validation import Validated
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.skips import Skips, diverged
 from unit.trainer.conftest import ARCHITECTURE, taken_over
@@ -66,11 +67,22 @@ def test_the_result_tells_what_a_resumed_run_did() -> None:
         first_step=4,
         restarts=1,
         skipped=2,
+        steps=10,
     )
     result = to_result(task(), outcome)
     assert (result.uri, result.digest) == ("pvc://claim/versions/uid/0000-a", DIGEST)
     assert (result.resumed_from_step, result.restarts, result.world_size, result.steps) == (4, 1, 2, 10)
     assert result.skipped_steps == 2
+    assert result.validation is None
+
+
+def test_the_result_of_a_run_that_stopped_early_has_its_steps_and_whose_weights_they_are() -> None:
+    validated = Validated().after(2, 1.0).after(4, 1.5).after(6, float("nan"))
+    outcome = Outcome("pvc://claim/versions/uid/0000-a", DIGEST, steps=6, validated=validated, exported_step=2)
+    result = decode(encode(to_result(task(), outcome)))
+    assert isinstance(result, TrainResult)
+    assert (result.steps, result.total_steps) == (6, 10)
+    assert result.validation == ValidationResult(loss=None, best_loss=1.0, best_step=2, exported_step=2)
 
 
 def failed_run(steps: int, **fields: Any) -> Run:

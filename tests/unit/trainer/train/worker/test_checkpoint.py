@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.fsspec_filesystem import FsspecReader
 
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded
+from driftloop_trainer.train.validation import Validated
 from driftloop_trainer.train.worker.checkpoint import load, resume
 from driftloop_trainer.train.worker.saver import Saver
 from unit.trainer.conftest import taken_over
@@ -89,7 +90,7 @@ def test_a_run_without_a_checkpoint_resumes_from_that_of_another_run_and_leaves_
     expected = model.weight.clone()  # type: ignore[operator]
     run, (other, other_optimizer) = taken_over("0000-b"), model_and_optimizer()
     cut_short(volume / "runs" / "failed" / "step-00000004-0000-a" / "__0_0.distcp")
-    assert resume(run, other, other_optimizer, failed) == Position(3, skipped=0)
+    assert resume(run, other, other_optimizer, failed) == Position(3, skipped=0, validated=Validated(3))
     assert torch.equal(other.weight, expected)  # type: ignore[arg-type]
     assert len(failed.complete_checkpoints()) == 2
     save(run, Position(5), other, other_optimizer, keep=2)

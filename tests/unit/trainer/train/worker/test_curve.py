@@ -63,6 +63,15 @@ def test_a_checkpoint_has_the_rows_up_to_its_step() -> None:
     assert steps(Curve.parse(curve(1, 9).text(4))) == [1, 2, 3, 4]
 
 
+def test_a_validation_is_in_the_row_of_its_step() -> None:
+    made = curve(1, 3)
+    made.extend({"validation_loss": 1.5})
+    made.add(4, {"loss": 4.0})
+    rows = list(csv.DictReader(made.text().splitlines()))
+    assert [row["validation_loss"] for row in rows] == ["", "", "1.5", ""]
+    assert made.picture()
+
+
 def test_a_long_curve_keeps_its_last_steps_whole_and_means_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 16)
     made = Curve()

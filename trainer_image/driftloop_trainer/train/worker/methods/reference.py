@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.train.run import Run
+from driftloop_trainer.train.run import Rows, Run
 from driftloop_trainer.train.worker.checkpoint import from_rank_0
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Indices, share
@@ -23,15 +23,15 @@ from driftloop_trainer.train.worker.order import Indices, share
 T = TypeVar("T")
 
 
-def kept_or(run: Run, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+def kept_or(run: Run, compute: Callable[[], torch.Tensor], rows: Rows = "training") -> torch.Tensor:
     """The values that the run has kept, else those that `compute` returns, which are kept; float64 on the CPU.
 
     Every rank calls it, and `compute` returns the same on every rank. Raises StageFailure on every rank.
     """
-    kept = from_rank_0(lambda: _in_storage(run.reference))
+    kept = from_rank_0(lambda: _in_storage(lambda: run.reference(rows)))
     if kept is None:
         values = compute().tolist()
-        kept = from_rank_0(lambda: _in_storage(lambda: run.keep_reference(values)))
+        kept = from_rank_0(lambda: _in_storage(lambda: run.keep_reference(values, rows)))
     return torch.tensor(kept, dtype=torch.float64)
 
 
