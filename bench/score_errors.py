@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftloop.contract.bounds import Z_POWER, graded_difference, t_quantile
-from driftloop_trainer.evaluate.meanbounds import Sample
-from driftloop_trainer.evaluate.statistics import clustered_error
+from driftloop_trainer.evaluate.meanbounds import Sample, clustered_error
 
 Differences = NDArray[np.float64]
 World = Callable[[np.random.Generator, int, float], Differences]

@@ -133,6 +133,7 @@ def label(value: Any) -> str:
 
 
 FROM = "spec.model.from"
+JUDGE = {"url": "https://judge.example.org/v1", "model": "big"}
 AUGMENT = {"type": "augment", "fraction": 0.5}
 TEMPLATE = "spec.retraining.jobTemplate.spec"
 # An object, a change that makes it invalid, and what the message must contain, starting with the field.
@@ -326,6 +327,15 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.evaluation.suites", measured(type="rouge", fields=["a"]), r"metric.fields.*needs type: json"),
     (job, "spec.evaluation.suites", measured(type="json", schema="{}"), r"metric.schema.*object"),
     (job, "spec.evaluation.suites", measured(type="chrf", ignoreCase=True), "ignoreCase.*exact or contains"),
+    (job, "spec.evaluation.suites", measured(type="judge"), r"suites\[0\].metric.judge.*needs a judge"),
+    (job, "spec.evaluation.suites", measured(judge=JUDGE), r"suites\[0\].metric.judge.*needs type: judge"),
+    (job, "spec.evaluation.suites", measured(type="judge", judge=JUDGE | {"url": "http://u:p@h"}), r"metric.judge.url"),
+    (
+        job,
+        "spec.evaluation.suites",
+        suites({"items": "data", "kind": "floor", "metric": {"type": "judge", "judge": JUDGE}}),
+        r"suites\[0\].kind.*compares two versions",
+    ),
     (job, "spec.evaluation.suites", suites({"items": "data", "topP": 0.9}), r"topP.*needs a temperature above 0"),
     (job, "spec.evaluation.suites", suites({"items": "data", "seed": 1}), r"seed.*needs a temperature above 0"),
     (job, "spec.evaluation.suites", suites({"items": "data", "stop": [""]}), r"suites\[0\].stop\[0\]"),

@@ -132,6 +132,13 @@ class ForeignRef(ApiModel):
     name: SubdomainName = Field(description="Name of the object, in this namespace.")
 
 
+class SecretKeyRef(ApiModel):
+    """One key of a Secret in the same namespace."""
+
+    name: SubdomainName = Field(description="Name of the Secret.")
+    key: str = Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253, description="Key in the Secret.")
+
+
 class Resources(ApiModel):
     """Compute resources of a container."""
 

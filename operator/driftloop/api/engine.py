@@ -4,14 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from driftloop.api.base import ApiModel, Resources, SubdomainName, Text, cel, exactly_one, rule
-
-
-class SecretKeyRef(ApiModel):
-    """One key of a Secret in the same namespace."""
-
-    name: SubdomainName = Field(description="Name of the Secret.")
-    key: str = Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253, description="Key in the Secret.")
+from driftloop.api.base import ApiModel, Resources, SecretKeyRef, Text, cel, exactly_one, rule
 
 
 class EnvVar(ApiModel):

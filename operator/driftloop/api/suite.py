@@ -16,6 +16,11 @@ class SuiteSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             exactly_one("items", "uri"),
+            rule(
+                "self.metric.type != 'judge' || self.kind != 'floor'",
+                "a judge compares two versions: use kind target or retention, or another metric",
+                ".kind",
+            ),
             rule("!has(self.topP) || self.temperature > 0.0", "topP needs a temperature above 0", ".topP"),
             rule("!has(self.seed) || self.temperature > 0.0", "seed needs a temperature above 0", ".seed"),
         )

@@ -19,6 +19,7 @@ TASK_ENV = "DRIFTLOOP_TASK"
 TASK_FILE_ENV = "DRIFTLOOP_TASK_FILE"  # file with a document that is too large for the environment
 VOLUMES_ENV = "DRIFTLOOP_VOLUMES"  # replaces VOLUMES outside a pod
 TERMINATION_ENV = "DRIFTLOOP_TERMINATION_LOG"  # replaces TERMINATION_LOG outside a pod
+JUDGE_KEY_ENV = "DRIFTLOOP_JUDGE_KEY_{}"  # API key of the judge of a suite, by its position in the task
 
 # Exit codes.
 EXIT_DONE = 0

@@ -47,6 +47,8 @@ class StageReason(StrEnum):
     NO_ITEMS = "NoItems"  # a suite has no file, or its file has no items (prepare, evaluate)
     BAD_ITEMS = "BadItems"  # a line of a suite's file is not an item (prepare, evaluate)
     BAD_METRIC = "BadMetric"  # a suite's metric can't be used: pattern, schema, or engine (prepare, evaluate)
+    JUDGE_REFUSED = "JudgeRefused"  # the judge refuses the requests: its key, model or limits (evaluate)
+    JUDGE_FAILED = "JudgeFailed"  # the judge can't be reached, or needs more requests than maxRequests (evaluate)
     SUITE_TOO_SHORT = "SuiteTooShort"  # a suite has so few items that its gate can never pass (prepare)
     ANSWERS_MISMATCH = "AnswersMismatch"  # the stable version answered other items (evaluate)
     BAD_MODEL_LIST = "BadModelList"  # /v1/models of the evaluated server lists no model (evaluate)

@@ -142,6 +142,7 @@ class SuiteResult(ApiModel):
     difference_standard_error: float | None = None  # of the paired difference
     lower: float | None = None
     upper: float | None = None
+    reliability: float | None = None  # of a judge's verdicts, in [0, 1]; the bounds are divided by it
     errors: Count = 0  # items that could not be answered; they count as wrong
     cut: Count | None = None  # answers of the candidate that the token limit cut; None: none
     baseline_cut: Count | None = None  # the same for the baseline
@@ -211,6 +212,13 @@ def fitting(result: PrepareResult) -> PrepareResult:
         if _size(shortened) <= MAX_BYTES:
             return shortened
     return result.model_copy(update={"dropped": {}})
+
+
+def fitting_evaluation(result: EvaluateResult) -> EvaluateResult:
+    """The result without the reliability of judges if it does not fit into a termination message with it."""
+    if _size(result) <= MAX_BYTES:
+        return result
+    return result.model_copy(update={"suites": [s.model_copy(update={"reliability": None}) for s in result.suites]})
 
 
 def encode(result: AnyResult) -> str:

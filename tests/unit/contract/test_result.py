@@ -53,6 +53,21 @@ def test_sixteen_suites_fit_into_a_termination_message(graded: dict[str, Any]) -
     assert result.decode(result.encode(found)) == found
 
 
+def test_sixteen_judged_suites_fit_without_their_reliability() -> None:
+    judged = GRADED | {"lower": -0.01235, "upper": 0.01234, "reliability": 0.97}
+    found = EvaluateResult(
+        uri="pvc://claim/evaluations/uid",
+        digest=DIGEST,
+        candidate_digest=DIGEST,
+        baseline_digest=DIGEST,
+        api=ApiCheck(passed=12),
+        suites=[suite(f"suite-{i}", **judged) for i in range(16)],
+    )
+    assert result.decode(result.encode(result.fitting_evaluation(found))).kind == "Evaluate"
+    few = found.model_copy(update={"suites": found.suites[:8]})
+    assert result.fitting_evaluation(few) == few
+
+
 def prepared(**fields: Any) -> PrepareResult:
     facts = {
         "model_type": "m" * 64, "parameters": 10**12, "trainable_parameters": 10**12, "num_layers": 100,

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from driftloop.api.metric import Judge
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
 from driftloop_trainer.evaluate.client import Answer, Arm, Generation, Likelihood
+from driftloop_trainer.evaluate.judge.client import refuse_cost
 from driftloop_trainer.evaluate.likelihood import weigh
 from driftloop_trainer.metrics.scoring import Scorer, scorer
 
@@ -32,6 +34,7 @@ class Suite:
     items: Sequence[Item]
     generation: Generation
     scorer: Scorer
+    judge: Judge | None = None
 
 
 def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> list[Suite]:
@@ -46,7 +49,8 @@ def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> l
         items = load_items(spec, folder)
         for item in items:
             metric.check(item.completion, item.id)
-        suites.append(Suite(spec.name, items, generation_of(spec, max_tokens), metric))
+        refuse_cost(spec, len(items))
+        suites.append(Suite(spec.name, items, generation_of(spec, max_tokens), metric, spec.metric.judge))
     return suites
 
 

@@ -13,6 +13,7 @@ Items of one cluster share a weight, and the additional score counts as a cluste
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -48,6 +49,18 @@ def lower_bound(values: Sequence[float], clusters: Sequence[str], least: float) 
 def upper_bound(values: Sequence[float], clusters: Sequence[str], most: float) -> float:
     """The one-sided 95 % upper bound of the mean of `values`, none of which can be above `most`."""
     return -lower_bound([-value for value in values], clusters, -most)
+
+
+def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """Standard error of the mean of `values`. 1.0 for at most one cluster, whose spread is unknown."""
+    if len(set(clusters)) < 2:
+        return 1.0
+    mean = math.fsum(values) / len(values)
+    sums: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    spread = math.fsum(total**2 for total in sums.values())
+    return math.sqrt(spread * len(sums) / (len(sums) - 1)) / len(values)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ import asyncio
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.result import AnswerResult, EvaluateResult, encode
+from driftloop.contract.result import AnswerResult, EvaluateResult, SuiteResult, encode, fitting_evaluation
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish
@@ -28,6 +28,8 @@ from driftloop_trainer.evaluate.answers import (
 )
 from driftloop_trainer.evaluate.checks import check_api
 from driftloop_trainer.evaluate.client import Answer, Arm
+from driftloop_trainer.evaluate.judge.verdicts import Pair
+from driftloop_trainer.evaluate.judging import Judgement, Judging, judge_keys
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
 from driftloop_trainer.folders import finished, open_folder, record
 
@@ -42,12 +44,14 @@ class ItemAnswers:
     item: Item
     candidate: Answer
     baseline: Answer | None
+    pair: Pair | None = None  # a judge's verdicts
 
     def judged(self) -> Judged:
+        candidate, baseline = self._scores()
         return Judged(
             cluster=self.item.cluster,
-            candidate=self._score(self.candidate),
-            baseline=self._score(self.baseline) if self.baseline else None,
+            candidate=candidate,
+            baseline=baseline,
             answered=not self.candidate.is_missing,
             cut=self.candidate.cut,
             baseline_cut=bool(self.baseline and self.baseline.cut),
@@ -57,17 +61,26 @@ class ItemAnswers:
         question = self.item.question
         item = {"suite": self.suite.name, "id": self.item.id, "cluster": self.item.cluster, "prompt": question.prompt}
         item |= {"messages": json.loads(question.messages)} if question.messages else {}
-        evidence = item | {"expected": self.item.completion, "candidate": self._scored(self.candidate)}
-        return evidence | ({"baseline": self._scored(self.baseline)} if self.baseline else {})
+        candidate, baseline = self._scores()
+        evidence = item | {"expected": self.item.completion, "candidate": self._scored(self.candidate, candidate)}
+        evidence |= {"verdicts": asdict(self.pair)} if self.pair else {}
+        if self.baseline is None or baseline is None:
+            return evidence
+        return evidence | {"baseline": self._scored(self.baseline, baseline)}
+
+    def _scores(self) -> tuple[float, float | None]:
+        """The scores of both versions. A judge's difference is divided among them."""
+        if self.pair is not None:
+            return (1 + self.pair.difference) / 2, (1 - self.pair.difference) / 2
+        return self._score(self.candidate), self._score(self.baseline) if self.baseline else None
 
     def _score(self, answer: Answer) -> float:
         if answer.likelihood is not None:
             return answer.likelihood.score
         return self.suite.scorer.score(self.item, answer.text)
 
-    def _scored(self, answer: Answer) -> dict[str, Any]:
-        score = round(self._score(answer), 6)
-        fields = {"score": score} if self.suite.scorer.is_graded else {"right": score == 1}
+    def _scored(self, answer: Answer, score: float) -> dict[str, Any]:
+        fields = {"score": round(score, 6)} if self.suite.scorer.is_graded else {"right": score == 1}
         if answer.likelihood is not None:
             return asdict(answer.likelihood) | fields
         if answer.text is None:
@@ -119,7 +132,7 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
         evidence = _folder(scratch, "evidence")
         result = asyncio.run(_compare_all(task, suites, kept, evidence))
         manifest = publish(evidence, task.output)
-        result = result.model_copy(update={"digest": manifest.digest})
+        result = fitting_evaluation(result.model_copy(update={"digest": manifest.digest}))
         record(task.output, encode(result))
         return result
 
@@ -164,13 +177,10 @@ async def _compare_all(
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
         api = await check_api(candidate, prompts, task.max_tokens)
         log.info("API: %d checks passed, failed: %s, uncertain: %s", api.passed, api.failed, api.uncertain)
-        results, once = [], Once(candidate)
-        with (folder / "items.jsonl").open("w") as stream:
-            for suite in suites:
-                pairs = _paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None)
-                stream.writelines(json.dumps(pair.evidence(), ensure_ascii=False) + "\n" for pair in pairs)
-                judged = [pair.judged() for pair in pairs]
-                results.append(suite_result(suite.name, judged, suite.scorer.is_graded))
+        once = Once(candidate)
+        pairs = [_paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None) for suite in suites]
+        judgements = await _judge_all(task, session, suites, pairs, folder)
+    results = _write_items(folder, suites, pairs, judgements)
     result = EvaluateResult(
         uri=task.output,
         digest=task.candidate.digest,  # replaced by the evidence's digest once it is written
@@ -187,10 +197,53 @@ async def _compare_all(
         "task": task.dump(),
         "arms": arms,
         "generation": {suite.name: asdict(suite.generation) for suite in suites},
+        "judges": {name: judgement.about for name, judgement in judgements.items()},
         "result": {key: value for key, value in result.dump().items() if key not in ("uri", "digest")},
     }
     (folder / "result.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return result
+
+
+async def _judge_all(
+    task: EvaluateTask,
+    session: aiohttp.ClientSession,
+    suites: Sequence[Suite],
+    pairs: Sequence[Sequence[ItemAnswers]],
+    folder: Path,
+) -> dict[str, Judgement]:
+    """The judgements of the suites with a judge, if there is a baseline. The replies become a part of the evidence."""
+    if task.baseline is None or not any(suite.judge for suite in suites):
+        return {}
+    judging = Judging(task.output, session, task.concurrency, task.request_timeout_seconds)
+    keys = judge_keys(task.suites)
+    found = {}
+    for suite, answered in zip(suites, pairs, strict=True):
+        if suite.judge is not None:
+            found[suite.name] = await judging.judge(suite.judge, keys[suite.name], answered)
+    (folder / "judgements.jsonl").write_text(judging.replies())
+    return found
+
+
+def _write_items(
+    folder: Path,
+    suites: Sequence[Suite],
+    pairs: Sequence[Sequence[ItemAnswers]],
+    judgements: Mapping[str, Judgement],
+) -> list[SuiteResult]:
+    """Write one line per item, and return the results of the suites."""
+    results = []
+    with (folder / "items.jsonl").open("w") as stream:
+        for suite, answered in zip(suites, pairs, strict=True):
+            judgement = judgements.get(suite.name)
+            if judgement is not None:
+                with_verdicts = zip(answered, judgement.pairs, strict=True)
+                answered = [replace(each, pair=pair) for each, pair in with_verdicts]
+            stream.writelines(json.dumps(each.evidence(), ensure_ascii=False) + "\n" for each in answered)
+            unjudged = suite.judge is not None and judgement is None  # there is nothing to compare with
+            judged = [] if unjudged else [each.judged() for each in answered]
+            trust = judgement.trust if judgement else None
+            results.append(suite_result(suite.name, judged, suite.scorer.is_graded, trust))
+    return results
 
 
 def _client(

@@ -6,12 +6,12 @@ clusters.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftloop.contract.result import SuiteResult
-from driftloop_trainer.evaluate.meanbounds import lower_bound, upper_bound
+from driftloop_trainer.evaluate.judge.verdicts import Trust
+from driftloop_trainer.evaluate.meanbounds import clustered_error, lower_bound, upper_bound
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,13 @@ class Judged:
     baseline_cut: bool = False
 
 
-def suite_result(name: str, judged: Sequence[Judged], is_graded: bool = False) -> SuiteResult:
+def suite_result(
+    name: str, judged: Sequence[Judged], is_graded: bool = False, trust: Trust | None = None
+) -> SuiteResult:
     """Sums and standard errors of one suite. Either all items have a baseline, or none.
 
-    If `is_graded`, scores may lie between 0 and 1, and the result has the bounds that then hold.
+    If `is_graded`, scores may lie between 0 and 1, and the result has the bounds that then hold. `trust` has those of a
+    judge's verdicts.
     """
     clusters = [item.cluster for item in judged]
     scores = [item.candidate for item in judged]
@@ -47,21 +50,32 @@ def suite_result(name: str, judged: Sequence[Judged], is_graded: bool = False) -
     if any(item.baseline is None for item in judged):
         return alone.model_copy(update=_bounds(scores, clusters, 0.0) if is_graded else {})
     difference = [item.candidate - (item.baseline or 0.0) for item in judged]
-    if is_graded:
-        found: dict[str, float] = _bounds(difference, clusters, -1.0)
+    error = clustered_error(difference, clusters)
+    if trust is not None:
+        found: dict[str, float] = _trusted_bounds(trust)
+        error = trust.error
+    elif is_graded:
+        found = _bounds(difference, clusters, -1.0)
     else:
         found = {"gained": difference.count(1.0), "lost": difference.count(-1.0)}
     paired = {
         "baseline_correct": _sum([item.baseline or 0.0 for item in judged]),
         "baseline_cut": sum(item.baseline_cut for item in judged) or None,
-        "difference_standard_error": _rounded(clustered_error(difference, clusters)),
+        "difference_standard_error": _rounded(error),
     }
     return alone.model_copy(update=paired | found)
 
 
 def _bounds(values: Sequence[float], clusters: Sequence[str], least: float) -> dict[str, float]:
     """The bounds of the mean of values in [least, 1], rounded outwards."""
-    lower, upper = lower_bound(values, clusters, least), upper_bound(values, clusters, 1.0)
+    return _outwards(lower_bound(values, clusters, least), upper_bound(values, clusters, 1.0), least)
+
+
+def _trusted_bounds(trust: Trust) -> dict[str, float]:
+    return _outwards(trust.lower, trust.upper, -1.0) | {"reliability": round(trust.reliability, 2)}
+
+
+def _outwards(lower: float, upper: float, least: float) -> dict[str, float]:
     return {"lower": max(least, math.floor(lower * 1e5) / 1e5), "upper": min(1.0, math.ceil(upper * 1e5) / 1e5)}
 
 
@@ -69,18 +83,6 @@ def _sum(scores: Sequence[float]) -> int | float:
     """The sum of the scores: a number of items if it is whole."""
     total = round(math.fsum(scores), 4)
     return int(total) if total.is_integer() else total
-
-
-def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
-    """Standard error of the mean of `values`. 1.0 for at most one cluster, whose spread is unknown."""
-    if len(set(clusters)) < 2:
-        return 1.0
-    mean = math.fsum(values) / len(values)
-    sums: defaultdict[str, float] = defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] += value - mean
-    spread = math.fsum(total**2 for total in sums.values())
-    return math.sqrt(spread * len(sums) / (len(sums) - 1)) / len(values)
 
 
 def _rounded(error: float) -> float:

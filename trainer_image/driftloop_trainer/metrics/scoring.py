@@ -75,14 +75,14 @@ def _functions(metric: Metric) -> tuple[Score, Fault]:
             return chrf, _nothing
         case "rouge":
             return rouge_l, _no_words
-        case "logprob":
+        case "logprob" | "judge":
             return _no_text, _nothing
         case never:
             assert_never(never)
 
 
 def _no_text(completion: str, answer: str) -> float:
-    return 0.0  # the completion itself is scored, and an answer's text is nothing
+    return 0.0  # not an answer's text is scored, but the completion, or the pair of both versions' answers
 
 
 def _nothing(completion: str) -> str | None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.finetunejob import Compute
-from driftloop.contract.names import EXIT_BAD_INPUT, METRICS_PORT, TASK_ENV
+from driftloop.contract.names import EXIT_BAD_INPUT, JUDGE_KEY_ENV, METRICS_PORT, TASK_ENV
 from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, TrainTask, decode
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
@@ -265,7 +265,7 @@ def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client
         settings.trainer_image,
         ["python", "-m", "driftloop_trainer.evaluate"],
         settings=settings,
-        env=task_env(task),
+        env=[*task_env(task), *_judge_keys(task)],
         resources=CLIENT,
         mounts=[*scratch_mounts, *claim_mounts],
         overrides=arm.overrides,
@@ -289,6 +289,16 @@ def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client
     }
     queue = _queue(run.evaluation.queue_name)
     return _job(_metadata(version, name, {**settings.labels, **labels, **queue}), run.annotations, spec)
+
+
+def _judge_keys(task: AnswerTask | EvaluateTask) -> list[Obj]:
+    """The API keys of judges. Only the evaluation of a candidate asks them."""
+    judges = [suite.metric.judge for suite in task.suites] if isinstance(task, EvaluateTask) else []
+    return [
+        {"name": JUDGE_KEY_ENV.format(position), "valueFrom": {"secretKeyRef": judge.secret_ref.dump()}}
+        for position, judge in enumerate(judges)
+        if judge and judge.secret_ref
+    ]
 
 
 def _template(job: Obj, container: Obj, volumes: list[Obj], placement: Placement) -> Obj:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from driftloop.contract.manifest import Manifest, ManifestError
-from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY, VOLUMES_ENV
+from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY, JUDGE_KEY_ENV, VOLUMES_ENV
 from driftloop.contract.result import AnswerResult, EvaluateResult, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.evaluate import client, stage
 from unit.trainer.evaluate.answerer import Answerer, serving
+from unit.trainer.evaluate.umpire import Umpire
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 RIGHT = {f"where is parcel {i}": f"track_parcel_{i % 7}" for i in range(40)}
@@ -315,6 +316,75 @@ async def test_an_item_that_the_model_refuses_has_no_likelihood(claim: Path) -> 
         stream.write(json.dumps({"prompt": "please refuse me", "completion": "refuse anything"}) + "\n")
     (suite,) = (await run(Answerer(RIGHT), suites=LIKELY)).suites
     assert (suite.items, suite.errors) == (41, 1)
+
+
+def judged_by(url: str, **judge: object) -> list[dict[str, object]]:
+    return [SUITES[0] | {"metric": {"type": "judge", "judge": {"url": url, "model": "big"} | judge}}]
+
+
+async def test_a_judge_compares_both_versions_in_both_orders(claim: Path) -> None:
+    """The candidate knows 38 answers, the stable version 36: 34 are equal, and need no judge."""
+    umpire = Umpire()
+    async with umpire.serving() as url:
+        found = await run(Answerer(wrong(1, 2)), Answerer(wrong(3, 4, 5, 6)), suites=judged_by(url))
+    (suite,) = found.suites
+    assert (suite.correct, suite.baseline_correct) == (21, 19)
+    assert len(umpire.asked) == 2 * 6
+    assert suite.lower is not None
+    assert suite.upper is not None
+    assert -0.2 < suite.lower < 2 / 40 < suite.upper < 0.35
+    encode(found)
+    folder = claim / "evaluations/1"
+    about = json.loads((folder / "result.json").read_text())["judges"]["old"]
+    assert (about["judged"], about["equal"], about["contradictions"], about["requests"]) == (6, 34, 0, 12)
+    assert about["model"] == "big"
+    assert about["prompt"].startswith("sha256:")
+    rows = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    (lost,) = [row for row in rows if row["prompt"] == "where is parcel 1"]
+    assert lost["verdicts"] == {"first": -1, "second": -1, "asked": True}
+    assert (lost["candidate"]["score"], lost["baseline"]["score"]) == (0.0, 1.0)
+    assert len((folder / "judgements.jsonl").read_text().splitlines()) == 12
+
+
+async def test_a_judge_that_prefers_a_position_shows_no_difference() -> None:
+    async with Umpire(prefers="A").serving() as url:
+        (suite,) = (await run(Answerer(wrong(*range(20))), Answerer(RIGHT), suites=judged_by(url))).suites
+    assert suite.correct == suite.baseline_correct == 20
+    assert suite.reliability == 0
+    assert suite.lower is not None
+    assert suite.lower < -0.5
+
+
+async def test_without_a_verdict_the_candidate_has_lost() -> None:
+    async with Umpire(prefers="nothing").serving() as url:
+        (suite,) = (await run(Answerer(wrong(1, 2)), Answerer(RIGHT), suites=judged_by(url))).suites
+    assert (suite.correct, suite.baseline_correct) == (19, 21)
+
+
+async def test_when_an_evaluation_runs_again_the_judge_is_asked_only_what_is_new() -> None:
+    umpire = Umpire()
+    async with umpire.serving() as url:
+        first = await run(Answerer(wrong(1, 2)), Answerer(RIGHT), suites=judged_by(url))
+        asked = len(umpire.asked)
+        again = await run(
+            Answerer(wrong(1, 2)), Answerer(RIGHT), suites=judged_by(url), output="pvc://claim/evaluations/2"
+        )
+    assert again.suites == first.suites
+    assert len(umpire.asked) == asked == 4
+
+
+async def test_a_judge_has_nothing_to_compare_without_a_stable_version() -> None:
+    umpire = Umpire()
+    async with umpire.serving() as url:
+        (suite,) = (await run(Answerer(RIGHT), suites=judged_by(url))).suites
+    assert (suite.items, suite.baseline_correct, umpire.asked) == (0, None, [])
+
+
+async def test_the_key_of_the_judge_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JUDGE_KEY_ENV.format(0), "secret")
+    async with Umpire(key="secret").serving() as url:
+        (suite,) = (await run(Answerer(wrong(1)), Answerer(RIGHT), suites=judged_by(url))).suites
+    assert suite.correct == 19.5
 
 
 async def test_items_are_checked_before_anything_is_asked(claim: Path) -> None:

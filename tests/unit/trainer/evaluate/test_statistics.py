@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_trainer.evaluate.statistics import Judged, clustered_error, suite_result
+from driftloop_trainer.evaluate.meanbounds import clustered_error
+from driftloop_trainer.evaluate.statistics import Judged, suite_result
 
 values = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=200)
 

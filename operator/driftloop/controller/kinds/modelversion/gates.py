@@ -344,6 +344,8 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
 def _notes(result: SuiteResult) -> str:
     """Further facts for the reader of a gate. A cut answer may have been right if it had not been cut."""
     notes = f"; {result.errors} unanswered items count as wrong" if result.errors else ""
+    if result.reliability is not None:
+        notes += f"; the judge contradicts itself between both orders: bounds are divided by {result.reliability:.2f}"
     if result.cut:
         notes += f"; {result.cut} answers were cut at maxTokens"
     if result.baseline_cut:

@@ -15,7 +15,9 @@ def settings_of(suite: SuiteSpec, max_tokens: int) -> str:
 
     `max_tokens` is the default of suites.
     """
-    metric = suite.metric.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"type"})
+    metric = suite.metric.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"type", "judge"})
+    judge = suite.metric.judge.dump() if suite.metric.judge else {}
+    metric |= {f"judge.{name}": judge[name] for name in ("url", "model", "prompt", "maxTokens") if name in judge}
     answers = suite.model_dump(mode="json", by_alias=True, exclude_none=True, include=_ANSWERS)
     settings = {"maxTokens": max_tokens} | metric | answers
     given = {name: _short(value) for name, value in settings.items() if (name, value) != ("stop", [])}

@@ -118,6 +118,19 @@ def test_a_version_that_keeps_the_stable_ones_accuracy_is_approved() -> None:
     assert run.reasons == ["Evaluating", "Approved"]
 
 
+def test_only_the_candidates_client_gets_the_key_of_a_judge_and_the_serving_containers_never() -> None:
+    judge = {"url": "https://judge.example.org/v1", "model": "big", "secretRef": {"name": "judge", "key": "token"}}
+    plain = {"name": "old", "kind": "retention", "uri": "pvc://shared/old.jsonl"}
+    judged = {"name": "new", "kind": "target", "uri": "pvc://shared/new.jsonl"}
+    run = Run(evaluation={"suites": [plain, judged | {"metric": {"type": "judge", "judge": judge}}]})
+    run.begin(**SERVED)
+    key = {"name": "DRIFTLOOP_JUDGE_KEY_1", "valueFrom": {"secretKeyRef": {"name": "judge", "key": "token"}}}
+    stable, candidate = (body["spec"]["template"]["spec"] for body in run.cluster.of_kind("Job"))
+    assert key in candidate["containers"][0]["env"]
+    for container in (*candidate["initContainers"], *stable["initContainers"], *stable["containers"]):
+        assert "JUDGE" not in str(container.get("env"))
+
+
 def test_a_version_that_forgot_is_rejected_and_says_where() -> None:
     run = Run()
     run.begin(**SERVED)

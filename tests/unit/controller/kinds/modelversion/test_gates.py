@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from driftloop.api.metric import Metric
+from driftloop.api.metric import Judge, Metric
 from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
@@ -337,6 +337,16 @@ def test_missing_or_contradictory_numbers_of_scores_are_inconclusive(fields: dic
 def test_a_floor_of_scores_is_not_judged_by_bounds_of_a_difference() -> None:
     found = scored(FLOOR, 400, 0.9, 0.9)
     assert the_gate(graded(FLOOR), found).verdict == "Inconclusive"
+
+
+def test_a_judge_that_contradicts_itself_is_told() -> None:
+    judge = Judge(url="https://judge.example.org/v1", model="big")
+    suite = RETENTION.model_copy(update={"metric": Metric(type="judge", judge=judge)})
+    gate = the_gate(
+        suite, scored(suite, 400, 0.5, 0.5, reliability=0.0, lower=-1.0, upper=1.0, difference_standard_error=1.0)
+    )
+    assert gate.verdict == "Inconclusive"
+    assert gate.message.endswith("the judge contradicts itself between both orders: bounds are divided by 0.00")
 
 
 def test_a_gate_tells_what_was_measured_and_how() -> None:

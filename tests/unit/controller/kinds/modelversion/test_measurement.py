@@ -26,6 +26,19 @@ def test_the_options_of_the_metric_are_told() -> None:
     }  # fmt: skip
 
 
+def test_the_model_and_the_hash_of_the_rubric_of_a_judge_are_told_but_not_its_secret() -> None:
+    judge = {
+        "url": "https://judge.example.org/v1",
+        "model": "big",
+        "prompt": "r" * 500,
+        "secretRef": {"name": "s", "key": "k"},
+    }
+    found = settings(kind="target", metric={"type": "judge", "judge": judge})
+    assert (found["judge.model"], found["judge.url"]) == ("big", "https://judge.example.org/v1")
+    assert found["judge.prompt"].startswith("sha256:")
+    assert not [name for name in found if "ecret" in name]
+
+
 def test_long_settings_are_hashed_so_that_they_fit() -> None:
     long = {
         "systemPrompt": "x" * 8192,

@@ -1,0 +1,1 @@
+"""A judge: a model that compares the answers of two versions."""
