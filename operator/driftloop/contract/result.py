@@ -112,7 +112,7 @@ class TrainResult(ApiModel):
     total_steps: Count | None = None  # of the plan; None: as many as were done
     loss: float
     validation: ValidationResult | None = None
-    reward: dict[Reason, float] = Field(default={}, max_length=2)  # accuracy and margin of the last step, for dpo
+    reward: dict[Reason, float] = Field(default={}, max_length=2)  # accuracy and margin of the last step, for dpo, kto
     tokens_per_second: float
     world_size: Count
     nodes: Count

@@ -8,7 +8,7 @@ class Progress:
     """How far a run is. `step` counts completed steps. Speed and remaining time are estimated from the last steps.
 
     `skipped`: those of the steps that changed no weight. `loss` is not a number after such a step.
-    `reward`: its accuracy and margin in the last step, for dpo; else empty.
+    `reward`: its accuracy and margin in the last step, for dpo and kto; else empty.
     `peak_memory`: the most bytes that one worker has used so far, by what they are; empty until the first step is done.
     `validation`: the last and the best loss on the rows that are set aside, by these names; empty before a validation.
     `best_step`: steps that were done at the validation with the lowest loss; 0 before the first one.

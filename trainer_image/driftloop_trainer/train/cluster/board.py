@@ -35,7 +35,7 @@ class Board:
         self._gauges["total"].set(total)
         self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])
         self._validation = Gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", ["kind"])
-        self._reward = Gauge(Metric.TRAIN_REWARD, "Reward of chosen over rejected answers in the last step.", ["kind"])
+        self._reward = Gauge(Metric.TRAIN_REWARD, "Reward of better over worse answers in the last step.", ["kind"])
         start_http_server(port)
 
     def show(self, progress: Progress) -> None:
