@@ -60,12 +60,6 @@ def shared() -> Obj:
     return found
 
 
-def split_stages() -> Obj:
-    found = staged()
-    found["spec"]["compute"] |= {"workersPerNode": 2, "parallelism": {"pipeline": 2, "tensor": 2}}
-    return found
-
-
 def pretraining() -> Obj:
     found = job()
     found["spec"]["model"]["from"] = {"config": {"architecture": {"model_type": "llama", "hidden_size": 128}}}
@@ -250,7 +244,6 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.compute", {"gpusPerNode": 4, "workersPerNode": 2}, "spec.compute.workersPerNode.*must be 1"),
     (job, "spec.compute", {"gpusPerNode": 8, "parallelism": {"tensor": 3}}, "spec.compute.parallelism.*must divide"),
     (job, "spec.compute", {"parallelism": {"tensor": 2}}, "spec.compute.parallelism.*must divide"),
-    (split_stages, "spec.training.adapter.type", "lora", "spec.training.adapter.*pipeline and tensor at once"),
     (
         job,
         "spec.compute",
@@ -277,12 +270,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         "spec.compute.parallelism.*divide nodes",
     ),
     (job, "spec.compute.parallelism.dataReplicate", 0, "spec.compute.parallelism.dataReplicate.*1"),
-    (
-        staged,
-        "spec.compute.parallelism.dataReplicate",
-        2,
-        "spec.compute.parallelism.*pipeline is not tested with parallelism.dataReplicate",
-    ),
+    (staged, "spec.compute.parallelism.dataReplicate", 2, "spec.compute.parallelism.*must divide the num"),
     (
         job,
         "spec.compute",

@@ -482,12 +482,6 @@ class Compute(ApiModel):
                 ".parallelism",
             ),
             rule(
-                "!has(self.parallelism.pipeline) || !has(self.parallelism.dataReplicate) || "
-                "self.parallelism.pipeline == 1 || self.parallelism.dataReplicate == 1",
-                "parallelism.pipeline is not tested with parallelism.dataReplicate: remove one of them",
-                ".parallelism",
-            ),
-            rule(
                 "!has(self.parallelism.pipeline) || !has(self.parallelism.tensor) || "
                 "!has(self.parallelism.context) || !has(self.parallelism.dataReplicate) || "
                 "self.nodes * (self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % "
@@ -663,12 +657,6 @@ class FineTuneJobSpec(ApiModel):
                 "self.training.adapter.type != 'osf' || (self.training.adapter.r == 16 && "
                 "self.training.adapter.loraAlpha == 32 && self.training.adapter.loraDropout == 0.0)",
                 "adapter osf has no r, loraAlpha and loraDropout: remove them, or use effectiveRank",
-                ".training.adapter",
-            ),
-            rule(
-                "self.training.adapter.type == 'none' || self.compute.parallelism.tensor == 1 || "
-                "self.compute.parallelism.pipeline == 1",
-                "an adapter is not trained with compute.parallelism.pipeline and tensor at once: remove one of them",
                 ".training.adapter",
             ),
             rule(

@@ -38,6 +38,8 @@ WAYS = {  # how a model is loaded: its adapter and the grid
     "pipeline": ("none", Parallelism(pipeline=2)),
     "replicas": ("none", Parallelism(data_replicate=2)),
     "osf": ("osf", Parallelism(data_replicate=2)),
+    "pipeline-replicas": ("none", Parallelism(pipeline=2, data_replicate=2)),
+    "lora-pipeline-tensor": ("lora", Parallelism(pipeline=2, tensor=2)),
 }
 LOADED = [(name, way) for name in SMALL for way in WAYS if way in ("none", "lora") or (name in SPLIT and way != "osf")]
 TRAINED = "-trained"

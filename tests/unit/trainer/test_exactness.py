@@ -122,6 +122,14 @@ STAGED: dict[str, dict[str, Any]] = {
     "staged, many micro-batches": {"world_size": 2, "micro_size": 1},
     "staged, recomputed, in chunks": {"world_size": 2, "checkpointing": True, "chunk": 8},
     "staged, adapters": {"world_size": 4, "lora": True},
+    "staged, replicas": {"world_size": 4, "replicate": 2, "micro_size": 1},
+    "staged, replicas, reduced each time": {"world_size": 4, "replicate": 2, "micro_size": 1, "reduction": "microBatch"}
+    | {"lora": True},
+    "staged, split, adapters": {"world_size": 4, "tensor": 2, "lora": True, "model": {"tie_word_embeddings": False}},
+    "staged, sharded, split": {"world_size": 8, "tensor": 2},
+    "staged, sharded, split, adapters": {"world_size": 8, "tensor": 2, "lora": True, "model": {"model_type": "qwen3"}},
+    "staged, replicas of shards": {"world_size": 8, "replicate": 2, "model": {"model_type": "qwen3"}},
+    "staged, replicas of split adapters": {"world_size": 8, "replicate": 2, "tensor": 2, "lora": True},
     "staged, packed": {"world_size": 2, "data": "packed", "model": {"tie_word_embeddings": False}},
     "staged four times": {"world_size": 4, "pipeline": 4, "micro_size": 1, "model": {"num_hidden_layers": 5}},
 }
@@ -138,6 +146,9 @@ SHARED: dict[str, dict[str, Any]] = {
     "shared, staged": {"world_size": 4, "pipeline": 2},
     "shared, staged, adapters": {"world_size": 4, "pipeline": 2, "lora": True},
     "shared, staged, packed": {"world_size": 4, "pipeline": 2, "data": "packed"},
+    "shared, staged, split": {"world_size": 8, "pipeline": 2, "tensor": 2, "model": {"num_key_value_heads": 4}},
+    "shared, sharded, split": {"world_size": 8, "tensor": 2, "model": {"num_key_value_heads": 4}, "lora": True},
+    "shared, staged, replicas": {"world_size": 8, "pipeline": 2, "replicate": 2, "model": {"model_type": "qwen3"}},
 }
 CASES: list[dict[str, Any]] = [
     {"name": "plain", "world_size": 2, "micro_size": 4, "save_steps": 100},

@@ -86,11 +86,12 @@ def test_what_was_not_trained_is_exported_as_it_was(folder: Path, name: str) -> 
 
 
 def test_trained_adapters_are_merged_alike_in_every_grid(folder: Path) -> None:
-    merged, split = (weights(folder / "out" / f"untied-{way}{TRAINED}") for way in ("lora", "lora-tensor"))
+    ways = ("lora", "lora-tensor", "lora-pipeline-tensor")
+    merged, *others = (weights(folder / "out" / f"untied-{way}{TRAINED}") for way in ways)
     base = weights(folder / "untied")
     changed = {name for name in base if not torch.equal(merged[name], base[name])}
     assert len(changed) == 2 * 7  # the linear layers of its decoder layers
-    assert all(torch.equal(merged[name], split[name]) for name in base)
+    assert all(torch.equal(merged[name], other[name]) for other in others for name in base)
 
 
 def test_weights_that_osf_cuts_in_two_are_exported_as_their_sum_by_every_rank(folder: Path) -> None:

@@ -145,4 +145,5 @@ class _Stage(PipelineStage):
     ) -> None:
         """As torch's."""
         self._model.set_requires_gradient_sync(self._each or last_backward)
+        self._model.set_requires_all_reduce(last_backward)  # between replicas of the model
         super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)

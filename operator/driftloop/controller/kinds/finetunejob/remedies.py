@@ -130,11 +130,10 @@ def _one_replica(case: _Case) -> _Case | None:
 def _lora(case: _Case) -> _Case | None:
     """An adapter on all linear layers.
 
-    A new model can't have one, because its weights are random; nor can one that is both split and in stages.
+    A new model can't have one, because its weights are random.
     """
-    adapter, model, parallelism = case.spec.training.adapter, case.data.model, case.spec.compute.parallelism
-    refused = parallelism.tensor > 1 and parallelism.pipeline > 1
-    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size or refused:
+    adapter, model = case.spec.training.adapter, case.data.model
+    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size:
         return None
     added = lora_parameters(model, adapter.r)
     facts = model.model_copy(update={"parameters": model.parameters + added, "trainable_parameters": added})
