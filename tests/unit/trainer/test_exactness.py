@@ -28,7 +28,7 @@ from parts import runs, sweep
 from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, Tensors, adapter_of, tiny_model, training
 
-pytestmark = pytest.mark.timeout(1200)  # all cases took 600 s beside other tests
+pytestmark = pytest.mark.timeout(2400)  # all cases may take half of it beside other tests
 
 DROPOUT = {"lora": True, "dropout": 0.3}
 GRID = {"world_size": 4, "tensor": 2, "micro_size": 1, "save_steps": 100}  # two rows of two, which share each matrix
@@ -258,7 +258,7 @@ MAIN_RECORDED = (
     "llama, rows shared by two",
 )
 MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
-MAIN_SHARED = ("shared qwen3 untied", "shared, windows")
+MAIN_SHARED = ("shared, windows",)
 RESUMED_STAGED = ("split again killed", "split resumed staged")
 # What make test runs.
 MAIN = (
@@ -386,7 +386,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     packed_dataset(folder / "packed")
     cases = CASES if runs(request.config, "exactness") else [case for case in CASES if case["name"] in MAIN]
     (folder / "cases.json").write_text(json.dumps(cases))
-    run_script("sharded_run.py", folder, timeout=1100)
+    run_script("sharded_run.py", folder, timeout=2300)
     return folder
 
 
