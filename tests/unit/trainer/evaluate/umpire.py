@@ -12,15 +12,25 @@ from aiohttp.test_utils import TestServer
 class Umpire:
     """`statuses` are given before verdicts begin. `prefers` A: it always prefers the first answer."""
 
-    def __init__(self, *, statuses: list[int] | None = None, prefers: str = "reference", key: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        statuses: list[int] | None = None,
+        prefers: str = "reference",
+        key: str = "",
+        moved_to: str = "",
+    ) -> None:
         self.statuses = statuses or []
         self.prefers = prefers
         self.key = key
+        self.moved_to = moved_to
         self.asked: list[dict[str, Any]] = []
 
     async def judge(self, request: web.Request) -> web.Response:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": {"message": "wrong key"}}, status=401)
+        if self.moved_to:
+            raise web.HTTPTemporaryRedirect(self.moved_to)
         body = await request.json()
         self.asked.append(body)
         if self.statuses:

@@ -60,6 +60,16 @@ async def test_a_wrong_key_is_told_at_once() -> None:
     assert verdict(found[0]) == "A"
 
 
+async def test_a_key_is_not_sent_to_another_host_that_the_judge_names() -> None:
+    other = Umpire(prefers="A")
+    async with other.serving() as elsewhere:
+        umpire = Umpire(moved_to=f"{elsewhere}/chat/completions")
+        with pytest.raises(StageFailure, match="answered 307") as failure:
+            await asked(umpire, key="secret")
+    assert failure.value.reason == "JudgeRefused"
+    assert other.asked == []
+
+
 async def test_no_more_requests_are_sent_than_allowed_whatever_the_judge_answers() -> None:
     umpire = Umpire(statuses=[500] * 100)
     with pytest.raises(StageFailure, match="maxRequests = 3: raise it"):
