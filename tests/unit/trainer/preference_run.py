@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA},
     "osf": {"world_size": 2, "micro_size": 2, "adapter": OSF},
     "killed": {"world_size": 2, "micro_size": 4, "run": "interrupted", "save_steps": 2, "stop_after": 3},
+    "another job": {"world_size": 2, "micro_size": 4, "resume_from": "interrupted"},
     "resumed": {"world_size": 1, "micro_size": 3, "run": "interrupted"},
     "labelled, four ranks": {"world_size": 4, "micro_size": 1, "method": "kto"},
     "labelled, accumulated, in chunks": {
@@ -61,7 +62,10 @@ def spec(save_steps: int = 100, method: str = "dpo") -> TrainingSpec:
 
 
 def run_case(folder: Path, name: str) -> tuple[list[float], list[float]]:
-    """Losses of the steps that a case runs, and of its validations. It resumes if its `run` has a checkpoint."""
+    """Losses of the steps that a case runs, and of its validations.
+
+    It resumes if its `run` has a checkpoint, or else that of `resume_from`.
+    """
     case = CASES[name]
     settings, micro_size = spec(case.get("save_steps", 100), case.get("method", "dpo")), case["micro_size"]
     mesh = Mesh.of("cpu", Parallelism(data_replicate=case.get("replicas", 1)))
@@ -90,7 +94,8 @@ def run_case(folder: Path, name: str) -> tuple[list[float], list[float]]:
             settings, aside, PAD, model=model, run=run, mesh=mesh, micro_size=micro_size, rows="validation"
         )
         validation = Validation(every_steps=1)
-        begun = resume(run, model, optimizer)
+        other = Run(f"pvc://{case['resume_from']}", run.token) if "resume_from" in case else None
+        begun = resume(run, model, optimizer, other)
         loop = Loop(
             settings,
             method,

@@ -143,6 +143,14 @@ def test_a_killed_run_goes_on_and_compares_with_the_same_weights(folder: Path) -
     assert losses(folder, "resumed") == pytest.approx(uninterrupted[2:], abs=1e-9)
 
 
+def test_a_job_that_resumes_from_anothers_checkpoint_compares_with_the_first_weights_and_not_with_these(
+    folder: Path,
+) -> None:
+    assert losses(folder, "another job") == pytest.approx(losses(folder, "two ranks")[2:], abs=1e-9)
+    references = [(folder / run / "reference.json").read_text() for run in ("another-job", "two-ranks")]
+    assert json.loads(references[0]) == pytest.approx(json.loads(references[1]), abs=1e-12)
+
+
 def test_any_split_of_labelled_answers_gives_the_losses_of_one_plain_process(folder: Path) -> None:
     expected = plain_losses(Dataset(folder / FILE), method="kto")
     for name in ("four ranks", "accumulated, in chunks", "replicas"):

@@ -8,6 +8,7 @@ loop's exchanges must not meet theirs. That group is gloo also on GPUs: what the
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn, optim
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import WriteResult
@@ -96,6 +98,8 @@ class Saver:
         except CheckpointException as error:
             if dist.get_rank() == 0:
                 log.warning("%s could not be written, training goes on: %s", checkpoint.uri, causes(error))
+                with suppress(Superseded):  # the next check_owner tells all ranks
+                    self._run.drop(checkpoint)  # the storage may be full
 
     def close(self) -> None:
         """Wait for the last checkpoint, and free the memory of its copy. Raises nothing, as training has ended."""
@@ -134,7 +138,27 @@ class _Writer(FsspecWriter):
         self._checkpoint = checkpoint
         self._complete = complete
 
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        """Write this rank's part. If the storage fails, raise its error.
+
+        torch raises "unexpected pos 704 vs 598" after a disk that is full (not reported).
+        """
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            if (behind := _error_of_storage(error)) is not None:
+                raise behind from error
+            raise
+
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Let the checkpoint count. torch calls it on rank 0, after all ranks have written. A failure is all ranks'."""
         super().finish(metadata, results)
         self._complete(self._checkpoint)
+
+
+def _error_of_storage(error: BaseException) -> OSError | None:
+    """The operating system's error that `error` followed; None if there was none."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -1,5 +1,8 @@
+import re
+import resource
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +28,13 @@ def _alone(tmp_path: Path) -> Iterator[None]:
 class Training:
     """A model that changes with each step."""
 
-    def __init__(self) -> None:
-        self.model = nn.Linear(2, 2)
+    def __init__(self, width: int = 2) -> None:
+        self.model = nn.Linear(width, width)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.step()
 
     def step(self) -> None:
-        self.model(torch.ones(2)).sum().backward()
+        self.model(torch.ones(self.model.in_features)).sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -129,6 +132,40 @@ def test_a_failure_of_the_storage_is_reported_and_costs_no_training(
         saver.wait()
     assert f"{failed.uri} could not be written, training goes on: rank 0: disk is full" in caplog.text
     assert run.complete_checkpoints() == [first]
+    third = saver.save(Position(3))
+    saver.close()
+    assert run.complete_checkpoints() == [third, first]
+
+
+@contextmanager
+def little_room(size: int) -> Iterator[None]:
+    """No file of this process may have more bytes: the kernel refuses to write, as on a full disk."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_costs_that_checkpoint_alone_and_nothing_of_it_stays_there(
+    volume: Path, caplog: pytest.LogCaptureFixture, background: bool
+) -> None:
+    run, training = taken_over("0000-a"), Training(width=512)
+    saver = training.saver(run, background=background)
+    first = saver.save(Position(1))
+    saver.wait()
+    expected = training.weight()
+    training.step()
+    with little_room(1 << 18):
+        failed = saver.save(Position(2))
+        saver.wait()
+    assert re.search(f"{failed.uri} could not be written, training goes on: rank 0: .*File too large", caplog.text)
+    assert [path.name for path in (volume / "runs" / "uid").glob("step-*")] == [first.uri.rpartition("/")[2]]
+    other = Training(width=512)
+    assert resume(run, other.model, other.optimizer).step == 1
+    assert torch.equal(other.weight(), expected)
     third = saver.save(Position(3))
     saver.close()
     assert run.complete_checkpoints() == [third, first]
