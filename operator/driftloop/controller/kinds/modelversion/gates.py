@@ -256,6 +256,8 @@ def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Fi
     if _near_zero(result):
         nothing = f"the {_measure(suite)} of neither version is measurably above 0: {_CHECK_SUITE}"
         return "Inconclusive", nothing, None
+    if difference.upper >= 0 and (full := _leaves_no_room(suite, result)):
+        return judged, full, None
     if judged == "Fail":
         return judged, f"at 95 % there is no gain above {gain}", None
     if (shown := difference.value - suite.min_gain) <= 0:
@@ -291,6 +293,19 @@ def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
     else:
         least = f"is right on only {result.baseline_correct} of {result.items} items"
     return f"the stable version {least}, so a loss of {_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
+
+
+def _leaves_no_room(suite: SuiteSpec, result: SuiteResult) -> str | None:
+    """Why not even a version without any mistake could show the gain; None if one could."""
+    missed = math.ceil(result.items - (result.baseline_correct or 0))
+    best = paired_difference(result.items, result.clusters, missed, 0, 0.0)
+    if best.lower > suite.min_gain or suite.metric.type == "judge":  # which has no best answer
+        return None
+    share = _decimal((result.baseline_correct or 0) / result.items)
+    return (
+        f"the stable version already has {share}, so no version could show a gain above {_decimal(suite.min_gain)} on "
+        f"{result.items} items: use harder items, or kind retention"
+    )
 
 
 def _near_zero(result: SuiteResult) -> bool:

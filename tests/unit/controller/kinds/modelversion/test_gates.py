@@ -172,6 +172,34 @@ def test_a_target_that_neither_version_hits_measures_nothing_whatever_gain_it_as
     assert (gate.verdict, "the suite measures nothing" in gate.message) == ("Inconclusive", True)
 
 
+@pytest.mark.parametrize(
+    ("correct", "gain", "expected"),
+    [
+        (498, 0.0, "Inconclusive"),  # the stable version misses 2 of 500: all of them gained is no certain gain
+        (500, 0.0, "Inconclusive"),
+        (450, 0.15, "Fail"),
+    ],
+)
+def test_a_target_that_the_stable_version_hits_already_says_that_no_version_can_pass(
+    correct: int, gain: float, expected: str
+) -> None:
+    suite = TARGET.model_copy(update={"min_gain": gain})
+    gate = the_gate(suite, measured(suite, 500, correct))
+    assert (gate.verdict, "no version could show a gain" in gate.message) == (expected, True)
+
+
+def test_a_target_with_room_for_a_gain_is_judged_by_the_gain() -> None:
+    assert "no version could" not in the_gate(TARGET, measured(TARGET, 500, 480)).message
+
+
+def test_a_version_that_lost_much_of_a_full_target_is_told_that_it_is_worse() -> None:
+    gate = the_gate(TARGET, measured(TARGET, 500, 400, lost=100))
+    assert (gate.verdict, gate.message) == (
+        "Fail",
+        "0 gained, 100 lost of 500 items: at 95 % there is no gain above 0.0000",
+    )
+
+
 def test_a_version_that_learned_nothing_new_does_not_pass_its_target() -> None:
     """The same test as for retention let an unchanged model through, and drift was declared over."""
     gate = the_gate(TARGET, measured(TARGET, 2000, 900, gained=45, lost=45))
