@@ -215,10 +215,25 @@ def fitting(result: PrepareResult) -> PrepareResult:
 
 
 def fitting_evaluation(result: EvaluateResult) -> EvaluateResult:
-    """The result without the reliability of judges if it does not fit into a termination message with it."""
-    if _size(result) <= MAX_BYTES:
-        return result
-    return result.model_copy(update={"suites": [s.model_copy(update={"reliability": None}) for s in result.suites]})
+    """The result without what a termination message has no room for, the least important first. Evidence has it all.
+
+    These are the reliability of judges, the numbers of cut answers, and the ends of the API's faults.
+    """
+    shortened = result
+    for fields in ({"reliability": None}, {"cut": None, "baseline_cut": None}):
+        if _size(shortened) <= MAX_BYTES:
+            return shortened
+        suites = [suite.model_copy(update=fields) for suite in shortened.suites]
+        shortened = shortened.model_copy(update={"suites": suites})
+    for length in (80, 40, 20):
+        if _size(shortened) <= MAX_BYTES:
+            return shortened
+        faults = {
+            "failed": [f[:length] for f in result.api.failed],
+            "uncertain": [f[:length] for f in result.api.uncertain],
+        }
+        shortened = shortened.model_copy(update={"api": result.api.model_copy(update=faults)})
+    return shortened
 
 
 def encode(result: AnyResult) -> str:

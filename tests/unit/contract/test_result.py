@@ -53,19 +53,38 @@ def test_sixteen_suites_fit_into_a_termination_message(graded: dict[str, Any]) -
     assert result.decode(result.encode(found)) == found
 
 
-def test_sixteen_judged_suites_fit_without_their_reliability() -> None:
-    judged = GRADED | {"lower": -0.01235, "upper": 0.01234, "reliability": 0.97}
-    found = EvaluateResult(
+def of_suites(*suites: SuiteResult, faults: int = 0) -> EvaluateResult:
+    return EvaluateResult(
         uri="pvc://claim/evaluations/uid",
         digest=DIGEST,
         candidate_digest=DIGEST,
         baseline_digest=DIGEST,
-        api=ApiCheck(passed=12),
-        suites=[suite(f"suite-{i}", **judged) for i in range(16)],
+        api=ApiCheck(passed=12, failed=["f" * 160] * faults),
+        suites=list(suites),
     )
-    assert result.decode(result.encode(result.fitting_evaluation(found))).kind == "Evaluate"
-    few = found.model_copy(update={"suites": found.suites[:8]})
-    assert result.fitting_evaluation(few) == few
+
+
+JUDGED = GRADED | {"lower": -0.01235, "upper": 0.01234, "reliability": 0.97}
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (of_suites(*(suite(f"suite-{i}", **JUDGED) for i in range(8)), faults=2), (0.97, 12, 160)),
+        (of_suites(*(suite(f"suite-{i}", **JUDGED) for i in range(16))), (None, 12, 0)),
+        (of_suites(*(suite(f"{i:032d}", **JUDGED) for i in range(16))), (None, None, 0)),
+        (of_suites(*(suite(f"suite-{i}", **JUDGED) for i in range(16)), faults=7), (None, None, 40)),
+    ],
+)
+def test_an_evaluation_of_many_suites_leaves_out_the_least_important_first(
+    found: EvaluateResult, kept: tuple[float | None, int | None, int]
+) -> None:
+    fitted = result.decode(result.encode(result.fitting_evaluation(found)))
+    assert isinstance(fitted, EvaluateResult)
+    first = fitted.suites[0]
+    assert (first.reliability, first.cut, max(map(len, fitted.api.failed), default=0)) == kept
+    assert [(s.correct, s.lower) for s in fitted.suites] == [(s.correct, s.lower) for s in found.suites]
+    assert len(fitted.api.failed) == len(found.api.failed)
 
 
 def prepared(**fields: Any) -> PrepareResult:
