@@ -21,6 +21,8 @@ from transformers import masking_utils
 
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
 from driftloop_trainer.models import config_for, with_adapter
+from driftloop_trainer.train.worker import context
+from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.loop import build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
@@ -121,10 +123,13 @@ def tracked(
         model = with_adapter(bare, training.adapter)
         shapes = {parameter.shape for parameter in model.parameters() if parameter.ndim > 1}
         shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
+        batch = _full(rows, training.max_length)
+        if mesh.context is not None:
+            attend_by_document(model)
+            batch = context.part(batch, mesh.context)
         with FakeTensorMode(allow_non_fake_inputs=True), _without_mask():
             model.to_empty(device=CPU)
             optimizer = _with_moments(model, training)
-            batch = _full(rows, training.max_length)
             vocabulary = {config.vocab_size, config.vocab_size // parallelism.tensor}
             tracker = PartsTracker(model, optimizer, vocabulary, shapes | _shapes(model))
 
@@ -189,7 +194,7 @@ def _step(
 
 def _full(rows: int, tokens: int) -> Batch:
     ids = torch.zeros(rows, tokens, dtype=torch.int64)
-    kept = torch.zeros(tokens - 1, dtype=torch.int64)
+    kept = torch.arange(tokens - 1)
     return Batch(ids, ids[:, 1:].contiguous(), kept)
 
 

@@ -1,4 +1,4 @@
-"""The plan's estimate of memory is what torch's memory tracker counts, for models of 1B to 70B on six kinds of grids.
+"""The plan's estimate of memory is what torch's memory tracker counts, for models of 1B to 70B on seven kinds of grids.
 
 A part is compared with the most that the tracker counted of it at any time, and `training` with the most of all
 together. The lengths are no size of a matrix, by which the tracker tells gradients from activations.
@@ -49,7 +49,7 @@ class Case:
 
     @property
     def groups(self) -> int:
-        return self.world_size // (self.parallelism.pipeline * self.parallelism.tensor)
+        return self.world_size // (self.parallelism.pipeline * self.parallelism.context * self.parallelism.tensor)
 
     @property
     def training(self) -> TrainingSpec:
@@ -69,6 +69,8 @@ CASES = {
     "8b lora": Case("8b", rows=2, length=4000, adapter=LORA),
     "8b fsdp8 accumulating": Case("8b", 8, rows=2, batches=2, length=4000),
     "8b fsdp4 x tensor2": Case("8b", 8, checkpointing=False, parallelism=Parallelism(tensor=2)),
+    "8b fsdp2 x context4": Case("8b", 8, length=8000, parallelism=Parallelism(context=4)),
+    "3b context2": Case("3b", 2, length=4000, checkpointing=False, parallelism=Parallelism(context=2)),
     "14b replicate2 x fsdp8": Case("14b", 16, length=4000, parallelism=Parallelism(data_replicate=2)),
     "14b pipeline2 x fsdp4": Case("14b", 8, batches=4, length=4000, parallelism=Parallelism(pipeline=2)),
     "32b fsdp4 x tensor8": Case("32b", 32, length=4000, parallelism=Parallelism(tensor=8)),
