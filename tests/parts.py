@@ -16,6 +16,7 @@ PARTS: Mapping[str, str] = {
     "memory": "the plan's estimate is what torch's memory tracker counts, for models of 1B to 70B parameters",
     "fuzz": "all properties with all of their examples",
     "scale": "many objects at once",
+    "entrypoints": "trainings of the users' own, with their libraries, by the pods' own commands",
     "trackers": "a training in a real MLflow server",
 }
 FUZZ = "fuzz"

@@ -309,6 +309,26 @@ class TrainingSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             rule(
+                "has(self.entrypoint) || !has(self.image)",
+                "image is only for a training of your own: set entrypoint, or remove image",
+                ".image",
+            ),
+            rule(
+                "!has(self.entrypoint) || !has(self.validation)",
+                "a training of your own validates itself: remove validation, or entrypoint",
+                ".validation",
+            ),
+            rule(
+                "has(self.entrypoint) || !has(self.code)",
+                "code is only for a training of your own: set entrypoint, or remove code",
+                ".code",
+            ),
+            rule(
+                "!has(self.code) || self.code.startsWith('pvc://')",
+                "code must be on a claim: pvc://claim/path",
+                ".code",
+            ),
+            rule(
                 "!has(self.reportTo) || !has(self.tracking) || !('mlflow' in self.reportTo) || has(self.tracking.uri)",
                 "reportTo mlflow needs the URL of its server: set tracking.uri",
                 ".tracking",
@@ -403,6 +423,22 @@ class TrainingSpec(ApiModel):
         "trained on, and all steps are trained.",
     )
     seed: int = Field(0, ge=0, le=2_147_483_647, description="Seed of the order of rows and of the initialisation.")
+    entrypoint: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
+        max_length=256,
+        description="A training of your own, module:function, which every worker calls with a "
+        "driftloop_trainer.user.Context in place of the built-in loop. The module is in image or code.",
+    )
+    image: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$",
+        max_length=512,
+        description="Image of the training pods for entrypoint: the trainer image with what the module needs.",
+    )
+    code: StorageUri | None = Field(
+        None, description="Folder with the module of entrypoint on a claim: pvc://claim/path. It is mounted read-only."
+    )
     report_to: list[TrackerName] = Field(
         default=[],
         max_length=3,

@@ -58,6 +58,7 @@ class StageReason(StrEnum):
     BASELINE_FAILED = "BaselineFailed"  # the stable version could not answer an item (evaluate)
 
     # Training.
+    BAD_ENTRYPOINT = "BadEntrypoint"  # training.entrypoint can't be called, or left no model that can be served (train)
     TRACKER_MISSING = "TrackerMissing"  # the trainer image lacks the library of a tracker in reportTo (prepare)
     NODES_MISSING = "NodesMissing"  # too few pods joined in time (train)
     OUT_OF_MEMORY = "OutOfMemory"  # a GPU has too little memory, or Ray ended a worker for lack of it (train)

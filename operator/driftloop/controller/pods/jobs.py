@@ -106,11 +106,12 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     A failed worker is replaced up to the retry limit, and training continues from the last checkpoint. When one index
     has used its retries, the whole Job fails.
     """
-    claims, claim_mounts = mounts_for([task.runs, task.output], read=[task.model.uri, task.data_uri])
+    reads = [task.model.uri, task.data_uri, task.training.code]
+    claims, claim_mounts = mounts_for([task.runs, task.output], read=reads)
     scratches, scratch_mounts = scratch_with_shm()
     container = restricted_container(
         TRAIN,
-        placement.settings.trainer_image,
+        task.training.image or placement.settings.trainer_image,
         ["python", "-m", "driftloop_trainer.train"],
         settings=placement.settings,
         env=[*task_env(task), *_ray_env(job)],

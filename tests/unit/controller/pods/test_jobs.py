@@ -189,6 +189,18 @@ def test_overrides_reach_the_pods_but_not_our_labels() -> None:
     assert pod(body)["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
 
 
+def test_a_training_of_the_users_own_runs_in_its_image_with_its_code_read_only() -> None:
+    own = {"entrypoint": "own:train", "image": "team/trainer:1", "code": "pvc://code/lib"}
+    spec = pod(train_job(training=own))
+    container = spec["containers"][0]
+    assert (container["image"], container["command"]) == ("team/trainer:1", ["python", "-m", "driftloop_trainer.train"])
+    assert container["securityContext"] == pod(train_job())["containers"][0]["securityContext"]
+    assert spec["securityContext"] == pod(train_job())["securityContext"]
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    assert mounts["/volumes/code"]
+    assert pod(prepare_job(training=own))["containers"][0]["image"] == SETTINGS.trainer_image
+
+
 def test_only_training_pods_get_the_credentials_of_trackers() -> None:
     tracked = {"reportTo": ["wandb"], "tracking": {"secret": {"name": "tracker"}}}
     secrets = pod(train_job(training=tracked, podOverrides={"storageSecret": {"name": "keys"}}))["containers"][0]

@@ -28,7 +28,9 @@ def take_up(config: dict[str, Any]) -> Any:
 
 
 def join(backend: str, timeout: int, address: str, port: int) -> None:
-    """Join the process group. The worker chooses its GPU by LOCAL_RANK, which is the name that torchrun uses.
+    """Join the process group. The worker chooses its GPU by LOCAL_RANK.
+
+    The variables have the names that torchrun uses, as libraries read them in a training of the user's own.
 
     `timeout`: seconds that one collective may take.
     """
@@ -36,7 +38,14 @@ def join(backend: str, timeout: int, address: str, port: int) -> None:
         import torch.distributed as dist
 
     context = get_context()
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    os.environ |= {
+        "RANK": str(context.get_world_rank()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }
     dist.init_process_group(
         backend,
         init_method=f"tcp://{address}:{port}",

@@ -1,4 +1,4 @@
-"""A lack of memory that ended the workers. Ray would start them again, and they would end in the same way."""
+"""A failure of a worker that a new start would only repeat: a lack of memory, or a bug in a training of the user's."""
 
 from ray.exceptions import OutOfMemoryError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -10,7 +10,10 @@ from driftloop.podlib.ending import StageFailure, bounded
 
 
 class FinalShortage(DefaultFailurePolicy):
-    """Starts failed workers again, but not after a lack of memory: the operator lowers what they need first."""
+    """Starts failed workers again, but not after a lack of memory: the operator lowers what they need first.
+
+    Nor after a bug in a training of the user's own.
+    """
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """What Ray Train's controller does after a failure."""
@@ -20,7 +23,7 @@ class FinalShortage(DefaultFailurePolicy):
 
 
 def shortage(error: Exception) -> StageFailure | None:
-    """The lack of memory behind a failed training; None if it has another cause.
+    """The lack of memory, or the user's bug, behind a failed training; None if it has another cause.
 
     Ray's memory monitor ends a process before the kernel would: a worker, or the controller. If a worker is gone, the
     other ranks fail too, as they wait for it.
@@ -39,7 +42,7 @@ def _of_rank(rank: int, error: Exception) -> StageFailure | None:
     match error:
         case WorkerHealthCheckFailedError():
             return _of_rank(rank, error.health_check_failure)
-        case StageFailure(reason=StageReason.OUT_OF_MEMORY):
+        case StageFailure(reason=StageReason.OUT_OF_MEMORY | StageReason.BAD_ENTRYPOINT):
             return error
         case OutOfMemoryError():
             return _by_ray(f"rank {rank}", error)

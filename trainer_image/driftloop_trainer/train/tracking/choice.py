@@ -13,6 +13,7 @@ from driftloop_trainer.train.tracking.tensorboard import TensorBoard
 from driftloop_trainer.train.tracking.tracker import Tracker, Training
 from driftloop_trainer.train.tracking.wandb import WandB
 
+SENT_AGAIN = 1000  # steps before a restart that are reported again: a tracker may not have got the last ones
 _LIBRARIES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 

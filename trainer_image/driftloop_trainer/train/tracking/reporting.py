@@ -26,7 +26,14 @@ class Reporting:
     """Sends each step to all trackers. Without trackers it does nothing."""
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
-        self._queues = [_Queue(tracker) for tracker in trackers]
+        self._queues: list[_Queue] = []
+        self.begin(trackers)
+
+    def begin(self, trackers: Sequence[Tracker], earlier: Iterable[tuple[int, Mapping[str, float]]] = ()) -> None:
+        """Report to `trackers`, too. `earlier`: steps before a restart; trackers know which of them they have."""
+        self._queues += [_Queue(tracker) for tracker in trackers]
+        for step, values in earlier:
+            self(step, values)
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         """Send a row. Returns at once, whatever the trackers do."""
@@ -44,16 +51,9 @@ class Reporting:
 
 
 @contextmanager
-def reporting(
-    trackers: Sequence[Tracker], earlier: Iterable[tuple[int, Mapping[str, float]]] = ()
-) -> Iterator[Reporting]:
-    """Report inside the block. After a failure that is tried again, the runs of the trackers are left open.
-
-    `earlier`: steps before a restart, for trackers that did not get them. They know which ones they have.
-    """
-    sent = Reporting(trackers)
-    for step, values in earlier:
-        sent(step, values)
+def reporting() -> Iterator[Reporting]:
+    """Report inside the block. After a failure that is tried again, the runs of the trackers are left open."""
+    sent = Reporting()
     ending: Ending | None = None
     try:
         yield sent

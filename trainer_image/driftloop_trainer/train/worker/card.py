@@ -33,6 +33,8 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
         "peak learning rate": f"{training.learning_rate:g} ({training.lr_scheduler_type})",
         "seed": training.seed,
     }
+    if training.entrypoint is not None:
+        rows["trained by"] = training.entrypoint
     table = "\n".join(f"| {name} | {value} |" for name, value in (rows | facts).items())
     tags = "\n".join(f"- {tag}" for tag in ("driftloop", training.method))
     return (

@@ -6,6 +6,7 @@ No process ever holds the whole model. Weights are gathered one by one, and kept
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -74,14 +75,22 @@ def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
     config.save_pretrained(folder)
     tokenizer = load_tokenizer(plan.base, plan.task.model.uri or "model")
     tokenizer.save_pretrained(folder)
+    return publish(folder, plan, tokenizer.eos_token_id, entries)
+
+
+def publish(folder: Path, plan: Export, tokenizer_end: int, entries: Sequence[ManifestEntry] = ()) -> str:
+    """Add the card and what serving needs to a model, and publish it at `plan.output`. Returns the folder's digest.
+
+    `entries`: files that are there already.
+    """
     generation = plan.base / GENERATION
-    if generation.exists():
+    if generation.exists() and not (folder / GENERATION).exists():
         shutil.copyfile(generation, folder / GENERATION)
-    end_generation(folder, read_turn_ends(plan.data), tokenizer.eos_token_id)
+    end_generation(folder, read_turn_ends(plan.data), tokenizer_end)
     shutil.copyfile(plan.data / PROFILE, folder / PROFILE)
     curves = write_curves(plan.curve, folder)
     (folder / "README.md").write_text(model_card(plan.task, plan.facts, curves=curves))
-    for path in folder.rglob("*"):
+    for path in (path for path in folder.rglob("*") if path.is_file()):
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     return complete(folder, plan.output, entries).digest
 

@@ -12,6 +12,7 @@ With replicas of the model, each group of neighbouring rows has one: weights and
 and only shards of gradients are added up between the groups.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -112,3 +113,12 @@ def copies(tensor: object) -> int:
         if isinstance(placement, Replicate):
             found *= size
     return found
+
+
+def device_of_worker() -> torch.device:
+    """The GPU that Ray assigned to this worker, or the CPU."""
+    if not torch.cuda.is_available() or dist.get_backend() == "gloo":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device

@@ -20,7 +20,7 @@ from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
-from driftloop_trainer.train.tracking.choice import trackers_of
+from driftloop_trainer.train.tracking.choice import SENT_AGAIN, trackers_of
 from driftloop_trainer.train.tracking.reporting import reporting
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
@@ -28,11 +28,10 @@ from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.memory import OutOfMemory
-from driftloop_trainer.train.worker.mesh import Mesh
+from driftloop_trainer.train.worker.mesh import Mesh, device_of_worker
 from driftloop_trainer.train.worker.methods.choice import method_of
+from driftloop_trainer.train.worker.own import train_own
 from driftloop_trainer.train.worker.validate import Validator, use_best
-
-_SENT_AGAIN = 1000  # steps before a restart, of which a tracker may not have got the last ones
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -43,13 +42,14 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
     """
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         try:
-            return _work(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
+            train = train_own if assignment.task.training.entrypoint else _work
+            return train(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(dist.get_rank(), str(error)) from error
 
 
 def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
-    device = _device()
+    device = device_of_worker()
     uri = task.model.uri or ""
     base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
@@ -87,13 +87,15 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             curve=curve,
             validator=validator,
         )
-        trackers = trackers_of(task, begun.step, scratch) if first else []
         with (
-            reporting(trackers, curve.last(_SENT_AGAIN)) as track,
+            reporting() as track,
             at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker,
         ):
-            tracked = replace(loop, track=track)
-            trained = tracked.run(model, optimizer, run, begun, report if first else lambda _: None, worker)
+            if first:
+                track.begin(trackers_of(task, begun.step, scratch), curve.last(SENT_AGAIN))
+            trained = replace(loop, track=track).run(
+                model, optimizer, run, begun, report if first else lambda _: None, worker
+            )
             check_owner(run)
         end = trained.end
         exported = use_best(run, model, end.step, end.validated) if loop.keeps_best else end.step
@@ -121,12 +123,3 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         validated=end.validated,
         exported_step=exported,
     )
-
-
-def _device() -> torch.device:
-    """The GPU that Ray assigned to this worker, or the CPU."""
-    if not torch.cuda.is_available() or dist.get_backend() == "gloo":
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device

@@ -175,7 +175,8 @@ def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
 def _create_train(stages: Stages, prepared: tasks.Prepared, planned: TrainingPlan) -> tuple[Action, ...]:
     """The actions that create the train Job. Raises InvalidResult and TaskTooLarge."""
     job, settings = stages.observed.job, stages.settings
-    lineage = tasks.lineage(stages.observed, prepared, settings.trainer_image)
+    image = stages.spec.training.image or settings.trainer_image
+    lineage = tasks.lineage(stages.observed, prepared, image)
     annotations = {DRAFT: tasks.draft(stages.observed.spec, lineage, prepared.data)}
     if stages.adjustments:
         annotations[ADJUSTMENTS] = ladder.encode(stages.adjustments)

@@ -91,7 +91,9 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
             f"{'workers' if groups == world else 'groups of workers'}: raise it to at least {groups}"
         )
         return Refusal(Reason.BATCH_TOO_SMALL, message)
-    micro, memory, available = _spread(training, data, compute, groups, available_per_worker(compute, gpu_memory))
+    # The estimate is of the built-in loop: a training of the user's own may need less.
+    limits = [] if training.entrypoint else available_per_worker(compute, gpu_memory)
+    micro, memory, available = _spread(training, data, compute, groups, limits)
     if available is not None and memory["total"] > available:
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
     stage = largest_stage(data.model, parallelism.pipeline)

@@ -262,19 +262,21 @@ def claim_absent(case: Case) -> Problem | None:
     """A PersistentVolumeClaim that the pods mount does not exist."""
     suites = [suite.uri for suite in case.spec.evaluation.suites]
     feedback = [case.feedback.uri] if case.feedback else []
-    uris = [case.spec.storage, case.model.uri, *case.spec.data.files, *suites, *feedback]
+    read = [*case.spec.data.files, case.spec.training.code]
+    uris = [case.spec.storage, case.model.uri, *read, *suites, *feedback]
     missing = missing_claim(uris, case.observed.claims)
     return Blocked(Reason.CLAIM_NOT_FOUND, missing) if missing else None
 
 
 def claim_of_one_node(case: Case) -> Problem | None:
-    """The job trains on several nodes, but a claim allows only one node to write the storage or to read the model."""
+    """The job trains on several nodes, but a claim lets only one node write the storage or read the rest."""
     nodes = case.spec.compute.nodes
     if nodes == 1:
         return None
     for uri, modes in (
         (case.spec.storage, {"ReadWriteMany"}),
         (case.model.uri, {"ReadWriteMany", "ReadOnlyMany"}),
+        (case.spec.training.code, {"ReadWriteMany", "ReadOnlyMany"}),
     ):
         for claim in claims_of([uri]):
             granted = field(case.observed.claims[claim], "spec", "accessModes") or []

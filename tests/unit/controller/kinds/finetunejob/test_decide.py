@@ -130,6 +130,14 @@ def test_the_version_is_evaluated_as_the_job_says_and_waits_in_its_queue(own: Ob
     assert [suite.max_tokens for suite in found.suites] == [9, None]
 
 
+def test_the_version_of_a_training_of_the_users_own_names_its_image() -> None:
+    run = Run(training={"entrypoint": "own:train", "image": "team/trainer:2"})
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.step()
+    assert ModelVersion.model_validate(run.version).spec.lineage.trainer_image == "team/trainer:2"
+
+
 def test_the_version_keeps_where_it_came_from() -> None:
     run = Run(model={"from": {"family": "support"}})
     trigger = {"kind": "Drift", "service": "desk", "alert": "DriftloopModelDrift", "started": EARLIER}

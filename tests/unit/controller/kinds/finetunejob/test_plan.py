@@ -157,6 +157,12 @@ def test_what_does_not_fit_is_refused_with_numbers() -> None:
         assert part in found.message
 
 
+def test_a_training_of_the_users_own_is_not_refused_by_the_estimate_of_the_built_in_loop() -> None:
+    own = {"entrypoint": "own:train", "trainBatchSize": 32}
+    status = planned(plan(spec(training=own), prepared(model=facts(8_000_000_000)))).status
+    assert (status.available_bytes_per_worker, status.per_device_train_batch_size) == (None, 16)
+
+
 @pytest.mark.parametrize(
     "compute",
     [{"nodes": 1}, {"nodes": 1, "gpusPerNode": 8, "workersPerNode": 8, "resources": {"limits": {"memory": "1Gi"}}}],

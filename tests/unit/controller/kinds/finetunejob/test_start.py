@@ -133,6 +133,23 @@ def test_the_task_and_the_lineage_say_what_was_inherited() -> None:
     assert (born["heldOutSalt"], born["heldOutPercent"], born["parent"]) == ("older", 30, parent["metadata"]["name"])
 
 
+@pytest.mark.parametrize(
+    ("claims", "nodes", "reason"),
+    [
+        (claim(), 1, Reason.CLAIM_NOT_FOUND),
+        (claim() | claim("code", "ReadWriteOnce"), 2, Reason.NEEDS_READ_WRITE_MANY),
+        (claim() | claim("code", "ReadOnlyMany"), 2, None),
+    ],
+)
+def test_the_claim_with_the_code_of_a_training_is_checked(
+    claims: dict[str, Obj], nodes: int, reason: Reason | None
+) -> None:
+    training = {"entrypoint": "own:train", "code": "pvc://code/lib"}
+    body = job(training=training, compute={"nodes": nodes})
+    found = start(Observed(body, FineTuneJob.model_validate(body).spec, claims=claims))
+    assert (found.reason if not isinstance(found, Start) else None) == reason
+
+
 def resuming(resumed: Obj | None, **spec: Any) -> Start | Problem:
     body = job(resumeFrom="first", **spec)
     return start(Observed(body, FineTuneJob.model_validate(body).spec, claims=claim(), resumed=resumed))

@@ -10,6 +10,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from driftloop.contract.names import EXIT_BAD_INPUT
 from driftloop_trainer.train.cluster.shortage import FinalShortage, shortage
 from driftloop_trainer.train.worker.memory import OutOfMemory
+from driftloop_trainer.train.worker.own import BrokenEntrypoint
 
 LOST = RuntimeError("connection closed by peer")
 ON_GPU = OutOfMemory(3, "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 79.10 GiB.")
@@ -30,6 +31,15 @@ def test_a_lack_of_memory_is_found_among_the_failures_that_it_causes(failures: d
     assert found is not None
     assert (found.reason, found.exit_code) == ("OutOfMemory", EXIT_BAD_INPUT)
     assert told in found.message
+    assert FinalShortage(FailureConfig(max_failures=3)).make_decision(error) is FailureDecision.RAISE
+
+
+def test_a_bug_in_a_training_of_the_users_own_is_not_tried_again() -> None:
+    bug = BrokenEntrypoint("own:train has a bug: TypeError: no such argument (own.py, line 3)")
+    error = pickle.loads(pickle.dumps(WorkerGroupError("workers failed", {0: LOST, 1: bug})))
+    found = shortage(error)
+    assert found is not None
+    assert str(found) == f"BadEntrypoint: {bug.message}"
     assert FinalShortage(FailureConfig(max_failures=3)).make_decision(error) is FailureDecision.RAISE
 
 
