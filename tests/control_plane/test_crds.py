@@ -201,6 +201,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (preferring, "spec.data.feedback", {"service": "support"}, "spec.training.method.*feedback has one answer"),
     (split, "spec.training.adapter", {"type": "osf"}, "spec.training.adapter.type.*osf is not trained with"),
     (staged, "spec.training.adapter", {"type": "osf"}, "spec.training.adapter.type.*osf is not trained with"),
+    (split, "spec.training.adapter", {"type": "qlora"}, "spec.training.adapter.type.*qlora is not trained with"),
+    (staged, "spec.training.adapter", {"type": "qlora"}, "spec.training.adapter.type.*qlora is not trained with"),
     (job, "spec.training.adapter", {"type": "osf", "r": 8}, "spec.training.adapter.*osf has no r"),
     (job, "spec.training.adapter", {"type": "osf", "effectiveRank": 1}, "effectiveRank.*less than 1"),
     (job, "spec.training.adapter.effectiveRank", 0.3, "spec.training.adapter.effectiveRank.*only for adapter osf"),

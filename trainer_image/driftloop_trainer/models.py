@@ -16,6 +16,7 @@ from driftloop.contract.result import ModelFacts
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
+from driftloop_trainer.nf4 import linear_parameters
 from driftloop_trainer.osf import with_osf
 from driftloop_trainer.weights import is_rearranged, meta_model
 
@@ -190,14 +191,23 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
     bare = meta_model(config)
     rearranged = is_rearranged(bare)
     layers = [_count(layer) for layer in decoder_layers(bare)]
-    if rearranged and adapter.type == "osf":
+    linear = linear_parameters(decoder_layers(bare))
+    if rearranged and adapter.type in ("osf", "qlora"):
         raise StageFailure(
             StageReason.UNKNOWN_MODULES,
-            f"training.adapter.type: osf can't be trained with models of type {config.model_type!r}, whose weights are "
-            "stored in another form: use lora or none",
+            f"training.adapter.type: {adapter.type} can't be trained with models of type {config.model_type!r}, whose "
+            "weights are stored in another form: use lora or none",
+        )
+    if adapter.type == "qlora" and not linear:
+        raise StageFailure(
+            StageReason.UNKNOWN_MODULES,
+            f"training.adapter.type: qlora needs linear layers, which models of type {config.model_type!r} do not "
+            "have: use lora",
         )
     with loading(), torch.device("meta"):
         model = with_adapter(bare, adapter)
+    if adapter.type == "qlora":
+        _check_linear(model)
     if adapter.type == "osf":
         layers = [_count(layer) for layer in decoder_layers(model)]  # several times as large
     text = config.get_text_config()
@@ -208,6 +218,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         embedding_parameters=vocabulary * width,
         largest_layer_parameters=max(layers, default=0),
+        linear_parameters=linear,
         num_layers=len(layers),
         hidden_size=getattr(text, "hidden_size", None) or width,
         intermediate_size=getattr(text, "intermediate_size", None) or 0,
@@ -221,6 +232,19 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         document_attention=config.model_type in DOCUMENT_TYPES,
         position_scaling=position_scaling(getattr(text, "rope_parameters", None)),
     )
+
+
+def _check_linear(model: nn.Module) -> None:
+    """Raise StageFailure if an adapter is not that of a linear layer: it would be merged into other weights."""
+    from peft.tuners.lora import Linear, LoraLayer
+
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and not isinstance(module, Linear):
+            raise StageFailure(
+                StageReason.UNKNOWN_MODULES,
+                f"training.adapter.targetModules: {plain_name(name)} is not a linear layer, which qlora needs: remove "
+                "it, or use lora",
+            )
 
 
 def _count(module: nn.Module) -> int:

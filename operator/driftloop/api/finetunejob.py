@@ -228,9 +228,11 @@ class DataSpec(ApiModel):
 class Adapter(ApiModel):
     """Parameter-efficient fine-tuning."""
 
-    type: Literal["none", "lora", "osf"] = Field(
+    type: Literal["none", "lora", "qlora", "osf"] = Field(
         "none",
-        description="none trains all weights. lora trains an adapter. osf trains the weaker directions of each matrix, "
+        description="none trains all weights. lora trains an adapter. qlora does too, with the matrices of all linear "
+        "layers but the output layer rounded to 4 bits (NF4); the version has the rounded matrices with the adapter "
+        "merged into them. osf trains the weaker directions of each matrix, "
         "and keeps the stronger ones as they are, so that the model forgets less (orthogonal subspace fine-tuning).",
     )
     effective_rank: float = Field(
@@ -682,6 +684,12 @@ class FineTuneJobSpec(ApiModel):
                 "self.training.adapter.type != 'osf' || "
                 "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
                 "adapter osf is not trained with compute.parallelism.tensor or pipeline: remove it",
+                ".training.adapter.type",
+            ),
+            rule(
+                "self.training.adapter.type != 'qlora' || "
+                "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
+                "adapter qlora is not trained with compute.parallelism.tensor or pipeline: remove it",
                 ".training.adapter.type",
             ),
             rule(

@@ -124,6 +124,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
         trainable_parameters=base if adapter.type == "none" else trained,
         embedding_parameters=embedding,
         largest_layer_parameters=layer,
+        linear_parameters=config.num_hidden_layers * sum(lin.inputs * lin.outputs for lin in _layer(config, family)),
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -169,7 +170,7 @@ def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> t
         targets = [linear for linear in (*layers, *around) if _is_target(linear.name, adapter.target_modules)]
     if not targets:
         raise UnknownModel(f"training.adapter.targetModules: the model has none of {', '.join(adapter.target_modules)}")
-    if adapter.type == "lora":
+    if adapter.type in ("lora", "qlora"):
         added = sum(adapter.r * (linear.inputs + linear.outputs) for linear in targets)
         return added, added
     trained = kept = 0

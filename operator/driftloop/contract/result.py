@@ -37,6 +37,7 @@ class ModelFacts(ApiModel):
     trainable_parameters: Count
     embedding_parameters: Count = 0
     largest_layer_parameters: Count = 0
+    linear_parameters: Count = 0  # of the matrices of the linear layers in all decoder layers
     num_layers: Count
     hidden_size: Count
     intermediate_size: Count = 0

@@ -27,7 +27,11 @@ SOME = LORA.model_copy(update={"target_modules": ["q_proj", "v_proj", "model.lay
 OSF = Adapter(type="osf", effective_rank=0.3)
 
 
-@pytest.mark.parametrize("adapter", [FULL, LORA, SOME, OSF], ids=["full", "lora", "lora of some modules", "osf"])
+QLORA = LORA.model_copy(update={"type": "qlora"})
+ADAPTERS = {"full": FULL, "lora": LORA, "lora of some modules": SOME, "osf": OSF, "qlora": QLORA}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_the_count_is_that_of_the_built_model(model_type: str, adapter: Adapter) -> None:
     for fields in (

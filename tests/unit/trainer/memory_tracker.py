@@ -6,6 +6,7 @@ too: this process is one worker of many, and exchanges do nothing.
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +21,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import masking_utils
 
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
-from driftloop_trainer.models import config_for, with_adapter
+from driftloop_trainer.models import config_for, decoder_layers, with_adapter
+from driftloop_trainer.nf4 import BLOCK, matrices, quantise
 from driftloop_trainer.train.worker import context
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch
@@ -57,6 +59,14 @@ PARTS: Mapping[str, tuple[_RefType, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of whole matrices, and those of matrices of 4 bits while they are expanded."""
+
+    whole: set[torch.Size]
+    expanded: set[torch.Size]
+
+
 class PartsTracker(FSDPMemTracker):  # type: ignore[no-untyped-call]
     """torch's tracker, which also keeps the most that each part took at any time.
 
@@ -64,7 +74,7 @@ class PartsTracker(FSDPMemTracker):  # type: ignore[no-untyped-call]
     in which FSDP gathers weights and adds up gradients. `vocabulary`: sizes of the last dimension of logits.
     """
 
-    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, vocabulary: set[int], shapes: set[torch.Size]):
+    def __init__(self, model: Any, optimizer: torch.optim.Optimizer, vocabulary: set[int], shapes: Shapes):
         super().__init__(model, optimizer)
         self._ref_class = [*_FSDPRefType, *_Logits]  # type: ignore[assignment] # torch only iterates over it
         self._vocabulary, self._shapes = vocabulary, shapes
@@ -87,7 +97,9 @@ class PartsTracker(FSDPMemTracker):  # type: ignore[no-untyped-call]
         shape = tensor.shape
         if len(shape) >= 2 and shape[-1] in self._vocabulary:
             return _Logits.LOGITS
-        if shape in self._shapes or shape[::-1] in self._shapes:
+        if shape in self._shapes.expanded:
+            return _FSDPRefType.ALL_GATHER
+        if shape in self._shapes.whole or shape[::-1] in self._shapes.whole:
             return _FSDPRefType.UNSHARDED_GRAD
         if len(shape) == 1 and self._fsdp_state in (_FSDPState.PRE_FW, _FSDPState.PRE_BW):
             return _FSDPRefType.ALL_GATHER
@@ -121,6 +133,8 @@ def tracked(
         half = training.bf16 and training.adapter.type != "none"
         bare = meta_model(config, torch.bfloat16 if half else torch.float32)
         model = with_adapter(bare, training.adapter)
+        if training.adapter.type == "qlora":
+            quantise(decoder_layers(model))
         shapes = {parameter.shape for parameter in model.parameters() if parameter.ndim > 1}
         shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
         batch = _full(rows, training.max_length)
@@ -131,7 +145,8 @@ def tracked(
             model.to_empty(device=CPU)
             optimizer = _with_moments(model, training)
             vocabulary = {config.vocab_size, config.vocab_size // parallelism.tensor}
-            tracker = PartsTracker(model, optimizer, vocabulary, shapes | _shapes(model))
+            known = Shapes(shapes | _shapes(model), _expanded(model))
+            tracker = PartsTracker(model, optimizer, vocabulary, known)
 
             def sums(called: Any, given: Batch) -> torch.Tensor:
                 tracker.reset_mod_stats()  # torch's tracker knows one forward pass
@@ -177,6 +192,14 @@ def _shapes(model: Any) -> set[torch.Size]:
     states = (module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule))
     groups = (state._fsdp_param_group for state in states)
     return {param._orig_size for group in groups if group for param in group.fsdp_params if len(param._orig_size) > 1}
+
+
+def _expanded(model: Any) -> set[torch.Size]:
+    found = set()
+    for module in matrices(model).values():
+        rows, packed, blocks = module.out_features, module.packed.shape[1], module.scales.shape[1]
+        found |= {torch.Size(shape) for shape in ((rows, packed), (rows, packed, 2), (rows, blocks, BLOCK))}
+    return found
 
 
 def _step(

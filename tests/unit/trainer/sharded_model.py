@@ -40,8 +40,13 @@ WAYS = {  # how a model is loaded: its adapter and the grid
     "osf": ("osf", Parallelism(data_replicate=2)),
     "pipeline-replicas": ("none", Parallelism(pipeline=2, data_replicate=2)),
     "lora-pipeline-tensor": ("lora", Parallelism(pipeline=2, tensor=2)),
+    "qlora": ("qlora", Parallelism()),
+    "qlora-replicas": ("qlora", Parallelism(data_replicate=2)),
 }
-LOADED = [(name, way) for name in SMALL for way in WAYS if way in ("none", "lora") or (name in SPLIT and way != "osf")]
+CHANGED = ("osf", "qlora", "qlora-replicas")  # not exported as they were stored
+LOADED = [
+    (name, way) for name in SMALL for way in WAYS if way in ("none", "lora") or (name in SPLIT and way not in CHANGED)
+]
 TRAINED = "-trained"
 
 
@@ -63,6 +68,8 @@ def run_rank(folder: Path, rank: int, world_size: int) -> None:
             if name == "untied" and WAYS[way][0] == "lora":
                 run(folder, rank, name, way, reference, trained=True)
     run(folder, rank, "untied", "osf", {})
+    for way in ("qlora", "qlora-replicas"):
+        run(folder, rank, "untied", way, {}, trained=True)
     limit = resident() + ALLOWED
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
     outcome[LARGE] = run(folder, rank, LARGE, "none", {})
@@ -84,7 +91,7 @@ def run(
     training = TrainingSpec(adapter=Adapter(type=adapter, r=2))
     mesh = Mesh.of("cpu", parallelism)
     sharded = load_sharded(folder / name, f"pvc://{name}", training, mesh, torch.device("cpu"))
-    differing = []
+    differing, compared = [], bool(reference)
     for full_name, weight in sharded.model.named_parameters():
         whole_weight = weight.full_tensor()
         name_there = full_name if is_adapter(full_name) else plain_name(full_name)
@@ -92,7 +99,7 @@ def run(
             reference.setdefault(full_name, whole_weight)
         if name_there == "lm_head.weight" and name_there not in reference:
             name_there = "model.embed_tokens.weight"  # a last stage has tied embeddings under this name only
-        if reference and not torch.equal(whole_weight, reference[name_there]):
+        if compared and not torch.equal(whole_weight, reference[name_there]):
             differing.append(full_name)
         if trained and ".lora_B." in full_name:
             change(weight)

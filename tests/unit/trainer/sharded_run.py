@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec, Validation
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, Dataset
-from driftloop_trainer.models import config_for, with_adapter
+from driftloop_trainer.models import config_for, decoder_layers, with_adapter
+from driftloop_trainer.nf4 import quantise
 from driftloop_trainer.osf import kept_weights
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run, plain
@@ -90,7 +91,10 @@ def tiny_model(
     if broken_token is not None:
         with torch.no_grad():
             model.get_input_embeddings().weight[broken_token] = torch.inf
-    return with_adapter(model, adapter or Adapter()).to(torch.float64)
+    model = with_adapter(model, adapter or Adapter())
+    if adapter is not None and adapter.type == "qlora":
+        quantise(decoder_layers(model))
+    return model.to(torch.float64)
 
 
 def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -113,6 +117,8 @@ def adapter_of(case: dict[str, Any]) -> Adapter:
         return Adapter(type="osf", effective_rank=0.4)
     targets = case.get("targets", ["all-linear"])
     lora = Adapter(type="lora", r=4, lora_dropout=case.get("dropout", 0.0), target_modules=targets)
+    if case.get("qlora"):
+        return lora.model_copy(update={"type": "qlora"})
     return lora if case.get("lora") else Adapter()
 
 

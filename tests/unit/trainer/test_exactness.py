@@ -30,6 +30,7 @@ from unit.trainer.sharded_run import STEPS, Tensors, adapter_of, tiny_model, tra
 
 pytestmark = pytest.mark.timeout(2400)  # all cases may take half of it beside other tests
 
+QLORA = {"qlora": True}
 DROPOUT = {"lora": True, "dropout": 0.3}
 GRID = {"world_size": 4, "tensor": 2, "micro_size": 1, "save_steps": 100}  # two rows of two, which share each matrix
 SPLIT: dict[str, dict[str, Any]] = {
@@ -92,6 +93,13 @@ RECORDED: dict[str, dict[str, Any]] = {
     "replicas": {"replicate": 4},
     "llama, shards of osf": {"osf": True},
     "llama, osf, rows shared by two": {"osf": True, "context": 2},
+    "llama, shards of 4 bits": {"qlora": True, "checkpointing": True},
+    "qwen3, replicas of 4 bits": {
+        "qlora": True,
+        "replicate": 2,
+        "reduction": "microBatch",
+        "model": {"model_type": "qwen3"},
+    },
     "qwen3, replicas of osf": {
         "osf": True,
         "replicate": 2,
@@ -221,6 +229,8 @@ CASES: list[dict[str, Any]] = [
         "osf": True,
         "spoilt": True,
     },
+    {"name": "4 bits killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "q", "stop_after": 3} | QLORA,
+    {"name": "4 bits resumed", "world_size": 1, "micro_size": 3, "save_steps": 100, "run": "q"} | QLORA,
     {"name": "shards killed", "world_size": 2, "micro_size": 4, "save_steps": 2, "run": "t", "stop_after": 3},
     {"name": "shards resumed split", "world_size": 2, "tensor": 2, "micro_size": 4, "save_steps": 100, "run": "t"},
     *({"pipeline": 2, "micro_size": 2, "save_steps": 100, "name": name} | case for name, case in STAGED.items()),
@@ -256,6 +266,7 @@ MAIN_RECORDED = (
     "llama, shards of split adapters",
     "llama, shards of osf",
     "llama, rows shared by two",
+    "llama, shards of 4 bits",
 )
 MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
 MAIN_SHARED = ("shared, windows",)
@@ -399,7 +410,7 @@ def error(found: Tensors, expected: Tensors) -> float:
     assert found.keys() == expected.keys()
     return max(
         float((found[name] - tensor).abs().max() / tensor.abs().max().clamp_min(torch.finfo(tensor.dtype).tiny))
-        for name, tensor in expected.items()
+        for name, tensor in ((name, tensor.to(torch.float64)) for name, tensor in expected.items())
     )
 
 
@@ -514,6 +525,13 @@ def test_osf_goes_on_with_the_cut_of_its_checkpoint(folder: Path) -> None:
     expected = plain_losses(Dataset(folder / FILE), adapter_of({"osf": True}))
     assert losses(folder, "osf killed") == pytest.approx(expected[:3], abs=1e-9)
     assert losses(folder, "osf resumed") == pytest.approx(expected[2:], abs=1e-9)
+
+
+@pytest.mark.long("exactness")
+def test_an_adapter_of_rounded_matrices_goes_on_from_its_checkpoint(folder: Path) -> None:
+    expected = plain_losses(Dataset(folder / FILE), adapter_of(QLORA))
+    assert losses(folder, "4 bits killed") == pytest.approx(expected[:3], abs=1e-9)
+    assert losses(folder, "4 bits resumed") == pytest.approx(expected[2:], abs=1e-9)
 
 
 @pytest.mark.long("exactness")

@@ -67,6 +67,8 @@ CASES = {
     "3b fsdp8 lora": Case("3b", 8, length=4000, checkpointing=False, adapter=LORA),
     "3b fsdp8 lora dropout": Case("3b", 8, checkpointing=False, adapter=LORA | {"lora_dropout": 0.1}),
     "8b lora": Case("8b", rows=2, length=4000, adapter=LORA),
+    "8b fsdp8 qlora": Case("8b", 8, length=4000, adapter={"type": "qlora"}),
+    "70b qlora": Case("70b", length=2000, adapter={"type": "qlora"}),
     "8b fsdp8 accumulating": Case("8b", 8, rows=2, batches=2, length=4000),
     "8b fsdp4 x tensor2": Case("8b", 8, checkpointing=False, parallelism=Parallelism(tensor=2)),
     "8b fsdp2 x context4": Case("8b", 8, length=8000, parallelism=Parallelism(context=4)),

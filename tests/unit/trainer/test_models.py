@@ -96,6 +96,17 @@ def test_facts_of_lora_count_only_the_adapters_as_trained(folder: Path) -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+def test_qlora_is_refused_where_it_would_round_nothing_or_merge_into_other_weights() -> None:
+    llama = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for fields, targets, message in (
+        ({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}, ["all-linear"], "needs linear layers"),
+        ({"model_type": "olmo_hybrid", "num_hidden_layers": 2}, ["all-linear"], "stored in another form"),
+        (llama | {"model_type": "llama"}, ["embed_tokens"], "model.embed_tokens is not a linear layer"),
+    ):
+        with pytest.raises(StageFailure, match=message):
+            model_facts(config_for(fields), Adapter(type="qlora", target_modules=targets))
+
+
 def test_facts_of_osf_count_what_is_trained_and_all_that_is_kept_beside_it(folder: Path) -> None:
     adapter = Adapter(type="osf", effective_rank=0.25)
     model = load_model(folder, adapter)

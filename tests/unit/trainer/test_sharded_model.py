@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for
+from driftloop_trainer.nf4 import Nf4Linear, dequantised, quantised
 from unit.trainer import templates
 from unit.trainer.ranks import run_script
 from unit.trainer.sharded_model import LARGE, LOADED, RANKS, TRAINED
@@ -92,6 +94,24 @@ def test_trained_adapters_are_merged_alike_in_every_grid(folder: Path) -> None:
     changed = {name for name in base if not torch.equal(merged[name], base[name])}
     assert len(changed) == 2 * 7  # the linear layers of its decoder layers
     assert all(torch.equal(merged[name], other[name]) for other in others for name in base)
+
+
+def test_an_adapter_is_merged_into_the_weights_of_4_bits_with_which_it_was_trained(folder: Path) -> None:
+    base, merged = weights(folder / "untied"), weights(folder / "out" / f"untied-lora{TRAINED}")
+    of_shards, of_replicas = (weights(folder / "out" / f"untied-{way}{TRAINED}") for way in ("qlora", "qlora-replicas"))
+    assert base.keys() == of_shards.keys()
+    assert all(torch.equal(of_shards[name], of_replicas[name]) for name in base)
+    linear = {name for name in base if not torch.equal(merged[name], base[name])}
+    for name in linear:
+        rounded = rounded_to_4_bits(base[name])
+        assert not torch.allclose(rounded, base[name], atol=1e-4)
+        assert torch.allclose(of_shards[name] - rounded, merged[name] - base[name], atol=1e-6)
+    assert all(torch.equal(of_shards[name], base[name]) for name in base.keys() - linear)
+
+
+def rounded_to_4_bits(matrix: torch.Tensor) -> torch.Tensor:
+    packed, scales = quantised(matrix)
+    return dequantised(packed, scales, Nf4Linear(nn.Linear(1, 1)).pairs, matrix.shape[1])
 
 
 def test_weights_that_osf_cuts_in_two_are_exported_as_their_sum_by_every_rank(folder: Path) -> None:

@@ -17,6 +17,7 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
     counts = {"pretrain": "all", "sft": training.loss_on, "dpo": f"pairs of answers, beta {training.beta:g}"}
     counts["kto"] = f"labelled answers, beta {training.beta:g}"
     adapters = {"none": "none", "lora": f"lora r={training.adapter.r}, merged"}
+    adapters["qlora"] = f"qlora r={training.adapter.r}, merged into the weights as rounded to 4 bits"
     adapters["osf"] = f"osf, {training.adapter.effective_rank:g} of the directions kept, merged"
     rows = {
         "family": task.family,

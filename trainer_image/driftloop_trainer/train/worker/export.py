@@ -29,6 +29,7 @@ from driftloop.podlib.storage import complete, new_file
 from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
+from driftloop_trainer.nf4 import matrices
 from driftloop_trainer.osf import merged, osf_layers
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.curve import Curve, write_curves
@@ -133,6 +134,7 @@ class Weights:
         self._stored = stored
         self._adapted = adapted
         self._cut = {f"{name}.base_layer.weight": layer for name, layer in osf_layers(model).items()}
+        self._in_4_bits = matrices(model)
         self._dtype = dtype
 
     def sizes(self) -> dict[str, int]:
@@ -142,10 +144,17 @@ class Weights:
     def get(self, stored_name: str, wanted: bool) -> dict[str, torch.Tensor]:
         """The whole weight on the CPU as the files have it, if it is `wanted`; else nothing. Every rank calls it.
 
-        A frozen weight is read from the base model's file, with the precision that it has there.
+        A frozen weight is read from the base model's file, with the precision that it has there. One of 4 bits is as
+        the adapter was trained with it.
         """
         name = self._names[stored_name]
-        tensor, weight = self._stored[name], self._weights[name]
+        tensor = self._stored[name]
+        if name in self._in_4_bits:
+            rounded, change = self._in_4_bits[name].whole(wanted), self._change(name)
+            if rounded is None:
+                return {}
+            return self._divided(tensor, rounded if change is None else rounded + change)
+        weight = self._weights[name]
         if weight.requires_grad:
             whole = _whole(weight)
             return self._divided(tensor, whole) if wanted else {}

@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
-from driftloop_trainer.models import load_config, load_model, plain_name, with_adapter
+from driftloop_trainer.models import decoder_layers, load_config, load_model, plain_name, with_adapter
+from driftloop_trainer.nf4 import matrices, quantise
 from driftloop_trainer.osf import decomposed, osf_layers
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
@@ -51,6 +52,8 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
     first_names = {name: first for first, *others in tied_names(bare) for name in (first, *others)}
     model = with_adapter(bare, training.adapter)
     check_stages(model, mesh.stages)
+    if training.adapter.type == "qlora":
+        quantise(decoder_layers(model))
     buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
     shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
     model.to_empty(device=device)
@@ -60,7 +63,8 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
         stored = None
         _receive(model, folder)
     else:
-        firsts = {name: first_names.get(plain_name(name)) for name, *_ in tied_names(model)}
+        names = [*(name for name, *_ in tied_names(model)), *matrices(model)]
+        firsts = {name: first_names.get(plain_name(name)) for name in names}
         stored = {name: weights[first] for name, first in firsts.items() if first in weights}
         _read(model, stored)
     _start_adapters(model, training.seed)
@@ -73,7 +77,7 @@ def empty_model(folder: Path, training: TrainingSpec) -> Any:
 
     Trained weights are in float32. Frozen weights of LoRA are in bfloat16 if the computation is in bfloat16.
     """
-    half = training.bf16 and training.adapter.type == "lora"
+    half = training.bf16 and training.adapter.type in ("lora", "qlora")
     model = meta_model(load_config(folder), torch.bfloat16 if half else torch.float32)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
@@ -86,8 +90,10 @@ def empty_model(folder: Path, training: TrainingSpec) -> Any:
 
 def _read(model: nn.Module, stored: dict[str, Stored]) -> None:
     """Fill each rank's shards from the files."""
-    weights = model.state_dict(keep_vars=True)
-    wanted = {tensor.name: weights[name].detach() for name, tensor in stored.items()}
+    weights, in_4_bits = model.state_dict(keep_vars=True), matrices(model)
+    for name, module in in_4_bits.items():
+        module.read(stored[name])
+    wanted = {tensor.name: weights[name].detach() for name, tensor in stored.items() if name not in in_4_bits}
     load_state(wanted, storage_reader=WeightsReader({tensor.name: tensor for tensor in stored.values()}))
 
 

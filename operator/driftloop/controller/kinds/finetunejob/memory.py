@@ -15,6 +15,7 @@ from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
 
 FLOAT, HALF = 4, 2  # bytes
+NF4 = 0.5 + HALF / 64  # bytes of a number in 4 bits, of which 64 have a scale: see driftloop_trainer/nf4.py
 # Linear layers of a dense decoder layer: q, k, v and o of the attention, and gate, up and down of the MLP.
 LINEAR_LAYERS = 7
 ADAM_STATES = 2  # AdamW keeps two moments per weight, in float32 like the weights
@@ -55,6 +56,7 @@ class _Worker:
     trained_outside: int
     trained: int
     frozen: int
+    in_4_bits: int  # of the frozen ones
     gradients_before: int  # bytes that the step's earlier micro-batches have left
     gradients_at_end: int  # bytes after the last one, without those of the embeddings and the output layer
 
@@ -64,9 +66,15 @@ class _Worker:
         return HALF if self.training.bf16 else FLOAT
 
     @property
+    def layer_bytes(self) -> int:
+        """Bytes of the largest layer as it is gathered."""
+        in_4_bits = math.ceil(self.in_4_bits / max(1, self.model.num_layers))
+        return self.width * max(0, self.layer - in_4_bits) + math.ceil(NF4 * in_4_bits)
+
+    @property
     def copied(self) -> bool:
         """Whether gathered weights come from a buffer: of other workers' shards, or in half precision."""
-        return self.shards > 1 or (bool(self.training.bf16) and self.training.adapter.type != "lora")
+        return self.shards > 1 or (bool(self.training.bf16) and self.training.adapter.type in ("none", "osf"))
 
     @property
     def chunk(self) -> int:
@@ -92,7 +100,7 @@ def memory_per_worker(
     pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
     micro-batches as there are stages, the last one has the logits. With replicas the shards are those of one replica.
     Workers that share the tokens of rows have a part of activations, logits and scores; the others are shards for them.
-    Weights: in float32; frozen ones of LoRA in half precision if the computation is.
+    Weights: in float32; frozen ones of LoRA in half precision if the computation is, or with QLoRA in 4 bits.
     Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
     Gathered, gradients, activations: see `_gathered`, `_gradients` and `_layer`.
     Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
@@ -103,9 +111,11 @@ def memory_per_worker(
     model, width = worker.model, worker.width
     split = worker.tensor if training.adapter.type == "none" else 1  # of trained weights over the workers of a group
     workers = worker.shards * worker.tensor  # of a stage, in a replica
-    frozen_width = FLOAT if training.adapter.type == "osf" else width
+    frozen = (FLOAT if training.adapter.type == "osf" else width) * (worker.frozen - worker.in_4_bits)
     state = {
-        "weights": math.ceil(FLOAT * worker.trained / (worker.shards * split) + frozen_width * worker.frozen / workers),
+        "weights": math.ceil(
+            FLOAT * worker.trained / (worker.shards * split) + (frozen + NF4 * worker.in_4_bits) / workers
+        ),
         "optimizer": math.ceil(FLOAT * ADAM_STATES * worker.trained / (worker.shards * split)),
     }
     masked = training.packing and not model.document_attention
@@ -153,6 +163,7 @@ def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int
     trained = outside if whole else 0
     unsharded = math.ceil(FLOAT * model.trainable_parameters / split) if kept else 0
     layer = model.largest_layer_parameters // tensor
+    in_4_bits = model.linear_parameters if training.adapter.type == "qlora" else 0
     return _Worker(
         model=model,
         training=training,
@@ -161,12 +172,13 @@ def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int
         tokens=micro * trained_examples_per_sequence(training) * math.ceil(longest / parallelism.context),
         length=longest,
         waiting=min(batches, stages),
-        layer=layer + adapters if training.adapter.type == "lora" else layer,
+        layer=layer + adapters if training.adapter.type in ("lora", "qlora") else layer,
         outside=outside,
         trained_layer=layer if whole else adapters,
         trained_outside=trained,
         trained=model.trainable_parameters,
         frozen=model.parameters - model.trainable_parameters,
+        in_4_bits=in_4_bits,
         gradients_before=unsharded or (sharded if batches > 1 else 0),
         gradients_at_end=unsharded + math.ceil(FLOAT * max(0, model.trainable_parameters / split - trained) / shards),
     )
@@ -231,8 +243,9 @@ def _last_layer(worker: _Worker) -> _Moment:
     model, width = worker.model, worker.width
     inner = 2 * width * model.intermediate_size // worker.tensor + model.hidden_size * width
     again = _layer(worker) if worker.training.gradient_checkpointing else 0
+    layers = (GATHERED_LAYERS if worker.copied else 1) * worker.layer_bytes
     return _Moment(
-        width * (worker.outside + (GATHERED_LAYERS if worker.copied else 1) * worker.layer),
+        width * worker.outside + layers + _dequantised(worker),
         worker.gradients_before + _vocabulary(worker) + (FLOAT + width) * worker.trained_layer,
         _kept_activations(worker) + worker.tokens * (inner + again),
     )
@@ -263,7 +276,13 @@ def _vocabulary(worker: _Worker) -> int:
 
 def _arriving(worker: _Worker) -> int:
     """Bytes of a layer that is gathered while another one is computed."""
-    return worker.width * worker.layer if worker.shards > 1 else 0
+    return worker.layer_bytes if worker.shards > 1 else 0
+
+
+def _dequantised(worker: _Worker) -> int:
+    """Bytes of the largest matrix of 4 bits when it is expanded to be multiplied with: it is there twice."""
+    largest = worker.model.hidden_size * max(worker.model.hidden_size, worker.model.intermediate_size)
+    return 2 * worker.width * largest if worker.in_4_bits else 0
 
 
 def _logits(worker: _Worker) -> int:
@@ -298,7 +317,7 @@ def _layer(worker: _Worker) -> int:
     whole = hidden * (2 * FLOAT + 2 * width * (2 if adapter.type == "none" else 1))
     if adapter.type == "osf":
         whole += math.ceil(2 * LINEAR_LAYERS * width * hidden * (1 - adapter.effective_rank))
-    if adapter.type == "lora" and adapter.lora_dropout > 0:
+    if adapter.type in ("lora", "qlora") and adapter.lora_dropout > 0:
         whole += (width + 1) * 5 * hidden
         attention += (width + 1) * (hidden + inner)
     return whole + math.ceil((attention + width * 4 * inner) / worker.tensor)

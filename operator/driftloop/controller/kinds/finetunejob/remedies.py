@@ -79,7 +79,7 @@ def _advice(change: str | None) -> str:
     if change:
         return f"it would fit with {change}"
     return (
-        "no change of gradientCheckpointing, bf16, LoRA, parallelism, nodes and memory is enough: lower "
+        "no change of gradientCheckpointing, bf16, adapter, parallelism, nodes and memory is enough: lower "
         "training.maxLength, or train a smaller model"
     )
 
@@ -133,13 +133,27 @@ def _lora(case: _Case) -> _Case | None:
     A new model can't have one, because its weights are random.
     """
     adapter, model = case.spec.training.adapter, case.data.model
-    if adapter.type == "lora" or case.spec.model.from_.config is not None or not model.hidden_size:
+    if adapter.type in ("lora", "qlora") or case.spec.model.from_.config is not None or not model.hidden_size:
         return None
     added = lora_parameters(model, adapter.r)
     facts = model.model_copy(update={"parameters": model.parameters + added, "trainable_parameters": added})
     with_lora = adapter.model_copy(update={"type": "lora", "target_modules": ["all-linear"]})
     changed = case.changed("training", "training.adapter.type: lora", adapter=with_lora)
     return replace(changed, data=case.data.model_copy(update={"model": facts}))
+
+
+def _qlora(case: _Case) -> _Case | None:
+    """An adapter on all linear layers, whose matrices have 4 bits; they are not divided further."""
+    adapter, parallelism = case.spec.training.adapter, case.spec.compute.parallelism
+    divided = parallelism.tensor > 1 or parallelism.pipeline > 1
+    if divided or not case.data.model.linear_parameters or case.data.model.loaded_whole:
+        return None
+    added = case if adapter.type == "lora" else _lora(case)
+    if added is None:
+        return None
+    rounded = added.spec.training.adapter.model_copy(update={"type": "qlora"})
+    changed = case.changed("training", "training.adapter.type: qlora", adapter=rounded)
+    return replace(changed, data=added.data)
 
 
 def lora_parameters(model: ModelFacts, rank: int) -> int:
@@ -211,4 +225,4 @@ def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | No
     return changed(values[found]) if found < len(values) else None
 
 
-_CHANGES: tuple[_Change, ...] = (_one_replica, _checkpointing, _bf16, _lora, _context, _nodes, _memory)
+_CHANGES: tuple[_Change, ...] = (_one_replica, _checkpointing, _bf16, _lora, _qlora, _context, _nodes, _memory)

@@ -402,6 +402,13 @@ def test_what_adapters_replicate_is_not_divided_over_the_workers_that_share_a_ma
     assert whole["weights"] - split["weights"] == 4 * 8_000_000 / 2 * 3 / 4  # the frozen ones
 
 
+def test_rounded_matrices_take_a_little_more_than_4_bits_and_the_others_16() -> None:
+    model = model_of(parameters=9_000_000, trainable_parameters=1_000_000, linear_parameters=6_400_000)
+    training = TrainingSpec(train_batch_size=16, adapter=Adapter(type="qlora"), bf16=True)
+    memory = memory_per_worker(training, prepared(model=model), 4, 1, on_gpu=True)
+    assert memory["weights"] == (4 * 1_000_000 + 2 * 1_600_000 + 6_400_000 * 4.25 / 8) / 4
+
+
 def test_shards_are_those_of_one_replica() -> None:
     training, data = TrainingSpec(train_batch_size=64), prepared(model=model_of())
     alone = memory_per_worker(training, data, 4, 1, on_gpu=False)

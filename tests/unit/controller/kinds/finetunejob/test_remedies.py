@@ -177,3 +177,13 @@ def test_an_adapter_is_suggested_beside_matrices_that_are_split() -> None:
     compute = wanted.compute.model_copy(update={"parallelism": Parallelism(tensor=2)})
     split = wanted.model_copy(update={"compute": compute})
     assert change(split, LLAMA_8B.model_copy(update=HEADS)) == "training.adapter.type: lora"
+
+
+def test_4_bits_are_suggested_where_lora_alone_is_too_large() -> None:
+    rounded = LLAMA_70B.model_copy(update={"linear_parameters": 68_000_000_000})
+    wanted = gpu_job(1, gradientCheckpointing=True, trainBatchSize=1)
+    assert change(wanted, rounded) == "training.adapter.type: qlora"
+    with_lora = gpu_job(1, gradientCheckpointing=True, trainBatchSize=1, adapter=LORA)
+    assert change(with_lora, lora_on(rounded)) == "training.adapter.type: qlora"
+    compute = gpu_job(2).compute.model_copy(update={"parallelism": Parallelism(tensor=2)})
+    assert "qlora" not in (change(wanted.model_copy(update={"compute": compute}), rounded) or "")
