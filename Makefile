@@ -84,6 +84,12 @@ lock: .venv/ready ## Resolve pyproject.toml into constraints.txt (images) and co
 	.venv/bin/uv pip compile -q pyproject.toml --all-extras -c constraints.txt \
 		-o constraints-dev.txt --no-header --no-annotate
 
+VLLM := tests/testcluster/vllm
+.PHONY: lock-vllm
+lock-vllm: .venv/ready ## Resolve vLLM for CPUs into the requirements of its image, with hashes.
+	.venv/bin/uv pip compile -q $(VLLM)/requirements.in --override $(VLLM)/overrides.txt --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate -o $(VLLM)/requirements.txt
+
 .PHONY: cluster
 cluster: ## Start a two-node cluster (CLUSTER=current|kind|local).
 	$(TESTCLUSTER) --provider $(CLUSTER) up

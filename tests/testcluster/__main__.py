@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
             provider.down()
             providers.remember(None)
         case "images":
-            references = provider.provide_images(options.name or list(images.DOCKERFILES))
+            references = provider.provide_images(options.name or list(images.DEFAULT))
             print(json.dumps(references) if options.json else "\n".join(references.values()))
         case "status":
             print(provider.status())
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="show what is running")
     commands.add_parser("kubeconfig", help="print the shell command that points kubectl at the cluster")
     build = commands.add_parser("images", help="build changed images and load them into the nodes")
-    build.add_argument("name", nargs="*", help=f"one of {', '.join(images.DOCKERFILES)}; default: all")
+    build.add_argument("name", nargs="*", help=f"one of {', '.join(images.DOCKERFILES)}; default: all but vllm")
     build.add_argument("--json", action="store_true", help="print the references as JSON, by name")
     commands.add_parser("fail-node", help="disconnect a node").add_argument("node")
     commands.add_parser("heal-node", help="reconnect a node").add_argument("node")

@@ -21,7 +21,9 @@ DOCKERFILES = {
     "trainer": "trainer_image/Dockerfile",
     "server": "server_image/Dockerfile",
     "monitoring": "tests/testcluster/monitoring/Dockerfile",
+    "vllm": "tests/testcluster/vllm/Dockerfile",
 }
+DEFAULT = tuple(name for name in DOCKERFILES if name != "vllm")  # vLLM takes gigabytes, and few tests need it
 
 
 def build_arguments(environment: dict[str, str]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def test_files_that_are_not_copied_leave_the_name_as_it_is(checkout: Path) -> No
 
 
 def test_the_real_dockerfiles_copy_only_what_exists() -> None:
-    for name in ("operator", "trainer", "server"):  # what `monitoring` copies is put there when it is built
+    for name in ("operator", "trainer", "server", "vllm"):  # what `monitoring` copies is put there when it is built
         assert images.reference(name, ARGUMENTS).startswith(f"localhost/driftloop-{name}:dev-")
 
 

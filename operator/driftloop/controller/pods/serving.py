@@ -20,6 +20,7 @@ from driftloop.controller.pods.common import (
 )
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
+from driftloop.controller.vocabulary.quantity import quantity
 
 SERVE = "serve"  # value of the label STAGE
 ENGINE = "engine"  # name of the container
@@ -68,7 +69,7 @@ class Arm:
         )
         if self.engine.type == "vllm":
             container["command"] = _vllm_command(self.task, self.engine)
-            container["env"] = [*_VLLM_DEFAULTS, *container["env"], *_VLLM_ENV]
+            container["env"] = [*_vllm_defaults(self.engine), *container["env"], *_VLLM_ENV]
         return _sidecar(container | {"livenessProbe": _engine_alive(self.task)})
 
     def proxy(self) -> Obj:
@@ -139,12 +140,23 @@ def serving_template(
 
 
 _VLLM_ENV: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
-_VLLM_DEFAULTS: list[Obj] = [  # `engine.env` may change these: of two variables with one name the later one counts
+_VLLM_DEFAULTS: list[Obj] = [
     {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
     # torch fails without a user name, and the image has none for this UID:
     # https://github.com/pytorch/pytorch/issues/140765
     {"name": "USER", "value": "nonroot"},
 ]
+
+
+def _vllm_defaults(engine: Engine) -> list[Obj]:
+    """Variables that `engine.env` may change: of two variables with one name the later one counts."""
+    if engine.gpus:
+        return _VLLM_DEFAULTS
+    # On a CPU vLLM takes 92 % of the node's memory for its cache, whatever the container's limit is, and does not start
+    # if that is not free: https://docs.vllm.ai/en/latest/getting_started/installation/cpu/
+    limit = engine.resources.limits.get("memory")
+    gib = max(1, quantity(limit) // 4 >> 30) if limit else 1
+    return [*_VLLM_DEFAULTS, {"name": "VLLM_CPU_KVCACHE_SPACE", "value": str(gib)}]
 
 
 def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.base import ForeignRef, PodOverrides
+from driftloop.api.base import ForeignRef, PodOverrides, Resources
 from driftloop.api.engine import Engine
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_template
@@ -158,6 +158,16 @@ def test_vllm_takes_gpus_and_further_arguments_last() -> None:
     assert "--max-model-len 4096" in arguments
     assert "--dtype bfloat16" in arguments
     assert engine["command"][-1] == "--enable-prefix-caching"
+
+
+@pytest.mark.parametrize(
+    ("limits", "gpus", "gib"), [({"memory": "32Gi"}, 0, "8"), ({"memory": "2Gi"}, 0, "1"), ({}, 0, "1"), ({}, 1, None)]
+)
+def test_vllm_without_gpus_takes_a_quarter_of_its_memory_for_its_cache(
+    limits: dict[str, str], gpus: int, gib: str | None
+) -> None:
+    env = {e["name"]: e.get("value") for e in vllm(gpus=gpus, resources=Resources(limits=limits))["env"]}
+    assert env.get("VLLM_CPU_KVCACHE_SPACE") == gib
 
 
 @pytest.mark.parametrize("kind", [{}, {"type": "vllm", "image": "vllm:1"}], ids=["ours", "vllm"])

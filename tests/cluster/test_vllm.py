@@ -1,0 +1,136 @@
+"""A service moves to vLLM and back under load, and vLLM's pods drain and fail as those of the built-in engine do."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.lab import TRAINED, Lab, tiny_pools
+from demo.install import CLAIM
+from demo.reads import Obj
+from demo.traffic import Traffic
+from driftloop.contract.names import METRICS_PORT
+from driftloop_server.engine.metrics import EngineMetrics
+from testcluster import wait
+from testcluster.client import Cluster
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400), pytest.mark.long("vllm")]
+
+NAME = "on-vllm"
+BUILT_IN: Obj = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}}
+
+
+@pytest.fixture(scope="module")
+def vllm(cluster: Cluster) -> Obj:
+    """The settings of the engine vLLM."""
+    image = cluster.provider.provide_images(["vllm"])["vllm"]
+    resources = {"requests": {"cpu": "200m", "memory": "2Gi"}, "limits": {"memory": "6Gi"}}
+    # With bfloat16, vLLM's attention uses AMX without asking the kernel for it if no matrix is large enough for oneDNN
+    # to ask first, and is killed by SIGILL (not reported).
+    engine = {"type": "vllm", "image": image, "dtype": "float32", "args": ["--enforce-eager"]}
+    return engine | {"resources": resources}
+
+
+def service(engine: Obj) -> Obj:
+    spec = {
+        "model": {"family": TRAINED},
+        "replicas": 1,
+        "drainSeconds": 20,
+        "canary": {
+            "minRequests": 30,
+            "minSeconds": 5,
+            "maxErrorRateIncrease": 0.1,
+            "maxLatencyRatio": 100,
+            "progressDeadlineSeconds": 300,
+        },
+        "feedback": {"storage": f"pvc://{CLAIM}/{NAME}/feedback"},
+        "engine": engine,
+    }
+    return {
+        "apiVersion": "driftloop.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": NAME},
+        "spec": spec,
+    }
+
+
+def status(lab: Lab) -> Obj:
+    found: Obj = lab.get("inferenceservice", NAME).get("status", {})
+    return found
+
+
+def revision_after(lab: Lab, before: str) -> str:
+    """Wait until another revision than `before` is stable, without a candidate. Returns it."""
+
+    def promoted() -> str | None:
+        found = status(lab)
+        stable = (found.get("stable") or {}).get("revision")
+        return stable if stable != before and found.get("phase") == "Serving" and not found.get("candidate") else None
+
+    revision: str = lab.kube.wait("promotion", promoted, 900, tell=lambda: str(status(lab)))
+    return revision
+
+
+def engines(lab: Lab) -> set[str]:
+    """The images of the engines that serve now."""
+    pods = [p for p in lab.list("pods", f"driftloop.dev/service={NAME}") if "deletionTimestamp" not in p["metadata"]]
+    return {c["image"] for p in pods for c in p["spec"]["initContainers"] if c["name"] == "engine"}
+
+
+@pytest.fixture(scope="module")
+def traffic(lab: Lab, trained: str) -> Iterator[Traffic]:
+    """A service on the built-in engine under a load of which every tenth request is streamed."""
+    lab.apply(service(BUILT_IN))
+    revision_after(lab, "")
+    with Traffic(lab.kube, lab.namespace, lab.installed.images["operator"], NAME, {"old": tiny_pools().traffic}) as run:
+        run.phase("moves", 5, old=1.0)
+        yield run
+    lab.kube.run("delete", "inferenceservice", NAME, "-n", lab.namespace)
+
+
+def metric_names(lab: Lab) -> set[str]:
+    """Names of the engine's metrics that the proxy of a serving pod passes on."""
+    (pod, *_) = [
+        p for p in lab.list("pods", f"driftloop.dev/service={NAME}") if "deletionTimestamp" not in p["metadata"]
+    ]
+    code = f"import urllib.request as r; print(r.urlopen('http://{pod['status']['podIP']}:{METRICS_PORT}/metrics').read().decode())"
+    text = lab.run_pod("reads-metrics", lab.installed.images["operator"], ["python3", "-c", code])
+    return {family.name for family in text_string_to_metric_families(text) if family.name.startswith("vllm:")}
+
+
+def lost_nothing(traffic: Traffic) -> bool:
+    beyond = traffic.sent("moves") + 30
+    wait.until(lambda: traffic.sent("moves") > beyond, "more requests", 180)
+    time.sleep(2)
+    counts = traffic.by_phase["moves"]
+    return counts["failed"] == 0 and counts["refused"] == 0
+
+
+def test_a_service_moves_to_vllm_drains_there_rolls_back_and_returns_and_loses_no_request(
+    lab: Lab, vllm: Obj, traffic: Traffic
+) -> None:
+    built_in = status(lab)["stable"]["revision"]
+
+    lab.apply(service(vllm))
+    on_vllm = revision_after(lab, built_in)
+    assert engines(lab) == {vllm["image"]}
+    assert lost_nothing(traffic), traffic.totals()
+
+    assert {family.name for family in EngineMetrics("m").registry.collect()} <= metric_names(lab)
+
+    # Another setting is another revision: the pods of the old one end while they stream.
+    lab.apply(service(vllm | {"maxNumSeqs": 16}))
+    drained = revision_after(lab, on_vllm)
+    assert lost_nothing(traffic), traffic.totals()
+
+    lab.apply(service(vllm | {"args": ["--enforce-eager", "--no-such-argument"]}))
+
+    lab.kube.wait("a rollback", lambda: status(lab).get("failedRevisions"), 900, tell=lambda: str(status(lab)))
+    assert status(lab)["stable"]["revision"] == drained
+    assert lost_nothing(traffic), traffic.totals()
+
+    lab.apply(service(BUILT_IN))
+    revision_after(lab, drained)
+    assert vllm["image"] not in engines(lab)
+    assert lost_nothing(traffic), traffic.totals()
