@@ -38,7 +38,7 @@ class WandB:
             project=self._training.experiment,
             name=self._training.name,
             id=self._training.uid,
-            resume="allow",
+            resume="allow" if self._online else None,
             config=self._training.settings | self._training.tags,
             dir=str(self._folder),
             mode="online" if self._online else "offline",
@@ -57,6 +57,9 @@ class WandB:
 
     def close(self, ending: Ending | None) -> None:
         """End the run: wandb shows one that is left open as crashed, until it goes on."""
+        import wandb
+
         self._run.finish(exit_code=0 if ending == "FINISHED" else 1)
         if not self._online:
+            wandb.teardown()  # only then is the file complete: `finish` does not wait for the process that writes it
             self._mirror.push()
