@@ -154,7 +154,7 @@ def test_a_lease_that_another_took_ends_a_blocked_process(server: LeaseServer, s
     server.store(server.lease | {"spec": {"holderIdentity": "thief", "leaseDurationSeconds": 60}})
     taken = server.renewed
     assert process.wait(timeout=30) == LEASE_LOST
-    assert time.monotonic() < taken + RETRY + 3  # the end of the process takes up to a second on a busy machine
+    assert time.monotonic() < taken + RETRY + 1
     assert server.lease["spec"]["holderIdentity"] == "thief"
 
 
