@@ -9,7 +9,6 @@ right if it equals the category exactly. Prints the accuracies and the median of
 """
 
 import argparse
-import csv
 import os
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.distributed as dist
+from intents import Rows, read_rows, write_rows
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.task import PrepareTask
@@ -36,7 +36,6 @@ from driftloop_trainer.train.worker.sharding import shard
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
 ARCHITECTURE = {"model_type": "llama", "max_position_embeddings": 256, "tie_word_embeddings": True} | SIZES
 ANSWER = 24  # maximal tokens of an answer
-Rows = list[tuple[str, str]]
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def main() -> None:
         dist.init_process_group("gloo", init_method=f"file://{name}/store", rank=0, world_size=1)
         for seed in options.seeds:
             train, test = drawn(options, seed)
-            _write(Path(name) / "bench" / f"{seed}.csv", train)
+            write_rows(Path(name) / "bench" / f"{seed}.csv", train)
             plain, more = (accuracy(options, Path(name) / "bench", seed, test, f) for f in (0.0, options.fraction))
             differences.append(more - plain)
             print(f"seed {seed}: {plain:.3f} without, {more:.3f} with augment, {more - plain:+.3f}", flush=True)
@@ -61,7 +60,7 @@ def main() -> None:
 def drawn(options: argparse.Namespace, seed: int) -> tuple[Rows, Rows]:
     """Training rows and test rows of the categories for this seed."""
     random = Random(seed)  # noqa: S311 - no secret
-    train, test = (_read(options.data / f"{part}.csv") for part in ("train", "test"))
+    train, test = (read_rows(options.data / f"{part}.csv") for part in ("train", "test"))
     categories = random.sample(sorted({category for _, category in train}), options.categories)
     chosen = [
         row
@@ -133,16 +132,6 @@ def _task(options: argparse.Namespace, seed: int, fraction: float, output: str) 
         "output": output,
     }
     return PrepareTask.model_validate(document)
-
-
-def _read(path: Path) -> Rows:
-    with path.open(newline="") as stream:
-        return [(row["text"], row["category"]) for row in csv.DictReader(stream)]
-
-
-def _write(path: Path, rows: Rows) -> None:
-    with path.open("w", newline="") as stream:
-        csv.writer(stream).writerows([("text", "category"), *rows])
 
 
 def _parser() -> argparse.ArgumentParser:

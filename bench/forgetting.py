@@ -11,7 +11,6 @@ and their means, and draws them.
 """
 
 import argparse
-import csv
 import os
 import tempfile
 import time
@@ -27,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.distributed as dist
+from intents import Rows, read_rows, write_rows
 
 from driftloop.contract.course import Course
 from driftloop.contract.task import PrepareTask
@@ -42,7 +42,6 @@ from driftloop_trainer.train.worker.sharding import shard
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
 ARCHITECTURE = {"model_type": "llama", "max_position_embeddings": 256, "tie_word_embeddings": True} | SIZES
 ANSWER = 24  # maximal tokens of an answer
-Rows = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: Path, seed: int) -> None:
         self._options, self._folder, self._seed = options, folder, seed
-        train, test = (_read(options.data / f"{part}.csv") for part in ("train", "test"))
+        train, test = (read_rows(options.data / f"{part}.csv") for part in ("train", "test"))
         random = Random(seed)  # noqa: S311 - no secret
         counts = Counter(category for _, category in train)
         enough = sorted(category for category, count in counts.items() if count >= options.rows)
@@ -108,7 +107,7 @@ class Bench:
         self._tests = {}
         for part, categories in (("old", drawn[: options.old]), ("new", drawn[options.old :])):
             rows = [row for c in categories for row in random.sample([r for r in train if r[1] == c], options.rows)]
-            _write(folder / f"{seed}-{part}.csv", rows)
+            write_rows(folder / f"{seed}-{part}.csv", rows)
             candidates = [row for row in test if row[1] in categories]
             self._tests[part] = random.sample(candidates, min(options.items, len(candidates)))
 
@@ -258,16 +257,6 @@ def drawing(results: dict[str, list[Result]]) -> str:
         parts.append(f'<circle cx="{left + width + 24}" cy="{y - 4}" r="7" fill="{colour}"/>')
         parts.append(f'<text x="{left + width + 38}" y="{y}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>", ""])
-
-
-def _read(path: Path) -> Rows:
-    with path.open(newline="") as stream:
-        return [(row["text"], row["category"]) for row in csv.DictReader(stream)]
-
-
-def _write(path: Path, rows: Rows) -> None:
-    with path.open("w", newline="") as stream:
-        csv.writer(stream).writerows([("text", "category"), *rows])
 
 
 def _parser() -> argparse.ArgumentParser:

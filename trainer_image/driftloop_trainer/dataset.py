@@ -52,6 +52,12 @@ class Dataset:
         """Lengths of the rows in a sequence."""
         return self._segments[self._segment_offsets[index] : self._segment_offsets[index + 1]]
 
+    def parts(self, index: int) -> list[tuple[Tokens, Tokens]]:
+        """Token ids and labels of each row in a sequence."""
+        borders = self.segments(index).cumsum()[:-1]
+        ids, labels = (np.split(tokens, borders) for tokens in (self.ids(index), self.labels(index)))
+        return list(zip(ids, labels, strict=True))
+
     def rows(self, indices: Sequence[int]) -> list[str]:
         """Where users find the rows of these sequences: source and place, for messages. Read from the file each time.
 

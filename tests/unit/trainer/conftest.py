@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from driftloop_trainer.prepare.newmodel import train_tokenizer
 from driftloop_trainer.train.run import Run
@@ -48,3 +50,12 @@ def taken_over(token: str) -> Run:
     run = Run(RUN, token)
     run.take_over()
     return run
+
+
+def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
+    """A tiny model after one step, with the optimizer that has made it."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    return model, optimizer

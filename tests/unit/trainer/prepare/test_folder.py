@@ -211,12 +211,11 @@ def segments(data: Dataset) -> tuple[list[Tokens], list[Tokens]]:
     """The labels of the first and of the second segment of each sequence. Their prompts are the same."""
     first, second = [], []
     for index in range(len(data)):
-        border = int(data.segments(index)[0])
-        labels, ids = data.labels(index), data.ids(index)
-        one, other = (int((part >= 0).argmax()) for part in (labels[:border], labels[border:]))
-        assert ids[:one].tolist() == ids[border : border + other].tolist()
-        first.append(labels[:border])
-        second.append(labels[border:])
+        one, other = data.parts(index)
+        prompts = [ids[: int((labels >= 0).argmax())].tolist() for ids, labels in (one, other)]
+        assert prompts[0] == prompts[1]
+        first.append(one[1])
+        second.append(other[1])
     return first, second
 
 

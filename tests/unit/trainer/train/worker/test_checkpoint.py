@@ -14,7 +14,7 @@ from driftloop_trainer.train.run import Checkpoint, Position, Run, Superseded
 from driftloop_trainer.train.validation import Validated
 from driftloop_trainer.train.worker.checkpoint import load, resume
 from driftloop_trainer.train.worker.saver import Saver
-from unit.trainer.conftest import taken_over
+from unit.trainer.conftest import model_and_optimizer, taken_over
 
 
 @pytest.fixture
@@ -23,14 +23,6 @@ def alone(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
-
-
-def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    model(torch.ones(2)).sum().backward()
-    optimizer.step()
-    return model, optimizer
 
 
 def save(run: Run, position: Position, model: nn.Module, optimizer: torch.optim.AdamW, keep: int) -> Checkpoint:

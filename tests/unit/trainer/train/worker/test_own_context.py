@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.task import TrainTask
@@ -16,7 +15,7 @@ from driftloop_trainer.train.shutdown import Worker, at_work
 from driftloop_trainer.train.tracking.reporting import Reporting
 from driftloop_trainer.train.worker.own_context import Context
 from unit.trainer import templates
-from unit.trainer.conftest import taken_over
+from unit.trainer.conftest import model_and_optimizer, taken_over
 from unit.trainer.prepare.test_folder import folder, prepared
 from unit.trainer.train.worker.test_export import ROWS, task_document
 
@@ -42,14 +41,6 @@ def pod(volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield Pod(volume, tmp_path / "shutdown")
     dist.destroy_process_group()
-
-
-def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    model(torch.ones(2)).sum().backward()
-    optimizer.step()
-    return model, optimizer
 
 
 def test_it_has_the_rows_the_model_and_empty_folders(pod: Pod) -> None:

@@ -54,12 +54,7 @@ class Dpo:
 
 def pair_rows(dataset: Dataset, indices: Sequence[int], pad_id: int) -> Batch:
     """The two rows of each pair, the chosen answer first; without pairs one row of padding."""
-    rows = []
-    for index in indices:
-        border = int(dataset.segments(index)[0])
-        ids, labels = dataset.ids(index), dataset.labels(index)
-        rows += [(ids[:border], labels[:border]), (ids[border:], labels[border:])]
-    return padded(rows, pad_id)
+    return padded([row for index in indices for row in dataset.parts(index)], pad_id)
 
 
 def log_ratios(model: Any, batch: Batch, pairs: int) -> torch.Tensor:

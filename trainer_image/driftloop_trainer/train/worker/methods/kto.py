@@ -89,12 +89,7 @@ class Kto:
 
 def segment_rows(dataset: Dataset, indices: Sequence[int], number: int, pad_id: int) -> Batch:
     """The segments `number` of two of these sequences; without sequences one row of padding."""
-    rows = []
-    for index in indices:
-        border = int(dataset.segments(index)[0])
-        part = slice(border, None) if number else slice(border)
-        rows.append((dataset.ids(index)[part], dataset.labels(index)[part]))
-    return padded(rows, pad_id)
+    return padded([dataset.parts(index)[number] for index in indices], pad_id)
 
 
 def log_ratios(model: Any, batch: Batch) -> torch.Tensor:
