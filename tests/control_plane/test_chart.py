@@ -108,6 +108,20 @@ def test_a_value_that_does_not_exist_is_an_error(helm: Helm) -> None:
         template(helm, "logLevl=debug")
 
 
+def test_an_image_of_vllm_needs_a_version_of_its_own(helm: Helm) -> None:
+    def flags(*values: str) -> list[str]:
+        (deployment,) = [each for each in template(helm, *values) if each["kind"] == "Deployment"]
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        return [flag for flag in container["args"] if "vllm" in flag]
+
+    repository = "images.vllm.repository=vllm/vllm-openai"
+    assert flags() == []
+    assert flags(repository, "images.vllm.tag=v1") == ["--vllm-image=vllm/vllm-openai:v1"]
+    assert flags(repository, f"images.vllm.digest={DIGEST}") == [f"--vllm-image=vllm/vllm-openai@{DIGEST}"]
+    with pytest.raises(Error, match="set tag or digest"):
+        flags(repository)
+
+
 def test_the_operators_pod_meets_the_restricted_standard(plane: ControlPlane, helm: Helm) -> None:
     (deployment,) = [each for each in template(helm) if each["kind"] == "Deployment"]
     pod = {"apiVersion": "v1", "kind": "Pod"} | deployment["spec"]["template"]

@@ -30,6 +30,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $image.repository }}{{ if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
+{{- /* The image of vLLM; empty without a repository. It has its own versions, so no tag is the default. */ -}}
+{{- define "driftloop.vllmImage" -}}
+{{- $image := .Values.images.vllm }}
+{{- if $image.repository }}
+{{- if not (or $image.tag $image.digest) }}{{ fail "images.vllm: set tag or digest" }}{{ end }}
+{{- include "driftloop.image" (list . "vllm") }}
+{{- end }}
+{{- end }}
+
 {{- /* The port of a URL, or the default port of its scheme. */ -}}
 {{- define "driftloop.urlPort" -}}
 {{- $url := urlParse . }}{{ $port := regexFind ":[0-9]+$" $url.host }}

@@ -6,6 +6,8 @@ from pydantic import ConfigDict, Field
 
 from driftloop.api.base import ApiModel, Resources, SecretKeyRef, Text, cel, exactly_one, rule
 
+EngineType = Literal["transformers", "vllm"]  # an engine that runs: what `auto` is resolved to
+
 
 class EnvVar(ApiModel):
     """An environment variable: its value, or the Secret that holds the value."""
@@ -62,10 +64,7 @@ class Engine(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             rule(
-                "self.type != 'vllm' || has(self.image)", "engine.type vllm needs an image: set engine.image", ".image"
-            ),
-            rule(
-                "self.type == 'vllm' || self.gpus <= 1",
+                "self.gpus <= 1 || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))",
                 "engine.gpus above 1 needs engine.type vllm: the built-in engine uses one GPU",
                 ".gpus",
             ),
@@ -77,9 +76,16 @@ class Engine(ApiModel):
             ),
         )
     )
-    type: Literal["transformers", "vllm"] = Field("transformers", description="The engine behind the proxy.")
+    type: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="The engine behind the proxy. transformers: the built-in one, for models up to 1B parameters. "
+        "auto: vllm if gpus is above 0, image is absent and the operator has an image of vLLM (images.vllm in the "
+        "chart's values); else transformers. status.stable.engine names the one that runs.",
+    )
     image: Text | None = Field(
-        None, description="Image of the engine. If absent, transformers uses Driftloop's server image."
+        None,
+        description="Image of the engine. If absent: Driftloop's server image for transformers, the operator's image "
+        "of vLLM for vllm. With an image of vLLM set type: vllm too.",
     )
     args: list[Annotated[str, Field(max_length=512)]] = Field(
         default=[],

@@ -229,6 +229,9 @@ class RevisionStatus(ApiModel):
     revision: str = Field(max_length=63, description="Hash of everything that determines the pods.")
     version: Name = Field(description="The ModelVersion of this revision.")
     digest: Digest | None = Field(None, description="Digest of the version's artefact.")
+    engine: str | None = Field(
+        None, max_length=32, description="The engine that runs: transformers or vllm. Absent in older revisions."
+    )
     replicas: int = Field(0, description="Number of desired pods.")
     ready_replicas: int = Field(0, description="Number of ready pods.")
     since: Timestamp | None = Field(None, description="When the revision got this role.")

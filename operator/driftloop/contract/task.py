@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest
+from driftloop.api.engine import EngineType
 from driftloop.api.finetunejob import (
     HELD_OUT_PERCENT,
     CheckpointMode,
@@ -164,7 +165,7 @@ class ServeTask(ApiModel):
     artefact_uri: str
     artefact_digest: Digest
     model_dir: str = MODEL_DIR
-    engine_type: Literal["transformers", "vllm"] = "transformers"
+    engine_type: EngineType = "transformers"
     max_model_len: int | None = None
     max_num_seqs: int = 32
     dtype: str = "auto"

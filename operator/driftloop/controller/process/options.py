@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pods = _adder(parser.add_argument_group("pods"))
     pods("--trainer-image", str, None, "IMAGE", "image of the training pods; required")
     pods("--server-image", str, None, "IMAGE", "image of the serving pods; required")
+    pods("--vllm-image", str, None, "IMAGE", "image of vLLM, the engine of services with GPUs that name no other")
     pods(
         "--image-pull-policy",
         str,
@@ -106,6 +107,7 @@ def options(parsed: argparse.Namespace) -> Options:
     settings = Settings(
         trainer_image=parsed.trainer_image,
         server_image=parsed.server_image,
+        vllm_image=parsed.vllm_image or None,
         namespaces=parsed.namespaces,
         image_pull_policy=parsed.image_pull_policy,
         prometheus_url=parsed.prometheus_url,

@@ -171,6 +171,7 @@ class Settings:
 
     trainer_image: str
     server_image: str
+    vllm_image: str | None = None  # for services that name none; None: vLLM runs only with an image of the user's
     namespaces: tuple[str, ...] = ()  # empty: all
     image_pull_policy: str = "IfNotPresent"
     prometheus_url: str | None = None

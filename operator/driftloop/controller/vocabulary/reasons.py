@@ -19,6 +19,7 @@ class Reason(StrEnum):
     API_REFUSED = "ApiRefused"
     CLAIM_NOT_FOUND = "ClaimNotFound"
     TASK_TOO_LARGE = "TaskTooLarge"
+    ENGINE_NOT_POSSIBLE = "EngineNotPossible"
 
     # FineTuneJob.
     PREPARING = "Preparing"

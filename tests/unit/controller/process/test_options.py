@@ -22,6 +22,7 @@ def test_defaults_and_flags() -> None:
     assert found.settings.labels == {"x": "1", "y": ""}
     assert found.settings.alertmanager_urls == ("http://a", "https://b")
     assert parsed().settings.namespaces == ()
+    assert (parsed().settings.vllm_image, parsed("--vllm-image=v").settings.vllm_image) == (None, "v")
     assert (parsed().election.duration, parsed().workers) == (15.0, 8)
 
 

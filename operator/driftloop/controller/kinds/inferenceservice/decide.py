@@ -87,6 +87,7 @@ def _revision_status(revision: Revision | None) -> RevisionStatus | None:
         revision=revision.revision,
         version=revision.version,
         digest=revision.digest or None,
+        engine=revision.engine,
         replicas=revision.replicas,
         ready_replicas=revision.available,
         since=timestamp(revision.since),

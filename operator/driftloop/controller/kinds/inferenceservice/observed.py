@@ -17,6 +17,7 @@ from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.labels import (
     ANALYSIS,
     DIGEST,
+    ENGINE_TYPE,
     FAILED,
     PROMOTED,
     RETRIED,
@@ -84,6 +85,7 @@ class Revision:
     resource_version: str | None = None
     # Whether no engine has run yet in pods that are not ready: they wait for a node, an image, a volume or the model.
     unstarted: bool = False
+    engine: str | None = None  # None: created before the operator recorded it
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         retried=RETRIED in notes,
         unavailable_since=_unavailable_since(status.get("conditions") or []),
         resource_version=meta.get("resourceVersion"),
+        engine=notes.get(ENGINE_TYPE),
     )
 
 

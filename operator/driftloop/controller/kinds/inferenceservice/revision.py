@@ -1,8 +1,9 @@
 """A revision: everything that determines the pods, in one hash and one Deployment. Pure.
 
-The hash covers the version and the settings of the user. It does not cover Driftloop's default server image and the way
-in which the operator builds a pod: both are used once, when the Deployment is created, and the Deployment's template is
-never changed. So an upgrade of the operator does not restart serving pods; only the next revision is affected.
+The hash covers the version, the settings of the user and the engine that they lead to. It does not cover the operator's
+images (Driftloop's server, vLLM) and the way in which the operator builds a pod: both are used once, when the
+Deployment is created, and the Deployment's template is never changed. So an upgrade of the operator does not restart
+serving pods; only the next revision is affected.
 """
 
 import hashlib
@@ -11,13 +12,25 @@ from datetime import datetime
 from typing import Any
 
 from driftloop.api.base import ApiModel
+from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.api.inferenceservice import InferenceServiceSpec
 from driftloop.contract.task import ServeTask
+from driftloop.controller.kinds.engines import resolved, type_of
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.pods.serving import SERVE, serving_template
 from driftloop.controller.vocabulary.conditions import timestamp
-from driftloop.controller.vocabulary.labels import DIGEST, FAMILY, REVISION, ROLE, SERVICE, SINCE, STAGE, VERSION
+from driftloop.controller.vocabulary.labels import (
+    DIGEST,
+    ENGINE_TYPE,
+    FAMILY,
+    REVISION,
+    ROLE,
+    SERVICE,
+    SINCE,
+    STAGE,
+    VERSION,
+)
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
@@ -26,7 +39,7 @@ _HASH_LENGTH = 10
 _ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins")  # fields of the spec that the first release did not have
 
 
-def revision_of(observed: Observed, version: Version) -> str:
+def revision_of(observed: Observed, version: Version, settings: Settings) -> str:
     """The name of a revision: ten hex digits, a hash.
 
     It includes the service's UID, so that no selector matches the pods of a deleted service of the same name.
@@ -36,7 +49,7 @@ def revision_of(observed: Observed, version: Version) -> str:
         "service": observed.uid,
         "version": version.name,
         "artefact": [version.uri, version.digest],
-        "engine": _set_fields(spec.engine),
+        "engine": _engine_fields(spec.engine, settings),
         "drainSeconds": spec.drain_seconds,
         "feedback": _set_fields(spec.feedback),
         "heldOutPercent": _held_out_percent(observed, version),
@@ -51,7 +64,7 @@ def keys_secret_name(service: Obj) -> str:
     return child_name(service, "keys")
 
 
-def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask:
+def serve_task(observed: Observed, version: Version, revision: str, settings: Settings) -> ServeTask:
     """The task of the serving pods."""
     spec, feedback = observed.spec, observed.spec.feedback
     task = ServeTask(
@@ -63,7 +76,7 @@ def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask
         revision=revision,
         artefact_uri=version.uri,
         artefact_digest=version.digest,
-        engine_type=spec.engine.type,
+        engine_type=type_of(spec.engine, settings),
         max_model_len=spec.engine.max_model_len,
         max_num_seqs=spec.engine.max_num_seqs,
         dtype=spec.engine.dtype,
@@ -86,14 +99,15 @@ def serve_task(observed: Observed, version: Version, revision: str) -> ServeTask
 
 def deployment(observed: Observed, version: Version, replicas: int, settings: Settings, now: datetime) -> Obj:
     """The Deployment of a new revision, in the role of a candidate."""
-    spec, revision = observed.spec, revision_of(observed, version)
+    spec, revision = observed.spec, revision_of(observed, version, settings)
+    engine = resolved(spec.engine, settings)
     selector = {SERVICE: observed.name, REVISION: revision}
     labels = {**selector, VERSION: version.name, FAMILY: version.family}
     template = serving_template(
-        serve_task(observed, version, revision),
+        serve_task(observed, version, revision, settings),
         labels=labels,
         image=settings.server_image,
-        engine=spec.engine,
+        engine=engine,
         settings=settings,
         overrides=spec.pod_overrides,
         keys_secret=keys_secret_name(observed.service),
@@ -105,7 +119,7 @@ def deployment(observed: Observed, version: Version, replicas: int, settings: Se
             "name": child_name(observed.service, revision),
             "namespace": observed.namespace,
             "labels": {**settings.labels, **labels, STAGE: SERVE, ROLE: "candidate"},
-            "annotations": {DIGEST: version.digest, SINCE: timestamp(now)},
+            "annotations": {DIGEST: version.digest, SINCE: timestamp(now), ENGINE_TYPE: engine.type},
             "ownerReferences": [owner_reference(observed.service)],
         },
         "spec": {
@@ -128,6 +142,16 @@ def _held_out_percent(observed: Observed, version: Version) -> int:
     retraining = observed.spec.retraining
     own = retraining.job_template.spec.data.held_out_percent if retraining else None
     return next((percent for percent in (version.held_out_percent, own) if percent is not None), HELD_OUT_PERCENT)
+
+
+def _engine_fields(engine: Engine, settings: Settings) -> Any:
+    """The engine's fields that differ from their defaults, with the type that runs.
+
+    The type transformers is left out: it was the default before `auto`, and old revisions keep their hash.
+    """
+    kind = type_of(engine, settings)
+    fields = _set_fields(engine.model_copy(update={"type": kind}))
+    return {name: value for name, value in fields.items() if (name, value) != ("type", "transformers")}
 
 
 def _added_fields(spec: InferenceServiceSpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.inferenceservice.observed import Version
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.kinds.versions import UNJUDGED
@@ -28,7 +29,9 @@ class Choice:
 
 
 def choose(situation: Situation) -> Choice:
-    """The pinned version, or the newest of the family that may serve."""
+    """The pinned version, or the newest of the family that may serve; none while its engine can't run."""
+    if fault := obstacle(situation.observed.spec.engine, situation.settings):
+        return Choice(reason=Reason.ENGINE_NOT_POSSIBLE, message=f"spec.{fault}", blocked=True)
     pinned = situation.observed.spec.model.version
     return _pinned(situation, pinned) if pinned else _newest(situation)
 

@@ -41,7 +41,7 @@ def situation_of(observed: Observed, settings: Settings, now: datetime) -> Situa
         stable=stable,
         candidate=observed.role("candidate"),
         serving=observed.version(stable.version) if stable else None,
-        revisions={version.name: revision_of(observed, version) for version in observed.versions},
+        revisions={version.name: revision_of(observed, version, settings) for version in observed.versions},
         failed=_failed_revisions(observed),
     )
 

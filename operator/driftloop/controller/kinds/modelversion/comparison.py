@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from driftloop.api.engine import Engine
 from driftloop.api.modelversion import Artefact, BaselineStatus
 from driftloop.controller.kinds import versions
+from driftloop.controller.kinds.engines import resolved
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.objects import field
@@ -60,7 +61,7 @@ class Comparison:
     settings: Settings  # settings of the operator
     now: datetime  # time of this reconcile
     baseline: Baseline | NoBaseline | Unknown  # what the version has to be compared with
-    engine: Engine  # the engine that runs both versions in the evaluation
+    engine: Engine  # runs both versions in the evaluation, resolved
     is_candidate: bool  # whether it may still replace the stable version: it is newer, and no service has it yet
     is_compared: bool  # whether a suite compares it with the stable version
     wants_retry: bool  # whether the retry annotation has a new value
@@ -75,7 +76,7 @@ def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comp
         settings=settings,
         now=now,
         baseline=baseline,
-        engine=_engine(observed, baseline),
+        engine=resolved(_engine(observed, baseline), settings),
         is_candidate=_is_candidate(observed, baseline),
         is_compared=any(suite.kind != "floor" for suite in observed.spec.evaluation.suites),
         wants_retry=observed.annotations.get(RETRY) not in (None, observed.status.retried),

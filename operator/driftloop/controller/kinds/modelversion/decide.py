@@ -14,6 +14,7 @@ from driftloop.api.modelversion import JUDGED, Artefact, BaselineStatus, ModelVe
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds import versions
+from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.modelversion import approval, gates, tasks
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
 from driftloop.controller.kinds.modelversion.evaluation import ATTEMPTS, Evaluation, evaluation_of, is_current
@@ -133,6 +134,8 @@ def _start(evaluation: Evaluation, attempt: int) -> Step:
             artefacts = [observed.spec.artefact.uri]
         case never:
             assert_never(never)
+    if fault := obstacle(evaluation.comparison.engine, evaluation.comparison.settings):
+        return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, fault), requeue_after=RECHECK_SECONDS)
     items = [suite.uri for suite in observed.spec.evaluation.suites]
     if missing := missing_claim([*artefacts, tasks.storage_of(observed), *items], observed.claims):
         return Step("Pending", conditions.stalled(Reason.CLAIM_NOT_FOUND, missing), requeue_after=RECHECK_SECONDS)

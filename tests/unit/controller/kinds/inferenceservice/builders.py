@@ -73,7 +73,7 @@ def service(spec: Obj | None = None, annotations: dict[str, str] | None = None, 
 
 def revision(observed: Observed, of: Version, role: Role, replicas: int, **fields: Any) -> Revision:
     """A Deployment whose pods are all ready, unless said otherwise."""
-    name = revision_of(observed, of)
+    name = revision_of(observed, of, SETTINGS)
     found = Revision(
         name=f"desk-00000000-{name}",
         uid=f"uid-{name}",

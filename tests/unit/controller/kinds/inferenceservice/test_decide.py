@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus, RetrainingStatus
+from driftloop.api.inferenceservice import DriftStatus, InferenceServiceSpec, InferenceServiceStatus, RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.decide import decide, traffic
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.retraining.history import job_name
@@ -54,6 +54,33 @@ def trying(**parts: Any) -> Observed:
     observed = service(versions=(V1, V2), **parts)
     stable = revision(observed, V1, "stable", 2)
     return replace(observed, revisions=(stable, revision(observed, V2, "candidate", 1, analysis_started=ago(60))))
+
+
+def test_an_engine_without_an_image_rolls_nothing_out_and_what_serves_goes_on() -> None:
+    observed = serving()
+    raw = observed.service["spec"] | {"engine": {"type": "vllm"}}
+    changed = replace(observed, spec=InferenceServiceSpec.model_validate(raw), versions=(V1, V2))
+    assert [action for action in plan(changed).actions if isinstance(action, Create | Adjust)] == []
+    found = status(changed)
+    assert (found["phase"], found["stable"]["version"]) == ("Serving", "v1")
+    assert conditions(changed)["Ready"] == ("True", "EngineNotPossible")
+    assert conditions(changed)["Stalled"] == ("True", "EngineNotPossible")
+    [stalled] = [entry for entry in found["conditions"] if entry["type"] == "Stalled"]
+    assert "spec.engine.type vllm needs an image" in stalled["message"]
+    configured = decide(changed, replace(SETTINGS, vllm_image="vllm:1"), NOW)
+    assert any(isinstance(action, Create) for action in configured.actions)
+
+
+def test_a_first_revision_waits_for_the_image_of_its_engine() -> None:
+    observed = service({"engine": {"type": "vllm"}}, versions=(V1,))
+    assert kinds(plan(observed).actions) == ["NetworkPolicy", "Service"]
+    assert conditions(observed)["Stalled"] == ("True", "EngineNotPossible")
+
+
+def test_the_status_names_the_engine_that_runs() -> None:
+    observed = serving()
+    observed = replace(observed, revisions=(replace(observed.revisions[0], engine="vllm"),))
+    assert status(observed)["stable"]["engine"] == "vllm"
 
 
 def kinds(actions: Iterable[Action]) -> list[str]:

@@ -333,7 +333,7 @@ def test_failed_jobs_and_rolled_back_versions_count_as_rejections() -> None:
     done = job(name_of(1), 4000, "Succeeded", finished=ago(3900), version="v2")
     v2 = version("v2", 3900, job_uid=done.uid)
     observed = serving({"maxRejections": 2}, jobs=(failed, done), versions=(v2,))
-    status = observed.status.model_copy(update={"failed_revisions": [revision_of(observed, v2)]})
+    status = observed.status.model_copy(update={"failed_revisions": [revision_of(observed, v2, SETTINGS)]})
     decision = go(replace(observed, status=status))
     assert decision.status is not None
     assert decision.status.rejections == 2

@@ -1,5 +1,6 @@
 """What makes a revision another one, and what its Deployment says."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ V1 = version("v1")
     ],
 )
 def test_what_makes_the_pods_makes_another_revision(spec: Obj) -> None:
-    assert revision_of(service(spec), V1) != revision_of(service(), V1)
+    assert revision_of(service(spec), V1, SETTINGS) != revision_of(service(), V1, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,34 @@ def test_what_makes_the_pods_makes_another_revision(spec: Obj) -> None:
     ],
 )
 def test_what_does_not_touch_the_pods_makes_no_other_revision(spec: Obj) -> None:
-    assert revision_of(service(spec), V1) == revision_of(service(), V1)
+    assert revision_of(service(spec), V1, SETTINGS) == revision_of(service(), V1, SETTINGS)
+
+
+VLLM: Obj = {"engine": {"type": "vllm", "image": "vllm:1", "gpus": 1}}
+WITH_VLLM = replace(SETTINGS, vllm_image="vllm:1")
+
+
+def test_the_choice_of_an_engine_keeps_the_revisions_that_named_one() -> None:
+    assert revision_of(service(), V1, WITH_VLLM) == "4dc95f7971"  # as before `auto` was the default
+    assert revision_of(service({"engine": {"type": "transformers"}}), V1, WITH_VLLM) == "4dc95f7971"
+    assert revision_of(service(VLLM), V1, WITH_VLLM) == "c2382c9ce8"
+
+
+def test_an_image_of_vllm_moves_services_with_gpus_to_it() -> None:
+    observed = service({"engine": {"gpus": 1}})
+    before, after = (deployment(observed, V1, 1, settings, NOW) for settings in (SETTINGS, WITH_VLLM))
+    assert before["metadata"]["name"] != after["metadata"]["name"]
+    assert _engine(before)["image"] == SETTINGS.server_image
+    assert (_engine(after)["image"], _engine(after)["command"][0]) == ("vllm:1", "vllm")
+    newer = deployment(observed, V1, 1, replace(SETTINGS, vllm_image="vllm:2"), NOW)
+    assert newer["metadata"]["name"] == after["metadata"]["name"]  # restarts nothing, as with the server's image
+    explicit = service({"engine": {"gpus": 1, "type": "vllm"}})
+    assert revision_of(explicit, V1, WITH_VLLM) == revision_of(observed, V1, WITH_VLLM)
+
+
+def _engine(body: Obj) -> Obj:
+    containers: list[Obj] = body["spec"]["template"]["spec"]["initContainers"]
+    return next(container for container in containers if container["name"] == "engine")
 
 
 def test_an_upgrade_of_the_operator_makes_no_other_revision() -> None:
@@ -56,7 +84,7 @@ def test_an_upgrade_of_the_operator_makes_no_other_revision() -> None:
 
 
 def test_another_version_is_another_revision() -> None:
-    assert revision_of(service(), V1) != revision_of(service(), version("v2"))
+    assert revision_of(service(), V1, SETTINGS) != revision_of(service(), version("v2"), SETTINGS)
 
 
 def test_a_deployment_is_read_back_as_it_was_written() -> None:
@@ -66,12 +94,13 @@ def test_a_deployment_is_read_back_as_it_was_written() -> None:
     found = parse_revision(body | {"status": {"observedGeneration": 1, "availableReplicas": 2, "replicas": 3}})
     assert found is not None
     assert (found.revision, found.version, found.digest, found.role) == (
-        revision_of(observed, V1),
+        revision_of(observed, V1, SETTINGS),
         "v1",
         V1.digest,
         "candidate",
     )
     assert (found.replicas, found.available, found.pods, found.since) == (3, 2, 3, NOW)
+    assert found.engine == "transformers"
 
 
 def test_pods_count_as_there_until_the_controller_has_looked() -> None:
@@ -98,9 +127,9 @@ def test_a_rollout_within_a_deployment_never_takes_a_pod_away_first() -> None:
 
 def test_feedback_has_a_folder_of_the_services_own() -> None:
     spec: dict[str, Any] = {"feedback": {"storage": "pvc://shared/feedback/", "retentionDays": 7}}
-    task = serve_task(service(spec), V1, "r")
+    task = serve_task(service(spec), V1, "r", SETTINGS)
     assert (task.feedback_uri, task.feedback_retention_days) == ("pvc://shared/feedback/uid-desk", 7)
-    assert serve_task(service(), V1, "r").feedback_uri is None
+    assert serve_task(service(), V1, "r", SETTINGS).feedback_uri is None
 
 
 def test_corrections_are_held_back_as_the_retrainings_data_says() -> None:
@@ -108,7 +137,7 @@ def test_corrections_are_held_back_as_the_retrainings_data_says() -> None:
     spec["retraining"]["jobTemplate"]["spec"] = spec["retraining"]["jobTemplate"]["spec"] | {
         "data": {"feedback": {"service": "desk"}, "heldOutPercent": 25}
     }
-    assert serve_task(service(spec), V1, "r").held_out_percent == 25
+    assert serve_task(service(spec), V1, "r", SETTINGS).held_out_percent == 25
 
 
 def test_corrections_are_held_back_as_the_served_versions_lineage_says() -> None:
@@ -118,16 +147,16 @@ def test_corrections_are_held_back_as_the_served_versions_lineage_says() -> None
     }
     inherited = version("v1", held_out_salt="base", held_out_percent=20)
     for observed in (service(), service(spec)):
-        task = serve_task(observed, inherited, "r")
+        task = serve_task(observed, inherited, "r", SETTINGS)
         assert (task.held_out_salt, task.held_out_percent) == ("base", 20)
-    assert revision_of(service(spec), inherited) == revision_of(service(), inherited)
-    assert revision_of(service(), inherited) != revision_of(service(), V1)
+    assert revision_of(service(spec), inherited, SETTINGS) == revision_of(service(), inherited, SETTINGS)
+    assert revision_of(service(), inherited, SETTINGS) != revision_of(service(), V1, SETTINGS)
 
 
 def test_the_rule_of_a_version_that_records_none_makes_no_other_revision() -> None:
-    assert revision_of(service(), V1) == "4dc95f7971"  # as before lineages recorded it
+    assert revision_of(service(), V1, SETTINGS) == "4dc95f7971"  # as before lineages recorded it
     same = version("v1", held_out_salt="desk", held_out_percent=10)
-    assert revision_of(service(), same) == revision_of(service(), V1)
+    assert revision_of(service(), same, SETTINGS) == revision_of(service(), V1, SETTINGS)
 
 
 def test_the_platforms_overrides_reach_the_pods() -> None:

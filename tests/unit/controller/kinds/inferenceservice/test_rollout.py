@@ -332,7 +332,7 @@ def test_the_last_ready_pods_are_never_taken_away() -> None:
 
 def test_a_retry_starts_afresh_and_is_used_up_by_the_next_failure() -> None:
     base = service(versions=(V1, V2))
-    name = revision_of(base, V2)
+    name = revision_of(base, V2, SETTINGS)
     stable = revision(base, V1, "stable", 2)
     failed = revision(base, V2, "failed", 0, failed="CanaryWorse", since=ago(9000))
     again = replace(service(annotations={RETRY: name}, versions=(V1, V2)), revisions=(stable, failed))
@@ -375,7 +375,9 @@ def applied(observed: Observed, step: Rollout, now: datetime) -> Observed:
     for action in moves(step):
         match action:
             case Create(body) if body["kind"] == "Deployment":
-                new = next(v for v in observed.versions if revision_of(observed, v) in body["metadata"]["name"])
+                new = next(
+                    v for v in observed.versions if revision_of(observed, v, SETTINGS) in body["metadata"]["name"]
+                )
                 fresh = revision(observed, new, "candidate", body["spec"]["replicas"], available=0, since=now)
                 found[fresh.uid] = fresh
             case Adjust():

@@ -75,7 +75,7 @@ def test_a_pin_that_cannot_be_had_says_why(versions: tuple, reason: str, blocked
 def test_a_failed_revision_is_passed_over_for_the_next_older_one() -> None:
     v1, v2, v3 = version("v1", 300), version("v2", 200), version("v3", 100)
     observed = service(versions=(v1, v2, v3))
-    status = InferenceServiceStatus(failed_revisions=[revision_of(observed, v3)])
+    status = InferenceServiceStatus(failed_revisions=[revision_of(observed, v3, SETTINGS)])
     observed = replace(observed, status=status, revisions=(revision(observed, v1, "stable", 2),))
     assert choose(situation_of(observed, SETTINGS, NOW)).version == v2
 
@@ -92,7 +92,7 @@ def test_a_failure_is_remembered_by_its_deployment_when_the_status_was_wiped() -
 def test_the_retry_annotation_tries_a_failed_revision_once(used_up: bool, expected: str) -> None:
     v1, v2 = version("v1", 300), version("v2", 200)
     observed = service(versions=(v1, v2))
-    name = revision_of(observed, v2)
+    name = revision_of(observed, v2, SETTINGS)
     failed = revision(observed, v2, "failed", 0, failed="CanaryWorse", retried=used_up)
     observed = replace(
         service(annotations={RETRY: name}, versions=(v1, v2)),

@@ -378,6 +378,15 @@ def test_the_engine_is_the_one_that_will_serve() -> None:
     assert engine["image"] == "vllm:1"
 
 
+def test_an_evaluation_waits_for_the_image_of_its_engine() -> None:
+    run = Run()
+    plan = run.step(services=[service(engine={"type": "vllm"})])
+    assert [action for action in plan.writes if isinstance(action, Create)] == []
+    [stalled] = [entry for entry in run.status["conditions"] if entry["type"] == "Stalled"]
+    assert (run.status["phase"], stalled["reason"]) == ("Pending", "EngineNotPossible")
+    assert "needs an image" in stalled["message"]
+
+
 def test_evidence_lies_beside_the_artefact_where_nothing_else_is_said() -> None:
     run = Run(evaluation={})
     run.step()

@@ -1,0 +1,41 @@
+"""Which engine runs a model: the choice of `engine.type: auto`, and what prevents the chosen one from running. Pure."""
+
+from typing import assert_never
+
+from driftloop.api.engine import Engine, EngineType
+from driftloop.controller.vocabulary.plan import Settings
+
+_VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
+
+
+def type_of(engine: Engine, settings: Settings) -> EngineType:
+    """The engine to run. `auto` is vLLM if pods have GPUs and the operator knows an image of vLLM.
+
+    An image of the user's without a type is one of the built-in engine, as the operator can't know what it contains.
+    """
+    if engine.type != "auto":
+        return engine.type
+    return "vllm" if engine.gpus and engine.image is None and settings.vllm_image else "transformers"
+
+
+def resolved(engine: Engine, settings: Settings) -> Engine:
+    """The same settings with the engine to run as `type`, and the operator's image of vLLM if the user named none."""
+    chosen = type_of(engine, settings)
+    image = engine.image or (settings.vllm_image if chosen == "vllm" else None)
+    return engine.model_copy(update={"type": chosen, "image": image})
+
+
+def obstacle(engine: Engine, settings: Settings) -> str | None:
+    """Why the engine can't run with the operator's settings, and what to change; None if it can."""
+    match type_of(engine, settings):
+        case "vllm" if not (engine.image or settings.vllm_image):
+            return f"engine.type vllm needs an image, and there is none: set engine.image, or {_VLLM_IMAGE}"
+        case "transformers" if engine.gpus > 1:
+            return (
+                f"engine.gpus: {engine.gpus} needs vLLM, and there is no image of it: set engine.image with "
+                f"engine.type: vllm, or {_VLLM_IMAGE}, or use one GPU"
+            )
+        case "vllm" | "transformers":
+            return None
+        case never:
+            assert_never(never)

@@ -1,0 +1,51 @@
+"""Which engine runs, and what prevents it."""
+
+from dataclasses import replace
+
+import pytest
+
+from driftloop.api.engine import Engine
+from driftloop.controller.kinds.engines import obstacle, resolved, type_of
+from driftloop.controller.kinds.modelversion.evaluation import engine_hash
+from driftloop.controller.vocabulary.plan import Settings
+
+BARE = Settings(trainer_image="trainer:1", server_image="server:1")
+WITH_VLLM = replace(BARE, vllm_image="vllm:1")
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "expected"),
+    [
+        (Engine(), WITH_VLLM, ("transformers", None)),
+        (Engine(gpus=1), BARE, ("transformers", None)),
+        (Engine(gpus=1), WITH_VLLM, ("vllm", "vllm:1")),
+        (Engine(gpus=1, image="my/server:2"), WITH_VLLM, ("transformers", "my/server:2")),
+        (Engine(gpus=1, type="transformers"), WITH_VLLM, ("transformers", None)),
+        (Engine(type="vllm"), WITH_VLLM, ("vllm", "vllm:1")),
+        (Engine(type="vllm", image="vllm:2"), WITH_VLLM, ("vllm", "vllm:2")),
+    ],
+)
+def test_auto_is_vllm_where_there_are_gpus_and_an_image_for_it(
+    engine: Engine, settings: Settings, expected: tuple[str, str | None]
+) -> None:
+    found = resolved(engine, settings)
+    assert (found.type, found.image) == expected
+    assert resolved(found, settings) == found
+    assert obstacle(engine, settings) is None
+
+
+def test_an_engine_that_cannot_run_is_explained_with_what_to_set() -> None:
+    assert "set engine.image, or images.vllm" in str(obstacle(Engine(type="vllm"), BARE))
+    assert "engine.gpus: 2 needs vLLM" in str(obstacle(Engine(gpus=2), BARE))
+    assert obstacle(Engine(gpus=2), WITH_VLLM) is None
+    assert type_of(Engine(gpus=2), WITH_VLLM) == "vllm"
+
+
+def test_evidence_from_before_auto_still_holds() -> None:
+    assert engine_hash(resolved(Engine(), BARE)) == "f0c47a1e"
+    assert engine_hash(resolved(Engine(type="vllm", image="vllm:1", gpus=1), BARE)) == "6a79da10"
+
+
+def test_another_image_of_vllm_makes_new_evidence() -> None:
+    newer = replace(BARE, vllm_image="vllm:2")
+    assert engine_hash(resolved(Engine(gpus=1), WITH_VLLM)) != engine_hash(resolved(Engine(gpus=1), newer))
