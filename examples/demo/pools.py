@@ -14,7 +14,7 @@ from pathlib import Path
 from demo.corpus import BICYCLE, SHOP, Row, rows
 from driftloop.contract.text import row_key, side
 
-HELD_OUT_PERCENT = 10  # as in examples/support-desk
+HELD_OUT_PERCENT = 20  # as in examples/support-desk
 FAMILY = "support-desk"
 HELD_OUT_SALT = "support-base"  # family of the first version of the ancestry
 
