@@ -237,6 +237,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         [sources("rows")[0] | {"columns": {"chosen": "a"}}],
         "spec.training.method.*name the columns chosen and rejected",
     ),
+    (job, "spec.compute", {"nodes": 2, "elastic": {"minNodes": 3}}, "spec.compute.elastic.*more than nodes"),
+    (staged, "spec.compute.elastic", {"minNodes": 1}, "spec.compute.elastic.*not tested with parallelism.pipeline"),
     (job, "spec.training.validation", {"percent": 51}, "spec.training.validation.percent.*50"),
     (job, "spec.training.validation", {"keep": "first"}, "spec.training.validation.keep.*best"),
     (job, "spec.training.numTrainEpochs", 0, "spec.training.numTrainEpochs.*greater than 0"),

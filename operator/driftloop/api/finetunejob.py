@@ -492,6 +492,19 @@ class Parallelism(ApiModel):
     )
 
 
+class Elastic(ApiModel):
+    """How a training goes on when nodes are lost."""
+
+    min_nodes: int = Field(1, ge=1, le=512, description="The least number of nodes to train on.")
+    wait_seconds: int = Field(
+        120,
+        ge=0,
+        le=86_400,
+        description="Seconds that a lost node has to come back, or its pod to start elsewhere. Then training goes on "
+        "with the nodes that are left.",
+    )
+
+
 class Compute(ApiModel):
     """Pods and hardware for training."""
 
@@ -501,6 +514,19 @@ class Compute(ApiModel):
                 "self.gpusPerNode == 0 || self.workersPerNode == 1 || self.workersPerNode == self.gpusPerNode",
                 "workersPerNode must be 1, or the same as gpusPerNode: one worker per GPU",
                 ".workersPerNode",
+            ),
+            rule(
+                "!has(self.elastic) || !has(self.elastic.minNodes) || self.elastic.minNodes <= self.nodes",
+                "elastic.minNodes is more than nodes: lower it",
+                ".elastic",
+            ),
+            rule(
+                "!has(self.elastic) || ["
+                "has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1, "
+                "has(self.parallelism.context) ? self.parallelism.context : 1, "
+                "has(self.parallelism.dataReplicate) ? self.parallelism.dataReplicate : 1].all(n, n == 1)",
+                "elastic is not tested with parallelism.pipeline, context and dataReplicate: remove one of them",
+                ".elastic",
             ),
             rule(
                 # The API server checks a rule on defaults of the defaults, too, where the field is still absent.
@@ -533,6 +559,12 @@ class Compute(ApiModel):
     )
     nodes: int = Field(
         1, ge=1, le=512, description="Number of pods, each on its own node. The model is sharded over them."
+    )
+    elastic: Elastic | None = Field(
+        None,
+        description="Let training go on with fewer than `nodes` nodes when some are lost, and with more after a "
+        "checkpoint when they are back. The rows of each step and the result stay the same. If absent, training waits "
+        "for all nodes.",
     )
     gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod. 0 trains on CPU.")
     workers_per_node: int = Field(
@@ -777,6 +809,7 @@ class Progress(ApiModel):
         description="For dpo: beta times the logarithm of how much likelier that is; mean over the last step's pairs. "
         "For kto: beta times the logarithm of that difference; mean over its rows.",
     )
+    nodes: int | None = Field(None, description="With compute.elastic: the number of nodes that train now.")
     tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
     eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")
     peak_memory_bytes_per_worker: dict[str, int] | None = Field(

@@ -44,6 +44,7 @@ class Metric:
     TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
     TRAIN_SKIPPED_STEPS = "driftloop_training_skipped_steps"
     TRAIN_REWARD = "driftloop_training_reward"  # of the last step, for dpo and kto; + kind: accuracy | margin
+    TRAIN_NODES = "driftloop_training_nodes"  # with compute.elastic it may change; else 0
     TRAIN_VALIDATION_LOSS = "driftloop_training_validation_loss"  # + kind: last | best; none before a validation
     TRAIN_BEST_STEP = "driftloop_training_best_step"  # of the lowest validation loss; 0 without one
     TRAIN_PEAK_MEMORY = "driftloop_training_peak_memory_bytes"  # of one worker; + kind, one of MEMORY_KINDS

@@ -15,6 +15,7 @@ from driftloop.api.finetunejob import (
     HELD_OUT_PERCENT,
     CheckpointMode,
     DataSpec,
+    Elastic,
     GradientReduction,
     NewModel,
     Parallelism,
@@ -85,6 +86,7 @@ class TrainTask(ApiModel):
     nodes: int
     workers_per_node: int  # training processes per pod
     gpus_per_node: int
+    elastic: Elastic | None = None  # `nodes` is the most
     parallelism: Parallelism = Parallelism()
     gradient_accumulation_steps: int
     gradient_reduction: GradientReduction = "step"

@@ -23,6 +23,7 @@ class Assignment:
 class Outcome:
     """How training ended. `uri` and `digest` are those of the model's folder, `exported_step` is that of its weights.
 
+    `resized`: the workers ended after a checkpoint, as there are more nodes.
     `failure`: why there is no model. Workers return it, because Ray would start workers that raise it again.
     """
 
@@ -39,4 +40,5 @@ class Outcome:
     steps: int = 0
     validated: Validated = NONE
     exported_step: int = 0
+    resized: bool = False
     failure: StageFailure | None = None

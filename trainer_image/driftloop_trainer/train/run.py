@@ -112,6 +112,10 @@ class Run:
         complete = [_with_content(folder, content) for folder, content in marked if content is not None]
         return sorted(complete, key=lambda checkpoint: checkpoint.step, reverse=True)
 
+    def has_started(self) -> bool:
+        """Whether workers have started before, also those of an earlier driver."""
+        return bool(self._names(join(self._uri, _STARTS)))
+
     def record_start(self, step: int, world_size: int, nodes: int) -> int:
         """Record that workers start from `step`. Returns the number of earlier starts. Only rank 0 calls it."""
         before = len(self._names(join(self._uri, _STARTS)))

@@ -4,6 +4,7 @@ The kubelet sends SIGTERM only to process 1 of the pod, but the workers are proc
 folder, whose path is in the environment:
 
     stop           process 1 received SIGTERM
+    resize         the driver has more nodes: the workers end after their next checkpoint, and start on all of them
     worker-<pid>   this worker is training; it deletes the file when process 1 need not wait for it any more
 """
 
@@ -23,7 +24,7 @@ from driftloop.contract.names import EXIT_RETRY
 log = logging.getLogger(__name__)
 
 FOLDER_ENV = "DRIFTLOOP_SHUTDOWN"
-_STOP, _WORKER = "stop", "worker-"
+_STOP, _RESIZE, _WORKER = "stop", "resize", "worker-"
 _MARGIN = 2  # seconds of the grace period that are left when process 1 stops waiting
 _POLL = 0.05  # seconds
 
@@ -79,6 +80,10 @@ class Worker:
         """Whether process 1 waits for a checkpoint of this worker."""
         return self.file.with_name(_STOP).exists() and self.file.exists()
 
+    def must_resize(self) -> bool:
+        """Whether the driver, in this pod, wants to start all workers again on more nodes."""
+        return self.file.with_name(_RESIZE).exists()
+
     def release(self) -> None:
         """Let process 1 no longer wait for this worker."""
         self.file.unlink(missing_ok=True)
@@ -93,3 +98,17 @@ def at_work(folder: Path) -> Iterator[Worker]:
         yield worker
     finally:
         worker.release()
+
+
+def ask_for_resize() -> None:
+    """For the driver: let the workers end after their next checkpoint."""
+    _resize_file().touch()
+
+
+def forget_resize() -> None:
+    """For the driver, before it starts workers."""
+    _resize_file().unlink(missing_ok=True)
+
+
+def _resize_file() -> Path:
+    return Path(os.environ[FOLDER_ENV], _RESIZE)

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     # FineTuneJob.
     PREPARING = "Preparing"
     TRAINING = "Training"
+    FEWER_NODES = "FewerNodes"
     LOWERING_MEMORY = "LoweringMemory"
     SUSPENDED = "Suspended"
     SUSPENDING = "Suspending"

@@ -34,9 +34,14 @@ class Board:
         }
         self._gauges["total"].set(total)
         self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])
+        self._nodes = Gauge(Metric.TRAIN_NODES, "Nodes that train now.")
         self._validation = Gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", ["kind"])
         self._reward = Gauge(Metric.TRAIN_REWARD, "Reward of better over worse answers in the last step.", ["kind"])
         start_http_server(port)
+
+    def show_nodes(self, nodes: int) -> None:
+        """Replace the number of nodes that is served."""
+        self._nodes.set(nodes)
 
     def show(self, progress: Progress) -> None:
         """Replace what is served."""

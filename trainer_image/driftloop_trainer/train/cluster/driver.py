@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from driftloop_trainer.train.cluster.entry import take_up
 from driftloop_trainer.train.cluster.node import await_head
 from driftloop_trainer.train.cluster.processgroup import ProcessGroup
 from driftloop_trainer.train.cluster.shortage import shortage
+from driftloop_trainer.train.cluster.size import Size, wait_until_noticed
 from driftloop_trainer.train.cluster.trainer import Trainer
 from driftloop_trainer.train.run import Run
-from driftloop_trainer.train.shutdown import stop_on_sigterm
+from driftloop_trainer.train.shutdown import ask_for_resize, forget_resize, stop_on_sigterm
 
 log = logging.getLogger(__name__)
 
@@ -100,18 +102,52 @@ def trained_weights(task: TrainTask) -> dict[str, Any]:
 
 
 def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> TrainResult:
-    deadline = time.monotonic() + task.startup_timeout_seconds
+    begun = time.monotonic()
     ray.init(address=await_head(head))
     stop_on_sigterm(
         task.grace_period_seconds
     )  # ray.init has replaced the handler: https://github.com/ray-project/ray/issues/17308
-    wait_for_nodes(task.nodes, deadline)
+    size = Size(task.elastic.min_nodes if task.elastic else task.nodes, task.nodes, _alive)
     run = Run(task.runs, f"{task.attempt:04d}-{uuid.uuid4().hex[:8]}")
+    first = task.startup_timeout_seconds - (time.monotonic() - begun)
+    patience = task.elastic.wait_seconds if task.elastic and run.has_started() else first
+    nodes = size.wait(task.nodes, patience, first)
     run.take_over()
     check_resumed(task, run)
     run.describe(trained_weights(task))
-    outcome = _fit(Assignment(task, run.token, start_board(task.total_steps)), scratch)
-    return settle(task, run, to_result(task, outcome))
+    board = start_board(task.total_steps)
+    if task.elastic is None:
+        outcome = _fit(Assignment(task, run.token, board), scratch, task.backoff_limit)
+        return settle(task, run, to_result(task, outcome))
+    result = _fit_elastic(Assignment(task, run.token, board), scratch, size, nodes)
+    return settle(task, run, result)
+
+
+def _fit_elastic(assignment: Assignment, scratch: str, size: Size, nodes: int) -> TrainResult:
+    """Train on as many nodes as there are: on fewer after one was lost, and on more once there are more.
+
+    Each change is another start of all workers, from the last checkpoint. A lost node counts as a failure of Ray's,
+    of which there may be `backoffLimit`.
+    """
+    task, failures = assignment.task, 0
+    assert task.elastic is not None
+    while True:
+        present = task.model_copy(update={"nodes": nodes})
+        assignment.board.show_nodes.remote(nodes)
+        forget_resize()
+        try:
+            with size.watching(nodes, ask_for_resize):
+                outcome = _fit(replace(assignment, task=present), scratch, failures_of_ray=0)
+        except TrainingFailedError:
+            failures += 1
+            if failures > task.backoff_limit:
+                raise
+            log.warning("the workers have failed %d times, at most %d are accepted", failures, task.backoff_limit)
+            wait_until_noticed()
+        else:
+            if not outcome.resized:
+                return to_result(present, outcome)
+        nodes = size.wait(nodes, task.elastic.wait_seconds, task.startup_timeout_seconds)
 
 
 def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
@@ -126,24 +162,12 @@ def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
     return counted if isinstance(counted, TrainResult) else result
 
 
-def wait_for_nodes(nodes: int, deadline: float) -> None:
-    """Wait until this number of nodes is alive, at most until `deadline`. Raises NodesMissing."""
-    while (alive := _alive()) < nodes:
-        if time.monotonic() > deadline:
-            message = (
-                f"{alive} of {nodes} nodes joined within startupTimeoutSeconds: "
-                "lower compute.nodes, free capacity in the cluster, or wait longer"
-            )
-            raise StageFailure(StageReason.NODES_MISSING, message, EXIT_RETRY)
-        time.sleep(0.5)
-    log.info("%d nodes joined", nodes)
-
-
 def _alive() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
-def _fit(assignment: Assignment, scratch: str) -> Outcome:
+def _fit(assignment: Assignment, scratch: str, failures_of_ray: int) -> Outcome:
+    """Train on `task.nodes` nodes. Ray starts the workers again after up to `failures_of_ray` failures."""
     task = assignment.task
     gpus = task.gpus_per_node > 0
     trainer = Trainer(
@@ -153,7 +177,9 @@ def _fit(assignment: Assignment, scratch: str) -> Outcome:
         backend_config=ProcessGroup("nccl" if gpus else "gloo", _EXCHANGE_TIMEOUT),
         # Checkpoints and resuming are not left to Ray, so Ray needs no shared storage.
         run_config=RunConfig(
-            name=task.job_uid, storage_path=scratch, failure_config=FailureConfig(max_failures=task.backoff_limit)
+            name=f"{task.job_uid}-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=failures_of_ray),
         ),
     )
     try:

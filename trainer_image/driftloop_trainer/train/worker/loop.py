@@ -90,6 +90,7 @@ class Loop:
 
         Raises NonFiniteLoss, Superseded on every rank.
         `worker`: this process in a pod, which may have to stop. All ranks write a checkpoint if any of them must stop.
+        If any of them must resize, all return after the next checkpoint.
         """
         dataset = self.method.dataset
         validates_packed = self.validator is not None and self.validator.method.packed
@@ -144,6 +145,7 @@ class _Steps:
     meter: Meter = field(init=False)
     skips: Skips = field(init=False)
     validated: Validated = field(init=False)
+    resized: bool = False  # whether the workers are to start again on more nodes, from a checkpoint that is complete
 
     def run(self, works: Iterable[_Work], first: Position) -> Trained:
         self.meter, self.skips = Meter(self.loop.total_steps), Skips(first.skipped)
@@ -151,7 +153,7 @@ class _Steps:
         self._validate_checkpoint(first)
         started = time.monotonic()
         self.watchdog.begin(first.step + 1)
-        for step, work in enumerate(takewhile(lambda _: not self._is_over(), works), first.step):
+        for step, work in enumerate(takewhile(lambda _: not self._is_over() and not self.resized, works), first.step):
             loss = self._train(step, work)
             self.meter.add(Step(loss, time.monotonic() - started, work.tokens))
             self._record(step + 1)
@@ -159,7 +161,7 @@ class _Steps:
             position = self._agree_and_save(step + 1)
             started = time.monotonic()
             self.watchdog.begin(step + 2)  # with the wait for its rows
-        return self.meter.trained(position)
+        return replace(self.meter.trained(position), resized=self.resized)
 
     def _record(self, step: int) -> None:
         measured = self.meter.measured(self.optimizer.param_groups[0]["lr"])
@@ -216,8 +218,9 @@ class _Steps:
         """Agree with the other ranks on the peak of memory and on whether to stop; validate and save if it is time."""
         loop, worker = self.loop, self.worker
         must_stop = worker is not None and worker.must_stop()
+        must_resize = worker is not None and worker.must_resize()
         used = peak_memory(loop.device)
-        stopping, *most = largest([must_stop, *used.values()], loop.device)
+        stopping, resizing, *most = largest([must_stop, must_resize, *used.values()], loop.device)
         self.meter.peak = dict(zip(used, most, strict=True))
         self.watchdog.end()
         best = not stopping and self._validate(step)
@@ -230,6 +233,7 @@ class _Steps:
         due = stopping or best or step % loop.training.save_steps == 0
         if due and step < loop.total_steps and not self._is_over():
             self.saver.save(position)
+            self.resized = bool(resizing) and self.saver.wait()
         if stopping:
             self.saver.wait()
         if worker is not None and must_stop:

@@ -25,6 +25,7 @@ class Step(NamedTuple):
 class Trained:
     """The result of a finished loop: mean loss of the last steps, tokens per second, and seconds since its start.
 
+    `resized`: whether it ended after a checkpoint, as there are more nodes.
     `end`: how far the run is, with the steps that were skipped, and its validations.
     `peak_memory`: see `peak_memory`, the largest over all ranks. `reward`: the measures of the last step, if any.
     """
@@ -35,6 +36,7 @@ class Trained:
     end: Position = START
     peak_memory: dict[str, int] = field(default_factory=dict)
     reward: dict[str, float] = field(default_factory=dict)
+    resized: bool = False
 
 
 class Meter:

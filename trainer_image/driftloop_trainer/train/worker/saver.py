@@ -85,21 +85,24 @@ class Saver:
         """Record the validation of the checkpoint from which training resumes. Only on rank 0. Raises Superseded."""
         self._run.amend(position)
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         """Wait until the checkpoint that is being written is complete. If that fails, training goes on without it.
 
-        Raises RuntimeError or TimeoutError if another rank is lost.
+        Returns whether it did not fail, the same on every rank. Raises RuntimeError or TimeoutError if another rank is
+        lost.
         """
         if self._pending is None:
-            return
+            return True
         (checkpoint, written), self._pending = self._pending, None
         try:
             written.result(_TIMEOUT)
+            return True
         except CheckpointException as error:
             if dist.get_rank() == 0:
                 log.warning("%s could not be written, training goes on: %s", checkpoint.uri, causes(error))
                 with suppress(Superseded):  # the next check_owner tells all ranks
                     self._run.drop(checkpoint)  # the storage may be full
+            return False
 
     def close(self) -> None:
         """Wait for the last checkpoint, and free the memory of its copy. Raises nothing, as training has ended."""

@@ -98,6 +98,8 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
             )
             check_owner(run)
         end = trained.end
+        if trained.resized:
+            return Outcome(resized=True)
         exported = use_best(run, model, end.step, end.validated) if loop.keeps_best else end.step
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)

@@ -198,7 +198,7 @@ def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
         case Running() as running:
             changes["progress"] = known = progress.newer(observed.status.progress, observed.progress)
             beside = (*_network(stages), *_checkpoint_shown(train.job, known))
-            step = _in_progress(_training(observed), running, beside)
+            step = _in_progress(_training(observed, known), running, beside)
             return replace(step, changes=changes, requeue_after=progress.READ_EVERY.total_seconds())
         case Broken(reason, message) if reason in OUT_OF_MEMORY:
             return _failed(reason, _out_of_memory(stages, message), changes)
@@ -294,13 +294,19 @@ def _in_progress(work: StageState, running: Running, beside: tuple[Action, ...])
 
     `beside` are its policies. They were created before its pods, so now a failed write of one stops nothing.
     """
-    benign = running.reason in BENIGN
-    reason, message = (work.reason, work.message) if benign else (running.reason, f"{work.message}: {running.message}")
+    message = work.message if running.reason in BENIGN else f"{work.message}: {running.message}"
+    expected = running.reason in BENIGN or work.reason == Reason.FEWER_NODES  # then a pod is missing, which is known
+    reason = work.reason if expected else running.reason
     return Step(work.phase, conditions.progressing(reason, message), requeue_after=SETTLE_SECONDS, beside=beside)
 
 
-def _training(observed: Observed) -> StageState:
-    return StageState("Training", Reason.TRAINING, f"the model is being trained, nodes: {observed.spec.compute.nodes}")
+def _training(observed: Observed, known: Progress | None = None) -> StageState:
+    nodes, elastic = observed.spec.compute.nodes, observed.spec.compute.elastic
+    present = known.nodes if known and elastic else None
+    if present is None or present >= nodes:
+        return StageState("Training", Reason.TRAINING, f"the model is being trained, nodes: {nodes}")
+    message = f"training goes on with {present} of {nodes} nodes, and with more after a checkpoint when they are there"
+    return StageState("Training", Reason.FEWER_NODES, message)
 
 
 def _rerun(phase: FineTuneJobPhase, job: Obj) -> Step:

@@ -11,7 +11,7 @@ not refused.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from driftloop.api.finetunejob import (
     CheckpointMode,
@@ -50,6 +50,7 @@ class TrainingPlan:
     """The plan for the train stage."""
 
     workers_per_node: int
+    groups: int  # of workers that read the same rows
     per_device_train_batch_size: int
     status: PlanStatus  # the plan as the status shows it
 
@@ -65,8 +66,24 @@ class Refusal:
 def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> TrainingPlan | Refusal:
     """Shard the model over `spec.compute`, or explain why that is not possible.
 
-    `gpu_memory`: bytes per GPU on each node that may run the pods, if known. `compute.gpuMemory` takes precedence.
+    `gpu_memory`: bytes per GPU on each node that may run the pods, if known. `compute.gpuMemory` takes precedence. With
+    `compute.elastic`, a worker's rows and memory are those on the least number of nodes, where it needs the most.
     """
+    whole, elastic = _plan(spec, data, gpu_memory), spec.compute.elastic
+    if elastic is None or isinstance(whole, Refusal):
+        return whole
+    fewer = spec.compute.model_copy(update={"nodes": elastic.min_nodes})
+    match _plan(spec.model_copy(update={"compute": fewer}), data, gpu_memory):
+        case Refusal(reason, message):
+            return Refusal(reason, f"on {elastic.min_nodes} nodes (compute.elastic.minNodes): {message}")
+        case TrainingPlan(per_device_train_batch_size=micro, status=least):
+            batches = math.ceil(spec.training.train_batch_size / (whole.groups * micro))
+            kept = {"strategy": whole.status.strategy, "world_size": whole.status.world_size}
+            status = least.model_copy(update=kept | {"gradient_accumulation_steps": batches})
+            return replace(whole, per_device_train_batch_size=micro, status=status)
+
+
+def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]) -> TrainingPlan | Refusal:
     training, compute = resolved(spec), spec.compute
     workers_per_node = compute.gpus_per_node or compute.workers_per_node
     world = compute.nodes * workers_per_node
@@ -100,6 +117,7 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     checkpoints, memory = with_checkpoint_copy(memory, training, compute)
     return TrainingPlan(
         workers_per_node,
+        groups,
         micro,
         PlanStatus(
             strategy=_strategy(groups, parallelism),

@@ -25,8 +25,9 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
     if step is None or not total or step > total:
         return None
     skipped = _count(metrics.get(Metric.TRAIN_SKIPPED_STEPS)) or 0
+    nodes = _count(metrics.get(Metric.TRAIN_NODES)) or None
     if step == 0:  # the other metrics are 0 until the first step is done, so the ETA of 0s would be wrong
-        return Progress(step=0, total_steps=total, percent=0, updated=timestamp(now))
+        return Progress(step=0, total_steps=total, percent=0, nodes=nodes, updated=timestamp(now))
     eta, peak = _count(metrics.get(Metric.TRAIN_ETA_SECONDS)), _peak_memory(samples)
     reward, validated = _by_kind(samples, Metric.TRAIN_REWARD), _by_kind(samples, Metric.TRAIN_VALIDATION_LOSS)
     return Progress(
@@ -42,6 +43,7 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
         best_step=_count(metrics.get(Metric.TRAIN_BEST_STEP)) or None,
         reward_accuracy=_short(reward.get("accuracy")),
         reward_margin=_short(reward.get("margin")),
+        nodes=nodes,
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
         peak_memory_bytes_per_worker=peak or None,
         peak_memory=memory(peak),
@@ -100,8 +102,8 @@ def newer(old: Progress | None, new: Progress | None) -> Progress | None:
     """
     if old is None or new is None or old.updated is None or new.updated is None:
         return new or old
-    counts = new.total_steps, new.skipped_steps
-    moved = abs(new.percent - old.percent) >= WRITE_PERCENT or counts != (old.total_steps, old.skipped_steps)
+    counts = [(entry.total_steps, entry.skipped_steps, entry.nodes) for entry in (old, new)]
+    moved = abs(new.percent - old.percent) >= WRITE_PERCENT or counts[0] != counts[1]
     aged = parse_timestamp(new.updated) - parse_timestamp(old.updated) >= WRITE_EVERY
     written = new if moved or aged or new.percent == 100 != old.percent else old
     return written.model_copy(update={"checkpoint": written.checkpoint or old.checkpoint})

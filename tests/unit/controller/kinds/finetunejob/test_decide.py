@@ -672,6 +672,20 @@ def test_progress_is_shown_while_training() -> None:
     assert plan.requeue_after == 10
 
 
+def test_a_training_on_fewer_nodes_says_so_and_says_when_all_are_back() -> None:
+    run = Run(compute={"nodes": 2, "elastic": {"minNodes": 1}})
+    run.until_training()
+    seen = Progress(step=10, total_steps=63, percent=15, nodes=1, updated="2026-01-01T12:00:10Z")
+    run.step(after=10, progress=seen)
+    assert run.condition("Ready")["reason"] == "FewerNodes"
+    assert run.condition("Ready")["message"].startswith("training goes on with 1 of 2 nodes")
+    assert run.status["progress"]["nodes"] == 1
+    back = seen.model_copy(update={"nodes": 2, "updated": "2026-01-01T12:00:20Z"})
+    run.step(after=20, progress=back)
+    assert run.condition("Ready")["reason"] == "Training"
+    assert run.reasons[-3:] == ["Training", "FewerNodes", "Training"]
+
+
 def test_a_training_that_stopped_early_is_a_success_with_a_reason_and_an_event_of_its_own() -> None:
     run = Run()
     run.until_training()

@@ -98,6 +98,21 @@ def test_the_copy_for_a_checkpoint_counts_and_without_room_for_it_training_waits
     assert "checkpoint" not in little.memory_bytes_per_worker
 
 
+def test_an_elastic_training_is_planned_for_the_memory_on_its_least_nodes() -> None:
+    data, elastic = prepared(model=facts(100_000_000)), {"minNodes": 1}
+    status = planned(plan(limited("64Gi", nodes=4, elastic=elastic), data)).status
+    assert (status.world_size, status.strategy) == (4, "fsdp4")
+    alone = planned(plan(limited("64Gi", nodes=1), data)).status
+    assert status.memory_bytes_per_worker == alone.memory_bytes_per_worker
+    assert status.per_device_train_batch_size == alone.per_device_train_batch_size == 32
+    assert status.gradient_accumulation_steps == 1
+    refused = plan(limited("1500Mi", nodes=4, elastic=elastic), data)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == Reason.DOES_NOT_FIT
+    assert refused.message.startswith("on 1 nodes (compute.elastic.minNodes): ")
+    planned(plan(limited("1500Mi", nodes=4), data))
+
+
 def test_osf_computes_with_frozen_weights_in_float32_and_checkpoints_have_them() -> None:
     model = facts(100_000_000).model_copy(update={"trainable_parameters": 40_000_000})
     osf, lora = (

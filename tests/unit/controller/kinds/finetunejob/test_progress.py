@@ -93,6 +93,17 @@ def test_a_training_that_stopped_early_says_how_far_it_came() -> None:
     assert told(whole) == ""
 
 
+def test_the_number_of_nodes_is_shown_and_a_change_is_written_at_once() -> None:
+    found = read(samples(METRICS | {Metric.TRAIN_NODES: 2.0}), NOW)
+    assert found is not None
+    assert found.nodes == 2
+    fewer = found.model_copy(update={"nodes": 1, "updated": timestamp(NOW + timedelta(seconds=10))})
+    assert newer(found, fewer) == fewer
+    fixed = read(samples(METRICS | {Metric.TRAIN_NODES: 0.0}), NOW)
+    assert fixed is not None
+    assert fixed.nodes is None
+
+
 CHECKPOINT = {Metric.TRAIN_CHECKPOINT_STEP: 20.0, Metric.TRAIN_CHECKPOINT_TIME: NOW.timestamp() - 60.4}
 
 
