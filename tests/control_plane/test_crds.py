@@ -111,6 +111,9 @@ def sources(*names: str) -> list[Obj]:
     return [{"name": name, "uri": "pvc://data/rows.csv"} for name in names]
 
 
+CUSTOM: Obj = {"type": "custom", "image": "my/server:1"}
+
+
 def suites(*several: Obj) -> list[Obj]:
     return [{"name": "old", "kind": "retention"} | each for each in several]
 
@@ -354,6 +357,17 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (version, "spec.evaluation.suites", suites({"uri": "s3://b/i.csv", "delta": 2}), r"suites\[0\].delta"),
     (service, "spec.model.family", GONE, "spec.model.family: Required"),
     (service, "spec.model.family", "other", r"retraining.jobTemplate.spec.output.family.*must be model.family"),
+    (service, "spec.engine", {"type": "custom"}, "spec.engine.image.*custom needs an image"),
+    (service, "spec.engine", {"command": ["/serve"]}, "spec.engine.type.*command and readinessPath need"),
+    (service, "spec.engine", CUSTOM | {"maxModelLen": 512}, "spec.engine.args.*only by its own arguments"),
+    (
+        service,
+        "spec.engine",
+        CUSTOM | {"args": ["--port=$(DRIFTLOOP_PROT)"]},
+        "spec.engine.args.*has only the variables",
+    ),
+    (service, "spec.engine", CUSTOM | {"command": ["$(DRIFTLOOP_X)"]}, "spec.engine.command.*has only the variables"),
+    (service, "spec.engine", CUSTOM | {"readinessPath": "health"}, "spec.engine.readinessPath"),
     (service, "spec.engine.type", "sglang", "spec.engine.type.*vllm"),
     (service, "spec.engine", {"type": "transformers", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),
     (service, "spec.engine", {"image": "my/server", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),

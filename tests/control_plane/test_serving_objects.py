@@ -4,11 +4,13 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from control_plane.harness import Cluster
 from driftloop.controller.kinds.inferenceservice.decide import decide
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj
 from testcluster.console import Error
+from testcluster.paths import REPOSITORY
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, service, version
 
 pytestmark = pytest.mark.control_plane
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.control_plane
 ENGINES: list[Obj] = [
     {"type": "transformers", "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "2Gi"}}},
     {"type": "vllm", "image": "vllm/vllm-openai:v0.20.0", "gpus": 2, "args": ["--enable-prefix-caching"]},
+    {"type": "custom", "image": "my/server:1", "command": ["/serve"], "args": ["--port=$(DRIFTLOOP_PORT)"], "gpus": 2},
 ]
 OVERRIDES = {
     "labels": {"cost": "team"},
@@ -50,7 +53,7 @@ def restricted(cluster: Cluster) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=["transformers", "vllm"])
+@pytest.mark.parametrize("engine", ENGINES, ids=["transformers", "vllm", "custom"])
 def test_every_object_is_taken_as_it_is(restricted: Cluster, engine: Obj) -> None:
     bodies = rendered(restricted.namespace, engine)
     kinds = [dry_run(restricted, body)["kind"] for body in bodies]
@@ -63,6 +66,13 @@ def test_every_object_is_taken_as_it_is(restricted: Cluster, engine: Obj) -> Non
         "Deployment",
         "Pod",
     ]
+
+
+def test_the_example_of_a_custom_engine_is_accepted_with_its_pod(restricted: Cluster) -> None:
+    example = yaml.safe_load((REPOSITORY / "examples/custom-engine/inferenceservice.yaml").read_text())
+    created = dry_run(restricted, example | {"metadata": example["metadata"] | {"namespace": restricted.namespace}})
+    for body in rendered(restricted.namespace, created["spec"]["engine"]):
+        dry_run(restricted, body)
 
 
 def test_the_standard_would_refuse_a_pod_with_more_rights(restricted: Cluster) -> None:

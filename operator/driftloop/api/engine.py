@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from driftloop.api.base import ApiModel, Resources, SecretKeyRef, Text, cel, exactly_one, rule
 
-EngineType = Literal["transformers", "vllm"]  # an engine that runs: what `auto` is resolved to
+EngineType = Literal["transformers", "vllm", "custom"]  # an engine that runs: what `auto` is resolved to
 
 
 class EnvVar(ApiModel):
@@ -50,6 +50,11 @@ OWNED_ARGUMENTS = (
     "trust-remote-code",
     "uds",
 )
+# What the command and the arguments of a custom engine may contain. Kubernetes replaces them, as variables of the
+# container: https://kubernetes.io/docs/tasks/inject-data-application/define-command-argument-container/
+MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE = "DRIFTLOOP_MODEL", "DRIFTLOOP_NAME", "DRIFTLOOP_PORT"
+_VARIABLES = tuple(f"$({name})" for name in (MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE))
+_IS_UNKNOWN = "a" + "".join(f".replace('{variable}', '')" for variable in _VARIABLES) + ".contains('$(DRIFTLOOP_')"
 # vLLM's argument parser accepts underscores instead of dashes, and any unambiguous beginning of a name instead of the
 # whole (https://docs.python.org/3/library/argparse.html#allow-abbrev).
 _IS_OWNED = (
@@ -64,33 +69,73 @@ class Engine(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             rule(
-                "self.gpus <= 1 || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))",
+                "self.gpus <= 1 || self.type in ['vllm', 'custom'] || (self.type == 'auto' && !has(self.image))",
                 "engine.gpus above 1 needs engine.type vllm: the built-in engine uses one GPU",
                 ".gpus",
             ),
+            rule("self.type != 'custom' || has(self.image)", "engine.type custom needs an image", ".image"),
             rule(
-                f"!self.args.exists(a, {_IS_OWNED})",
+                "self.type == 'custom' || (!has(self.command) && !has(self.readinessPath))",
+                "command and readinessPath need engine.type custom: remove them",
+                ".type",
+            ),
+            rule(
+                "self.type != 'custom' || (!has(self.maxModelLen) && self.maxNumSeqs == 32 && self.dtype == 'auto')",
+                "a custom engine gets maxModelLen, maxNumSeqs and dtype only by its own arguments: set them in "
+                "engine.args",
+                ".args",
+            ),
+            rule(
+                f"self.type != 'custom' || !self.args.exists(a, {_IS_UNKNOWN})",
+                f"a custom engine has only the variables {', '.join(_VARIABLES)}",
+                ".args",
+            ),
+            rule(
+                f"self.type != 'custom' || !has(self.command) || !self.command.exists(a, {_IS_UNKNOWN})",
+                f"a custom engine has only the variables {', '.join(_VARIABLES)}",
+                ".command",
+            ),
+            rule(
+                f"self.type == 'custom' || !self.args.exists(a, {_IS_OWNED})",
                 "the operator sets these arguments, remove them and their abbreviations: "
                 f"--{', --'.join(OWNED_ARGUMENTS)}",
                 ".args",
             ),
         )
     )
-    type: Literal["auto", "transformers", "vllm"] = Field(
+    type: Literal["auto", "transformers", "vllm", "custom"] = Field(
         "auto",
         description="The engine behind the proxy. transformers: the built-in one, for models up to 1B parameters. "
         "auto: vllm if gpus is above 0, image is absent and the operator has an image of vLLM (images.vllm in the "
-        "chart's values); else transformers. status.stable.engine names the one that runs.",
+        "chart's values); else transformers. status.stable.engine names the one that runs. custom: any other server "
+        "with OpenAI's API, from `image`, `command` and `args`.",
     )
     image: Text | None = Field(
         None,
         description="Image of the engine. If absent: Driftloop's server image for transformers, the operator's image "
         "of vLLM for vllm. With an image of vLLM set type: vllm too.",
     )
+    command: list[Annotated[str, Field(max_length=512)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="Command of a custom engine. If absent, the image's entry point. Kubernetes replaces "
+        "$(DRIFTLOOP_MODEL) by the folder of the verified model, $(DRIFTLOOP_NAME) by the model's name in the API, and "
+        "$(DRIFTLOOP_PORT) by the port, here and in args. The server must listen on 127.0.0.1.",
+    )
     args: list[Annotated[str, Field(max_length=512)]] = Field(
         default=[],
         max_length=64,
-        description="Additional arguments of the engine. The operator sets those for the model, host and port.",
+        description="Additional arguments of the engine. The operator sets those for the model, host and port, except "
+        "for a custom engine.",
+    )
+    readiness_path: str | None = Field(
+        None,
+        pattern=r"^/[A-Za-z0-9/_.~-]*$",
+        max_length=256,
+        description="Path of a custom engine that is answered with 2xx once the model is loaded; /health if absent. "
+        "The pod is ready if the engine also generates a token. If the path hangs or fails with 5xx for two minutes, "
+        "the engine is restarted; 503 before the first success is not a failure.",
     )
     env: list[EnvVar] = Field(
         default=[],

@@ -230,7 +230,9 @@ class RevisionStatus(ApiModel):
     version: Name = Field(description="The ModelVersion of this revision.")
     digest: Digest | None = Field(None, description="Digest of the version's artefact.")
     engine: str | None = Field(
-        None, max_length=32, description="The engine that runs: transformers or vllm. Absent in older revisions."
+        None,
+        max_length=32,
+        description="The engine that runs: transformers, vllm or custom. Absent in older revisions.",
     )
     replicas: int = Field(0, description="Number of desired pods.")
     ready_replicas: int = Field(0, description="Number of ready pods.")

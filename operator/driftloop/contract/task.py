@@ -168,6 +168,7 @@ class ServeTask(ApiModel):
     artefact_digest: Digest
     model_dir: str = MODEL_DIR
     engine_type: EngineType = "transformers"
+    readiness_path: str | None = None  # of a custom engine; None: a generated token is enough
     max_model_len: int | None = None
     max_num_seqs: int = 32
     dtype: str = "auto"

@@ -77,7 +77,8 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, terminated.set)
-    async with Upstream(f"http://127.0.0.1:{task.engine_port}", task.request_timeout_seconds) as upstream:
+    engine = f"http://127.0.0.1:{task.engine_port}"
+    async with Upstream(engine, task.request_timeout_seconds, task.readiness_path) as upstream:
         metrics, memory = ProxyMetrics(task), Memory()
         signer = Signer(keys.signing.encode(), task.service_uid)
         readiness = Readiness(upstream, task.service)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import aiohttp
 
 from driftloop.contract.names import ENGINE_UNAVAILABLE
-from driftloop_server.openai_api import COMPLETIONS, ApiError
+from driftloop_server.openai_api import CHAT, COMPLETIONS, ApiError
 
 # Seconds, less than any engine's. vLLM's server (uvicorn) closes idle connections after 5 s, and a request on a closing
 # connection is lost: https://github.com/vllm-project/vllm/pull/18472
@@ -19,6 +19,11 @@ CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 10.0
 HEALTH_SECONDS = 8.0  # less than the timeout of the kubelet's probe
 BUSY = "its queue is full"
+# A request for a token. Some servers only chat, and answer other paths with 404 or 405.
+_PROMPTS: dict[str, dict[str, Any]] = {
+    COMPLETIONS: {"prompt": "ready?"},
+    CHAT: {"messages": [{"role": "user", "content": "ready?"}]},
+}
 MAX_METRICS = 4 << 20  # bytes
 MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
 
@@ -26,12 +31,16 @@ MAX_ANSWER = 32 << 20  # bytes of an answer that isn't streamed
 class Upstream:
     """A client of the engine's API. `timeout`: seconds until the answer must be complete.
 
+    `readiness_path` is answered with 2xx once the model is loaded; None: the engine listens only then.
+
     There is no timeout for silence, as an answer that isn't streamed is silent until its end. The probes detect an
     engine that hangs; its restart aborts its answers.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, readiness_path: str | None = None) -> None:
         self.timeout = timeout
+        self._readiness_path = readiness_path
+        self._is_loading = readiness_path is not None  # it listens, but may not have loaded the model since its start
         self._session = aiohttp.ClientSession(
             url,
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE),
@@ -67,32 +76,61 @@ class Upstream:
             raise broken_off(error, self.timeout) from error
 
     async def generates_a_token(self, model: str) -> str | None:
-        """Request one token. Returns what went wrong, or None."""
-        body = json.dumps({"model": model, "prompt": "ready?", "max_tokens": 1, "temperature": 0}).encode()
+        """Request one token, from an engine with a readiness path once it has answered there with 2xx.
+
+        Returns what went wrong, or None.
+        """
         try:
-            async with asyncio.timeout(PROBE_SECONDS), self.request("POST", COMPLETIONS, body) as answer:
-                if answer.status == 429:
-                    return BUSY
-                if answer.status != 200:
-                    return f"status {answer.status}"
-                document: dict[str, Any] = json.loads(await read_bounded(answer, MAX_ANSWER))
+            async with asyncio.timeout(PROBE_SECONDS):
+                return await self._loads() or await self._one_token(model)
         except TimeoutError:
             return f"no answer within {PROBE_SECONDS:.0f} s"
         except (ApiError, ValueError) as error:
             return str(error)
-        usage = document.get("usage") if isinstance(document, dict) else None
-        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        return None if tokens else "an answer without a token"
+
+    async def _loads(self) -> str | None:
+        """Why the model is not loaded yet, as the readiness path tells; None if it is. Raises ApiError."""
+        if self._readiness_path is None:
+            return None
+        try:
+            async with self.request("GET", self._readiness_path) as answer:
+                if not 200 <= answer.status < 300:
+                    return f"GET {self._readiness_path} returns status {answer.status}"
+        except ApiError as error:
+            self._is_loading |= error.code == ENGINE_UNAVAILABLE  # it restarts, or does not listen yet
+            raise
+        self._is_loading = False
+        return None
+
+    async def _one_token(self, model: str) -> str | None:
+        """Why the engine generates no token. Raises ApiError and ValueError."""
+        status, document = 404, None
+        ask = {"model": model, "max_tokens": 1, "temperature": 0}
+        for path, prompt in _PROMPTS.items():
+            if status not in (404, 405):
+                break
+            async with self.request("POST", path, json.dumps(ask | prompt).encode()) as answer:
+                status, document = answer.status, await read_bounded(answer, MAX_ANSWER)
+        if status != 200:
+            return BUSY if status == 429 else f"status {status}"
+        return _without_token(json.loads(document or b""))
 
     async def hangs(self) -> str | None:
-        """Why the engine should be restarted; None if it answers, or if nothing listens because it is starting."""
+        """Why the engine should be restarted; None if it answers, or if nothing listens because it is starting.
+
+        503 before the first success of a readiness path means that a model is loading.
+        """
+        path = self._readiness_path or "/health"
         try:
-            async with asyncio.timeout(HEALTH_SECONDS), self._session.get("/health") as answer:
-                return None if answer.status < 500 else f"/health returns status {answer.status}"
+            async with asyncio.timeout(HEALTH_SECONDS), self._session.get(path) as answer:
+                if answer.status < 500 or (self._is_loading and answer.status == 503):
+                    return None
+                return f"{path} returns status {answer.status}"
         except aiohttp.ClientConnectorError:
+            self._is_loading = self._readiness_path is not None
             return None
         except (aiohttp.ClientError, TimeoutError) as error:
-            return f"/health doesn't answer: {str(error) or type(error).__name__}"
+            return f"{path} doesn't answer: {str(error) or type(error).__name__}"
 
     async def metrics(self) -> bytes:
         """The engine's metrics with vLLM's names; empty if it has none."""
@@ -103,6 +141,12 @@ class Upstream:
             return b""
         prefixes = (b"vllm:", b"# HELP vllm:", b"# TYPE vllm:")
         return b"".join(line for line in text.splitlines(keepends=True) if line.startswith(prefixes))
+
+
+def _without_token(document: Any) -> str | None:
+    usage = document.get("usage") if isinstance(document, dict) else None
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return None if tokens else "an answer without a token"
 
 
 def broken_off(error: Exception, timeout: float) -> ApiError:

@@ -181,7 +181,8 @@ def test_more_than_one_gpu_for_the_built_in_engine_is_refused_by_name() -> None:
     engine = crds.schema_of(InferenceService)["properties"]["spec"]["properties"]["engine"]
     (found,) = (each for each in engine["x-kubernetes-validations"] if each.get("fieldPath") == ".gpus")
     assert (
-        found["rule"] == "self.gpus <= 1 || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))"
+        found["rule"]
+        == "self.gpus <= 1 || self.type in ['vllm', 'custom'] || (self.type == 'auto' && !has(self.image))"
     )  # both have defaults: they are always there
     assert {"default"} <= engine["properties"]["type"].keys() & engine["properties"]["gpus"].keys()
     assert "needs engine.type vllm" in found["message"]

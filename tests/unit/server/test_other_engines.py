@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from unit.server.processes import Process, Start, free_ports
+from unit.server.processes import Process, Start, answers, free_ports, wait_for
 
 Session = aiohttp.ClientSession
 TIMEOUT = 4  # seconds
@@ -146,6 +146,65 @@ async def test_an_engine_that_hangs_or_is_dead_inside_is_told_to_the_kubelet(pod
         for health, status in ((200, 200), (503, 503), (None, 503), (404, 200)):
             other.health = health
             assert (await session.get(url)).status == status
+
+
+@dataclass
+class Loading:
+    """A server that listens at once and loads its model afterwards, as llama.cpp's does, and that only chats."""
+
+    port: int
+    loaded: int = 503  # status of GET /loaded
+
+
+@pytest.fixture
+async def loading() -> AsyncIterator[Loading]:
+    (port,) = free_ports(1)
+    found = Loading(port)
+
+    async def ready(request: web.Request) -> web.Response:
+        return web.Response(status=found.loaded)
+
+    async def chat(request: web.Request) -> web.Response:
+        choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return web.json_response({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    app = web.Application()
+    app.router.add_get("/loaded", ready)
+    app.router.add_post("/v1/chat/completions", chat)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield found
+    await runner.cleanup()
+
+
+async def test_a_custom_engine_loads_in_peace_and_is_ready_once_its_path_says_so(pods: Start, loading: Loading) -> None:
+    """Without completions, metrics and /health: the proxy needs none of them."""
+    pod = await asyncio.to_thread(
+        pods,
+        engine_type="custom",
+        readiness_path="/loaded",
+        ready=False,
+        engine_port=loading.port,
+        feedback_uri=None,
+    )
+    metrics = f"http://127.0.0.1:{pod.ports['metrics']}"
+    async with aiohttp.ClientSession() as session:
+
+        async def status(path: str) -> int:
+            return (await session.get(metrics + path)).status
+
+        assert (await status("/enginez"), await status("/readyz")) == (200, 503)
+        assert "GET /loaded returns status 503" in await (await session.get(f"{metrics}/readyz")).text()
+        loading.loaded = 204
+        await asyncio.to_thread(wait_for, lambda: answers(f"{metrics}/readyz"), 20)
+        assert await status("/enginez") == 200
+        assert await status("/metrics") == 200
+        loading.loaded = 503  # it was loaded: now this is a fault
+        assert await status("/enginez") == 503
+        answer = await session.post(f"{pod.url}/v1/chat/completions", json={"messages": []})
+        assert (await answer.json())["choices"][0]["message"]["content"] == "ok"
 
 
 async def test_an_engine_that_is_not_there_yet_is_not_restarted(pod: Process) -> None:

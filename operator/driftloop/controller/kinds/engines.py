@@ -5,6 +5,7 @@ from typing import assert_never
 from driftloop.api.engine import Engine, EngineType
 from driftloop.controller.vocabulary.plan import Settings
 
+DEFAULT_READINESS_PATH = "/health"
 _VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
 
 
@@ -25,6 +26,11 @@ def resolved(engine: Engine, settings: Settings) -> Engine:
     return engine.model_copy(update={"type": chosen, "image": image})
 
 
+def readiness_path(engine: Engine) -> str | None:
+    """The path by which a custom engine tells that its model is loaded. The other engines need none."""
+    return engine.readiness_path or DEFAULT_READINESS_PATH if engine.type == "custom" else None
+
+
 def obstacle(engine: Engine, settings: Settings) -> str | None:
     """Why the engine can't run with the operator's settings, and what to change; None if it can."""
     match type_of(engine, settings):
@@ -35,7 +41,7 @@ def obstacle(engine: Engine, settings: Settings) -> str | None:
                 f"engine.gpus: {engine.gpus} needs vLLM, and there is no image of it: set engine.image with "
                 f"engine.type: vllm, or {_VLLM_IMAGE}, or use one GPU"
             )
-        case "vllm" | "transformers":
+        case "vllm" | "transformers" | "custom":
             return None
         case never:
             assert_never(never)

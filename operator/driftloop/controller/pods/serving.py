@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from driftloop.api.base import PodOverrides, Resources
-from driftloop.api.engine import Engine
+from driftloop.api.engine import MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE, Engine
+from driftloop.contract.names import TASK_ENV
 from driftloop.contract.task import ServeTask
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
@@ -67,9 +68,14 @@ class Arm:
             gpus=self.engine.gpus,
             mounts=[_read_only(self._model()), *_scratch_mounts()],
         )
-        if self.engine.type == "vllm":
-            container["command"] = _vllm_command(self.task, self.engine)
-            container["env"] = [*_vllm_defaults(self.engine), *container["env"], *_VLLM_ENV]
+        match self.engine.type:
+            case "vllm":
+                container["command"] = _vllm_command(self.task, self.engine)
+                container["env"] = [*_vllm_defaults(self.engine), *container["env"], *_OFFLINE]
+            case "custom":
+                container = _custom(container, self.task, self.engine)
+            case "transformers" | "auto":
+                pass
         return _sidecar(container | {"livenessProbe": _engine_alive(self.task)})
 
     def proxy(self) -> Obj:
@@ -139,7 +145,7 @@ def serving_template(
     return {"metadata": pod_metadata({**labels, STAGE: SERVE}, overrides, settings), "spec": spec}
 
 
-_VLLM_ENV: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
+_OFFLINE: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
 _VLLM_DEFAULTS: list[Obj] = [
     {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
     # torch fails without a user name, and the image has none for this UID:
@@ -181,6 +187,16 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
     if engine.gpus > 1:
         options["--tensor-parallel-size"] = str(engine.gpus)
     return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]
+
+
+def _custom(container: Obj, task: ServeTask, engine: Engine) -> Obj:
+    """The container of a server that the operator does not know: the user's command, and variables for it."""
+    variables = {MODEL_VARIABLE: task.model_dir, NAME_VARIABLE: task.service, PORT_VARIABLE: str(task.engine_port)}
+    theirs = [{"name": name, "value": value} for name, value in variables.items()]
+    own = [variable for variable in container["env"] if variable["name"] != TASK_ENV]  # only Driftloop reads its task
+    command = {"command": engine.command} if engine.command else {}
+    bare = {key: value for key, value in container.items() if key != "command"}
+    return bare | command | {"args": engine.args, "env": [*own, *theirs, *_OFFLINE]}
 
 
 def _sidecar(container: Obj) -> Obj:

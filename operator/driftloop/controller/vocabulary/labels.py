@@ -26,7 +26,7 @@ RETRY = f"{GROUP}/retry"  # on an InferenceService: the failed revision to retry
 # Annotations of a revision's Deployment. They keep facts that must survive the loss of a status.
 DIGEST = f"{GROUP}/digest"  # digest of the version's artefact
 SINCE = f"{GROUP}/since"  # when the revision got its role
-ENGINE_TYPE = f"{GROUP}/engine-type"  # the engine that runs: transformers | vllm
+ENGINE_TYPE = f"{GROUP}/engine-type"  # the engine that runs: transformers | vllm | custom
 ANALYSIS = f"{GROUP}/analysis-started"  # when both arms were ready
 PROMOTED = f"{GROUP}/promoted"  # when the revision passed the analysis
 FAILED = f"{GROUP}/failed"  # why the revision was rolled back

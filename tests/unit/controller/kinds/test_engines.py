@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from driftloop.api.engine import Engine
-from driftloop.controller.kinds.engines import obstacle, resolved, type_of
+from driftloop.controller.kinds.engines import obstacle, readiness_path, resolved, type_of
 from driftloop.controller.kinds.modelversion.evaluation import engine_hash
 from driftloop.controller.vocabulary.plan import Settings
 
@@ -21,6 +21,7 @@ WITH_VLLM = replace(BARE, vllm_image="vllm:1")
         (Engine(gpus=1), WITH_VLLM, ("vllm", "vllm:1")),
         (Engine(gpus=1, image="my/server:2"), WITH_VLLM, ("transformers", "my/server:2")),
         (Engine(gpus=1, type="transformers"), WITH_VLLM, ("transformers", None)),
+        (Engine(type="custom", image="sglang:1", gpus=2), WITH_VLLM, ("custom", "sglang:1")),
         (Engine(type="vllm"), WITH_VLLM, ("vllm", "vllm:1")),
         (Engine(type="vllm", image="vllm:2"), WITH_VLLM, ("vllm", "vllm:2")),
     ],
@@ -39,6 +40,12 @@ def test_an_engine_that_cannot_run_is_explained_with_what_to_set() -> None:
     assert "engine.gpus: 2 needs vLLM" in str(obstacle(Engine(gpus=2), BARE))
     assert obstacle(Engine(gpus=2), WITH_VLLM) is None
     assert type_of(Engine(gpus=2), WITH_VLLM) == "vllm"
+
+
+def test_only_a_custom_engine_is_asked_by_a_path() -> None:
+    assert readiness_path(Engine(type="custom", image="x:1")) == "/health"
+    assert readiness_path(Engine(type="custom", image="x:1", readiness_path="/up")) == "/up"
+    assert readiness_path(Engine()) is None
 
 
 def test_evidence_from_before_auto_still_holds() -> None:

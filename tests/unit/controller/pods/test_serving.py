@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from driftloop.api.base import ForeignRef, PodOverrides, Resources
-from driftloop.api.engine import Engine
+from driftloop.api.engine import Engine, EnvVar
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -202,3 +202,40 @@ def test_in_an_evaluation_both_engine_and_proxy_are_sidecars() -> None:
     assert [c["name"] for c in init] == ["fetch", "engine", "proxy"]
     assert [c.get("restartPolicy") for c in init] == [None, "Always", "Always"]
     assert all(len(port["name"]) <= 15 for port in init[2]["ports"])
+
+
+CUSTOM = Engine(
+    type="custom",
+    image="sglang:1",
+    command=["python3", "-m", "sglang.launch_server"],
+    args=["--model-path=$(DRIFTLOOP_MODEL)", "--port=$(DRIFTLOOP_PORT)", "--served-model-name=$(DRIFTLOOP_NAME)"],
+    env=[EnvVar(name="MODE", value="$1")],
+    gpus=2,
+)
+
+
+def test_a_custom_engine_is_the_users_command_with_variables_of_ours() -> None:
+    engine = containers(template(CUSTOM))["engine"]
+    assert (engine["image"], engine["command"], engine["args"]) == ("sglang:1", CUSTOM.command, CUSTOM.args)
+    env = {variable["name"]: variable["value"] for variable in engine["env"]}
+    assert env == {
+        "HOME": "/tmp",
+        "MODE": "$$1",
+        "DRIFTLOOP_MODEL": "/model",
+        "DRIFTLOOP_NAME": "desk",
+        "DRIFTLOOP_PORT": "8000",
+        "HF_HUB_OFFLINE": "1",
+    }
+    assert engine["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert engine["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_a_custom_engine_without_a_command_is_its_images_entry_point() -> None:
+    engine = containers(template(CUSTOM.model_copy(update={"command": None})))["engine"]
+    assert "command" not in engine
+
+
+def test_gates_and_users_have_the_same_custom_engine() -> None:
+    arm = Arm(TASK, SETTINGS.server_image, CUSTOM, SETTINGS, PodOverrides())
+    _, engine, _ = evaluation_sidecars(arm)
+    assert engine == containers(template(CUSTOM))["engine"]

@@ -16,7 +16,7 @@ from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.api.inferenceservice import InferenceServiceSpec
 from driftloop.contract.task import ServeTask
-from driftloop.controller.kinds.engines import resolved, type_of
+from driftloop.controller.kinds.engines import readiness_path, resolved, type_of
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.pods.serving import SERVE, serving_template
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -77,6 +77,7 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         artefact_uri=version.uri,
         artefact_digest=version.digest,
         engine_type=type_of(spec.engine, settings),
+        readiness_path=readiness_path(spec.engine),
         max_model_len=spec.engine.max_model_len,
         max_num_seqs=spec.engine.max_num_seqs,
         dtype=spec.engine.dtype,

@@ -21,6 +21,7 @@ from driftloop.controller.vocabulary.plan import Obj
 
 Result = TypeVar("Result")
 
+_ADDED_FIELDS = ("command", "readiness_path")  # fields of the engine that the first release did not have
 ATTEMPTS = 3  # evaluations of a version for which only the API checks were inconclusive
 
 
@@ -75,8 +76,12 @@ def evaluation_of(comparison: Comparison, baseline: Baseline | NoBaseline) -> Ev
 
 
 def engine_hash(engine: Engine) -> str:
-    """Eight hex digits: a hash of the engine's settings that may change answers."""
-    return _hash(engine.model_dump_json(exclude={"resources"}))
+    """Eight hex digits: a hash of the engine's settings that may change answers.
+
+    Without fields that later releases added and that are not set, so that older evidence keeps its hash.
+    """
+    unset = {name for name in _ADDED_FIELDS if getattr(engine, name) is None}
+    return _hash(engine.model_dump_json(exclude={"resources", *unset}))
 
 
 def answers_key(baseline: Baseline, engine: Engine) -> str:

@@ -9,7 +9,7 @@ from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
 from driftloop.contract.uris import join
-from driftloop.controller.kinds.engines import type_of
+from driftloop.controller.kinds.engines import readiness_path, type_of
 from driftloop.controller.kinds.modelversion.comparison import Baseline, NoBaseline
 from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash, evaluate_task_of
 from driftloop.controller.kinds.modelversion.observed import Observed
@@ -137,6 +137,7 @@ def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTas
         artefact_uri=artefact.uri,
         artefact_digest=artefact.digest,
         engine_type=type_of(engine, evaluation.comparison.settings),
+        readiness_path=readiness_path(engine),
         max_model_len=engine.max_model_len,
         max_num_seqs=engine.max_num_seqs,
         dtype=engine.dtype,
