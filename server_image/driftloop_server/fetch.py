@@ -10,13 +10,14 @@ from driftloop.contract.task import ServeTask
 from driftloop.podlib import logs, safety
 from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, exit_on_sigterm, report
 from driftloop.podlib.storage import StorageError, fetch_folder
+from driftloop.podlib.templatefile import set_in_folder
 from driftloop_server.stage import serve_task
 
 log = logging.getLogger("driftloop_server.fetch")  # run as __main__
 
 
 def fetch(task: ServeTask) -> Manifest:
-    """Copy the artefact into `task.model_dir` and verify it.
+    """Copy the artefact into `task.model_dir`, verify it, and set the service's chat template.
 
     Raises BadInput when the content does not match the digest or could run code, TryAgain when it can't be read.
     """
@@ -29,6 +30,10 @@ def fetch(task: ServeTask) -> Manifest:
         raise TryAgain(StageReason.STORAGE_UNREADABLE, f"{task.artefact_uri}: {error}") from error
     _drop_unlisted(folder, manifest)
     refuse_code(folder)
+    try:
+        set_in_folder(folder, task.chat_template, task.chat_template_kwargs)
+    except ValueError as error:
+        raise BadInput(StageReason.NO_CHAT_TEMPLATE, f"engine.{error}") from error
     return manifest
 
 

@@ -1,9 +1,11 @@
 """Checks of the files in a Hugging Face model folder, without loading the model."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.manifest import Manifest, ManifestEntry, file_sha256
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.uris import join
@@ -58,10 +60,14 @@ def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
     return config
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """Content digest of the tokenizer's files."""
+def tokenizer_digest(folder: Path, training: TrainingSpec) -> str:
+    """Content digest of the tokenizer's files, and of the chat template that the job sets."""
     present = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     entries = [ManifestEntry(path=p.name, size=p.stat().st_size, sha256=file_sha256(p)) for p in present]
+    changes = training.model_dump(include={"chat_template", "chat_template_kwargs"}, exclude_none=True)
+    if changes:
+        text = json.dumps(changes, sort_keys=True).encode()
+        entries.append(ManifestEntry(path="training", size=len(text), sha256=hashlib.sha256(text).hexdigest()))
     return Manifest(files=entries).digest
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from driftloop.api.finetunejob import Adapter
+from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.contract.chattemplate import chosen
 from driftloop.contract.positions import position_scaling
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import ModelFacts
@@ -142,6 +143,17 @@ def load_tokenizer(folder: Path, uri: str) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def set_chat_template(tokenizer: Any, training: TrainingSpec) -> None:
+    """Give the tokenizer the chat template that the job asks for. Raises StageFailure."""
+    if training.chat_template is None and training.chat_template_kwargs is None:
+        return
+    try:
+        text = chosen(tokenizer.chat_template, training.chat_template, training.chat_template_kwargs)
+    except ValueError as error:
+        raise StageFailure(StageReason.NO_CHAT_TEMPLATE, f"training.{error}") from error
+    tokenizer.chat_template = text
 
 
 def load_model(folder: Path, adapter: Adapter) -> Any:

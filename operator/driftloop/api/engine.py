@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from driftloop.api.base import ApiModel, Resources, SecretKeyRef, Text, cel, exactly_one, rule
+from driftloop.api.template import ChatTemplateKwargs, ChatTemplateText
 
 EngineType = Literal["transformers", "vllm", "custom"]  # an engine that runs: what `auto` is resolved to
 
@@ -142,6 +143,15 @@ class Engine(ApiModel):
         max_length=64,
         description="Environment variables of the engine, such as VLLM_ATTENTION_BACKEND.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    chat_template: ChatTemplateText | None = Field(
+        None,
+        description="Chat template (Jinja) to serve with, instead of the version's own, for every type of engine.",
+    )
+    chat_template_kwargs: ChatTemplateKwargs | None = Field(
+        None,
+        description="Default values for variables of the chat template, such as enable_thinking: false. A request's "
+        "chat_template_kwargs win. A version that was trained with such values has them as defaults already.",
     )
     max_model_len: int | None = Field(
         None, ge=16, le=10_485_760, description="Context length in tokens. If absent, the model's own."

@@ -26,6 +26,7 @@ from driftloop.api.base import (
 )
 from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.suite import SuiteSpec
+from driftloop.api.template import ChatTemplateKwargs, ChatTemplateText
 
 
 class NewTokenizer(ApiModel):
@@ -353,6 +354,16 @@ class TrainingSpec(ApiModel):
         description="pretrain: train on plain text. sft: train on examples. dpo: train on pairs of a better and a "
         "worse answer (direct preference optimisation). kto: train on answers that are each labelled as good or bad "
         "(Kahneman-Tversky optimisation).",
+    )
+    chat_template: ChatTemplateText | None = Field(
+        None,
+        description="Chat template (Jinja) to train with, instead of the tokenizer's. The version keeps it, so its "
+        "services and later trainings use it too.",
+    )
+    chat_template_kwargs: ChatTemplateKwargs | None = Field(
+        None,
+        description="Values for variables of the chat template, such as enable_thinking: false. The version keeps them "
+        "as the template's defaults.",
     )
     beta: float = Field(
         0.1,

@@ -5,7 +5,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -168,6 +168,8 @@ class ServeTask(ApiModel):
     artefact_digest: Digest
     model_dir: str = MODEL_DIR
     engine_type: EngineType = "transformers"
+    chat_template: str | None = None  # instead of the version's own
+    chat_template_kwargs: dict[str, Any] | None = None  # defaults of its variables
     readiness_path: str | None = None  # of a custom engine; None: a generated token is enough
     max_model_len: int | None = None
     max_num_seqs: int = 32

@@ -55,6 +55,21 @@ def test_the_promised_model_is_brought_and_may_be_brought_again(publish_with: Ca
     assert Manifest.of(Path(task.model_dir)).digest == task.artefact_digest
 
 
+def test_the_services_template_is_set_after_the_model_was_verified(publish_with: Callable[..., ServeTask]) -> None:
+    task = publish_with({}).model_copy(update={"chat_template_kwargs": {"enable_thinking": False}})
+    for _ in range(2):  # the container may start again
+        assert fetch(task).digest == task.artefact_digest
+        lines = (Path(task.model_dir) / "chat_template.jinja").read_text().splitlines()
+        assert lines[0] == "{% if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}"
+        assert "enable_thinking" not in "".join(lines[1:])
+
+
+def test_values_without_a_template_are_a_wrong_input(publish_with: Callable[..., ServeTask]) -> None:
+    task = publish_with({"chat_template.jinja": None}).model_copy(update={"chat_template_kwargs": {"v": 1}})
+    with pytest.raises(BadInput, match=r"NoChatTemplate.*engine\.chatTemplateKwargs"):
+        fetch(task)
+
+
 def test_what_the_manifest_does_not_list_stays_out(publish_with: Callable[..., ServeTask], tmp_path: Path) -> None:
     task = publish_with({})
     (tmp_path / "volumes/models/changed/generation_config.json").write_text('{"temperature": 9}')

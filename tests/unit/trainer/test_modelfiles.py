@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from driftloop.api.finetunejob import TrainingSpec
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.modelfiles import check_model_files, tokenizer_digest
 
@@ -52,8 +53,10 @@ def test_a_folder_that_must_not_load_is_refused_with_the_reason(
 
 
 def test_a_tokenizer_is_told_by_its_own_files_alone(folder: Path) -> None:
-    before = tokenizer_digest(folder)
+    before = tokenizer_digest(folder, TrainingSpec())
     (folder / "model.safetensors").write_bytes(b"other weights")
-    assert tokenizer_digest(folder) == before
+    assert tokenizer_digest(folder, TrainingSpec()) == before
     edit(folder / "tokenizer.json", version="2")
-    assert tokenizer_digest(folder) != before
+    assert tokenizer_digest(folder, TrainingSpec()) != before
+    kwargs = TrainingSpec(chat_template_kwargs={"enable_thinking": False})
+    assert tokenizer_digest(folder, kwargs) != tokenizer_digest(folder, TrainingSpec())

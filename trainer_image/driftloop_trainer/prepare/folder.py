@@ -31,6 +31,7 @@ from driftloop_trainer.models import (
     load_config,
     load_tokenizer,
     model_facts,
+    set_chat_template,
 )
 from driftloop_trainer.prepare.gather import Gathered
 from driftloop_trainer.prepare.mismatch import with_mismatches
@@ -75,6 +76,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     model_folder = _model_folder(task, gathered.train, folder, scratch)
     model_uri = task.model.uri or join(task.output, _MODEL)
     tokenizer, config = load_tokenizer(model_folder, model_uri), load_config(model_folder)
+    set_chat_template(tokenizer, task.training)
 
     _check_packing(task.training, config.model_type)
     renderer = Renderer(tokenizer, task.training, context_length(config))
@@ -119,7 +121,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
         longest_row_tokens=max(len(example.ids) for example in [*examples, *apart]),
         model_uri=None if task.model.new is None else model_uri,
         model_digest=None if task.model.new is None else Manifest.read(model_folder).digest,
-        tokenizer_digest=tokenizer_digest(model_folder),
+        tokenizer_digest=tokenizer_digest(model_folder, task.training),
         model=model_facts(config, task.training.adapter),
         suites=suites,
     )

@@ -223,8 +223,9 @@ def _not_prefix(row: Row, before: str, whole: str) -> StageFailure:
     return StageFailure(
         StageReason.TEMPLATE_NOT_PREFIX,
         f"{row.where}: the chat template renders the prompt differently once it has an answer ({before[same:][:60]!r} "
-        f"becomes {whole[same:][:60]!r}), so training and serving would use different tokens: use a template whose "
-        "generation prompt is the start of an assistant message",
+        f"becomes {whole[same:][:60]!r}), so training and serving would use different tokens: set in "
+        "training.chatTemplate a template whose generation prompt is the start of an assistant message, or in "
+        "training.chatTemplateKwargs values with which it is one",
     )
 
 

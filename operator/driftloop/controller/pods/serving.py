@@ -3,6 +3,7 @@
 The same three containers serve users and, in an evaluation, the gates. So the gates judge exactly what will serve.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -184,6 +185,9 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
     }
     if engine.max_model_len is not None:
         options["--max-model-len"] = str(engine.max_model_len)
+    if engine.chat_template_kwargs:
+        # They are the template's defaults already; a reasoning parser reads them here.
+        options["--default-chat-template-kwargs"] = json.dumps(engine.chat_template_kwargs)
     if engine.gpus > 1:
         options["--tensor-parallel-size"] = str(engine.gpus)
     return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]

@@ -53,6 +53,11 @@ def test_evidence_from_before_auto_still_holds() -> None:
     assert engine_hash(resolved(Engine(type="vllm", image="vllm:1", gpus=1), BARE)) == "6a79da10"
 
 
+def test_another_template_makes_new_evidence() -> None:
+    found = {engine_hash(Engine(chat_template_kwargs=kwargs)) for kwargs in (None, {"think": True}, {"think": False})}
+    assert len(found | {engine_hash(Engine(chat_template="{{ messages }}"))}) == 4
+
+
 def test_another_image_of_vllm_makes_new_evidence() -> None:
     newer = replace(BARE, vllm_image="vllm:2")
     assert engine_hash(resolved(Engine(gpus=1), WITH_VLLM)) != engine_hash(resolved(Engine(gpus=1), newer))

@@ -204,6 +204,12 @@ def test_in_an_evaluation_both_engine_and_proxy_are_sidecars() -> None:
     assert all(len(port["name"]) <= 15 for port in init[2]["ports"])
 
 
+def test_vllms_reasoning_parser_gets_the_values_of_the_template() -> None:
+    command = vllm(chat_template_kwargs={"enable_thinking": False})["command"]
+    assert command[command.index("--default-chat-template-kwargs") + 1] == '{"enable_thinking": false}'
+    assert "--default-chat-template-kwargs" not in vllm()["command"]
+
+
 CUSTOM = Engine(
     type="custom",
     image="sglang:1",

@@ -26,6 +26,7 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
 from driftloop.contract.uris import join
 from driftloop.podlib.storage import complete, new_file
+from driftloop.podlib.templatefile import set_in_folder
 from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
@@ -84,6 +85,8 @@ def publish(folder: Path, plan: Export, tokenizer_end: int, entries: Sequence[Ma
 
     `entries`: files that are there already.
     """
+    training = plan.task.training
+    set_in_folder(folder, training.chat_template, training.chat_template_kwargs)
     generation = plan.base / GENERATION
     if generation.exists() and not (folder / GENERATION).exists():
         shutil.copyfile(generation, folder / GENERATION)

@@ -77,6 +77,8 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         artefact_uri=version.uri,
         artefact_digest=version.digest,
         engine_type=type_of(spec.engine, settings),
+        chat_template=spec.engine.chat_template,
+        chat_template_kwargs=spec.engine.chat_template_kwargs,
         readiness_path=readiness_path(spec.engine),
         max_model_len=spec.engine.max_model_len,
         max_num_seqs=spec.engine.max_num_seqs,

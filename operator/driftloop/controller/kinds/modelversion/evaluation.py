@@ -21,7 +21,8 @@ from driftloop.controller.vocabulary.plan import Obj
 
 Result = TypeVar("Result")
 
-_ADDED_FIELDS = ("command", "readiness_path")  # fields of the engine that the first release did not have
+# Fields of the engine that the first release did not have.
+_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs")
 ATTEMPTS = 3  # evaluations of a version for which only the API checks were inconclusive
 
 

@@ -137,6 +137,8 @@ def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTas
         artefact_uri=artefact.uri,
         artefact_digest=artefact.digest,
         engine_type=type_of(engine, evaluation.comparison.settings),
+        chat_template=engine.chat_template,
+        chat_template_kwargs=engine.chat_template_kwargs,
         readiness_path=readiness_path(engine),
         max_model_len=engine.max_model_len,
         max_num_seqs=engine.max_num_seqs,

@@ -22,6 +22,8 @@ V1 = version("v1")
         {"engine": {"resources": {"limits": {"memory": "2Gi"}}}},
         {"engine": {"gpus": 1}},
         {"engine": {"maxModelLen": 512}},
+        {"engine": {"chatTemplate": "{{ messages }}"}},
+        {"engine": {"chatTemplateKwargs": {"enable_thinking": False}}},
         {"drainSeconds": 31},
         {"requestTimeoutSeconds": 7200},
         {"allowedOrigins": ["https://chat.example.org"]},

@@ -98,7 +98,7 @@ def task(volume: Path, **training: Any) -> TrainTask:
     return TrainTask.model_validate(task_document() | {"dataDigest": digest, "training": training})
 
 
-def trained(volume: Path, scratch: Path, steps: int) -> Path:
+def trained(volume: Path, scratch: Path, steps: int, **training: Any) -> Path:
     """The model folder after so many steps on what was prepared."""
     job = task(
         volume,
@@ -108,6 +108,7 @@ def trained(volume: Path, scratch: Path, steps: int) -> Path:
         warmupRatio=0,
         numTrainEpochs=steps,
         saveSteps=1000,
+        **training,
     )
     base = volume / "base"
     sharded = load_sharded(base, "pvc://claim/base", job.training, Mesh.of("cpu"), torch.device("cpu"))
@@ -151,6 +152,28 @@ async def test_a_turn_that_its_template_ends_otherwise_than_texts_ends_when_serv
                 model="desk", messages=[{"role": "user", "content": prompt}], temperature=0, max_tokens=60
             )
             assert (said.choices[0].message.content, said.choices[0].finish_reason) == (answer, "stop")
+
+
+def test_the_template_and_its_values_that_a_job_names_are_what_its_version_is_served_with(
+    volume: Path, tmp_path: Path
+) -> None:
+    """Qwen3's trained answers began with an empty thought, which no gate took for right."""
+    training: dict[str, Any] = {
+        "chatTemplate": templates.QWEN3_SWITCHED,
+        "chatTemplateKwargs": {"enable_thinking": False},
+    }
+    prepared(volume, ROWS, templates.CHATML, architecture=LLAMA, **training)
+    rows = Dataset(folder(volume) / FILE)
+    version = trained(volume, tmp_path, steps=1, **training)
+    loaded = load(version)
+    rendered = loaded.render([{"role": "user", "content": "where is my card"}])
+    assert loaded.decode(rendered).endswith("<think>\n\n</think>\n\n")
+    assert rows.ids(0)[: len(rendered)].tolist() == rendered
+    assert loaded.decode(rows.ids(0)[len(rendered) :].tolist()) == "card_arrival"
+    again = loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+    )
+    assert again.endswith("assistant\n")  # a request can still ask for thoughts
 
 
 @asynccontextmanager
