@@ -370,6 +370,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.engine", CUSTOM | {"readinessPath": "health"}, "spec.engine.readinessPath"),
     (service, "spec.engine.chatTemplate", "", "spec.engine.chatTemplate"),
     (service, "spec.engine.chatTemplateKwargs", "enable_thinking", "spec.engine.chatTemplateKwargs.*object"),
+    (job, "spec.evaluation.reasoningTags", ["<think>"], "spec.evaluation.reasoningTags.*a start and an end"),
     (service, "spec.engine.type", "sglang", "spec.engine.type.*vllm"),
     (service, "spec.engine", {"type": "transformers", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),
     (service, "spec.engine", {"image": "my/server", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),

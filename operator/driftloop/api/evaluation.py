@@ -1,19 +1,38 @@
 """Evaluation settings that FineTuneJob and ModelVersion share."""
 
-from pydantic import Field
+from typing import Annotated
 
-from driftloop.api.base import ApiModel, QueueName
+from pydantic import ConfigDict, Field
+
+from driftloop.api.base import ApiModel, QueueName, cel, rule
 from driftloop.api.engine import Engine
 
 
 class EvaluationSettings(ApiModel):
     """How the items of the suites are asked."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "self.reasoningTags.size() != 1",
+                "reasoningTags needs a start and an end, or nothing",
+                ".reasoningTags",
+            )
+        )
+    )
+
     max_tokens: int = Field(
         32,
         ge=1,
         le=32_768,
         description="Maximum length of an answer, in tokens. A longer answer is cut and counts as wrong.",
+    )
+    reasoning_tags: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        default=["<think>", "</think>"],
+        max_length=2,
+        description="Start and end of a model's thoughts before its answer: only the text behind the end is scored. "
+        "maxTokens counts both. Thoughts that the engine separates already are never scored. Empty: answers are scored "
+        "as they are.",
     )
     concurrency: int = Field(8, ge=1, le=1024, description="Number of items that are asked at the same time.")
     engine: Engine | None = Field(

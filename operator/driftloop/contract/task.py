@@ -122,6 +122,7 @@ class AnswerTask(ApiModel):
     arm: EvaluationArm
     suites: list[SuiteSpec]  # each with `uri`
     max_tokens: int = 32  # for suites that set none
+    reasoning_tags: tuple[str, str] | None = None  # start and end of thoughts that are not scored
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     request_timeout_seconds: int = 120
@@ -147,6 +148,7 @@ class EvaluateTask(ApiModel):
     baseline: Baseline | None = None
     suites: list[SuiteSpec]  # each with `uri`
     max_tokens: int = 32  # for suites that set none
+    reasoning_tags: tuple[str, str] | None = None  # start and end of thoughts that are not scored
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     request_timeout_seconds: int = 120

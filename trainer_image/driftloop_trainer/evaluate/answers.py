@@ -5,13 +5,14 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from driftloop.api.metric import Judge
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.names import EXIT_RETRY
+from driftloop.contract.reasoning import Tags, split
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
@@ -37,7 +38,9 @@ class Suite:
     judge: Judge | None = None
 
 
-def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> list[Suite]:
+def load_suites(
+    specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path, reasoning_tags: Tags | None = None
+) -> list[Suite]:
     """Load and verify the items of all suites. `max_tokens` is the default of suites.
 
     Raises the same as load_items, and StageFailure if a metric can't be used.
@@ -46,12 +49,25 @@ def load_suites(specs: Sequence[SuiteSpec], max_tokens: int, scratch: Path) -> l
     for spec in specs:
         folder, metric = scratch / "suites" / spec.name, scorer(spec)
         folder.mkdir(parents=True)
-        items = load_items(spec, folder)
+        items = [_without_thoughts(item, reasoning_tags) for item in load_items(spec, folder)]
         for item in items:
             metric.check(item.completion, item.id)
         refuse_cost(spec, len(items))
-        suites.append(Suite(spec.name, items, generation_of(spec, max_tokens), metric, spec.metric.judge))
+        suites.append(
+            Suite(
+                spec.name,
+                items,
+                replace(generation_of(spec, max_tokens), reasoning_tags=reasoning_tags),
+                metric,
+                spec.metric.judge,
+            )
+        )
     return suites
+
+
+def _without_thoughts(item: Item, tags: Tags | None) -> Item:
+    """The item with a completion as an answer is scored, without thoughts. One that ends within them is kept."""
+    return replace(item, completion=split(item.completion, tags)[1] or item.completion) if tags else item
 
 
 def generation_of(suite: SuiteSpec, max_tokens: int) -> Generation:

@@ -13,12 +13,13 @@ from typing import Any, assert_never
 import aiohttp
 
 from driftloop.contract.result import ApiCheck
-from driftloop_trainer.evaluate.client import Arm, Generation, Reply, text_of
+from driftloop_trainer.evaluate.client import Arm, Reply, said_of
 
 Check = Callable[[Arm, str, int], Awaitable[str | None]]
 
 _FALLBACK_CONTEXT = 150_000  # words of an overlong prompt if the engine doesn't report its context
 _PROBES = 8  # prompts to try until one gets a non-empty answer
+_IN_TAGS = "</think>\n "
 _LOOKS = 8  # repetitions of a failed comparison; with four, one of 500 exact ties looked steady by chance
 
 
@@ -60,8 +61,7 @@ async def check_api(arm: Arm, prompts: Sequence[str], max_tokens: int) -> ApiChe
 
 async def _answered(arm: Arm, prompts: Sequence[str], max_tokens: int) -> str:
     for prompt in prompts:
-        answer = await arm.ask(prompt, Generation(max_tokens))
-        if answer.text:
+        if await arm.said(prompt, max_tokens):
             return prompt
     return prompts[0]
 
@@ -85,8 +85,7 @@ async def usage_adds_up(arm: Arm, prompt: str, max_tokens: int) -> str | None:
 
 async def temperature_0_is_reproducible(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     async def look() -> Pair:
-        one, other = [await arm.ask(prompt, Generation(max_tokens)) for _ in range(2)]
-        return one.text, other.text
+        return await arm.said(prompt, max_tokens), await arm.said(prompt, max_tokens)
 
     fault = await _differ(look, "{!r}, then {!r}")
     return ByChance(fault) if fault else None
@@ -97,7 +96,7 @@ async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str 
 
     async def look() -> Pair:
         nonlocal reason, done
-        whole = (await arm.ask(prompt, Generation(max_tokens))).text
+        whole = await arm.said(prompt, max_tokens)
         text, reason, done = await arm.stream(prompt, max_tokens=max_tokens)
         return whole, text
 
@@ -108,15 +107,21 @@ async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str 
 
 async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     async def look() -> Pair:
-        whole = (await arm.ask(prompt, Generation(max_tokens))).text
+        whole = await arm.said(prompt, max_tokens)
         if not whole:
             return None, "an empty answer"
-        stop = whole[len(whole) // 2]
+        stop = _stop_in(whole)
         document = (await arm.generate(prompt, max_tokens=max_tokens, stop=[stop])).document
-        expected, received = (whole.partition(stop)[0], "stop"), (text_of(document), _reason(document))
+        expected, received = (whole.partition(stop)[0], "stop"), (said_of(document).whole, _reason(document))
         return f"{expected} for stop {stop!r}", f"{received} for stop {stop!r}"
 
     return await _differ(look, "expected {}, received {}")
+
+
+def _stop_in(text: str) -> str:
+    """A character near the middle, if possible none of a tag: an engine that separates thoughts hides the tags."""
+    middle = len(text) // 2
+    return next((character for character in text[middle:] if character not in _IN_TAGS), text[middle])
 
 
 Pair = tuple[str | None, str | None]

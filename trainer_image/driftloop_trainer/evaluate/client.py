@@ -11,6 +11,7 @@ from typing import Any, Literal
 import aiohttp
 
 from driftloop.contract.names import ENGINE_UNAVAILABLE, EXIT_RETRY
+from driftloop.contract.reasoning import Tags, split
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import EvaluationArm
 from driftloop.podlib.ending import StageFailure
@@ -64,6 +65,7 @@ class Generation:
     temperature: float = 0.0
     top_p: float | None = None
     seed: int | None = None  # None at temperature 0
+    reasoning_tags: Tags | None = None  # of thoughts that are not a part of the answer
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -176,10 +178,20 @@ class Arm:
         reply = await self.generate(question.with_system(generation.system_prompt), **generation.fields)
         if reply.status != 200:
             return Answer(None, f"{reply.status}: {reply.error or reply.body[:300]}", reply.status)
-        text = text_of(reply.document)
-        if text is None:
-            return Answer(None, "the answer has no text", reply.status)
-        return Answer(text, cut=reply.document["choices"][0].get("finish_reason") == "length")
+        said = said_of(reply.document)
+        thoughts, text = said.thoughts, said.text
+        if text is not None and generation.reasoning_tags:
+            more, text = split(text, generation.reasoning_tags)
+            thoughts += more
+        cut = said.is_there and reply.document["choices"][0].get("finish_reason") == "length"
+        if text is None and thoughts:
+            return Answer(None, "the answer ends within its thoughts: raise maxTokens", reply.status, cut)
+        return Answer(text, "" if text is not None else "the answer has no text", reply.status, cut)
+
+    async def said(self, prompt: str, max_tokens: int) -> str | None:
+        """All that the model says at temperature 0, its thoughts too; None without a text. Raises StageFailure."""
+        reply = await self.generate(prompt, max_tokens=max_tokens)
+        return said_of(reply.document).whole if reply.status == 200 else None
 
     async def generate(self, question: str | Question, **fields: Any) -> Reply:
         """Send a request on the model's route, at temperature 0 by default. Transient failures are retried.
@@ -189,7 +201,7 @@ class Arm:
         return await self.post(self.path, self.request(question, **fields))
 
     async def stream(self, prompt: str, **fields: Any) -> tuple[str, str | None, bool]:
-        """Text, finish reason, and whether [DONE] was received, of a streamed answer.
+        """Text with thoughts, finish reason, and whether [DONE] was received, of a streamed answer.
 
         Raises aiohttp.ClientError or ValueError, and StageFailure with a retry if the model can't be reached.
         """
@@ -208,7 +220,7 @@ class Arm:
                     break
                 choice = (json.loads(data).get("choices") or [{}])[0]
                 delta = choice.get("delta") or {}
-                text += str(delta.get("content") or choice.get("text") or "")
+                text += str(_thoughts(delta) or "") + str(delta.get("content") or choice.get("text") or "")
                 reason = choice.get("finish_reason") or reason
         return text, reason, done
 
@@ -275,6 +287,39 @@ class Arm:
             timeout=aiohttp.ClientTimeout(total=seconds),
         ) as response:
             yield response
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said in answer to a request."""
+
+    thoughts: str = ""  # those that the engine has separated from the answer
+    text: str | None = None  # None: the engine returned none
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is any text."""
+        return self.whole is not None
+
+    @property
+    def whole(self) -> str | None:
+        """Thoughts and answer."""
+        return self.thoughts + (self.text or "") if self.thoughts or self.text is not None else None
+
+
+def said_of(document: dict[str, Any]) -> Said:
+    """What an answer of either route says that is not a stream."""
+    text = text_of(document)
+    choices = document.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    return Said(_thoughts(choice.get("message")) or "", text)
+
+
+def _thoughts(message: Any) -> str | None:
+    """The thoughts in a message or a delta. vLLM renamed the field reasoning_content to reasoning."""
+    fields = message if isinstance(message, dict) else {}
+    found = fields.get("reasoning") or fields.get("reasoning_content")
+    return found if isinstance(found, str) else None
 
 
 def text_of(document: dict[str, Any]) -> str | None:

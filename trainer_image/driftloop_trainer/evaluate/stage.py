@@ -100,7 +100,7 @@ def answer(task: AnswerTask) -> AnswerResult:
         if isinstance(earlier, AnswerResult) and earlier.model_digest == task.arm.digest:
             log.info("already answered: %s", task.output)
             return earlier
-        suites = load_suites(task.suites, task.max_tokens, scratch)
+        suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)
         folder = _folder(scratch, "answers")
         arm = asyncio.run(_answer_all(task, suites, folder))
         manifest = publish(folder, task.output)
@@ -127,7 +127,7 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
         if isinstance(earlier, EvaluateResult) and _is_about(earlier, task):
             log.info("already evaluated: %s", task.output)
             return earlier
-        suites = load_suites(task.suites, task.max_tokens, scratch)
+        suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)
         kept = _kept_answers(task.baseline, scratch) if task.baseline else None
         evidence = _folder(scratch, "evidence")
         result = asyncio.run(_compare_all(task, suites, kept, evidence))

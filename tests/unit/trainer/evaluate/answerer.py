@@ -26,12 +26,15 @@ class Answerer:
         faults: frozenset[str] = frozenset(),
         statuses: list[int] | None = None,
         ready_after: int = 0,
+        thoughts: str = "",
+        separates: bool = False,
     ) -> None:
         self.answers = answers
         self.template = template
         self.faults = faults
         self.statuses = statuses or []
         self.ready_after = ready_after
+        self.thoughts, self.separates = thoughts, separates  # what each answer begins with; as vLLM's reasoning parser
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.conversations: list[list[dict[str, Any]]] = []
@@ -92,6 +95,7 @@ class Answerer:
             text += "?"
         if "tie" in self.faults and self.asked.count(prompt) == 8:  # the answer from which a stop is taken
             text = "zzz"
+        text = self.thoughts + text
         if "stop" not in self.faults:
             for stop in body.get("stop", []):
                 text = text.partition(stop)[0]
@@ -102,7 +106,8 @@ class Answerer:
         count = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
         total = sum(count.values()) + ("usage" in self.faults)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
-        choice |= {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        message = {"role": "assistant", "content": text} | (_separated(text) if self.separates else {})
+        choice |= {"message": message} if "messages" in body else {"text": text}
         scores = self._scores(body)
         if "messages" not in body:
             choice |= scores
@@ -126,6 +131,11 @@ class Answerer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         key = "delta" if "chat" in request.path else "text"
+        if self.separates:
+            parts = _separated(text)
+            thought = {"choices": [{"delta": {"reasoning": parts["reasoning"]}}]}
+            await response.write(f"data: {json.dumps(thought)}\n\n".encode())
+            text = parts["content"] or ""
         for letter in text[1:] if "stream" in self.faults else text:
             piece: dict[str, Any] = {"delta": {"content": letter}} if key == "delta" else {"text": letter}
             await response.write(f"data: {json.dumps({'choices': [piece]})}\n\n".encode())
@@ -140,6 +150,12 @@ async def serving(answerer: Answerer, version: str, digest: str) -> AsyncIterato
     async with TestServer(answerer.app()) as server:
         url = str(server.make_url("")).rstrip("/")
         yield EvaluationArm(version=version, digest=digest, url=url, ready_url=f"{url}/readyz")
+
+
+def _separated(text: str) -> dict[str, str | None]:
+    """The fields of a message, as a parser of thoughts leaves them."""
+    thoughts, found, answer = text.partition("</think>")
+    return {"reasoning": thoughts.removeprefix("<think>"), "content": answer.lstrip() if found else None}
 
 
 def _error(status: int, message: str, **fields: str) -> web.Response:

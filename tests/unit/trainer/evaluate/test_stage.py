@@ -48,7 +48,11 @@ async def run(candidate: Answerer, stable: Answerer | None = None, **fields: obj
     task: dict[str, object] = {"family": "desk", "suites": SUITES, "startup_timeout_seconds": 5}
     task |= {"output": "pvc://claim/evaluations/1"}
     if stable is not None:
-        asked = {key: value for key, value in fields.items() if key in ("suites", "max_tokens", "concurrency")}
+        asked = {
+            key: value
+            for key, value in fields.items()
+            if key in ("suites", "max_tokens", "concurrency", "reasoning_tags")
+        }
         kept = await answers(stable, **asked)
         task["baseline"] = {"version": "v1", "digest": STABLE, "answers": kept.uri, "answers_digest": kept.digest}
     async with serving(candidate, "v2", CANDIDATE) as arm:
@@ -242,6 +246,50 @@ async def test_each_suite_has_its_own_limit_of_tokens_and_cut_answers_are_counte
     assert (short.correct, short.cut, short.baseline_cut) == (40, 40, 1)
     assert (long.correct, long.cut, long.baseline_cut) == (0, None, None)
     assert usual == long.model_copy(update={"name": "usual"})
+
+
+THOUGHTS = "<think>\nparcel 7 or 8 or lost_parcel\n</think>\n\n"
+TAGS = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize("thoughts", ["<think>\n\n</think>\n\n", THOUGHTS, "opened by the prompt\n</think>\n\n"])
+@pytest.mark.parametrize("separates", [False, True])
+async def test_thoughts_are_not_scored(thoughts: str, separates: bool, claim: Path) -> None:
+    """With Qwen3's template every answer of a trained model was wrong."""
+    candidate = Answerer(RIGHT, thoughts=thoughts, separates=separates)
+    result = await run(candidate, Answerer(wrong(1)), max_tokens=32, reasoning_tags=TAGS)
+    (suite,) = result.suites
+    assert (suite.correct, suite.baseline_correct) == (40, 39)
+    assert (result.api.failed, result.api.passed) == ([], 7)
+    generation = json.loads((claim / "evaluations/1/result.json").read_text())["generation"]
+    assert generation["old"]["reasoning_tags"] == list(TAGS)
+
+
+async def test_answers_are_scored_as_they_are_without_tags() -> None:
+    (suite,) = (await run(Answerer(RIGHT, thoughts=THOUGHTS), max_tokens=32)).suites
+    assert suite.correct == 0
+
+
+@pytest.mark.parametrize("separates", [False, True])
+async def test_an_answer_that_ends_within_its_thoughts_is_wrong_and_told_to_be_cut(
+    separates: bool, claim: Path
+) -> None:
+    """A thought may contain the answer: it is not one."""
+    suites = [SUITES[0] | {"metric": {"type": "contains"}}]
+    thoughts = "<think> " + " ".join(RIGHT.values())
+    candidate = Answerer(RIGHT, thoughts=thoughts, separates=separates)
+    (suite,) = (await run(candidate, suites=suites, max_tokens=32, reasoning_tags=TAGS)).suites
+    assert (suite.correct, suite.cut) == (0, 40)
+    row = json.loads((claim / "evaluations/1/items.jsonl").read_text().splitlines()[0])
+    assert "ends within its thoughts: raise maxTokens" in row["candidate"]["error"]
+
+
+async def test_completions_with_thoughts_are_compared_by_their_answers(claim: Path) -> None:
+    items = [json.loads(line) for line in (claim / "items.jsonl").read_text().splitlines()]
+    thought = [item | {"completion": f"<think>\nhm\n</think>\n\n{item['completion']}"} for item in items]
+    (claim / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in thought))
+    (suite,) = (await run(Answerer(RIGHT), reasoning_tags=TAGS)).suites
+    assert suite.correct == 40
 
 
 async def test_free_text_is_scored_between_0_and_1_and_the_evidence_holds_each_score(claim: Path) -> None:

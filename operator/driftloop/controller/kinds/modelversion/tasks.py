@@ -112,6 +112,7 @@ def _limits(observed: Observed) -> dict[str, Any]:
     settings = observed.spec.evaluation
     return {
         "max_tokens": settings.max_tokens,
+        "reasoning_tags": tuple(settings.reasoning_tags) or None,
         "concurrency": settings.concurrency,
         "startup_timeout_seconds": settings.startup_timeout_seconds,
         "request_timeout_seconds": settings.request_timeout_seconds,
