@@ -7,9 +7,13 @@ from pydantic import AfterValidator, Field
 
 MAX_TEMPLATE = 32_768  # characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-# What a template gets from the conversation and from its tokenizer:
-# https://huggingface.co/docs/transformers/chat_templating_writing
-RESERVED = frozenset({"add_generation_prompt", "continue_final_message", "documents", "messages", "tools"})
+# What a template gets from the conversation, and the arguments of transformers' apply_chat_template:
+# https://huggingface.co/docs/transformers/main_classes/tokenizer
+RESERVED = frozenset({
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "max_length",
+    "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize",
+    "tokenizer_kwargs", "tools", "truncation",
+})  # fmt: skip
 
 
 def check_kwargs(values: dict[str, Any]) -> dict[str, Any]:

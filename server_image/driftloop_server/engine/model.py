@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import BadInput
 from driftloop_server.engine.batch import Batch, Prefill
 from driftloop_server.engine.cache import Block, Forward
+from driftloop_server.engine.thoughts import THINK
 from driftloop_server.engine.tokenising import Abandoned
 from driftloop_server.fetch import refuse_code
 from driftloop_server.openai_api import ApiError
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # Parameters. Below, several threads for one matrix product are slower than one, up to 10x on shared cores (measured).
 SMALL_MODEL = 100_000_000
 PIECE = 1 << 14  # characters of a long text that are tokenised at a time to estimate its length
+_TAG_TOKENS = 16  # at least as many as a tag with blanks behind it has
 CUT_TOKENS = 64  # at most so many tokens more come from the cut between two pieces
 
 
@@ -60,15 +62,28 @@ class LoadedModel:
         """Tokens of a plain prompt, with the tokenizer's special tokens. Raises ApiError 400."""
         return self._tokens(text, "prompt")
 
-    def render(self, messages: list[dict[str, Any]], continued: bool = False) -> list[int]:
+    @cached_property
+    def thinks(self) -> bool:
+        """Whether the chat template knows thoughts before answers."""
+        template = self.tokenizer.chat_template
+        return any(THINK[1] in text for text in (template.values() if isinstance(template, dict) else [template or ""]))
+
+    def thinks_already(self, tokens: Sequence[int]) -> bool:
+        """Whether a rendered prompt ends with the tag that starts a thought."""
+        return str(self.tokenizer.decode(tokens[-_TAG_TOKENS:])).rstrip().endswith(THINK[0])
+
+    def render(
+        self, messages: list[dict[str, Any]], continued: bool = False, values: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Tokens of a conversation, up to where the answer begins. Raises ApiError 400.
 
-        If `continued`, up to the end of the last message's text, without the token that ends the message.
+        `values`: of variables of the chat template. If `continued`, up to the end of the last message's text, without
+        the token that ends the message.
         """
         if not self.tokenizer.chat_template:
             raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, **_end(continued))
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, **_end(continued), **(values or {}))
         except Exception as error:  # a template is a program by the model's author: it may raise anything
             reason = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ApiError(

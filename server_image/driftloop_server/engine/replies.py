@@ -6,6 +6,7 @@ from typing import Any
 
 from driftloop_server.engine.sampling import TokenLogprob
 from driftloop_server.engine.sequence import Output
+from driftloop_server.engine.thoughts import Thoughts
 
 TokenString = Callable[[int], str]
 
@@ -20,11 +21,14 @@ class Reply:
     prompt_tokens: int
     is_chat: bool
     string: TokenString
+    thoughts: Thoughts | None = None  # separates them from the answer; None: there are none
 
     def whole(self, output: Output) -> dict[str, Any]:
         """The answer in one piece."""
         if self.is_chat:
-            text: dict[str, Any] = {"message": {"role": "assistant", "content": output.text, "refusal": None}}
+            parts = self._parts(output, last=True)
+            content = {"content": None if parts else ""}  # without an answer behind the thoughts null, as in vLLM
+            text: dict[str, Any] = {"message": {"role": "assistant", "refusal": None} | content | parts}
         else:
             text = {"text": output.text}
         name = "chat.completion" if self.is_chat else "text_completion"
@@ -39,8 +43,16 @@ class Reply:
     def chunk(self, output: Output) -> dict[str, Any]:
         """A piece of the answer."""
         if self.is_chat:
-            return self._chunk({"delta": {"content": output.text} if output.text else {}}, output)
+            return self._chunk({"delta": self._parts(output, output.last)}, output)
         return self._chunk({"text": output.text}, output)
+
+    def _parts(self, output: Output, last: bool) -> dict[str, str]:
+        """Thoughts and answer as fields of a message: vLLM's name for thoughts, and the one it had before."""
+        if self.thoughts is None:
+            return {"content": output.text} if output.text else {}
+        thoughts, answer = self.thoughts.push(output.text, last)
+        fields = {"reasoning": thoughts, "reasoning_content": thoughts, "content": answer}
+        return {name: text for name, text in fields.items() if text}
 
     def closing(self, output: Output) -> dict[str, Any]:
         """The final chunk with the usage, if the request asked for it."""

@@ -1,10 +1,12 @@
 """Validates requests: from a JSON body to a Generation, or a 400 that names the field."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
+from driftloop.api.template import check_kwargs
 from driftloop.contract.messages import spelled
 from driftloop_server.engine.conversation import Message, conversation, fitted, given, is_nothing, refused
 from driftloop_server.engine.model import LoadedModel
@@ -15,6 +17,7 @@ from driftloop_server.openai_api import ApiError, without_collector
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill the context
 MAX_COUNT = 2**31 - 1
 MAX_STOPS = 16
+MAX_VALUES = 16
 
 # Fields that don't change the answer, so that any value is ignored: hints for storage, billing, caching, priority and
 # tracing, and how much a reasoning model should think and write.
@@ -37,7 +40,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), _TEXT),
     "best_of": ((1,), "this engine returns one answer per request: omit the field"),
     "chat_template": ((), _TEMPLATE),
-    "chat_template_kwargs": ((), _TEMPLATE),
+    "chat_template_kwargs": ((), "only chats have a template: omit the field"),
     "continue_final_message": ((False,), "only chats have messages: omit the field"),
     "documents": ((), _TEMPLATE),
     "echo": ((False,), "this engine doesn't repeat the prompt: omit the field"),
@@ -94,6 +97,16 @@ def _prompt(value: Any) -> str | list[int]:
     if isinstance(value, str) or (isinstance(value, list) and all(type(token) is int for token in value)):
         return value
     raise refused("prompt", "must be one string or one list of token ids; send several prompts as several requests")
+
+
+def _values(value: Any) -> dict[str, Any]:
+    """Values that a chat template may get from a request."""
+    if not isinstance(value, dict) or len(value) > MAX_VALUES:
+        raise refused("chat_template_kwargs", f"must be an object of at most {MAX_VALUES} values")
+    try:
+        return check_kwargs(value)
+    except ValueError as error:
+        raise refused("chat_template_kwargs", str(error)) from None
 
 
 Integer = Annotated[int, BeforeValidator(_integral)]
@@ -154,6 +167,10 @@ class ChatRequest(Common):
     add_special_tokens: Literal[False] = False
     add_generation_prompt: bool = Field(True, description="vLLM's extension, false only to continue a message.")
     continue_final_message: bool = Field(False, description="vLLM's extension: the last message is an answer's start.")
+
+    chat_template_kwargs: Annotated[dict[str, Any], PlainValidator(_values)] = Field(
+        {}, description="vLLM's extension: values of variables of the chat template."
+    )
 
     @model_validator(mode="after")
     def _continues_an_answer(self) -> Self:
@@ -234,10 +251,12 @@ def chat(request: ChatRequest, loaded: LoadedModel) -> Generation:
 
     Raises ApiError 400 when the model has no chat template, or it refuses the messages, or they don't fit.
     """
-    tokens = loaded.render(fitted(request.messages, loaded.tokenizer), request.continue_final_message)
+    messages = fitted(request.messages, loaded.tokenizer)
+    tokens = loaded.render(messages, request.continue_final_message, request.chat_template_kwargs)
     field = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
     limit = request.max_completion_tokens or request.max_tokens
-    return _generation(request, tokens, loaded, "messages", field, limit, default=None)
+    generation = _generation(request, tokens, loaded, "messages", field, limit, default=None)
+    return replace(generation, thinks=loaded.thinks, thinks_already=loaded.thinks and loaded.thinks_already(tokens))
 
 
 def _generation(

@@ -27,6 +27,8 @@ class Generation:
     logprobs: int | None = None
     scored: int | None = None
     stream: bool = False
+    thinks: bool = False  # whether the answer may begin with thoughts
+    thinks_already: bool = False  # whether the prompt ends with the tag that starts them
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from driftloop_server.engine.model import LoadedModel
 from driftloop_server.engine.replies import Reply
 from driftloop_server.engine.scheduler import QUEUE_FULL, QueueFull, Scheduler
 from driftloop_server.engine.sequence import Generation, Output
+from driftloop_server.engine.thoughts import Thoughts
 from driftloop_server.engine.tokenising import LANES, Crowded, Tokenising, refuse_hopeless, refuse_oversized
 from driftloop_server.openai_api import (
     CHAT,
@@ -114,6 +115,7 @@ class EngineServer:
             prompt_tokens=len(generation.prompt),
             is_chat=is_chat,
             string=self._loaded.string,
+            thoughts=Thoughts(generation.thinks_already) if generation.thinks else None,
         )
         async with self._outputs(generation, request.headers.get(CLIENT)) as outputs:
             first = await anext(outputs)

@@ -79,6 +79,19 @@ def test_whatever_a_template_does_wrong_is_a_refusal_in_its_words(
     assert words in refusal.value.message
 
 
+def test_a_prompt_tells_whether_the_answer_begins_within_a_thought(model_folder: Path) -> None:
+    loaded = load(model_folder)
+    assert not loaded.thinks
+    loaded.tokenizer.chat_template = (
+        "{{ messages[0].content }}{% if think %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    loaded = replace(loaded)  # without what it has computed
+    assert loaded.thinks
+    messages = [{"role": "user", "content": "why?"}]
+    assert loaded.thinks_already(loaded.render(messages, values={"think": True}))
+    assert not loaded.thinks_already(loaded.render(messages))
+
+
 def test_broken_weights_are_found_at_the_start(changed: Callable[..., Path]) -> None:
     folder = changed()
     weights = load_file(folder / "model.safetensors")

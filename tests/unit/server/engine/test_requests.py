@@ -190,3 +190,18 @@ def test_nothing_looks_for_garbage_while_arguments_of_a_call_are_read() -> None:
     parse(ChatRequest, {"messages": [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]})
     gc.callbacks.remove(note)
     assert len(collections) <= 2  # one, of what is left when it has been read
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["enable_thinking"], {"messages": []}, {"chat_template": "{{ 1 }}"}, {"tokenize": True}, {"a b": 1}, {"deep": {}}],
+)
+def test_values_that_no_template_may_get_are_refused(values: Any) -> None:
+    with pytest.raises(ApiError, match="chat_template_kwargs") as refusal:
+        chat(chat_template_kwargs=values)
+    assert refusal.value.status == 400
+
+
+def test_a_completion_has_no_template_to_set_values_of() -> None:
+    with pytest.raises(ApiError, match="chat_template_kwargs: only chats have a template"):
+        completion(chat_template_kwargs={"enable_thinking": False})

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from driftloop_server.engine.replies import Reply
 from driftloop_server.engine.sequence import Output
 from driftloop_server.engine.server import _stream
+from driftloop_server.engine.thoughts import Thoughts
 
 REPLY = Reply("cmpl-1", "desk", 0, 1, is_chat=False, string=str)
 
@@ -41,3 +42,23 @@ def said(event: str) -> str:
         return event
     document = json.loads(event)
     return str(document["error"]["message"] if "error" in document else document["choices"][0]["text"])
+
+
+async def test_thoughts_are_fields_of_their_own_in_whole_answers_and_streams() -> None:
+    def reply(begun: bool = False) -> Reply:
+        return Reply("chatcmpl-1", "desk", 0, 1, is_chat=True, string=str, thoughts=Thoughts(begun))
+
+    text = "<think>\nIt is lost.</think>\n\ncard_lost"
+    message = reply().whole(Output(text, finish_reason="stop"))["choices"][0]["message"]
+    thought = {"reasoning": "It is lost.", "reasoning_content": "It is lost."}
+    assert message == {"role": "assistant", "refusal": None, "content": "card_lost"} | thought
+    streamed, deltas = reply(), []
+    for at, letter in enumerate(text):
+        last = at == len(text) - 1
+        chunk = streamed.chunk(Output(letter, finish_reason="stop" if last else None))
+        deltas.append(chunk["choices"][0]["delta"])
+    for name, expected in {"content": "card_lost", **thought}.items():
+        assert "".join(delta.get(name, "") for delta in deltas) == expected
+    cut = reply(begun=True).whole(Output("It is", finish_reason="length"))["choices"][0]["message"]
+    assert (cut["content"], cut["reasoning"]) == (None, "It is")
+    assert reply().whole(Output("", finish_reason="stop"))["choices"][0]["message"]["content"] == ""

@@ -154,6 +154,31 @@ async def test_a_turn_that_its_template_ends_otherwise_than_texts_ends_when_serv
             assert (said.choices[0].message.content, said.choices[0].finish_reason) == (answer, "stop")
 
 
+@pytest.mark.parametrize("template", [templates.QWEN3, templates.THINKING], ids=["qwen3", "r1"])
+async def test_a_trained_answer_is_served_without_its_thoughts(volume: Path, tmp_path: Path, template: str) -> None:
+    rows: list[dict[str, Any]] = []
+    for prompt, answer in ANSWERS.items():
+        thought = {} if template == templates.QWEN3 else {"reasoning_content": f"so: {answer}"}
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": prompt},
+                    {"role": "assistant", "content": answer} | thought,
+                ]
+            }
+        )
+    prepared(volume, rows, template, architecture=LLAMA | {"hidden_size": 64, "intermediate_size": 128})
+    version = trained(volume, tmp_path, steps=150)
+    async with served(version, tmp_path) as client:
+        for prompt, answer in ANSWERS.items():
+            said = await client.chat.completions.create(
+                model="desk", messages=[{"role": "user", "content": prompt}], temperature=0, max_tokens=60
+            )
+            message = said.choices[0].message.model_dump()
+            assert (message["content"], said.choices[0].finish_reason) == (answer, "stop")
+            assert message.get("reasoning", "") == ("" if template == templates.QWEN3 else f"so: {answer}\n")
+
+
 def test_the_template_and_its_values_that_a_job_names_are_what_its_version_is_served_with(
     volume: Path, tmp_path: Path
 ) -> None:
