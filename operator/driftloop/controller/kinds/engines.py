@@ -1,11 +1,14 @@
 """Which engine runs a model: the choice of `engine.type: auto`, and what prevents the chosen one from running. Pure."""
 
+import json
 from typing import assert_never
 
 from driftloop.api.engine import Engine, EngineType
 from driftloop.controller.vocabulary.plan import Settings
 
 DEFAULT_READINESS_PATH = "/health"
+# A pod gets template and values within its task, in an environment variable of at most 64 KiB (contract/task.py).
+MAX_TEMPLATE_BYTES = 40 << 10
 _VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
 
 
@@ -33,6 +36,21 @@ def readiness_path(engine: Engine) -> str | None:
 
 def obstacle(engine: Engine, settings: Settings) -> str | None:
     """Why the engine can't run with the operator's settings, and what to change; None if it can."""
+    return _too_long_template(engine) or _not_runnable(engine, settings)
+
+
+def _too_long_template(engine: Engine) -> str | None:
+    document = json.dumps([engine.chat_template, engine.chat_template_kwargs], ensure_ascii=False)
+    size = len(document.replace("$", "\\u0024").encode())  # as a task is written
+    if size <= MAX_TEMPLATE_BYTES:
+        return None
+    return (
+        f"engine.chatTemplate has {size} bytes with its chatTemplateKwargs, the limit is {MAX_TEMPLATE_BYTES}: shorten "
+        "them"
+    )
+
+
+def _not_runnable(engine: Engine, settings: Settings) -> str | None:
     match type_of(engine, settings):
         case "vllm" if not (engine.image or settings.vllm_image):
             return f"engine.type vllm needs an image, and there is none: set engine.image, or {_VLLM_IMAGE}"

@@ -167,6 +167,7 @@ def task_env(task: tasks.AnyTask) -> list[Obj]:
     document = tasks.encode(task)
     if (size := len(document.encode())) > tasks.MAX_ENV_BYTES:
         raise TaskTooLarge(
-            f"the task has {size} bytes, the limit is {tasks.MAX_ENV_BYTES}: list fewer sources, or join their files"
+            f"the task has {size} bytes, the limit is {tasks.MAX_ENV_BYTES}: list fewer sources (join their files) or "
+            "suites, or shorten chatTemplate and the prompts of suites and judges"
         )
     return [{"name": TASK_ENV, "value": document}]

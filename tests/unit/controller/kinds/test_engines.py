@@ -42,6 +42,15 @@ def test_an_engine_that_cannot_run_is_explained_with_what_to_set() -> None:
     assert type_of(Engine(gpus=2), WITH_VLLM) == "vllm"
 
 
+def test_a_template_that_no_task_holds_is_explained_with_what_to_shorten() -> None:
+    assert obstacle(Engine(chat_template="x" * 32_768), BARE) is None
+    problem = str(obstacle(Engine(chat_template="\u554f" * 20_000), BARE))  # three bytes each
+    assert "engine.chatTemplate has 60010 bytes" in problem
+    assert "shorten them" in problem
+    assert obstacle(Engine(chat_template="$" * 20_000), BARE)  # six bytes each in a task
+    assert obstacle(Engine(chat_template_kwargs={f"value_{n}": "\u554f" * 1000 for n in range(16)}), BARE)
+
+
 def test_only_a_custom_engine_is_asked_by_a_path() -> None:
     assert readiness_path(Engine(type="custom", image="x:1")) == "/health"
     assert readiness_path(Engine(type="custom", image="x:1", readiness_path="/up")) == "/up"

@@ -71,6 +71,16 @@ def test_an_engine_without_an_image_rolls_nothing_out_and_what_serves_goes_on() 
     assert any(isinstance(action, Create) for action in configured.actions)
 
 
+@pytest.mark.parametrize("template", ["\u554f" * 32_768, "$" * 32_768])
+def test_a_template_that_no_pod_can_get_rolls_nothing_out_and_what_serves_is_scaled(template: str) -> None:
+    observed = serving()
+    raw = observed.service["spec"] | {"engine": {"chatTemplate": template}, "replicas": 3}
+    changed = replace(observed, spec=InferenceServiceSpec.model_validate(raw), versions=(V1, V2))
+    assert conditions(changed)["Stalled"] == ("True", "EngineNotPossible")
+    written = [action for action in plan(changed).actions if isinstance(action, Create | Adjust)]
+    assert [(type(action), getattr(action, "replicas", None)) for action in written] == [(Adjust, 3)]
+
+
 def test_a_first_revision_waits_for_the_image_of_its_engine() -> None:
     observed = service({"engine": {"type": "vllm"}}, versions=(V1,))
     assert kinds(plan(observed).actions) == ["NetworkPolicy", "Service"]
