@@ -104,7 +104,7 @@ def _values(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or len(value) > MAX_VALUES:
         raise refused("chat_template_kwargs", f"must be an object of at most {MAX_VALUES} values")
     try:
-        return check_kwargs(value)
+        return check_kwargs({name: chosen for name, chosen in value.items() if chosen is not None})
     except ValueError as error:
         raise refused("chat_template_kwargs", str(error)) from None
 
@@ -167,7 +167,6 @@ class ChatRequest(Common):
     add_special_tokens: Literal[False] = False
     add_generation_prompt: bool = Field(True, description="vLLM's extension, false only to continue a message.")
     continue_final_message: bool = Field(False, description="vLLM's extension: the last message is an answer's start.")
-
     chat_template_kwargs: Annotated[dict[str, Any], PlainValidator(_values)] = Field(
         {}, description="vLLM's extension: values of variables of the chat template."
     )

@@ -202,6 +202,12 @@ def test_values_that_no_template_may_get_are_refused(values: Any) -> None:
     assert refusal.value.status == 400
 
 
+def test_a_value_of_the_template_that_is_null_is_as_good_as_absent() -> None:
+    assert chat(chat_template_kwargs={"enable_thinking": None, "style": "short"}).chat_template_kwargs == {
+        "style": "short"
+    }
+
+
 def test_a_completion_has_no_template_to_set_values_of() -> None:
     with pytest.raises(ApiError, match="chat_template_kwargs: only chats have a template"):
         completion(chat_template_kwargs={"enable_thinking": False})
