@@ -36,4 +36,5 @@ def cell_text(value: Any) -> str | None:
             return format(value, "f")
         case datetime() | date() | time():
             return value.isoformat()
-    raise Unreadable(f"{spelled(value)} is not a text: write it as the text to train on")
+        case _:
+            raise Unreadable(f"{spelled(value)} is not a text: write it as the text to train on")

@@ -368,4 +368,5 @@ def _plain(value: Any) -> Any:
             return [_plain(inner) for inner in value]
         case dict():
             return {key: _plain(inner) for key, inner in value.items() if inner is not None}
-    return value
+        case _:
+            return value

@@ -6,6 +6,7 @@ immutable. `suspend` is not set for a Job with a queue: Kueue's webhook sets it,
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import assert_never
 
 from pydantic import ValidationError
 
@@ -294,12 +295,18 @@ def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client
 
 def _judge_keys(task: AnswerTask | EvaluateTask) -> list[Obj]:
     """The API keys of judges. Only the evaluation of a candidate asks them."""
-    judges = [suite.metric.judge for suite in task.suites] if isinstance(task, EvaluateTask) else []
-    return [
-        {"name": JUDGE_KEY_ENV.format(position), "valueFrom": {"secretKeyRef": judge.secret_ref.dump()}}
-        for position, judge in enumerate(judges)
-        if judge and judge.secret_ref
-    ]
+    match task:
+        case AnswerTask():
+            return []
+        case EvaluateTask(suites=suites):
+            judges = [suite.metric.judge for suite in suites]
+            return [
+                {"name": JUDGE_KEY_ENV.format(position), "valueFrom": {"secretKeyRef": judge.secret_ref.dump()}}
+                for position, judge in enumerate(judges)
+                if judge and judge.secret_ref
+            ]
+        case never:
+            assert_never(never)
 
 
 def _template(job: Obj, container: Obj, volumes: list[Obj], placement: Placement) -> Obj:

@@ -6,6 +6,7 @@ The same three containers serve users and, in an evaluation, the gates. So the g
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE, Engine
@@ -77,6 +78,8 @@ class Arm:
                 container = _custom(container, self.task, self.engine)
             case "transformers" | "auto":
                 pass
+            case never:
+                assert_never(never)
         return _sidecar(container | {"livenessProbe": _engine_alive(self.task)})
 
     def proxy(self) -> Obj:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import assert_never
 
 from driftloop.api.finetunejob import TrackerName, TrainingSpec
 from driftloop.contract.reasons import StageReason
@@ -41,6 +42,8 @@ def trackers_of(task: TrainTask, first_step: int, scratch: Path) -> list[Tracker
                 made.append(TensorBoard(training, join(task.runs, name), scratch / name, first_step + 1))
             case "wandb":
                 made.append(WandB(training, join(task.runs, name), scratch / name))
+            case never:
+                assert_never(never)
     return made
 
 

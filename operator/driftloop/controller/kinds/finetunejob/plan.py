@@ -12,10 +12,12 @@ not refused.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from driftloop.api.finetunejob import (
     CheckpointMode,
     Compute,
+    Elastic,
     FineTuneJobSpec,
     Parallelism,
     PlanStatus,
@@ -69,9 +71,22 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     `gpu_memory`: bytes per GPU on each node that may run the pods, if known. `compute.gpuMemory` takes precedence. With
     `compute.elastic`, a worker's rows and memory are those on the least number of nodes, where it needs the most.
     """
-    whole, elastic = _plan(spec, data, gpu_memory), spec.compute.elastic
-    if elastic is None or isinstance(whole, Refusal):
+    whole = _plan(spec, data, gpu_memory)
+    if spec.compute.elastic is None:
         return whole
+    match whole:
+        case TrainingPlan():
+            return _elastic(whole, spec.compute.elastic, spec, data, gpu_memory)
+        case Refusal():
+            return whole
+        case never:
+            assert_never(never)
+
+
+def _elastic(
+    whole: TrainingPlan, elastic: Elastic, spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]
+) -> TrainingPlan | Refusal:
+    """The plan for all nodes, with the rows and the memory of a worker on the least number of nodes."""
     fewer = spec.compute.model_copy(update={"nodes": elastic.min_nodes})
     match _plan(spec.model_copy(update={"compute": fewer}), data, gpu_memory):
         case Refusal(reason, message):
@@ -81,6 +96,8 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
             kept = {"strategy": whole.status.strategy, "world_size": whole.status.world_size}
             status = least.model_copy(update=kept | {"gradient_accumulation_steps": batches})
             return replace(whole, per_device_train_batch_size=micro, status=status)
+        case never:
+            assert_never(never)
 
 
 def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]) -> TrainingPlan | Refusal:

@@ -1,5 +1,7 @@
 """Why the plan chose what it chose, in words for the status. Pure."""
 
+from typing import assert_never
+
 from driftloop.api.finetunejob import CheckpointMode, GradientReduction
 
 
@@ -19,6 +21,8 @@ def why_reduction(reduction: GradientReduction, gradients: int, most: int) -> st
             return f"the whole gradient has {gib(gradients)}, at most {gib(most)}: adding it up once is faster"
         case "microBatch":
             return f"the whole gradient has {gib(gradients)}, more than {gib(most)}: no worker has to hold it"
+        case never:
+            assert_never(never)
 
 
 def why_checkpoints(mode: CheckpointMode, limit: str | None) -> str:
@@ -30,6 +34,8 @@ def why_checkpoints(mode: CheckpointMode, limit: str | None) -> str:
             return f"the pod's limit of {limit} has room for the copy that is written while training goes on"
         case "synchronous":
             return f"the pod's limit of {limit} has no room for a copy: training waits for each checkpoint"
+        case never:
+            assert_never(never)
 
 
 def gib(size: int) -> str:
