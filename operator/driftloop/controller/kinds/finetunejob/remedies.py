@@ -8,7 +8,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any, assert_never
 
-from driftloop.api.finetunejob import FineTuneJobSpec, PlanStatus
+from driftloop.api.finetunejob import Elastic, FineTuneJobSpec, PlanStatus
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, impossible, plan, resolved
@@ -166,9 +166,12 @@ def lora_parameters(model: ModelFacts, rank: int) -> int:
 
 
 def _context(case: _Case) -> _Case | None:
-    """The fewest workers that share the tokens of rows. Not for answers to compare, which the API refuses."""
+    """The fewest workers that share the tokens of rows.
+
+    Not for answers to compare, and not for an elastic training: the API refuses them.
+    """
     compute, axes = case.spec.compute, case.spec.compute.parallelism
-    if case.spec.training.method in ("dpo", "kto"):
+    if case.spec.training.method in ("dpo", "kto") or compute.elastic is not None:
         return None
     workers = compute.nodes * (compute.gpus_per_node or compute.workers_per_node)
     groups = workers // (axes.pipeline * axes.data_replicate * axes.tensor)
@@ -183,6 +186,20 @@ def _context(case: _Case) -> _Case | None:
 def _with_context(case: _Case, count: int) -> _Case:
     shared = case.spec.compute.parallelism.model_copy(update={"context": count})
     return case.changed("compute", f"compute.parallelism.context: {count}", parallelism=shared)
+
+
+def _least_nodes(case: _Case) -> _Case | None:
+    """More nodes below which an elastic training waits: on fewer nodes a worker needs more."""
+    compute = case.spec.compute
+    if compute.elastic is None:
+        return None
+    return _least(range(compute.elastic.min_nodes + 1, compute.nodes + 1), partial(_with_least_nodes, case))
+
+
+def _with_least_nodes(case: _Case, nodes: int) -> _Case:
+    compute = case.spec.compute
+    elastic = (compute.elastic or Elastic()).model_copy(update={"min_nodes": nodes})
+    return case.changed("compute", f"compute.elastic.minNodes: {nodes}", elastic=elastic)
 
 
 def _nodes(case: _Case) -> _Case | None:
@@ -225,4 +242,14 @@ def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | No
     return changed(values[found]) if found < len(values) else None
 
 
-_CHANGES: tuple[_Change, ...] = (_one_replica, _checkpointing, _bf16, _lora, _qlora, _context, _nodes, _memory)
+_CHANGES: tuple[_Change, ...] = (
+    _one_replica,
+    _checkpointing,
+    _bf16,
+    _lora,
+    _qlora,
+    _context,
+    _least_nodes,
+    _nodes,
+    _memory,
+)

@@ -1,14 +1,16 @@
 """What does not fit is refused with the smallest change that fits: one change before two, in a fixed order."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from driftloop.api.finetunejob import Adapter, FineTuneJobSpec, Parallelism
+from driftloop.api.finetunejob import Adapter, Elastic, FineTuneJobSpec, Parallelism
 from driftloop.cli.decoder import decoder_facts
 from driftloop.contract.result import ModelFacts
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
 from driftloop.controller.kinds.finetunejob.remedies import (
+    _CHANGES,
     _Case,
     _nodes,
     lora_parameters,
@@ -55,6 +57,46 @@ def change(wanted: FineTuneJobSpec, model: ModelFacts = LLAMA_8B, **data: Any) -
 )
 def test_the_first_change_that_fits_is_named(wanted: FineTuneJobSpec, expected: str) -> None:
     assert change(wanted) == expected
+
+
+def elastic(wanted: FineTuneJobSpec, nodes: int, least: int) -> FineTuneJobSpec:
+    compute = wanted.compute.model_copy(update={"nodes": nodes, "elastic": Elastic(min_nodes=least)})
+    return wanted.model_copy(update={"compute": compute})
+
+
+def test_an_elastic_training_is_not_to_share_rows() -> None:
+    wanted = gpu_job(8, maxLength=50_000, gradientCheckpointing=True, trainBatchSize=8)
+    assert "parallelism.context" in str(change(wanted))
+    assert "parallelism.context" not in str(change(elastic(wanted, 1, 1)))
+
+
+def test_an_elastic_training_is_to_wait_for_the_fewest_nodes_on_which_it_fits() -> None:
+    wanted, data = gpu_job(8, gradientCheckpointing=True), prepared(model=LLAMA_70B, **LONG)
+    assert smallest_change(elastic(wanted, 8, 1), data) == "training.adapter.type: lora"
+    data = prepared(model=lora_on(LLAMA_70B), **LONG)
+    wanted = gpu_job(1, gradientCheckpointing=True, adapter=LORA)
+    assert smallest_change(elastic(wanted, 8, 1), data) == "compute.elastic.minNodes: 3"
+    fits = [isinstance(plan(elastic(wanted, 8, least), data), TrainingPlan) for least in (2, 3)]
+    assert fits == [False, True]
+
+
+def test_the_changes_are_tried_in_the_order_that_the_guide_gives() -> None:
+    guide = Path(__file__).parents[5] / "docs/install.md"
+    sentence = " ".join(guide.read_text().split()).partition("The plan tries these changes in order: ")[2]
+    names = {
+        "one_replica": "`dataReplicate: 1`",
+        "checkpointing": "gradientCheckpointing",
+        "bf16": "bf16",
+        "lora": "LoRA",
+        "qlora": "QLoRA",
+        "context": "`context`",
+        "least_nodes": "`elastic.minNodes`",
+        "nodes": "more nodes",
+        "memory": "more memory",
+    }
+    places = [sentence.find(names[change.__name__[1:]]) for change in _CHANGES]
+    assert -1 not in places
+    assert places == sorted(places)
 
 
 def test_the_number_of_nodes_is_the_least_that_fits() -> None:
