@@ -108,8 +108,8 @@ class JudgeClient:
             return Reply(0, f"{type(error).__name__}: {error}"), 0.0
 
     def _failure(self, reply: Reply) -> StageFailure:
-        told = f"{reply.status or 'no answer'}: {reply.error or reply.body[:300]}"
-        message = f"the judge {self._judge.model} at {self._judge.url} answered {told}"
+        answer = f"{reply.status or 'no answer'}: {reply.error or reply.body[:300]}"
+        message = f"the judge {self._judge.model} at {self._judge.url} answered {answer}"
         if reply.status in _TRANSIENT:
             return StageFailure(StageReason.JUDGE_FAILED, message, EXIT_RETRY)
         return StageFailure(StageReason.JUDGE_REFUSED, message)

@@ -221,14 +221,14 @@ def _less_memory(stages: Stages, train: Obj) -> Step | None:
     if task is None:
         return None
     if stages.is_adjusted:
-        message = ladder.told(task, stages.adjustments[-1])
+        message = ladder.adjustment_message(task, stages.adjustments[-1])
         actions = () if deleted else (delete_job(train),)
         return Step("Training", conditions.progressing(Reason.LOWERING_MEMORY, message), actions, SETTLE_SECONDS)
     shortage = None if deleted else memory_shortage(train, stages.observed.pods)
     rung = ladder.next_rung(task, shortage, stages.now) if shortage else None
     if rung is None:
         return None
-    condition = conditions.progressing(Reason.LOWERING_MEMORY, ladder.told(task, rung))
+    condition = conditions.progressing(Reason.LOWERING_MEMORY, ladder.adjustment_message(task, rung))
     return Step("Training", condition, (), AT_ONCE_SECONDS, {"adjustments": [*stages.adjustments, rung]})
 
 
@@ -264,7 +264,7 @@ def _succeeded(version: str, result: TrainResult | None) -> Step:
     reason = Reason.SUCCEEDED
     if result is not None:
         changes["progress"] = progress.done(result)
-        message += progress.told(result)
+        message += progress.validation_message(result)
         reason = Reason.STOPPED_EARLY if progress.stopped_early(result) else reason
     return Step("Succeeded", conditions.complete(reason, message), changes=changes)
 

@@ -48,7 +48,7 @@ def lowered(spec: FineTuneJobSpec, adjustments: Sequence[Adjustment]) -> FineTun
     return spec.model_copy(update={"training": training})
 
 
-def told(task: TrainTask, rung: Adjustment) -> str:
+def adjustment_message(task: TrainTask, rung: Adjustment) -> str:
     """The message about an adjustment."""
     before = task.per_device_train_batch_size
     if rung.per_device_train_batch_size < before:

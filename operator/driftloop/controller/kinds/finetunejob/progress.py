@@ -80,7 +80,7 @@ def stopped_early(result: TrainResult) -> bool:
     return result.total_steps is not None and result.steps < result.total_steps
 
 
-def told(result: TrainResult) -> str:
+def validation_message(result: TrainResult) -> str:
     """What the validations did, as the end of a message."""
     parts = []
     if stopped_early(result):

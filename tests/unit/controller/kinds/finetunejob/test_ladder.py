@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from driftloop.api.finetunejob import Adjustment, FineTuneJob, FineTuneJobStatus, TrainingSpec
 from driftloop.api.modelversion import Lineage
 from driftloop.contract.task import ModelSource, TrainTask
-from driftloop.controller.kinds.finetunejob.ladder import decode, encode, lowered, next_rung, told
+from driftloop.controller.kinds.finetunejob.ladder import adjustment_message, decode, encode, lowered, next_rung
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, plan
 from driftloop.controller.pods.outcome import Broken
 from unit.controller.stages import NOW, digest, job, prepared
@@ -93,8 +93,8 @@ def test_the_message_tells_what_was_lowered_and_why() -> None:
     for before, words in ((attempt(1, 8), "at most 4 instead of 8 rows"), (attempt(1, 1), "gradientCheckpointing: tr")):
         rung = next_rung(before, SHORT, NOW)
         assert rung is not None
-        assert "attempt 1 ran out of memory: container train of tune-1" in told(before, rung)
-        assert f"attempt 2 goes on from the last checkpoint with {words}" in told(before, rung)
+        assert "attempt 1 ran out of memory: container train of tune-1" in adjustment_message(before, rung)
+        assert f"attempt 2 goes on from the last checkpoint with {words}" in adjustment_message(before, rung)
 
 
 def test_a_job_keeps_its_adjustments_and_a_changed_annotation_has_none() -> None:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.contract.names import MEMORY_KINDS, Metric
 from driftloop.contract.result import ValidationResult
-from driftloop.controller.kinds.finetunejob.progress import done, duration, newer, read, stopped_early, told
+from driftloop.controller.kinds.finetunejob.progress import (
+    done,
+    duration,
+    newer,
+    read,
+    stopped_early,
+    validation_message,
+)
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.samples import Sample
 from unit.controller.stages import NOW, trained
@@ -86,11 +93,11 @@ def test_a_training_that_stopped_early_says_how_far_it_came() -> None:
     shown = done(result)
     assert (shown.step, shown.total_steps, shown.percent, shown.best_step) == (40, 160, 25, 20)
     assert stopped_early(result)
-    assert "after 40 of 160 steps" in told(result)
-    assert "weights of step 20, where the validation loss was 1" in told(result)
+    assert "after 40 of 160 steps" in validation_message(result)
+    assert "weights of step 20, where the validation loss was 1" in validation_message(result)
     whole = result.model_copy(update={"steps": 160, "validation": validation.model_copy(update={"exported_step": 160})})
     assert not stopped_early(whole)
-    assert told(whole) == ""
+    assert validation_message(whole) == ""
 
 
 def test_the_number_of_nodes_is_shown_and_a_change_is_written_at_once() -> None:
