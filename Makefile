@@ -12,7 +12,7 @@ PARALLEL := -n 3 --no-loadscope-reorder --durations 20
 TESTS := tests/unit tests/control_plane tests/cluster
 PART ?= all
 # Parts that need no cluster.
-PURE_PARTS := entrypoints exactness fuzz scale trackers
+PURE_PARTS := entrypoints exactness fuzz memory scale trackers
 export PYTHONUNBUFFERED := 1
 # Some shells forbid Python to keep what it compiled: every process of a test then compiled torch anew, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -61,7 +61,7 @@ test-long: collect ## What takes longer, by part: PART=faults (default: all). do
 test-long: CHOICE := --part $(PART)
 
 .PHONY: test-unit
-test-unit: .venv/ready ## The pure tests: two minutes.
+test-unit: .venv/ready ## The pure tests.
 	$(PYTHON) -m pytest $(PARALLEL) tests/unit
 
 .PHONY: lint

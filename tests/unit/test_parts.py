@@ -82,8 +82,21 @@ def test_every_part_is_documented_and_every_documented_part_exists() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)) == set(PARTS)
 
 
-@pytest.mark.parametrize("part", sorted(set(PARTS) - {FUZZ}))
-def test_every_part_has_tests(part: str) -> None:
+def files_of(part: str) -> list[Path]:
+    """The files with tests of a part."""
     marks = re.compile(rf"""(?:long|sweep)\(\s*"{part}\"""")
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
-    assert any(marks.search(path.read_text()) for path in files)
+    return [path for path in files if marks.search(path.read_text())]
+
+
+@pytest.mark.parametrize("part", sorted(set(PARTS) - {FUZZ}))
+def test_every_part_has_tests(part: str) -> None:
+    assert files_of(part)
+
+
+def test_no_part_that_needs_no_cluster_waits_for_one() -> None:
+    cluster = ROOT / "tests/cluster"
+    pure = {part for part in PARTS if not any(path.is_relative_to(cluster) for path in files_of(part))}
+    listed = re.search(r"^PURE_PARTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed is not None
+    assert set(listed[1].split()) == pure
