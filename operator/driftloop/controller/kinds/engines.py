@@ -1,7 +1,7 @@
 """Which engine runs a model: the choice of `engine.type: auto`, and what prevents the chosen one from running. Pure."""
 
 import json
-from typing import assert_never
+from typing import Any, assert_never
 
 from driftloop.api.engine import Engine, EngineType
 from driftloop.controller.vocabulary.plan import Settings
@@ -32,6 +32,19 @@ def resolved(engine: Engine, settings: Settings) -> Engine:
 def readiness_path(engine: Engine) -> str | None:
     """The path by which a custom engine tells that its model is loaded. The other engines need none."""
     return engine.readiness_path or DEFAULT_READINESS_PATH if engine.type == "custom" else None
+
+
+def task_fields(engine: Engine, settings: Settings) -> dict[str, Any]:
+    """What the task of serving pods says of the engine, the same for users and in an evaluation."""
+    return {
+        "engine_type": type_of(engine, settings),
+        "chat_template": engine.chat_template,
+        "chat_template_kwargs": engine.chat_template_kwargs,
+        "readiness_path": readiness_path(engine),
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "dtype": engine.dtype,
+    }
 
 
 def obstacle(engine: Engine, settings: Settings) -> str | None:

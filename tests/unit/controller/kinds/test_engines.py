@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from driftloop.api.engine import Engine
-from driftloop.controller.kinds.engines import obstacle, readiness_path, resolved, type_of
+from driftloop.contract.task import ServeTask
+from driftloop.controller.kinds.engines import obstacle, readiness_path, resolved, task_fields, type_of
 from driftloop.controller.kinds.modelversion.evaluation import engine_hash
 from driftloop.controller.vocabulary.plan import Settings
 
@@ -55,6 +56,11 @@ def test_only_a_custom_engine_is_asked_by_a_path() -> None:
     assert readiness_path(Engine(type="custom", image="x:1")) == "/health"
     assert readiness_path(Engine(type="custom", image="x:1", readiness_path="/up")) == "/up"
     assert readiness_path(Engine()) is None
+
+
+def test_a_task_gets_every_setting_of_the_engine_that_it_has_room_for() -> None:
+    shared = set(ServeTask.model_fields) & set(Engine.model_fields)
+    assert set(task_fields(Engine(), BARE)) == shared | {"engine_type"}
 
 
 def test_evidence_from_before_auto_still_holds() -> None:

@@ -16,7 +16,7 @@ from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.api.inferenceservice import InferenceServiceSpec
 from driftloop.contract.task import ServeTask
-from driftloop.controller.kinds.engines import readiness_path, resolved, type_of
+from driftloop.controller.kinds.engines import resolved, task_fields, type_of
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.pods.serving import SERVE, serving_template
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -76,18 +76,12 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         revision=revision,
         artefact_uri=version.uri,
         artefact_digest=version.digest,
-        engine_type=type_of(spec.engine, settings),
-        chat_template=spec.engine.chat_template,
-        chat_template_kwargs=spec.engine.chat_template_kwargs,
-        readiness_path=readiness_path(spec.engine),
-        max_model_len=spec.engine.max_model_len,
-        max_num_seqs=spec.engine.max_num_seqs,
-        dtype=spec.engine.dtype,
         drain_seconds=spec.drain_seconds,
         request_timeout_seconds=spec.request_timeout_seconds,
         allowed_origins=tuple(spec.allowed_origins),
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
+        **task_fields(spec.engine, settings),
     )
     if feedback is None:
         return task

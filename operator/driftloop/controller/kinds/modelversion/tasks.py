@@ -9,7 +9,7 @@ from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
 from driftloop.contract.uris import join
-from driftloop.controller.kinds.engines import readiness_path, type_of
+from driftloop.controller.kinds.engines import task_fields
 from driftloop.controller.kinds.modelversion.comparison import Baseline, NoBaseline
 from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash, evaluate_task_of
 from driftloop.controller.kinds.modelversion.observed import Observed
@@ -127,7 +127,7 @@ def _run(evaluation: Evaluation, served: ServeTask, notes: dict[str, str]) -> jo
 
 def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:
     """The task to serve one version as an InferenceService does, but without feedback."""
-    observed, engine = evaluation.observed, evaluation.comparison.engine
+    observed = evaluation.observed
     return ServeTask(
         namespace=observed.namespace,
         service=observed.spec.family,
@@ -137,14 +137,8 @@ def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTas
         revision="evaluation",
         artefact_uri=artefact.uri,
         artefact_digest=artefact.digest,
-        engine_type=type_of(engine, evaluation.comparison.settings),
-        chat_template=engine.chat_template,
-        chat_template_kwargs=engine.chat_template_kwargs,
-        readiness_path=readiness_path(engine),
-        max_model_len=engine.max_model_len,
-        max_num_seqs=engine.max_num_seqs,
-        dtype=engine.dtype,
         request_timeout_seconds=_NO_TIMEOUT,
+        **task_fields(evaluation.comparison.engine, evaluation.comparison.settings),
     )
 
 
