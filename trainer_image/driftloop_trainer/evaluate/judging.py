@@ -98,16 +98,16 @@ async def _gathered(comparisons: Sequence[Any]) -> list[Pair]:
     return [task.result() for task in tasks]
 
 
-async def _compare(client: JudgeClient, judge: Judge, each: Answered) -> Pair:
+async def _compare(client: JudgeClient, judge: Judge, answered: Answered) -> Pair:
     """Both orders. Equal and missing answers need no judge."""
-    candidate, baseline = each.candidate.text, each.baseline.text if each.baseline else None
+    candidate, baseline = answered.candidate.text, answered.baseline.text if answered.baseline else None
     if candidate is None or baseline is None:
         lost, won = candidate is None and baseline is not None, candidate is not None and baseline is None
         return Pair(int(won) - int(lost), int(won) - int(lost), asked=False)
     if normalise(candidate) == normalise(baseline):
         return EQUAL
-    first = verdict(await client.ask(messages(judge, each.item, candidate, baseline)))
-    second = verdict(await client.ask(messages(judge, each.item, baseline, candidate)))
+    first = verdict(await client.ask(messages(judge, answered.item, candidate, baseline)))
+    second = verdict(await client.ask(messages(judge, answered.item, baseline, candidate)))
     return Pair(result(first, "A"), result(second, "B"))
 
 

@@ -38,8 +38,8 @@ def place(salt: str, key: str) -> float:
 def _check(rows: Sequence[Row], train: Sequence[Row], validation: Sequence[Row], settings: Validation) -> None:
     if not validation:
         problem = (
-            f"{settings.percent} percent of the {len(rows)} training rows, at most {settings.max_rows}, are none: "
-            "raise training.validation.percent or maxRows, or remove validation"
+            f"training.validation sets no row aside: {settings.percent} percent of the {len(rows)} training rows, at "
+            f"most {settings.max_rows}: raise its percent or maxRows, or remove validation"
         )
     elif not train:
         problem = (

@@ -52,7 +52,7 @@ def test_rows_with_one_question_stay_together_and_near_copies_are_not_trained_on
 @pytest.mark.parametrize(
     ("texts", "settings", "problem"),
     [
-        (TEXTS[:3], {"percent": 1}, "1 percent of the 3 training rows, at most 1000, are none"),
+        (TEXTS[:3], {"percent": 1}, "sets no row aside: 1 percent of the 3 training rows, at most 1000: raise"),
         (TEXTS[:3], {"percent": 50, "max_rows": 0}, "greater than or equal to 1"),
     ],
 )

@@ -42,7 +42,7 @@ class Reporting:
             waiting.put(row)
 
     def close(self, ending: Ending | None) -> None:
-        """Let the trackers write what waits. A tracker that can't by then is left behind, and its rows are lost."""
+        """Let the trackers write what waits. After 15 s a tracker is left behind, and its other rows are lost."""
         deadline = time.monotonic() + _CLOSE
         for waiting in self._queues:
             waiting.end(ending)

@@ -61,5 +61,6 @@ class WandB:
 
         self._run.finish(exit_code=0 if ending == "FINISHED" else 1)
         if not self._online:
-            wandb.teardown()  # only then is the file complete: `finish` does not wait for the process that writes it
+            # Only then is the file complete: `finish` does not wait for the process that writes it (not reported).
+            wandb.teardown()
             self._mirror.push()

@@ -55,7 +55,7 @@ class Curve:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The curve of a table. Raises ValueError if it is none."""
+        """The curve of a table. Raises ValueError if `text` is not such a table."""
         curve = cls()
         for row in csv.DictReader(io.StringIO(text), strict=True, restval="", restkey="more"):
             values = {name: float(cell) if cell else math.nan for name, cell in row.items()}

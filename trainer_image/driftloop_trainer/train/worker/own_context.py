@@ -129,9 +129,10 @@ class Context:
         self._saved()
 
     def report(self, step: int, loss: float, tokens: int = 0, **measured: float) -> None:
-        """Report a completed step: `loss` and `tokens` over all workers, and other values. Ranks but 0 may call it too.
+        """Report a completed step: `loss` and `tokens` over all workers, and other values.
 
-        It is shown in the job's status, and is in the curves and the trackers of `training.reportTo`.
+        It is shown in the job's status, and is in the curves and the trackers of `training.reportTo`. All ranks may
+        call it, and that of rank 0 is shown.
         """
         self._step = step
         if self.rank != 0:
@@ -186,7 +187,7 @@ class Context:
         """An empty folder that the workers of this node share; every rank calls it."""
         folder = Path(tempfile.gettempdir(), f"entrypoint-{self._run.token}", name)
         if self.local_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)  # of a start before, in the same pod
+            shutil.rmtree(folder, ignore_errors=True)  # an earlier start in the same pod left it
             folder.mkdir(parents=True)
         dist.barrier()
         return folder

@@ -154,7 +154,7 @@ class _Writer(FsspecWriter):
             raise
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Let the checkpoint count. torch calls it on rank 0, after all ranks have written. A failure is all ranks'."""
+        """Complete the checkpoint. torch calls it on rank 0 after all ranks have written, and tells all if it fails."""
         super().finish(metadata, results)
         self._complete(self._checkpoint)
 

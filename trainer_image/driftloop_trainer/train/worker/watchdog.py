@@ -68,7 +68,7 @@ class Watchdog:
             self._step = None
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
 
     def _watch(self) -> None:
