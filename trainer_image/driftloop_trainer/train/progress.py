@@ -1,4 +1,4 @@
-"""The progress of a run. Imports nothing, so that the board's process does not wait for torch."""
+"""The progress of a run, also for the board's process, which does not wait for torch."""
 
 from dataclasses import dataclass, field
 

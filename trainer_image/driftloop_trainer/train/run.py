@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoints, and a fence against a driver that was replaced. Imports no torch.
+"""The folder of a run: its checkpoints, and a fence against a driver that was replaced.
 
     runs/<job uid>/owner                      the token of the driver that may write
     runs/<job uid>/step-00000040-<token>/     a checkpoint; it counts if it has `complete.json`; `curve.csv` has what

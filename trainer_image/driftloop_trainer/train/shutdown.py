@@ -1,4 +1,4 @@
-"""A pod that has to stop while its workers train: the workers write a checkpoint first. Imports no torch.
+"""A pod that has to stop while its workers train: the workers write a checkpoint first.
 
 The kubelet sends SIGTERM only to process 1 of the pod, but the workers are processes that Ray starts. They share a
 folder, whose path is in the environment:

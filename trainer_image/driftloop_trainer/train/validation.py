@@ -1,4 +1,4 @@
-"""What a run knows of its loss on the rows that are set aside. Pure; imports no torch."""
+"""What a run knows of its loss on the rows that are set aside. Pure."""
 
 import math
 from dataclasses import asdict, dataclass

@@ -1,6 +1,6 @@
 """The pods other than index 0: they provide workers to the head until they are stopped.
 
-Imports neither Ray nor torch, which only the workers need. That saves seconds at the start of each pod.
+Ray and torch, which only the workers need, are not imported: that saves seconds at the start of each pod.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""On how many nodes to train, and when on more. Imports neither Ray nor torch."""
+"""On how many nodes to train, and when on more."""
 
 import logging
 import threading

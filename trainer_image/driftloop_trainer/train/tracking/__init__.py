@@ -1,1 +1,1 @@
-"""What a training reports to MLflow, TensorBoard or Weights & Biases. Imports no torch."""
+"""What a training reports to MLflow, TensorBoard or Weights & Biases."""

@@ -1,4 +1,4 @@
-"""What every tracker does: it opens a run, and gets the rows of the steps in batches. Imports nothing of a tracker."""
+"""What every tracker does: it opens a run, and gets the rows of the steps in batches."""
 
 import re
 from collections.abc import Mapping, Sequence
