@@ -183,7 +183,7 @@ class Arm:
         if text is not None and generation.reasoning_tags:
             more, text = split(text, generation.reasoning_tags)
             thoughts += more
-        cut = said.is_there and reply.document["choices"][0].get("finish_reason") == "length"
+        cut = said.whole is not None and reply.document["choices"][0].get("finish_reason") == "length"
         if text is None and thoughts:
             return Answer(None, "the answer ends within its thoughts: raise maxTokens", reply.status, cut)
         return Answer(text, "" if text is not None else "the answer has no text", reply.status, cut)
@@ -297,13 +297,8 @@ class Said:
     text: str | None = None  # None: the engine returned none
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is any text."""
-        return self.whole is not None
-
-    @property
     def whole(self) -> str | None:
-        """Thoughts and answer."""
+        """Thoughts and answer; None if there is neither."""
         return self.thoughts + (self.text or "") if self.thoughts or self.text is not None else None
 
 

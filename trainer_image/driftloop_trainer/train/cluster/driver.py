@@ -115,11 +115,11 @@ def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> Trai
     run.take_over()
     check_resumed(task, run)
     run.describe(trained_weights(task))
-    board = start_board(task.total_steps)
+    assignment = Assignment(task, run.token, start_board(task.total_steps))
     if task.elastic is None:
-        outcome = _fit(Assignment(task, run.token, board), scratch, task.backoff_limit)
-        return settle(task, run, to_result(task, outcome))
-    result = _fit_elastic(Assignment(task, run.token, board), scratch, size, nodes)
+        result = to_result(task, _fit(assignment, scratch, task.backoff_limit))
+    else:
+        result = _fit_elastic(assignment, scratch, size, nodes)
     return settle(task, run, result)
 
 
