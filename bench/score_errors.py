@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from driftloop.contract.bounds import Z_POWER, graded_difference, t_quantile
+from driftloop.contract.bounds import Z_POWER, graded_difference
+from driftloop.contract.student import t_quantile
 from driftloop_trainer.evaluate.meanbounds import Sample, clustered_error
 
 Differences = NDArray[np.float64]

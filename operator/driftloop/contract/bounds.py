@@ -11,18 +11,19 @@ Sources of the formulas:
   an observation added to each of the four cells: Agresti & Min 2005;
 - lower bound of a share: Wilson 1927;
 - scores between 0 and 1: the evaluation's client computes the bounds, as they need every score
-  (driftloop_trainer/evaluate/meanbounds.py); here is what follows from them;
-- quantiles of t: Hill 1970, Communications of the ACM, algorithm 396.
+  (driftloop_trainer/evaluate/meanbounds.py); here is what follows from them.
+
+tests/unit/contract/test_oracles.py compares the figures with those of other libraries.
 """
 
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 from typing import assert_never
 
 from driftloop.api.suite import SuiteSpec
+from driftloop.contract.student import t_quantile
 
 CONFIDENCE = 0.95
 Z_CONFIDENCE = NormalDist().inv_cdf(CONFIDENCE)
@@ -80,11 +81,17 @@ def share_bounds(items: int, clusters: int, correct: float, clustered_error: flo
     Wilson's are right for few items and for shares near 0 or 1, the clustered bounds for similar items. They also hold
     for a mean of scores between 0 and 1, which varies less than the share with the same value.
     """
+    share, (low, high) = correct / items, wilson(items, correct)
+    spread = t_quantile(clusters - 1) * max(clustered_error, 1 / (clusters + 2))
+    return max(0.0, min(low, share - spread)), min(1.0, max(high, share + spread))
+
+
+def wilson(items: int, correct: float) -> tuple[float, float]:
+    """Wilson's one-sided 95 % bounds of a share of independent items."""
     share, z2 = correct / items, Z_CONFIDENCE**2
     centre = (share + z2 / (2 * items)) / (1 + z2 / items)
     half = Z_CONFIDENCE * math.sqrt(share * (1 - share) / items + z2 / (4 * items**2)) / (1 + z2 / items)
-    spread = t_quantile(clusters - 1) * max(clustered_error, 1 / (clusters + 2))
-    return max(0.0, min(centre - half, share - spread)), min(1.0, max(centre + half, share + spread))
+    return centre - half, centre + half
 
 
 def reaches_floor(lower: float, minimum: float) -> bool:
@@ -101,36 +108,6 @@ def least_items(suite: SuiteSpec) -> int | None:
     counts = range(1, _MOST)
     position = bisect_left(counts, True, key=lambda items: _could_pass(suite, items))
     return counts[position] if position < len(counts) else None
-
-
-@lru_cache(maxsize=4096)
-def t_quantile(degrees: int) -> float:
-    """The 95 % quantile of Student's t, exact to at least four digits; infinite below one degree of freedom."""
-    tail = 2 * (1 - CONFIDENCE)
-    if degrees < 1:
-        return math.inf
-    if degrees == 1:
-        return math.tan(math.pi / 2 * (1 - tail))
-    if degrees == 2:
-        return math.sqrt(2 / (tail * (2 - tail)) - 2)
-    n = float(degrees)
-    a = 1 / (n - 0.5)
-    b = 48 / a**2
-    c = ((20_700 * a / b - 98) * a - 16) * a + 96.36
-    d = ((94.5 / (b + c) - 3) / b + 1) * math.sqrt(a * math.pi / 2) * n
-    y = (d * tail) ** (2 / n)
-    if y > 0.05 + a:
-        x = NormalDist().inv_cdf(tail / 2)
-        y = x**2
-        c += 0.3 * (n - 4.5) * (x + 0.6) if n < 5 else 0.0
-        c = (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b + c
-        y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x
-        y = math.expm1(a * y**2)
-    else:
-        y = ((1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)) * y - 1) * (n + 1) / (
-            n + 2
-        ) + 1 / y
-    return math.sqrt(n * y)
 
 
 def _score_lower(items: float, gained: float, lost: float, t: float) -> float:
