@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from driftloop.api.finetunejob import ENDED, DataStatus, FineTuneJobPhase, Progress
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.controller.kinds import step as steps
+from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.finetunejob import ladder, progress, tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
@@ -100,6 +101,10 @@ def _step(stages: Stages) -> Step:
 
 
 def _start_step(stages: Stages) -> Step:
+    engine = stages.spec.evaluation.engine
+    if engine and (fault := obstacle(engine, stages.settings)):  # told now, and not after the training
+        message = f"evaluation.{fault}"
+        return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, message), requeue_after=RECHECK_SECONDS)
     match start(stages.observed):
         case Start() as begin:
             return _create_prepare(stages, begin)

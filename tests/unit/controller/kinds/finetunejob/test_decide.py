@@ -71,6 +71,18 @@ class Run:
         return self.cluster.of_kind("ModelVersion")[0]
 
 
+def test_an_engine_that_cannot_run_the_evaluation_is_named_before_the_data_are_read() -> None:
+    run = Run(evaluation={"engine": {"type": "vllm"}, "suites": []})
+    assert not run.step().actions
+    stalled = run.condition("Stalled")
+    assert (run.status["phase"], stalled["reason"]) == ("Pending", "EngineNotPossible")
+    assert "evaluation.engine.type vllm needs an image, and there is none: set engine.image" in stalled["message"]
+
+    run.body["spec"]["evaluation"]["engine"]["image"] = "vllm/vllm-openai:v1"
+    run.step(after=60)
+    assert run.status["phase"] == "Preparing"
+
+
 def test_the_stages_follow_each_other_to_a_model_version() -> None:
     run = Run()
     run.step()
