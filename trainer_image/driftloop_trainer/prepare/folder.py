@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ from driftloop_trainer.prepare.mismatch import with_mismatches
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model, train_tokenizer
 from driftloop_trainer.prepare.packing import pack
 from driftloop_trainer.prepare.render import Example, Renderer
+from driftloop_trainer.prepare.rendering import Rendering, render, render_validation
 from driftloop_trainer.prepare.sample import CLOSE, OPEN, sample
 from driftloop_trainer.prepare.suites import suite_items, write_suite
 from driftloop_trainer.weights import check_weights
@@ -51,19 +52,22 @@ _MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
-class Rendering:
-    """The rows for training with their examples, and the numbers of dropped and reshaped rows by reason.
+class Part:
+    """The rows of one file of the folder, as the examples and the sequences that training reads."""
 
-    `places`: for each example where users find its row. `unread`: the number of rows per message field that nothing
-    reads.
-    """
+    rendering: Rendering
+    examples: list[Example]  # for kto each with the mismatched one that it is compared with
+    sequences: list[list[int]]  # positions of the examples
 
-    rows: list[Row]
-    examples: list[Example]
-    places: list[str]
-    dropped: Counter[str]
-    reshaped: Counter[str]
-    unread: Counter[str]
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Config and tokenizer of the model that is trained."""
+
+    folder: Path
+    uri: str
+    tokenizer: Any
+    config: Any
 
 
 def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> PrepareResult:
@@ -73,123 +77,107 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     """
     folder = scratch / "prepared"
     folder.mkdir()
-    model_folder = _model_folder(task, gathered.train, folder, scratch)
-    model_uri = task.model.uri or join(task.output, _MODEL)
-    tokenizer, config = load_tokenizer(model_folder, model_uri), load_config(model_folder)
-    set_chat_template(tokenizer, task.training)
+    model = _opened(task, gathered.train, folder, scratch)
+    _check_packing(task.training, model.config.model_type)
+    renderer = Renderer(model.tokenizer, task.training, context_length(model.config))
+    train = _part(render(gathered.train, renderer), task.training, renderer)
+    validation = _part(render_validation(gathered.validation, renderer), task.training, renderer)
+    suites = _write_files(folder, task, gathered, train, validation, renderer)
 
-    _check_packing(task.training, config.model_type)
-    renderer = Renderer(tokenizer, task.training, context_length(config))
-    rendering = render(gathered.train, renderer)
-    validation = render_validation(gathered.validation, renderer)
-    rows = rendering.rows
-    trained_tokens = sum(example.trained for example in rendering.examples)
-    examples = _compared(rendering, task.training, renderer.max_length)
-    sequences = arrange(examples, task.training, renderer.max_length)
-    _write_sequences(folder, rendering, examples, sequences)
-    apart = _compared(validation, task.training, renderer.max_length) if validation.rows else []
-    if apart:
-        _write_sequences(folder, validation, apart, arrange(apart, task.training, renderer.max_length), VALIDATION)
-        _write_keys(folder / VALIDATION_KEYS, validation.rows)
-    write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
-    _write_keys(folder / TRAIN_KEYS, rows)
-    _write_keys(folder / HELD_OUT_KEYS, gathered.held_out)
-    (folder / PROFILE).write_text(json.dumps(build_profile([row.prompt for row in rows if row.part != "augment"])))
-    suites = _write_suites(task, gathered.held_out, folder)
-
-    dropped = gathered.dropped | (rendering.dropped + validation.dropped)
-    shown = _shown(rows, renderer, tokenizer)
+    dropped = gathered.dropped | (train.rendering.dropped + validation.rendering.dropped)
+    shown = _shown(train.rendering.rows, renderer, model.tokenizer)
     manifest = publish(folder, task.output)
-    _write_provenance(task, dropped, rows)
+    _write_provenance(task, dropped, train.rendering.rows)
     write_text(join(task.output, SAMPLE), shown + "\n")
-    result = PrepareResult(
-        uri=task.output,
-        digest=manifest.digest,
-        train_rows=len(rows),
-        sequences=len(sequences),
-        validation_rows=len(validation.rows),
-        held_out_rows=len(gathered.held_out),
-        feedback_rows=sum(row.part == "feedback" for row in rows),
-        replay_rows=sum(row.part == "replay" for row in rows),
-        augmented_rows=sum(row.part == "augment" for row in rows),
-        dropped_rows=sum(dropped.values()),
-        dropped=counted(dropped),
-        reshaped=dict(+rendering.reshaped),
-        notes=[*_notes(config, rendering.unread), *balance_note(rows, task.training)],
-        tokens=sum(len(example.ids) for example in examples),
-        trained_tokens=trained_tokens,
-        longest_row_tokens=max(len(example.ids) for example in [*examples, *apart]),
-        model_uri=None if task.model.new is None else model_uri,
-        model_digest=None if task.model.new is None else Manifest.read(model_folder).digest,
-        tokenizer_digest=tokenizer_digest(model_folder, task.training),
-        model=model_facts(config, task.training.adapter),
-        suites=suites,
+    result = fitting(
+        PrepareResult(
+            uri=task.output,
+            digest=manifest.digest,
+            held_out_rows=len(gathered.held_out),
+            dropped_rows=sum(dropped.values()),
+            dropped=counted(dropped),
+            suites=suites,
+            **_facts_of_model(task, model),
+            **_facts_of_rows(train, validation),
+            notes=[
+                *_notes(model.config, train.rendering.unread),
+                *balance_note(train.rendering.rows, task.training),
+            ],
+        )
     )
-    result = fitting(result)
     record(task.output, encode(result))
-    others = f"{len(gathered.held_out)} held out, {len(validation.rows)} for validation"
-    log.info("%d rows in %d sequences, %s, dropped: %s", len(rows), len(sequences), others, dropped)
-    log.info("%d examples, reshaped rows: %s", len(examples), result.reshaped or "none")
+    _log(result, dropped, shown)
+    return result
+
+
+def _opened(task: PrepareTask, rows: list[Row], folder: Path, scratch: Path) -> _Model:
+    """The model with the chat template of the job."""
+    model_folder = _model_folder(task, rows, folder, scratch)
+    uri = task.model.uri or join(task.output, _MODEL)
+    tokenizer, config = load_tokenizer(model_folder, uri), load_config(model_folder)
+    set_chat_template(tokenizer, task.training)
+    return _Model(model_folder, uri, tokenizer, config)
+
+
+def _part(rendering: Rendering, training: TrainingSpec, renderer: Renderer) -> Part:
+    examples = rendering.examples
+    if training.method == "kto" and rendering.rows:
+        examples = with_mismatches(rendering.rows, examples, renderer.max_length)
+    return Part(rendering, examples, arrange(examples, training, renderer.max_length))
+
+
+def _write_files(
+    folder: Path, task: PrepareTask, gathered: Gathered, train: Part, validation: Part, renderer: Renderer
+) -> list[SuiteItems]:
+    """Write everything that the digest covers. Returns the suites with their items."""
+    _write_sequences(folder, train, FILE)
+    _write_keys(folder / TRAIN_KEYS, train.rendering.rows)
+    if validation.examples:
+        _write_sequences(folder, validation, VALIDATION)
+        _write_keys(folder / VALIDATION_KEYS, validation.rendering.rows)
+    _write_keys(folder / HELD_OUT_KEYS, gathered.held_out)
+    write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
+    prompts = [row.prompt for row in train.rendering.rows if row.part != "augment"]
+    (folder / PROFILE).write_text(json.dumps(build_profile(prompts)))
+    return [write_suite(suite_items(gathered.held_out, s), s, folder) for s in task.suites if s.items is not None]
+
+
+def _facts_of_rows(train: Part, validation: Part) -> dict[str, Any]:
+    """The fields of the result that count rows and tokens."""
+    rows, lengths = train.rendering.rows, [len(example.ids) for example in train.examples]
+    parts = Counter(row.part for row in rows)
+    return {
+        "train_rows": len(rows),
+        "sequences": len(train.sequences),
+        "validation_rows": len(validation.rendering.rows),
+        "feedback_rows": parts["feedback"],
+        "replay_rows": parts["replay"],
+        "augmented_rows": parts["augment"],
+        "reshaped": dict(+train.rendering.reshaped),
+        "tokens": sum(lengths),
+        "trained_tokens": sum(example.trained for example in train.rendering.examples),
+        "longest_row_tokens": max([*lengths, *(len(example.ids) for example in validation.examples)]),
+    }
+
+
+def _facts_of_model(task: PrepareTask, model: _Model) -> dict[str, Any]:
+    """The fields of the result about the model. Its place is told only if it is new."""
+    is_new = task.model.new is not None
+    return {
+        "model_uri": model.uri if is_new else None,
+        "model_digest": Manifest.read(model.folder).digest if is_new else None,
+        "tokenizer_digest": tokenizer_digest(model.folder, task.training),
+        "model": model_facts(model.config, task.training.adapter),
+    }
+
+
+def _log(result: PrepareResult, dropped: Mapping[str, int], shown: str) -> None:
+    others = f"{result.held_out_rows} held out, {result.validation_rows} for validation"
+    log.info("%d rows in %d sequences, %s, dropped: %s", result.train_rows, result.sequences, others, dropped)
+    log.info("reshaped rows: %s", result.reshaped or "none")
     for note in result.notes:
         log.info("%s", note)
     log.info("the first example; tokens that count in the loss are between %s and %s:\n%s", OPEN, CLOSE, shown)
-    return result
-
-
-def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
-    """Render all rows. Raises StageFailure if there are no examples, or a row of a source can't be rendered."""
-    result, tokens = _rendered(rows, renderer)
-    if not result.rows and tokens:
-        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
-    if not result.rows:
-        raise StageFailure(StageReason.ALL_ROWS_MASKED, _why_masked(result.dropped))
-    return result
-
-
-def _compared(rendering: Rendering, training: TrainingSpec, max_length: int) -> list[Example]:
-    """The examples, for kto each with the mismatched one that it is compared with."""
-    if training.method != "kto":
-        return rendering.examples
-    return with_mismatches(rendering.rows, rendering.examples, max_length)
-
-
-def render_validation(rows: list[Row], renderer: Renderer) -> Rendering:
-    """Render the rows that are set aside. Raises StageFailure if there are rows but no examples."""
-    result, _ = _rendered(rows, renderer)
-    if rows and not result.rows:
-        dropped = ", ".join(f"{reason} {count}" for reason, count in result.dropped.items())
-        raise StageFailure(
-            StageReason.EMPTY_DATA,
-            f"none of the {len(rows)} rows that training.validation sets aside can be used ({dropped}): raise its "
-            "percent or maxRows, or remove validation",
-        )
-    return result
-
-
-def _rendered(rows: Iterable[Row], renderer: Renderer) -> tuple[Rendering, list[int]]:
-    """The rows as examples, and the tokens of those that are too long."""
-    result = Rendering([], [], [], Counter(), Counter(), Counter())
-    tokens: list[int] = []
-    for row in rows:
-        try:
-            rendered = renderer.render(row)
-        except StageFailure as failure:
-            if row.part != "feedback":  # users can't remove a conversation from the feedback
-                raise
-            log.warning("%s: %s", row.where, failure.reason)  # the message may quote the client
-            result.dropped["feedback.notRendered"] += 1
-            continue
-        if rendered.dropped:
-            result.dropped[rendered.dropped] += 1
-            tokens += [rendered.tokens] if rendered.dropped == "tooLong" else []
-        else:
-            result.rows.append(row)
-            result.examples.extend(rendered.examples)
-            result.places.extend([row.where] * len(rendered.examples))
-            result.reshaped.update(rendered.reshaped)
-            result.reshaped["unreadFields"] += bool(row.unread)
-            result.unread.update(row.unread)
-    return result, tokens
 
 
 def _shown(rows: list[Row], renderer: Renderer, tokenizer: Any) -> str:
@@ -229,29 +217,6 @@ def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Pat
     save_new_model(new_config(task.model.new, tokenizer), tokenizer, task.training.seed, model)
     Manifest.of(model).write(model)
     return model
-
-
-def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
-    others = f"; {masked} more have no token that counts in the loss" if masked else ""
-    needed = min(max(tokens), renderer.context or max(tokens))
-    advice = f"set training.maxLength to {needed}, enough for {sum(size <= needed for size in tokens)} of them"
-    if needed < min(tokens):
-        advice = (
-            f"the model's own context is {renderer.context}: shorten the rows, or use a model with a longer context"
-        )
-    return (
-        f"none of {len(tokens)} rows fits into {renderer.max_length} tokens with its answer, and an answer is never "
-        f"cut: they have {min(tokens)} to {max(tokens)} tokens{others}; {advice}"
-    )
-
-
-def _why_masked(dropped: Counter[str]) -> str:
-    if equal := dropped["equalAnswers"]:
-        return f"all {equal} pairs have the same tokens as chosen and rejected answers: correct data.sources"
-    return (
-        f"none of {dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn completion "
-        "each row needs a completion"
-    )
 
 
 def _check_packing(training: TrainingSpec, model_type: str) -> None:
@@ -306,16 +271,14 @@ def _encodable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _write_sequences(
-    folder: Path, rendering: Rendering, examples: list[Example], sequences: list[list[int]], name: str = FILE
-) -> None:
-    labels = [example.labels for example in examples]
+def _write_sequences(folder: Path, part: Part, name: str) -> None:
+    examples, sequences, rendering = part.examples, part.sequences, part.rendering
     each = len(examples) // len(rendering.examples)  # 2 with mismatched examples
     good = [row.label for row in rendering.rows if row.label is not None]
     write_dataset(
         folder,
         [[token for position in sequence for token in examples[position].ids] for sequence in sequences],
-        [[label for position in sequence for label in labels[position]] for sequence in sequences],
+        [[label for position in sequence for label in examples[position].labels] for sequence in sequences],
         [[len(examples[position].ids) for position in sequence] for sequence in sequences],
         [[rendering.places[position // each] for position in sequence] for sequence in sequences],
         good or None,
@@ -326,10 +289,6 @@ def _write_sequences(
 def _write_keys(path: Path, rows: Iterable[Row]) -> None:
     """Write the keys of all rows of a kind, so that users can check that the kinds don't overlap."""
     path.write_text("".join(f"{key}\n" for key in sorted({row.key for row in rows})))
-
-
-def _write_suites(task: PrepareTask, held_out: list[Row], folder: Path) -> list[SuiteItems]:
-    return [write_suite(suite_items(held_out, s), s, folder) for s in task.suites if s.items is not None]
 
 
 def _write_provenance(task: PrepareTask, dropped: dict[str, int], rows: list[Row]) -> None:
