@@ -373,6 +373,22 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.evaluation.reasoningTags", ["<think>"], "spec.evaluation.reasoningTags.*a start and an end"),
     (service, "spec.engine.type", "sglang", "spec.engine.type.*vllm"),
     (service, "spec.engine", {"type": "transformers", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),
+    (service, "spec.engine", {"parallelism": {"tensor": 2}, "gpus": 4}, "engine.gpus must be parallelism.tensor x"),
+    (
+        service,
+        "spec.engine",
+        {"type": "transformers", "parallelism": {"tensor": 1}},
+        "spec.engine.parallelism.*needs engine.type vllm",
+    ),
+    *(
+        (
+            service,
+            "spec.engine",
+            {"type": "vllm", "parallelism": {"pipeline": 2}, "args": [argument]},
+            "spec.engine.args.*engine.parallelism sets --tensor",
+        )
+        for argument in ("--tensor-parallel-size=2", "--pipeline_parallel", "-tp", "-pp=2")
+    ),
     (service, "spec.engine", {"image": "my/server", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),
     (service, "spec.engine.args", ["--max-loras=2", "--model=other"], "spec.engine.args.*the operator sets"),
     (service, "spec.engine.args", ["--trust_remote_code"], "spec.engine.args.*--trust-remote-code"),

@@ -64,6 +64,37 @@ _IS_OWNED = (
 )
 
 
+# vLLM's names for what `parallelism` sets, with their abbreviations.
+_IS_PARALLEL = (
+    "a == '-tp' || a.startsWith('-tp=') || a == '-pp' || a.startsWith('-pp=') || (a.startsWith('--') && "
+    "['--tensor-parallel-size', '--pipeline-parallel-size']"
+    ".exists(name, name.startsWith(a.split('=')[0].replace('_', '-')) && a.size() > 3))"
+)
+
+
+class EngineParallelism(ApiModel):
+    """How the processes of one pod divide the model. Each has its own GPU."""
+
+    tensor: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Processes that share the matrices of every layer. They exchange much, so it needs fast links "
+        "between the GPUs. It must divide the model's attention heads.",
+    )
+    pipeline: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Stages, each with a part of the layers. They exchange little, but a single request is not faster.",
+    )
+
+    @property
+    def processes(self) -> int:
+        """The number of processes."""
+        return self.tensor * self.pipeline
+
+
 class Engine(ApiModel):
     """The engine that runs the model, and its settings."""
 
@@ -73,6 +104,22 @@ class Engine(ApiModel):
                 "self.gpus <= 1 || self.type in ['vllm', 'custom'] || (self.type == 'auto' && !has(self.image))",
                 "engine.gpus above 1 needs engine.type vllm: the built-in engine uses one GPU",
                 ".gpus",
+            ),
+            rule(
+                "!has(self.parallelism) || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))",
+                "engine.parallelism needs engine.type vllm: remove it, or for a custom engine set its own arguments",
+                ".parallelism",
+            ),
+            rule(
+                "!has(self.parallelism) || self.gpus == 0 || "
+                "self.parallelism.tensor * self.parallelism.pipeline == self.gpus",
+                "engine.gpus must be parallelism.tensor x parallelism.pipeline",
+                ".gpus",
+            ),
+            rule(
+                f"!has(self.parallelism) || !self.args.exists(a, {_IS_PARALLEL})",
+                "engine.parallelism sets --tensor-parallel-size and --pipeline-parallel-size: remove them from args",
+                ".args",
             ),
             rule("self.type != 'custom' || has(self.image)", "engine.type custom needs an image", ".image"),
             rule(
@@ -159,4 +206,14 @@ class Engine(ApiModel):
     max_num_seqs: int = Field(32, ge=1, le=4096, description="Maximum number of requests in one batch.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Data type of the weights.")
     gpus: int = Field(0, ge=0, le=16, description="GPUs per pod. The engine transformers uses at most one.")
+    parallelism: EngineParallelism | None = Field(
+        None,
+        description="How vLLM divides the model over the GPUs of a pod, or without GPUs over processes. If absent, all "
+        "GPUs share every layer (tensor).",
+    )
     resources: Resources = Field(default=Resources(), description="Resources of the engine, without GPUs.")
+
+    @property
+    def divided(self) -> EngineParallelism:
+        """How the model is divided: as set, else over all GPUs by tensor."""
+        return self.parallelism or EngineParallelism(tensor=max(1, self.gpus))

@@ -72,6 +72,8 @@ def _not_runnable(engine: Engine, settings: Settings) -> str | None:
                 f"engine.gpus: {engine.gpus} needs vLLM, and there is no image of it: set engine.image with "
                 f"engine.type: vllm, or {_VLLM_IMAGE}, or use one GPU"
             )
+        case "transformers" if engine.divided.processes > 1:
+            return "engine.parallelism needs vLLM, which auto runs only with GPUs: set engine.type: vllm, or remove it"
         case "vllm" | "transformers" | "custom":
             return None
         case never:

@@ -165,7 +165,8 @@ def _vllm_defaults(engine: Engine) -> list[Obj]:
     # On a CPU vLLM takes 92 % of the node's memory for its cache, whatever the container's limit is, and does not start
     # if that is not free: https://docs.vllm.ai/en/latest/getting_started/installation/cpu/
     limit = engine.resources.limits.get("memory")
-    gib = max(1, quantity(limit) // 4 >> 30) if limit else 1
+    # Each process takes as much.
+    gib = max(1, quantity(limit) // (4 * engine.divided.processes) >> 30) if limit else 1
     return [*_VLLM_DEFAULTS, {"name": "VLLM_CPU_KVCACHE_SPACE", "value": str(gib)}]
 
 
@@ -191,8 +192,10 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
     if engine.chat_template_kwargs:
         # They are the template's defaults already; a reasoning parser reads them here.
         options["--default-chat-template-kwargs"] = json.dumps(engine.chat_template_kwargs)
-    if engine.gpus > 1:
-        options["--tensor-parallel-size"] = str(engine.gpus)
+    if engine.divided.tensor > 1:
+        options["--tensor-parallel-size"] = str(engine.divided.tensor)
+    if engine.divided.pipeline > 1:
+        options["--pipeline-parallel-size"] = str(engine.divided.pipeline)
     return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]
 
 

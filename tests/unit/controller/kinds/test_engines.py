@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from driftloop.api.engine import Engine
+from driftloop.api.engine import Engine, EngineParallelism
 from driftloop.contract.task import ServeTask
 from driftloop.controller.kinds.engines import obstacle, readiness_path, resolved, task_fields, type_of
 from driftloop.controller.kinds.modelversion.evaluation import engine_hash
@@ -41,6 +41,15 @@ def test_an_engine_that_cannot_run_is_explained_with_what_to_set() -> None:
     assert "engine.gpus: 2 needs vLLM" in str(obstacle(Engine(gpus=2), BARE))
     assert obstacle(Engine(gpus=2), WITH_VLLM) is None
     assert type_of(Engine(gpus=2), WITH_VLLM) == "vllm"
+
+
+def test_a_divided_model_needs_vllm() -> None:
+    divided = EngineParallelism(pipeline=2)
+    assert "engine.parallelism needs vLLM, which auto runs only with GPUs" in str(
+        obstacle(Engine(parallelism=divided), WITH_VLLM)
+    )
+    assert obstacle(Engine(gpus=2, parallelism=divided), WITH_VLLM) is None
+    assert obstacle(Engine(type="vllm", parallelism=divided), WITH_VLLM) is None
 
 
 def test_a_template_that_no_task_holds_is_explained_with_what_to_shorten() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from driftloop.api.base import ForeignRef, PodOverrides, Resources
-from driftloop.api.engine import Engine, EnvVar
+from driftloop.api.engine import Engine, EngineParallelism, EnvVar
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -158,6 +158,20 @@ def test_vllm_takes_gpus_and_further_arguments_last() -> None:
     assert "--max-model-len 4096" in arguments
     assert "--dtype bfloat16" in arguments
     assert engine["command"][-1] == "--enable-prefix-caching"
+
+
+def test_vllm_divides_the_model_as_asked() -> None:
+    arguments = " ".join(vllm(gpus=4, parallelism=EngineParallelism(tensor=2, pipeline=2))["command"])
+    assert "--tensor-parallel-size 2 --pipeline-parallel-size 2" in arguments
+    stages = " ".join(vllm(gpus=4, parallelism=EngineParallelism(pipeline=4))["command"])
+    assert "--pipeline-parallel-size 4" in stages
+    assert "--tensor-parallel-size" not in stages
+
+
+def test_processes_without_gpus_share_the_memory_for_the_cache() -> None:
+    divided = vllm(parallelism=EngineParallelism(tensor=2), resources=Resources(limits={"memory": "32Gi"}))
+    assert {e["name"]: e.get("value") for e in divided["env"]}["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    assert "--tensor-parallel-size 2" in " ".join(divided["command"])
 
 
 @pytest.mark.parametrize(

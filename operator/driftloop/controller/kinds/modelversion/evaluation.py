@@ -22,7 +22,7 @@ from driftloop.controller.vocabulary.plan import Obj
 Result = TypeVar("Result")
 
 # Fields of the engine that the first release did not have.
-_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs")
+_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "parallelism")
 ATTEMPTS = 3  # evaluations of a version for which only the API checks were inconclusive
 
 
