@@ -10,6 +10,7 @@ from driftloop.api.base import (
     Condition,
     Digest,
     Family,
+    ForeignRef,
     Fraction,
     LabelValue,
     Name,
@@ -213,6 +214,12 @@ class InferenceServiceSpec(ApiModel):
         max_length=64,
         description="Origins of web pages that may call the API from a browser (CORS), such as "
         "https://chat.example.org. * allows any. If empty, browsers refuse the calls. Other clients do not need this.",
+    )
+    api_keys: ForeignRef | None = Field(
+        None,
+        description="Secret with the clients that may call the API. Each entry is a client's name, and as JSON the "
+        'SHA-256 of its keys with its limit: {"sha256": ["HEX"], "requestsPerMinute": 600}. Clients send '
+        "Authorization: Bearer KEY. If absent, everybody who reaches the service may call it.",
     )
     canary: Canary = Field(default=Canary(), description="Canary of a new revision: its limits and deadlines.")
     feedback: FeedbackSpec | None = Field(None, description="Accept users' ratings and corrections, and store them.")

@@ -12,6 +12,7 @@ METRICS_PORT = 9090  # also /healthz and /readyz
 TERMINATION_LOG = "/dev/termination-log"
 VOLUMES = "/volumes"  # pvc://claim/path is /volumes/claim/path
 MODEL_DIR = "/model"
+API_KEYS_DIR = "/etc/driftloop/api-keys"  # the Secret of spec.apiKeys, one file per client
 SCRATCH_DIR = "/tmp"  # noqa: S108 - a volume of the pod
 
 # Environment of the pods.
@@ -59,6 +60,8 @@ class Metric:
     # have given it, so query feedback by label, never by pod.
     FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction
     FEEDBACK_ELIGIBLE = "driftloop_feedback_eligible_total"  # + side: train | heldOut
+    CLIENT_REQUESTS = "driftloop_client_requests_total"  # + client, code; only with API keys
+    CLIENT_TOKENS = "driftloop_client_output_tokens_total"  # + client; only with API keys
     DRIFT_BIN = "driftloop_drift_bin_total"  # counter, + signal, bin (00, 01 ...)
     DRIFT_REFERENCE = "driftloop_drift_reference_mass"  # gauge, + signal, bin
     DRIFT_REFERENCE_ROWS = "driftloop_drift_reference_rows"  # gauge: number of rows that the masses come from

@@ -76,5 +76,5 @@ class StageReason(StrEnum):
     NO_CONTEXT_LENGTH = "NoContextLength"  # neither the model nor maxModelLen gives the context length (engine)
     CONTEXT_TOO_LONG = "ContextTooLong"  # maxModelLen is longer than the model's context (engine)
     NO_MEMORY = "NoMemory"  # memory is too small for the model and one short request (engine)
-    NO_KEYS = "NoKeys"  # feedback is enabled, but the service's Secret lacks a key (proxy)
+    NO_KEYS = "NoKeys"  # the Secret of feedback or of apiKeys lacks a key (proxy)
     MODEL_FAILED = "ModelFailed"  # the model stopped answering while serving (engine)

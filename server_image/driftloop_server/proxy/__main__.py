@@ -14,12 +14,14 @@ from typing import Literal
 
 from aiohttp import web
 
+from driftloop.contract.names import API_KEYS_DIR
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
 from driftloop.podlib import logs
 from driftloop.podlib.ending import BadInput, StageFailure, report
 from driftloop_server.listener import ApiRunner
 from driftloop_server.proxy.app import Api
+from driftloop_server.proxy.clients import Clients, Door
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters, read_profile
@@ -36,6 +38,7 @@ from driftloop_server.stage import serve_task
 log = logging.getLogger("driftloop_server.proxy")
 
 SIGNING_KEY_ENV = "DRIFTLOOP_SIGNING_KEY"
+API_KEYS_ENV = "DRIFTLOOP_API_KEYS"  # replaces API_KEYS_DIR outside a pod
 TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
 MIN_SECRET = 16  # characters
 
@@ -71,7 +74,21 @@ class Keys:
         self.signing = self.signing or secrets.token_hex(32)
 
 
-async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> None:
+def clients_of(task: ServeTask) -> Clients | None:
+    """Those who may call the API; None for everybody. Raises BadInput if nobody could: the pod would never serve."""
+    if task.api_keys_secret is None:
+        return None
+    clients = Clients(Path(os.environ.get(API_KEYS_ENV, API_KEYS_DIR)))
+    if not clients:
+        raise BadInput(
+            StageReason.NO_KEYS,
+            f"spec.apiKeys: Secret {task.api_keys_secret} has no API key that can be read: create it with an entry per "
+            'client, such as team-a: {"sha256": ["HEX"]}',
+        )
+    return clients
+
+
+async def serve(task: ServeTask, keys: Keys, clients: Clients | None, options: argparse.Namespace) -> None:
     """Serve until SIGTERM, then drain."""
     terminated = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -85,7 +102,8 @@ async def serve(task: ServeTask, keys: Keys, options: argparse.Namespace) -> Non
         drift = DriftCounters(read_profile(Path(task.model_dir)), metrics)
         connections = Connections(options.connection_requests, options.connection_seconds)
         cors = Cors(task.allowed_origins)
-        api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness, cors).app()
+        door = Door(clients, metrics)
+        api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness, cors, door).app()
         apps = [(api, task.api_port)]
         if task.feedback_uri:
             segments = Segments(task.feedback_uri, socket.gethostname())
@@ -138,7 +156,7 @@ def main() -> None:
     try:
         task = serve_task()
         keys = Keys(task)
-        asyncio.run(serve(task, keys, options))
+        asyncio.run(serve(task, keys, clients_of(task), options))
     except StageFailure as error:
         sys.exit(report(error))
 

@@ -26,6 +26,7 @@ from driftloop_server.openai_api import (
     parse_json,
 )
 from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
+from driftloop_server.proxy.clients import CLIENT_NAME, Door
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.identity import Signer
@@ -65,6 +66,7 @@ class Api:
         drift: DriftCounters,
         readiness: Readiness,
         cors: Cors,
+        door: Door,
     ) -> None:
         self._version, self._revision = version, revision
         self._upstream = upstream
@@ -73,12 +75,13 @@ class Api:
         self._metrics = metrics
         self._drift = drift
         self._readiness = readiness
-        self._cors = cors
+        self._cors, self._door = cors, door
         self._bodies, self._refusals = Pace(BODIES), Pace(REFUSALS)
         self._room = Room()
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._cors.preflight, self._slow_down, self._measure, errors_as_json])
+        outer = [self._cors.preflight, self._slow_down, self._door.check]
+        app = web.Application(middlewares=[*outer, self._measure, errors_as_json])
         app.on_response_prepare.append(self._cors.mark)
         add_route(app, "GET", MODELS, self.models)
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
@@ -133,7 +136,7 @@ class Api:
     async def _take_turn(self, request: web.Request, size: int) -> None:
         """Delay a long body. If its length is declared, it waits unread and takes no memory."""
         if size > SMALL:
-            await asyncio.sleep(self._bodies.delay(request.remote or "", size))
+            await asyncio.sleep(self._bodies.delay(_client(request), size))
 
     async def _whole(
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
@@ -181,7 +184,7 @@ class Api:
         """Delay the answers of a client whose requests are refused one after another. The delay is not measured."""
         response = await handler(request)
         if 400 <= response.status < 500:
-            await asyncio.sleep(self._refusals.delay(request.remote or ""))
+            await asyncio.sleep(self._refusals.delay(_client(request)))
         return response
 
     @web.middleware
@@ -196,6 +199,8 @@ class Api:
             raise
         finally:
             self._metrics.request(_path(request), code, time.monotonic() - began, request.get(_TOKENS, 0))
+            if name := request.get(CLIENT_NAME):
+                self._metrics.client(name, code, request.get(_TOKENS, 0))
 
 
 def _path(request: web.Request) -> str:
@@ -203,11 +208,17 @@ def _path(request: web.Request) -> str:
     return request.path.rstrip("/")
 
 
+def _client(request: web.Request) -> str:
+    """Who sends the request: the name that its API key belongs to, else its address."""
+    return request.get(CLIENT_NAME) or request.remote or ""
+
+
 def _forwarded(request: web.Request) -> dict[str, str]:
-    """Headers for the engine: tracing, and the client's address, by which the engine shares its time."""
+    """Headers for the engine: tracing, and the client, among whom the engine shares its time."""
     tracing = {name: request.headers.get(name, "") for name in _TRACING}
     valid = {name: value for name, value in tracing.items() if _HEADER_VALUE.fullmatch(value)}
-    return valid | ({CLIENT: request.remote} if request.remote else {})
+    client = _client(request)
+    return valid | ({CLIENT: client} if client else {})
 
 
 def _cards(body: bytes) -> list[dict[str, Any]]:

@@ -62,6 +62,15 @@ class ProxyMetrics:
         self._eligible = Counter(
             Metric.FEEDBACK_ELIGIBLE, "Stored rows that training can use.", [*LABELS, "side"], registry=self.registry
         )
+        self._client_requests = Counter(
+            Metric.CLIENT_REQUESTS,
+            "Requests by client and status code, where clients need API keys.",
+            [*LABELS, "client", "code"],
+            registry=self.registry,
+        )
+        self._client_tokens = Counter(
+            Metric.CLIENT_TOKENS, "Output tokens by client.", [*LABELS, "client"], registry=self.registry
+        )
         for route in ROUTES:
             self._latency.labels(*self.constant, route)
             if route in GENERATING:
@@ -82,6 +91,11 @@ class ProxyMetrics:
         self._latency.labels(*self.constant, route).observe(seconds)
         if route in GENERATING and tokens >= MIN_TOKENS:
             self._token_latency.labels(*self.constant, route).observe(seconds / tokens)
+
+    def client(self, name: str, code: int, tokens: int = 0) -> None:
+        """Count a request of a client with an API key."""
+        self._client_requests.labels(*self.constant, name, str(code)).inc()
+        self._client_tokens.labels(*self.constant, name).inc(tokens)
 
     def feedback(self, revision: str, version: str, rating: str) -> None:
         """Count a rating for the revision that gave the answer, which may differ from this pod's."""

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE, Engine
-from driftloop.contract.names import TASK_ENV
+from driftloop.contract.names import API_KEYS_DIR, TASK_ENV
 from driftloop.contract.task import ServeTask
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
@@ -28,6 +28,7 @@ from driftloop.controller.vocabulary.quantity import quantity
 SERVE = "serve"  # value of the label STAGE
 ENGINE = "engine"  # name of the container
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
+_API_KEYS = "api-keys"  # name of the volume
 _SCRATCH = "serve-"  # prefix of the memory volumes; an evaluation's client has its own volumes
 GRACE_MARGIN_SECONDS = 15  # time after the drain for the engine to stop, and for a slow kubelet
 
@@ -85,7 +86,8 @@ class Arm:
     def proxy(self) -> Obj:
         """The container that answers clients and forwards their requests to the engine."""
         _, claims = mounts_for([self.task.feedback_uri])
-        container = self._server_container("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims])
+        keys = [_read_only({"name": _API_KEYS, "mountPath": API_KEYS_DIR})] if self.task.api_keys_secret else []
+        container = self._server_container("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims, *keys])
         return container | {"ports": _ports(self.task)} | _probes(self.task)
 
     def _server_container(self, name: str, mounts: list[Obj]) -> Obj:
@@ -113,7 +115,14 @@ def serving_volumes(task: ServeTask) -> list[Obj]:
     """The volumes that the containers of an arm mount."""
     claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
     scratches, _ = scratch_with_shm(_SCRATCH)
-    return [{"name": "model", "emptyDir": {}}, *scratches, *claims]
+    return [{"name": "model", "emptyDir": {}}, *scratches, *claims, *_api_keys(task)]
+
+
+def _api_keys(task: ServeTask) -> list[Obj]:
+    """The volume with the clients' keys. It is optional, so that the proxy starts and names what is missing."""
+    if task.api_keys_secret is None:
+        return []
+    return [{"name": _API_KEYS, "secret": {"secretName": task.api_keys_secret, "optional": True}}]
 
 
 def serving_template(

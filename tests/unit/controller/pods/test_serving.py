@@ -26,9 +26,11 @@ TASK = ServeTask(
 )
 
 
-def template(engine: Engine | None = None, overrides: PodOverrides | None = None) -> Obj:
+def template(
+    engine: Engine | None = None, overrides: PodOverrides | None = None, changes: dict[str, Any] | None = None
+) -> Obj:
     return serving_template(
-        TASK,
+        TASK.model_copy(update=changes or {}),
         labels={SERVICE: "desk"},
         image=SETTINGS.server_image,
         engine=engine or Engine(),
@@ -158,6 +160,20 @@ def test_vllm_takes_gpus_and_further_arguments_last() -> None:
     assert "--max-model-len 4096" in arguments
     assert "--dtype bfloat16" in arguments
     assert engine["command"][-1] == "--enable-prefix-caching"
+
+
+def test_only_the_proxy_gets_the_clients_keys_and_starts_without_them() -> None:
+    pod = template(changes={"api_keys_secret": "desk-clients"})
+    (volume,) = (each for each in pod["spec"]["volumes"] if "secret" in each)
+    assert volume == {"name": "api-keys", "secret": {"secretName": "desk-clients", "optional": True}}
+    mounted = {
+        name: mount
+        for name, container in containers(pod).items()
+        for mount in container["volumeMounts"]
+        if mount["name"] == "api-keys"
+    }
+    assert mounted == {"proxy": {"name": "api-keys", "mountPath": "/etc/driftloop/api-keys", "readOnly": True}}
+    assert not [each for each in template()["spec"]["volumes"] if "secret" in each]
 
 
 def test_vllm_divides_the_model_as_asked() -> None:

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from driftloop_server.openai_api import COMPLETIONS
 from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
+from driftloop_server.proxy.clients import Door
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.pace import REFUSALS
 from driftloop_server.proxy.room import HELD, Room
@@ -52,7 +53,7 @@ async def client(pace: Pace, room: Room) -> AsyncIterator[TestClient[Any, Any]]:
     engine = web.Application()
     engine.router.add_post(COMPLETIONS, refuse)
     async with TestServer(engine) as server, Upstream(str(server.make_url("/")), 5) as upstream:
-        api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()))
+        api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()), Door(None, Mock()))
         api._bodies = pace  # type: ignore[assignment]
         api._room = room
         async with TestClient(TestServer(api.app())) as client:

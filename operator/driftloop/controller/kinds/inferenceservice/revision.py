@@ -36,7 +36,8 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 
 MIN_READY_SECONDS = 3  # so that a pod that crashes on its first requests does not count as available
 _HASH_LENGTH = 10
-_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins")  # fields of the spec that the first release did not have
+# Fields of the spec that the first release did not have.
+_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins", "api_keys")
 
 
 def revision_of(observed: Observed, version: Version, settings: Settings) -> str:
@@ -79,6 +80,7 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         drain_seconds=spec.drain_seconds,
         request_timeout_seconds=spec.request_timeout_seconds,
         allowed_origins=tuple(spec.allowed_origins),
+        api_keys_secret=spec.api_keys.name if spec.api_keys else None,
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
         **task_fields(spec.engine, settings),

@@ -27,6 +27,7 @@ V1 = version("v1")
         {"drainSeconds": 31},
         {"requestTimeoutSeconds": 7200},
         {"allowedOrigins": ["https://chat.example.org"]},
+        {"apiKeys": {"name": "desk-clients"}},
         {"feedback": {"storage": "pvc://shared/feedback"}},
         {"podOverrides": {"nodeSelector": {"gpu": "yes"}}},
     ],
