@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from driftloop.api.acceptance import Acceptance, RequiredSuite
+from driftloop.controller.process.options import add_arguments, options
 from driftloop.controller.runtime.kube.resources import RESOURCES
 from testcluster import wait
 from testcluster.binaries import binary
@@ -120,6 +123,24 @@ def test_an_image_of_vllm_needs_a_version_of_its_own(helm: Helm) -> None:
     assert flags(repository, f"images.vllm.digest={DIGEST}") == [f"--vllm-image=vllm/vllm-openai@{DIGEST}"]
     with pytest.raises(Error, match="set tag or digest"):
         flags(repository)
+
+
+def test_the_default_of_acceptance_reaches_the_operator_as_it_is(helm: Helm) -> None:
+    def default(*values: str) -> Acceptance:
+        (deployment,) = [each for each in template(helm, *values) if each["kind"] == "Deployment"]
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        parser = ArgumentParser()
+        add_arguments(parser)
+        return options(parser.parse_args(container["args"][1:])).settings.acceptance
+
+    suite = ("acceptance.suites[0].kind=floor", "acceptance.suites[0].minItems=200")
+    assert default() == Acceptance()
+    found = default("acceptance.sameEngine=true", "acceptance.maxAgeSeconds=1000000", *suite)
+    suites = [RequiredSuite(kind="floor", min_items=200)]
+    assert found == Acceptance(same_engine=True, max_age_seconds=1_000_000, suites=suites)
+    for wrong in ("acceptance.sameEngines=true", "acceptance.suites[0].maxDelta=0.1"):
+        with pytest.raises(Error, match="acceptance"):
+            default(*suite, wrong)
 
 
 def test_the_operators_pod_meets_the_restricted_standard(plane: ControlPlane, helm: Helm) -> None:

@@ -111,6 +111,7 @@ def sources(*names: str) -> list[Obj]:
     return [{"name": name, "uri": "pvc://data/rows.csv"} for name in names]
 
 
+FLOOR: Obj = {"kind": "floor"}
 CUSTOM: Obj = {"type": "custom", "image": "my/server:1"}
 
 
@@ -402,6 +403,28 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     ),
     (service, "spec.engine.env", [{"name": "TOKEN"}], r"spec.engine.env\[0\].*exactly one of value, secretKeyRef"),
     (service, "spec.engine.env", [{"name": "A-B", "value": "x"}], r"spec.engine.env\[0\].name"),
+    (service, "spec.acceptance.suites", [{}], r"spec.acceptance.suites\[0\].kind: Required"),
+    (service, "spec.acceptance.suites", [{"kind": "api"}], r"spec.acceptance.suites\[0\].kind.*floor"),
+    (service, "spec.acceptance.suites", [FLOOR | {"maxDelta": 0.1}], r"suites\[0\].maxDelta.*is for kind retention"),
+    (service, "spec.acceptance.suites", [FLOOR | {"minGain": 0.1}], r"suites\[0\].minGain.*is for kind target"),
+    (
+        service,
+        "spec.acceptance.suites",
+        [{"kind": "retention", "minimum": 0.1}],
+        r"suites\[0\].minimum.*is for kind floor",
+    ),
+    (service, "spec.acceptance.suites", [FLOOR | {"minimum": 2}], r"spec.acceptance.suites\[0\].minimum"),
+    (service, "spec.acceptance.suites", [FLOOR | {"minItems": 0}], r"spec.acceptance.suites\[0\].minItems"),
+    (service, "spec.acceptance.suites", [FLOOR | {"onlyBesideStable": True}], "remove onlyBesideStable"),
+    (service, "spec.acceptance.suites", [FLOOR, FLOOR], "spec.acceptance.suites.*at most one entry of each kind"),
+    (
+        service,
+        "spec.acceptance.suites",
+        [FLOOR | {"name": "a"}, {"kind": "target", "name": "a"}],
+        "spec.acceptance.suites.*must be unique",
+    ),
+    (service, "spec.acceptance.suites", [FLOOR] * 17, "spec.acceptance.suites.*16"),
+    (service, "spec.acceptance.maxAgeSeconds", 1, "spec.acceptance.maxAgeSeconds"),
     (service, "spec.replicas", -1, "spec.replicas"),
     (service, "spec.drainSeconds", 0, "spec.drainSeconds"),
     (service, "spec.canary.minRequests", 0, "spec.canary.minRequests"),

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from driftloop.api.acceptance import Acceptance
 from driftloop.api.base import (
     AnnotationValue,
     ApiModel,
@@ -29,7 +30,8 @@ from driftloop.api.finetunejob import FineTuneJobSpec
 ServicePhase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
 RetrainingState = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
 # Unavailable: the cluster, storage or Ray failed, so the result says nothing about the model and its data.
-RetrainingEnding = Literal["InFlight", "Rejected", "Unavailable", "Promoted", "Superseded"]
+# NotAccepted: the gates passed, but the service does not take the version.
+RetrainingEnding = Literal["InFlight", "Rejected", "NotAccepted", "Unavailable", "Promoted", "Superseded"]
 RetrainingTriggerKind = Literal["Drift", "Alert", "MaxAge"]
 AnalysisVerdict = Literal["Running", "Paused", "Promote", "RollBack"]
 Health = Literal["Good", "Bad", "Unknown"]
@@ -199,6 +201,12 @@ class InferenceServiceSpec(ApiModel):
         )
     )
     model: ServedModel = Field(description="The version to serve.")
+    acceptance: Acceptance | None = Field(
+        None,
+        description="What a version must have shown before this service takes it, in addition to its Approved gates. "
+        "The operator's own default (acceptance in the chart's values) applies too: a version must meet both. It is "
+        "asked when a version becomes the candidate. A version that serves already stays.",
+    )
     engine: Engine = Field(default=Engine(), description="The engine that runs the model.")
     replicas: int = Field(1, ge=0, le=1000, description="Number of pods of the service.")
     drain_seconds: int = Field(30, ge=1, le=3600, description="Seconds that a stopping pod has to finish its streams.")
@@ -244,6 +252,15 @@ class RevisionStatus(ApiModel):
     replicas: int = Field(0, description="Number of desired pods.")
     ready_replicas: int = Field(0, description="Number of ready pods.")
     since: Timestamp | None = Field(None, description="When the revision got this role.")
+
+
+class WaitingVersion(ApiModel):
+    """An Approved version that the service does not take, because it lacks something that `acceptance` requires."""
+
+    version: Name = Field(description="The ModelVersion.")
+    missing: list[Annotated[str, Field(max_length=512)]] = Field(
+        max_length=40, description="What it lacks, one sentence each, with what to do about it."
+    )
 
 
 class Analysis(ApiModel):
@@ -347,10 +364,11 @@ class RetrainingStatus(ApiModel):
     last_ending: RetrainingEnding | None = Field(
         None,
         description="How the last retraining ended. Unavailable: the cluster or the storage failed, which does not "
-        "count as a rejection.",
+        "count as a rejection. NotAccepted: the version is Approved, but does not meet `acceptance`, see "
+        "status.waiting; this counts as a rejection.",
     )
     ordinal: int = Field(0, description="Number of retrainings started for this stable version.")
-    rejections: int = Field(0, description="Number of rejected candidates in a row.")
+    rejections: int = Field(0, description="Number of rejected or not accepted candidates in a row.")
     last_finished: Timestamp | None = Field(None, description="When the last retraining ended.")
     handled_alerts: list[Annotated[str, Field(max_length=128)]] = Field(
         default=[], max_length=64, description="Keys of the alerts that already led to a job."
@@ -371,6 +389,9 @@ class InferenceServiceStatus(ApiModel):
     url: Text | None = Field(None, description="Address of the API inside the cluster.")
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is tried beside stable.")
+    waiting: WaitingVersion | None = Field(
+        None, description="The newest Approved version that the service does not take, and what it lacks."
+    )
     traffic: str | None = Field(
         None, max_length=32, description="Percent of requests to stable and candidate, such as 90/10."
     )

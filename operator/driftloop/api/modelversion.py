@@ -166,6 +166,9 @@ class ModelVersionStatus(ApiModel):
     )
     baseline: BaselineStatus | None = Field(None, description="The version that this one was compared with.")
     engine: str | None = Field(None, max_length=16, description="Hash of the engine that produced the evidence.")
+    evaluated: Timestamp | None = Field(
+        None, description="When the evaluation that produced the evidence ended. Absent in older versions."
+    )
     retried: str | None = Field(
         None, max_length=253, description="The last value of driftloop.dev/retry that was acted on."
     )

@@ -1,5 +1,6 @@
 """The schema generator: what pydantic says must survive into the CRDs, and nothing may get lost in silence."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +188,21 @@ def test_more_than_one_gpu_for_the_built_in_engine_is_refused_by_name() -> None:
     )  # both have defaults: they are always there
     assert {"default"} <= engine["properties"]["type"].keys() & engine["properties"]["gpus"].keys()
     assert "needs engine.type vllm" in found["message"]
+
+
+def test_the_chart_checks_the_default_of_acceptance_like_the_field() -> None:
+    """Without what JSON Schema has no word for: descriptions, defaults and CEL rules."""
+
+    def plain(node: dict[str, Any]) -> dict[str, Any]:
+        left_out = {"description", "default", "format", crds.RULES}
+        result = {key: value for key, value in node.items() if key not in left_out}
+        if "properties" in node:
+            fields = {name: plain(each) for name, each in node["properties"].items()}
+            result |= {"properties": fields, "additionalProperties": False}
+        return result | ({"items": plain(node["items"])} if "items" in node else {})
+
+    field = crds.schema_of(InferenceService)["properties"]["spec"]["properties"]["acceptance"]
+    values = json.loads((ROOT / "charts/driftloop/values.schema.json").read_text())["properties"]["acceptance"]
+    misplaced = values["properties"]["suites"]["items"].pop("allOf")
+    assert values == plain(field)
+    assert {each["if"]["required"][0] for each in misplaced} == {"maxDelta", "minGain", "minimum", "onlyBesideStable"}

@@ -1,5 +1,6 @@
-"""Which engine runs a model: the choice of `engine.type: auto`, and what prevents the chosen one from running. Pure."""
+"""Which engine runs a model: the choice of `engine.type: auto`, its hash, and what prevents it from running. Pure."""
 
+import hashlib
 import json
 from typing import Any, assert_never
 
@@ -9,6 +10,8 @@ from driftloop.controller.vocabulary.plan import Settings
 DEFAULT_READINESS_PATH = "/health"
 # A pod gets template and values within its task, in an environment variable of at most 64 KiB (contract/task.py).
 MAX_TEMPLATE_BYTES = 40 << 10
+# Fields of the engine that the first release did not have.
+_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "parallelism")
 _VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
 
 
@@ -45,6 +48,16 @@ def task_fields(engine: Engine, settings: Settings) -> dict[str, Any]:
         "max_num_seqs": engine.max_num_seqs,
         "dtype": engine.dtype,
     }
+
+
+def engine_hash(engine: Engine) -> str:
+    """Eight hex digits: a hash of a resolved engine's settings that may change answers.
+
+    Without fields that later releases added and that are not set, so that older evidence keeps its hash.
+    """
+    unset = {name for name in _ADDED_FIELDS if getattr(engine, name) is None}
+    document = json.dumps([engine.model_dump_json(exclude={"resources", *unset})])
+    return hashlib.sha256(document.encode()).hexdigest()[:8]
 
 
 def obstacle(engine: Engine, settings: Settings) -> str | None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from driftloop.api.acceptance import Acceptance
 from driftloop.controller.process.leader import Election
 from driftloop.controller.vocabulary.plan import Settings
 
@@ -49,6 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pull policy of the pods: Always, IfNotPresent or Never",
     )
     pods("--child-labels", _pairs, "", "KEY=VALUE,...", "labels for all objects that the operator creates")
+
+    versions = _adder(parser.add_argument_group("versions"))
+    versions(
+        "--acceptance",
+        _acceptance,
+        "",
+        "JSON",
+        "what every InferenceService requires of a version, in the form of spec.acceptance, which adds to it",
+    )
 
     cluster = _adder(parser.add_argument_group("cluster"))
     cluster("--kubeconfig", str, None, "FILE", "kubeconfig file; without it a pod uses its service account")
@@ -114,6 +126,7 @@ def options(parsed: argparse.Namespace) -> Options:
         alertmanager_urls=parsed.alertmanager_urls,
         cluster_domain=parsed.cluster_domain,
         labels=parsed.child_labels,
+        acceptance=parsed.acceptance,
     )
     election = Election(
         namespace=parsed.lease_namespace,
@@ -147,6 +160,17 @@ def _pairs(text: str) -> dict[str, str]:
     if bad := next((key for key, equals, _ in pairs if not (key and equals)), None):
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {bad!r}")
     return {key: value for key, _, value in pairs}
+
+
+def _acceptance(text: str) -> Acceptance:
+    """The document, checked more strictly than an API server does: it would drop unknown fields silently."""
+    if not text.strip():
+        return Acceptance()
+    try:
+        return Acceptance.model_validate_json(text, strict=True, extra="forbid", by_alias=True, by_name=False)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc'])) or 'the document'}: {fault['msg']}" for fault in error.errors())
+        raise argparse.ArgumentTypeError("; ".join(faults)) from error
 
 
 def _url(text: str) -> str:

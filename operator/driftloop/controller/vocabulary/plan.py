@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from driftloop.api.acceptance import Acceptance
+
 Obj = dict[str, Any]  # a Kubernetes object as JSON
 
 
@@ -178,3 +180,4 @@ class Settings:
     alertmanager_urls: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
     labels: dict[str, str] = field(default_factory=dict)  # labels for every child
+    acceptance: Acceptance = field(default_factory=Acceptance)  # what all services require, beside spec.acceptance

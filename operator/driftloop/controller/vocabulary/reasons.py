@@ -58,6 +58,7 @@ class Reason(StrEnum):
     # InferenceService.
     DEPLOYING = "Deploying"
     SERVING = "Serving"
+    NOT_ACCEPTED = "NotAccepted"
     EVIDENCE_OUTDATED = "EvidenceOutdated"
     REVISION_FAILED = "RevisionFailed"
     CANDIDATE_CHOSEN = "CandidateChosen"

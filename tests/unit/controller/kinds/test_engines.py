@@ -6,8 +6,7 @@ import pytest
 
 from driftloop.api.engine import Engine, EngineParallelism
 from driftloop.contract.task import ServeTask
-from driftloop.controller.kinds.engines import obstacle, readiness_path, resolved, task_fields, type_of
-from driftloop.controller.kinds.modelversion.evaluation import engine_hash
+from driftloop.controller.kinds.engines import engine_hash, obstacle, readiness_path, resolved, task_fields, type_of
 from driftloop.controller.vocabulary.plan import Settings
 
 BARE = Settings(trainer_image="trainer:1", server_image="server:1")

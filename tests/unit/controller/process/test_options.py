@@ -1,10 +1,11 @@
 """Flags and their environment variables."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentError, ArgumentParser
 from typing import Any
 
 import pytest
 
+from driftloop.api.acceptance import Acceptance
 from driftloop.controller.process.options import Options, add_arguments, options
 
 IMAGES = ["--trainer-image=t", "--server-image=s"]
@@ -50,6 +51,33 @@ def test_nonsense_is_refused_by_name(flag: str, capsys: Any) -> None:
         parsed(flag)
     said = str(caught.value) + capsys.readouterr().err
     assert flag.partition("=")[0] in said or "lease duration" in said
+
+
+def test_the_bar_of_all_services_is_read_strictly() -> None:
+    assert parsed().settings.acceptance == Acceptance()
+    flag = '--acceptance={"sameEngine":true,"maxAgeSeconds":86400,"suites":[{"kind":"floor","minimum":1,"minItems":9}]}'
+    found = parsed(flag).settings.acceptance
+    assert (found.same_engine, found.max_age_seconds, found.suites[0].minimum) == (True, 86400, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("document", "fault"),
+    [
+        ("{", "the document"),
+        ("[]", "the document"),
+        ('{"sameEngines":true}', "sameEngines"),
+        ('{"same_engine":true}', "same_engine"),
+        ('{"sameEngine":"yes"}', "sameEngine"),
+        ('{"maxAgeSeconds":1}', "maxAgeSeconds"),
+        ('{"suites":[{"kind":"target"},{"kind":"ceiling"}]}', "suites.1.kind"),
+        ('{"suites":[{"kind":"floor","minItems":"9"}]}', "suites.0.minItems"),
+        ('{"suites":[{"kind":"floor","maxDelta":0.1}]}', "maxDelta is for kind retention"),
+    ],
+)
+def test_a_wrong_bar_is_refused_by_the_name_of_its_field(document: str, fault: str) -> None:
+    with pytest.raises(ArgumentError, match=fault) as caught:
+        parsed(f"--acceptance={document}")
+    assert "--acceptance" in str(caught.value)
 
 
 def test_images_are_needed() -> None:

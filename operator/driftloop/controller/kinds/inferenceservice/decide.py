@@ -40,6 +40,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         url=url(observed, settings),
         stable=_revision_status(situation.stable),
         candidate=_revision_status(rollout.candidate),
+        waiting=rollout.waiting,
         traffic=traffic(situation.stable, rollout.candidate),
         analysis=rollout.analysis or observed.status.analysis,
         failed_revisions=list(rollout.failed),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
-from driftloop.api.modelversion import ModelVersion, Trigger
+from driftloop.api.modelversion import Gate, ModelVersion, Trigger
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.versions import has_shown_gain
 from driftloop.controller.traffic import Arms
@@ -53,6 +53,9 @@ class Version:
     held_out_salt: str | None = None  # from its lineage; None: the family is the salt
     held_out_percent: int | None = None  # None: not recorded
     gained: bool = False  # whether a target suite has shown a gain
+    gates: tuple[Gate, ...] = ()
+    engine: str | None = None  # hash of the engine of its evaluation; None: unknown
+    evaluated: datetime | None = None  # end of its evaluation; None: unknown
 
     @property
     def age_key(self) -> tuple[datetime, str]:
@@ -178,6 +181,9 @@ def parse_version(obj: Obj) -> Version | None:
         held_out_salt=parsed.spec.lineage.held_out_salt,
         held_out_percent=parsed.spec.lineage.held_out_percent,
         gained=has_shown_gain(parsed.status.gates),
+        gates=tuple(parsed.status.gates),
+        engine=parsed.status.engine,
+        evaluated=_moment(parsed.status.evaluated),
     )
 
 

@@ -1,15 +1,17 @@
 """Which revision should serve. Pure.
 
-It is the pinned version, else the newest Approved version of the family. A revision that was rolled back is not chosen
-until a person requests a retry. If nothing can be chosen, the reason is reported and the current revision keeps
-serving.
+It is the pinned version, else the newest Approved version of the family that has all that the service requires
+(`acceptance`). A revision that was rolled back is not chosen until a person requests a retry. If nothing can be chosen,
+the reason is reported and the current revision keeps serving.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from driftloop.api.inferenceservice import WaitingVersion
 from driftloop.controller.kinds.engines import obstacle
+from driftloop.controller.kinds.inferenceservice import acceptance
 from driftloop.controller.kinds.inferenceservice.observed import Version
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.kinds.versions import UNJUDGED
@@ -26,6 +28,7 @@ class Choice:
     reason: Reason | Literal[""] = ""  # why a newer or pinned version was not chosen
     message: str = ""  # the same in words, with what to do
     blocked: bool = False  # the spec can't be fulfilled: a person must act
+    waiting: WaitingVersion | None = None  # the newest version that is not taken, as it lacks what is required
 
 
 def choose(situation: Situation) -> Choice:
@@ -60,22 +63,28 @@ def _pinned(situation: Situation, name: str) -> Choice:
     return _take(situation, version) or _failed(situation, version)
 
 
+def lacks(situation: Situation, version: Version) -> tuple[str, ...]:
+    """What an Approved version lacks before the service takes it. Nothing is missing while it is evaluated again."""
+    pinned = situation.observed.spec.model.version is not None
+    return acceptance.missing(situation, version) if pinned or _evidence_holds(situation, version) else ()
+
+
 def _newest(situation: Situation) -> Choice:
-    outdated: Version | None = None
+    held = Choice()  # why the newest of the versions that are not taken is not taken
     for version in _newer(situation):
         if not _may_serve(situation, version):
             continue
-        if not _evidence_holds(situation, version):
-            outdated = outdated or version
-            continue
-        if choice := _take(situation, version):
-            return choice
-    waiting = _outdated(outdated) if outdated else Choice()
+        choice = _take(situation, version) if _evidence_holds(situation, version) else _outdated(version)
+        if choice is None:
+            continue  # it was rolled back
+        if choice.revision:
+            return replace(choice, waiting=held.waiting)
+        held = held if held.reason else choice
     if situation.stable is None:
-        return waiting if outdated else _nothing(situation)
+        return held if held.reason else _nothing(situation)
     if situation.serving is None:  # deleted by force; its pods keep their copy of the model
-        return waiting
-    return _take(situation, situation.serving, waiting) or _failed(situation, situation.serving)
+        return held
+    return _take(situation, situation.serving, held) or _failed(situation, situation.serving)
 
 
 def _newer(situation: Situation) -> Iterator[Version]:
@@ -116,11 +125,25 @@ def _is_at_work(situation: Situation, version: Version) -> bool:
 
 
 def _take(situation: Situation, version: Version, why: Choice | None = None) -> Choice | None:
-    """Choose the version, unless its revision was rolled back. `why` has the reason why no newer one was chosen."""
+    """Choose the version, unless it lacks something that the service requires. None if its revision was rolled back.
+
+    `why` has the reason why no newer one was chosen.
+    """
     stable, revision, why = situation.stable, situation.revision_of(version), why or Choice()
     if revision in situation.failed and not (stable and stable.revision == revision):
         return None
-    return Choice(version, revision, why.reason, why.message)
+    if lacking := acceptance.missing(situation, version):
+        return _not_accepted(situation, version, lacking, why)
+    return replace(why, version=version, revision=revision)
+
+
+def _not_accepted(situation: Situation, version: Version, lacking: tuple[str, ...], why: Choice) -> Choice:
+    """Not chosen: its own evidence is not enough. Only a person can help a pinned version, or the one that serves."""
+    fixed = situation.observed.spec.model.version is not None or version == situation.serving
+    held = acceptance.waiting(version, lacking)
+    return Choice(
+        reason=Reason.NOT_ACCEPTED, message=acceptance.message(held), blocked=fixed, waiting=why.waiting or held
+    )
 
 
 def _failed(situation: Situation, version: Version) -> Choice:

@@ -1,7 +1,8 @@
 """The decision on a ModelVersion: evaluate it, judge it, and protect it while it serves. Pure.
 
-A judgement is final, with one exception: a version that may still be rolled out is evaluated again when another
-version has become stable.
+A judgement is final, with two exceptions: a version that may still be rolled out is evaluated again when another
+version has become stable, and an Approved one also when a person requests it, as its evidence may be too old for a
+service.
 """
 
 from dataclasses import replace
@@ -88,7 +89,7 @@ def _settled(comparison: Comparison) -> bool:
         case "AwaitingApproval":
             return not comparison.is_candidate or not comparison.is_compared or is_current(comparison)
         case "Approved":
-            return not comparison.is_candidate or is_current(comparison)
+            return not comparison.is_candidate or (is_current(comparison) and not comparison.wants_retry)
         case never:
             assert_never(never)
 
@@ -245,6 +246,7 @@ def _judge(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
         "baseline": gates.baseline_of(compared),
         "evidence": evidence,
         "engine": tasks.engine_of_evidence(job),
+        "evaluated": tasks.ended(job, evaluation.comparison.now),
     }
     match gates.verdict(judged):
         case "Approved" as phase:

@@ -11,6 +11,7 @@ from typing import TypeVar, assert_never
 from driftloop.api.engine import Engine
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask
+from driftloop.controller.kinds.engines import engine_hash
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, stage
@@ -21,8 +22,6 @@ from driftloop.controller.vocabulary.plan import Obj
 
 Result = TypeVar("Result")
 
-# Fields of the engine that the first release did not have.
-_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "parallelism")
 ATTEMPTS = 3  # evaluations of a version for which only the API checks were inconclusive
 
 
@@ -74,15 +73,6 @@ def evaluation_of(comparison: Comparison, baseline: Baseline | NoBaseline) -> Ev
         latest=_stage(comparison, _latest(comparison, names), EvaluateResult),
         answers=_stage(comparison, _named(observed, answers_name), AnswerResult),
     )
-
-
-def engine_hash(engine: Engine) -> str:
-    """Eight hex digits: a hash of the engine's settings that may change answers.
-
-    Without fields that later releases added and that are not set, so that older evidence keeps its hash.
-    """
-    unset = {name for name in _ADDED_FIELDS if getattr(engine, name) is None}
-    return _hash(engine.model_dump_json(exclude={"resources", *unset}))
 
 
 def answers_key(baseline: Baseline, engine: Engine) -> str:

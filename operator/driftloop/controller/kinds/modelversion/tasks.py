@@ -1,5 +1,6 @@
 """The Jobs of an evaluation, with the tasks of their clients and the facts recorded on them. Pure."""
 
+from datetime import datetime
 from typing import Any, assert_never
 
 from pydantic import ValidationError
@@ -9,14 +10,16 @@ from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
 from driftloop.contract.uris import join
-from driftloop.controller.kinds.engines import task_fields
+from driftloop.controller.kinds.engines import engine_hash, task_fields
 from driftloop.controller.kinds.modelversion.comparison import Baseline, NoBaseline
-from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, engine_hash, evaluate_task_of
+from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, evaluate_task_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.pods import jobs
+from driftloop.controller.pods.outcome import finished_at
 from driftloop.controller.pods.serving import Arm
+from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 from driftloop.controller.vocabulary.labels import ENGINE, NO_BASELINE, SERVICE
-from driftloop.controller.vocabulary.objects import annotations
+from driftloop.controller.vocabulary.objects import annotations, field
 from driftloop.controller.vocabulary.plan import Obj
 
 _NO_TIMEOUT = 86_400  # seconds, for the proxy: the evaluation's client has its own timeout
@@ -77,6 +80,12 @@ def storage_of(observed: Observed) -> str:
 def engine_of_evidence(job: Obj) -> str | None:
     """The hash of the engine with which an evaluate Job was created."""
     return annotations(job).get(ENGINE)
+
+
+def ended(job: Obj, now: datetime) -> str:
+    """When an evaluate Job ended. If its status has no end yet, its creation counts, so that no evidence looks new."""
+    created = field(job, "metadata", "creationTimestamp")
+    return timestamp(finished_at(job, parse_timestamp(created) if created else now))
 
 
 def compared_with(job: Obj) -> BaselineStatus | NoBaseline:

@@ -253,3 +253,18 @@ def test_a_refused_child_stands_beside_the_chain_so_that_it_stops_no_rollback() 
     assert not [action for action in found.actions if isinstance(action, Apply)]
     refusable = [kinds(group.actions) for group in found.beside if kinds(group.actions)]
     assert refusable == [["NetworkPolicy"], ["Service"], ["PodDisruptionBudget"]]
+
+
+def test_a_version_that_is_not_accepted_is_shown_with_what_it_lacks_and_told_once() -> None:
+    observed = serving({"acceptance": {"suites": [{"kind": "floor"}]}})
+    observed = replace(observed, versions=(V1, V2))
+    found = status(observed)
+    assert found["waiting"]["version"] == "v2"
+    assert "no suite of kind floor" in found["waiting"]["missing"][0]
+    assert conditions(observed)["Ready"] == ("True", "NotAccepted")
+    assert "Stalled" not in conditions(observed)
+    assert [event.reason for event in plan(observed).events] == ["NotAccepted"]
+    told = replace(observed, status=InferenceServiceStatus.model_validate(found))
+    assert plan(told).events == ()
+    accepted = replace(told, spec=serving().spec)
+    assert "waiting" not in status(accepted)

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from driftloop.api.inferenceservice import AlertRecord, DriftStatus, InferenceServiceStatus, RetrainingStatus
+from driftloop.api.inferenceservice import (
+    AlertRecord,
+    DriftStatus,
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    RetrainingStatus,
+)
+from driftloop.api.modelversion import Gate
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Version
 from driftloop.controller.kinds.inferenceservice.retraining.history import job_name
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
@@ -409,6 +416,65 @@ def test_since_is_when_it_was_first_asked_for() -> None:
     decision = go(serving(status={"retraining": before}, samples=1))
     assert decision.status is not None
     assert decision.status.since == timestamp(ago(80))
+
+
+MANY_ITEMS: Obj = {"suites": [{"kind": "target", "minItems": 400}]}
+
+
+def not_accepted(n: int, age: float) -> tuple[Job, Version]:
+    """A version that its gates approved, with fewer items than the service requires."""
+    found, made = rejected(n, age)
+    gate = Gate(name="new", kind="target", verdict="Pass", message="", items=300)
+    return found, replace(made, phase="Approved", gates=(gate,))
+
+
+def with_bar(observed: Observed, bar: Obj = MANY_ITEMS) -> Observed:
+    raw = observed.spec.dump() | {"acceptance": bar}
+    return replace(observed, spec=InferenceServiceSpec.model_validate(raw))
+
+
+def test_a_version_that_the_service_does_not_take_ends_its_retraining_as_a_rejection() -> None:
+    decision = go(with_bar(drifting(not_accepted(0, 150))))
+    assert decision.status is not None
+    assert (decision.status.state, decision.status.last_ending) == ("Cooldown", "NotAccepted")
+    assert decision.status.rejections == 1
+    assert state(go(drifting(not_accepted(0, 150)))) == "Running"  # without a bar it is rolled out
+
+
+def test_a_version_that_is_tried_already_is_in_flight_though_the_bar_was_raised() -> None:
+    observed = with_bar(drifting(not_accepted(0, 150)))
+    tried = revision(observed, observed.versions[-1], "candidate", 1)
+    decision = go(replace(observed, revisions=(*observed.revisions, tried)))
+    assert decision.status is not None
+    assert (decision.status.state, decision.status.rejections) == ("Running", 0)
+
+
+def test_versions_that_are_never_accepted_are_trained_a_bounded_number_of_times() -> None:
+    """The alarm stays on for a month, and whatever is trained has too few items."""
+    done: list[tuple[Job, Version]] = []
+    status: dict[str, Any] = {"drift": ON}
+    for hour in range(24 * 30):
+        now = NOW + timedelta(hours=hour)
+        observed = with_bar(replace(drifting(*done, maxRejections=3), status=InferenceServiceStatus(**status)))
+        observed = replace(observed, status=observed.status.model_copy(update={"alerts": [DRIFTED]}))
+        decision = retrain(situation_of(observed, SETTINGS, now))
+        status["retraining"] = decision.status
+        for body in bodies(decision):
+            _, made = not_accepted(len(done), 0)
+            found = Job(body["metadata"]["name"], f"uid-{len(done)}", now, "Succeeded", finished=now)
+            done.append((found, replace(made, created=now, judged=now, job_uid=found.uid)))
+    assert len(done) == 3
+    assert decision.status is not None
+    assert (decision.status.state, decision.blocked) == ("Blocked", True)
+    assert "status.waiting" in str(decision.status.message)
+
+
+def test_a_job_none_of_whose_versions_could_be_accepted_is_not_started() -> None:
+    decision = go(with_bar(serving(), {"suites": [{"kind": "floor", "name": "anchor"}]}))
+    assert (state(decision), decision.blocked, bodies(decision)) == ("Blocked", True, [])
+    assert decision.status is not None
+    wanted = "jobTemplate.spec.evaluation.suites needs a suite anchor of kind floor"
+    assert wanted in str(decision.status.message)
 
 
 # --- what must hold whatever happens ---

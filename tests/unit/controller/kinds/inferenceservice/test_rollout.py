@@ -88,6 +88,16 @@ def test_a_first_version_that_does_not_start_goes_on_trying_and_says_why() -> No
     assert "ImagePullBackOff" in step.message
 
 
+def test_a_first_candidate_whose_engine_is_changed_is_withdrawn_so_that_its_version_is_evaluated_again() -> None:
+    v1 = version("v1", 300)
+    before = service(versions=(v1,))
+    changed = service({"acceptance": {"sameEngine": True}, "engine": {"args": ["--new"]}}, versions=(v1,))
+    observed = replace(changed, revisions=(revision(before, v1, "candidate", 2, available=0),))
+    step = go(observed)
+    assert (step.phase, step.reason, step.candidate) == ("Pending", "NotAccepted", None)
+    assert of(observed, step, "v1").labels == {ROLE: "retired"}
+
+
 def test_a_settled_service_does_nothing() -> None:
     observed = service(versions=(V1,))
     step = go(replace(observed, revisions=(revision(observed, V1, "stable", 2),)))

@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from driftloop.api.acceptance import Acceptance
 from driftloop.api.inferenceservice import InferenceServiceStatus
+from driftloop.api.modelversion import Gate
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
-from driftloop.controller.kinds.inferenceservice.selection import choose
+from driftloop.controller.kinds.inferenceservice.selection import choose, lacks
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.vocabulary.labels import RETRY
+from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, digest, revision, service, version
 
 
@@ -149,3 +153,76 @@ def test_a_stable_version_that_was_deleted_goes_on_serving() -> None:
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
     assert choose(situation_of(observed, SETTINGS, NOW)).revision is None
     assert not choose(situation_of(observed, SETTINGS, NOW)).blocked
+
+
+BAR = {"acceptance": {"suites": [{"kind": "floor"}]}}
+PASSED = (Gate(name="anchor", kind="floor", verdict="Pass", message=""),)
+
+
+def beside_v1(*newer: Version, spec: Obj | None = None) -> Observed:
+    v1 = version("v1", 300)
+    observed = service(BAR | (spec or {}), versions=(v1, *newer))
+    return replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+
+
+def test_a_version_that_lacks_something_waits_and_what_serves_stays() -> None:
+    choice = choose(situation_of(beside_v1(version("v2", 200)), SETTINGS, NOW))
+    assert choice.version is not None
+    assert (choice.version.name, choice.reason, choice.blocked) == ("v1", "NotAccepted", False)
+    assert choice.waiting is not None
+    assert (choice.waiting.version, len(choice.waiting.missing)) == ("v2", 1)
+    assert choice.message.startswith("v2 is not accepted: no suite of kind floor judged it")
+
+
+def test_an_older_version_that_lacks_nothing_is_taken_while_the_newest_waits() -> None:
+    observed = beside_v1(version("v2", 200, gates=PASSED), version("v3", 100))
+    choice = choose(situation_of(observed, SETTINGS, NOW))
+    assert choice.version == observed.version("v2")
+    assert choice.waiting is not None
+    assert choice.waiting.version == "v3"
+
+
+def test_a_first_version_is_held_to_the_bar_too() -> None:
+    choice = choose(situation_of(service(BAR, versions=(version("v1"),)), SETTINGS, NOW))
+    assert (choice.revision, choice.reason, choice.blocked) == (None, "NotAccepted", False)
+    accepted = choose(situation_of(service(BAR, versions=(version("v1", gates=PASSED),)), SETTINGS, NOW))
+    assert accepted.version is not None
+
+
+def test_a_pinned_version_is_held_to_the_bar_too_and_a_person_must_act() -> None:
+    pin = {"model": {"family": "desk", "version": "v2"}}
+    choice = choose(situation_of(beside_v1(version("v2", 200), spec=pin), SETTINGS, NOW))
+    assert (choice.revision, choice.reason, choice.blocked) == (None, "NotAccepted", True)
+    assert choose(situation_of(beside_v1(version("v2", 200, gates=PASSED), spec=pin), SETTINGS, NOW)).version
+
+
+def test_a_higher_bar_takes_nothing_down_that_serves_or_is_tried() -> None:
+    v1, v2 = version("v1", 300), version("v2", 200)
+    observed = service(BAR, versions=(v1, v2))
+    observed = replace(
+        observed, revisions=(revision(observed, v1, "stable", 2), revision(observed, v2, "candidate", 1))
+    )
+    assert choose(situation_of(observed, SETTINGS, NOW)).version == v2
+
+
+def test_a_changed_engine_waits_for_evidence_if_the_bar_asks_for_it() -> None:
+    v1 = version("v1", 300)
+    before = service(versions=(v1,))
+    bar = {"acceptance": {"sameEngine": True}, "engine": {"args": ["--new"]}}
+    observed = replace(service(bar, versions=(v1,)), revisions=(revision(before, v1, "stable", 2),))
+    choice = choose(situation_of(observed, SETTINGS, NOW))
+    assert (choice.revision, choice.reason, choice.blocked) == (None, "NotAccepted", True)
+
+
+def test_the_operators_bar_applies_to_a_service_without_one() -> None:
+    settings = replace(SETTINGS, acceptance=Acceptance.model_validate(BAR["acceptance"]))
+    observed = replace(beside_v1(version("v2", 200)), spec=service().spec)
+    assert choose(situation_of(observed, settings, NOW)).reason == "NotAccepted"
+
+
+def test_nothing_is_missing_while_the_evidence_is_renewed() -> None:
+    outdated = version("v2", 200, baseline_service="desk", baseline_digest=digest("v0"))
+    situation = situation_of(beside_v1(outdated), SETTINGS, NOW)
+    assert lacks(situation, outdated) == ()
+    assert choose(situation).waiting is None
+    assert len(lacks(situation, version("v2", 200))) == 1

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from driftloop.controller.kinds.engines import engine_hash
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
-from driftloop.controller.kinds.modelversion.evaluation import engine_hash, evaluation_of, is_current
+from driftloop.controller.kinds.modelversion.evaluation import evaluation_of, is_current
 from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import NOW, SETTINGS, Cluster, deployment, digest, observe_version, service, version

@@ -572,6 +572,45 @@ def test_a_version_that_could_not_be_judged_is_tried_again_when_asked_and_once_f
     assert run.step().writes == ()
 
 
+def test_the_end_of_the_evaluation_is_the_age_of_its_evidence() -> None:
+    run = Run()
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    job = run.cluster.job("evaluate")
+    job["metadata"]["creationTimestamp"] = "2026-01-01T11:31:00Z"
+    ends = job["status"].pop("completionTime", None)
+    run.step(after=600)
+    assert run.status["evaluated"] == "2026-01-01T11:31:00Z"  # no end in the status yet: it must not look newer
+    run.status, job["status"]["completionTime"] = {}, ends or "2026-01-01T11:40:00Z"
+    run.step(after=900)
+    assert run.status["evaluated"] == job["status"]["completionTime"]
+
+
+def test_an_approved_version_is_evaluated_again_when_asked_and_once_for_each_word() -> None:
+    run = Run(evaluation=FLOOR)
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    assert run.status["phase"] == "Approved"
+    run.body["metadata"]["annotations"] = {RETRY: "too old"}
+    run.step()
+    assert run.status["phase"] == "Evaluating"
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    assert (run.status["phase"], run.status["retried"]) == ("Approved", "too old")
+    assert run.step().writes == ()
+
+
+def test_what_serves_is_not_evaluated_again_when_asked() -> None:
+    run = Run(evaluation=FLOOR)
+    run.begin()
+    run.cluster.finish("evaluate", evaluated(digest("2")))
+    run.step()
+    run.body["metadata"]["annotations"] = {RETRY: "1"}
+    run.step(services=[DESK], deployments=(deployment(DESK, "support-2"),))
+    assert run.status["phase"] == "Approved"
+
+
 def test_what_was_compared_before_it_was_promoted_keeps_that_judgement() -> None:
     """Evaluated without a stable version, then against one, then promoted: the first finding must not come back."""
     run = Run()

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import Retraining, RetrainingEnding, RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Revision, Version
+from driftloop.controller.kinds.inferenceservice.selection import lacks
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.kinds.versions import UNJUDGED
 from driftloop.controller.vocabulary.conditions import parse_timestamp
@@ -14,6 +15,7 @@ from driftloop.controller.vocabulary.reasons import is_unavailable
 
 DAY = timedelta(days=1)
 WATCH_LAG = timedelta(seconds=60)
+_TURNED_DOWN: tuple[RetrainingEnding | None, ...] = ("Rejected", "NotAccepted")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class History:
 
     in_flight: tuple[Job, ...]  # jobs that have not ended, or whose version is not decided on
     ordinal: int  # number of retrainings of this stable version so far, and so the number of the next one
-    rejections: int  # rejected retrainings of this stable version
+    rejections: int  # retrainings of this stable version that were rejected or not accepted
     last_finished: datetime | None  # when the latest retraining ended; the cooldown starts then
     last_created: datetime | None  # when the latest job was created
     last_ending: RetrainingEnding | None  # how the latest retraining ended
@@ -81,7 +83,7 @@ def history_of(basis: Basis) -> History:
     return History(
         in_flight=tuple(job for job in jobs if endings[job.name] == "InFlight"),
         ordinal=ordinal,
-        rejections=max(known.rejections, sum(1 for name in own if endings.get(name) == "Rejected")),
+        rejections=max(known.rejections, sum(1 for name in own if endings.get(name) in _TURNED_DOWN)),
         last_finished=max(_ends(basis, endings), default=None),
         last_created=latest.created if latest else None,
         last_ending=endings[latest.name] if latest else None,
@@ -90,7 +92,11 @@ def history_of(basis: Basis) -> History:
 
 
 def ending(basis: Basis, job: Job) -> RetrainingEnding:
-    """How a retraining ended. It is InFlight until its version serves, was rejected, or was superseded."""
+    """How a retraining ended. It is InFlight until its version serves, was rejected, or was superseded.
+
+    A version that the service does not take has ended its retraining too: otherwise nothing would be trained any more
+    while it waits for a person. It counts as a rejection, so that cooldown and breaker bound what is trained in vain.
+    """
     if job.phase == "Failed":
         return "Unavailable" if is_unavailable(job.reason) else "Rejected"
     version = _version_of(basis, job)
@@ -105,7 +111,9 @@ def ending(basis: Basis, job: Job) -> RetrainingEnding:
         return "InFlight"
     if basis.situation.revision_of(version) in basis.situation.failed:
         return "Rejected"
-    return "InFlight" if _will_roll_out(basis, version) else "Superseded"
+    if not _will_roll_out(basis, version):
+        return "Superseded"
+    return "NotAccepted" if lacks(basis.situation, version) else "InFlight"
 
 
 def _recorded_status(basis: Basis) -> RetrainingStatus:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from driftloop.api.inferenceservice import RetrainingState, RetrainingStatus
+from driftloop.controller.kinds.inferenceservice.acceptance import unreachable
 from driftloop.controller.kinds.inferenceservice.retraining.history import Basis, History
 from driftloop.controller.kinds.inferenceservice.retraining.triggers import RetrainingTrigger
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -51,13 +52,22 @@ def no_gain_to_show(case: Case) -> Decision | None:
     return _blocked(case, message)
 
 
+def never_accepted(case: Case) -> Decision | None:
+    """The service would take no version of the job, because its evaluation lacks what acceptance requires."""
+    fault = unreachable(case.basis.situation, case.basis.spec.job_template.spec)
+    if fault is None:
+        return None
+    return _blocked(case, f"acceptance would refuse every version: spec.retraining.jobTemplate.spec.{fault}")
+
+
 def breaker_open(case: Case) -> Decision | None:
-    """Too many candidates in a row were rejected: a person must find out why."""
+    """Too many candidates in a row were rejected or not accepted: a person must find out why."""
     rejections = case.history.rejections
     if rejections < case.basis.spec.max_rejections:
         return None
     message = (
-        f"{rejections} candidates in a row were rejected: check their gates and the data, "
+        f"{rejections} candidates in a row were rejected or not accepted: check their gates, the data and "
+        "status.waiting, "
         "then raise spec.retraining.maxRejections, or promote another version"
     )
     return _blocked(case, message)
@@ -108,6 +118,7 @@ def not_approved(case: Case) -> Decision | None:
 
 OBSTACLES: tuple[Callable[[Case], Decision | None], ...] = (
     no_gain_to_show,
+    never_accepted,
     breaker_open,
     daily_budget_used,
     cooling_down,

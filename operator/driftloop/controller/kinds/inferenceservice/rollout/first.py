@@ -10,6 +10,7 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     bring_up,
     make_stable,
     problem_suffix,
+    retire,
     roll_back,
     scale,
 )
@@ -23,7 +24,7 @@ def first(situation: Situation, choice: Choice) -> Rollout:
     """Start the chosen revision. It becomes stable with its first Ready pod."""
     candidate = situation.candidate
     if choice.version is None or choice.revision is None:
-        return Rollout("Pending", choice.reason, choice.message, candidate=candidate, requeue_after=None)
+        return _nothing_to_start(situation, choice)
     if candidate is None or candidate.revision != choice.revision:
         return bring_up(situation, choice.version, "Deploying")
     if candidate.available >= min(1, situation.observed.spec.replicas):
@@ -33,6 +34,19 @@ def first(situation: Situation, choice: Choice) -> Rollout:
     if candidate.broken:
         return roll_back(situation, candidate, Failure(Reason.PODS_BROKEN, candidate.problem))
     return _await_pods(situation, candidate)
+
+
+def _nothing_to_start(situation: Situation, choice: Choice) -> Rollout:
+    """Wait for a version.
+
+    A candidate whose version needs an evaluation with a changed engine is withdrawn, as a version in use is not
+    evaluated again.
+    """
+    candidate = situation.candidate
+    if candidate and choice.waiting and choice.waiting.version == candidate.version:
+        actions = (retire(situation, candidate),)
+        return Rollout("Pending", choice.reason, choice.message, actions, requeue_after=None)
+    return Rollout("Pending", choice.reason, choice.message, candidate=candidate, requeue_after=None)
 
 
 def _await_pods(situation: Situation, candidate: Revision) -> Rollout:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from driftloop.api.inferenceservice import Analysis, ServicePhase
+from driftloop.api.inferenceservice import Analysis, ServicePhase, WaitingVersion
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import deployment
@@ -31,6 +31,7 @@ class Rollout:
     blocked: bool = False  # the spec can't be fulfilled
     requeue_after: float | None = POLL_SECONDS
     beside: tuple[Action, ...] = ()  # independent of `actions` and of each other
+    waiting: WaitingVersion | None = None  # an Approved version that the service does not take
 
 
 @dataclass(frozen=True)

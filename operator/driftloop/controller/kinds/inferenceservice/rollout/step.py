@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from driftloop.controller.kinds.inferenceservice.acceptance import announcement
 from driftloop.controller.kinds.inferenceservice.rollout.canary import Pair, canary, start
 from driftloop.controller.kinds.inferenceservice.rollout.first import first
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
@@ -20,6 +21,8 @@ def next_step(situation: Situation) -> Rollout:
         beside=(*step.beside, *sweep(situation, step)),
         failed=failed_list(situation, step),
         blocked=step.blocked or choice.blocked,
+        waiting=choice.waiting,
+        events=(*step.events, *announcement(situation, choice.waiting)),
     )
 
 
