@@ -424,6 +424,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         "spec.acceptance.suites.*must be unique",
     ),
     (service, "spec.acceptance.suites", [FLOOR] * 17, "spec.acceptance.suites.*16"),
+    (service, "spec.promotion", "sometimes", "spec.promotion.*manual"),
     (service, "spec.acceptance.maxAgeSeconds", 1, "spec.acceptance.maxAgeSeconds"),
     (service, "spec.replicas", -1, "spec.replicas"),
     (service, "spec.drainSeconds", 0, "spec.drainSeconds"),

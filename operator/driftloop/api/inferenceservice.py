@@ -230,6 +230,12 @@ class InferenceServiceSpec(ApiModel):
         "Authorization: Bearer KEY. If absent, everybody who reaches the service may call it.",
     )
     canary: Canary = Field(default=Canary(), description="Canary of a new revision: its limits and deadlines.")
+    promotion: Literal["automatic", "manual"] = Field(
+        "automatic",
+        description="automatic: a candidate that passes its canary is promoted. manual: it waits for the annotation "
+        'driftloop.dev/rollout: "promote REVISION by WHO". The first revision of a service has no canary, and serves '
+        "without a command.",
+    )
     feedback: FeedbackSpec | None = Field(None, description="Accept users' ratings and corrections, and store them.")
     drift: Drift = Field(default=Drift(), description="Drift detection of this service's requests and ratings.")
     retraining: Retraining | None = Field(None, description="When a new version is trained, and how.")
@@ -252,6 +258,22 @@ class RevisionStatus(ApiModel):
     replicas: int = Field(0, description="Number of desired pods.")
     ready_replicas: int = Field(0, description="Number of ready pods.")
     since: Timestamp | None = Field(None, description="When the revision got this role.")
+
+
+class RolloutCommand(ApiModel):
+    """The last command in the annotation driftloop.dev/rollout, and what became of it."""
+
+    value: str = Field(max_length=512, description="Value of the annotation, cut to 512 characters.")
+    action: Literal["pause", "resume", "promote", "abort"] | None = Field(
+        None, description="The command. Absent if the value has another form."
+    )
+    revision: str | None = Field(None, max_length=63, description="The revision that the command is about.")
+    by: str | None = Field(
+        None, max_length=128, description="Whoever the annotation names. Only an admission policy can verify it."
+    )
+    time: Timestamp = Field(description="When the operator acted on it, by the operator's clock.")
+    obeyed: bool = Field(description="Whether it was obeyed. If not, the message explains why.")
+    message: str = Field(max_length=1024, description="What was done, or why nothing was done.")
 
 
 class WaitingVersion(ApiModel):
@@ -391,6 +413,9 @@ class InferenceServiceStatus(ApiModel):
     candidate: RevisionStatus | None = Field(None, description="The revision that is tried beside stable.")
     waiting: WaitingVersion | None = Field(
         None, description="The newest Approved version that the service does not take, and what it lacks."
+    )
+    command: RolloutCommand | None = Field(
+        None, description="The last command of a person about the candidate, by the annotation driftloop.dev/rollout."
     )
     traffic: str | None = Field(
         None, max_length=32, description="Percent of requests to stable and candidate, such as 90/10."

@@ -22,6 +22,7 @@ IN_USE = f"{GROUP}/in-use"  # while it is set, deletion is refused
 APPROVE = f"{GROUP}/approve-retraining"  # on an InferenceService: name of the proposal
 APPROVE_VERSION = f"{GROUP}/approve"  # on a ModelVersion that no suite judged: its own name
 RETRY = f"{GROUP}/retry"  # on an InferenceService: the failed revision to retry; on a ModelVersion: any new value
+ROLLOUT = f"{GROUP}/rollout"  # on an InferenceService: pause | resume | promote | abort REVISION [by WHO]
 
 # Annotations of a revision's Deployment. They keep facts that must survive the loss of a status.
 DIGEST = f"{GROUP}/digest"  # digest of the version's artefact
@@ -31,6 +32,7 @@ ANALYSIS = f"{GROUP}/analysis-started"  # when both arms were ready
 PROMOTED = f"{GROUP}/promoted"  # when the revision passed the analysis
 FAILED = f"{GROUP}/failed"  # why the revision was rolled back
 RETRIED = f"{GROUP}/retried"  # the revision failed while the retry annotation named it: this request is used up
+COMMAND = f"{GROUP}/rollout-command"  # the last obeyed value of ROLLOUT with its time, as JSON
 
 # Annotations of other children.
 TRIGGER = f"{GROUP}/trigger"  # on a FineTuneJob: the Trigger as JSON

@@ -41,6 +41,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         stable=_revision_status(situation.stable),
         candidate=_revision_status(rollout.candidate),
         waiting=rollout.waiting,
+        command=rollout.command,
         traffic=traffic(situation.stable, rollout.candidate),
         analysis=rollout.analysis or observed.status.analysis,
         failed_revisions=list(rollout.failed),

@@ -11,11 +11,13 @@ from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
 from driftloop.api.modelversion import Gate, ModelVersion, Trigger
 from driftloop.controller.drift.detector import Counters
+from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.labels import (
     ANALYSIS,
+    COMMAND,
     DIGEST,
     ENGINE_TYPE,
     FAILED,
@@ -89,6 +91,17 @@ class Revision:
     # Whether no engine has run yet in pods that are not ready: they wait for a node, an image, a volume or the model.
     unstarted: bool = False
     engine: str | None = None  # None: created before the operator recorded it
+    obeyed: Record | None = None  # the last command of a person about it
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a person has paused its rollout."""
+        return self.obeyed is not None and self.obeyed.command.action == "pause"
+
+    @property
+    def resumed(self) -> datetime | None:
+        """When a person let its rollout go on; None if that was not the last command."""
+        return self.obeyed.time if self.obeyed and self.obeyed.command.action == "resume" else None
 
 
 @dataclass(frozen=True)
@@ -216,6 +229,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         unavailable_since=_unavailable_since(status.get("conditions") or []),
         resource_version=meta.get("resourceVersion"),
         engine=notes.get(ENGINE_TYPE),
+        obeyed=parse_record(notes.get(COMMAND)),
     )
 
 

@@ -9,6 +9,7 @@ One Service selects the pods of all revisions, so the traffic share of each arm 
 - When all candidate pods are Ready, the roles change, and the pods of the old revision drain (`sweep`).
 - A candidate that is worse, or not Ready in time, is scaled to 0, and its Deployment is kept as the record of the
   failure. A candidate whose engine has not started yet waits for the cluster.
+- A person may pause, resume, promote or abort the candidate (`orders`).
 
-Roles and times are recorded on the Deployments; the status only repeats them.
+Roles, times and obeyed commands are recorded on the Deployments; the status only repeats them.
 """

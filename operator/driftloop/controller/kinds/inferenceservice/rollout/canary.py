@@ -1,7 +1,11 @@
-"""A candidate beside stable: wait for its pods, compare both, then replace stable pod by pod, or roll back. Pure."""
+"""A candidate beside stable: wait for its pods, compare both, then replace stable pod by pod, or roll back. Pure.
 
-from dataclasses import dataclass, replace
-from datetime import timedelta
+With `promotion: manual` a candidate that passed waits for a person's command (`orders`).
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
 
 from driftloop.api.inferenceservice import Analysis
 from driftloop.controller.kinds.inferenceservice.analysis import analyse
@@ -11,8 +15,8 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
     Failure,
     Rollout,
+    Success,
     bring_up,
-    canary_size,
     make_stable,
     problem_suffix,
     retire,
@@ -20,43 +24,12 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     scale,
     unchanged,
 )
+from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import find, shorten, timestamp
-from driftloop.controller.vocabulary.labels import ANALYSIS, PROMOTED
-from driftloop.controller.vocabulary.plan import Adjust, Event
+from driftloop.controller.vocabulary.labels import ANALYSIS, PROMOTED, ROLLOUT
+from driftloop.controller.vocabulary.plan import Event
 from driftloop.controller.vocabulary.reasons import Reason
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Both revisions of a canary."""
-
-    situation: Situation  # the facts of this reconcile
-    stable: Revision  # the revision that serves
-    candidate: Revision  # the revision that is tried beside it
-
-    @property
-    def replicas(self) -> int:
-        """Number of pods in the spec of the service."""
-        return self.situation.observed.spec.replicas
-
-    @property
-    def size(self) -> int:
-        """Number of candidate pods during the analysis."""
-        return canary_size(self.replicas)
-
-    @property
-    def deadline(self) -> timedelta:
-        """How long a pod may take to be Ready."""
-        return timedelta(seconds=self.situation.observed.spec.canary.progress_deadline_seconds)
-
-    def keep_stable(self) -> tuple[Adjust, ...]:
-        """Keep stable at its full number of pods."""
-        return scale(self.situation, self.stable, self.replicas)
-
-    def keep(self) -> tuple[Adjust, ...]:
-        """Keep both revisions at their numbers of pods during the analysis."""
-        return (*self.keep_stable(), *scale(self.situation, self.candidate, self.size))
 
 
 def start(situation: Situation, stable: Revision, version: Version) -> Rollout:
@@ -74,23 +47,59 @@ def canary(pair: Pair) -> Rollout:
         return _await_replicas(pair)
     if candidate.available and _stable_is_lost(pair) and not _is_worse(pair):
         # Stable's pods do not come back, so waiting for a comparison would block the rollout.
-        return _promote(pair, None, f"{pair.stable.version} has no ready pod to compare with")
+        return _take_over(pair, None, f"{pair.stable.version} has no ready pod to compare with")
     if candidate.available < pair.size:
         return _await_candidate(pair)
     if candidate.analysis_started is None:
         return _begin_analysis(pair)
     known = situation.observed.status.analysis
-    if known and not arms_due(situation):
-        return _analysing(pair, known)
-    analysis = analyse(
-        situation.observed.spec.canary, situation.observed.arms, candidate.analysis_started, situation.now
-    )
+    return _judged(pair, known if known and not arms_due(situation) else analysed(pair, candidate.analysis_started))
+
+
+def analysed(pair: Pair, started: datetime) -> Analysis:
+    """The analysis of the figures that were read in this reconcile."""
+    observed = pair.situation.observed
+    return analyse(observed.spec.canary, observed.arms, started, pair.situation.now)
+
+
+def _judged(pair: Pair, analysis: Analysis) -> Rollout:
+    """Act on the verdict of the analysis."""
+    observed = pair.situation.observed
     if analysis.verdict == "RollBack" and pair.stable.available:
-        return _roll_back(pair, Failure(Reason.CANARY_WORSE, analysis.message or "", analysis))
-    version = situation.observed.version(candidate.version)
+        return roll_back_beside(pair, Failure(Reason.CANARY_WORSE, analysis.message or "", analysis))
+    version = observed.version(pair.candidate.version)
     if analysis.verdict == "Promote" and version and version.phase == "Approved":
-        return _promote(pair, analysis, analysis.message or "")
+        return _take_over(pair, analysis, analysis.message or "")
     return _analysing(pair, analysis)
+
+
+def _take_over(pair: Pair, analysis: Analysis | None, why: str) -> Rollout:
+    """Promote the candidate, or wait for a person's command to do so."""
+    match pair.situation.observed.spec.promotion:
+        case "automatic":
+            event = Event("Normal", Reason.CANARY_PASSED, shorten(f"{pair.candidate.version} passed: {why}", 1000))
+            return promote(pair, Success(event, analysis))
+        case "manual":
+            return _await_person(pair, analysis, why)
+        case never:
+            assert_never(never)
+
+
+def _await_person(pair: Pair, analysis: Analysis | None, why: str) -> Rollout:
+    """Wait for a person's command. Until then the analysis goes on, so that a candidate may still be rolled back."""
+    candidate, name = pair.candidate, pair.situation.observed.name
+    command = f"kubectl annotate dlsvc {name} --overwrite {ROLLOUT}='promote {candidate.revision} by NAME'"
+    message = f"Paused: {candidate.version} passed, waits for promote ({command}): {why}"
+    return Rollout(
+        "Paused",
+        Reason.AWAITING_PROMOTION,
+        message,
+        pair.keep(),
+        once(pair, Event("Normal", Reason.AWAITING_PROMOTION, shorten(message, 1000))),
+        candidate,
+        analysis,
+        requeue_after=PAUSED_SECONDS,
+    )
 
 
 def _analysing(pair: Pair, analysis: Analysis) -> Rollout:
@@ -118,7 +127,7 @@ def _await_candidate(pair: Pair) -> Rollout:
         return _await_room(pair, message)
     if (overdue or candidate.broken) and (stable.available or not candidate.available):
         reason = Reason.PODS_BROKEN if candidate.broken else Reason.PROGRESS_DEADLINE_EXCEEDED
-        return _roll_back(pair, Failure(reason, message))
+        return roll_back_beside(pair, Failure(reason, message))
     return Rollout("Canary", Reason.CANDIDATE_STARTING, message, pair.keep(), candidate=candidate)
 
 
@@ -133,12 +142,13 @@ def _await_replicas(pair: Pair) -> Rollout:
 def _is_overdue(pair: Pair) -> bool:
     """Whether a pod of the candidate has been missing for longer than the deadline.
 
-    A pod that is lost during the analysis has the same time to come back. After a change of the number of pods, the
-    candidate is overdue only once the Deployment controller has seen the new number: until then the conditions of the
-    Deployment are about the previous number.
+    A pod that is lost during the analysis, or missing when a person ends a pause, has the same time to come. After a
+    change of the number of pods, the candidate is overdue only once the Deployment controller has seen the new number:
+    until then the conditions of the Deployment are about the previous number.
     """
     candidate = pair.candidate
-    since = max(candidate.since, candidate.unavailable_since or candidate.since)
+    moments = (candidate.since, candidate.unavailable_since, candidate.resumed)
+    since = max(moment for moment in moments if moment is not None)
     late = pair.situation.now - since > pair.deadline
     return late and candidate.current and candidate.replicas == pair.size
 
@@ -150,18 +160,22 @@ def _await_room(pair: Pair, message: str) -> Rollout:
     retry with back-off.
     """
     message = f"{message}. Its pods could not start within canary.progressDeadlineSeconds and keep waiting"
-    ready = find(pair.situation.observed.service.get("status", {}).get("conditions") or [], "Ready") or {}
-    reported = ready.get("reason") == Reason.PROGRESS_DEADLINE_EXCEEDED
     event = Event("Warning", Reason.PROGRESS_DEADLINE_EXCEEDED, shorten(message, 1000))
     return Rollout(
         "Canary",
         Reason.PROGRESS_DEADLINE_EXCEEDED,
         message,
         pair.keep(),
-        () if reported else (event,),
+        once(pair, event),
         pair.candidate,
         requeue_after=POLL_SECONDS * 6,
     )
+
+
+def once(pair: Pair, event: Event) -> tuple[Event, ...]:
+    """The Event, unless its reason is that of the service's condition Ready already."""
+    ready = find(pair.situation.observed.service.get("status", {}).get("conditions") or [], "Ready") or {}
+    return () if ready.get("reason") == event.reason else (event,)
 
 
 def _begin_analysis(pair: Pair) -> Rollout:
@@ -182,17 +196,15 @@ def _begin_analysis(pair: Pair) -> Rollout:
     return Rollout("Canary", Reason.ANALYSING, message, (*pair.keep_stable(), begun), (event,), candidate)
 
 
-def _promote(pair: Pair, analysis: Analysis | None, why: str) -> Rollout:
-    candidate = pair.candidate
-    passed = replace(
-        unchanged(pair.situation, candidate),
+def promote(pair: Pair, success: Success) -> Rollout:
+    """Let the candidate take over: it gets all its pods, then stable gives up its own."""
+    promoted = replace(
+        unchanged(pair.situation, pair.candidate),
         replicas=pair.replicas,
-        annotations={PROMOTED: timestamp(pair.situation.now)},
+        annotations={PROMOTED: timestamp(pair.situation.now), **success.notes},
     )
-    message = f"{candidate.version} passed: {why}"
-    event = Event("Normal", Reason.CANARY_PASSED, shorten(message, 1000))
-    actions = (*pair.keep_stable(), passed)
-    return Rollout("Canary", Reason.PROMOTING, message, actions, (event,), candidate, analysis)
+    actions, event = (*pair.keep_stable(), promoted), success.event
+    return Rollout("Canary", Reason.PROMOTING, event.message, actions, (event,), pair.candidate, success.analysis)
 
 
 def _exchange(pair: Pair) -> Rollout:
@@ -213,7 +225,7 @@ def _exchange(pair: Pair) -> Rollout:
     )
 
 
-def _roll_back(pair: Pair, failure: Failure) -> Rollout:
+def roll_back_beside(pair: Pair, failure: Failure) -> Rollout:
     """Roll back and keep stable, independently: an admission policy may refuse a write to one of the Deployments."""
     return replace(roll_back(pair.situation, pair.candidate, failure), beside=pair.keep_stable())
 

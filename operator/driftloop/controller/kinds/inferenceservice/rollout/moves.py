@@ -1,15 +1,16 @@
 """The moves of a rollout: start a revision, scale it, change its role, roll it back. Pure."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from driftloop.api.inferenceservice import Analysis, ServicePhase, WaitingVersion
+from driftloop.api.inferenceservice import Analysis, RolloutCommand, ServicePhase, WaitingVersion
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import deployment
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import shorten, timestamp
-from driftloop.controller.vocabulary.labels import ANALYSIS, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
+from driftloop.controller.vocabulary.labels import ANALYSIS, COMMAND, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -32,6 +33,7 @@ class Rollout:
     requeue_after: float | None = POLL_SECONDS
     beside: tuple[Action, ...] = ()  # independent of `actions` and of each other
     waiting: WaitingVersion | None = None  # an Approved version that the service does not take
+    command: RolloutCommand | None = None  # a command of a person that was just obeyed, or ignored
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Failure:
     reason: Reason
     message: str
     analysis: Analysis | None = None  # the analysis that showed it, if one did
+    notes: Mapping[str, str] = field(default_factory=dict)  # further annotations of its Deployment
+
+
+@dataclass(frozen=True)
+class Success:
+    """Why a candidate takes over."""
+
+    event: Event
+    analysis: Analysis | None = None  # the figures so far
+    notes: Mapping[str, str] = field(default_factory=dict)  # further annotations of its Deployment
 
 
 def canary_size(replicas: int) -> int:
@@ -63,6 +75,7 @@ def bring_up(situation: Situation, version: Version, phase: Literal["Deploying",
         actions = (Create(keys_secret(observed)), Create(body))
     else:
         reset = {SINCE: timestamp(situation.now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
+        reset |= {COMMAND: None} if existing.is_held else {}  # a pause ends with the rollout that it was about
         actions = (
             replace(
                 unchanged(situation, existing), replicas=replicas, labels={ROLE: "candidate"}, annotations=dict(reset)
@@ -85,6 +98,7 @@ def roll_back(situation: Situation, candidate: Revision, failure: Failure) -> Ro
             FAILED: shorten(f"{failure.reason}: {failure.message}", 1000),
             ANALYSIS: None,
             RETRIED: "true" if used_up else None,
+            **failure.notes,
         },
     )
     message = f"{candidate.version} (revision {candidate.revision}) was rolled back: {failure.message}"
