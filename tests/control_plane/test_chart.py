@@ -38,6 +38,8 @@ FULL = (
     "monitoring.ruleConfigMap=true",
     "podLabels.team=a",
     "priorityClassName=system-cluster-critical",
+    "acceptance.sameEngine=true",
+    "admissionPolicy.rolloutBy=true",
 )
 FEW = ("watchNamespaces={team-a,team-b}",)
 
@@ -221,6 +223,40 @@ def test_a_version_that_serves_is_deleted_by_controllers_alone(installed: Contro
         installed.kubectl(*delete, "served", "--dry-run=server", f"--as={controllers}:{cleaner}")
     installed.kubectl("-n", "team-a", "label", "mver", "served", "driftloop.dev/in-use-")
     installed.kubectl(*delete, "served")
+
+
+def test_a_command_names_the_user_who_writes_it_if_the_chart_asks_for_that(installed: ControlPlane, helm: Helm) -> None:
+    policies = [each for each in template(helm, "admissionPolicy.rolloutBy=true") if "rollout-by" in str(each)]
+    assert len(policies) == 2
+    for policy in policies:
+        installed.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    spec = {"model": {"family": "support"}}
+    metadata = {"name": "commanded", "namespace": "team-a", "labels": {"team": "a"}}
+    body = {"apiVersion": "driftloop.dev/v1alpha1", "kind": "InferenceService", "metadata": metadata, "spec": spec}
+    installed.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+    def command(value: str, user: str = "ada") -> str:
+        identity = (f"--as={user}", "--as-group=system:masters")
+        annotate = ("-n", "team-a", "annotate", "dlsvc", "commanded", "--overwrite")
+        try:
+            installed.kubectl(*annotate, f"driftloop.dev/rollout={value}", *identity)
+        except Error as error:
+            return str(error)
+        return ""
+
+    wait.until(lambda: command("pause r1 by bob"), "the admission policy", 30)
+    for wrong in ("pause r1", "pause r1 by bob", "pause r1 by bob by ada", "pause r1 by adam"):
+        assert 'must end with " by ada"' in command(wrong)
+    assert command("pause r1 by ada") == ""
+    assert command("pause r1 by ada", "bob") == ""  # not his command: he leaves it as it is
+    installed.kubectl(
+        "-n", "team-a", "label", "dlsvc", "commanded", "--overwrite", "team=b", "--as=bob", "--as-group=system:masters"
+    )
+    assert 'must end with " by bob"' in command("abort r1 by ada", "bob")
+    bot = "system:serviceaccount:argocd:argocd-application-controller"
+    assert command(f"abort r1 by {bot}", bot) == ""
+    for policy in policies:
+        installed.kubectl("delete", policy["kind"], policy["metadata"]["name"])
 
 
 READ = ("get", "list", "watch")
