@@ -32,3 +32,24 @@ async def test_it_waits_for_requests_and_for_connections_in_use() -> None:
         assert response.headers["Connection"] == "close"
         await response.read()
         assert connections.quiet()  # nobody can ask on a closed connection
+
+
+async def test_a_client_that_never_pauses_can_reach_a_new_pod_after_ten_seconds() -> None:
+    now = [0.0]
+    connections = Connections(clock=lambda: now[0])
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="x")
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    connections.watch(app)
+    closed = []
+    async with TestClient(TestServer(app)) as client:
+        for second in range(25):
+            now[0] = float(second)
+            response = await client.get("/")
+            await response.read()
+            if response.headers.get("Connection") == "close":
+                closed.append(second)
+    assert closed == [10, 21]  # the connection of the request after that is a new one
