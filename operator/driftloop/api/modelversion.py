@@ -108,9 +108,11 @@ class Gate(ApiModel):
     baseline: str | None = Field(None, max_length=16, description="Accuracy of the stable version on the same items.")
     difference: str | None = Field(None, max_length=16, description="value - baseline, paired by item.")
     lower: str | None = Field(
-        None, max_length=16, description="Lower bound of the one-sided 95 % interval that the verdict uses."
+        None,
+        max_length=16,
+        description="One-sided lower bound that the verdict uses. It is wrong with `alpha` at most.",
     )
-    upper: str | None = Field(None, max_length=16, description="Upper bound of the interval.")
+    upper: str | None = Field(None, max_length=16, description="The upper bound.")
     items: int | None = Field(None, description="Number of items asked (n).")
     items_needed: int | None = Field(None, description="Number of items needed for delta.")
     minimum_detectable_effect: str | None = Field(
@@ -120,9 +122,45 @@ class Gate(ApiModel):
         None, max_length=16, description="The accepted loss, the required gain or the required minimum, by kind."
     )
     cut: int | None = Field(None, description="Number of this version's answers that maxTokens cut.")
-    uses: int | None = Field(
-        None, description="Number of versions that these items have judged. The more, the less they prove."
+    look: int | None = Field(
+        None,
+        description="Number of this comparison among those with the same stable version on the same items. A new "
+        "stable version or other items begin with 1 again.",
     )
+    alpha: str | None = Field(
+        None,
+        max_length=16,
+        description="Probability with which this look may pass by chance. All looks together have 0.05, and each "
+        "later one a smaller share.",
+    )
+    next_items_needed: int | None = Field(
+        None, description="Number of items that the next look at them would need. If there are fewer, give it others."
+    )
+    uses: int | None = Field(
+        None, description="Number of versions that these items have judged, also against other stable versions."
+    )
+
+
+class SuitePlan(ApiModel):
+    """What a suite's evaluation demands, before it runs."""
+
+    name: str = Field(max_length=63, description="Name of the suite.")
+    look: int = Field(description="Number of this look at the items, see the field of gates.")
+    alpha: str = Field(max_length=16, description="Probability with which this look may pass by chance.")
+    least_items: int | None = Field(
+        None,
+        description="Smallest number of independent items with which the gate can pass at this look, for the best "
+        "possible answers. The job's status.data.suites has the number of items that prepare wrote.",
+    )
+
+
+class EvaluationPlan(ApiModel):
+    """The looks of an evaluation, one per suite. They are fixed before it runs."""
+
+    baseline: Digest | None = Field(
+        None, description="Digest of the stable version with which the looks compare. If absent, there is none."
+    )
+    suites: list[SuitePlan] = Field(default=[], max_length=16, description="One entry per suite.")
 
 
 class BaselineStatus(ApiModel):
@@ -153,6 +191,7 @@ class ModelVersionStatus(ApiModel):
         description="Conditions of the version. See docs/conditions.md.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
+    plan: EvaluationPlan | None = Field(None, description="What the evaluation demands. It is written before it runs.")
     gates: list[Gate] = Field(
         default=[],
         max_length=24,

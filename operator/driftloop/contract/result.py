@@ -127,9 +127,9 @@ class TrainResult(ApiModel):
 class SuiteResult(ApiModel):
     """Paired results of one suite. Standard errors are those of the mean, clustered by item cluster.
 
-    `lower` and `upper` are present if scores may be between 0 and 1: the one-sided 95 % bounds of the paired
-    difference, or of the candidate's mean score without a baseline. For scores of 0 and 1 the gate computes its bounds
-    from the counts.
+    `lower` and `upper` are present if scores may be between 0 and 1: the one-sided bounds of the paired difference, or
+    of the candidate's mean score without a baseline, as certain as `look` demands (contract/looks.py). For scores of 0
+    and 1 the gate computes its bounds from the counts.
     """
 
     name: str = Field(max_length=63)
@@ -147,6 +147,7 @@ class SuiteResult(ApiModel):
     errors: Count = 0  # items that could not be answered; they count as wrong
     cut: Count | None = None  # answers of the candidate that the token limit cut; None: none
     baseline_cut: Count | None = None  # the same for the baseline
+    look: Count | None = None  # number of this look at the items; None: the first
 
 
 class ApiCheck(ApiModel):

@@ -8,7 +8,7 @@ import math
 from functools import lru_cache
 from statistics import NormalDist
 
-_MANY = 2000  # degrees from which the expansion is exact to ten digits
+_MANY = 500  # degrees from which the expansion is exact to ten digits
 _HALVINGS = 60  # steps of the bisection for the angle whose tangent is the quantile over the root of the degrees
 
 
@@ -18,7 +18,7 @@ def t_quantile(degrees: int, tail: float = 0.05) -> float:
     if degrees < 1:
         return math.inf
     if degrees >= _MANY:
-        return _expanded(degrees, NormalDist().inv_cdf(1 - tail))
+        return _expanded(degrees, -NormalDist().inv_cdf(tail))
     low, high = 0.0, math.pi / 2
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -44,4 +44,5 @@ def _expanded(degrees: int, z: float) -> float:
     first = z * (z2 + 1) / 4
     second = z * ((5 * z2 + 16) * z2 + 3) / 96
     third = z * (((3 * z2 + 19) * z2 + 17) * z2 - 15) / 384
-    return z + first / n + second / n**2 + third / n**3
+    fourth = z * ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / 92_160
+    return z + first / n + second / n**2 + third / n**3 + fourth / n**4

@@ -147,6 +147,9 @@ class EvaluateTask(ApiModel):
     candidate: EvaluationArm
     baseline: Baseline | None = None
     suites: list[SuiteSpec]  # each with `uri`
+    looks: dict[str, int] = Field(
+        {}
+    )  # by suite, number of this look at its items (contract/looks.py); absent: the first
     max_tokens: int = 32  # for suites that set none
     reasoning_tags: tuple[str, str] | None = None  # start and end of thoughts that are not scored
     concurrency: int = 8

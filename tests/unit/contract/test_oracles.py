@@ -18,13 +18,14 @@ from statsmodels.stats.proportion import proportion_confint
 
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import (
-    Z_CONFIDENCE,
     graded_difference,
     least_items,
     paired_difference,
     share_bounds,
     wilson,
+    z_quantile,
 )
+from driftloop.contract.looks import alpha_of
 from driftloop.contract.student import t_quantile
 from driftloop_trainer.evaluate.meanbounds import Sample, clustered_error
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
@@ -149,9 +150,9 @@ def test_the_fewest_graded_items_are_those_of_which_clopper_and_pearson_exclude_
         {"name": "s", "kind": "retention", "items": "data", "delta": delta, "metric": {"type": "chrf"}}
     )
     least = least_items(suite) or 0
-    lost = [1 - proportion_confint(n, n, alpha=0.10, method="beta")[0] for n in (least - 1, least)]
+    lost = [1 - proportion_confint(n, n, alpha=2 * alpha_of(1), method="beta")[0] for n in (least - 1, least)]
     assert lost[0] >= delta > lost[1]
-    detectable = graded_difference(0.0, least, 0.0, (0.0, 0.0)).detectable
+    detectable = graded_difference(0.0, least, 0.0, (0.0, 0.0), alpha_of(1)).detectable
     assert detectable == pytest.approx(lost[1], abs=EXACT)
 
 
@@ -187,5 +188,6 @@ def test_the_bounds_of_a_paired_difference_solve_tangos_equation(items: int, gai
     assert found.upper == pytest.approx(-tango(items, lost, gained, t), abs=EXACT)
 
 
-def test_the_quantiles_are_scipys() -> None:
-    assert pytest.approx(float(stats.norm.isf(0.05)), abs=EXACT) == Z_CONFIDENCE
+@pytest.mark.parametrize("alpha", [0.05, 0.0304, 1e-5])
+def test_the_normal_quantiles_are_scipys(alpha: float) -> None:
+    assert z_quantile(alpha) == pytest.approx(float(stats.norm.isf(alpha)), abs=EXACT)

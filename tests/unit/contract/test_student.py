@@ -18,7 +18,7 @@ def test_quantiles_are_those_of_the_tables(degrees: int, quantile: float) -> Non
 @pytest.mark.parametrize("tail", [0.05, 0.0304, 0.001, 1e-6])
 def test_quantiles_are_scipys(tail: float) -> None:
     """Also where the series ends and the expansion begins."""
-    for degrees in (*range(1, 40), 499, 1999, 2000, 10**5, 10**9):
+    for degrees in (*range(1, 40), 300, 499, 500, 501, 10**5, 10**9):
         assert t_quantile(degrees, tail) == pytest.approx(float(stats.t.isf(tail, degrees)), rel=1e-10)
 
 

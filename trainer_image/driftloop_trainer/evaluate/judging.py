@@ -62,8 +62,11 @@ class Judging:
         self._replies = Replies.loads(read_text(self._uri) or "")
         self._session, self._concurrency, self._seconds = session, concurrency, seconds
 
-    async def judge(self, judge: Judge, key: str, answered: Sequence[Answered]) -> Judgement:
-        """Compare all answers. Raises StageFailure if the judge refuses or fails."""
+    async def judge(self, judge: Judge, key: str, answered: Sequence[Answered], alpha: float) -> Judgement:
+        """Compare all answers. `alpha` is the probability with which a bound of their difference may be wrong.
+
+        Raises StageFailure if the judge refuses or fails.
+        """
         client = JudgeClient(judge, key, self._session, self._replies, self._concurrency, self._seconds)
         pairs: list[Pair] = []
         try:
@@ -75,7 +78,7 @@ class Judging:
         except StageFailure:
             self._keep()
             raise
-        trust = trusted(pairs, [each.item.cluster for each in answered])
+        trust = trusted(pairs, [each.item.cluster for each in answered], alpha)
         return Judgement(pairs, trust, _about(judge, pairs, trust, client.requests))
 
     def replies(self) -> str:

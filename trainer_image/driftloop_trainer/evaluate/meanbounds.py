@@ -5,9 +5,9 @@ and few items are asked, it passes far more than 5 % of the losses that it shoul
 
 The bound is the one of Gaffke 2005 and of Learned-Miller & Thomas 2020 ("A New Confidence Interval for the Mean of a
 Bounded Random Variable", arXiv 1905.06208). The scores get random weights, drawn uniformly from all that add up to
-one, together with one more score: the least that is possible. The bound is the 5 % quantile of the weighted mean. For
-scores of 0 and 1 it is Clopper and Pearson's, and for many items it comes close to that of Student's t. That it holds
-for every distribution is a conjecture that nobody has refuted; bench/score_errors.py measures it.
+one, together with one more score: the least that is possible. The bound is the `alpha` quantile of the weighted mean.
+For scores of 0 and 1 it is Clopper and Pearson's, and for many items it comes close to that of Student's t. That it
+holds for every distribution is a conjecture that nobody has refuted; bench/score_errors.py measures it.
 
 Items of one cluster share a weight, and the additional score counts as a cluster of typical size.
 """
@@ -21,11 +21,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from driftloop.contract.bounds import CONFIDENCE
+from driftloop.contract.looks import ALPHA
 
 Array = NDArray[np.float64]
 
-_ERROR = 1 - CONFIDENCE
 _STEP = 1e-5  # how far the bound may be below the exact one
 _HALVINGS = 25  # steps of the bisection for a saddle point, which need not be exact
 _FAR = 12.0  # the integrand is below 1e-10 from here, also for two scores
@@ -33,22 +32,25 @@ _GRID = np.arange(0.0, _FAR, 0.1)
 _CELLS = 50_000  # numbers in memory at a time
 
 
-def lower_bound(values: Sequence[float], clusters: Sequence[str], least: float) -> float:
-    """The one-sided 95 % lower bound of the mean of `values`, none of which can be below `least`."""
+def lower_bound(values: Sequence[float], clusters: Sequence[str], least: float, alpha: float = ALPHA) -> float:
+    """The one-sided lower bound of the mean of `values`, none of which can be below `least`.
+
+    `alpha` is the probability with which it may be wrong.
+    """
     sample = Sample.of(values, clusters)
     low, high = least, sample.mean
     while high - low > _STEP:
         middle = (low + high) / 2
-        if sample.shows_above(middle, least):
+        if sample.shows_above(middle, least, alpha):
             low = middle
         else:
             high = middle
     return low
 
 
-def upper_bound(values: Sequence[float], clusters: Sequence[str], most: float) -> float:
-    """The one-sided 95 % upper bound of the mean of `values`, none of which can be above `most`."""
-    return -lower_bound([-value for value in values], clusters, -most)
+def upper_bound(values: Sequence[float], clusters: Sequence[str], most: float, alpha: float = ALPHA) -> float:
+    """The one-sided upper bound of the mean of `values`, none of which can be above `most`."""
+    return -lower_bound([-value for value in values], clusters, -most, alpha)
 
 
 def clustered_error(values: Sequence[float], clusters: Sequence[str]) -> float:
@@ -84,11 +86,11 @@ class Sample:
         """The mean of all scores."""
         return float(np.sum(self.counts * self.sums) / np.sum(self.counts * self.sizes))
 
-    def shows_above(self, value: float, least: float) -> bool:
-        """Whether the true mean is above `value` at 95 %, if no score can be below `least`."""
+    def shows_above(self, value: float, least: float, alpha: float = ALPHA) -> bool:
+        """Whether the true mean is above `value`, if no score can be below `least`; wrong with at most `alpha`."""
         typical = float(np.sum(self.counts * self.sizes**2) / np.sum(self.counts * self.sizes))
         distances = np.append(self.sums - value * self.sizes, (least - value) * typical)
-        return _below_zero(distances, np.append(self.counts, 1.0)) <= _ERROR
+        return _below_zero(distances, np.append(self.counts, 1.0)) <= alpha
 
 
 def _below_zero(values: Array, counts: Array) -> float:

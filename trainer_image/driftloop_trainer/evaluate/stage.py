@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from driftloop.contract.looks import alpha_of
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnswerResult, EvaluateResult, SuiteResult, encode, fitting_evaluation
 from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, EvaluationArm
@@ -138,10 +139,11 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
 
 
 def _is_about(result: EvaluateResult, task: EvaluateTask) -> bool:
-    """Whether the result has the same models and suites. The baseline may have been replaced since."""
+    """Whether the result has the same models, suites and looks. The baseline may have been replaced since."""
     baseline = task.baseline.digest if task.baseline else None
     same_models = (result.candidate_digest, result.baseline_digest) == (task.candidate.digest, baseline)
-    return same_models and [suite.name for suite in result.suites] == [suite.name for suite in task.suites]
+    looks = [(suite.name, task.looks.get(suite.name, 1)) for suite in task.suites]
+    return same_models and [(suite.name, suite.look or 1) for suite in result.suites] == looks
 
 
 def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
@@ -180,7 +182,7 @@ async def _compare_all(
         once = Once(candidate)
         pairs = [_paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None) for suite in suites]
         judgements = await _judge_all(task, session, suites, pairs, folder)
-    results = _write_items(folder, suites, pairs, judgements)
+    results = _write_items(folder, suites, pairs, judgements, task.looks)
     result = EvaluateResult(
         uri=task.output,
         digest=task.candidate.digest,  # replaced by the evidence's digest once it is written
@@ -219,7 +221,8 @@ async def _judge_all(
     found = {}
     for suite, answered in zip(suites, pairs, strict=True):
         if suite.judge is not None:
-            found[suite.name] = await judging.judge(suite.judge, keys[suite.name], answered)
+            alpha = alpha_of(task.looks.get(suite.name, 1))
+            found[suite.name] = await judging.judge(suite.judge, keys[suite.name], answered, alpha)
     (folder / "judgements.jsonl").write_text(judging.replies())
     return found
 
@@ -229,6 +232,7 @@ def _write_items(
     suites: Sequence[Suite],
     pairs: Sequence[Sequence[ItemAnswers]],
     judgements: Mapping[str, Judgement],
+    looks: Mapping[str, int],
 ) -> list[SuiteResult]:
     """Write one line per item, and return the results of the suites."""
     results = []
@@ -242,7 +246,8 @@ def _write_items(
             unjudged = suite.judge is not None and judgement is None  # there is nothing to compare with
             judged = [] if unjudged else [each.judged() for each in answered]
             trust = judgement.trust if judgement else None
-            results.append(suite_result(suite.name, judged, suite.scorer.is_graded, trust))
+            look = looks.get(suite.name, 1)
+            results.append(suite_result(suite.name, judged, suite.scorer.is_graded, trust, look))
     return results
 
 

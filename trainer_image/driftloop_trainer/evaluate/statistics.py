@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from driftloop.contract.looks import alpha_of
 from driftloop.contract.result import SuiteResult
 from driftloop_trainer.evaluate.judge.verdicts import Trust
 from driftloop_trainer.evaluate.meanbounds import clustered_error, lower_bound, upper_bound
@@ -27,12 +28,12 @@ class Judged:
 
 
 def suite_result(
-    name: str, judged: Sequence[Judged], is_graded: bool = False, trust: Trust | None = None
+    name: str, judged: Sequence[Judged], is_graded: bool = False, trust: Trust | None = None, look: int = 1
 ) -> SuiteResult:
     """Sums and standard errors of one suite. Either all items have a baseline, or none.
 
     If `is_graded`, scores may lie between 0 and 1, and the result has the bounds that then hold. `trust` has those of a
-    judge's verdicts.
+    judge's verdicts. `look` is the number of this look at the items, which determines how certain the bounds are.
     """
     clusters = [item.cluster for item in judged]
     scores = [item.candidate for item in judged]
@@ -44,18 +45,19 @@ def suite_result(
         standard_error=_rounded(clustered_error(scores, clusters)),
         errors=sum(not item.answered for item in judged),
         cut=sum(item.cut for item in judged) or None,
+        look=look if look > 1 else None,
     )
     if not judged:
         return alone
     if any(item.baseline is None for item in judged):
-        return alone.model_copy(update=_bounds(scores, clusters, 0.0) if is_graded else {})
+        return alone.model_copy(update=_bounds(scores, clusters, 0.0, look) if is_graded else {})
     difference = [item.candidate - (item.baseline or 0.0) for item in judged]
     error = clustered_error(difference, clusters)
     if trust is not None:
         found: dict[str, float] = _trusted_bounds(trust)
         error = trust.error
     elif is_graded:
-        found = _bounds(difference, clusters, -1.0)
+        found = _bounds(difference, clusters, -1.0, look)
     else:
         found = {"gained": difference.count(1.0), "lost": difference.count(-1.0)}
     paired = {
@@ -66,9 +68,10 @@ def suite_result(
     return alone.model_copy(update=paired | found)
 
 
-def _bounds(values: Sequence[float], clusters: Sequence[str], least: float) -> dict[str, float]:
+def _bounds(values: Sequence[float], clusters: Sequence[str], least: float, look: int) -> dict[str, float]:
     """The bounds of the mean of values in [least, 1], rounded outwards."""
-    return _outwards(lower_bound(values, clusters, least), upper_bound(values, clusters, 1.0), least)
+    alpha = alpha_of(look)
+    return _outwards(lower_bound(values, clusters, least, alpha), upper_bound(values, clusters, 1.0, alpha), least)
 
 
 def _trusted_bounds(trust: Trust) -> dict[str, float]:

@@ -83,3 +83,10 @@ def test_scores_of_0_and_1_are_counted_and_get_no_bounds() -> None:
     result = suite_result("s", [Judged("a", 1.0, 0.0), Judged("b", 0.0, 0.0)])
     assert '"correct":1,' in result.model_dump_json(by_alias=True)
     assert (result.lower, result.upper) == (None, None)
+
+
+def test_a_later_look_has_wider_bounds_and_says_so() -> None:
+    judged = [Judged(str(i), (i % 7) / 7, (i % 5) / 5) for i in range(200)]
+    first, second = (suite_result("s", judged, is_graded=True, look=look) for look in (1, 2))
+    assert (first.look, second.look) == (None, 2)
+    assert (second.lower or 0) < (first.lower or 0) < (first.upper or 0) < (second.upper or 0)

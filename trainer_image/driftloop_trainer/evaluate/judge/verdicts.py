@@ -5,13 +5,15 @@ itself and counts as undecided. A judge that sometimes decides by chance makes a
 share f of its verdicts around, the mean difference is only 1 - 2f times the true one, and a loss would pass unseen. The
 two orders are two measurements of the same preference, so the mean of their product, relative to the mean of their
 squares, is (1 - 2f)^2: the reliability of repeated measurements (Spearman 1904). The bounds of the difference are
-divided by its square root, at its own 95 % bound. A judge that consistently prefers worse answers can't be found so.
+divided by its square root, at its own bound with the same `alpha`. A judge that consistently prefers worse answers
+can't be found so.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from driftloop.contract.looks import ALPHA
 from driftloop_trainer.evaluate.judge.prompts import Verdict
 from driftloop_trainer.evaluate.meanbounds import Sample, clustered_error, lower_bound, upper_bound
 
@@ -55,23 +57,23 @@ class Trust:
     error: float  # standard error of the true mean difference
 
 
-def trusted(pairs: Sequence[Pair], clusters: Sequence[str]) -> Trust:
-    """One-sided 95 % bounds of the true mean difference. Items of the same cluster are not independent."""
+def trusted(pairs: Sequence[Pair], clusters: Sequence[str], alpha: float = ALPHA) -> Trust:
+    """One-sided bounds of the true mean difference. Items of the same cluster are not independent."""
     differences = [pair.difference for pair in pairs]
-    factor = math.sqrt(reliability(pairs, clusters)) if any(pair.asked for pair in pairs) else 1.0
-    lower = _divided(lower_bound(differences, clusters, -1.0), factor)
-    upper = -_divided(-upper_bound(differences, clusters, 1.0), factor)
+    factor = math.sqrt(reliability(pairs, clusters, alpha)) if any(pair.asked for pair in pairs) else 1.0
+    lower = _divided(lower_bound(differences, clusters, -1.0, alpha), factor)
+    upper = -_divided(-upper_bound(differences, clusters, 1.0, alpha), factor)
     error = min(1.0, clustered_error(differences, clusters) / factor) if factor > 0 else 1.0
     # No more can be lost or gained than the items on which the judge was asked.
     lost = [-1.0 if pair.asked else pair.difference for pair in pairs]
     won = [1.0 if pair.asked else pair.difference for pair in pairs]
-    if (worst := lower_bound(lost, clusters, -1.0)) > lower:
+    if (worst := lower_bound(lost, clusters, -1.0, alpha)) > lower:
         lower, error = worst, clustered_error(lost, clusters)
-    return Trust(factor, lower, min(upper, upper_bound(won, clusters, 1.0)), error)
+    return Trust(factor, lower, min(upper, upper_bound(won, clusters, 1.0, alpha)), error)
 
 
-def reliability(pairs: Sequence[Pair], clusters: Sequence[str]) -> float:
-    """The one-sided 95 % lower bound of the reliability, in [0, 1]. 0 for a judge that prefers nothing.
+def reliability(pairs: Sequence[Pair], clusters: Sequence[str], alpha: float = ALPHA) -> float:
+    """The one-sided lower bound of the reliability, in [0, 1]. 0 for a judge that prefers nothing.
 
     The judge must have been asked about at least one pair.
     """
@@ -81,7 +83,7 @@ def reliability(pairs: Sequence[Pair], clusters: Sequence[str]) -> float:
     def holds(bound: float) -> bool:
         """Whether the reliability is above `bound`: the mean of the product is above `bound` times that of squares."""
         values = [p.first * p.second - bound * (p.first**2 + p.second**2) / 2 for p, _ in asked]
-        return Sample.of(values, groups).shows_above(0.0, -1.0 - bound)
+        return Sample.of(values, groups).shows_above(0.0, -1.0 - bound, alpha)
 
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):

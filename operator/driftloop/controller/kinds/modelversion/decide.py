@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from driftloop.api.modelversion import JUDGED, Artefact, BaselineStatus, ModelVersionPhase
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.controller.kinds import step as steps
-from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.modelversion import approval, gates, tasks
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
 from driftloop.controller.kinds.modelversion.evaluation import ATTEMPTS, Evaluation, evaluation_of, is_current
+from driftloop.controller.kinds.modelversion.looks import looks_of, plan_of, uses_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, lost_result
 from driftloop.controller.pods import jobs
@@ -122,7 +122,8 @@ def _step(comparison: Comparison) -> Step:
             assert_never(never)
     step = _evaluate_step(evaluation, evaluation.latest) if evaluation.latest else _start(evaluation, attempt=1)
     superseded = tuple(delete_job(job) for job in evaluation.superseded if not finished(job))
-    return replace(step, beside=(*superseded, *step.beside))
+    changes = {"plan": plan_of(evaluation)} | step.changes
+    return replace(step, beside=(*superseded, *step.beside), changes=changes)
 
 
 def _start(evaluation: Evaluation, attempt: int) -> Step:
@@ -176,7 +177,7 @@ def _ask_stable(evaluation: Evaluation, stable: Baseline, attempt: int) -> Step:
 
 def _create_evaluate(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Step:
     """Create the evaluate Job. Raises TaskTooLarge."""
-    body = tasks.evaluate_job(evaluation, answers, attempt)
+    body = tasks.evaluate_job(evaluation, answers, attempt, looks_of(plan_of(evaluation)))
     return _evaluating(_activity(evaluation, body), (_policy(evaluation), Create(body)))
 
 
@@ -238,7 +239,7 @@ def _judge(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
         message = f"the evaluation returned {result.uri!r} as the location of its evidence, which is not a storage URI"
         return Step("Failed", conditions.stalled(Reason.INVALID_RESULT, message))
     observed, compared = evaluation.observed, tasks.compared_with(job)
-    judged = gates.judge(observed.spec, result, compared, _uses(observed))
+    judged = gates.judge(observed.spec, result, compared, uses_of(observed), looks_of(plan_of(evaluation)))
     summary = gates.summary(judged)
     changes: dict[str, Any] = {
         "gates": judged,
@@ -276,17 +277,3 @@ def _undecided(evaluation: Evaluation, job: Obj, summary: str, changes: dict[str
     message = f"{summary}: it will be evaluated again; {attempt} of {ATTEMPTS} evaluations are done"
     step = Step("Evaluating", conditions.progressing(Reason.UNDECIDED, message), changes=changes)
     return replace(step, requeue_after=wait.total_seconds())
-
-
-def _uses(observed: Observed) -> dict[str, int]:
-    """The number of other versions, per suite, that were judged by exactly the same items."""
-    others = [
-        {suite.get("digest") for suite in field(version, "spec", "evaluation", "suites") or []}
-        for version in observed.versions
-        if version["metadata"]["uid"] != observed.uid and versions.phase(version) in ("Approved", "Rejected")
-    ]
-    return {
-        suite.name: sum(1 for digests in others if suite.digest in digests)
-        for suite in observed.spec.evaluation.suites
-        if suite.digest
-    }

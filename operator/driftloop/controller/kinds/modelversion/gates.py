@@ -1,8 +1,9 @@
 """The gates: what an evaluation must show before a version is served. Pure.
 
-Each suite must pass a one-sided test at 95 %. No correction for the number of tests is needed, because a version
-passes only if all tests pass (intersection-union test, Berger 1982). Missing data is inconclusive, and inconclusive is
-never a pass.
+Each suite must pass a one-sided test. No correction for the number of suites is needed, because a version passes only
+if all tests pass (intersection-union test, Berger 1982). Repeated looks at the same items are paid for: all of them
+together err in at most 5 %, and each look has its share (contract/looks.py). Missing data is inconclusive, and
+inconclusive is never a pass.
 
 Sources of the formulas:
 - paired questions and clustered standard errors: Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640; the
@@ -19,15 +20,17 @@ from typing import Literal, assert_never
 from driftloop.api.modelversion import BaselineStatus, Gate, ModelVersionSpec, Verdict
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import (
-    Z_CONFIDENCE,
     Z_POWER,
     Difference,
     graded_difference,
     least_items,
     paired_difference,
+    planned_items,
     reaches_floor,
     share_bounds,
+    z_quantile,
 )
+from driftloop.contract.looks import Look
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline
 from driftloop.controller.kinds.modelversion.measurement import settings_of
@@ -38,18 +41,21 @@ def judge(
     result: EvaluateResult,
     compared: BaselineStatus | NoBaseline,
     uses: Mapping[str, int] | None = None,
+    looks: Mapping[str, int] | None = None,
 ) -> list[Gate]:
     """One gate per check: digest, api, then the suites in the order of the spec.
 
     `compared` is what the version had to be compared with. `uses` is, per suite, the number of versions that were
-    judged before by exactly the same items.
+    judged before by exactly the same items; `looks` is the number of this look at them (absent: the first).
     """
     measured = {suite.name: suite for suite in result.suites}
     gates = [_digest_gate(spec, result, baseline_of(compared)), _api_gate(result.api)]
     for suite in spec.evaluation.suites:
-        gate = _suite_gate(suite, measured.get(suite.name), compared)
+        look = Look((looks or {}).get(suite.name, 1))
+        gate = _suite_gate(suite, measured.get(suite.name), compared, look)
         about = {"metric": suite.metric.type, "settings": settings_of(suite, spec.evaluation.max_tokens)}
-        gates.append(gate.model_copy(update=about | {"uses": (uses or {}).get(suite.name, 0) + 1}))
+        counts = {"uses": (uses or {}).get(suite.name, 0) + 1, "look": look.number, "alpha": f"{look.alpha:.6f}"}
+        gates.append(gate.model_copy(update=about | counts))
     return gates
 
 
@@ -121,7 +127,9 @@ def _api_gate(api: ApiCheck) -> Gate:
     return Gate(name="api", kind="api", verdict="Pass", message=f"{total} checks passed")
 
 
-def _suite_gate(suite: SuiteSpec, result: SuiteResult | None, compared: BaselineStatus | NoBaseline) -> Gate:
+def _suite_gate(
+    suite: SuiteSpec, result: SuiteResult | None, compared: BaselineStatus | NoBaseline, look: Look
+) -> Gate:
     match compared:
         case NoBaseline(why) if suite.kind != "floor":
             return _unjudged(suite, "NotApplicable", f"nothing to compare with: {why}", result)
@@ -131,9 +139,9 @@ def _suite_gate(suite: SuiteSpec, result: SuiteResult | None, compared: Baseline
             assert_never(never)
     if result is None:
         return _unjudged(suite, "Inconclusive", "the evaluation has no result of this suite: evaluate again", None)
-    if fault := _fault(suite, result):
+    if fault := _fault(suite, result, look):
         return _unjudged(suite, "Inconclusive", fault, result)
-    return _floor_gate(suite, result) if suite.kind == "floor" else _paired_gate(suite, result)
+    return _floor_gate(suite, result, look) if suite.kind == "floor" else _paired_gate(suite, result, look)
 
 
 def _unjudged(suite: SuiteSpec, verdict: Verdict, message: str, result: SuiteResult | None) -> Gate:
@@ -153,7 +161,7 @@ _INCONSISTENT = "the numbers of the evaluation are inconsistent: evaluate again"
 _ROUNDING = 1e-4  # of the client's sums and bounds
 
 
-def _fault(suite: SuiteSpec, result: SuiteResult) -> str | None:
+def _fault(suite: SuiteSpec, result: SuiteResult, look: Look) -> str | None:
     """Why this result can't be judged; None if it can."""
     if result.items == 0 or result.clusters == 0:
         return "the suite has no items: add some"
@@ -161,7 +169,7 @@ def _fault(suite: SuiteSpec, result: SuiteResult) -> str | None:
         return _INCONSISTENT
     if suite.kind != "floor" and (fault := _unpaired(suite, result)):
         return fault
-    if suite.metric.is_graded and not _has_bounds(suite, result):
+    if suite.metric.is_graded and ((result.look or 1) != look.number or not _has_bounds(suite, result)):
         return _INCONSISTENT
     return None
 
@@ -193,7 +201,7 @@ def _mean_difference(result: SuiteResult) -> float:
 
 
 def non_inferiority(difference: Difference, delta: float) -> Verdict:
-    """Pass: a loss of `delta` or more is excluded at 95 %, by enough items or by a clear gain."""
+    """Pass: a loss of `delta` or more is excluded, by enough items or by a clear gain."""
     if difference.upper < -delta:
         return "Fail"
     if difference.excludes_loss(delta):
@@ -202,27 +210,31 @@ def non_inferiority(difference: Difference, delta: float) -> Verdict:
 
 
 def superiority(difference: Difference, gain: float) -> Verdict:
-    """Pass: at 95 % the gain is above `gain`. Fail: at 95 % it is not above `gain`."""
+    """Pass: the gain is certainly above `gain`. Fail: it is certainly not."""
     if difference.lower > gain:
         return "Pass"
     return "Fail" if difference.upper <= gain else "Inconclusive"
 
 
-def _difference(suite: SuiteSpec, result: SuiteResult) -> Difference:
-    error = result.difference_standard_error or 0.0
+def _difference(suite: SuiteSpec, result: SuiteResult, look: Look) -> Difference:
+    error, alpha = result.difference_standard_error or 0.0, look.alpha
     if suite.metric.is_graded and result.lower is not None and result.upper is not None:
-        return graded_difference(_mean_difference(result), result.clusters, error, (result.lower, result.upper))
-    return paired_difference(result.items, result.clusters, result.gained or 0, result.lost or 0, error)
+        bounds = result.lower, result.upper
+        return graded_difference(_mean_difference(result), result.clusters, error, bounds, alpha)
+    return paired_difference(result.items, result.clusters, result.gained or 0, result.lost or 0, error, alpha)
 
 
-def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
-    difference = _difference(suite, result)
-    judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, difference)
+def _paired_gate(suite: SuiteSpec, result: SuiteResult, look: Look) -> Gate:
+    difference = _difference(suite, result, look)
+    judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, difference, look)
+    next_needed = _next_needed(suite, result, look)
     return Gate(
         name=suite.name,
         kind=suite.kind,
         verdict=judged,
-        message=f"{_changes(suite, result, difference)}: {message}{_notes(result)}"[:1024],
+        message=f"{_changes(suite, result, difference)}: {message}{_looks(result, look, next_needed)}{_notes(result)}"[
+            :1024
+        ],
         value=_decimal(result.correct / result.items),
         baseline=_decimal((result.baseline_correct or 0) / result.items),
         difference=_decimal(difference.value),
@@ -230,10 +242,38 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
         upper=_decimal(difference.upper),
         items=result.items,
         items_needed=needed,
+        next_items_needed=next_needed,
         minimum_detectable_effect=_decimal(difference.detectable) if math.isfinite(difference.detectable) else None,
         delta=_decimal(suite.min_gain if suite.kind == "target" else suite.delta),
         cut=result.cut,
     )
+
+
+def _next_needed(suite: SuiteSpec, result: SuiteResult, look: Look) -> int | None:
+    """Number of items that the next look needs: for retention as many as `_retention_needs`."""
+    if suite.kind == "retention" and suite.delta > 0:
+        return _retention_needs(suite, result, look.next)
+    return least_items(suite, look.next.number)
+
+
+def _retention_needs(suite: SuiteSpec, result: SuiteResult, look: Look) -> int:
+    """Number of items with which an equal version passes in 80 %, if answers differ as often as in this result."""
+    least = least_items(suite, look.number) or 0
+    if suite.metric.is_graded:
+        detectable = _difference(suite, result, look).detectable
+        return max(least, _needed(result.items, detectable, suite.delta) or 0)
+    differing = ((result.gained or 0) + (result.lost or 0)) / result.items
+    independent = math.sqrt(differing / result.items) or math.inf  # standard error without clusters
+    alike = max(1.0, (result.difference_standard_error or 0.0) / independent) ** 2
+    return max(least, math.ceil((planned_items(suite.delta, look.number, differing) or 0) * alike))
+
+
+def _looks(result: SuiteResult, look: Look, next_needed: int | None) -> str:
+    """The share of this look at the items, and whether there are enough of them for the next look."""
+    told = f"; look {look.number} at these items may err in {look.error}, all looks together in 5 %"
+    if next_needed is not None and next_needed > result.clusters:
+        told += f"; the next look needs n >= {next_needed}: give it fresh items or a larger suite"
+    return told
 
 
 def _changes(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> str:
@@ -249,35 +289,36 @@ def _measure(suite: SuiteSpec) -> str:
 Finding = tuple[Verdict, str, int | None]  # verdict, message, and the number of items that is needed, if one helps
 
 
-def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Finding:
+def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference, look: Look) -> Finding:
     judged, gain = superiority(difference, suite.min_gain), _decimal(suite.min_gain)
     if judged == "Pass":
-        return judged, f"at 95 % the gain is above {gain}", None
+        return judged, f"at {look.certainty} the gain is above {gain}", None
     if _near_zero(result):
         nothing = f"the {_measure(suite)} of neither version is measurably above 0: {_CHECK_SUITE}"
         return "Inconclusive", nothing, None
-    if difference.upper >= 0 and (full := _leaves_no_room(suite, result)):
+    if difference.upper >= 0 and (full := _leaves_no_room(suite, result, look)):
         return judged, full, None
     if judged == "Fail":
-        return judged, f"at 95 % there is no gain above {gain}", None
+        return judged, f"at {look.certainty} there is no gain above {gain}", None
     if (shown := difference.value - suite.min_gain) <= 0:
         return judged, f"no gain above {gain} is shown", None
     needed = _needed(result.items, difference.value - difference.lower, shown)
-    return judged, f"a gain above {gain} is not certain at 95 %; needs n >= {needed}", needed
+    return judged, f"a gain above {gain} is not certain at {look.certainty}; needs n >= {needed}", needed
 
 
-def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> Finding:
+def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference, look: Look) -> Finding:
     judged, delta = non_inferiority(difference, suite.delta), _decimal(suite.delta)
     if judged != "Fail" and difference.lower <= 0 and (empty := _measures_nothing(suite, result)):
         return "Inconclusive", empty, None
-    if judged == "Pass":
-        return judged, f"at 95 % the loss is below {delta}", _needed(result.items, difference.detectable, suite.delta)
-    if suite.delta == 0:
+    if suite.delta == 0 and judged != "Pass":
         return judged, "delta 0 requires a better version, and no gain is shown", None
-    least = max(_needed(result.items, difference.detectable, suite.delta) or 0, least_items(suite) or 0)
+    needed = _retention_needs(suite, result, look) if suite.delta > 0 else None
+    if judged == "Pass":
+        return judged, f"at {look.certainty} the loss is below {delta}", needed
     if judged == "Fail":
-        return judged, f"a loss of {delta} or more can't be excluded at 95 %", least
-    return judged, f"they show only losses of at least {_decimal(difference.detectable)}; needs n >= {least}", least
+        return judged, f"a loss of {delta} or more can't be excluded at {look.certainty}", needed
+    least = f"they show only losses of at least {_decimal(difference.detectable)}; needs n >= {needed}"
+    return judged, least, needed
 
 
 _CHECK_SUITE = "the suite measures nothing, check the answers in the evidence, the items and maxTokens"
@@ -295,10 +336,10 @@ def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
     return f"the stable version {least}, so a loss of {_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
 
 
-def _leaves_no_room(suite: SuiteSpec, result: SuiteResult) -> str | None:
+def _leaves_no_room(suite: SuiteSpec, result: SuiteResult, look: Look) -> str | None:
     """Why not even a version without any mistake could show the gain; None if one could."""
     missed = math.ceil(result.items - (result.baseline_correct or 0))
-    best = paired_difference(result.items, result.clusters, missed, 0, 0.0)
+    best = paired_difference(result.items, result.clusters, missed, 0, 0.0, look.alpha)
     if best.lower > suite.min_gain or suite.metric.type == "judge":  # which has no best answer
         return None
     share = _decimal((result.baseline_correct or 0) / result.items)
@@ -319,19 +360,19 @@ def _needed(items: int, width: float, target: float) -> int | None:
     return math.ceil(items * (width / target) ** 2) if target > 0 and math.isfinite(width) else None
 
 
-def _floor_bounds(suite: SuiteSpec, result: SuiteResult) -> tuple[float, float]:
+def _floor_bounds(suite: SuiteSpec, result: SuiteResult, look: Look) -> tuple[float, float]:
     if suite.metric.is_graded and result.lower is not None and result.upper is not None:
         return result.lower, result.upper
-    return share_bounds(result.items, result.clusters, result.correct, result.standard_error)
+    return share_bounds(result.items, result.clusters, result.correct, result.standard_error, look.alpha)
 
 
-def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
+def _floor_gate(suite: SuiteSpec, result: SuiteResult, look: Look) -> Gate:
     share = result.correct / result.items
-    lower, upper = _floor_bounds(suite, result)
-    needed, measure = None, _measure(suite)
+    lower, upper = _floor_bounds(suite, result, look)
+    needed, next_needed, measure = None, _next_needed(suite, result, look), _measure(suite)
     if reaches_floor(lower, suite.minimum):
         judged: Verdict = "Pass"
-        message = f"at 95 % the {measure} is at least {_decimal(lower)}"
+        message = f"at {look.certainty} the {measure} is at least {_decimal(lower)}"
     elif suite.minimum == 0:
         judged, message = "Inconclusive", f"the {measure} is not measurably above 0: {_CHECK_SUITE}"
     elif share <= suite.minimum:
@@ -339,18 +380,21 @@ def _floor_gate(suite: SuiteSpec, result: SuiteResult) -> Gate:
     else:
         judged = "Inconclusive"
         needed = math.ceil(result.items * ((share - lower) / (share - suite.minimum)) ** 2)
-        message = f"{measure} {_decimal(share)}, at 95 % only {_decimal(lower)} is certain; needs n >= {needed}"
+        message = (
+            f"{measure} {_decimal(share)}, at {look.certainty} only {_decimal(lower)} is certain; needs n >= {needed}"
+        )
     return Gate(
         name=suite.name,
         kind="floor",
         verdict=judged,
-        message=message + _notes(result),
+        message=(message + _looks(result, look, next_needed) + _notes(result))[:1024],
         value=_decimal(share),
         lower=_decimal(lower),
         upper=_decimal(upper),
         items=result.items,
         items_needed=needed,
-        minimum_detectable_effect=_decimal((share - lower) * (1 + Z_POWER / Z_CONFIDENCE)),
+        next_items_needed=next_needed,
+        minimum_detectable_effect=_decimal((share - lower) * (1 + Z_POWER / z_quantile(look.alpha))),
         delta=_decimal(suite.minimum),
         cut=result.cut,
     )

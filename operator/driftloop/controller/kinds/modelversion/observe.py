@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from driftloop.api.modelversion import JUDGED, ModelVersion
 from driftloop.controller.kinds.modelversion.observed import Observed
-from driftloop.controller.kinds.versions import follows, stable_version
+from driftloop.controller.kinds.versions import at_work, follows, stable_version
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import World
@@ -33,10 +33,22 @@ async def observe(key: Key, world: World) -> Observed | None:
 
 
 def _versions(observed: Observed, world: World) -> list[Obj]:
-    """All ModelVersions until this one is judged, to count the uses of its items; then only the stable ones."""
+    """All ModelVersions while this one may be evaluated, to count the looks at its items; then only the stable ones."""
     namespace = observed.namespace
     if observed.status.phase not in JUDGED:
         return world.list("ModelVersion", namespace)
-    stable = {name for service in observed.services if (name := stable_version(service, observed.deployments))}
-    versions = (world.get("ModelVersion", namespace, name) for name in sorted(stable))
-    return [version for version in versions if version is not None]
+    names = {name for service in observed.services if (name := stable_version(service, observed.deployments))}
+    found = (world.get("ModelVersion", namespace, name) for name in sorted(names))
+    stable = [version for version in found if version is not None]
+    return world.list("ModelVersion", namespace) if _may_be_evaluated_again(observed, stable) else stable
+
+
+def _may_be_evaluated_again(observed: Observed, stable: list[Obj]) -> bool:
+    """Whether a judged version may still become stable, so that another stable version makes it compare again."""
+    if observed.status.phase == "Rejected" or at_work(observed.name, observed.deployments):
+        return False
+    return any(_created(version) <= _created(observed.version) for version in stable) or not stable
+
+
+def _created(version: Obj) -> str:
+    return str(version["metadata"]["creationTimestamp"])

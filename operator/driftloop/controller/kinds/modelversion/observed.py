@@ -19,7 +19,9 @@ class Observed:
     pods: tuple[Obj, ...] = ()  # of those Jobs
     services: tuple[Obj, ...] = ()  # InferenceServices of the family, by name
     deployments: tuple[Obj, ...] = ()  # all Deployments in the namespace that the operator created
-    versions: tuple[Obj, ...] = ()  # all ModelVersions in the namespace; of a judged version, only the stable ones
+    versions: tuple[
+        Obj, ...
+    ] = ()  # all ModelVersions in the namespace; if it is not evaluated again, only the stable ones
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
 
     @property

@@ -1,5 +1,6 @@
 """The Jobs of an evaluation, with the tasks of their clients and the facts recorded on them. Pure."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
@@ -40,10 +41,10 @@ def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
     return jobs.answer_job(observed.version, name, task, _run(evaluation, served, {SERVICE: stable.status.service}))
 
 
-def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Obj:
+def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int, looks: Mapping[str, int]) -> Obj:
     """The Job that asks the version all items and compares its answers with the stable version's.
 
-    Raises TaskTooLarge.
+    `looks` has the number of this look at the items, by suite. Raises TaskTooLarge.
     """
     observed, key = evaluation.observed, evaluation.key
     served = _serve(evaluation, observed.name, observed.spec.artefact)
@@ -60,6 +61,7 @@ def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: 
         candidate=_arm(served),
         baseline=baseline,
         suites=observed.spec.evaluation.suites,
+        looks=dict(looks),
         output=join(_folder(observed), key if attempt == 1 else f"{key}-{attempt}"),
         **_limits(observed),
     )

@@ -343,6 +343,36 @@ def test_uses_of_the_same_items_are_counted() -> None:
     assert run.status["gates"][2]["uses"] == 3  # this one, the stable one and the rejected one
 
 
+def test_a_later_look_at_the_same_items_is_stricter_and_says_so() -> None:
+    """The first candidate was rejected against the same stable version."""
+    run = Run()
+    plan = {"baseline": digest("1"), "suites": [{"name": "new", "look": 1, "alpha": "0.030396"}]}
+    rejected = version("support-0", "0") | {"status": {"phase": "Rejected", "plan": plan}}
+    observed: dict[str, Any] = SERVED | {"versions": (STABLE, rejected, run.body)}
+    run.step(**observed)
+    suite = {"name": "new", "look": 2, "alpha": "0.007599", "leastItems": 10}
+    assert run.status["plan"] == {"baseline": digest("1"), "suites": [suite]}  # before the evaluation runs
+    run.begin(**observed)
+    assert run.task.looks == {"new": 2}
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**observed)
+    gate = run.status["gates"][2]
+    assert (gate["look"], gate["alpha"], gate["uses"]) == (2, "0.007599", 3)
+    assert "look 2 at these items may err in 0.76 %, all looks together in 5 %" in gate["message"]
+    assert run.status["plan"]["suites"] == [suite]
+
+
+def test_the_look_is_the_one_in_the_jobs_task_even_if_others_were_judged_meanwhile() -> None:
+    run = Run()
+    run.begin(**SERVED)
+    run.status.pop("plan")
+    plan = {"baseline": digest("1"), "suites": [{"name": "new", "look": 1, "alpha": "0.030396"}]}
+    rejected = version("support-0", "0") | {"status": {"phase": "Rejected", "plan": plan}}
+    run.cluster.finish("evaluate", evaluated(digest("2"), digest("1")))
+    run.step(**SERVED | {"versions": (STABLE, rejected, run.body)})
+    assert run.status["gates"][2]["look"] == 1
+
+
 def test_what_serves_is_labelled_and_told_by_whom() -> None:
     run = Run()
     key = Key("ModelVersion", "team", "support-2")
