@@ -1,64 +1,50 @@
 """The commands of `driftloop`. Each imports its modules when it runs: an image has the packages of one command only."""
 
 import argparse
-import asyncio
-import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the module whose `main` runs it, and what it does."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "validate": Command("validate", "check manifests, without a cluster or with the API server"),
+    "plan": Command("plan", "print the plan for a FineTuneJob without a cluster"),
+    "run": Command("run", "run a FineTuneJob, and follow it until its version is judged"),
+    "wait": Command("wait", "wait for a job, a version, or a promotion"),
+    "crds": Command("crds", "generate the CRDs"),
+    "operator": Command("operate", "run the operator"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    commands = {"operator": _operator, "crds": _crds, "plan": _plan}
+    parser = _parser()
+    parsed = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    command = import_module(f"driftloop.cli.{COMMANDS[parsed.command].module}")
+    return int(command.main(parsed.arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="driftloop", description="Fine-tunes, evaluates, serves and retrains language models on Kubernetes."
+        prog="driftloop",
+        description="Fine-tunes, evaluates, serves and retrains language models on Kubernetes.",
+        epilog=f"commands:\n{listed}\n\n`driftloop COMMAND --help` explains the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "command",
-        choices=sorted(commands),
-        help="operator: run the operator; crds: generate the CRDs; plan: print the plan for a FineTuneJob without a "
-        "cluster",
-    )
-    parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, help="arguments of the command: see `driftloop COMMAND --help`"
-    )
-    parsed = parser.parse_args(arguments)
-    return commands[parsed.command](parsed.arguments)
-
-
-def _operator(arguments: list[str]) -> int:
-    from driftloop.controller.kinds.registry import KINDS
-    from driftloop.controller.process.operator import Operator
-    from driftloop.controller.process.options import add_arguments, options
-    from driftloop.controller.runtime import logs
-    from driftloop.controller.runtime.kube.serverversion import UnsupportedServer
-
-    parser = argparse.ArgumentParser(prog="driftloop operator", description="Runs the operator.")
-    add_arguments(parser)
-    try:
-        parsed = options(parser.parse_args(arguments))
-    except ValueError as error:
-        parser.error(str(error))
-    logs.configure(parsed.log_level)
-    try:
-        asyncio.run(Operator(parsed, KINDS).run())
-    except UnsupportedServer as error:
-        logging.getLogger("driftloop").error("%s", error)
-        return 1
-    return 0
-
-
-def _crds(arguments: list[str]) -> int:
-    from driftloop.cli.crds import main as crds
-
-    return crds(arguments)
-
-
-def _plan(arguments: list[str]) -> int:
-    from driftloop.cli.plan import main as plan
-
-    return plan(arguments)
+    parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the command")
+    return parser
 
 
 if __name__ == "__main__":

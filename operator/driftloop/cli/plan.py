@@ -2,18 +2,19 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-import yaml
 from pydantic import ValidationError
 
-from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import Compute, FineTuneJob, FineTuneJobSpec, PlanStatus
 from driftloop.cli.decoder import MODEL_TYPES, UnknownModel, decoder_facts
+from driftloop.cli.exits import Exit
+from driftloop.cli.faults import faults_of, from_errors
+from driftloop.cli.manifests import BadInput, Manifest, one_job, read_text
+from driftloop.cli.options import add_output
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
@@ -24,10 +25,6 @@ LABEL_WIDTH = 13
 SMALL = 8 << 30  # below this, memory is shown in MiB
 REDUCTION = {"step": "once per step", "microBatch": "after every micro-batch"}
 NOTES = {"training": "  at one time", "loading": "  before training", "export": "  after training"}
-
-
-class BadInput(ValueError):
-    """A file or an option that can't be used; the message names the field."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     match plan_or_remedy(question.spec, _data(question)):
         case Refusal(reason, message):
-            print(f"{reason}: {message}")
-            return 1
+            document: Json = {"accepted": False, "reason": reason, "message": message}
+            text, status = f"{reason}: {message}", Exit.FAILED
         case TrainingPlan() as found:
-            print("\n".join(described(question, found)))
-            return 0
+            document = {"accepted": True, "model": question.model.model_type, "plan": found.status.dump()}
+            text, status = "\n".join(described(question, found)), Exit.DONE
         case never:
             assert_never(never)
+    print(json.dumps(document, indent=2) if parsed.output == "json" else text)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TOKENS",
         help="tokens of the longest row. By default training.maxLength, the most that a row can have",
     )
+    add_output(parser)
     return parser
 
 
@@ -106,8 +106,7 @@ def _positive(text: str) -> int:
 
 
 def _question(parsed: argparse.Namespace) -> Question:
-    name = "standard input" if parsed.filename == "-" else parsed.filename
-    spec = job_spec(_read(parsed.filename), name)
+    spec = job_spec(one_job([parsed.filename]))
     if parsed.gpu_memory is not None:
         spec = _with_gpu_memory(spec, parsed.gpu_memory)
     model = _facts(spec, parsed.model_config)
@@ -124,50 +123,11 @@ def _with_gpu_memory(spec: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
     return spec.model_copy(update={"compute": compute})
 
 
-def _read(name: str) -> str:
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{name}: {error}") from error
-
-
-def job_spec(text: str, name: str) -> FineTuneJobSpec:
-    """The spec of the one FineTuneJob in a manifest. Raises BadInput with the field that is wrong."""
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if isinstance(document, dict)]
-    except yaml.YAMLError as error:
-        raise BadInput(f"{name}: {error}") from error
-    jobs = [document for document in documents if document.get("kind") == FineTuneJob.KIND]
-    if len(jobs) != 1:
-        raise BadInput(f"{name}: has {len(jobs)} objects of kind {FineTuneJob.KIND}, but exactly one is planned")
-    if (version := jobs[0].get("apiVersion")) != API_VERSION:
-        raise BadInput(f"{name}: apiVersion is {version!r}, but must be {API_VERSION}")
-    try:
-        spec = FineTuneJob.model_validate(jobs[0]).spec
-    except ValidationError as error:
-        raise BadInput(f"{name}: {_wrong(error)}") from error
-    if unknown := list(unknown_fields(jobs[0]["spec"], spec.dump(), "spec")):
-        raise BadInput(f"{name}: unknown field {', '.join(unknown)}")
-    return spec
-
-
-def unknown_fields(given: Any, read: Any, path: str) -> Iterator[str]:
-    """Paths of the fields that the API doesn't have. The API server would drop them, and the plan ignore them."""
-    if isinstance(given, dict) and isinstance(read, dict):
-        for name, value in given.items():
-            if name in read:
-                yield from unknown_fields(value, read[name], f"{path}.{name}")
-            elif value is not None:
-                yield f"{path}.{name}"
-    elif isinstance(given, list) and isinstance(read, list):
-        for number, (one, other) in enumerate(zip(given, read, strict=False)):
-            yield from unknown_fields(one, other, f"{path}[{number}]")
-
-
-def _wrong(error: ValidationError) -> str:
-    """The fields that are wrong, and why."""
-    found = ((".".join(map(str, entry["loc"])), entry["msg"]) for entry in error.errors())
-    return "; ".join(f"{path}: {message}" for path, message in found)
+def job_spec(found: Manifest) -> FineTuneJobSpec:
+    """The spec of a FineTuneJob. Raises BadInput with the fields that are wrong."""
+    if faults := faults_of(found.document):
+        raise BadInput("; ".join(f"{found.source}: {fault}" for fault in faults))
+    return FineTuneJob.model_validate(found.document).spec
 
 
 def _facts(spec: FineTuneJobSpec, path: Path | None) -> ModelFacts:
@@ -185,14 +145,14 @@ def _facts(spec: FineTuneJobSpec, path: Path | None) -> ModelFacts:
     try:
         return decoder_facts(fields, spec.training.adapter)
     except ValidationError as error:
-        raise BadInput(f"{name}: {_wrong(error)}") from error
+        raise BadInput("; ".join(f"{name}: {fault}" for fault in from_errors(error))) from error
     except UnknownModel as error:
         raise BadInput(f"{name}: {error}") from error
 
 
 def _config(path: Path) -> Json:
     try:
-        fields = json.loads(_read(str(path)))
+        fields = json.loads(read_text(str(path)))
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: {error}") from error
     if not isinstance(fields, dict):

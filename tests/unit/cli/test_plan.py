@@ -10,6 +10,7 @@ import yaml
 
 from driftloop.cli.decoder import MODEL_TYPES
 from driftloop.cli.main import main
+from driftloop.cli.manifests import Manifest
 from driftloop.cli.plan import job_spec
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, plan
 from unit.controller.kinds.finetunejob.test_plan import LLAMA_8B
@@ -76,7 +77,7 @@ def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
 def test_the_printed_plan_is_that_of_the_operator(shell: Shell) -> None:
     status, printed = shell.plan(manifest(), "--rows", "20000", "--longest-row", "1024")
     assert status == 0
-    spec = job_spec(yaml.safe_dump(manifest()), "job.yaml")
+    spec = job_spec(Manifest("job.yaml", manifest()))
     found = plan(spec, prepared(model=LLAMA_8B_CHUNKED, train_rows=20_000, sequences=0, longest_row_tokens=1024))
     assert isinstance(found, TrainingPlan)
     lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
@@ -98,6 +99,15 @@ def test_what_does_not_fit_is_printed_with_the_change_that_fits(shell: Shell) ->
     assert status == 1
     assert printed.startswith("DoesNotFit: a worker needs about ")
     assert printed.endswith("but it has only 15.20 GiB: it would fit with training.adapter.type: lora\n")
+
+
+def test_the_plan_is_printed_as_json(shell: Shell) -> None:
+    status, printed = shell.plan(manifest(), "-o", "json")
+    found = json.loads(printed)
+    assert (status, found["accepted"], found["plan"]["strategy"]) == (0, True, "fsdp8")
+    status, printed = shell.plan(manifest(), "--gpu-memory", "16Gi", "-o", "json")
+    found = json.loads(printed)
+    assert (status, found["accepted"], found["reason"]) == (1, False, "DoesNotFit")
 
 
 def test_rows_are_as_long_as_a_row_can_be_unless_their_length_is_given(shell: Shell) -> None:
@@ -139,10 +149,13 @@ def test_a_manifest_is_read_from_standard_input(shell: Shell, monkeypatch: pytes
     [
         ({"training": {"maxLength": 4}}, "spec.training.maxLength: Input should be greater than or equal to 8"),
         ({"compute": {"nodes": "two"}}, "spec.compute.nodes: Input should be a valid integer"),
-        ({"training": {"gradientCheckpoint": True}}, "unknown field spec.training.gradientCheckpoint"),
+        (
+            {"training": {"gradientCheckpoint": True}},
+            "spec.training.gradientCheckpoint: unknown field. Did you mean gradientCheckpointing?",
+        ),
         (
             {"data": {"sources": [{"name": "a", "uri": "pvc://a/b", "url": "x"}]}},
-            "unknown field spec.data.sources[0].url",
+            "spec.data.sources[0].url: unknown field. Did you mean uri?",
         ),
         ({"output": None}, "spec.output: "),
         ({"training": {"adapter": {"type": "lora", "targetModules": ["query"]}}}, "training.adapter.targetModules: "),
@@ -157,7 +170,7 @@ def test_a_wrong_field_of_the_manifest_is_named(shell: Shell, parts: dict[str, A
     ("text", "error"),
     [
         ("spec: [", "job.yaml: "),
-        (yaml.safe_dump({"kind": "FineTuneJob", "apiVersion": "v1", "spec": {}}), "apiVersion is 'v1', but must be"),
+        (yaml.safe_dump({"kind": "FineTuneJob", "apiVersion": "v1", "spec": {}}), "apiVersion: is 'v1', but must be"),
         (yaml.safe_dump_all([manifest(), manifest()]), "has 2 objects of kind FineTuneJob"),
         (yaml.safe_dump(manifest() | {"spec": None}), "spec: Input should be"),
     ],

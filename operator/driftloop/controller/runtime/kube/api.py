@@ -4,7 +4,7 @@ Its typed clients need three times the CPU per request and do not know Driftloop
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -75,7 +75,11 @@ class Api:
     """
 
     def __init__(
-        self, configuration: Any, limiter: TokenBucket | None = None, may_write: Callable[[], bool] = lambda: True
+        self,
+        configuration: Any,
+        limiter: TokenBucket | None = None,
+        may_write: Callable[[], bool] = lambda: True,
+        agent: str = "driftloop-operator",
     ) -> None:
         # kubernetes.aio sets trust_env. With it aiohttp reads netrc and proxies in two threads for every request, see
         # https://github.com/aio-libs/aiohttp/pull/11634
@@ -83,6 +87,7 @@ class Api:
         self._client = client.ApiClient(configuration)
         self._limiter = limiter
         self._may_write = may_write
+        self._agent = agent  # the User-Agent, as in the API server's audit log
 
     async def close(self) -> None:
         """Close the connections."""
@@ -120,6 +125,32 @@ class Api:
             if not token:
                 return
 
+    async def watch(
+        self, resource: Resource, namespace: str, name: str, since: str, seconds: int
+    ) -> AsyncGenerator[tuple[str, Obj]]:
+        """The events (ADDED, MODIFIED, DELETED) of one object after a resourceVersion, for at most `seconds`.
+
+        Raises ApiError, with code 410 if the resourceVersion is too old.
+        """
+        query = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": since,
+            "timeoutSeconds": str(seconds),
+        }
+        path = f"{resource.path(namespace)}?{urlencode(query)}"
+        try:
+            response = await self._send("GET", path, limit=seconds + TIMEOUT)
+            if response.status != 200:
+                _decode(response.status, await response.read())
+            async for line in response.response.content:
+                event = _decode(200, line)
+                if event.get("type") == "ERROR":
+                    _decode(int(event["object"].get("code") or 0), json.dumps(event["object"]).encode())
+                yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, "Unreachable", f"watch {path}: {str(error) or type(error).__name__}") from error
+
     async def create(self, resource: Resource, body: Obj) -> Obj:
         """Create an object. Raises ApiError AlreadyExists if the name is in use."""
         path = resource.path(body["metadata"]["namespace"])
@@ -138,10 +169,17 @@ class Api:
         subresource: str | None = None,
         manager: str = FIELD_MANAGER,
         force: bool = False,
+        strict: bool = False,
+        dry_run: bool = False,
     ) -> Obj:
-        """Server-side apply. Without `force`, raises ApiError Conflict if another manager owns a field."""
+        """Server-side apply. Without `force`, raises ApiError Conflict if another manager owns a field.
+
+        With `strict`, unknown fields are refused. With `dry_run`, everything is checked and nothing is written.
+        """
         path = resource.path(body["metadata"]["namespace"], body["metadata"]["name"], subresource)
         query = {"fieldManager": manager, "force": str(force).lower()}
+        query |= {"fieldValidation": "Strict"} if strict else {}
+        query |= {"dryRun": "All"} if dry_run else {}
         return await self._request("PATCH", path, query, body, APPLY_PATCH)
 
     async def merge(
@@ -172,16 +210,9 @@ class Api:
             await self._limiter.acquire()
         if verb != "GET" and not self._may_write():
             raise NotLeading(f"{verb} {path}: this replica does not hold the lease")
-        configuration = self._client.configuration
-        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": "driftloop-operator"}
-        if bearer := (await configuration.auth_settings()).get("BearerToken"):
-            headers["Authorization"] = bearer["value"]
-        url = configuration.host + path + (f"?{urlencode(query)}" if query else "")
         code = 0
         try:
-            response = await self._client.rest_client.request(
-                verb, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT)
-            )
+            response = await self._send(verb, path + (f"?{urlencode(query)}" if query else ""), body, content_type)
             code = response.status
             text = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -189,6 +220,21 @@ class Api:
         finally:
             API_REQUESTS.labels(verb, str(code)).inc()
         return _decode(code, text)
+
+    async def _send(
+        self, verb: str, path: str, body: Obj | None = None, content_type: str = JSON, limit: float = TIMEOUT
+    ) -> Any:
+        configuration = self._client.configuration
+        headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": self._agent}
+        if bearer := (await configuration.auth_settings()).get("BearerToken"):
+            headers["Authorization"] = bearer["value"]
+        return await self._client.rest_client.request(
+            verb,
+            configuration.host + path,
+            headers=headers,
+            body=body,
+            _request_timeout=aiohttp.ClientTimeout(total=limit),
+        )
 
 
 def _decode(code: int, text: bytes) -> Obj:
