@@ -16,6 +16,7 @@ from driftloop.api.base import GROUP, VERSION, Rule, rule
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.inferenceservice import InferenceService
 from driftloop.api.modelversion import ModelVersion
+from driftloop.cli.program import usage
 
 Json = dict[str, Any]
 Kind = type[FineTuneJob] | type[ModelVersion] | type[InferenceService]
@@ -240,7 +241,7 @@ def stale(files: dict[Path, str]) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the definitions. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="driftloop crds", description="Write the CustomResourceDefinitions.")
+    parser = argparse.ArgumentParser(prog=usage("crds"), description="Write the CustomResourceDefinitions.")
     parser.add_argument(
         "--out",
         type=Path,

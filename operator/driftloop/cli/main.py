@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from driftloop.cli.program import program
+
 
 @dataclass(frozen=True)
 class Command:
@@ -20,6 +22,10 @@ COMMANDS = {
     "plan": Command("plan", "print the plan for a FineTuneJob without a cluster"),
     "run": Command("run", "run a FineTuneJob, and follow it until its version is judged"),
     "wait": Command("wait", "wait for a job, a version, or a promotion"),
+    "pin": Command("pin", "pin a version in the manifest of a service, for Git and Argo CD"),
+    "lineage": Command("lineage", "print where a version comes from: job, data, parents, alert"),
+    "diff": Command("diff", "print what differs between two versions"),
+    "approve": Command("approve", "approve a version that no suite judged"),
     "crds": Command("crds", "generate the CRDs"),
     "operator": Command("operate", "run the operator"),
 }
@@ -37,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     listed = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="driftloop",
+        prog=program(),
         description="Fine-tunes, evaluates, serves and retrains language models on Kubernetes.",
-        epilog=f"commands:\n{listed}\n\n`driftloop COMMAND --help` explains the options of a command.",
+        epilog=f"commands:\n{listed}\n\n`{program()} COMMAND --help` explains the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=tuple(COMMANDS), metavar="COMMAND", help="one of the commands below")

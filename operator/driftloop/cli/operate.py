@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from driftloop.cli.program import usage
 from driftloop.controller.kinds.registry import KINDS
 from driftloop.controller.process.operator import Operator
 from driftloop.controller.process.options import add_arguments, options
@@ -14,7 +15,7 @@ from driftloop.controller.runtime.kube.serverversion import UnsupportedServer
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the operator until it is stopped. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="driftloop operator", description="Runs the operator.")
+    parser = argparse.ArgumentParser(prog=usage("operator"), description="Runs the operator.")
     add_arguments(parser)
     try:
         parsed = options(parser.parse_args(arguments))

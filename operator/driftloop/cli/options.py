@@ -39,6 +39,13 @@ def add_timeout(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """A number above 0. Raises ArgumentTypeError."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
 def duration(text: str) -> float:
     """Seconds of a duration. Raises ArgumentTypeError.
 

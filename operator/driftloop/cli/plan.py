@@ -14,7 +14,8 @@ from driftloop.cli.decoder import MODEL_TYPES, UnknownModel, decoder_facts
 from driftloop.cli.exits import Exit
 from driftloop.cli.faults import faults_of, from_errors
 from driftloop.cli.manifests import BadInput, Manifest, one_job, read_text
-from driftloop.cli.options import add_output
+from driftloop.cli.options import add_output, positive
+from driftloop.cli.program import usage
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="driftloop plan",
+        prog=usage("plan"),
         description="Prints the plan that the operator would make for a FineTuneJob, without a cluster: how the model "
         "is sharded, rows per forward pass, steps, and the memory of a worker by purpose. If the training does not "
         "fit into the memory, prints the smallest change that would fit.",
@@ -84,25 +85,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rows",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="training rows after cleaning, or with packing the sequences of maxLength tokens: decides the number of "
         "steps",
     )
     parser.add_argument(
         "--longest-row",
-        type=_positive,
+        type=positive,
         metavar="TOKENS",
         help="tokens of the longest row. By default training.maxLength, the most that a row can have",
     )
     add_output(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
 
 
 def _question(parsed: argparse.Namespace) -> Question:

@@ -1,17 +1,19 @@
 """Runs a FineTuneJob and follows it until its version is judged: `driftloop run`."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from driftloop.cli.cluster import Cluster
 from driftloop.cli.exits import HELP, Exit
-from driftloop.cli.faults import faults_of
+from driftloop.cli.faults import MAX_NAME, faults_of
 from driftloop.cli.follow import Ending
 from driftloop.cli.manifests import BadInput, Manifest, one_job
 from driftloop.cli.options import add_cluster, add_output, add_timeout
 from driftloop.cli.output import print_result
+from driftloop.cli.program import usage
 from driftloop.cli.session import run_in_cluster
 from driftloop.cli.subjects import Result, wait_for_judgement
 
@@ -22,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         found = one_job(parsed.filename)
-        job = job_to_apply(found, parsed.name, parsed.namespace)
+        name = suffixed(parsed.name or found.name, parsed.suffix) if parsed.suffix else parsed.name
+        job = job_to_apply(found, name, parsed.namespace)
     except BadInput as error:
         parser.error(str(error))
     parsed.namespace = job["metadata"].get("namespace")
@@ -48,6 +51,17 @@ def _print(output: str, text: str, result: Result) -> None:
         print_result(output, text, result.document())
 
 
+def suffixed(name: str, suffix: str) -> str:
+    """A name with a suffix in lower case, as long as a name may be. Only the name is cut.
+
+    >>> suffixed("support-desk", "4F2A91/main")
+    'support-desk-4f2a91-main'
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", suffix.lower()).strip("-")
+    tail = f"-{words}" if words else ""
+    return name[: max(0, MAX_NAME - len(tail))].rstrip("-") + tail
+
+
 def job_to_apply(found: Manifest, name: str | None, namespace: str | None) -> dict[str, Any]:
     """The job of a manifest with the options' name and namespace. Raises BadInput."""
     metadata = found.document.get("metadata")
@@ -65,7 +79,7 @@ def job_to_apply(found: Manifest, name: str | None, namespace: str | None) -> di
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="driftloop run",
+        prog=usage("run"),
         description="Applies a FineTuneJob by server-side apply, with the field manager driftloop-cli, and follows it "
         "until the ModelVersion that it creates is judged by its gates. If the job exists already with the same spec, "
         "it is only followed, so a step of a pipeline can be repeated.",
@@ -81,8 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--name",
-        help="name of the job, in place of the manifest's. The spec of a job can't be changed, so a pipeline gives "
-        "each change a name of its own, such as tune-$COMMIT",
+        help="name of the job, in place of the manifest's",
+    )
+    parser.add_argument(
+        "--suffix",
+        metavar="TEXT",
+        help="text that is added to the name, such as the commit. The spec of a job can't be changed, so a pipeline "
+        "gives each change a job of its own",
     )
     parser.add_argument("--no-wait", action="store_true", help="only apply the job")
     add_timeout(parser, "24h")

@@ -32,6 +32,11 @@ def exit_of(error: ApiError) -> Exit:
     return Exit.USAGE if error.code in INVALID else Exit.CLUSTER
 
 
+def missing(kind: str, name: str, namespace: str) -> Exit:
+    """Complain that an object does not exist. Returns the exit code."""
+    return _complain(Exit.FAILED, f"there is no {kind} {name} in namespace {namespace}")
+
+
 async def _connected(where: Where, work: Callable[[Cluster], Awaitable[Exit]]) -> Exit:
     cluster = await Cluster.connect(where)
     try:

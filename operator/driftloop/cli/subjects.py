@@ -9,6 +9,7 @@ from driftloop.cli import states
 from driftloop.cli.cluster import Cluster
 from driftloop.cli.exits import Exit
 from driftloop.cli.follow import Ending, Subject, follow
+from driftloop.cli.program import program
 from driftloop.cli.states import State, VersionGoal
 from driftloop.controller.vocabulary.labels import SERVICE
 from driftloop.controller.vocabulary.objects import field
@@ -111,7 +112,7 @@ async def wait_for_promotion(cluster: Cluster, name: str, version: str, seconds:
 def command(cluster: Cluster, kind: str, name: str, *options: str) -> str:
     """The command that waits for an object."""
     context = [f"--context={cluster.where.context}"] if cluster.where.context else []
-    return shlex.join(["driftloop", "wait", kind, name, *options, "-n", cluster.namespace, *context])
+    return shlex.join([*program().split(), "wait", kind, name, *options, "-n", cluster.namespace, *context])
 
 
 def _result(ending: Ending) -> Result:

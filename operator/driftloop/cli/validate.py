@@ -10,6 +10,7 @@ from driftloop.cli.exits import HELP, Exit
 from driftloop.cli.faults import Fault, faults_of
 from driftloop.cli.manifests import BadInput, Manifest, manifests
 from driftloop.cli.options import add_cluster, add_output
+from driftloop.cli.program import usage
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _report(parsed: argparse.Namespace, checked: list[Checked]) -> Exit:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="driftloop validate",
+        prog=usage("validate"),
         description="Checks manifests of FineTuneJobs, ModelVersions and InferenceServices. Other kinds in the files "
         "are left out. Without --server no cluster is needed: values, required fields and unknown fields are checked. "
         "With --server the API server also checks the rules across fields, by a dry run that writes nothing.",

@@ -8,6 +8,7 @@ from driftloop.cli.cluster import Cluster
 from driftloop.cli.exits import HELP, Exit
 from driftloop.cli.options import add_cluster, add_output, add_timeout
 from driftloop.cli.output import print_result
+from driftloop.cli.program import usage
 from driftloop.cli.session import run_in_cluster
 from driftloop.cli.subjects import (
     Result,
@@ -71,7 +72,7 @@ def _fault(parsed: argparse.Namespace, goal: Goal) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="driftloop wait",
+        prog=usage("wait"),
         description="Waits for a FineTuneJob, a ModelVersion or an InferenceService. It needs only the rights to get "
         "and watch them, and to list Deployments for a promotion.",
         epilog=HELP,

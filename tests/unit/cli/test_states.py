@@ -202,7 +202,8 @@ def test_values_of_another_release_do_not_count_as_good() -> None:
 )
 def test_nothing_is_done_without_the_phase_that_says_so(phase: str | None, ready: str, observed: int | None) -> None:
     conditions = [condition("Ready", "Any", ready)]
-    obj = thing(conditions=conditions, **({"phase": phase} if phase else {}), observedGeneration=observed)
+    status: dict[str, Any] = {"phase": phase} if phase else {}
+    obj = thing(conditions=conditions, observedGeneration=observed, **status)
     assert isinstance(job_state(obj), Done) == (phase == "Succeeded")
     assert isinstance(version_state(obj, "judged"), Done) == (phase == "Approved")
     is_of_service = phase is None or phase in get_args(ServicePhase)
