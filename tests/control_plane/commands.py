@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from control_plane.harness import ROOT, Cluster
+from testcluster.binaries import binary
 
 ROLE = ROOT / "deploy/pipeline/role.yaml"
+APPROVER = ROLE.with_name("approver.yaml")
 ACCOUNT = "driftloop-pipeline"
 
 
@@ -39,6 +41,10 @@ class Pipeline:
         """The environment of a step of a pipeline."""
         return os.environ | {"PYTHONPATH": f"{ROOT}/operator", "KUBECONFIG": str(self.kubeconfig)}
 
+    def environment_with_tools(self) -> dict[str, str]:
+        """The same, with the package's programs on the PATH."""
+        return self.environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
     def write(self, *objects: Any) -> str:
         """A file with these objects."""
         path = self.folder / "manifest.yaml"
@@ -55,6 +61,17 @@ class Pipeline:
     def run(self, *arguments: str) -> Ended:
         """Run a command until it ends."""
         return ended(self.start(*arguments))
+
+    def kubectl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run kubectl with the package's plugin on its PATH."""
+        return subprocess.run(
+            [str(binary("kubectl")), *arguments],
+            env=self.environment_with_tools(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
 
 def ended(process: "subprocess.Popen[str]", seconds: float = 120) -> Ended:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from control_plane.commands import ROLE, Ended, Pipeline, ended, pipeline
+from control_plane.commands import APPROVER, ROLE, Ended, Pipeline, ended, pipeline
 from control_plane.harness import Cluster, eventually
 from control_plane.objects import finetunejob, inferenceservice, modelversion
 from control_plane.serving import digest
@@ -188,6 +188,55 @@ def test_a_server_that_does_not_answer_is_told(cli: Pipeline) -> None:
     code, out, _ = cli.run("wait", "job", "tune")
     assert code == 4
     assert "check the server in the kubeconfig" in out
+
+
+# lineage, diff, approve, with the rights of deploy/pipeline/approver.yaml
+
+
+@pytest.fixture
+def approver(cluster: Cluster, tmp_path: Path) -> Pipeline:
+    cluster.kubectl("apply", "-f", str(APPROVER))
+    return Pipeline(cluster, tmp_path, "driftloop-approver")
+
+
+def test_a_version_is_approved(cli: Pipeline, approver: Pipeline, cluster: Cluster) -> None:
+    cluster.create(modelversion(V1))
+    code, out, _ = approver.run("approve", V1)
+    assert (code, out) == (1, f"version {V1}: is Pending: only a version in phase AwaitingApproval can be approved\n")
+    cluster.patch_status("mver", V1, {"phase": "AwaitingApproval"})
+    code, out, err = cli.run("approve", V1)
+    assert (code, "forbidden" in err) == (4, True), "the pipeline can't approve its own version"
+    process = approver.start("approve", V1, "--timeout", "2m")
+    eventually(lambda: cluster.get("mver", V1)["metadata"].get("annotations") == {"driftloop.dev/approve": V1})
+    cluster.patch_status("mver", V1, {"phase": "Approved", "gateSummary": "approved by the annotation"})
+    assert ended(process).code == 0
+    assert approver.run("approve", V1)[:2] == (0, f"version {V1}: is Approved already\n")
+
+
+def test_lineage_and_differences_are_read_with_few_rights(approver: Pipeline, cluster: Cluster) -> None:
+    first, second = modelversion(V1), modelversion(V2)
+    second["spec"]["lineage"] = {"parent": V1, "job": "tune", "trigger": {"kind": "Drift", "service": "desk"}}
+    cluster.create(first, second)
+    code, out, _ = approver.run("lineage", V2)
+    assert code == 0
+    assert "  job          tune (was deleted)\n  asked for by Drift: of service desk\n" in out
+    assert f"\n{V1}: Pending\n" in out
+    code, out, _ = approver.run("diff", V1, V2, "-o", "json")
+    assert code == 0
+    assert {change["section"] for change in json.loads(out)["changes"]} == {"data", "settings", "artefact"}
+    assert approver.run("lineage", "none").code == 1
+
+
+# kubectl driftloop
+
+
+def test_kubectl_finds_the_plugin(cli: Pipeline, cluster: Cluster) -> None:
+    cluster.create(modelversion(V1))
+    found = cli.kubectl("driftloop", "wait", "version", V1, "--timeout=1s")
+    assert found.returncode == 3
+    assert f"kubectl driftloop wait version {V1} --for=approved -n {cluster.namespace}" in found.stdout
+    assert "usage: kubectl driftloop validate" in cli.kubectl("driftloop", "validate", "--help").stdout
+    assert "kubectl-driftloop" in cli.kubectl("plugin", "list").stdout
 
 
 # deploy/pipeline/role.yaml

@@ -83,7 +83,7 @@ def _described(generation: Generation) -> dict[Section, dict[str, str]]:
 
 def gate_text(gate: Gate) -> str:
     """The result of a gate in one line."""
-    parts = [gate.verdict]
+    parts: list[str] = [gate.verdict]
     if gate.value is not None:
         parts.append(f"{gate.value} of 1" + (f", stable {gate.baseline}" if gate.baseline is not None else ""))
     if gate.difference is not None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "run": Command("run", "run a FineTuneJob, and follow it until its version is judged"),
     "wait": Command("wait", "wait for a job, a version, or a promotion"),
     "pin": Command("pin", "pin a version in the manifest of a service, for Git and Argo CD"),
+    "propose": Command("propose", "pin a version, commit it, and open the merge request"),
     "lineage": Command("lineage", "print where a version comes from: job, data, parents, alert"),
     "diff": Command("diff", "print what differs between two versions"),
     "approve": Command("approve", "approve a version that no suite judged"),

@@ -3,6 +3,8 @@
 import argparse
 import re
 
+from driftloop.cli.faults import MAX_NAME, NAME
+
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 MAX_SECONDS = 30 * 86_400
@@ -44,6 +46,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def version_name(text: str) -> str:
+    """The name of a ModelVersion. Raises ArgumentTypeError."""
+    if len(text) > MAX_NAME or not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a ModelVersion")
+    return text
 
 
 def duration(text: str) -> float:

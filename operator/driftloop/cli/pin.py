@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from driftloop.cli.exits import HELP, Exit
-from driftloop.cli.faults import MAX_NAME, NAME
 from driftloop.cli.manifests import BadInput, read_text
-from driftloop.cli.options import add_output
+from driftloop.cli.options import add_output, version_name
 from driftloop.cli.output import print_result
 from driftloop.cli.pinning import pinned
 from driftloop.cli.program import usage
@@ -18,8 +17,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     version = parsed.version
-    if len(version) > MAX_NAME or not NAME.fullmatch(version):
-        parser.error(f"--version: {version!r} is not the name of a ModelVersion")
     path = Path(parsed.filename)
     try:
         before = read_text(parsed.filename)
@@ -42,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=HELP,
     )
     parser.add_argument("-f", "--filename", required=True, metavar="FILE", help="YAML file with the InferenceService")
-    parser.add_argument("--version", required=True, metavar="VERSION", help="name of the ModelVersion to serve")
+    parser.add_argument(
+        "--version", required=True, type=version_name, metavar="VERSION", help="name of the ModelVersion to serve"
+    )
     parser.add_argument("--service", metavar="NAME", help="the InferenceService, if the file has several")
     add_output(parser)
     return parser
