@@ -25,7 +25,7 @@ MANAGER = "driftloop-cli"  # field manager of what the commands write
 DEFAULT_KUBECONFIG = "~/.kube/config"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 WATCH_SECONDS = 20  # then the object is read again, in case an event was lost
-ABSENT_SECONDS = 3.0  # between two reads of an object that does not exist
+PAUSE_SECONDS = 0.5  # before the next watch, in case a proxy ends each at once
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # back-off, in seconds
 UNREACHABLE_AT_START, UNREACHABLE_LATER = 10.0, 300.0  # seconds without an answer after which a command gives up
 
@@ -112,16 +112,15 @@ class Cluster:
         while True:
             found = await self.get(kind, name)
             yield found
-            if found is None:
-                await asyncio.sleep(ABSENT_SECONDS)
-                continue
+            since = found["metadata"]["resourceVersion"] if found else ""  # empty: also an object that came meanwhile
             try:
-                since = found["metadata"]["resourceVersion"]
                 async with aclosing(self._watch(RESOURCES[kind], name, since)) as changes:
                     async for changed in changes:
                         yield changed
             except ApiError as error:
                 await self._wait(error)
+            else:
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until the server answers, with back-off. Raises ApiError if that can't help."""

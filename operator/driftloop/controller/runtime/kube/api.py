@@ -130,7 +130,8 @@ class Api:
     ) -> AsyncGenerator[tuple[str, Obj]]:
         """The events (ADDED, MODIFIED, DELETED) of one object after a resourceVersion, for at most `seconds`.
 
-        Raises ApiError, with code 410 if the resourceVersion is too old.
+        If `since` is empty, an object that exists comes first, as ADDED. Raises ApiError, with code 410 if the
+        resourceVersion is too old.
         """
         query = {
             "watch": "true",
