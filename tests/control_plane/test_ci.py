@@ -3,6 +3,7 @@
 The test plays the operator, which trains and promotes, and Argo CD, which applies the pinned manifest from the branch.
 """
 
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from control_plane.commands import Pipeline, pipeline
 from control_plane.harness import Cluster
 from control_plane.objects import finetunejob, inferenceservice, modelversion
 from control_plane.test_cli import record_of_rollback, revision
-from pipelines import SYSTEMS, Done, Parameters, clean_environment, run
+from pipelines import CI, SYSTEMS, Done, Parameters, clean_environment, run
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
 
@@ -126,3 +127,53 @@ def test_a_rolled_back_canary_fails_the_pipeline_with_the_reason(cluster: Cluste
         done = run_pipeline(cli, "github", work)
     assert [step.returncode for step in done] == [0, 0, 0, 1]
     assert "was rolled back: CanaryWorse: 9 % of its requests failed" in done[-1].stdout
+
+
+@pytest.mark.skipif(
+    not (shutil.which("gitlab-ci-local") and shutil.which("rsync")), reason="needs gitlab-ci-local, rsync"
+)
+def test_the_component_runs_in_gitlab_ci_local(cluster: Cluster, tmp_path: Path, work: Path) -> None:
+    """`npm install -g gitlab-ci-local@4.61.1` with Node 20, and rsync. It reads the component, and runs its jobs."""
+    cli = pipeline(cluster, tmp_path)
+    shutil.copytree(CI / "gitlab", work / "ci/gitlab")
+    example = yaml.safe_load((CI / "gitlab/gitlab-ci.yml").read_text())
+    example["include"][0]["inputs"] |= {"service": SERVICE, "forge": "push", "promotion-timeout": "2m"}
+    del example["workflow"]  # it has no commits to compare
+    (work / ".gitlab-ci.yml").write_text(yaml.safe_dump(example))
+    git(work, "add", ".")
+    git(work, "commit", "-qm", "pipeline")
+    command = ["gitlab-ci-local", "--force-shell-executor", "--variable", f"KUBECONFIG={cli.kubeconfig}"]
+    with played(cluster, tmp_path / "remote", is_good=True):
+        environment = clean_environment() | cli.environment_with_tools()
+        done = subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [job] = cluster.list("ftj")
+    assert cluster.get("dlsvc", SERVICE)["spec"]["model"]["version"] == job["status"]["version"]
+
+
+@pytest.mark.skipif(not shutil.which("act"), reason="needs act")
+def test_the_action_runs_in_act(cluster: Cluster, tmp_path: Path, work: Path) -> None:
+    """`go install github.com/nektos/act@latest`. It reads the composite action, and runs its steps on this machine."""
+    cli = pipeline(cluster, tmp_path)
+    shutil.copytree(CI / "github", work / "ci/github")
+    example = yaml.safe_load((CI / "github/workflow.yml").read_text())
+    example["on"] = example.pop(True)  # YAML 1.1 reads `on` as true
+    job = example["jobs"]["retrain"]
+    job["env"] = {"KUBECONFIG": str(cli.kubeconfig)}
+    job["steps"] = [step for step in job["steps"] if step.get("uses") == "./ci/github"]
+    job["steps"][0]["with"] |= {"service": SERVICE, "forge": "push", "promotion-timeout": "2m"}
+    (work / ".github/workflows").mkdir(parents=True)
+    (work / ".github/workflows/model.yml").write_text(yaml.safe_dump(example))
+    git(work, "add", ".")
+    git(work, "commit", "-qm", "pipeline")
+    command = ["act", "push", "-P", "ubuntu-latest=-self-hosted", "--bind"]
+    with played(cluster, tmp_path / "remote", is_good=True):
+        environment = clean_environment() | cli.environment_with_tools() | {"HOME": str(tmp_path)}
+        done = subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [trained] = cluster.list("ftj")
+    assert cluster.get("dlsvc", SERVICE)["spec"]["model"]["version"] == trained["status"]["version"]
