@@ -65,13 +65,13 @@ def test_the_server_checks_rules_across_fields(cli: Pipeline, cluster: Cluster) 
     path = cli.write(finetunejob("tune"))
     assert cli.run("validate", "--server", "-f", path) == Ended(0, f"{path}: FineTuneJob tune: valid\n", "")
     wrong = finetunejob("tune")
-    wrong["spec"]["training"] = {"method": "dpo"}
+    wrong["spec"]["training"] = {"adapter": {"type": "lora", "effectiveRank": 0.4}}
     path = cli.write(wrong)
     assert cli.run("validate", "-f", path).code == 0, "without a cluster nobody knows this rule"
     code, _, err = cli.run("validate", "--server", "-f", path)
     assert code == 2
-    assert f"{path}: FineTuneJob tune: spec.training.method: " in err
-    assert "with method dpo a row is a pair of answers" in err
+    assert f"{path}: FineTuneJob tune: spec.training.adapter.effectiveRank: " in err
+    assert "effectiveRank is only for adapter osf: remove it" in err
     assert cluster.get("ftj", "tune") is None
 
 

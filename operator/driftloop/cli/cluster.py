@@ -28,6 +28,8 @@ WATCH_SECONDS = 20  # then the object is read again, in case an event was lost
 PAUSE_SECONDS = 0.5  # before the next watch, in case a proxy ends each at once
 FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # back-off, in seconds
 UNREACHABLE_AT_START, UNREACHABLE_LATER = 10.0, 300.0  # seconds without an answer after which a command gives up
+# An API server that has just started refuses what it allows once it has read the roles (not reported).
+FORBIDDEN_LATER = 30.0
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,25 @@ class Patience:
     answered: bool = False
     failing_since: float | None = None
     delay: float = FIRST_DELAY
+    forbidden_since: dict[str, float | None] = field(default_factory=dict)  # by request that was once allowed
 
-    def succeed(self) -> None:
-        """An answer came."""
+    def succeed(self, request: str) -> None:
+        """An answer to a request came."""
         self.answered, self.failing_since, self.delay = True, None, FIRST_DELAY
+        self.forbidden_since[request] = None
 
-    def next_delay(self, error: ApiError) -> float:
+    def next_delay(self, error: ApiError, request: str) -> float:
         """Seconds until the next try. Raises the error if trying again is of no use, or was tried for too long."""
-        if not error.transient and error.code != 410:
-            raise error
         now = self.clock()
-        self.failing_since = now if self.failing_since is None else self.failing_since
-        limit = UNREACHABLE_LATER if self.answered else UNREACHABLE_AT_START
-        if now - self.failing_since >= limit:
+        if error.code == 403 and request in self.forbidden_since:
+            since, limit = self.forbidden_since[request], FORBIDDEN_LATER
+            self.forbidden_since[request] = since = now if since is None else since
+        elif error.transient or error.code == 410:
+            self.failing_since = since = now if self.failing_since is None else self.failing_since
+            limit = UNREACHABLE_LATER if self.answered else UNREACHABLE_AT_START
+        else:
+            raise error
+        if now - since >= limit:
             raise error
         delay, self.delay = self.delay, min(LONGEST_DELAY, self.delay * 2)
         return delay * random.uniform(0.5, 1)  # noqa: S311 - spreads the tries of many clients
@@ -86,13 +94,14 @@ class Cluster:
 
     async def get(self, kind: str, name: str) -> Obj | None:
         """Read an object; None if it does not exist. Raises ApiError."""
-        return await self._repeat(lambda: self.api.get(RESOURCES[kind], self.namespace, name))
+        return await self._repeat(f"get {kind}", lambda: self.api.get(RESOURCES[kind], self.namespace, name))
 
     async def apply(self, document: Obj, *, force: bool = False, dry_run: bool = False) -> Obj:
         """Server-side apply, which gives the same object if it is repeated. Raises ApiError."""
         resource = RESOURCES[document["kind"]]
         return await self._repeat(
-            lambda: self.api.apply(resource, document, manager=MANAGER, force=force, strict=True, dry_run=dry_run)
+            f"apply {resource.kind}",
+            lambda: self.api.apply(resource, document, manager=MANAGER, force=force, strict=True, dry_run=dry_run),
         )
 
     async def deployments(self, selector: str) -> list[Obj]:
@@ -102,7 +111,7 @@ class Cluster:
             pages = self.api.pages(RESOURCES["Deployment"], self.namespace, selector)
             return [found async for items, _ in pages for found in items]
 
-        return await self._repeat(listed)
+        return await self._repeat("list Deployment", listed)
 
     async def updates(self, kind: str, name: str) -> AsyncGenerator[Obj | None]:
         """The object now and after each change, and from time to time without one; None while it does not exist.
@@ -118,29 +127,30 @@ class Cluster:
                     async for changed in changes:
                         yield changed
             except ApiError as error:
-                await self._wait(error)
+                await self._wait(error, f"watch {kind}")
             else:
+                self.patience.succeed(f"watch {kind}")
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _repeat(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _repeat(self, request: str, call: Callable[[], Awaitable[T]]) -> T:
         """Call until the server answers, with back-off. Raises ApiError if that can't help."""
         while True:
             try:
                 found = await call()
             except ApiError as error:
-                await self._wait(error)
+                await self._wait(error, request)
             else:
-                self.patience.succeed()
+                self.patience.succeed(request)
                 return found
 
     async def _watch(self, resource: Resource, name: str, since: str) -> AsyncGenerator[Obj | None]:
         async for type_, obj in self.api.watch(resource, self.namespace, name, since, WATCH_SECONDS):
-            self.patience.succeed()
+            self.patience.succeed(f"watch {resource.kind}")
             yield None if type_ == "DELETED" else obj
 
-    async def _wait(self, error: ApiError) -> None:
+    async def _wait(self, error: ApiError, request: str) -> None:
         """Wait before the next try, and renew a token that has expired. Raises the error if that can't help."""
-        await asyncio.sleep(self.patience.next_delay(error))
+        await asyncio.sleep(self.patience.next_delay(error, request))
         if error.code == 401:
             await self.api.close()
             configuration, _ = await _credentials(self.where)

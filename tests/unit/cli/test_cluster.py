@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from driftloop.cli.cluster import LONGEST_DELAY, UNREACHABLE_AT_START, UNREACHABLE_LATER, Cluster, Patience, Where
+from driftloop.cli.cluster import (
+    FORBIDDEN_LATER,
+    LONGEST_DELAY,
+    UNREACHABLE_AT_START,
+    UNREACHABLE_LATER,
+    Cluster,
+    Patience,
+    Where,
+)
 from driftloop.cli.manifests import BadInput
 from driftloop.controller.runtime.kube.api import ApiError
 
@@ -20,11 +28,11 @@ class Clock:
         return self.now
 
 
-def seconds_until_giving_up(patience: Patience, clock: Clock) -> float:
+def seconds_until_giving_up(patience: Patience, clock: Clock, error: ApiError = UNREACHABLE) -> float:
     start = clock.now
     while True:
         try:
-            delay = patience.next_delay(UNREACHABLE)
+            delay = patience.next_delay(error, "get Job")
         except ApiError:
             return clock.now - start
         assert 0 < delay <= LONGEST_DELAY
@@ -35,19 +43,31 @@ def test_a_server_that_never_answered_is_given_up_soon_and_later_much_later() ->
     clock = Clock()
     patience = Patience(clock)
     assert UNREACHABLE_AT_START <= seconds_until_giving_up(patience, clock) < UNREACHABLE_AT_START + LONGEST_DELAY
-    patience.succeed()
+    patience.succeed("get Job")
     assert UNREACHABLE_LATER <= seconds_until_giving_up(patience, clock) < UNREACHABLE_LATER + LONGEST_DELAY
+
+
+def test_a_right_that_was_there_may_come_back_for_a_short_time() -> None:
+    """An API server that has just started refuses what it allows once it has read the roles."""
+    clock = Clock()
+    patience = Patience(clock)
+    forbidden = ApiError(403, "Forbidden", "any")
+    assert seconds_until_giving_up(patience, clock, forbidden) == 0
+    patience.succeed("get Job")
+    assert FORBIDDEN_LATER <= seconds_until_giving_up(patience, clock, forbidden) < FORBIDDEN_LATER + LONGEST_DELAY
+    with pytest.raises(ApiError):
+        patience.next_delay(forbidden, "watch Job")
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 422])
 def test_an_answer_that_stays_the_same_is_not_asked_for_again(code: int) -> None:
     with pytest.raises(ApiError):
-        Patience().next_delay(ApiError(code, "Any", "any"))
+        Patience().next_delay(ApiError(code, "Any", "any"), "get Job")
 
 
 @pytest.mark.parametrize("code", [0, 401, 410, 429, 500, 503])
 def test_what_may_pass_is_asked_for_again(code: int) -> None:
-    assert Patience().next_delay(ApiError(code, "Any", "any")) > 0
+    assert Patience().next_delay(ApiError(code, "Any", "any"), "get Job") > 0
 
 
 @pytest.mark.parametrize(
