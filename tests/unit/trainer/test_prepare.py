@@ -93,7 +93,7 @@ def test_the_same_job_gives_the_same_digest(rows: Path) -> None:
 
 def test_the_next_job_trains_on_no_held_out_row_and_replays_by_part(rows: Path) -> None:
     base = prepare(task("base"))
-    write_csv(rows / "new.csv", [(f"something new {n * 7919} of kind {n**3}", "new") for n in range(60)])
+    write_csv(rows / "new.csv", [(f"something new {n * 7919} of kind {n**3}", "new") for n in range(120)])
     old = {"name": "old", "uri": "pvc://claim/rows.csv", "columns": {"prompt": "text", "completion": "category"}}
     data = {
         "sources": [old | {"name": "new", "uri": "pvc://claim/new.csv"}],
