@@ -14,12 +14,13 @@ from driftloop.contract.chattemplate import chosen
 from driftloop.contract.positions import position_scaling
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import ModelFacts
+from driftloop.contract.tied import tied_targets
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.nf4 import linear_parameters
 from driftloop_trainer.osf import with_osf
-from driftloop_trainer.weights import is_rearranged, meta_model
+from driftloop_trainer.weights import is_rearranged, meta_model, tied_names
 
 # Types that support packing, each tested with a tiny model: rows packed into one sequence get the same loss as alone.
 # In other types a row sees the previous row, without an error: in recurrent models, and where the model (bloom, opt,
@@ -199,7 +200,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
-    """Count a model's parameters without allocating them."""
+    """Count a model's parameters without allocating them. Raises StageFailure if `adapter` can't be trained on it."""
     bare = meta_model(config)
     rearranged = is_rearranged(bare)
     layers = [_count(layer) for layer in decoder_layers(bare)]
@@ -216,8 +217,11 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
             f"training.adapter.type: qlora needs linear layers, which models of type {config.model_type!r} do not "
             "have: use lora",
         )
+    shared = {name for first, *others in tied_names(bare) if others for name in (first, *others)}
     with loading(), torch.device("meta"):
         model = with_adapter(bare, adapter)
+    if tied := [name for name in _adapted_modules(model) if f"{name}.weight" in shared]:
+        raise StageFailure(StageReason.UNKNOWN_MODULES, tied_targets(tied))
     if adapter.type == "qlora":
         _check_linear(model)
     if adapter.type == "osf":
@@ -244,6 +248,12 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         document_attention=config.model_type in DOCUMENT_TYPES,
         position_scaling=position_scaling(getattr(text, "rope_parameters", None)),
     )
+
+
+def _adapted_modules(model: nn.Module) -> list[str]:
+    """The names in the bare model of the modules that have an adapter."""
+    parts = (re.split(r"\.(?:lora|osf)_", name) for name, _ in model.named_parameters())
+    return sorted({plain_name(module) for module, *adapter in parts if adapter})
 
 
 def _check_linear(model: nn.Module) -> None:

@@ -13,13 +13,14 @@ from pydantic import BaseModel, PositiveInt
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.positions import position_scaling
 from driftloop.contract.result import ModelFacts
+from driftloop.contract.tied import tied_targets
 
 ALL_LINEAR = "all-linear"  # every linear layer except the output layer, as PEFT defines it
 OUTPUT, EMBEDDING = "lm_head", "model.embed_tokens"
 
 
 class UnknownModel(ValueError):
-    """A model that can't be counted here, or modules that it doesn't have."""
+    """A model that can't be counted here, or modules that can't have an adapter."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
     """Count the parameters of the model that the fields of a config.json describe, with `adapter` added.
 
     Raises:
-        UnknownModel: the model type or a target module is not known here.
+        UnknownModel: the model type or a target module is not known here, or embeddings that are tied have an adapter.
         pydantic.ValidationError: a field is absent or has a wrong value.
     """
     model_type = fields.get("model_type")
@@ -166,10 +167,13 @@ def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> t
     if adapter.target_modules == [ALL_LINEAR]:
         targets = layers
     else:
-        around = [_Linear(name, config.hidden_size, config.vocab_size) for name in (EMBEDDING, OUTPUT)]
+        names = (OUTPUT,) if adapter.type == "osf" else (EMBEDDING, OUTPUT)  # osf cuts linear layers alone
+        around = [_Linear(name, config.hidden_size, config.vocab_size) for name in names]
         targets = [linear for linear in (*layers, *around) if _is_target(linear.name, adapter.target_modules)]
     if not targets:
         raise UnknownModel(f"training.adapter.targetModules: the model has none of {', '.join(adapter.target_modules)}")
+    if tied := [lin.name for lin in targets if config.tie_word_embeddings and lin.name in (EMBEDDING, OUTPUT)]:
+        raise UnknownModel(tied_targets(sorted(tied)))
     if adapter.type in ("lora", "qlora"):
         added = sum(adapter.r * (linear.inputs + linear.outputs) for linear in targets)
         return added, added

@@ -6,6 +6,7 @@ import pytest
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.cli.decoder import UnknownModel, decoder_facts
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.models import config_for, model_facts
 from unit.cli.test_plan import LLAMA
 
@@ -55,11 +56,31 @@ def test_keys_without_a_number_of_heads_have_as_many_as_queries(model_type: str)
     same(SIZES | {"model_type": model_type, "num_key_value_heads": None})
 
 
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "o_proj"], ["mlp.up_proj", "unknown"]])
-def test_lora_on_chosen_modules_is_counted_as_peft_adds_it(targets: list[str], tied: bool) -> None:
+def test_lora_on_chosen_modules_is_counted_as_peft_adds_it(targets: list[str]) -> None:
     adapter = LORA.model_copy(update={"target_modules": targets})
-    same(GROUPED | {"model_type": "llama", "tie_word_embeddings": tied}, adapter)
+    same(GROUPED | {"model_type": "llama", "tie_word_embeddings": False}, adapter)
+    same(GROUPED | {"model_type": "llama", "tie_word_embeddings": True}, SOME)
+
+
+def test_osf_leaves_an_embedding_as_it_is() -> None:
+    adapter = OSF.model_copy(update={"target_modules": ["embed_tokens", "o_proj"]})
+    for tied in (True, False):
+        same(GROUPED | {"model_type": "llama", "tie_word_embeddings": tied}, adapter)
+
+
+@pytest.mark.parametrize("adapter", [LORA, OSF], ids=["lora", "osf"])
+@pytest.mark.parametrize("targets", [["lm_head"], ["o_proj", "lm_head", "embed_tokens"]])
+def test_an_adapter_of_tied_embeddings_is_refused_as_the_trainer_refuses_it(
+    adapter: Adapter, targets: list[str]
+) -> None:
+    named = adapter.model_copy(update={"target_modules": targets})
+    fields = GROUPED | {"model_type": "llama", "tie_word_embeddings": True}
+    with pytest.raises(UnknownModel) as counted:
+        decoder_facts(fields, named)
+    with pytest.raises(StageFailure) as built:
+        model_facts(config_for(fields), named)
+    assert str(counted.value) == built.value.message
 
 
 def same(fields: dict[str, Any], adapter: Adapter = FULL) -> None:

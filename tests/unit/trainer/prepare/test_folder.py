@@ -224,3 +224,28 @@ def test_pairs_that_the_template_makes_equal_are_told(volume: Path) -> None:
     cut = templates.CHATML.replace("m.content", "m.content | replace('\u200b', '')")
     with pytest.raises(StageFailure, match="AllRowsMasked: all 1 pairs have the same tokens"):
         prepared(volume, [pair], cut, method="dpo")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "targets", "shown"),
+    [
+        ("lora", ["lm_head"], "lm_head"),
+        ("lora", ["q_proj", "embed_tokens"], "model.embed_tokens"),
+        ("qlora", ["q_proj", "lm_head"], "lm_head"),
+        ("osf", ["q_proj", "lm_head"], "lm_head"),
+    ],
+)
+def test_an_adapter_of_tied_embeddings_is_refused_as_no_version_could_have_it(
+    volume: Path, adapter: str, targets: list[str], shown: str
+) -> None:
+    rows = [{"messages": MESSAGES[:2]}]
+    fields = {"adapter": {"type": adapter, "targetModules": targets}}
+    refusal = rf"UnknownModules: training\.adapter\.targetModules: the weight of {shown} is .* remove {shown}, or"
+    with pytest.raises(StageFailure, match=refusal):
+        prepared(volume, rows, templates.CHATML, architecture=LLAMA | {"tie_word_embeddings": True}, **fields)
+
+
+def test_an_adapter_of_an_output_layer_of_its_own_is_trained(volume: Path) -> None:
+    fields = {"adapter": {"type": "lora", "targetModules": ["lm_head"]}}
+    untied = LLAMA | {"tie_word_embeddings": False}
+    assert prepared(volume, [{"messages": MESSAGES[:2]}], templates.CHATML, architecture=untied, **fields).model
