@@ -28,6 +28,7 @@ from driftloop.contract.uris import join
 from driftloop.podlib.storage import complete, new_file
 from driftloop.podlib.templatefile import set_in_folder
 from driftloop_trainer.dataset import read_turn_ends
+from driftloop_trainer.folders import with_weights
 from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.nf4 import matrices
@@ -280,7 +281,8 @@ def _write_whole(model: nn.Module, plan: Export, folder: Path, dtype: torch.dtyp
     weights = get_model_state_dict(model, options=options)
     if dist.get_rank() != 0:
         return []
-    fresh = load_model(plan.base, plan.task.training.adapter)
+    with with_weights(plan.base, plan.task.model.uri or "") as files:
+        fresh = load_model(files, plan.task.training.adapter)
     differing = fresh.load_state_dict(weights, strict=False)
     if differing.unexpected_keys:
         raise RuntimeError(f"the base model does not have these trained weights: {differing.unexpected_keys[:5]}")

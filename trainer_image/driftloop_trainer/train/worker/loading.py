@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop_trainer.folders import with_weights
 from driftloop_trainer.models import decoder_layers, load_config, load_model, plain_name, with_adapter
 from driftloop_trainer.nf4 import matrices, quantise
 from driftloop_trainer.osf import decomposed, osf_layers
@@ -61,7 +62,7 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
         buffer.copy_(buffers[name])
     if weights is None:
         stored = None
-        _receive(model, folder)
+        _receive(model, folder, uri)
     else:
         names = [*(name for name, *_ in tied_names(model)), *matrices(model)]
         firsts = {name: first_names.get(plain_name(name)) for name in names}
@@ -97,9 +98,12 @@ def _read(model: nn.Module, stored: dict[str, Stored]) -> None:
     load_state(wanted, storage_reader=WeightsReader({tensor.name: tensor for tensor in stored.values()}))
 
 
-def _receive(model: nn.Module, folder: Path) -> None:
+def _receive(model: nn.Module, folder: Path, uri: str) -> None:
     """Fill each rank's shards from rank 0, which loads the whole model on its CPU."""
-    whole = load_model(folder, Adapter()).state_dict() if dist.get_rank() == 0 else {}
+    whole: dict[str, torch.Tensor] = {}
+    if dist.get_rank() == 0:
+        with with_weights(folder, uri) as files:
+            whole = load_model(files, Adapter()).state_dict()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if is_adapter(name):
             continue

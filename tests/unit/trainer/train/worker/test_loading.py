@@ -1,0 +1,98 @@
+"""A base model in a bucket: types that are loaded and exported as a whole."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from driftloop.contract.manifest import ManifestError
+from driftloop.contract.task import TrainTask
+from driftloop.podlib.storage import publish
+from driftloop_trainer.folders import open_folder
+from driftloop_trainer.train.worker.export import Export, export
+from driftloop_trainer.train.worker.loading import load_sharded
+from driftloop_trainer.train.worker.mesh import Mesh
+from testcluster.s3 import Server, server
+from unit.trainer import templates
+from unit.trainer.prepare.test_folder import TINY, folder, prepared
+from unit.trainer.train.worker.test_export import ROWS, task
+
+BUCKET = "s3://models/base"
+REARRANGED = TINY | {"model_type": "olmo_hybrid", "num_hidden_layers": 2, "num_key_value_heads": 1}
+UNTIED = TINY | {"model_type": "llama", "num_key_value_heads": 1, "max_position_embeddings": 128}
+VOCABULARY = {"type": "lora", "r": 2, "targetModules": ["embed_tokens", "q_proj"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process as the only worker."""
+    store = tmp_path_factory.mktemp("ranks") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1, timeout=timedelta(seconds=60))
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("s3")) as found:
+        found.bucket("models")
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def credentials(s3: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Those of a pod's storage Secret. fsspec reads its own variable when it is imported, and keeps its clients."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield
+    fsspec.config.conf.clear()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def in_a_bucket(volume: Path, fields: dict[str, Any], **training: Any) -> TrainTask:
+    """The task of a training whose base model is in the bucket; its data are on the volume."""
+    prepared(volume, ROWS, templates.CHATML, architecture=fields)
+    job = task(volume, **training)
+    digest = publish(volume / "base", BUCKET).digest
+    return job.model_copy(update={"model": job.model.model_copy(update={"uri": BUCKET, "digest": digest})})
+
+
+@pytest.mark.parametrize(
+    ("fields", "training"),
+    [(REARRANGED, {}), (UNTIED, {"adapter": VOCABULARY})],
+    ids=["weights that transformers rearranges", "an adapter of the embeddings"],
+)
+def test_a_model_is_read_from_its_bucket_as_a_whole_and_written_whole(
+    volume: Path, tmp_path: Path, fields: dict[str, Any], training: dict[str, Any]
+) -> None:
+    job = in_a_bucket(volume, fields, **training)
+    base = open_folder(BUCKET, tmp_path / "base", job.model.digest, weights=False)
+    assert not list(base.glob("*.safetensors"))
+    sharded = load_sharded(base, BUCKET, job.training, Mesh.of("cpu"), torch.device("cpu"))
+    (tmp_path / "left").mkdir()
+    export(sharded, Export(job, base, folder(volume), {}, job.output), tmp_path / "left")
+    version = volume / "versions" / "uid"
+    before, after = (load_file(path / "model.safetensors") for path in (volume / "base", version))
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    AutoModelForCausalLM.from_pretrained(version)
+
+
+def test_a_model_that_changed_in_its_bucket_since_it_was_verified_is_refused(volume: Path, tmp_path: Path) -> None:
+    job = in_a_bucket(volume, REARRANGED)
+    base = open_folder(BUCKET, tmp_path / "base", job.model.digest, weights=False)
+    with (volume / "base" / "model.safetensors").open("r+b") as stream:
+        stream.seek(-4, 2)
+        stream.write(b"\1\2\3\4")
+    publish(volume / "base", BUCKET)
+    with pytest.raises(ManifestError, match="digest is"):
+        load_sharded(base, BUCKET, job.training, Mesh.of("cpu"), torch.device("cpu"))
