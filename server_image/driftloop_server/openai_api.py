@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
+EMBEDDINGS = "/v1/embeddings"
 MODELS = "/v1/models"
 CLIENT = "X-Driftloop-Client"  # from the proxy to the engine: the client's address, for a fair share of the engine
 INTERNAL_ERROR = "internal server error; see the server's log"

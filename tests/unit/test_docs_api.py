@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from driftloop_server.engine.conversation import MAX_CALLS, MAX_MESSAGES, MAX_PARTS
-from driftloop_server.engine.requests import IGNORED, MAX_STOPS, UNSUPPORTED, ChatRequest, CompletionRequest
+from driftloop_server.engine.requests import (
+    IGNORED,
+    MAX_CHOICES,
+    MAX_STOPS,
+    UNSUPPORTED,
+    ChatRequest,
+    CompletionRequest,
+)
 from driftloop_server.openai_api import MAX_SEARCHED
 from driftloop_server.proxy.app import BODY_SECONDS, MAX_BODY, SMALL
 from driftloop_server.proxy.feedback import WINDOW, FeedbackBody
@@ -25,6 +32,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
     assert f"| {MAX_BODY >> 20} MiB, within {BODY_SECONDS:.0f} s |" in DOCUMENT
     assert f"| {MAX_MESSAGES:,}, {MAX_PARTS:,}, {MAX_CALLS:,} |" in DOCUMENT
     assert f"rated for {WINDOW.days} days" in DOCUMENT
+    assert f"| `logprobs`, `top_logprobs`, `n` | 20, 20, {MAX_CHOICES} |" in DOCUMENT
     assert f"| {MAX_STOPS} of 256 characters |" in DOCUMENT
     mib = 1 << 20
     pace = f"{BODIES.per_second / mib:.0f} MiB/s per pod after a burst of {BODIES.burst / mib:.0f} MiB"

@@ -29,7 +29,7 @@ EXIT_BAD_INPUT = 78  # EX_CONFIG: never retried
 
 
 # Routes that generate. Only they count for a canary: GET /v1/models says nothing about answers.
-GENERATING = ("/v1/completions", "/v1/chat/completions")
+GENERATING = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 # Code of the proxy's error when no engine listens: it restarts, or has crashed.
 ENGINE_UNAVAILABLE = "engine_unavailable"
 

@@ -13,7 +13,10 @@ TokenString = Callable[[int], str]
 
 @dataclass(frozen=True)
 class Reply:
-    """Builds all pieces of one answer. `string` turns a token into text, for log-probabilities."""
+    """Builds all pieces of one answer. `string` turns a token into text, for log-probabilities.
+
+    `thoughts` separates them from the answer, for each choice; empty: there are none.
+    """
 
     id: str
     model: str
@@ -21,64 +24,71 @@ class Reply:
     prompt_tokens: int
     is_chat: bool
     string: TokenString
-    thoughts: Thoughts | None = None  # separates them from the answer; None: there are none
+    thoughts: Sequence[Thoughts] = ()
 
-    def whole(self, output: Output) -> dict[str, Any]:
-        """The answer in one piece."""
+    def whole(self, outputs: Sequence[Output]) -> dict[str, Any]:
+        """The answer in one piece, from the only output of each choice."""
+        name = "chat.completion" if self.is_chat else "text_completion"
+        choices = [self._whole_choice(output, index) for index, output in enumerate(outputs)]
+        usage = {"usage": self.usage(sum(output.tokens for output in outputs))}
+        return self._envelope(name, choices) | usage | (self._scores(outputs[0]) if self.is_chat else {})
+
+    def _whole_choice(self, output: Output, index: int) -> dict[str, Any]:
         if self.is_chat:
-            parts = self._parts(output, last=True)
+            parts = self._parts(output, index, last=True)
             content = {"content": None if parts else ""}  # without an answer behind the thoughts null, as in vLLM
             text: dict[str, Any] = {"message": {"role": "assistant", "refusal": None} | content | parts}
         else:
             text = {"text": output.text}
-        name = "chat.completion" if self.is_chat else "text_completion"
-        scores = {"prompt_logprobs": self._prompt_logprobs(output)} if output.prompt_logprobs else {}
-        choice = self._choice(text, output) | ({} if self.is_chat else scores)  # where vLLM has them
-        return self._envelope(name, [choice]) | {"usage": self.usage(output)} | (scores if self.is_chat else {})
+        return self._choice(text, output, index) | ({} if self.is_chat else self._scores(output))
 
-    def opening(self) -> dict[str, Any]:
-        """The first chunk of a chat, with the role."""
-        return self._chunk({"delta": {"role": "assistant", "content": ""}}, Output())
+    def _scores(self, output: Output) -> dict[str, Any]:
+        """The prompt's, where vLLM has them: beside the choices of a chat, and in the choice of a completion."""
+        return {"prompt_logprobs": self._prompt_logprobs(output)} if output.prompt_logprobs else {}
 
-    def chunk(self, output: Output) -> dict[str, Any]:
-        """A piece of the answer."""
+    def opening(self, index: int = 0) -> dict[str, Any]:
+        """The first chunk of a chat's choice, with the role."""
+        return self._chunk({"delta": {"role": "assistant", "content": ""}}, Output(), index)
+
+    def chunk(self, output: Output, index: int = 0) -> dict[str, Any]:
+        """A piece of a choice."""
         if self.is_chat:
-            return self._chunk({"delta": self._parts(output, output.last)}, output)
-        return self._chunk({"text": output.text}, output)
+            return self._chunk({"delta": self._parts(output, index, output.last)}, output, index)
+        return self._chunk({"text": output.text}, output, index)
 
-    def _parts(self, output: Output, last: bool) -> dict[str, str]:
+    def _parts(self, output: Output, index: int, last: bool) -> dict[str, str]:
         """Thoughts and answer as fields of a message: vLLM's name for thoughts, and the one it had before."""
-        if self.thoughts is None:
+        if not self.thoughts:
             return {"content": output.text} if output.text else {}
-        thoughts, answer = self.thoughts.push(output.text, last)
+        thoughts, answer = self.thoughts[index].push(output.text, last)
         fields = {"reasoning": thoughts, "reasoning_content": thoughts, "content": answer}
         return {name: text for name, text in fields.items() if text}
 
-    def closing(self, output: Output) -> dict[str, Any]:
-        """The final chunk with the usage, if the request asked for it."""
-        return self._envelope(self._chunk_name, []) | {"usage": self.usage(output)}
+    def closing(self, tokens: int) -> dict[str, Any]:
+        """The final chunk with the usage, if the request asked for it. `tokens`: of all choices."""
+        return self._envelope(self._chunk_name, []) | {"usage": self.usage(tokens)}
 
-    def usage(self, output: Output) -> dict[str, int]:
+    def usage(self, tokens: int) -> dict[str, int]:
         return {
             "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": output.tokens,
-            "total_tokens": self.prompt_tokens + output.tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + tokens,
         }
 
     @property
     def _chunk_name(self) -> str:
         return "chat.completion.chunk" if self.is_chat else "text_completion"
 
-    def _chunk(self, text: dict[str, Any], output: Output) -> dict[str, Any]:
-        return self._envelope(self._chunk_name, [self._choice(text, output)])
+    def _chunk(self, text: dict[str, Any], output: Output, index: int) -> dict[str, Any]:
+        return self._envelope(self._chunk_name, [self._choice(text, output, index)])
 
     def _envelope(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": name, "created": self.created, "model": self.model, "choices": choices}
 
-    def _choice(self, text: dict[str, Any], output: Output) -> dict[str, Any]:
+    def _choice(self, text: dict[str, Any], output: Output, index: int) -> dict[str, Any]:
         scores = output.logprobs
         logprobs = None if not scores else self._chat_logprobs(scores) if self.is_chat else self._logprobs(scores)
-        return {"index": 0, **text, "logprobs": logprobs, "finish_reason": output.finish_reason}
+        return {"index": index, **text, "logprobs": logprobs, "finish_reason": output.finish_reason}
 
     def _prompt_logprobs(self, output: Output) -> list[dict[str, Any] | None]:
         """As vLLM: null for the first token, for which there is nothing to predict it from."""

@@ -18,6 +18,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default for /v1/completions; a chat may fill
 MAX_COUNT = 2**31 - 1
 MAX_STOPS = 16
 MAX_VALUES = 16
+MAX_CHOICES = 8  # each is a request of its own to the scheduler
 
 # Fields that don't change the answer, so that any value is ignored: hints for storage, billing, caching, priority and
 # tracing, and how much a reasoning model should think and write.
@@ -32,7 +33,6 @@ _TEXT = "this engine answers only in text: omit the field"
 _PENALTIES = "this engine doesn't support penalties: omit the field"
 _TEMPLATE = "this engine always uses the model's own chat template: omit the field"
 SCORED_LOGITS = 1 << 24  # computed at a time for log-probabilities of a prompt: 64 MiB
-_ONE = "this engine returns one answer per request: send the request n times"
 _LEAVE = "this engine doesn't support it: omit the field"
 # Fields that this engine doesn't support: the values that have no effect, and the error message for all others.
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -58,7 +58,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "min_p": ((0,), "this engine supports only top_p and top_k: omit the field"),
     "min_tokens": ((0,), _LEAVE),
     "modalities": ((["text"],), _TEXT),
-    "n": ((1,), _ONE),
     "presence_penalty": ((0,), _PENALTIES),
     "repetition_penalty": ((1,), _PENALTIES),
     "response_format": (({"type": "text"},), _TEXT),
@@ -132,6 +131,7 @@ class Common(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     model: str | None = Field(None, max_length=512)
     max_tokens: Limit | None = None
+    n: Integer = Field(1, ge=1, le=MAX_CHOICES)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: Integer = Field(0, ge=-1, le=MAX_COUNT, description="vLLM's extension; 0 and -1: no limit.")
@@ -143,9 +143,9 @@ class Common(BaseModel):
     prompt_logprobs: Literal[0] | None = Field(None, description="vLLM's extension; 0: of the prompt's own tokens.")
 
     @model_validator(mode="after")
-    def _not_in_pieces(self) -> Self:
-        if self.prompt_logprobs is not None and self.stream:
-            raise refused("prompt_logprobs", "can't be streamed: omit stream")
+    def _once_and_not_in_pieces(self) -> Self:
+        if self.prompt_logprobs is not None and (self.stream or self.n > 1):
+            raise refused("prompt_logprobs", "is for a single answer that isn't streamed: omit stream and n")
         return self
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from driftloop_server.engine.decoding import Decode, StopText, TokenText
@@ -29,6 +29,10 @@ class Generation:
     stream: bool = False
     thinks: bool = False  # whether the answer may begin with thoughts
     thinks_already: bool = False  # whether the prompt ends with the tag that starts them
+
+    def choices(self, n: int) -> list["Generation"]:
+        """n generations of the same prompt, each with a seed of its own."""
+        return [replace(self, seed=None if self.seed is None else self.seed + index) for index in range(n)]
 
 
 @dataclass(slots=True)

@@ -5,9 +5,10 @@ import copy
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -24,7 +25,9 @@ from driftloop_server.openai_api import (
     CHAT,
     CLIENT,
     COMPLETIONS,
+    EMBEDDINGS,
     MODELS,
+    RESPONSES,
     ApiError,
     add_route,
     error_body,
@@ -33,6 +36,7 @@ from driftloop_server.openai_api import (
     parse_json,
 )
 
+Numbered = tuple[int, Output]  # an output, and the index of its choice
 MAX_BODY = 4 << 20  # bytes
 RETRY_AFTER = "1"  # seconds
 
@@ -58,6 +62,8 @@ class EngineServer:
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
         add_route(app, "POST", COMPLETIONS, self.completions)
         add_route(app, "POST", CHAT, self.chat)
+        add_route(app, "POST", RESPONSES, self.unsupported)
+        add_route(app, "POST", EMBEDDINGS, self.unsupported)
         app.router.add_get("/health", self.health)
         app.router.add_get("/metrics", self.metrics)
         return app
@@ -82,6 +88,13 @@ class EngineServer:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         params, generation = await self._parse(request, requests.ChatRequest, requests.chat)
         return await self._answer(request, params, generation)
+
+    async def unsupported(self, request: web.Request) -> web.StreamResponse:
+        raise ApiError(
+            404,
+            f"this engine has no {request.path}, only {CHAT} and {COMPLETIONS}: another engine.type may have it",
+            code="unsupported_endpoint",
+        )
 
     async def _parse(
         self, request: web.Request, kind: type[requests.Request], build: Callable[..., Generation]
@@ -115,31 +128,39 @@ class EngineServer:
             prompt_tokens=len(generation.prompt),
             is_chat=is_chat,
             string=self._loaded.string,
-            thoughts=Thoughts(generation.thinks_already) if generation.thinks else None,
+            thoughts=[Thoughts(generation.thinks_already) for _ in range(params.n)] if generation.thinks else [],
         )
-        async with self._outputs(generation, request.headers.get(CLIENT)) as outputs:
-            first = await anext(outputs)
-            if first.error:
-                raise _failure(first)
+        async with self._outputs(generation.choices(params.n), request.headers.get(CLIENT)) as outputs:
+            first = _checked(await anext(outputs))
             if params.stream:
-                return await _stream(request, reply, first, outputs, params.stream_options.include_usage)
-        return web.json_response(reply.whole(first))
+                return await _stream(request, reply, first, outputs, params.n, params.stream_options.include_usage)
+            by_choice = dict([first, *[_checked(numbered) async for numbered in outputs]])
+        return web.json_response(reply.whole([by_choice[index] for index in range(params.n)]))
 
     @asynccontextmanager
-    async def _outputs(self, generation: Generation, client: str | None) -> AsyncIterator[AsyncIterator[Output]]:
-        """The outputs of a generation. Leaving the context early (the client has left) frees its place in the batch."""
+    async def _outputs(
+        self, generations: Sequence[Generation], client: str | None
+    ) -> AsyncIterator[AsyncIterator[Numbered]]:
+        """The outputs of generations, each with the generation's index, until all have ended.
+
+        Leaving the context early (the client has left, or one has failed) frees their places in the batch.
+        """
         loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Output] = asyncio.Queue()
+        queue: asyncio.Queue[Numbered] = asyncio.Queue()
+        running = []
+
+        def deliver(index: int, output: Output) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, (index, output))
+
         try:
-            running = self._scheduler.submit(
-                generation, lambda output: loop.call_soon_threadsafe(queue.put_nowait, output), client
-            )
+            for index, generation in enumerate(generations):
+                running.append(self._scheduler.submit(generation, partial(deliver, index), client))
+            yield _until_last(queue, len(generations))
         except QueueFull:
             raise _busy(429, QUEUE_FULL, "queue_full") from None
-        try:
-            yield _until_last(queue)
         finally:
-            self._scheduler.cancel(running)
+            for one in running:
+                self._scheduler.cancel(one)
 
     def _check_model(self, model: str | None) -> None:
         if model is not None and model != self._name:
@@ -155,40 +176,52 @@ class EngineServer:
         }
 
 
-async def _until_last(queue: asyncio.Queue[Output]) -> AsyncIterator[Output]:
-    while True:
-        output = await queue.get()
-        yield output
-        if output.last:
-            return
+async def _until_last(queue: asyncio.Queue[Numbered], count: int) -> AsyncIterator[Numbered]:
+    while count:
+        index, output = await queue.get()
+        count -= output.last
+        yield index, output
 
 
 async def _stream(
-    request: web.Request, reply: Reply, first: Output, outputs: AsyncIterator[Output], include_usage: bool
+    request: web.Request,
+    reply: Reply,
+    first: Numbered,
+    outputs: AsyncIterator[Numbered],
+    choices: int,
+    include_usage: bool,
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    if reply.is_chat:
-        await response.write(_event(reply.opening()))
-    async for output in _chained(first, outputs):
+    for index in range(choices if reply.is_chat else 0):
+        await response.write(_event(reply.opening(index)))
+    tokens = 0
+    async for index, output in _chained(first, outputs):
         if output.error:
             failure = _failure(output)
             await response.write(_event(error_body(failure.status, failure.message, code=failure.code)))
             break
-        await response.write(_event(reply.chunk(output)))
-        if output.last and include_usage:
-            await response.write(_event(reply.closing(output)))
+        await response.write(_event(reply.chunk(output, index)))
+        tokens += output.tokens if output.last else 0
     else:
+        if include_usage:
+            await response.write(_event(reply.closing(tokens)))
         await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
 
 
-async def _chained(first: Output, outputs: AsyncIterator[Output]) -> AsyncIterator[Output]:
+async def _chained(first: Numbered, outputs: AsyncIterator[Numbered]) -> AsyncIterator[Numbered]:
     yield first
-    if not first.last:
-        async for output in outputs:
-            yield output
+    async for numbered in outputs:
+        yield numbered
+
+
+def _checked(numbered: Numbered) -> Numbered:
+    """Raises ApiError if the generation has failed."""
+    if numbered[1].error:
+        raise _failure(numbered[1])
+    return numbered
 
 
 def _failure(output: Output) -> ApiError:

@@ -3,6 +3,8 @@
 import json
 from typing import Any, NamedTuple
 
+from driftloop_server.proxy.formats import Format, Said
+
 MAX_EVENT = 1 << 20  # bytes of one event in a stream
 MAX_KEPT = 64 << 10  # characters of an answer that are kept for feedback
 
@@ -23,22 +25,22 @@ class Rewritten(NamedTuple):
     whole: bool
 
 
-def rewrite(body: bytes, identity: str) -> Rewritten:
+def rewrite(body: bytes, identity: str, kind: Format) -> Rewritten:
     """Rewrite an answer that is not a stream. Raises ValueError if it is not a JSON object."""
     document = json.loads(body)
     if not isinstance(document, dict):
         raise ValueError("not a JSON object")
-    document["id"] = identity
-    text = _text(document, "message")
-    whole = _ended(document) and not _calls(document, "message") and len(text) < MAX_KEPT
-    return Rewritten(_dump(document), text[:MAX_KEPT], _tokens(document) or 0, whole)
+    kind.sign(document, identity)
+    said = kind.whole(document)
+    whole = said.ended and not said.calls and len(said.text) < MAX_KEPT
+    return Rewritten(_dump(document), said.text[:MAX_KEPT], said.tokens or 0, whole)
 
 
 class EventRewriter:
     """Rewrites a stream of server-sent events, which arrives in arbitrary blocks."""
 
-    def __init__(self, identity: str) -> None:
-        self._identity = identity
+    def __init__(self, identity: str, kind: Format) -> None:
+        self._identity, self._kind = identity, kind
         self._rest = b""
         self._parts: list[str] = []
         self._kept = 0
@@ -86,17 +88,16 @@ class EventRewriter:
             return line
         if not isinstance(document, dict):
             return line
-        self.failed |= bool(document.get("error"))
-        if "id" not in document:
-            return line
-        document["id"] = self._identity
-        self._keep(_text(document, "delta"))
-        self._has_ended |= _ended(document)
-        self._has_calls |= _calls(document, "delta")
-        self._pieces += bool(document.get("choices"))
-        counted = _tokens(document)
-        self._counted = self._counted if counted is None else counted
-        return b"data: " + _dump(document)
+        self.failed |= self._kind.has_failed(document)
+        self._read(self._kind.event(document))
+        return b"data: " + _dump(document) if self._kind.sign(document, self._identity) else line
+
+    def _read(self, said: Said) -> None:
+        self._keep(said.text)
+        self._has_ended |= said.ended
+        self._has_calls |= said.calls
+        self._pieces += said.is_piece
+        self._counted = self._counted if said.tokens is None else said.tokens
 
     def _keep(self, text: str) -> None:
         if text and self._kept < MAX_KEPT:
@@ -106,35 +107,3 @@ class EventRewriter:
 
 def _dump(document: dict[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _tokens(document: dict[str, Any]) -> int | None:
-    """The engine's count of output tokens; None if it sent none."""
-    usage = document.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) and tokens >= 0 else None
-
-
-def _text(document: dict[str, Any], part: str) -> str:
-    """Text of the first choice: `text` of a completion, `content` of a chat's message or delta."""
-    choice = _choice(document)
-    inner = choice.get(part)
-    text = inner.get("content") if isinstance(inner, dict) else choice.get("text")
-    return text if isinstance(text, str) else ""
-
-
-def _ended(document: dict[str, Any]) -> bool:
-    """Whether the model ended the answer, not a limit."""
-    return bool(_choice(document).get("finish_reason") == "stop")
-
-
-def _calls(document: dict[str, Any], part: str) -> bool:
-    """Whether the answer calls tools, with or without text."""
-    inner = _choice(document).get(part)
-    return isinstance(inner, dict) and bool(inner.get("tool_calls") or inner.get("function_call"))
-
-
-def _choice(document: dict[str, Any]) -> dict[str, Any]:
-    choices = document.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    return choice if isinstance(choice, dict) else {}

@@ -15,11 +15,14 @@ from driftloop_server.openai_api import (
     CHAT,
     CLIENT,
     COMPLETIONS,
+    EMBEDDINGS,
     MODELS,
+    RESPONSES,
     ApiError,
     Handler,
     add_route,
     error_body,
+    error_response,
     errors_as_json,
     is_unicode,
     no_such_model,
@@ -29,11 +32,12 @@ from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
 from driftloop_server.proxy.clients import CLIENT_NAME, Door
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters
+from driftloop_server.proxy.formats import Choices, Format, Responses
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
 from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
-from driftloop_server.proxy.prompts import Prompt, prompt_of
+from driftloop_server.proxy.prompts import Prompt, prompt_of, prompt_of_response
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.room import Room
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
@@ -44,6 +48,9 @@ BODY_SECONDS = 30.0  # time in which the whole body must arrive
 # Headers for tracing. No other header of the client is passed on to the engine.
 _TRACING = ("traceparent", "tracestate", "X-Request-Id")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
+# Fields of the Responses API with which an engine keeps answers. The next request may go to another pod.
+_STATEFUL = ("background", "conversation", "previous_response_id")
+_QUOTED = 500  # bytes of an engine's error that a client gets to see
 _CODE = web.RequestKey("code", int)  # the status of a stream that failed after its 200 was sent
 _TOKENS = web.RequestKey("tokens", int)  # tokens of the answer
 
@@ -53,7 +60,7 @@ class ClientGone(Exception):
 
 
 class Api:
-    """Serves completions, chats and models. The engine's other paths are not available from outside the pod."""
+    """Serves what answers, embeds and lists models. The engine's other paths are not available from outside the pod."""
 
     def __init__(
         self,
@@ -87,6 +94,8 @@ class Api:
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
         add_route(app, "POST", COMPLETIONS, self.generate)
         add_route(app, "POST", CHAT, self.generate)
+        add_route(app, "POST", RESPONSES, self.generate)
+        add_route(app, "POST", EMBEDDINGS, self.embed)
         return app
 
     async def models(self, request: web.Request) -> web.Response:
@@ -109,6 +118,17 @@ class Api:
         with self._room.holding() as hold:
             return await self._generate(request, await self._body(request, hold))
 
+    async def embed(self, request: web.Request) -> web.StreamResponse:
+        """Pass an answer on unchanged: it generates nothing, so it counts for no drift, and nobody rates it."""
+        with self._room.holding() as hold:
+            body = await self._body(request, hold)
+            if not is_unicode(body):
+                parse_json(body)
+            async with self._upstream.request("POST", EMBEDDINGS, body, _forwarded(request)) as answer:
+                if answer.status != 200:
+                    return await _passed_on(answer)
+                return await self._in_blocks(request, answer)
+
     async def _body(self, request: web.Request, hold: Callable[[int], None]) -> bytes:
         """Read the body. Room for it is held as soon as its length is known. Raises ApiError 408, 413, 429."""
         length = request.content_length or 0
@@ -121,11 +141,11 @@ class Api:
     async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
         # Parsing a long body delays all answers, so it waits until the engine has accepted the request. Invalid Unicode
         # is the exception, as engines fail on it.
-        document = parse_json(body) if len(body) <= SMALL or not is_unicode(body) else None
+        document = _checked(request, body) if len(body) <= SMALL or not is_unicode(body) else None
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
-            prompt = prompt_of(parse_json(body) if document is None else document) or Prompt("")
+            prompt = _prompt(request, _checked(request, body) if document is None else document)
             if prompt.text:
                 self._drift.count(prompt.text)
             identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())
@@ -142,7 +162,7 @@ class Api:
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
     ) -> web.Response:
         try:
-            rewritten = rewrite(await read_bounded(answer, MAX_ANSWER), identity)
+            rewritten = rewrite(await read_bounded(answer, MAX_ANSWER), identity, _format(request))
         except ValueError as error:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
@@ -155,7 +175,7 @@ class Api:
     ) -> web.StreamResponse:
         """Pass the events on. After the 200 is sent, a failure is reported as an event in the stream."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        events = EventRewriter(identity)
+        events = EventRewriter(identity, _format(request))
         try:
             await _to_client(response.prepare(request))
             async for block in answer.content.iter_any():
@@ -177,6 +197,22 @@ class Api:
         finally:
             request[_TOKENS] = events.tokens
             self._memory.add(identity, Answer(prompt, events.text, events.whole))
+        return response
+
+    async def _in_blocks(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass a long answer on without holding it. If the engine fails meanwhile, the connection is aborted."""
+        response = web.StreamResponse(headers={"Content-Type": answer.headers.get("Content-Type", "application/json")})
+        response.content_length = answer.content_length
+        try:
+            await _to_client(response.prepare(request))
+            async for block in answer.content.iter_any():
+                await _to_client(response.write(block))
+        except ClientGone:
+            request[_CODE] = CLIENT_GONE
+        except (aiohttp.ClientError, TimeoutError) as error:
+            request[_CODE] = broken_off(error, self._upstream.timeout).status
+            if request.transport is not None:
+                request.transport.abort()
         return response
 
     @web.middleware
@@ -206,6 +242,25 @@ class Api:
 def _path(request: web.Request) -> str:
     """The path without a slash at the end, which some clients add."""
     return request.path.rstrip("/")
+
+
+def _checked(request: web.Request, body: bytes) -> dict[str, Any]:
+    """The body as an object. Raises ApiError 400, also for fields that would need an answer to be kept."""
+    document = parse_json(body)
+    for field in _STATEFUL if _path(request) == RESPONSES else ():
+        if document.get(field):
+            advice = "answers are not kept here: send the whole conversation as input, and wait for the answer"
+            raise ApiError(400, f"{field}: {advice}", param=field, code="unsupported_parameter")
+    return document
+
+
+def _prompt(request: web.Request, document: dict[str, Any]) -> Prompt:
+    found = prompt_of_response(document) if _path(request) == RESPONSES else prompt_of(document)
+    return found or Prompt("")
+
+
+def _format(request: web.Request) -> Format:
+    return Responses() if _path(request) == RESPONSES else Choices()
 
 
 def _client(request: web.Request) -> str:
@@ -257,6 +312,23 @@ async def _read(request: web.Request, held: int, hold: Callable[[int], None]) ->
 
 
 async def _passed_on(answer: aiohttp.ClientResponse) -> web.Response:
+    """The engine's answer without a change. An error in another form than OpenAI's is put into it."""
     headers = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
     body = await read_bounded(answer, MAX_ANSWER)
-    return web.Response(body=body, status=answer.status, content_type=answer.content_type, headers=headers)
+    if answer.status < 400 or _is_error(body):
+        return web.Response(body=body, status=answer.status, content_type=answer.content_type, headers=headers)
+    path = answer.url.path
+    if answer.status in (404, 405):
+        return error_response(ApiError(404, f"this service's engine has no {path}", code="unsupported_endpoint"))
+    said = f": {body[:_QUOTED].decode(errors='replace')}" if answer.content_type == "application/json" else ""
+    message = f"the engine answered {path} with status {answer.status}{said}"
+    return error_response(ApiError(answer.status, message, headers=headers))
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether it is an error in OpenAI's form."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("error"), dict)

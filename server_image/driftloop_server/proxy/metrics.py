@@ -4,13 +4,13 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from driftloop.contract.names import GENERATING, Metric
 from driftloop.contract.task import ServeTask
-from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
+from driftloop_server.openai_api import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RESPONSES
 
 # By default each counter has a second series, `_created`, which nothing here needs:
 # https://github.com/prometheus/client_python/issues/672
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-ROUTES = (COMPLETIONS, CHAT, MODELS)
+ROUTES = (COMPLETIONS, CHAT, RESPONSES, EMBEDDINGS, MODELS)
 # Series start at 0, as Prometheus sees no increase in a series that appears with its first event:
 # https://github.com/prometheus/prometheus/issues/1673
 _CODES = ("200", "400", "429", "499", "500", "502", "503", "504")

@@ -8,6 +8,7 @@ from typing import Any
 
 from driftloop.contract.messages import UNREADABLE, carried, plain_content
 from driftloop.contract.text import conversation_identity
+from driftloop_server.proxy.items import messages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,36 @@ class Prompt:
 def prompt_of(body: dict[str, Any]) -> Prompt | None:
     """The prompt in a request's body; None if it has no text (token ids, only images, a malformed body)."""
     if "messages" in body:
-        tools = body.get("tools")
-        return prompt_from(body["messages"], json.dumps(tools, ensure_ascii=False) if tools else "")
+        return prompt_from(body["messages"], _dumped(body.get("tools")))
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     return prompt_from(prompt)
 
 
+def prompt_of_response(body: dict[str, Any]) -> Prompt | None:
+    """The prompt in a request of the Responses API, as the same conversation of a chat has it; None if it has no text.
+
+    Its `instructions` are the system message of that conversation.
+    """
+    items = body.get("input")
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    if not isinstance(items, list):
+        return None
+    instructions = body.get("instructions")
+    system = [{"role": "system", "content": instructions}] if isinstance(instructions, str) and instructions else []
+    tools = body.get("tools")
+    return prompt_from([*system, *items], _dumped([_tool(t) for t in tools] if isinstance(tools, list) else tools))
+
+
 def prompt_from(value: Any, tools: str = "") -> Prompt | None:
-    """The prompt in a string or a list of messages; None for anything else."""
+    """The prompt in a string, or a list of messages or of the Responses API's items; None for anything else."""
     if isinstance(value, str):
         return Prompt(value)
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         return None
-    messages = [_message(message) for message in value]
+    messages = [_message(message) for message in messages_of(value)]
     turns = [message["content"] for message in messages if message["role"] == "user"]
     if not turns:
         return None
@@ -81,6 +97,17 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
         return {"role": role, "content": plain_content(content), **carried(message)}
     except ValueError as error:
         return {"role": role, "content": _text(content), UNREADABLE: str(error)[:200]}
+
+
+def _tool(tool: Any) -> Any:
+    """A function of the Responses API as chats have it; other tools unchanged."""
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _dumped(tools: Any) -> str:
+    return json.dumps(tools, ensure_ascii=False) if tools else ""
 
 
 def _text(content: Any) -> str:

@@ -104,6 +104,54 @@ async def test_chat_answers_whole_and_streamed_alike(client: Client) -> None:
     assert again.choices[0].message.content == whole.choices[0].message.content
 
 
+async def test_several_choices_are_the_answers_of_as_many_seeds(client: Client) -> None:
+    """Each with its own index, log-probabilities and end; the tokens of all are counted."""
+    asked: Any = {"model": "desk", "messages": [{"role": "user", "content": "my card"}], "max_completion_tokens": 12}
+    alone = [await client.chat.completions.create(**asked, seed=seed) for seed in (7, 8, 9)]
+    texts = [answer.choices[0].message.content for answer in alone]
+    assert len(set(texts)) == 3
+    whole = await client.chat.completions.create(**asked, seed=7, n=3, logprobs=True)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert [choice.message.content for choice in whole.choices] == texts
+    assert sum(len(choice.logprobs.content) for choice in whole.choices) == whole.usage.completion_tokens
+    assert whole.usage.completion_tokens == sum(answer.usage.completion_tokens for answer in alone)
+    assert whole.usage.prompt_tokens == alone[0].usage.prompt_tokens
+    stream = await client.chat.completions.create(
+        **asked, seed=7, n=3, stream=True, stream_options={"include_usage": True}
+    )
+    streamed, ends, usage = ["", "", ""], [None] * 3, None
+    async for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+            ends[choice.index] = choice.finish_reason or ends[choice.index]
+    assert streamed == texts
+    assert ends == [choice.finish_reason for choice in whole.choices]
+    assert usage == whole.usage
+
+
+async def test_what_it_has_no_path_for_is_refused_by_name(client: Client) -> None:
+    with pytest.raises(openai.NotFoundError, match=r"no /v1/responses, only /v1/chat/completions") as caught:
+        await client.responses.create(model="desk", input="my card")
+    assert caught.value.code == "unsupported_endpoint"
+    with pytest.raises(openai.NotFoundError, match="no /v1/embeddings"):
+        await client.embeddings.create(model="desk", input="my card")
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    messages: Any = [{"role": "user", "content": "my card"}]
+    image: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]}]
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
+    for more, param in (
+        ({"messages": messages, "tools": [tool]}, "tools"),
+        ({"messages": messages, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": messages, "response_format": form}, "response_format"),
+        ({"messages": messages, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": image}, "messages"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(model="desk", **more)
+        assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_stop_ends_the_text_before_it(client: Client, as_list: bool, stream: bool) -> None:
@@ -166,7 +214,7 @@ async def test_an_answer_can_be_continued_and_scored_behind_its_question(client:
     ("fields", "message"),
     [
         ({"prompt_logprobs": 5}, "prompt_logprobs"),
-        ({"prompt_logprobs": 0, "stream": True}, "can't be streamed"),
+        ({"prompt_logprobs": 0, "stream": True}, "isn't streamed"),
         ({"continue_final_message": True}, "add_generation_prompt: must be false"),
         ({"add_generation_prompt": False}, "add_generation_prompt: must be false"),
         ({"continue_final_message": True, "add_generation_prompt": False}, "needs a last message with the role"),
@@ -221,7 +269,8 @@ async def test_a_chat_without_limit_may_fill_the_context(client: Client) -> None
 @pytest.mark.parametrize(
     ("body", "param", "explains"),
     [
-        ({"prompt": "x", "n": 2}, "n", "one answer per request"),
+        ({"prompt": "x", "n": 9}, "n", "less than or equal to 8"),
+        ({"prompt": "x", "n": 2, "prompt_logprobs": 0}, "prompt_logprobs", "single answer"),
         ({"prompt": "x", "temperature": "hot"}, "temperature", "valid number"),
         ({"prompt": "x", "temperature": 3}, "temperature", "less than or equal to 2"),
         ({"prompt": "x", "max_tokens": 0}, "max_tokens", "greater than or equal to 1"),

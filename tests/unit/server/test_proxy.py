@@ -100,8 +100,8 @@ async def test_the_engines_refusal_reaches_the_client(client: AsyncOpenAI, proxy
     before = proxy.metric("driftloop_requests_total", route="/v1/completions", code="400")
     with pytest.raises(openai.BadRequestError, match="context is 256 tokens"):
         await client.completions.create(model="desk", prompt="my card", max_tokens=300)
-    with pytest.raises(openai.BadRequestError, match="one answer per request"):
-        await client.completions.create(model="desk", prompt="my card", n=3)
+    with pytest.raises(openai.BadRequestError, match="continues a prompt"):
+        await client.completions.create(model="desk", prompt="my card", suffix="x")
     assert proxy.metric("driftloop_requests_total", route="/v1/completions", code="400") == before + 2
 
 

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from driftloop_server.engine.replies import Reply
 from driftloop_server.engine.sequence import Output
-from driftloop_server.engine.server import _stream
+from driftloop_server.engine.server import Numbered, _stream
 from driftloop_server.engine.thoughts import Thoughts
 
 REPLY = Reply("cmpl-1", "desk", 0, 1, is_chat=False, string=str)
@@ -23,11 +23,11 @@ REPLY = Reply("cmpl-1", "desk", 0, 1, is_chat=False, string=str)
     ],
 )
 async def test_a_stream_that_fails_ends_with_its_error_and_without_done(last: Output, expected: list[str]) -> None:
-    async def outputs() -> AsyncIterator[Output]:
-        yield last
+    async def outputs() -> AsyncIterator[Numbered]:
+        yield 0, last
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        return await _stream(request, REPLY, Output("Hel"), outputs(), False)
+        return await _stream(request, REPLY, (0, Output("Hel")), outputs(), 1, False)
 
     app = web.Application()
     app.router.add_get("/", handler)
@@ -46,10 +46,10 @@ def said(event: str) -> str:
 
 async def test_thoughts_are_fields_of_their_own_in_whole_answers_and_streams() -> None:
     def reply(begun: bool = False) -> Reply:
-        return Reply("chatcmpl-1", "desk", 0, 1, is_chat=True, string=str, thoughts=Thoughts(begun))
+        return Reply("chatcmpl-1", "desk", 0, 1, is_chat=True, string=str, thoughts=[Thoughts(begun)])
 
     text = "<think>\nIt is lost.</think>\n\ncard_lost"
-    message = reply().whole(Output(text, finish_reason="stop"))["choices"][0]["message"]
+    message = reply().whole([Output(text, finish_reason="stop")])["choices"][0]["message"]
     thought = {"reasoning": "It is lost.", "reasoning_content": "It is lost."}
     assert message == {"role": "assistant", "refusal": None, "content": "card_lost"} | thought
     streamed, deltas = reply(), []
@@ -59,6 +59,6 @@ async def test_thoughts_are_fields_of_their_own_in_whole_answers_and_streams() -
         deltas.append(chunk["choices"][0]["delta"])
     for name, expected in {"content": "card_lost", **thought}.items():
         assert "".join(delta.get(name, "") for delta in deltas) == expected
-    cut = reply(begun=True).whole(Output("It is", finish_reason="length"))["choices"][0]["message"]
+    cut = reply(begun=True).whole([Output("It is", finish_reason="length")])["choices"][0]["message"]
     assert (cut["content"], cut["reasoning"]) == (None, "It is")
-    assert reply().whole(Output("", finish_reason="stop"))["choices"][0]["message"]["content"] == ""
+    assert reply().whole([Output("", finish_reason="stop")])["choices"][0]["message"]["content"] == ""

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop_server.proxy.answers import MAX_EVENT, MAX_KEPT, AnswerTooLong, EventRewriter, rewrite
+from driftloop_server.proxy.formats import Choices
 
 json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
 
@@ -24,7 +25,7 @@ def event(piece: str, **more: object) -> bytes:
 )
 def test_a_stream_keeps_all_but_its_id_however_it_is_cut(pieces: list[str], unknown: object, cuts: list[int]) -> None:
     data = b": hello\n\n" + b"".join(event(piece, unknown=unknown) for piece in pieces) + b"data: [DONE]\n\n"
-    rewriter, out, rest = EventRewriter("resp-1"), b"", data
+    rewriter, out, rest = EventRewriter("resp-1", Choices()), b"", data
     for size in [*cuts, len(data)]:
         out += rewriter.feed(rest[:size])
         rest = rest[size:]
@@ -39,7 +40,7 @@ def test_a_stream_keeps_all_but_its_id_however_it_is_cut(pieces: list[str], unkn
 
 def test_an_error_event_has_no_id_and_gets_none_and_is_a_failure() -> None:
     error = b'data: {"error": {"message": "x"}}\n\n'
-    rewriter = EventRewriter("resp-1")
+    rewriter = EventRewriter("resp-1", Choices())
     rewriter.feed(event("a", error=None))
     assert not rewriter.failed
     assert rewriter.feed(error) == error
@@ -47,14 +48,14 @@ def test_an_error_event_has_no_id_and_gets_none_and_is_a_failure() -> None:
 
 
 def test_an_endless_event_is_an_error() -> None:
-    rewriter = EventRewriter("resp-1")
+    rewriter = EventRewriter("resp-1", Choices())
     assert rewriter.feed(b"x" * MAX_EVENT) == b""
     with pytest.raises(AnswerTooLong):
         rewriter.feed(b"x")
 
 
 def test_of_an_endless_answer_a_part_is_kept() -> None:
-    rewriter = EventRewriter("resp-1")
+    rewriter = EventRewriter("resp-1", Choices())
     for _ in range(100):
         rewriter.feed(event("x" * 1000))
     assert MAX_KEPT <= len(rewriter.text) <= MAX_KEPT + 1000
@@ -72,7 +73,7 @@ def test_of_an_endless_answer_a_part_is_kept() -> None:
 )
 def test_the_text_of_any_answer_is_found(choices: object, text: str) -> None:
     body, found, _, _ = rewrite(
-        json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1"
+        json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1", Choices()
     )
     assert json.loads(body) == {"id": "resp-1", "choices": choices, "usage": {"total_tokens": 3}}
     assert found == text
@@ -82,11 +83,11 @@ def test_the_text_of_any_answer_is_found(choices: object, text: str) -> None:
     ("usage", "tokens"), [({"completion_tokens": 7}, 7), ({"completion_tokens": None}, 0), (None, 0), ([], 0)]
 )
 def test_the_tokens_of_a_whole_answer_are_the_engines_count(usage: object, tokens: int) -> None:
-    assert rewrite(json.dumps({"id": "x", "usage": usage}).encode(), "resp-1")[2] == tokens
+    assert rewrite(json.dumps({"id": "x", "usage": usage}).encode(), "resp-1", Choices())[2] == tokens
 
 
 def test_the_tokens_of_a_stream_are_the_engines_count_or_its_pieces() -> None:
-    rewriter = EventRewriter("resp-1")
+    rewriter = EventRewriter("resp-1", Choices())
     rewriter.feed(event("a") + event("b"))
     assert rewriter.tokens == 2
     rewriter.feed(event("", choices=[], usage={"completion_tokens": 5}))
@@ -106,16 +107,16 @@ def test_the_tokens_of_a_stream_are_the_engines_count_or_its_pieces() -> None:
 def test_only_what_the_model_ended_itself_is_all_of_an_answer(reason: Any, more: dict[str, Any], whole: bool) -> None:
     said = {"content": "a"} | more
     document = {"id": "x", "choices": [{"message": said, "finish_reason": reason}]}
-    assert rewrite(json.dumps(document).encode(), "resp-1").whole == whole
-    rewriter = EventRewriter("resp-1")
+    assert rewrite(json.dumps(document).encode(), "resp-1", Choices()).whole == whole
+    rewriter = EventRewriter("resp-1", Choices())
     rewriter.feed(event("", choices=[{"delta": said}]) + event("", choices=[{"delta": {}, "finish_reason": reason}]))
     assert rewriter.whole == whole
 
 
 def test_an_answer_of_which_a_part_is_kept_is_not_whole() -> None:
-    rewriter = EventRewriter("resp-1")
+    rewriter = EventRewriter("resp-1", Choices())
     rewriter.feed(event("x" * MAX_KEPT) + event("", choices=[{"delta": {}, "finish_reason": "stop"}]))
     assert not rewriter.whole
     document = {"id": "x", "choices": [{"message": {"content": "x" * 2 * MAX_KEPT}, "finish_reason": "stop"}]}
-    answer = rewrite(json.dumps(document).encode(), "resp-1")
+    answer = rewrite(json.dumps(document).encode(), "resp-1", Choices())
     assert (len(answer.text), answer.whole) == (MAX_KEPT, False)

@@ -6,7 +6,7 @@ import pytest
 
 from driftloop.contract.names import GENERATING
 from driftloop.contract.task import ServeTask
-from driftloop_server.openai_api import CHAT, COMPLETIONS, MODELS
+from driftloop_server.openai_api import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RESPONSES
 from driftloop_server.proxy.metrics import BUCKETS, CLIENT_GONE, MIN_TOKENS, TOKEN_BUCKETS, ProxyMetrics
 
 
@@ -33,7 +33,7 @@ def timed(metrics: ProxyMetrics, name: str, route: str = CHAT) -> float | None:
 
 
 def test_the_routes_that_ask_the_model_are_those_of_the_api() -> None:
-    assert set(GENERATING) == {COMPLETIONS, CHAT}
+    assert set(GENERATING) == {COMPLETIONS, CHAT, RESPONSES}
 
 
 def test_a_failure_and_a_refusal_are_not_timed_and_a_client_that_went_is(metrics: ProxyMetrics) -> None:
@@ -49,7 +49,8 @@ def test_an_output_token_is_timed_where_there_are_some(metrics: ProxyMetrics) ->
     metrics.request(CHAT, 500, 1.0, 500)
     assert timed(metrics, "time_per_output_token") == 2
     assert timed(metrics, "time_per_output_token", COMPLETIONS) == 0
-    assert timed(metrics, "time_per_output_token", MODELS) is None
+    for route in (MODELS, EMBEDDINGS):
+        assert timed(metrics, "time_per_output_token", route) is None
 
 
 @pytest.mark.parametrize("buckets", [BUCKETS, TOKEN_BUCKETS])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_server.proxy.prompts import Prompt, prompt_from, prompt_of
+from driftloop_server.proxy.prompts import Prompt, prompt_from, prompt_of, prompt_of_response
 
 SYSTEM = {"role": "system", "content": "Be short."}
 USER = {"role": "user", "content": "my card"}
@@ -104,3 +104,60 @@ values = st.recursive(
 def test_no_body_is_too_strange(value: Any) -> None:
     assert isinstance(prompt_of({"messages": value}), Prompt | None)
     assert isinstance(prompt_of({"prompt": value}), Prompt | None)
+
+
+FUNCTION = {"name": "rate", "description": "of a currency", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("items", "messages"),
+    [
+        ("my card", [USER]),
+        ([{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "my card"}]}], [USER]),
+        (
+            [
+                USER,
+                {"type": "reasoning", "summary": []},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Wait."}]},
+                {"type": "function_call", "call_id": "c1", "name": "rate", "arguments": "{}"},
+                {"type": "function_call", "call_id": "c2", "name": "rate", "arguments": '{"a": 1}'},
+                {"type": "function_call_output", "call_id": "c1", "output": "1.1"},
+            ],
+            [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": "Wait.",
+                    "tool_calls": [CALL, {**CALL, "id": "c2", "function": {"name": "rate", "arguments": {"a": 1}}}],
+                },
+                {"role": "tool", "content": "1.1", "tool_call_id": "c1"},
+            ],
+        ),
+    ],
+)
+def test_a_response_is_asked_for_as_a_chat_is(items: Any, messages: list[dict[str, Any]]) -> None:
+    """The hash too: whoever corrects an answer may send back the items or the messages."""
+    found = prompt_of_response({"input": items, "tools": [{"type": "function", **FUNCTION}]})
+    same = prompt_of({"messages": messages, "tools": [{"type": "function", "function": FUNCTION}]})
+    assert found is not None
+    assert same is not None
+    assert (found, found.tools, found.hash, found.readable) == (same, same.tools, same.hash, True)
+    assert prompt_from(items) == same
+
+
+def test_the_instructions_of_a_response_are_its_system_message() -> None:
+    found = prompt_of_response({"input": "my card", "instructions": "Be short."})
+    assert found == prompt_of({"messages": [SYSTEM, USER]})
+
+
+def test_an_item_that_is_no_text_is_never_trained_on() -> None:
+    found = prompt_of_response({"input": [USER, {"type": "item_reference", "id": "m1"}]})
+    assert found is not None
+    assert (found.text, found.readable) == ("my card", False)
+
+
+@given(items=st.recursive(st.none() | st.text(max_size=3), lambda x: st.lists(x, max_size=3) | st.dictionaries(
+    st.sampled_from(["type", "role", "content", "name", "call_id", "output", "arguments", "tool_calls"]), x, max_size=4
+), max_leaves=12))  # fmt: skip
+def test_any_input_is_a_prompt_or_none(items: Any) -> None:
+    assert isinstance(prompt_of_response({"input": items, "instructions": items, "tools": items}), Prompt | None)

@@ -1,0 +1,115 @@
+"""Where the id, the text and the tokens are in the answers of each API. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an answer, or one event of a stream, says.
+
+    Of several choices, `text`, `ended` and `calls` are of the first one. `tokens`: the engine's count of output tokens;
+    None if it sent none. `ended`: the model ended the answer, not a limit. `calls`: it calls tools. `is_piece`: an
+    event with a new part of the answer.
+    """
+
+    text: str = ""
+    tokens: int | None = None
+    ended: bool = False
+    calls: bool = False
+    is_piece: bool = False
+
+
+class Format(Protocol):
+    """The answers of one API."""
+
+    def sign(self, document: Document, identity: str) -> bool:
+        """Replace the id. Returns False if the document has none."""
+
+    def whole(self, document: Document) -> Said:
+        """Read an answer that is not a stream."""
+
+    def event(self, document: Document) -> Said:
+        """Read an event of a stream."""
+
+    def has_failed(self, document: Document) -> bool:
+        """Whether the engine reports an error with this event."""
+
+
+class Choices:
+    """Chats and completions: a list of choices."""
+
+    def sign(self, document: Document, identity: str) -> bool:
+        found = "id" in document
+        document["id"] = identity
+        return found
+
+    def whole(self, document: Document) -> Said:
+        return self._said(document, "message")
+
+    def event(self, document: Document) -> Said:
+        return self._said(document, "delta")
+
+    def has_failed(self, document: Document) -> bool:
+        return bool(document.get("error"))
+
+    def _said(self, document: Document, part: str) -> Said:
+        choices = [choice for choice in _list(document.get("choices")) if isinstance(choice, dict)]
+        first: Document = next((choice for choice in choices if choice.get("index", 0) == 0), {})
+        inner = first.get(part)
+        text = inner.get("content") if isinstance(inner, dict) else first.get("text")
+        return Said(
+            text=text if isinstance(text, str) else "",
+            tokens=_count(document.get("usage"), "completion_tokens"),
+            ended=first.get("finish_reason") == "stop",
+            calls=isinstance(inner, dict) and bool(inner.get("tool_calls") or inner.get("function_call")),
+            is_piece=bool(choices),
+        )
+
+
+class Responses:
+    """The Responses API: a list of output items. Events have a type, and some have the whole response in a field."""
+
+    def sign(self, document: Document, identity: str) -> bool:
+        response = document if document.get("object") == "response" else document.get("response")
+        if not isinstance(response, dict):
+            return False
+        response["id"] = identity
+        return True
+
+    def whole(self, document: Document) -> Said:
+        items = [item for item in _list(document.get("output")) if isinstance(item, dict)]
+        parts = [part for item in items if item.get("type") == "message" for part in _list(item.get("content"))]
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        return Said(
+            text="".join(text for text in texts if isinstance(text, str)),
+            tokens=_count(document.get("usage"), "output_tokens"),
+            ended=document.get("status") == "completed",
+            calls=any(item.get("type") not in ("message", "reasoning") for item in items),
+        )
+
+    def event(self, document: Document) -> Said:
+        """The text is in the deltas. The final event has it again, with the rest."""
+        kind, delta = str(document.get("type")), document.get("delta")
+        if kind == "response.output_text.delta":
+            return Said(text=delta if isinstance(delta, str) else "", is_piece=True)
+        response = document.get("response")
+        if not isinstance(response, dict):
+            return Said(is_piece=isinstance(delta, str))
+        whole = self.whole(response)
+        return Said(tokens=whole.tokens, ended=whole.ended, calls=whole.calls)
+
+    def has_failed(self, document: Document) -> bool:
+        return document.get("type") in ("error", "response.failed") or bool(document.get("error"))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _count(usage: Any, name: str) -> int | None:
+    tokens = usage.get(name) if isinstance(usage, Mapping) else None
+    return tokens if isinstance(tokens, int) and tokens >= 0 else None
