@@ -85,6 +85,29 @@ class Canary(ApiModel):
         description="The margin for the share of negative feedback, compared once each arm has 20 ratings. A verdict "
         "takes several hundred ratings per arm. 1 switches the comparison off.",
     )
+    max_first_token_increase: Fraction = Field(
+        0.05,
+        description="The margin for the share of streams whose first token takes longer than maxLatencyRatio times "
+        "stable's p95, above the normal 5 %. Compared once each arm has minRequests streams. 1 switches it off.",
+    )
+    max_length_change: Fraction = Field(
+        0.2,
+        description="The margin for the share of answers with more than 1.5 times the tokens of stable's median, and "
+        "for the share with fewer than that part of it. 1 switches both off.",
+    )
+    max_cut_off_increase: Fraction = Field(
+        0.15,
+        description="The margin for the share of answers that end at their limit of tokens. 1 switches it off.",
+    )
+    max_empty_increase: Fraction = Field(
+        0.05,
+        description="The margin for the share of answers without text and tool calls. 1 switches it off.",
+    )
+    max_model_refusal_increase: Fraction = Field(
+        0.05,
+        description="The margin for the share of answers that the engine marks as refused or filtered. A refusal in "
+        "words is not recognised. 1 switches it off.",
+    )
     progress_deadline_seconds: int = Field(
         600, ge=30, le=86_400, description="Seconds until the candidate's pods must be Ready."
     )
@@ -285,6 +308,24 @@ class WaitingVersion(ApiModel):
     )
 
 
+class Measure(ApiModel):
+    """One comparison of the two arms of a canary."""
+
+    name: str = Field(max_length=128, description="What is compared, such as failed, or empty.")
+    verdict: str = Field(
+        max_length=32,
+        description="worse, not worse, unclear or not compared. Worse rolls the candidate back; unclear waits.",
+    )
+    interval: str | None = Field(
+        None,
+        max_length=64,
+        description="The difference of the shares, candidate minus stable, in percentage points. It holds at every "
+        "check.",
+    )
+    margin: str | None = Field(None, max_length=16, description="Largest accepted difference.")
+    message: str = Field(max_length=512, description="The figures in a sentence.")
+
+
 class Analysis(ApiModel):
     """Figures of the two arms of a canary over the same time."""
 
@@ -306,6 +347,7 @@ class Analysis(ApiModel):
     candidate_negative_feedback: str | None = Field(
         None, max_length=16, description="Share of negative feedback, candidate."
     )
+    measures: list[Measure] = Field(default=[], max_length=32, description="All comparisons of the last check.")
     verdict: AnalysisVerdict | None = Field(None, description="Result of the analysis so far.")
     message: str | None = Field(None, max_length=1024, description="Reason for the verdict.")
 

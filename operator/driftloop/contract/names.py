@@ -30,6 +30,9 @@ EXIT_BAD_INPUT = 78  # EX_CONFIG: never retried
 
 # Routes that generate. Only they count for a canary: GET /v1/models says nothing about answers.
 GENERATING = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
+# How an answer ended. complete: the model ended it, also by calling tools. cut: at a limit of tokens. empty: without
+# text and calls. refused: the engine marked it as a refusal or as filtered; a refusal in words is an answer.
+ENDINGS = ("complete", "cut", "empty", "refused")
 # Code of the proxy's error when no engine listens: it restarts, or has crashed.
 ENGINE_UNAVAILABLE = "engine_unavailable"
 
@@ -56,6 +59,11 @@ class Metric:
     REQUESTS = "driftloop_requests_total"  # + route, code
     LATENCY = "driftloop_request_duration_seconds"  # histogram, + route; only answered requests
     TIME_PER_OUTPUT = "driftloop_time_per_output_token_seconds"  # histogram, + route; only complete, longer answers
+    FIRST_TOKEN = "driftloop_time_to_first_token_seconds"  # noqa: S105 - a histogram, + route; only streams
+    # Answers for the canary: no client has too large a share of them (proxy/weights.py).
+    ANSWERS = "driftloop_answers_total"  # + route, ending: one of ENDINGS
+    ANSWER_TOKENS = "driftloop_answer_tokens"  # histogram, + route
+    RATED = "driftloop_rated_answers_total"  # the same of ratings, + rating; labels as those of feedback
     # For feedback, revision and model_version are those of the rated answer. Another pod than the exporting one may
     # have given it, so query feedback by label, never by pod.
     FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction

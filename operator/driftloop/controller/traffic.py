@@ -34,12 +34,25 @@ SETTLE = timedelta(seconds=5)  # Prometheus stores samples when a scrape ends, w
 MAX_BINS = 32
 
 _BAD_RATINGS = ("negative", "correction")
-_HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT)
+_HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT, Metric.FIRST_TOKEN, Metric.ANSWER_TOKENS)
 _LEFT = "499"  # the client left before the answer was complete
 _NO_REFUSAL = ("429", _LEFT)  # 4xx codes that are not refusals; 429 is a failure
 
 
 Buckets = Mapping[float, float]  # cumulative buckets of a histogram: upper bound in seconds -> observations
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Complete answers of one arm, of which no client has too large a share (the proxy's `weights.py`)."""
+
+    endings: Mapping[str, float] = field(default_factory=dict)  # answers by their ending, one of ENDINGS
+    tokens: Buckets = field(default_factory=dict)  # output tokens per answer
+    first_token: Buckets = field(default_factory=dict)  # seconds until the first token of a stream
+
+    @property
+    def total(self) -> float:
+        return sum(self.endings.values())
 
 
 @dataclass(frozen=True)
@@ -52,8 +65,9 @@ class Arm:
     left: float = 0.0  # requests that the client gave up before the answer was complete
     latency: Buckets = field(default_factory=dict)  # seconds per answer
     token_latency: Buckets = field(default_factory=dict)  # seconds per output token, of longer answers
-    ratings: float = 0.0
+    ratings: float = 0.0  # no user has too large a share of them, if the pods count users
     negative: float = 0.0  # negative ratings and corrections
+    answers: Answers | None = None  # None: its pods do not count endings, as those of earlier releases
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,13 @@ async def arms(
 ) -> dict[str, Arm] | None:
     """Counters of each revision since `since`; None if Prometheus fails. A revision without samples has zeros."""
     labels = {"namespace": namespace, "inference_service": service}
-    names = (Metric.REQUESTS, Metric.FEEDBACK, *(f"{name}_bucket" for name in _HISTOGRAMS))
+    names = (
+        Metric.REQUESTS,
+        Metric.ANSWERS,
+        Metric.FEEDBACK,
+        Metric.RATED,
+        *(f"{name}_bucket" for name in _HISTOGRAMS),
+    )
     window = await _read(world, names, labels, since, world.now() - SETTLE)
     if window is None:
         return None
@@ -167,7 +187,9 @@ def _arm(increments: Sequence[Sample]) -> Arm:
     for sample in generating:
         if "code" in sample.labels:
             codes[sample.labels["code"]] += sample.value
-    good, bad = _ratings(sample for sample in increments if "rating" in sample.labels)
+    rated = [sample for sample in increments if sample.labels.get("__name__") == Metric.RATED]
+    feedback = [sample for sample in increments if sample.labels.get("__name__") == Metric.FEEDBACK]
+    good, bad = _ratings(rated or feedback)
     return Arm(
         requests=sum(codes.values()),
         failures=sum(count for code, count in codes.items() if code.startswith("5") or code == "429"),
@@ -177,7 +199,19 @@ def _arm(increments: Sequence[Sample]) -> Arm:
         token_latency=_buckets(generating, Metric.TIME_PER_OUTPUT),
         ratings=good + bad,
         negative=bad,
+        answers=_answers(generating),
     )
+
+
+def _answers(samples: Sequence[Sample]) -> Answers | None:
+    """None without a counter of endings: a proxy that has one starts it at 0."""
+    endings: defaultdict[str, float] = defaultdict(float)
+    for sample in samples:
+        if "ending" in sample.labels:
+            endings[sample.labels["ending"]] += sample.value
+    if not endings:
+        return None
+    return Answers(endings, _buckets(samples, Metric.ANSWER_TOKENS), _buckets(samples, Metric.FIRST_TOKEN))
 
 
 def _buckets(samples: Iterable[Sample], histogram: str) -> dict[float, float]:

@@ -1,12 +1,14 @@
 """Rewrites the engine's answers: replaces the id with a signed one, and keeps the text for feedback. Pure."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from driftloop_server.proxy.formats import Format, Said
 
 MAX_EVENT = 1 << 20  # bytes of one event in a stream
 MAX_KEPT = 64 << 10  # characters of an answer that are kept for feedback
+
+Ending = Literal["complete", "cut", "empty", "refused"]  # ENDINGS of the contract
 
 _DATA = b"data:"
 _DONE = b"[DONE]"
@@ -23,6 +25,7 @@ class Rewritten(NamedTuple):
     text: str
     tokens: int
     whole: bool
+    ending: Ending
 
 
 def rewrite(body: bytes, identity: str, kind: Format) -> Rewritten:
@@ -33,7 +36,9 @@ def rewrite(body: bytes, identity: str, kind: Format) -> Rewritten:
     kind.sign(document, identity)
     said = kind.whole(document)
     whole = said.ended and not said.calls and len(said.text) < MAX_KEPT
-    return Rewritten(_dump(document), said.text[:MAX_KEPT], said.tokens or 0, whole)
+    is_empty = not (said.text.strip() or said.calls)
+    ending = _ending(said.finish, is_empty=is_empty, refused=said.refuses)
+    return Rewritten(_dump(document), said.text[:MAX_KEPT], said.tokens or 0, whole, ending)
 
 
 class EventRewriter:
@@ -46,8 +51,10 @@ class EventRewriter:
         self._kept = 0
         self._pieces = 0
         self._counted: int | None = None
-        self._has_ended = self._has_calls = False
+        self._has_ended = self._has_calls = self._has_text = self._has_refused = False
+        self._reason: str | None = None
         self.failed = False  # whether the engine reported an error in the stream
+        self.begun = False  # whether a token has arrived, of the answer or of the thoughts before it
 
     @property
     def tokens(self) -> int:
@@ -63,6 +70,13 @@ class EventRewriter:
     def whole(self) -> bool:
         """Whether `text` is the complete answer, and the model ended it."""
         return self._has_ended and not self._has_calls and self._kept < MAX_KEPT
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the answer ended; None if the stream has not said so."""
+        if self._reason is None:
+            return None
+        return _ending(self._reason, is_empty=not (self._has_text or self._has_calls), refused=self._has_refused)
 
     def feed(self, block: bytes) -> bytes:
         """Add a block. Returns the complete lines, rewritten. Raises AnswerTooLong."""
@@ -94,6 +108,10 @@ class EventRewriter:
 
     def _read(self, said: Said) -> None:
         self._keep(said.text)
+        self._has_text |= bool(said.text.strip())
+        self._has_refused |= said.refuses
+        self._reason = said.finish or self._reason
+        self.begun |= bool(said.text) or said.calls or said.refuses or said.thinks
         self._has_ended |= said.ended
         self._has_calls |= said.calls
         self._pieces += said.is_piece
@@ -107,3 +125,12 @@ class EventRewriter:
 
 def _dump(document: dict[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _ending(reason: str | None, *, is_empty: bool, refused: bool) -> Ending:
+    """An answer that thinks up to its limit is empty: its client got nothing."""
+    if refused or reason == "content_filter":
+        return "refused"
+    if is_empty:
+        return "empty"
+    return "cut" if reason == "length" else "complete"

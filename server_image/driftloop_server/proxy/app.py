@@ -6,11 +6,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from driftloop.contract.names import GENERATING
 from driftloop_server.openai_api import (
     CHAT,
     CLIENT,
@@ -35,12 +37,13 @@ from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.formats import Choices, Format, Responses
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
-from driftloop_server.proxy.metrics import CLIENT_GONE, ProxyMetrics
+from driftloop_server.proxy.metrics import CLIENT_GONE, Outcome, ProxyMetrics
 from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
 from driftloop_server.proxy.prompts import Prompt, prompt_of, prompt_of_response
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.room import Room
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
+from driftloop_server.proxy.weights import Weights
 
 MAX_BODY = 4 << 20  # bytes of a request
 SMALL = 1 << 16  # bytes: bodies up to this size don't wait and are parsed at once
@@ -52,7 +55,8 @@ _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
 _STATEFUL = ("background", "conversation", "previous_response_id")
 _QUOTED = 500  # bytes of an engine's error that a client gets to see
 _CODE = web.RequestKey("code", int)  # the status of a stream that failed after its 200 was sent
-_TOKENS = web.RequestKey("tokens", int)  # tokens of the answer
+_BEGAN = web.RequestKey("began", float)  # monotonic time of its arrival
+_OUTCOME = web.RequestKey("outcome", Outcome)  # of its answer
 
 
 class ClientGone(Exception):
@@ -85,6 +89,7 @@ class Api:
         self._cors, self._door = cors, door
         self._bodies, self._refusals = Pace(BODIES), Pace(REFUSALS)
         self._room = Room()
+        self._weights = Weights()
 
     def app(self) -> web.Application:
         outer = [self._cors.preflight, self._slow_down, self._door.check]
@@ -166,7 +171,7 @@ class Api:
         except ValueError as error:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
-        request[_TOKENS] = rewritten.tokens
+        request[_OUTCOME] = Outcome(rewritten.tokens, ending=rewritten.ending)
         self._memory.add(identity, Answer(prompt, rewritten.text, rewritten.whole))
         return web.Response(body=rewritten.body, content_type="application/json")
 
@@ -176,10 +181,14 @@ class Api:
         """Pass the events on. After the 200 is sent, a failure is reported as an event in the stream."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         events = EventRewriter(identity, _format(request))
+        first_token = None
         try:
             await _to_client(response.prepare(request))
             async for block in answer.content.iter_any():
-                if rewritten := events.feed(block):
+                rewritten = events.feed(block)
+                if first_token is None and events.begun:
+                    first_token = time.monotonic() - request[_BEGAN]
+                if rewritten:
                     await _to_client(response.write(rewritten))
             await _to_client(response.write(events.flush()))
             if events.failed:
@@ -195,7 +204,7 @@ class Api:
             with suppress(ClientGone):
                 await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
-            request[_TOKENS] = events.tokens
+            request[_OUTCOME] = Outcome(events.tokens, first_token, events.ending)
             self._memory.add(identity, Answer(prompt, events.text, events.whole))
         return response
 
@@ -226,6 +235,8 @@ class Api:
     @web.middleware
     async def _measure(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         began, code = time.monotonic(), 500
+        request[_BEGAN] = began
+        counts = _path(request) in GENERATING and self._weights.counts(_client(request))
         try:
             response = await handler(request)
             code = request.get(_CODE, response.status)
@@ -234,9 +245,10 @@ class Api:
             code = CLIENT_GONE
             raise
         finally:
-            self._metrics.request(_path(request), code, time.monotonic() - began, request.get(_TOKENS, 0))
+            outcome = replace(request.get(_OUTCOME, Outcome()), counts=counts)
+            self._metrics.request(_path(request), code, time.monotonic() - began, outcome)
             if name := request.get(CLIENT_NAME):
-                self._metrics.client(name, code, request.get(_TOKENS, 0))
+                self._metrics.client(name, code, outcome.tokens)
 
 
 def _path(request: web.Request) -> str:

@@ -21,12 +21,14 @@ from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.prompts import prompt_from
 from driftloop_server.proxy.segments import STORAGE_ERRORS, Segments
+from driftloop_server.proxy.weights import Weights
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20  # bytes
 WINDOW = timedelta(days=7)  # time after an answer in which it can be rated
 MAX_HEARD = 50_000  # ratings that are remembered
+MAX_REVISIONS = 16  # whose users are remembered
 MAX_USERS = 100_000  # users per hour with a count of their own; further ones share one count
 
 Rating = Literal["positive", "negative", "correction"]
@@ -110,6 +112,7 @@ class Feedback:
         self._metrics = metrics
         self._clock = clock
         self._cap = UserCap(task.feedback_max_per_user_per_hour)
+        self._weights: dict[str, Weights] = {}
         # Previous ratings and their responses: a retry of a client that missed the response isn't counted twice.
         self._heard: OrderedDict[Key, Status] = OrderedDict()
         # A retry may also arrive while the first one is still being stored. Locks exist as long as somebody waits.
@@ -135,12 +138,19 @@ class Feedback:
             headers = {"Retry-After": str(int(wait) + 1)}
             raise ApiError(429, "this user has reached the limit of ratings per hour", code="user_cap", headers=headers)
         stored_side = await self._store(rated, now) if body.consent else None
-        self._metrics.feedback(identity.revision, identity.version, rated.rating)
+        counts = self._weights_of(identity.revision).counts(body.user)
+        self._metrics.feedback(identity.revision, identity.version, rated.rating, counts=counts)
         status: Status = {"status": "counted" if stored_side is None else "stored", "side": stored_side}
         self._heard[key] = status
         if len(self._heard) > MAX_HEARD:
             self._heard.popitem(last=False)
         return status
+
+    def _weights_of(self, revision: str) -> Weights:
+        """The users of a revision's ratings. There are two revisions during a rollout, and rarely more."""
+        if revision not in self._weights and len(self._weights) >= MAX_REVISIONS:
+            self._weights.clear()
+        return self._weights.setdefault(revision, Weights())
 
     def _authenticate(self, request: web.Request) -> None:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -13,7 +13,8 @@ class Said:
 
     Of several choices, `text`, `ended` and `calls` are of the first one. `tokens`: the engine's count of output tokens;
     None if it sent none. `ended`: the model ended the answer, not a limit. `calls`: it calls tools. `is_piece`: an
-    event with a new part of the answer.
+    event with a new part of the answer. `finish`: why it ended, in the words of chats; None before its end. `refuses`:
+    the engine marked it as a refusal. `thinks`: an event with a part that is not the answer itself.
     """
 
     text: str = ""
@@ -21,6 +22,9 @@ class Said:
     ended: bool = False
     calls: bool = False
     is_piece: bool = False
+    finish: str | None = None
+    refuses: bool = False
+    thinks: bool = False
 
 
 class Format(Protocol):
@@ -61,12 +65,16 @@ class Choices:
         first: Document = next((choice for choice in choices if choice.get("index", 0) == 0), {})
         inner = first.get(part)
         text = inner.get("content") if isinstance(inner, dict) else first.get("text")
+        finish, said = first.get("finish_reason"), inner if isinstance(inner, dict) else {}
         return Said(
             text=text if isinstance(text, str) else "",
             tokens=_count(document.get("usage"), "completion_tokens"),
-            ended=first.get("finish_reason") == "stop",
-            calls=isinstance(inner, dict) and bool(inner.get("tool_calls") or inner.get("function_call")),
+            ended=finish == "stop",
+            calls=bool(said.get("tool_calls") or said.get("function_call")),
             is_piece=bool(choices),
+            finish=finish if isinstance(finish, str) else None,
+            refuses=bool(said.get("refusal")),
+            thinks=bool(said.get("reasoning_content") or said.get("reasoning")),
         )
 
 
@@ -89,6 +97,8 @@ class Responses:
             tokens=_count(document.get("usage"), "output_tokens"),
             ended=document.get("status") == "completed",
             calls=any(item.get("type") not in ("message", "reasoning") for item in items),
+            finish=_finish(document),
+            refuses=any(isinstance(part, dict) and part.get("type") == "refusal" for part in parts),
         )
 
     def event(self, document: Document) -> Said:
@@ -98,12 +108,31 @@ class Responses:
             return Said(text=delta if isinstance(delta, str) else "", is_piece=True)
         response = document.get("response")
         if not isinstance(response, dict):
-            return Said(is_piece=isinstance(delta, str))
+            return Said(is_piece=isinstance(delta, str), thinks=isinstance(delta, str))
         whole = self.whole(response)
-        return Said(tokens=whole.tokens, ended=whole.ended, calls=whole.calls)
+        return Said(
+            tokens=whole.tokens,
+            ended=whole.ended,
+            calls=whole.calls,
+            finish=whole.finish,
+            refuses=whole.refuses,
+        )
 
     def has_failed(self, document: Document) -> bool:
         return document.get("type") in ("error", "response.failed") or bool(document.get("error"))
+
+
+def _finish(response: Document) -> str | None:
+    """Why a response ended, in the words of chats."""
+    details = response.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
+    match response.get("status"):
+        case "completed":
+            return "stop"
+        case "incomplete":
+            return "content_filter" if reason == "content_filter" else "length"
+        case _:
+            return None
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,10 +1,13 @@
 """The proxy's metrics. Every series has labels for service, revision and version."""
 
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from driftloop.contract.names import GENERATING, Metric
+from driftloop.contract.names import ENDINGS, GENERATING, Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RESPONSES
+from driftloop_server.proxy.answers import Ending
 
 # By default each counter has a second series, `_created`, which nothing here needs:
 # https://github.com/prometheus/client_python/issues/672
@@ -29,7 +32,22 @@ def _decades(first: int, last: int) -> tuple[float, ...]:
 # Up to the maximal timeout of a request: beyond the last bound, slow and very slow arms would look the same.
 BUCKETS = (*_decades(-3, 4), 10_000.0, 20_000.0, 50_000.0, 86_400.0)
 TOKEN_BUCKETS = (*_decades(-4, 1), 10.0)
+# Tokens of an answer. Each number up to 8 has a bucket, so that answers of a few tokens are not mixed up.
+LENGTH_BUCKETS = (
+    *(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
+    *(float(round(base * 2**power)) for power in range(3, 17) for base in (1.25, 1.5, 1.75, 2.0)),
+)
 LABELS = ("inference_service", "revision", "model_version")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the metrics count of an answer."""
+
+    tokens: int = 0  # output tokens; 0: unknown
+    first_token: float | None = None  # seconds until the first token of a stream
+    ending: Ending | None = None  # None: the answer is not complete
+    counts: bool = True  # whether it counts among the answers for the canary (weights.py)
 
 
 class ProxyMetrics:
@@ -58,7 +76,33 @@ class ProxyMetrics:
             buckets=TOKEN_BUCKETS,
             registry=self.registry,
         )
+        self._first_token = Histogram(
+            Metric.FIRST_TOKEN,
+            "Time from arrival of a request to the first token of its stream.",
+            [*LABELS, "route"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._answers = Counter(
+            Metric.ANSWERS,
+            "Complete answers by their ending, of which no client has too large a share.",
+            [*LABELS, "route", "ending"],
+            registry=self.registry,
+        )
+        self._answer_tokens = Histogram(
+            Metric.ANSWER_TOKENS,
+            "Output tokens of the same answers.",
+            [*LABELS, "route"],
+            buckets=LENGTH_BUCKETS,
+            registry=self.registry,
+        )
         self._feedback = Counter(Metric.FEEDBACK, "Ratings accepted.", [*LABELS, "rating"], registry=self.registry)
+        self._rated = Counter(
+            Metric.RATED,
+            "Ratings accepted, of which no user has too large a share.",
+            [*LABELS, "rating"],
+            registry=self.registry,
+        )
         self._eligible = Counter(
             Metric.FEEDBACK_ELIGIBLE, "Stored rows that training can use.", [*LABELS, "side"], registry=self.registry
         )
@@ -75,31 +119,54 @@ class ProxyMetrics:
             self._latency.labels(*self.constant, route)
             if route in GENERATING:
                 self._token_latency.labels(*self.constant, route)
+                self._first_token.labels(*self.constant, route)
+                self._answer_tokens.labels(*self.constant, route)
+                for ending in ENDINGS:
+                    self._answers.labels(*self.constant, route, ending)
             for code in _CODES:
                 self._requests.labels(*self.constant, route, code)
         for rating in RATINGS:
             self._feedback.labels(*self.constant, rating)
+            self._rated.labels(*self.constant, rating)
         for side in SIDES:
             self._eligible.labels(*self.constant, side)
 
-    def request(self, route: str, code: int, seconds: float, tokens: int = 0) -> None:
-        """Count an answered request, or one whose client has left (CLIENT_GONE). `tokens`: output tokens."""
+    def request(self, route: str, code: int, seconds: float, outcome: Outcome = Outcome()) -> None:
+        """Count an answered request, or one whose client has left (CLIENT_GONE)."""
         route = MODELS if route.startswith(f"{MODELS}/") else route if route in ROUTES else "other"
         self._requests.labels(*self.constant, route, str(code)).inc()
         if code not in (200, CLIENT_GONE):
             return
         self._latency.labels(*self.constant, route).observe(seconds)
-        if route in GENERATING and tokens >= MIN_TOKENS:
-            self._token_latency.labels(*self.constant, route).observe(seconds / tokens)
+        if route not in GENERATING:
+            return
+        if outcome.tokens >= MIN_TOKENS:
+            self._token_latency.labels(*self.constant, route).observe(seconds / outcome.tokens)
+        if outcome.counts:
+            self._answer(route, code, outcome)
+
+    def _answer(self, route: str, code: int, outcome: Outcome) -> None:
+        if outcome.first_token is not None:
+            self._first_token.labels(*self.constant, route).observe(outcome.first_token)
+        if code != 200 or outcome.ending is None:
+            return
+        self._answers.labels(*self.constant, route, outcome.ending).inc()
+        if outcome.tokens:
+            self._answer_tokens.labels(*self.constant, route).observe(outcome.tokens)
 
     def client(self, name: str, code: int, tokens: int = 0) -> None:
         """Count a request of a client with an API key."""
         self._client_requests.labels(*self.constant, name, str(code)).inc()
         self._client_tokens.labels(*self.constant, name).inc(tokens)
 
-    def feedback(self, revision: str, version: str, rating: str) -> None:
-        """Count a rating for the revision that gave the answer, which may differ from this pod's."""
+    def feedback(self, revision: str, version: str, rating: str, *, counts: bool = True) -> None:
+        """Count a rating for the revision that gave the answer, which may differ from this pod's.
+
+        `counts`: whether it counts for the canary (weights.py).
+        """
         self._feedback.labels(self.constant[0], revision, version, rating).inc()
+        if counts:
+            self._rated.labels(self.constant[0], revision, version, rating).inc()
 
     def eligible(self, revision: str, version: str, side: str) -> None:
         """Count a stored row that training can use."""

@@ -8,7 +8,7 @@ from typing import cast
 import aiohttp
 
 from driftloop.controller.runtime.readings.prometheus import Prometheus
-from driftloop.controller.traffic import Arm, arms, eligible_samples, read_batch, selector
+from driftloop.controller.traffic import Answers, Arm, arms, eligible_samples, read_batch, selector
 from driftloop.controller.vocabulary.samples import Sample
 from driftloop.controller.vocabulary.world import World
 
@@ -69,3 +69,22 @@ async def test_an_arm_is_what_was_asked_of_the_model() -> None:
         600, 300, 100, left=100, latency={1.0: 40, math.inf: 100}, token_latency={math.inf: 7}, ratings=3, negative=3
     )
     assert found["r-v2"] == Arm(0, 0)
+
+
+async def test_answers_are_known_only_from_pods_that_count_them_and_their_ratings_count_less() -> None:
+    chat = "/v1/chat/completions"
+    readings = Readings(
+        counted("driftloop_answers_total", 90, route=chat, ending="complete"),
+        counted("driftloop_answers_total", 10, route=chat, ending="cut"),
+        counted("driftloop_answer_tokens_bucket", 100, route=chat, le="+Inf"),
+        counted("driftloop_time_to_first_token_seconds_bucket", 50, route=chat, le="+Inf"),
+        counted("driftloop_feedback_total", 30, rating="negative"),
+        counted("driftloop_rated_answers_total", 3, rating="negative"),
+        Sample({"__name__": "driftloop_feedback_total", "revision": "r-v2", "rating": "negative"}, 30),
+    )
+    world = cast(World, SimpleNamespace(metrics=readings, now=lambda: START))
+    found = await arms(world, "ns", "desk", ["r-v1", "r-v2"], START - timedelta(hours=1))
+    assert found is not None
+    assert found["r-v1"].answers == Answers({"complete": 90, "cut": 10}, {math.inf: 100}, {math.inf: 50})
+    assert (found["r-v1"].ratings, found["r-v2"].ratings) == (3, 30)
+    assert found["r-v2"].answers is None

@@ -136,6 +136,24 @@ async def test_requests_latency_and_the_engines_metrics_are_exported(client: Asy
     wait_for(lambda: proxy.metric("vllm:num_requests_running") == 0)  # counted after the answer is given
 
 
+async def test_endings_lengths_and_first_tokens_are_counted(client: AsyncOpenAI, proxy: Process) -> None:
+    route = {"route": "/v1/chat/completions"}
+
+    def seen() -> tuple[float, float, float]:
+        return (
+            proxy.metric("driftloop_answers_total", **route, ending="cut"),
+            proxy.metric("driftloop_answer_tokens_sum", **route),
+            proxy.metric("driftloop_time_to_first_token_seconds_count", **route),
+        )
+
+    cut, tokens, first = seen()
+    await chat(client, extra_body={"ignore_eos": True})
+    assert seen() == (cut + 1, tokens + 8, first)
+    streamed = await chat(client, stream=True, stream_options={"include_usage": True}, extra_body={"ignore_eos": True})
+    assert [chunk async for chunk in streamed]
+    assert seen() == (cut + 2, tokens + 16, first + 1)
+
+
 async def test_each_answered_request_falls_into_one_bin_of_each_signal(client: AsyncOpenAI, proxy: Process) -> None:
     def bins(signal: str) -> float:
         return sum(

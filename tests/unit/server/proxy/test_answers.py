@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop_server.proxy.answers import MAX_EVENT, MAX_KEPT, AnswerTooLong, EventRewriter, rewrite
-from driftloop_server.proxy.formats import Choices
+from driftloop_server.proxy.formats import Choices, Responses
 
 json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5)
 
@@ -72,7 +72,7 @@ def test_of_an_endless_answer_a_part_is_kept() -> None:
     ],
 )
 def test_the_text_of_any_answer_is_found(choices: object, text: str) -> None:
-    body, found, _, _ = rewrite(
+    body, found, *_ = rewrite(
         json.dumps({"id": "x", "choices": choices, "usage": {"total_tokens": 3}}).encode(), "resp-1", Choices()
     )
     assert json.loads(body) == {"id": "resp-1", "choices": choices, "usage": {"total_tokens": 3}}
@@ -120,3 +120,64 @@ def test_an_answer_of_which_a_part_is_kept_is_not_whole() -> None:
     document = {"id": "x", "choices": [{"message": {"content": "x" * 2 * MAX_KEPT}, "finish_reason": "stop"}]}
     answer = rewrite(json.dumps(document).encode(), "resp-1", Choices())
     assert (len(answer.text), answer.whole) == (MAX_KEPT, False)
+
+
+def chunk(delta: dict[str, object], finish_reason: str | None = None) -> bytes:
+    document = {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+    return f"data: {json.dumps(document)}\n\n".encode()
+
+
+ENDINGS: list[tuple[str, dict[str, object], str]] = [
+    ("stop", {"content": "yes"}, "complete"),
+    ("length", {"content": "yes"}, "cut"),
+    ("stop", {"content": " \n"}, "empty"),
+    ("length", {"content": None, "reasoning_content": "well"}, "empty"),  # it thought up to its limit
+    ("tool_calls", {"content": None, "tool_calls": [{"index": 0}]}, "complete"),
+    ("stop", {"content": None, "refusal": "I can't"}, "refused"),
+    ("content_filter", {"content": "bad"}, "refused"),
+]
+
+
+@pytest.mark.parametrize(("reason", "message", "ending"), ENDINGS)
+def test_how_an_answer_ended(reason: str, message: dict[str, object], ending: str) -> None:
+    whole = {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": reason}]}
+    assert rewrite(json.dumps(whole).encode(), "resp-1", Choices()).ending == ending
+    rewriter = EventRewriter("resp-1", Choices())
+    rewriter.feed(chunk({"role": "assistant", "content": ""}))
+    assert not rewriter.begun
+    rewriter.feed(chunk(message))
+    assert rewriter.ending is None
+    rewriter.feed(chunk({}, reason))
+    rewriter.feed(b'data: {"id": "c", "choices": [], "usage": {"completion_tokens": 3}}\n\n')
+    assert rewriter.ending == ending
+    assert rewriter.begun
+
+
+def test_a_stream_that_breaks_off_has_no_ending() -> None:
+    rewriter = EventRewriter("resp-1", Choices())
+    rewriter.feed(chunk({"content": "yes"}))
+    assert rewriter.ending is None
+
+
+def test_how_an_answer_of_the_responses_api_ended() -> None:
+    def ending(**response: object) -> str:
+        return rewrite(json.dumps({"object": "response", **response}).encode(), "resp-1", Responses()).ending
+
+    text: object = [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}]
+    refusal: object = [{"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}]
+    assert ending(status="completed", output=text) == "complete"
+    assert ending(status="completed", output=[]) == "empty"
+    assert ending(status="completed", output=[{"type": "function_call"}]) == "complete"
+    assert ending(status="completed", output=refusal) == "refused"
+    assert ending(status="incomplete", incomplete_details={"reason": "max_output_tokens"}, output=text) == "cut"
+    rewriter = EventRewriter("resp-1", Responses())
+    final: object = {"type": "response.completed", "response": {"status": "completed", "output": text}}
+    for event in (
+        {"type": "response.created", "response": {"status": "in_progress"}},
+        {"type": "x.delta", "delta": "y"},
+    ):
+        rewriter.feed(f"data: {json.dumps(event)}\n\n".encode())
+    assert (rewriter.begun, rewriter.ending) == (True, None)
+    rewriter.feed(b'data: {"type": "response.output_text.delta", "delta": "yes"}\n\n')
+    rewriter.feed(f"data: {json.dumps(final)}\n\n".encode())
+    assert rewriter.ending == "complete"

@@ -5,28 +5,29 @@ collect requests, and pauses after `canary.maxSeconds`.
 
 Shares are compared by bounds that hold at every check (`sequential.py`). A candidate is promoted when its share of bad
 requests is certainly at most the margin above stable's share, and rolled back when it is certainly more than the margin
-above it. Latency is compared the same way, by the share of answers that are slower than a limit (`latency.py`).
+above it. Latency is compared the same way, by the share of answers that are slower than a limit (`latency.py`), and the
+answers themselves by their endings and lengths (`answers.py`).
+
+Errors: a promotion needs every comparison, so a candidate that is worse by any measure is promoted with a probability
+of at most 5 %, however many measures there are. A rollback needs only one, so that a candidate within all margins is
+rolled back with at most 5 % by each of failures, refused requests, clients that left, latency, latency per token and
+feedback, and with at most 5 % by all measures of answers together.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from driftloop.api.inferenceservice import Analysis, AnalysisVerdict, Canary
-from driftloop.controller.kinds.inferenceservice.latency import observations, p95, slow_answers
-from driftloop.controller.kinds.inferenceservice.sequential import Answer, Tally, bounds, judge, needed
+from driftloop.api.inferenceservice import Analysis, AnalysisVerdict, Canary, Measure
+from driftloop.controller.kinds.inferenceservice.answers import compare_answers
+from driftloop.controller.kinds.inferenceservice.comparison import Comparison, compare_latency, compare_share
+from driftloop.controller.kinds.inferenceservice.latency import observations, p95
+from driftloop.controller.kinds.inferenceservice.sequential import Tally
 from driftloop.controller.traffic import Arms, Buckets
 from driftloop.controller.vocabulary.conditions import timestamp
 
 MIN_RATINGS = 20  # per arm; with fewer ratings, feedback is not compared
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The answer of one comparison, and the finding as text for a message."""
-
-    answer: Answer
-    finding: str
 
 
 def analyse(canary: Canary, arms: Arms | None, started: datetime, now: datetime) -> Analysis:
@@ -41,26 +42,28 @@ def analyse(canary: Canary, arms: Arms | None, started: datetime, now: datetime)
         why = f"{int(fewest)} of {canary.min_requests} requests on the quieter arm"
         return _wait(figures, canary, started, now, why)
     comparisons = compare(canary, arms)
+    figures = figures.model_copy(update={"measures": _measures(comparisons)})
     worse = [c.finding for c in comparisons if c.answer == "Worse"]
     if worse:
         return _verdict(figures, "RollBack", "; ".join(worse))
-    unclear = [c.finding for c in comparisons if c.answer == "Unclear"]
+    unclear = [c.finding for c in comparisons if c.answer == "Unclear" and c.is_required]
     if unclear:
         return _wait(figures, canary, started, now, "; ".join(unclear))
     if elapsed < canary.min_seconds:
         return _verdict(figures, "Running", f"{int(elapsed)} of {canary.min_seconds} seconds")
-    return _verdict(figures, "Promote", "; ".join(c.finding for c in comparisons))
+    passed = [c.finding for c in comparisons if c.answer == "NotWorse" and c.is_required]
+    return _verdict(figures, "Promote", "; ".join(passed))
 
 
 def compare(canary: Canary, arms: Arms) -> list[Comparison]:
-    """Compare failures, refusals, clients that left, latency, and negative feedback, if there is enough data."""
-    stable, candidate = arms.stable, arms.candidate
+    """Compare failures, refusals, clients that left, latency, and feedback and answers, if there is enough data."""
+    stable, candidate, margin = arms.stable, arms.candidate, canary.max_error_rate_increase
     comparisons = [
         compare_share(
             "failed",
             Tally(stable.failures, stable.requests - stable.refused),
             Tally(candidate.failures, candidate.requests - candidate.refused),
-            canary.max_error_rate_increase,
+            margin,
         )
     ]
     # Refused requests and clients that leave can be frequent on both arms, without being the version's fault. So they
@@ -71,18 +74,13 @@ def compare(canary: Canary, arms: Arms) -> list[Comparison]:
         ("given up by clients", stable.left, candidate.left),
     ):
         share = compare_share(
-            what,
-            Tally(bad_stable, stable.requests),
-            Tally(bad_candidate, candidate.requests),
-            canary.max_error_rate_increase,
+            what, Tally(bad_stable, stable.requests), Tally(bad_candidate, candidate.requests), margin
         )
-        if share.answer == "Worse":
-            comparisons.append(share)
-    comparisons.append(_compare_latency("p95", canary, stable.latency, candidate.latency))
+        comparisons.append(replace(share, is_required=False))
+    comparisons.append(compare_latency("p95", canary, stable.latency, candidate.latency, margin))
     if min(observations(stable.token_latency), observations(candidate.token_latency)) >= canary.min_requests:
-        comparisons.append(
-            _compare_latency("p95 per output token", canary, stable.token_latency, candidate.token_latency)
-        )
+        tokens = stable.token_latency, candidate.token_latency
+        comparisons.append(compare_latency("p95 per output token", canary, *tokens, margin))
     if min(stable.ratings, candidate.ratings) >= MIN_RATINGS and canary.max_negative_feedback_increase < 1:
         comparisons.append(
             compare_share(
@@ -92,44 +90,20 @@ def compare(canary: Canary, arms: Arms) -> list[Comparison]:
                 canary.max_negative_feedback_increase,
             )
         )
-    return comparisons
+    return [*comparisons, *compare_answers(canary, stable.answers, candidate.answers)]
 
 
-def compare_share(what: str, stable: Tally, candidate: Tally, margin: float) -> Comparison:
-    """Whether the candidate's share of bad requests is above stable's share by more than `margin`."""
-    counts = (
-        f"candidate {candidate.bad:.0f} of {candidate.total:.0f} {what}, stable {stable.bad:.0f} of {stable.total:.0f}"
-    )
-    if min(stable.total, candidate.total) <= 0:
-        return Comparison("Unclear", f"{counts}: nothing is known yet")
-    return _compare(counts, "more", stable, candidate, margin)
-
-
-def _compare_latency(what: str, canary: Canary, stable: Buckets, candidate: Buckets) -> Comparison:
-    slow = slow_answers(stable, candidate, canary.max_latency_ratio)
-    p95s = f"{what}: candidate {_in_seconds(p95(candidate))}, stable {_in_seconds(p95(stable))}"
-    if slow is None:
-        return Comparison("Unclear", f"{p95s}: a p95 is unknown")
-    more = f"above the normal 5 % take longer than {slow.limit:.4g} s"
-    return _compare(p95s, more, slow.stable, slow.candidate, canary.max_error_rate_increase)
-
-
-def _compare(figures: str, more: str, stable: Tally, candidate: Tally, margin: float) -> Comparison:
-    """The answer with its reason. `more`: what the difference of the shares means. Both arms must have requests."""
-    answer, interval = judge(stable, candidate, margin), bounds(stable, candidate, margin)
-    limit = f"margin {_percent(margin)}"
-    if answer == "NotWorse":
-        return Comparison(answer, f"{figures}: at 95 % at most {_percent(interval.upper)} {more}; {limit}")
-    if answer == "Worse":
-        return Comparison(answer, f"{figures}: at 95 % at least {_percent(interval.lower)} {more}; {limit}")
-    missing = needed(stable, candidate, margin)
-    wait = (
-        f"about {missing} more on the quieter arm are needed"
-        if missing
-        else "too close to the margin to estimate how many more are needed"
-    )
-    between = f"between {_percent(interval.lower)} and {_percent(interval.upper)} {more}"
-    return Comparison(answer, f"{figures}: at 95 % {between}; {limit}: {wait}")
+def _measures(comparisons: Sequence[Comparison]) -> list[Measure]:
+    return [
+        Measure(
+            name=comparison.measure,
+            verdict=comparison.in_words,
+            interval=comparison.interval_in_words,
+            margin=comparison.margin_in_words,
+            message=comparison.finding,
+        )
+        for comparison in comparisons
+    ]
 
 
 def _wait(figures: Analysis, canary: Canary, started: datetime, now: datetime, why: str) -> Analysis:
@@ -169,16 +143,6 @@ def _decimal(part: float, total: float) -> str | None:
     return f"{part / total:.4f}" if total > 0 else None
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _number(buckets: Buckets) -> str | None:
     value = p95(buckets)
     return f"{value:.4g}" if value is not None and math.isfinite(value) else None
-
-
-def _in_seconds(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4g} s" if math.isfinite(value) else "above the largest bucket"

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Answer = Literal["Worse", "NotWorse", "Unclear"]
-LEVEL = 0.95
-_LOG_ODDS = -math.log(1 - LEVEL)  # ln 20
+ERROR = 0.05
 # Weights of the prior. A good candidate fails as rarely as stable, so most weight is on equal rates, and almost a third
 # on no failures at all. A broken candidate may fail at any rate beside a good stable version.
 _NO_FAILURE, _EQUAL_RARE, _EQUAL_ANY, _BROKEN, _INDEPENDENT = 0.3, 0.5, 0.05, 0.1, 0.05
@@ -44,27 +43,38 @@ class Bounds:
     upper: float
 
 
-def judge(stable: Tally, candidate: Tally, margin: float) -> Answer:
-    """Whether the candidate's share is more than the margin above stable's, at 95 %: both bounds are on one side."""
-    if min(stable.total, candidate.total) <= 0 or not _decided(stable, candidate, margin):
+def judge(stable: Tally, candidate: Tally, margin: float, alarm: float = ERROR) -> Answer:
+    """Whether the candidate's share is more than the margin above stable's: both bounds are on one side.
+
+    NotWorse is wrong with a probability of at most 5 %, and Worse with at most `alarm`.
+    """
+    if min(stable.total, candidate.total) <= 0:
         return "Unclear"
-    return "NotWorse" if candidate.bad / candidate.total - stable.bad / stable.total < margin else "Worse"
+    is_below = candidate.bad / candidate.total - stable.bad / stable.total < margin
+    if not _decided(stable, candidate, margin, ERROR if is_below else alarm):
+        return "Unclear"
+    return "NotWorse" if is_below else "Worse"
 
 
-def bounds(stable: Tally, candidate: Tally, scale: float) -> Bounds:
-    """The ends of the 95 % confidence sequence; (-1, 1) when an arm has no requests.
+def bounds(stable: Tally, candidate: Tally, scale: float, alarm: float = ERROR) -> Bounds:
+    """The ends of the confidence sequence; (-1, 1) when an arm has no requests.
+
+    The upper end is ever wrong with a probability of at most 5 %, the lower end with at most `alarm`.
 
     `scale` is roughly the share of bad requests in a good service, such as the margin. It shapes the prior: the bounds
     hold with any value, but become narrow sooner with a realistic one.
     """
     if stable.total <= 0 or candidate.total <= 0:
         return Bounds(-1.0, 1.0)
-    least = _log_mixture(stable, candidate, scale) - _LOG_ODDS
+    mixture = _log_mixture(stable, candidate, scale)
     middle = candidate.bad / candidate.total - stable.bad / stable.total
-    return Bounds(_end(stable, candidate, least, middle, -1.0), _end(stable, candidate, least, middle, 1.0))
+    return Bounds(
+        _end(stable, candidate, mixture + math.log(alarm), middle, -1.0),
+        _end(stable, candidate, mixture + math.log(ERROR), middle, 1.0),
+    )
 
 
-def needed(stable: Tally, candidate: Tally, margin: float) -> int | None:
+def needed(stable: Tally, candidate: Tally, margin: float, alarm: float = ERROR) -> int | None:
     """About how many more requests the quieter arm needs for an answer, if the shares stay as they are.
 
     None when the difference is so close to the margin that the number would be very large.
@@ -75,7 +85,7 @@ def needed(stable: Tally, candidate: Tally, margin: float) -> int | None:
     growth = 1.0
     while growth < _MAX_GROWTH:
         growth *= 1.1
-        if _decided(_scaled(stable, growth), _scaled(candidate, growth), margin):
+        if judge(_scaled(stable, growth), _scaled(candidate, growth), margin, alarm) != "Unclear":
             return _rounded((growth - 1) * fewest)
     return None
 
@@ -84,8 +94,8 @@ def _scaled(arm: Tally, factor: float) -> Tally:
     return Tally(arm.bad * factor, arm.total * factor)
 
 
-def _decided(stable: Tally, candidate: Tally, margin: float) -> bool:
-    return _log_profile(stable, candidate, margin) < _log_mixture(stable, candidate, margin) - _LOG_ODDS
+def _decided(stable: Tally, candidate: Tally, margin: float, error: float) -> bool:
+    return _log_profile(stable, candidate, margin) < _log_mixture(stable, candidate, margin) + math.log(error)
 
 
 def _end(stable: Tally, candidate: Tally, least: float, inside: float, outside: float) -> float:
