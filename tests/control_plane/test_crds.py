@@ -434,6 +434,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, f"{TEMPLATE}.data.feedback", {"service": "support"}, "spec.feedback.*set spec.feedback.storage"),
     (service, "spec.apiKeys", {"name": "Desk"}, "spec.apiKeys.name"),
     (service, "spec.apiKeys", {}, "spec.apiKeys.name.*Required"),
+    (service, "spec.tls", {"secretName": "Desk"}, "spec.tls.secretName"),
+    (service, "spec.tls", {}, "spec.tls.secretName.*Required"),
     (service, "spec.allowedOrigins", ["chat.example.org"], r"spec.allowedOrigins\[0\]"),
     (service, "spec.allowedOrigins", ["https://Chat.example.org"], r"spec.allowedOrigins\[0\]"),
     (service, "spec.allowedOrigins", ["https://chat.example.org/"], r"spec.allowedOrigins\[0\]"),

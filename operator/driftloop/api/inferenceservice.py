@@ -19,6 +19,7 @@ from driftloop.api.base import (
     PodOverrides,
     Rule,
     StorageUri,
+    SubdomainName,
     Text,
     Timestamp,
     cel,
@@ -206,6 +207,15 @@ class Retraining(ApiModel):
     )
 
 
+class ServiceTls(ApiModel):
+    """HTTPS."""
+
+    secret_name: SubdomainName = Field(
+        description="Secret of the type kubernetes.io/tls in this namespace. The pods follow its changes, such as "
+        "renewals by cert-manager, without a restart."
+    )
+
+
 class InferenceServiceSpec(ApiModel):
     """The service to run."""
 
@@ -251,6 +261,11 @@ class InferenceServiceSpec(ApiModel):
         description="Secret with the clients that may call the API. Each entry is a client's name, and as JSON the "
         'SHA-256 of its keys with its limit: {"sha256": ["HEX"], "requestsPerMinute": 600}. Clients send '
         "Authorization: Bearer KEY. If absent, everybody who reaches the service may call it.",
+    )
+    tls: ServiceTls | None = Field(
+        None,
+        description="Serve the API and the ratings by HTTPS, on port 443 of their Services, instead of by HTTP on port "
+        "80. TLS 1.2 or newer.",
     )
     canary: Canary = Field(default=Canary(), description="Canary of a new revision: its limits and deadlines.")
     promotion: Literal["automatic", "manual"] = Field(

@@ -6,6 +6,7 @@ ALERT_NAME = "DriftloopModelDrift"
 ENGINE_PORT = 8000  # only on the loopback interface
 API_PORT = 8080
 FEEDBACK_PORT = 8081
+API_TLS_PORT, FEEDBACK_TLS_PORT = 8443, 8444  # instead of these two in pods with spec.tls
 METRICS_PORT = 9090  # also /healthz and /readyz
 
 # Paths in the pods.
@@ -13,6 +14,7 @@ TERMINATION_LOG = "/dev/termination-log"
 VOLUMES = "/volumes"  # pvc://claim/path is /volumes/claim/path
 MODEL_DIR = "/model"
 API_KEYS_DIR = "/etc/driftloop/api-keys"  # the Secret of spec.apiKeys, one file per client
+TLS_DIR = "/etc/driftloop/tls"  # the Secret of spec.tls
 SCRATCH_DIR = "/tmp"  # noqa: S108 - a volume of the pod
 
 # Environment of the pods.

@@ -77,4 +77,5 @@ class StageReason(StrEnum):
     CONTEXT_TOO_LONG = "ContextTooLong"  # maxModelLen is longer than the model's context (engine)
     NO_MEMORY = "NoMemory"  # memory is too small for the model and one short request (engine)
     NO_KEYS = "NoKeys"  # the Secret of feedback or of apiKeys lacks a key (proxy)
+    NO_CERTIFICATE = "NoCertificate"  # the Secret of tls has no certificate that can be used (proxy)
     MODEL_FAILED = "ModelFailed"  # the model stopped answering while serving (engine)

@@ -183,6 +183,7 @@ class ServeTask(ApiModel):
     request_timeout_seconds: int = 3600
     allowed_origins: tuple[str, ...] = ()  # web pages that may call the API from a browser
     api_keys_secret: str | None = None  # its clients and the hashes of their keys are in API_KEYS_DIR; None: no keys
+    tls_secret: str | None = None  # its certificate is in TLS_DIR, and API and feedback are HTTPS; None: HTTP
     feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: no feedback
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from driftloop.contract.names import API_KEYS_DIR
+from driftloop.contract.names import API_KEYS_DIR, TLS_DIR
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
 from driftloop.podlib import logs
@@ -32,6 +33,7 @@ from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
+from driftloop_server.proxy.tls import Certificate
 from driftloop_server.proxy.upstream import Upstream
 from driftloop_server.stage import serve_task
 
@@ -39,6 +41,7 @@ log = logging.getLogger("driftloop_server.proxy")
 
 SIGNING_KEY_ENV = "DRIFTLOOP_SIGNING_KEY"
 API_KEYS_ENV = "DRIFTLOOP_API_KEYS"  # replaces API_KEYS_DIR outside a pod
+TLS_ENV = "DRIFTLOOP_TLS"  # replaces TLS_DIR outside a pod
 TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
 MIN_SECRET = 16  # characters
 
@@ -88,7 +91,20 @@ def clients_of(task: ServeTask) -> Clients | None:
     return clients
 
 
-async def serve(task: ServeTask, keys: Keys, clients: Clients | None, options: argparse.Namespace) -> None:
+def certificate_of(task: ServeTask) -> Certificate | None:
+    """The certificate for HTTPS; None for HTTP. Raises TryAgain if the Secret has none."""
+    if task.tls_secret is None:
+        return None
+    return Certificate(Path(os.environ.get(TLS_ENV, TLS_DIR)), task.tls_secret)
+
+
+async def serve(
+    task: ServeTask,
+    keys: Keys,
+    clients: Clients | None,
+    certificate: Certificate | None,
+    options: argparse.Namespace,
+) -> None:
     """Serve until SIGTERM, then drain."""
     terminated = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -112,24 +128,29 @@ async def serve(task: ServeTask, keys: Keys, clients: Clients | None, options: a
             connections.watch(app)
         # Listeners close in reverse order. The probes' port is the last, and the engine stops when it is closed.
         probes = Probes(readiness, metrics, upstream).app()
-        runners = [await _listen(app, port, cancel=app is api) for app, port in [(probes, task.metrics_port), *apps]]
+        tls = certificate.context if certificate else None
+        runners = [await _listen(probes, task.metrics_port, cancel=False)]
+        runners += [await _listen(app, port, cancel=app is api, tls=tls) for app, port in apps]
+        renewing = asyncio.create_task(certificate.watch()) if certificate else None
         watching = asyncio.create_task(readiness.watch())
         log.info("%s: API on port %d, engine %s", task.version, task.api_port, task.engine_type)
         await _first(watching, asyncio.create_task(terminated.wait()))
         readiness.draining = connections.draining = True
         await _drain(connections, task.drain_seconds, LINGER_SECONDS if keys.of_a_service else 0)
         watching.cancel()
+        if renewing:
+            renewing.cancel()
         for runner in reversed(runners):
             await runner.cleanup()
 
 
-async def _listen(app: web.Application, port: int, *, cancel: bool) -> web.AppRunner:
+async def _listen(app: web.Application, port: int, *, cancel: bool, tls: ssl.SSLContext | None = None) -> web.AppRunner:
     # Handlers are cancelled so that the engine stops generating for a client that has left.
     runner = ApiRunner(
         app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
     )
     await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", port).start()  # noqa: S104 - a pod's port; NetworkPolicies guard it
+    await web.TCPSite(runner, "0.0.0.0", port, ssl_context=tls).start()  # noqa: S104 - a pod's port; NetworkPolicies guard it
     return runner
 
 
@@ -156,7 +177,7 @@ def main() -> None:
     try:
         task = serve_task()
         keys = Keys(task)
-        asyncio.run(serve(task, keys, clients_of(task), options))
+        asyncio.run(serve(task, keys, clients_of(task), certificate_of(task), options))
     except StageFailure as error:
         sys.exit(report(error))
 

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE, Engine
-from driftloop.contract.names import API_KEYS_DIR, TASK_ENV
+from driftloop.contract.names import API_KEYS_DIR, TASK_ENV, TLS_DIR
 from driftloop.contract.task import ServeTask
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
@@ -28,7 +28,8 @@ from driftloop.controller.vocabulary.quantity import quantity
 SERVE = "serve"  # value of the label STAGE
 ENGINE = "engine"  # name of the container
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
-_API_KEYS = "api-keys"  # name of the volume
+_API_KEYS, _TLS = "api-keys", "tls"  # names of volumes
+API, FEEDBACK = "api", "feedback"  # names of ports
 _SCRATCH = "serve-"  # prefix of the memory volumes; an evaluation's client has its own volumes
 GRACE_MARGIN_SECONDS = 15  # time after the drain for the engine to stop, and for a slow kubelet
 
@@ -86,8 +87,8 @@ class Arm:
     def proxy(self) -> Obj:
         """The container that answers clients and forwards their requests to the engine."""
         _, claims = mounts_for([self.task.feedback_uri])
-        keys = [_read_only({"name": _API_KEYS, "mountPath": API_KEYS_DIR})] if self.task.api_keys_secret else []
-        container = self._server_container("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims, *keys])
+        secrets = [_read_only({"name": name, "mountPath": path}) for name, _, path in _secrets(self.task)]
+        container = self._server_container("proxy", [_read_only(self._model()), *_scratch_mounts(), *claims, *secrets])
         return container | {"ports": _ports(self.task)} | _probes(self.task)
 
     def _server_container(self, name: str, mounts: list[Obj]) -> Obj:
@@ -115,14 +116,29 @@ def serving_volumes(task: ServeTask) -> list[Obj]:
     """The volumes that the containers of an arm mount."""
     claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
     scratches, _ = scratch_with_shm(_SCRATCH)
-    return [{"name": "model", "emptyDir": {}}, *scratches, *claims, *_api_keys(task)]
+    return [{"name": "model", "emptyDir": {}}, *scratches, *claims, *_secret_volumes(task)]
 
 
-def _api_keys(task: ServeTask) -> list[Obj]:
-    """The volume with the clients' keys. It is optional, so that the proxy starts and names what is missing."""
-    if task.api_keys_secret is None:
-        return []
-    return [{"name": _API_KEYS, "secret": {"secretName": task.api_keys_secret, "optional": True}}]
+def tls_port(name: str) -> str:
+    """The name of a port's counterpart for HTTPS."""
+    return f"{name}-tls"
+
+
+def has_tls(template: Obj) -> bool:
+    """Whether the pods of a Deployment serve HTTPS."""
+    ports = (port for container in template["spec"]["containers"] for port in container.get("ports") or [])
+    return any(port.get("name") == tls_port(API) for port in ports)
+
+
+def _secrets(task: ServeTask) -> list[tuple[str, str, str]]:
+    """The Secrets of users that the proxy mounts: volume, name and path."""
+    chosen = [(_API_KEYS, task.api_keys_secret, API_KEYS_DIR), (_TLS, task.tls_secret, TLS_DIR)]
+    return [(volume, secret, path) for volume, secret, path in chosen if secret is not None]
+
+
+def _secret_volumes(task: ServeTask) -> list[Obj]:
+    """They are optional, so that the proxy starts and names what is missing."""
+    return [{"name": name, "secret": {"secretName": secret, "optional": True}} for name, secret, _ in _secrets(task)]
 
 
 def serving_template(
@@ -237,7 +253,9 @@ def _keys(secret: str) -> list[Obj]:
 
 def _ports(task: ServeTask) -> list[Obj]:
     """Ports with names, because Services and PodMonitors refer to them by name."""
-    ports = {"api": task.api_port, "feedback": task.feedback_port, "metrics": task.metrics_port}
+    users = {API: task.api_port, FEEDBACK: task.feedback_port}
+    named = {tls_port(name): port for name, port in users.items()} if task.tls_secret else users
+    ports = named | {"metrics": task.metrics_port}
     return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
 
 

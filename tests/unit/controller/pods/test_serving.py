@@ -7,7 +7,7 @@ import pytest
 from driftloop.api.base import ForeignRef, PodOverrides, Resources
 from driftloop.api.engine import Engine, EngineParallelism, EnvVar
 from driftloop.contract.task import ServeTask, decode
-from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_template
+from driftloop.controller.pods.serving import Arm, evaluation_sidecars, has_tls, serving_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
@@ -174,6 +174,20 @@ def test_only_the_proxy_gets_the_clients_keys_and_starts_without_them() -> None:
     }
     assert mounted == {"proxy": {"name": "api-keys", "mountPath": "/etc/driftloop/api-keys", "readOnly": True}}
     assert not [each for each in template()["spec"]["volumes"] if "secret" in each]
+
+
+def test_only_the_proxy_gets_the_certificate_and_its_ports_have_other_names() -> None:
+    tls = {"tls_secret": "desk-tls", "api_port": 8443, "feedback_port": 8444}
+    pod, plain = template(changes=tls), template()
+    (volume,) = (each for each in pod["spec"]["volumes"] if "secret" in each)
+    assert volume == {"name": "tls", "secret": {"secretName": "desk-tls", "optional": True}}
+    mounted = {name: m for name, c in containers(pod).items() for m in c["volumeMounts"] if m["name"] == "tls"}
+    assert mounted == {"proxy": {"name": "tls", "mountPath": "/etc/driftloop/tls", "readOnly": True}}
+    ports = {port["name"]: port["containerPort"] for port in containers(pod)["proxy"]["ports"]}
+    assert ports == {"api-tls": 8443, "feedback-tls": 8444, "metrics": 9090}
+    assert (has_tls(pod), has_tls(plain)) == (True, False)
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+    assert [containers(pod)["proxy"][probe] for probe in probes] == [containers(plain)["proxy"][p] for p in probes]
 
 
 def test_vllm_divides_the_model_as_asked() -> None:

@@ -3,10 +3,10 @@
 None of them depends on a revision, so that a rollout changes only Deployments.
 """
 
-from driftloop.contract.names import API_PORT, FEEDBACK_PORT, METRICS_PORT
+from driftloop.contract.names import API_PORT, API_TLS_PORT, FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name
-from driftloop.controller.pods.serving import SERVE, SIGNING_KEY, TOKEN
+from driftloop.controller.pods.serving import API, FEEDBACK, SERVE, SIGNING_KEY, TOKEN, tls_port
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
@@ -34,17 +34,19 @@ def pod_labels(observed: Observed) -> dict[str, str]:
 
 def url(observed: Observed, settings: Settings) -> str:
     """The URL of the service inside the cluster."""
-    return f"http://{observed.name}.{observed.namespace}.svc.{settings.cluster_domain}"
+    stable = observed.role("stable")
+    is_https = stable.has_tls if stable else observed.spec.tls is not None
+    return f"{'https' if is_https else 'http'}://{observed.name}.{observed.namespace}.svc.{settings.cluster_domain}"
 
 
 def service(observed: Observed, settings: Settings) -> Obj:
     """The Service to which users send requests."""
-    return _service(observed, settings, observed.name, API_PORT)
+    return _service(observed, settings, observed.name, API)
 
 
 def feedback_service(observed: Observed, settings: Settings) -> Obj:
     """The Service that receives corrections, separate from the API so that it can be exposed to other clients."""
-    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK_PORT)
+    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK)
 
 
 def keys_secret(observed: Observed) -> Obj:
@@ -79,11 +81,8 @@ def network_policy(observed: Observed, settings: Settings) -> Obj:
         "podSelector": {"matchLabels": pod_labels(observed)},
         "policyTypes": ["Ingress"],
         "ingress": [
-            {"ports": [{"protocol": "TCP", "port": API_PORT}]},
-            {
-                "from": inside,
-                "ports": [{"protocol": "TCP", "port": port} for port in (FEEDBACK_PORT, METRICS_PORT)],
-            },
+            {"ports": _tcp(API_PORT, API_TLS_PORT)},
+            {"from": inside, "ports": _tcp(FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT)},
         ],
     }
     name = child_name(observed.service, "pods")
@@ -95,10 +94,24 @@ def _delete(body: Obj) -> Delete:
     return Delete("v1", "Service", meta["namespace"], meta["name"], meta["uid"], meta.get("resourceVersion"))
 
 
-def _service(observed: Observed, settings: Settings, name: str, port: int) -> Obj:
-    ports = [{"name": "http", "port": 80, "targetPort": port, "protocol": "TCP", "appProtocol": "http"}]
+def _tcp(*ports: int) -> list[Obj]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
+
+
+def _service(observed: Observed, settings: Settings, name: str, target: str) -> Obj:
+    """A Service whose targets are ports by name, so that pods with and without HTTPS can be behind it.
+
+    While a rollout changes between HTTP and HTTPS, both ports are served, each by the pods that have it.
+    """
+    ports = [_port("http", 80, target)]
+    if observed.spec.tls or any(revision.has_tls for revision in observed.revisions):
+        ports.append(_port("https", 443, tls_port(target)))
     spec = {"type": "ClusterIP", "selector": pod_labels(observed), "ports": ports}
     return _object(observed, "v1", "Service", name, {"spec": spec}, settings)
+
+
+def _port(scheme: str, port: int, target: str) -> Obj:
+    return {"name": scheme, "port": port, "targetPort": target, "protocol": "TCP", "appProtocol": scheme}
 
 
 def _object(

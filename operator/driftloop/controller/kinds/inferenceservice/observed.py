@@ -13,6 +13,7 @@ from driftloop.api.modelversion import Gate, ModelVersion, Trigger
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
+from driftloop.controller.pods.serving import has_tls
 from driftloop.controller.traffic import Arms
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.labels import (
@@ -92,6 +93,7 @@ class Revision:
     unstarted: bool = False
     engine: str | None = None  # None: created before the operator recorded it
     obeyed: Record | None = None  # the last command of a person about it
+    has_tls: bool = False  # whether its pods serve HTTPS
 
     @property
     def is_held(self) -> bool:
@@ -230,6 +232,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         resource_version=meta.get("resourceVersion"),
         engine=notes.get(ENGINE_TYPE),
         obeyed=parse_record(notes.get(COMMAND)),
+        has_tls=has_tls(obj["spec"]["template"]),
     )
 
 

@@ -15,6 +15,7 @@ from driftloop.api.base import ApiModel
 from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
 from driftloop.api.inferenceservice import InferenceServiceSpec
+from driftloop.contract.names import API_TLS_PORT, FEEDBACK_TLS_PORT
 from driftloop.contract.task import ServeTask
 from driftloop.controller.kinds.engines import resolved, task_fields, type_of
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
@@ -37,7 +38,7 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 MIN_READY_SECONDS = 3  # so that a pod that crashes on its first requests does not count as available
 _HASH_LENGTH = 10
 # Fields of the spec that the first release did not have.
-_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins", "api_keys")
+_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins", "api_keys", "tls")
 
 
 def revision_of(observed: Observed, version: Version, settings: Settings) -> str:
@@ -68,6 +69,7 @@ def keys_secret_name(service: Obj) -> str:
 def serve_task(observed: Observed, version: Version, revision: str, settings: Settings) -> ServeTask:
     """The task of the serving pods."""
     spec, feedback = observed.spec, observed.spec.feedback
+    ports = {"api_port": API_TLS_PORT, "feedback_port": FEEDBACK_TLS_PORT} if spec.tls else {}
     task = ServeTask(
         namespace=observed.namespace,
         service=observed.name,
@@ -81,8 +83,10 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         request_timeout_seconds=spec.request_timeout_seconds,
         allowed_origins=tuple(spec.allowed_origins),
         api_keys_secret=spec.api_keys.name if spec.api_keys else None,
+        tls_secret=spec.tls.secret_name if spec.tls else None,
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
+        **ports,
         **task_fields(spec.engine, settings),
     )
     if feedback is None:

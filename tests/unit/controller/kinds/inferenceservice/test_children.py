@@ -12,7 +12,7 @@ from driftloop.controller.kinds.inferenceservice.children import (
 from driftloop.controller.kinds.inferenceservice.children import service as api_service
 from driftloop.controller.kinds.inferenceservice.revision import deployment
 from driftloop.controller.vocabulary.plan import Delete
-from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, service, version
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, revision, service, version
 
 
 def test_the_service_selects_the_pods_of_every_revision() -> None:
@@ -25,10 +25,32 @@ def test_the_service_selects_the_pods_of_every_revision() -> None:
 def test_api_and_feedback_have_a_service_each() -> None:
     api, feedback = api_service(service(), SETTINGS), feedback_service(service(), SETTINGS)
     assert [(s["metadata"]["name"], s["spec"]["ports"][0]["targetPort"]) for s in (api, feedback)] == [
-        ("desk", 8080),
-        ("desk-feedback", 8081),
+        ("desk", "api"),
+        ("desk-feedback", "feedback"),
     ]
     assert url(service(), SETTINGS) == "http://desk.team.svc.cluster.local"
+
+
+def test_both_ports_are_served_while_one_of_the_revisions_has_https_and_the_url_is_stables() -> None:
+    """Turned on or off, no client loses the port that it uses before the revision with it has gone."""
+    tls = {"tls": {"secretName": "desk-tls"}}
+    plain = revision(service(), version("v1"), "stable", 1)
+    secure = revision(service(tls), version("v1"), "stable", 1, has_tls=True)
+    for observed, ports, scheme in (
+        (service(revisions=(plain,)), {80: "api"}, "http"),
+        (service(tls), {80: "api", 443: "api-tls"}, "https"),
+        (service(tls, revisions=(plain,)), {80: "api", 443: "api-tls"}, "http"),
+        (service(tls, revisions=(secure,)), {80: "api", 443: "api-tls"}, "https"),
+        (service(revisions=(secure,)), {80: "api", 443: "api-tls"}, "https"),
+    ):
+        found = api_service(observed, SETTINGS)["spec"]["ports"]
+        assert {port["port"]: port["targetPort"] for port in found} == ports
+        assert url(observed, SETTINGS).split(":")[0] == scheme
+    feedback = feedback_service(service(tls), SETTINGS)["spec"]["ports"]
+    assert [(port["name"], port["targetPort"]) for port in feedback] == [
+        ("http", "feedback"),
+        ("https", "feedback-tls"),
+    ]
 
 
 def test_the_feedback_service_goes_with_the_feedback() -> None:
@@ -63,4 +85,4 @@ def test_a_drain_takes_one_pod_at_a_time_and_is_never_held_up_by_a_broken_one() 
 
 def test_no_rule_lets_anybody_at_the_engine() -> None:
     rules = network_policy(service(), SETTINGS)["spec"]["ingress"]
-    assert {port["port"] for rule in rules for port in rule["ports"]} == {8080, 8081, 9090}
+    assert {port["port"] for rule in rules for port in rule["ports"]} == {8080, 8081, 8443, 8444, 9090}

@@ -28,6 +28,7 @@ V1 = version("v1")
         {"requestTimeoutSeconds": 7200},
         {"allowedOrigins": ["https://chat.example.org"]},
         {"apiKeys": {"name": "desk-clients"}},
+        {"tls": {"secretName": "desk-tls"}},
         {"feedback": {"storage": "pvc://shared/feedback"}},
         {"podOverrides": {"nodeSelector": {"gpu": "yes"}}},
     ],
