@@ -23,6 +23,7 @@ from driftloop.podlib.heavy import loading
 
 with loading():
     from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, exit_on_sigterm, report
+    from driftloop_server.descriptors import raise_limit
     from driftloop_server.engine.batch import Batch
     from driftloop_server.engine.budget import cache_cells, cell_bytes, free_bytes, longest_context
     from driftloop_server.engine.metrics import EngineMetrics
@@ -130,6 +131,7 @@ def _bounded(loaded: LoadedModel, max_num_seqs: int) -> tuple[LoadedModel, int]:
 def main() -> None:
     options = arguments()
     logs.setup()
+    raise_limit()
     exit_on_sigterm()  # while the model loads; serving has handlers of its own
     try:
         task = serve_task()

@@ -20,6 +20,7 @@ from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
 from driftloop.podlib import logs
 from driftloop.podlib.ending import BadInput, StageFailure, report
+from driftloop_server.descriptors import raise_limit
 from driftloop_server.listener import ApiRunner
 from driftloop_server.proxy.app import Api
 from driftloop_server.proxy.clients import Clients, Door
@@ -174,6 +175,7 @@ async def _drain(connections: Connections, seconds: float, linger: float) -> Non
 def main() -> None:
     options = arguments()
     logs.setup()
+    raise_limit()
     try:
         task = serve_task()
         keys = Keys(task)
