@@ -197,7 +197,7 @@ def _request(chance: random.Random, path: str, headers: dict[str, str], raw: byt
             (
                 {"Expect": "100-continue"}, {"Expect": "x"}, {"X-Request-Id": "\u00e9\x01"}, {"Content-Type": "text/x"},
                 {"Authorization": "Bearer \u00ff"}, {"Cookie": "a" * 9000},
-                {"Upgrade": "websocket", "Connection": "Upgrade"}, {"Host": ""}, {"traceparent": "\t"},
+                {"Upgrade": "websocket", "Connection": "close, Upgrade"}, {"Host": ""}, {"traceparent": "\t"},
                 {"Origin": "https://a", "Access-Control-Request-Method": "POST"},
             )
         )  # fmt: skip
