@@ -130,9 +130,9 @@ class Drift(ApiModel):
     enabled: bool = Field(True, description="Whether drift is detected.")
     false_alarms_per_month: Fraction = Field(
         0.01,
-        description="Probability of a false alarm in 72,000 independent requests. That is 30 days at 1.7 requests per "
-        "minute, 20 hours at 1 per second, or 40 minutes at 30 per second. Bursts of similar requests, times of the "
-        "day, and users who send many unusual requests raise it far more: see the README.",
+        description="Probability of a false alarm within 30 days, at any rate of requests. Times of the day, days of "
+        "the week and the dependence of requests within users and sessions are learned. It does not cover what the "
+        "baseline has never shown, such as a new customer: see the README.",
     )
     tolerance: Fraction = Field(
         0.02,
@@ -151,6 +151,13 @@ class Drift(ApiModel):
         le=8760,
         description="Minimum hours that the baseline covers, also fractions. 24 covers every hour of the day. Until "
         "then only mostly bad ratings raise an alarm. 0: the baseline ends with baselineRequests.",
+    )
+    minimum_duration_minutes: float = Field(
+        15,
+        ge=0,
+        le=10_080,
+        description="About how long a change must last until it raises an alarm, also fractions. A burst of requests "
+        "that is shorter raises none. 0: no minimum.",
     )
 
 
@@ -374,6 +381,31 @@ class ReferenceSignal(ApiModel):
     counts: list[int] = Field(max_length=32, description="Requests per bin, in the order of the bins.")
 
 
+class LearnedSignal(ApiModel):
+    """What is normal for one signal, beside its baseline. Counts per bin are separated by spaces."""
+
+    signal: str = Field(max_length=32, description="Name of the signal.")
+    block: str = Field("", max_length=512, description="Counts of the current block, which is not learned yet.")
+    previous: str = Field("", max_length=512, description="Counts of the previous block.")
+    today: str = Field("", max_length=512, description="Counts of the current day.")
+    hours: str = Field("", max_length=8192, description="Counts per hour of the day in UTC, separated by bars.")
+    weekdays: str = Field("", max_length=4096, description="Counts of whole days per weekday, separated by bars.")
+    spread: str = Field(
+        "", max_length=128, description="Sums for the design effect of blocks and days, and the difference of today."
+    )
+    design_effect: str | None = Field(
+        None, max_length=16, description="How many requests count as one independent request."
+    )
+
+
+class Learned(ApiModel):
+    """What is normal by the time of the day and the day of the week, and how much requests depend on each other."""
+
+    block_since: Timestamp | None = Field(None, description="When the current block began.")
+    whole_day: bool = Field(False, description="Whether the current day was learned from its beginning.")
+    signals: list[LearnedSignal] = Field(default=[], max_length=16, description="What was learned, per signal.")
+
+
 class DriftStatus(ApiModel):
     """State of the drift detector. Evidence and `consumedUntil` are written together, so that they always agree."""
 
@@ -389,6 +421,7 @@ class DriftStatus(ApiModel):
     baseline: list[ReferenceSignal] = Field(
         default=[], max_length=16, description="Histograms of the first requests, per signal."
     )
+    learned: Learned | None = Field(None, description="What is normal at this hour and on this day.")
     health: Health | None = Field(
         None, description="Whether the baseline's ratings are mostly good. Unknown: fewer than ten ratings."
     )

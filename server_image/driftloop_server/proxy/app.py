@@ -42,6 +42,7 @@ from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
 from driftloop_server.proxy.prompts import Prompt, prompt_of, prompt_of_response
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.room import Room
+from driftloop_server.proxy.shares import user_of
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 from driftloop_server.proxy.weights import Weights
 
@@ -150,9 +151,10 @@ class Api:
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
-            prompt = _prompt(request, _checked(request, body) if document is None else document)
+            document = _checked(request, body) if document is None else document
+            prompt = _prompt(request, document)
             if prompt.text:
-                self._drift.count(prompt.text)
+                self._drift.count(prompt.text, user_of(document))
             identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())
             if answer.content_type == "text/event-stream":
                 return await self._stream(request, answer, identity, prompt)

@@ -1,4 +1,7 @@
-"""Counts requests per bin of the reference profile. Only these counts leave the pod, not the text."""
+"""Counts requests per bin of the reference profile. Only these counts leave the pod, not the text.
+
+A text or user that sends far more than its share is not counted beyond it (`shares`).
+"""
 
 import logging
 from pathlib import Path
@@ -8,6 +11,7 @@ from prometheus_client import Counter, Gauge
 from driftloop.contract.names import Metric
 from driftloop.contract.textstats import PROFILE, Profile, bin_label, load_profile
 from driftloop_server.proxy.metrics import LABELS, ProxyMetrics
+from driftloop_server.proxy.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ class DriftCounters:
     """Counts texts into bins. Without a profile it exports nothing, as a count of 0 would look like `no drift`."""
 
     def __init__(self, profile: Profile | None, metrics: ProxyMetrics) -> None:
-        self._profile = profile
+        self._profile, self._shares = profile, Shares()
         if profile is None:
             return
         labels, registry = [*LABELS, "signal", "bin"], metrics.registry
@@ -42,8 +46,8 @@ class DriftCounters:
                 masses.labels(*self._constant, signal, bin_label(index)).set(share)
                 self._counter.labels(*self._constant, signal, bin_label(index))
 
-    def count(self, text: str) -> None:
-        if self._profile is None:
+    def count(self, text: str, user: str | None = None) -> None:
+        if self._profile is None or not self._shares.admits(text, user):
             return
         for signal, index in self._profile.bins(text).items():
             self._counter.labels(*self._constant, signal, bin_label(index)).inc()

@@ -1,17 +1,21 @@
 """The e-detector: evidence that the requests have changed, with a budget for false alarms. Pure.
 
-Each bin of a signal has a score. Per request, each bet multiplies its evidence by 1 + l (score - tolerance). While the
-mean score is within the tolerance, no bet is expected to win. Evidence follows the Shiryaev-Roberts recursion
-R <- (R + requests) * bet, averaged over signals and bets. So E[R] never exceeds the number of requests, and by Doob's
-inequality R reaches 72,000 / a within 72,000 requests with probability at most a, however often it is checked.
+Each bin of a signal has a score. Per independent request, each bet multiplies its evidence by
+1 + l (score - expected score - tolerance). While the mean score is within the tolerance, no bet is expected to win.
+Evidence follows the Shiryaev-Roberts recursion R <- (R + started) * bet, averaged over signals and bets. At most one
+bet is started per minute (`start_weight`). So E[R] never exceeds the number of minutes, and by Doob's inequality R
+reaches 43,200 / a within 30 days with probability at most a, however often it is checked, at any rate of requests.
+
+Requests of one user or session are not independent. If the mean of n requests varies like that of n/d independent ones
+(`normal`), then the logarithm of the bet is divided by d. While scores are nearly normal, this keeps the mean factor of
+a bet at 1 or below. Single bursts are not nearly normal. From a burst a bet wins only as much as from a few requests
+(`pace`; a bet that wins less than it could keeps its guarantee), and an alarm needs evidence that lasts (`watch`).
 
 Sources: e-detectors, Shin, Ramdas & Rinaldo 2023 (arXiv 2203.03532); bets on a bounded mean, Waudby-Smith & Ramdas
-2024; normal scores, van der Waerden 1952.
+2024; normal scores, van der Waerden 1952; design effect, Kish 1965.
 
-Limits. The guarantee holds for independent requests. From a burst a bet wins only as much as from a few requests
-(`pace`; a bet that wins less than it could keeps its guarantee). But a user who sends the same request for hours
-shifts the traffic, and this is reported as drift. A mean score does not change when the spread grows equally on both
-sides.
+Limits. A user who sends unusual requests for hours shifts the traffic, and this is reported as drift. A mean score does
+not change when the spread grows equally on both sides.
 """
 
 import math
@@ -26,7 +30,7 @@ from driftloop.controller.drift.pace import independent_limit
 
 FEEDBACK = "feedback"  # the fourth signal; its bins are good and bad ratings
 WATCHED = (*SIGNALS, FEEDBACK)
-MONTH = 72_000  # requests to which the false-alarm budget applies
+MONTH = 30 * 24 * 60  # minutes to which the false-alarm budget applies
 STANDARD_ERRORS = 2.33  # 99 %: allowed error of a finite reference
 FRACTIONS = (0.15, 0.45, 0.9)  # stakes, as shares of the largest stake that can't lose everything
 
@@ -51,10 +55,24 @@ class Counters:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is normal for one signal: the share of each bin, and the number of rows from which they were counted."""
+    """What is normal for one signal: the share of each bin, and the number of rows from which they were counted.
+
+    Means are in standard deviations of a request. `error` is the standard error of `mean`; None: of independent rows.
+    """
 
     rows: float
     masses: tuple[float, ...]
+    mean: float = 0.0  # expected mean score at this time
+    error: float | None = None
+    together: float = 1.0  # requests that count as one independent request
+
+
+@dataclass(frozen=True)
+class Window:
+    """How much a window's requests may tell. The defaults set no limits."""
+
+    expected: float = math.inf  # requests that are usual in it
+    start_weight: float = 1.0  # bets that are started per request
 
 
 State = Mapping[str, Sequence[float]]  # signal -> ln R of each bet
@@ -71,9 +89,9 @@ def update(
     references: Mapping[str, Reference],
     tolerance: float,
     cap: float,
-    expected: float = math.inf,
+    window: Window = Window(),
 ) -> dict[str, tuple[float, ...]]:
-    """The state after one window in which `expected` requests are usual.
+    """The state after one window.
 
     A signal keeps its evidence if it has no reference, or if its increments are missing, negative or not finite:
     missing data is not evidence. Evidence is limited to `cap` (ln R), so that it can fall when the traffic is normal
@@ -88,8 +106,12 @@ def update(
         before = updated.get(signal, ())
         if len(before) != len(tables):
             before = (-math.inf,) * len(tables)
-        most = [independent_limit(expected * mass) for mass in smoothed(reference)]
-        updated[signal] = tuple(_step(ln, table, counts, most, cap) for ln, table in zip(before, tables, strict=True))
+        most = [independent_limit(window.expected * mass) for mass in smoothed(reference)]
+        started = math.log(sum(counts) * window.start_weight)
+        updated[signal] = tuple(
+            step(_log_add(ln, started), gain(table, counts, most), cap)
+            for ln, table in zip(before, tables, strict=True)
+        )
     return updated
 
 
@@ -103,9 +125,14 @@ def signal_evidence(state: State, signal: str) -> float:
     return _log_mean(state.get(signal, ()))
 
 
+def start_weight(requests_per_second: float) -> float:
+    """Bets that are started per request: one, but not more than one per minute."""
+    return min(1.0, 1 / (60 * requests_per_second)) if requests_per_second > 0 else 1.0
+
+
 @lru_cache(maxsize=256)  # a reference that no longer grows is used at every check
 def bets(signal: str, reference: Reference, tolerance: float) -> list[tuple[float, ...]]:
-    """The bets on a signal, each as ln of its factor per bin: on a rise and on a fall, at each of FRACTIONS.
+    """The bets on a signal, each as ln of its factor per request of a bin: on a rise and a fall, at each of FRACTIONS.
 
     On feedback there are only bets on more bad ratings. Empty when the reference has no scores.
     """
@@ -115,9 +142,10 @@ def bets(signal: str, reference: Reference, tolerance: float) -> list[tuple[floa
     shift = allowed_shift(scores, reference, tolerance)
     tables = []
     for direction in (1.0,) if signal == FEEDBACK else (1.0, -1.0):
-        gains = [direction * score - shift for score in scores]
+        gains = [direction * (score - reference.mean) - shift for score in scores]
         largest = -1 / min(gains)
-        tables += [tuple(math.log1p(fraction * largest * gain) for gain in gains) for fraction in FRACTIONS]
+        for fraction in FRACTIONS:
+            tables.append(tuple(math.log1p(fraction * largest * gain) / reference.together for gain in gains))
     return tables
 
 
@@ -128,8 +156,11 @@ def normal_scores(reference: Reference) -> list[float] | None:
     None with fewer than two bins, or without rows.
     """
     masses = smoothed(reference)
-    if len(masses) < 2 or reference.rows <= 0:
-        return None
+    return _normal_scores(tuple(masses)) if len(masses) >= 2 and reference.rows > 0 else None
+
+
+@lru_cache(maxsize=256)
+def _normal_scores(masses: tuple[float, ...]) -> list[float]:
     scores, below, density = [], 0.0, 0.0
     for mass in masses:
         below = min(below + mass, 1.0)
@@ -148,7 +179,8 @@ def allowed_shift(scores: Sequence[float], reference: Reference, tolerance: floa
     """
     masses = smoothed(reference)
     spread = sum(mass * abs(score) for mass, score in zip(masses, scores, strict=True))
-    return max(2 * tolerance / spread, STANDARD_ERRORS / math.sqrt(reference.rows))
+    error = 1 / math.sqrt(reference.rows) if reference.error is None else reference.error
+    return max(2 * tolerance / spread, STANDARD_ERRORS * error)
 
 
 def smoothed(reference: Reference) -> list[float]:
@@ -165,13 +197,15 @@ def usable(counts: Sequence[float] | None) -> Sequence[float]:
     return counts
 
 
-def _step(before: float, table: Sequence[float], counts: Sequence[float], most: Sequence[float], cap: float) -> float:
-    # Every request could be the first after the change, so one new bet begins per request. All of them begin with
-    # the first request of the window, because the order within a window is unknown.
-    after = _log_add(before, math.log(sum(counts)))
-    for factor, count, limit in zip(table, counts, most, strict=True):
-        after += factor * (min(count, limit) if factor > 0 else count)
-    return min(max(after, _LOWEST), cap)
+def gain(table: Sequence[float], counts: Sequence[float], most: Sequence[float]) -> float:
+    """How much ln R of a bet rises by a window."""
+    limited = zip(table, counts, most, strict=True)
+    return sum(factor * (min(count, limit) if factor > 0 else count) for factor, count, limit in limited)
+
+
+def step(started: float, gained: float, cap: float) -> float:
+    """ln R after a window. Bets on every request begin with the first one, because their order is unknown."""
+    return min(max(started + gained, _LOWEST), cap)
 
 
 def _log_add(one: float, other: float) -> float:

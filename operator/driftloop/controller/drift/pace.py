@@ -4,6 +4,7 @@ A retry loop or one user's script sends a hundred similar requests in a minute. 
 requests, and these are not. Without a limit, sixty of these minutes per month would raise sixty alarms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 BURST = 4.0  # times the usual number; a daily peak stays well below it, and so does the growth of a bin in a shift
@@ -33,5 +34,17 @@ def expected_requests(pace: Pace, requests: float, seconds: float) -> float:
 
 
 def independent_limit(expected: float) -> float:
-    """The most requests that count as independent when `expected` are usual: at least one always counts."""
-    return 1 + BURST * expected
+    """The most requests that count as independent when `expected` are usual: two always count."""
+    return 2 + BURST * expected
+
+
+def limited(counts: Sequence[float], masses: Sequence[float], expected: float) -> tuple[int, ...]:
+    """The counts of a window that are learned: per bin a few times the usual number at most.
+
+    `masses` are the usual shares of the bins; empty if they are unknown, then the window as a whole is limited.
+    """
+    if len(masses) == len(counts):
+        return tuple(round(min(c, independent_limit(expected * m))) for c, m in zip(counts, masses, strict=True))
+    total = sum(counts)
+    weight = min(1.0, independent_limit(expected) / total) if total > 0 else 1.0
+    return tuple(round(weight * count) for count in counts)

@@ -8,15 +8,16 @@ The ratings of the baseline show whether it is a healthy state. Few services hav
 them the status says that health is unknown, and mostly bad ratings raise an alarm by themselves. The text is compared
 in any case.
 
-While the evidence is low the baseline continues to grow, each signal up to `GROWTH` times: a few hundred requests
-can't tell a shift of 0.3 standard deviations from their own error, a few thousand can.
+While the evidence is low the baseline continues to grow for `GROWTH`, block by block: a few hundred requests can't tell
+a shift of 0.3 standard deviations from their own error, and a day can't tell a weekend from a shift. A block is learned
+only when it has ended without evidence, so that a change that begins in it is not learned.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from driftloop.api.inferenceservice import Drift, DriftStatus, Health, ReferenceSignal
+from driftloop.api.inferenceservice import Drift, DriftStatus, Health, Learned
 from driftloop.contract.names import SIGNALS
 from driftloop.controller.drift.detector import (
     FEEDBACK,
@@ -24,24 +25,41 @@ from driftloop.controller.drift.detector import (
     Counters,
     Reference,
     State,
+    Window,
     log_evidence,
     normal_scores,
     signal_evidence,
+    smoothed,
+    start_weight,
     threshold,
     update,
     usable,
 )
-from driftloop.controller.drift.pace import Pace, advance, expected_requests, independent_limit
+from driftloop.controller.drift.memory import (
+    Memory,
+    baseline,
+    closed,
+    counted,
+    entered,
+    known,
+    remembered,
+    rows,
+    seen,
+    stored,
+)
+from driftloop.controller.drift.normal import Counts
+from driftloop.controller.drift.pace import Pace, advance, expected_requests, limited
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
-GROWTH = 10
+GROWTH = timedelta(days=28)  # each hour of the week four times
 HEALTHY = 0.5  # a baseline with a larger share of bad ratings is unhealthy
 MIN_RATINGS = 10  # with fewer ratings the health is unknown
 
 _PACE = "pace"  # key of the pace in `evidence`, beside the signals
 
 _AT_REST = 1 / 3  # share of the threshold (in ln R); above it a change may have begun
-_CAP = 2.0  # upper limit of the evidence, as a multiple of the threshold
+_CAP = 2.0  # upper limit of a bet's evidence in an alarm, as a multiple of the threshold
+_HEADROOM = 4.0  # before an alarm, above the threshold (in ln R): a few of 24 bets suffice, and a burst is soon over
 _CERTAIN = 1e9  # rows of a reference that is a fixed limit and not an estimate
 
 
@@ -49,32 +67,45 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     """The drift status after one check of `version`, which is the one that serves.
 
     `counters` cover the time since `status.consumedUntil`. None (no answer from Prometheus) changes nothing.
-    For a new version the watch starts again at `now`, without evidence and with an empty baseline.
+    For a new version the watch starts again at `now`, without evidence and with an empty baseline. So it does with a
+    status of an older release, which has learned nothing about times of the day.
     """
-    if status.version != version:
+    if status.version != version or status.learned is None:
         return _started(status, version, spec, now)
     if counters is None:
         return status
     limit = threshold(spec.false_alarms_per_month)
-    pace, seconds = _decoded_pace(status.evidence.get(_PACE, "")), _seconds(status, counters)
+    began, before = _began(status, counters), decode(status.evidence)
+    middle, seconds = began + (counters.until - began) / 2, (counters.until - began).total_seconds()
+    pace = _decoded_pace(status.evidence.get(_PACE, ""))
     expected = expected_requests(pace, counters.requests, seconds)
-    collected = _counts(status.baseline)
-    collecting = _missing(status, collected, spec) is not None
-    compared = references(collected, collecting)
-    state = update(decode(status.evidence), counters.bins, compared, spec.tolerance, _CAP * limit, expected)
+
+    memory = remembered(status)
+    collecting = _missing(status, rows(seen(memory)), spec) is not None
+    memory = entered(memory, middle, collecting or learns(status, began, log_evidence(before), limit))
+    compared = references(memory, middle, collecting)
+    window = Window(expected, start_weight(pace.rate))
+    state = update(before, counters.bins, compared, spec.tolerance, ceiling(limit, status.alarm), window)
     evidence = log_evidence(state)
     at_rest = evidence <= _AT_REST * limit
-    if collecting or at_rest:
-        collected = _added(collected, counters, expected, math.inf if collecting else GROWTH * spec.baseline_requests)
+    memory = counted(memory, _learnable(memory, counters, expected))
+
     advanced = status.model_copy(
-        update={"consumed_until": timestamp(counters.until), "since": _since(status, counters)}
+        update={"consumed_until": timestamp(counters.until), "since": _since(status, memory, counters)}
     )
-    missing = _missing(advanced, collected, spec)
+    missing = _missing(advanced, rows(seen(memory)), spec)
     first = status.first_baseline
+    if (collecting and missing is None) or (
+        not collecting and learns(advanced, counters.until, evidence, limit) and outgrown(memory)
+    ):
+        memory = closed(memory, learn=True)
+    collected = seen(memory) if at_rest else known(memory)
     if collecting and missing is None and not first and health(collected) != "Bad":
-        first = _signals(collected)
-    alarm = evidence >= limit
-    progress = missing or _progress(collected)
+        first = baseline(memory)
+    changed = timestamp(counters.until) if at_rest else status.change_point
+    rising_since = parse_timestamp(changed) if changed else began
+    alarm = is_alarm(evidence, limit, rising_since, counters.until, spec)
+    progress = missing or _progress(memory, collected)
     return status.model_copy(
         update={
             "consumed_until": advanced.consumed_until,
@@ -83,25 +114,47 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
             "evidence": encode(state) | {_PACE: _encoded_pace(advance(pace, counters.requests, seconds))},
             "log_evidence": decimal(evidence),
             "threshold": decimal(limit),
-            "baseline": _signals(collected),
+            "baseline": baseline(memory),
             "first_baseline": first,
+            "learned": stored(memory),
             "alarm": alarm,
             "last_alarm": timestamp(counters.until) if alarm else status.last_alarm,
-            "change_point": timestamp(counters.until) if at_rest else status.change_point,
+            "change_point": changed,
             "health": health(collected),
-            "training_distance": training_distance(collected, counters) or status.training_distance,
+            "training_distance": training_distance(seen(memory), counters) or status.training_distance,
             "message": _message(state, limit, progress) if alarm else progress,
         }
     )
 
 
-def references(collected: Mapping[str, Sequence[int]], collecting: bool) -> dict[str, Reference]:
+def learns(status: DriftStatus, now: datetime, evidence: float, limit: float) -> bool:
+    """Whether a block that ends now is learned: nothing speaks for a change, and the baseline is not yet complete."""
+    young = status.since is None or now - parse_timestamp(status.since) < GROWTH
+    return young and evidence <= _AT_REST * limit
+
+
+def outgrown(memory: Memory) -> bool:
+    """Whether the block has as many requests as the baseline: then it ends before its hour."""
+    return rows(memory.block) >= max(1, rows(known(memory)))
+
+
+def ceiling(limit: float, alarm: bool) -> float:
+    """The most evidence of a bet."""
+    return _CAP * limit if alarm else limit + _HEADROOM
+
+
+def is_alarm(evidence: float, limit: float, rising_since: datetime, now: datetime, spec: Drift) -> bool:
+    """Whether the evidence is above the threshold, and has not been at rest for the minimum duration."""
+    return evidence >= limit and now - rising_since >= timedelta(minutes=spec.minimum_duration_minutes)
+
+
+def references(memory: Memory, when: datetime, collecting: bool) -> dict[str, Reference]:
     """What each signal is compared with. While the baseline is collected, only feedback is compared.
 
     Without a healthy baseline, feedback is compared with a fixed limit: half of the ratings may be bad.
     """
-    compared = {} if collecting else {signal: _reference(counts) for signal, counts in collected.items()}
-    if collecting or health(collected) != "Good":
+    compared = {} if collecting else {signal: normal.at(when) for signal, normal in memory.normals.items()}
+    if collecting or health(known(memory)) != "Good":
         compared[FEEDBACK] = Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))
     return compared
 
@@ -151,9 +204,8 @@ def decimal(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _seconds(status: DriftStatus, counters: Counters) -> float:
-    began = parse_timestamp(status.consumed_until) if status.consumed_until else counters.until
-    return (counters.until - began).total_seconds()
+def _began(status: DriftStatus, counters: Counters) -> datetime:
+    return parse_timestamp(status.consumed_until) if status.consumed_until else counters.until
 
 
 def _encoded_pace(pace: Pace) -> str:
@@ -176,71 +228,46 @@ def _started(status: DriftStatus, version: str, spec: Drift, now: datetime) -> D
         change_point=timestamp(now),
         threshold=decimal(threshold(spec.false_alarms_per_month)),
         first_baseline=status.first_baseline,
+        learned=Learned(),
+        last_alarm=status.last_alarm if status.version == version else None,
         message=f"learning what is normal: 0/{spec.baseline_requests} requests",
     )
 
 
-def _since(status: DriftStatus, counters: Counters) -> str | None:
+def _since(status: DriftStatus, memory: Memory, counters: Counters) -> str | None:
     """When the baseline began: with the window of its first request. Hours without traffic do not count."""
-    idle = _rows(_counts(status.baseline)) == 0 and counters.requests <= 0
+    idle = rows(seen(memory)) == 0 and counters.requests <= 0
     return timestamp(counters.until) if status.since and idle else status.since
 
 
-def _missing(status: DriftStatus, collected: Mapping[str, Sequence[int]], spec: Drift) -> str | None:
-    """What the baseline still needs, as a message; None when it is complete.
-
-    A status of an older release has no `since`; its baseline counts as old enough.
-    """
-    rows, hours = _rows(collected), spec.baseline_minimum_hours
-    lacks = [f"{rows}/{spec.baseline_requests} requests"] if rows < spec.baseline_requests else []
+def _missing(status: DriftStatus, collected: int, spec: Drift) -> str | None:
+    """What the baseline still needs, as a message; None when it is complete."""
+    hours = spec.baseline_minimum_hours
+    lacks = [f"{collected}/{spec.baseline_requests} requests"] if collected < spec.baseline_requests else []
     if status.since and status.consumed_until:
         passed = (parse_timestamp(status.consumed_until) - parse_timestamp(status.since)).total_seconds() / 3600
         lacks += [f"{passed:.2g} of {hours:g} hours"] if passed < hours else []
     return f"learning what is normal: {', '.join(lacks)}" if lacks else None
 
 
-def _counts(signals: Sequence[ReferenceSignal]) -> dict[str, tuple[int, ...]]:
-    return {signal.signal: tuple(signal.counts) for signal in signals}
-
-
-def _signals(collected: Mapping[str, Sequence[int]]) -> list[ReferenceSignal]:
-    return [ReferenceSignal(signal=signal, counts=list(counts)) for signal, counts in collected.items()]
-
-
-def _rows(collected: Mapping[str, Sequence[int]]) -> int:
-    return max((sum(counts) for signal, counts in collected.items() if signal in SIGNALS), default=0)
-
-
-def _reference(counts: Sequence[int]) -> Reference:
-    rows = sum(counts)
-    return Reference(rows, tuple(count / rows for count in counts) if rows else ())
-
-
-def _added(
-    collected: Mapping[str, Sequence[int]], counters: Counters, expected: float, most: float
-) -> dict[str, tuple[int, ...]]:
-    """The baseline with the counts of a window, for the signals that have fewer than `most`.
-
-    A burst counts for a few times the usual number of requests at most.
-    """
-    grown = {signal: tuple(counts) for signal, counts in collected.items()}
-    weight = min(1.0, independent_limit(expected) / counters.requests) if counters.requests > 0 else 1.0
+def _learnable(memory: Memory, counters: Counters, expected: float) -> dict[str, Counts]:
+    """The window's counts, from which a burst is cut."""
+    found: dict[str, Counts] = {}
     for signal in WATCHED:
-        counts = usable(counters.bins.get(signal))
-        before = grown.get(signal) or (0,) * len(counts)
-        if len(before) == len(counts) > 0 and sum(before) < most:
-            grown[signal] = tuple(round(a + weight * b) for a, b in zip(before, counts, strict=True))
-    return grown
+        counts, normal = usable(counters.bins.get(signal)), memory.normals.get(signal)
+        masses = smoothed(Reference(normal.rows, tuple(c / normal.rows for c in normal.counts))) if normal else ()
+        found[signal] = limited(counts, masses, expected)
+    return found
 
 
-def _progress(collected: Mapping[str, Sequence[int]]) -> str:
+def _progress(memory: Memory, collected: Mapping[str, Sequence[int]]) -> str:
     rated = sum(collected.get(FEEDBACK, ()))
     unhealthy = {
         "Unknown": f"; health unknown: {rated} of {MIN_RATINGS} ratings",
         "Bad": "; they had mostly bad ratings",
         "Good": "",
     }
-    return f"compared with the first {_rows(collected)} requests of the version{unhealthy[health(collected)]}"
+    return f"compared with the first {rows(known(memory))} requests of the version{unhealthy[health(collected)]}"
 
 
 def _message(state: State, limit: float, progress: str) -> str:

@@ -14,6 +14,7 @@ from driftloop.controller.drift.detector import (
     MONTH,
     Counters,
     Reference,
+    Window,
     bets,
     log_evidence,
     normal_scores,
@@ -131,15 +132,15 @@ def test_a_burst_of_like_requests_counts_for_a_few(burst: int, bin_: int) -> Non
     state = after([1.0] * 10, 50)
     counts = [0.0] * 10
     counts[bin_] = float(burst)
-    state = update(state, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, expected=10)
+    state = update(state, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, Window(expected=10))
     assert log_evidence(state) < LIMIT * 0.9
 
 
 @given(st.lists(st.floats(0, 100), min_size=10, max_size=10), st.floats(0, 100), st.floats(0, 100))
 def test_believing_less_never_adds_evidence(counts: list[float], expected: float, more: float) -> None:
     before = after([1.0] * 10, 5)
-    less = update(before, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, expected)
-    full = update(before, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, expected + more)
+    less = update(before, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, Window(expected))
+    full = update(before, {"surprisal": counts}, REFERENCES, TOLERANCE, CAP, Window(expected + more))
     assert log_evidence(less) <= log_evidence(full) + 1e-9
 
 

@@ -9,7 +9,7 @@ from driftloop.controller.drift.detector import FEEDBACK, WATCHED, Counters
 from driftloop.controller.drift.watch import GROWTH, decode, encode, health, watch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-SPEC = Drift(baseline_requests=300, baseline_minimum_hours=0, tolerance=0.02)
+SPEC = Drift(baseline_requests=300, baseline_minimum_hours=0, minimum_duration_minutes=0, tolerance=0.02)
 FLAT, HIGH = (10.0,) * 10, (0.0,) * 5 + (20.0,) * 5
 PROFILE = {"surprisal": (0.1,) * 10}
 
@@ -103,14 +103,6 @@ def test_the_least_time_begins_with_the_first_request() -> None:
     assert service.look(HIGH, times=6).message == "learning what is normal: 0.017 of 0.5 hours"
 
 
-def test_a_baseline_that_was_kept_without_its_beginning_is_not_collected_again() -> None:
-    """Of before the field: a day without a watch would follow an upgrade."""
-    service = Service()
-    old = service.look(times=5).model_copy(update={"since": None})
-    service = Service(SPEC.model_copy(update={"baseline_minimum_hours": 24.0}), status=old)
-    assert service.look(HIGH, times=30).alarm
-
-
 def test_the_distance_from_the_training_data_is_kept_while_the_profile_is_not_read() -> None:
     service = Service()
     known = service.look(HIGH, times=3).training_distance
@@ -156,21 +148,68 @@ def test_another_version_starts_anew_and_keeps_the_first_baseline_for_the_long_v
     assert not Service(version="v2", status=alarmed).look(HIGH, times=100).alarm
 
 
-def test_the_baseline_grows_while_evidence_is_at_rest_and_stops_in_time() -> None:
+def rows(status: DriftStatus) -> int:
+    return max(sum(signal.counts) for signal in status.baseline)
+
+
+def test_the_baseline_grows_block_by_block_while_evidence_is_at_rest() -> None:
     service = Service()
-
-    def rows() -> int:
-        return max(sum(signal.counts) for signal in service.status.baseline)
-
-    service.look(times=10)
-    assert rows() == 1000
-    service.look(times=100)
-    assert rows() == GROWTH * SPEC.baseline_requests
+    assert rows(service.look(times=5)) == 300  # the block has not ended
+    assert rows(service.look()) == 600  # it is as large as the baseline
+    assert rows(service.look(times=354)) == 19_200
+    assert rows(service.look()) == 36_000  # the hour is over
     service = Service()
     service.look(times=4)
-    service.look(HIGH, times=20)
+    assert rows(service.look(HIGH, times=20)) <= 600
     assert service.status.alarm
-    assert rows() <= 600
+
+
+def test_a_block_in_which_evidence_rose_is_forgotten() -> None:
+    service = Service()
+    before = rows(service.look(times=361))
+    service.look(times=100)
+    while not service.look(HIGH).alarm:
+        pass
+    assert rows(service.look(HIGH, times=600)) == before
+
+
+def test_the_baseline_stops_to_grow_after_four_weeks() -> None:
+    service = Service()
+    service.look(times=361)
+    service.now += GROWTH
+    service.look()
+    before = rows(service.look(times=361))
+    assert rows(service.look(times=400)) == before
+
+
+def test_a_status_of_an_older_release_begins_a_new_reference() -> None:
+    """It has a baseline and no hours: a swing of the day was drift."""
+    service = Service()
+    service.look(times=5)
+    old = service.look(HIGH, times=30).model_copy(update={"learned": None})
+    assert old.alarm
+    fresh = watch(DriftStatus.model_validate(old.dump()), "v1", None, SPEC, service.now)
+    assert (fresh.alarm, fresh.baseline, fresh.evidence) == (False, [], {})
+    assert fresh.first_baseline == old.first_baseline
+    assert fresh.last_alarm == old.last_alarm
+    assert not Service(status=old).look(HIGH, times=100).alarm
+
+
+def test_a_swing_of_the_day_is_no_drift_once_the_day_was_seen() -> None:
+    """At ten requests per second, with a swing of 0.25 standard deviations, of which one day is seen."""
+    service = Service(SPEC.model_copy(update={"baseline_minimum_hours": 24.0}))
+    morning, evening = (11.0,) * 5 + (9.0,) * 5, (9.0,) * 5 + (11.0,) * 5
+    for _ in range(3):
+        for half in (morning, evening):
+            assert not service.look(half, times=4320).alarm
+    assert service.look((6.0,) * 5 + (14.0,) * 5, times=360).alarm
+
+
+def test_what_lasts_less_than_its_minimum_raises_no_alarm() -> None:
+    service = Service(SPEC.model_copy(update={"minimum_duration_minutes": 15.0}))
+    service.look(times=30)
+    assert not service.look(HIGH, times=60).alarm  # ten minutes
+    assert service.look(HIGH, times=60).alarm
 
 
 def test_the_first_baseline_is_the_first_one() -> None:

@@ -19,7 +19,7 @@ TRAINED, LIVE = TEXTS[::2], TEXTS[1::2]
 SHIFTED = [row.text for row in rows(BICYCLE, 60, seed=2)]
 PROFILE = parse_profile(build_profile(TRAINED))
 LOOK = 20  # requests
-SPEC = Drift(baseline_minimum_hours=0)
+SPEC = Drift(baseline_minimum_hours=0, minimum_duration_minutes=0)
 
 
 def counted(texts: Sequence[str], until: datetime, ratings: tuple[int, int]) -> Counters:

@@ -19,7 +19,14 @@ SHIFTED = {"surprisal": [0.0, 200.0], "oov": [0.0, 200.0], "length": [100.0, 100
 
 def serving(drift: DriftStatus | None = None, enabled: bool = True) -> Observed:
     observed = service(
-        {"drift": {"enabled": enabled, "baselineRequests": 200, "baselineMinimumHours": 0}},
+        {
+            "drift": {
+                "enabled": enabled,
+                "baselineRequests": 200,
+                "baselineMinimumHours": 0,
+                "minimumDurationMinutes": 0,
+            }
+        },
         status=InferenceServiceStatus(drift=drift),
         versions=(V1,),
     )
