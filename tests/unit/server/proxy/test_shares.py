@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 from driftloop_server.proxy.shares import TEXTS, USERS, WINDOW, Shares, user_of
 
 
-def admitted(shares: Shares, requests: list[tuple[str, str | None]]) -> int:
+def admitted(shares: Shares, requests: Sequence[tuple[str, str | None]]) -> int:
     return sum(shares.admits(text, user) for text, user in requests)
 
 
