@@ -1,5 +1,7 @@
 """Our training step compared with a bare torch loop: `python bench/train_loop.py [--steps N]`.
 
+With --compiled, our step with compiled layers (`training.compile`, needs g++) is compared with our plain one.
+
 Both train the demo's Llama with 1.1M parameters on one CPU thread with the same random batches. They alternate, so that
 load on the machine affects both. Prints tokens per CPU second and the ratio (1.0: as fast as the bare loop).
 """
@@ -9,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +27,14 @@ from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.batches import collate
+from driftloop_trainer.train.worker.compiled import bucket
 from driftloop_trainer.train.worker.loop import build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.step import train_step
 
-BATCH, ROWS, VOCABULARY = 64, 2048, 2048
+BATCH, ROWS, VOCABULARY, WARM_UP = 64, 2048, 2048, 4
 
 
 def new_model() -> Any:
@@ -50,14 +54,17 @@ def data(folder: Path, masked: bool) -> Dataset:
     return Dataset(folder / FILE)
 
 
-def ours(dataset: Dataset) -> Callable[[Any], None]:
-    """The product's training step."""
+def ours(dataset: Dataset, backend: str | None = None) -> Callable[[Any], None]:
+    """The product's training step. `backend`: what compiles its layers."""
     mesh = Mesh.of("cpu")
-    model = shard(new_model(), mesh, bf16=False, gradient_checkpointing=False)
+    model = shard(new_model(), mesh, bf16=False, gradient_checkpointing=False, backend=backend)
     optimizer = build_optimizer(model, TrainingSpec())
 
     def step(rows: Any) -> None:
-        train_step(model, optimizer, mesh, [collate(dataset, rows, 0)], int(dataset.trained[rows].sum()), 1.0)
+        batch = collate(dataset, rows, 0)
+        if backend is not None:
+            batch = batch.filled(len(rows), bucket(batch.ids.shape[1]))
+        train_step(model, optimizer, mesh, [batch], int(dataset.trained[rows].sum()), 1.0)
 
     return step
 
@@ -82,20 +89,19 @@ def bare(dataset: Dataset) -> Callable[[Any], None]:
     return step
 
 
-def compare(dataset: Dataset, steps: int) -> dict[str, float]:
-    """Tokens per CPU second of both loops."""
-    training = TrainingSpec(train_batch_size=BATCH, max_steps=steps + 2)
+def compare(dataset: Dataset, steps: int, loops: dict[str, Callable[[Any], None]]) -> dict[str, float]:
+    """Tokens per CPU second of both loops. Compiling takes a part of the first steps, which don't count."""
+    training = TrainingSpec(train_batch_size=BATCH, max_steps=steps + WARM_UP)
     order = Order(dataset.lengths, Course.of(training, len(dataset)), seed=0)
-    loops = {"ours": ours(dataset), "bare": bare(dataset)}
     spent = dict.fromkeys(loops, 0.0)
     tokens = 0
-    for number in range(steps + 2):
+    for number in range(steps + WARM_UP):
         rows = order.batch(number)
         for name, step in loops.items():
             started = time.process_time()
             step(rows)
-            spent[name] += (time.process_time() - started) * (number >= 2)  # the first two steps are a warm-up
-        tokens += int(dataset.lengths[rows].sum()) * (number >= 2)
+            spent[name] += (time.process_time() - started) * (number >= WARM_UP)
+        tokens += int(dataset.lengths[rows].sum()) * (number >= WARM_UP)
     return {name: tokens / seconds for name, seconds in spent.items()}
 
 
@@ -103,13 +109,17 @@ def main() -> None:
     """Print one line per kind of data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100, help="steps per loop")
-    steps = parser.parse_args().steps
+    parser.add_argument("--compiled", action="store_true", help="compare our compiled step with our plain one")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         dist.init_process_group("gloo", init_method=f"file://{name}/store", rank=0, world_size=1)
         for kind, masked in (("all tokens count", False), ("the last third counts", True)):
-            speeds = compare(data(Path(name), masked), steps)
-            ratio = speeds["ours"] / speeds["bare"]
-            print(f"{kind}: ours {speeds['ours']:.0f}, bare {speeds['bare']:.0f} tokens/s, ratio {ratio:.2f}")
+            dataset = data(Path(name), masked)
+            first, second = ("compiled", "ours") if arguments.compiled else ("ours", "bare")
+            makers = {"compiled": partial(ours, backend="inductor"), "ours": ours, "bare": bare}
+            speeds = compare(dataset, arguments.steps, {loop: makers[loop](dataset) for loop in (first, second)})
+            ratio = speeds[first] / speeds[second]
+            print(f"{kind}: {first} {speeds[first]:.0f}, {second} {speeds[second]:.0f} tokens/s, ratio {ratio:.2f}")
         dist.destroy_process_group()
 
 

@@ -426,6 +426,11 @@ class TrainingSpec(ApiModel):
         None,
         description="Compute in bfloat16 with float32 master weights. If absent, true with GPUs and false on CPU.",
     )
+    compile: bool | None = Field(
+        None,
+        description="Compile each decoder layer, and the loss. The first steps take some ten seconds longer, and the "
+        "others less. If absent, true with GPUs for what is tested (docs/architecture.md), and false on CPU.",
+    )
     save_steps: int = Field(
         100, ge=1, le=1_000_000, description="Steps between checkpoints. A failure loses at most this many."
     )
@@ -867,6 +872,7 @@ class PlanStatus(ApiModel):
         description="Whether training goes on while a checkpoint is written. That needs memory of the pod, for a copy "
         "of the trained weights and their optimizer state. If resources.limits has no room for it, training waits.",
     )
+    compile: bool = Field(False, description="Whether each decoder layer is compiled, and the loss.")
     reasons: dict[str, Annotated[str, Field(max_length=256)]] | None = Field(
         None, max_length=8, description="Why the plan chose what it chose, by field of the plan."
     )

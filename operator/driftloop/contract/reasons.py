@@ -40,6 +40,7 @@ class StageReason(StrEnum):
     UNKNOWN_MODULES = "UnknownModules"  # the adapter names modules that the model does not have (prepare)
     QUANTISED_MODEL = "QuantisedModel"  # quantised weights can't be trained (prepare, train)
     PACKING_UNSUPPORTED = "PackingUnsupported"  # in this architecture packed rows may attend to each other (prepare)
+    COMPILE_UNSUPPORTED = "CompileUnsupported"  # the training must be compiled, and the image has no compiler (prepare)
     PICKLE_WEIGHTS = "PickleWeights"  # only pickled weights (prepare, train), or any pickled file (fetch)
     REMOTE_CODE = "RemoteCode"  # the model's configuration requires code from its folder (prepare, train, fetch)
 

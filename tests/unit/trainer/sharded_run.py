@@ -16,8 +16,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -126,12 +128,15 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
     axes = {"context": "context", "data_replicate": "replicate", "pipeline": "pipeline", "tensor": "tensor"}
     mesh = Mesh.of("cpu", Parallelism.model_validate({field: case.get(axis, 1) for field, axis in axes.items()}))
+    torch._dynamo.reset()
+    counters.clear()
     model = shard(
         tiny_model(adapter_of(case), **case.get("model", {})),
         mesh,
         bf16=False,
         gradient_checkpointing=case.get("checkpointing", False),
         unit_bytes=case.get("unit_bytes", 1),
+        backend=case.get("compiled"),
     )
     optimizer = build_optimizer(model, training())
     run = Run(f"pvc://{case.get('run', case['name'])}", "0000-test")
@@ -148,7 +153,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     checkpoints: list[int] = []
     validations: list[dict[str, Any]] = []
     loop = Loop(
-        training(case["save_steps"], save_total_limit=case.get("keep", 2)),
+        training(case["save_steps"], save_total_limit=case.get("keep", 2), compile="compiled" in case),
         NextToken(Dataset(folder / case.get("data", "") / FILE), PAD),
         case["micro_size"],
         case.get("steps", STEPS),
@@ -184,6 +189,8 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     kept = [checkpoint.step for checkpoint in run.complete_checkpoints()]
     end = {"skipped": trained.end.skipped, "loss": trained.loss, "checkpoints": checkpoints, "kept": kept}
     end |= {"steps": trained.end.step, "validations": validations}
+    if "compiled" in case:
+        end["compiled"] = {"graphs": counters["stats"]["unique_graphs"], "frames": dict(counters["frames"])}
     if loop.keeps_best:
         end["exported"] = use_best(run, model, trained.end.step, trained.end.validated)
     if case.get("recorded"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
 from driftloop.podlib.heavy import loading
+from driftloop_trainer.compiler import check_compiler
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
 from driftloop_trainer.prepare.suites import check_suites
@@ -28,6 +29,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
             log.info("%s is already complete: nothing to do", task.output)
             return earlier
         check_trackers(task.training)
+        check_compiler(task.training)
         gathered = gather(task, scratch, datetime.now(UTC))
         check_suites(task.suites, gathered.held_out, scratch)
         with loading():  # torch takes seconds, so errors in the data are reported first

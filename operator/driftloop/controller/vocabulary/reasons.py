@@ -37,6 +37,7 @@ class Reason(StrEnum):
     TENSOR_PARALLELISM = "TensorParallelism"
     PIPELINE_PARALLELISM = "PipelineParallelism"
     CONTEXT_PARALLELISM = "ContextParallelism"
+    COMPILE_UNSUPPORTED = "CompileUnsupported"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
     VERSION_NOT_FOUND = "VersionNotFound"
     VERSION_NOT_APPROVED = "VersionNotApproved"

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop_trainer.compiler import compiles
 from driftloop_trainer.folders import with_weights
 from driftloop_trainer.models import decoder_layers, load_config, load_model, plain_name, with_adapter
 from driftloop_trainer.nf4 import matrices, quantise
@@ -56,7 +57,13 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
     if training.adapter.type == "qlora":
         quantise(decoder_layers(model))
     buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
-    shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
+    shard(
+        model,
+        mesh,
+        bf16=bool(training.bf16),
+        gradient_checkpointing=training.gradient_checkpointing,
+        backend="inductor" if compiles(training) else None,
+    )
     model.to_empty(device=device)
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])

@@ -22,6 +22,7 @@ from driftloop_trainer.train.validation import Validated
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch, alike
 from driftloop_trainer.train.worker.checkpoint import from_all_ranks, from_rank_0
+from driftloop_trainer.train.worker.compiled import bucket
 from driftloop_trainer.train.worker.context import part
 from driftloop_trainer.train.worker.curve import Curve
 from driftloop_trainer.train.worker.memory import largest, peak_memory
@@ -124,6 +125,8 @@ class Loop:
         mesh, method = self.mesh, self.method
         shares = share(rows, method.dataset.lengths, mesh.data_rank, mesh.data_size, self.micro_size)
         collated = [method.batch(indices) for indices in shares]
+        if self.training.compile:
+            collated = [batch.filled(batch.ids.shape[0], bucket(batch.ids.shape[1])) for batch in collated]
         if mesh.pipeline:
             collated = alike(collated)
         parts = [part(batch, mesh.context) for batch in collated] if mesh.context else collated

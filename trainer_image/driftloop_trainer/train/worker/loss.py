@@ -20,8 +20,10 @@ from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.models import CHUNKED_TYPES
 from driftloop_trainer.train.worker.attention import attends_by_document
 from driftloop_trainer.train.worker.batches import Batch
+from driftloop_trainer.train.worker.compiled import loss_backend
 
 Head = Callable[[torch.Tensor], torch.Tensor]
+ChunkLoss = Callable[[Head, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
@@ -39,7 +41,10 @@ def token_losses(model: Any, batch: Batch) -> torch.Tensor:
     size = chunk_tokens(model.config.get_text_config().vocab_size)
     if model.config.model_type not in CHUNKED_TYPES or batch.targets.numel() <= size:
         return _cross_entropy(_forward(model, batch).flatten(0, 1), batch.targets.flatten()).view_as(batch.targets)
-    with _head_replaced(model, partial(_chunked, targets=batch.targets.flatten(), size=size)):
+    backend = loss_backend(model)
+    chunk_loss = _chunk_loss if backend is None else torch.compile(_chunk_loss, backend=backend)
+    chunked = partial(_chunked, targets=batch.targets.flatten(), size=size, chunk_loss=chunk_loss)
+    with _head_replaced(model, chunked):
         return _forward(model, batch).view_as(batch.targets)
 
 
@@ -73,15 +78,15 @@ def _head_replaced(model: Any, replacement: Callable[[Head, torch.Tensor], torch
         head.forward = forward
 
 
-def _chunked(head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int) -> torch.Tensor:
+def _chunked(head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int, chunk_loss: ChunkLoss) -> torch.Tensor:
     """The loss of each of the flat `targets`, from `hidden` of shape (rows, kept, width)."""
-
-    def chunk_loss(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return _cross_entropy(head(states), wanted)
-
     chunks = zip(torch.split(hidden.flatten(0, 1), size), torch.split(targets, size), strict=True)
-    losses: list[torch.Tensor] = [checkpoint(chunk_loss, *chunk, use_reentrant=False) for chunk in chunks]
+    losses: list[torch.Tensor] = [checkpoint(chunk_loss, head, *chunk, use_reentrant=False) for chunk in chunks]
     return torch.cat(losses)
+
+
+def _chunk_loss(head: Head, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    return _cross_entropy(head(states), wanted)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

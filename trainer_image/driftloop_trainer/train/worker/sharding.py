@@ -10,6 +10,7 @@ import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from driftloop_trainer.models import decoder_layers
+from driftloop_trainer.train.worker.compiled import compile_layers
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.stages import keep_stage
 from driftloop_trainer.train.worker.tensor import split
@@ -17,8 +18,16 @@ from driftloop_trainer.train.worker.tensor import split
 UNIT_BYTES = 16 * 1024 * 1024  # each unit is one exchange, and for smaller units latency would dominate
 
 
-def shard(model: Any, mesh: Mesh, *, bf16: bool, gradient_checkpointing: bool, unit_bytes: int = UNIT_BYTES) -> Any:
-    """Shard `model` in place over `mesh` and return it.
+def shard(
+    model: Any,
+    mesh: Mesh,
+    *,
+    bf16: bool,
+    gradient_checkpointing: bool,
+    unit_bytes: int = UNIT_BYTES,
+    backend: str | None = None,
+) -> Any:
+    """Shard `model` in place over `mesh` and return it. `backend`: what compiles its layers; None if nothing does.
 
     The model must have its adapters already. Adapters that are added later are not synchronised, without an error.
     """
@@ -31,6 +40,8 @@ def shard(model: Any, mesh: Mesh, *, bf16: bool, gradient_checkpointing: bool, u
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     precision = half if bf16 else MixedPrecisionPolicy()
     layers = decoder_layers(model)
+    if backend is not None:
+        compile_layers(model, backend)
     for unit in units([sum(p.nbytes for p in layer.parameters()) for layer in layers], unit_bytes):
         fully_shard([layers[number] for number in unit], mesh=mesh.data, mp_policy=precision)
     fully_shard(model, mesh=mesh.data, mp_policy=precision)

@@ -25,6 +25,7 @@ from driftloop.api.finetunejob import (
 )
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.compiling import is_compiled, untested, why_compiled
 from driftloop.controller.kinds.finetunejob.memory import (
     ADAM_STATES,
     FLOAT,
@@ -109,7 +110,7 @@ def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int])
         counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
         return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
     parallelism = compute.parallelism
-    if refusal := impossible(data.model, parallelism):
+    if refusal := impossible(data.model, parallelism) or _not_compiled(spec, data.model):
         return refusal
     group = parallelism.pipeline * parallelism.context * parallelism.tensor
     groups, left = divmod(world, group)
@@ -146,6 +147,7 @@ def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int])
             per_device_train_batch_size=micro,
             gradient_reduction=gradient_reduction(stage),
             checkpoints=checkpoints,
+            compile=is_compiled(spec, data.model),
             reasons={
                 "perDeviceTrainBatchSize": why_rows(
                     available, _larger(training, data, compute, groups, micro), parallelism.pipeline
@@ -154,6 +156,7 @@ def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int])
                     gradient_reduction(stage), FLOAT * stage.trainable_parameters, UNSHARDED_GRADIENTS
                 ),
                 "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
+                "compile": why_compiled(spec, data.model),
             },
             memory_bytes_per_worker=memory,
             available_bytes_per_worker=available,
@@ -170,6 +173,15 @@ def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
     if training.bf16 is not None:
         return training
     return training.model_copy(update={"bf16": spec.compute.gpus_per_node > 0})
+
+
+def _not_compiled(spec: FineTuneJobSpec, model: ModelFacts) -> Refusal | None:
+    """Why this training can't be compiled, though the spec demands it; None if it can, or does not have to."""
+    against = list(untested(spec, model))
+    if not spec.training.compile or not against:
+        return None
+    message = f"training.compile is true, which is not tested with {' and '.join(against)}: remove training.compile"
+    return Refusal(Reason.COMPILE_UNSUPPORTED, message)
 
 
 def _strategy(groups: int, parallelism: Parallelism) -> str:

@@ -73,7 +73,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         model=prepared.model,
         data_uri=prepared.data.uri,
         data_digest=prepared.data.digest,
-        training=resolved(spec),
+        training=resolved(spec).model_copy(update={"compile": plan.status.compile}),
         nodes=spec.compute.nodes,
         workers_per_node=plan.workers_per_node,
         gpus_per_node=spec.compute.gpus_per_node,

@@ -22,7 +22,7 @@ def test_a_plan_has_a_reason_for_each_of_its_choices(parameters: int, limit: str
         status = PlanStatus.model_validate(found.status.dump())
         assert status.reasons is not None
         assert set(status.reasons) <= set(found.status.dump())
-        assert set(status.reasons) == {"perDeviceTrainBatchSize", "gradientReduction", "checkpoints"}
+        assert set(status.reasons) == {"perDeviceTrainBatchSize", "gradientReduction", "checkpoints", "compile"}
 
 
 @given(available=st.none() | SIZES, larger=st.none() | st.tuples(st.integers(2, 4096), SIZES))
