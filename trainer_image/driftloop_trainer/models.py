@@ -120,6 +120,9 @@ def load_config(folder: Path) -> Any:
     return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of layers with keys and values
+
+
 def context_length(config: Any) -> int | None:
     """The model's maximal context in tokens; None if its config doesn't have one (bloom, mpt)."""
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
@@ -218,6 +221,7 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
             "have: use lora",
         )
     shared = {name for first, *others in tied_names(bare) if others for name in (first, *others)}
+    own = _count(bare)
     with loading(), torch.device("meta"):
         model = with_adapter(bare, adapter)
     if tied := [name for name in _adapted_modules(model) if f"{name}.weight" in shared]:
@@ -247,6 +251,9 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
         chunked_loss=config.model_type in CHUNKED_TYPES,
         document_attention=config.model_type in DOCUMENT_TYPES,
         position_scaling=position_scaling(getattr(text, "rope_parameters", None)),
+        bare_parameters=own,
+        dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch."),
+        cache_elements=_cache_elements(config),
     )
 
 
@@ -254,6 +261,22 @@ def _adapted_modules(model: nn.Module) -> list[str]:
     """The names in the bare model of the modules that have an adapter."""
     parts = (re.split(r"\.(?:lora|osf)_", name) for name, _ in model.named_parameters())
     return sorted({plain_name(module) for module, *adapter in parts if adapter})
+
+
+def _cache_elements(config: Any) -> int:
+    """Keys and values of a token, in the layers that keep those of all tokens; 0 if the model keeps something else.
+
+    Layers with a window keep a bounded number of tokens, which is left out.
+    """
+    text = config.get_text_config(decoder=True)
+    heads, keys = (getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * getattr(text, "num_hidden_layers", 0)
+    compressed = getattr(text, "kv_lora_rank", None) or getattr(text, "global_head_dim", None)
+    windowed = getattr(text, "sliding_window", None) and not getattr(text, "layer_types", None)
+    if not heads or not keys or compressed or windowed or is_recurrent(config) or set(kinds) - _ATTENTION:
+        return 0
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(2 * keys * size * kinds.count("full_attention"))
 
 
 def _check_linear(model: nn.Module) -> None:

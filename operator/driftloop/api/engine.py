@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from driftloop.api.base import ApiModel, Resources, SecretKeyRef, Text, cel, exactly_one, rule
+from driftloop.api.base import ApiModel, Quantity, Resources, SecretKeyRef, Text, cel, exactly_one, rule
 from driftloop.api.template import ChatTemplateKwargs, ChatTemplateText
 
 EngineType = Literal["transformers", "vllm", "custom"]  # an engine that runs: what `auto` is resolved to
@@ -210,6 +210,12 @@ class Engine(ApiModel):
         None,
         description="How vLLM divides the model over the GPUs of a pod, or without GPUs over processes. If absent, all "
         "GPUs share every layer (tensor).",
+    )
+    gpu_memory: Quantity | None = Field(
+        None,
+        description="Memory of one GPU, such as 80Gi. A model that does not fit is refused before a GPU is taken, and "
+        "status.stable.plan has the tokens that fit beside it. If absent, the nodes' label nvidia.com/gpu.memory is "
+        "used; without that label, no model is refused.",
     )
     resources: Resources = Field(default=Resources(), description="Resources of the engine, without GPUs.")
 

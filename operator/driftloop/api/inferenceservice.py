@@ -289,6 +289,17 @@ class InferenceServiceSpec(ApiModel):
     )
 
 
+class ServingPlan(ApiModel):
+    """How the memory of each GPU of a pod is used, in bytes, as estimated before the pod starts."""
+
+    available_bytes: int = Field(description="Memory that the engine may use.")
+    weights_bytes: int = Field(description="Weights, the part of one GPU.")
+    working_bytes: int = Field(description="CUDA, NCCL, CUDA graphs, and what a forward pass needs.")
+    cache_bytes: int = Field(description="What is left for the cache of keys and values.")
+    cache_tokens: int = Field(description="Tokens of all requests together that the cache holds.")
+    context_tokens: int = Field(description="Longest context of one request.")
+
+
 class RevisionStatus(ApiModel):
     """One revision: a version with its engine, images and settings."""
 
@@ -299,6 +310,11 @@ class RevisionStatus(ApiModel):
         None,
         max_length=32,
         description="The engine that runs: transformers, vllm or custom. Absent in older revisions.",
+    )
+    plan: ServingPlan | None = Field(
+        None,
+        description="Estimated memory of its GPUs. Absent without GPUs, and if the sizes of the model, the memory of "
+        "the GPUs or the effect of engine.args is unknown.",
     )
     replicas: int = Field(0, description="Number of desired pods.")
     ready_replicas: int = Field(0, description="Number of ready pods.")

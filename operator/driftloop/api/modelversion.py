@@ -27,6 +27,22 @@ class Artefact(ApiModel):
     digest: Digest = Field(description="Content digest of the folder. Every reader verifies it.")
 
 
+class ModelShape(ApiModel):
+    """Sizes of the model, from which the memory for serving it is planned."""
+
+    parameters: int = Field(ge=1, le=10**15, description="Number of parameters.")
+    dtype: str = Field(max_length=16, description="Data type of the stored weights, such as bfloat16.")
+    layers: int = Field(ge=1, le=10_000, description="Number of decoder layers.")
+    attention_heads: int = Field(ge=1, le=100_000, description="Number of attention heads.")
+    key_value_heads: int = Field(ge=1, le=100_000, description="Number of heads of keys and values.")
+    cache_elements: int = Field(
+        ge=1,
+        le=10**9,
+        description="Keys and values that the engine keeps of a token, in all layers that keep those of all tokens.",
+    )
+    context_length: int = Field(ge=1, le=10**9, description="Longest context in tokens.")
+
+
 class Trigger(ApiModel):
     """Why the training was started."""
 
@@ -80,6 +96,11 @@ class ModelVersionSpec(ApiModel):
     family: Family = Field(description="Family of the version. Versions of a family replace each other.")
     artefact: Artefact = Field(description="The model folder.")
     lineage: Lineage = Field(default=Lineage(), description="Origin of the version.")
+    model: ModelShape | None = Field(
+        None,
+        description="Sizes of the model. With them an engine with GPUs that can't hold the model is refused before it "
+        "takes any. A job writes them, for models with attention of the usual kind.",
+    )
     evaluation: VersionEvaluation = Field(
         default=VersionEvaluation(), description="The gates that the version must pass."
     )

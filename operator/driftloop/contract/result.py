@@ -50,6 +50,9 @@ class ModelFacts(ApiModel):
     document_attention: bool = False  # with packing no mask keeps its rows apart
     position_scaling: str = Field("", max_length=64)  # its rotary positions depend on the longest row, by this rule
     loaded_whole: bool = False  # its weights are rearranged when they are read, so rank 0 reads the whole model
+    bare_parameters: Count = 0  # without an adapter: those that are served. 0: not recorded
+    dtype: str = Field("", max_length=16)  # of the weights that are served
+    cache_elements: Count = 0  # keys and values of a token, in the layers that keep those of all tokens. 0: unknown
 
 
 class SuiteItems(ApiModel):

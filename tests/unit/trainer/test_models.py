@@ -79,6 +79,37 @@ def test_facts_count_what_the_model_has(folder: Path) -> None:
     assert facts.parameters == facts.trainable_parameters == sum(p.numel() for p in model.parameters())
     assert facts.largest_layer_parameters == sum(p.numel() for p in model.model.layers[0].parameters())
     assert (facts.num_layers, facts.hidden_size, facts.tied_embeddings) == (2, 16, True)
+    assert (facts.bare_parameters, facts.dtype) == (facts.parameters, "float32")
+
+
+@pytest.mark.parametrize(
+    ("fields", "elements"),
+    [
+        ({"model_type": "llama"}, 2 * 2 * 2 * 16),
+        ({"model_type": "llama", "num_key_value_heads": 1}, 2 * 2 * 1 * 16),
+        ({"model_type": "qwen3", "num_key_value_heads": 1, "head_dim": 8}, 2 * 2 * 1 * 8),
+        ({"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 8}, 0),
+        ({"model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_head": 2}, 0),
+        (
+            {
+                "model_type": "gemma3_text",
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            2 * 1 * 1 * 16,
+        ),
+    ],
+)
+def test_facts_count_the_keys_and_values_of_a_token_or_say_that_they_do_not_know(
+    fields: dict[str, Any], elements: int
+) -> None:
+    assert model_facts(config_for(SIZES | fields), Adapter()).cache_elements == elements
+
+
+def test_adapters_are_not_served(folder: Path) -> None:
+    facts = model_facts(load_model(folder, Adapter()).config, Adapter(type="lora", r=2))
+    assert facts.bare_parameters == model_facts(load_model(folder, Adapter()).config, Adapter()).parameters
 
 
 @pytest.mark.parametrize(("rule", "shown"), [("dynamic", "dynamic"), ("linear", "")])

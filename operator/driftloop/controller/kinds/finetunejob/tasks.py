@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import FineTuneJobSpec
-from driftloop.api.modelversion import Artefact, Lineage, ModelVersionSpec, Trigger, VersionEvaluation
+from driftloop.api.modelversion import Artefact, Lineage, ModelShape, ModelVersionSpec, Trigger, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
-from driftloop.contract.result import PrepareResult, TrainResult
+from driftloop.contract.result import ModelFacts, PrepareResult, TrainResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
 from driftloop.contract.uris import join
 from driftloop.controller.kinds.finetunejob.observed import Observed
@@ -131,13 +131,30 @@ def draft(spec: FineTuneJobSpec, lineage: Lineage, data: PrepareResult) -> str:
         )
     except ValidationError as error:
         raise InvalidResult(_first(error)) from error
+    shape = None if spec.training.entrypoint else _shape(data.model)  # a user's code may write another model
     document = {
         "family": spec.output.family,
         "lineage": lineage.dump(),
+        **({"model": shape.dump()} if shape else {}),
         "evaluation": evaluation.dump(),
         "podOverrides": spec.pod_overrides.dump(),
     }
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def _shape(facts: ModelFacts) -> ModelShape | None:
+    """The sizes that serving needs; None if the model keeps something else than keys and values of each token."""
+    if not (facts.bare_parameters and facts.cache_elements and facts.max_position_embeddings and facts.dtype):
+        return None
+    return ModelShape(
+        parameters=facts.bare_parameters,
+        dtype=facts.dtype,
+        layers=facts.num_layers,
+        attention_heads=facts.num_attention_heads,
+        key_value_heads=facts.num_key_value_heads,
+        cache_elements=facts.cache_elements,
+        context_length=facts.max_position_embeddings,
+    )
 
 
 def model_version(observed: Observed, train: Obj, result: TrainResult) -> Obj:

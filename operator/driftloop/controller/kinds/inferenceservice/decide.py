@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from driftloop.api.base import Condition
-from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus
+from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus, ServingPlan
 from driftloop.controller.kinds.inferenceservice.children import first_children, keys_secret, other_children, url
 from driftloop.controller.kinds.inferenceservice.drift import CHECK_SECONDS, check_drift
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
@@ -38,8 +38,8 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
             )
         ],
         url=url(observed, settings),
-        stable=_revision_status(situation.stable),
-        candidate=_revision_status(rollout.candidate),
+        stable=_revision_status(situation, situation.stable),
+        candidate=_revision_status(situation, rollout.candidate),
         waiting=rollout.waiting,
         command=rollout.command,
         traffic=traffic(situation.stable, rollout.candidate),
@@ -82,14 +82,18 @@ def traffic(stable: Revision | None, candidate: Revision | None) -> str | None:
     return f"{share}/{100 - share}"
 
 
-def _revision_status(revision: Revision | None) -> RevisionStatus | None:
+def _revision_status(situation: Situation, revision: Revision | None) -> RevisionStatus | None:
     if revision is None:
         return None
+    # With the spec of today: the plan of a revision that has another one is not known any more.
+    plan = situation.memory.get(revision.version)
+    is_current = situation.revisions.get(revision.version) == revision.revision
     return RevisionStatus(
         revision=revision.revision,
         version=revision.version,
         digest=revision.digest or None,
         engine=revision.engine,
+        plan=plan if is_current and isinstance(plan, ServingPlan) else None,
         replicas=revision.replicas,
         ready_replicas=revision.available,
         since=timestamp(revision.since),

@@ -17,6 +17,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
 )
 from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
+from driftloop.controller.kinds.serving_nodes import gpu_memory
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
 from driftloop.controller.pods.serving import ENGINE, SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
@@ -49,6 +50,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         revisions=tuple(_revisions(service, world)),
         jobs=tuple(job for job in jobs if job),
         services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
+        gpu_memory=await gpu_memory(parsed.spec.engine, parsed.spec.pod_overrides, world),
     )
     return await _with_metrics(observed, questions(situation_of(observed, world.settings, world.now())), world)
 

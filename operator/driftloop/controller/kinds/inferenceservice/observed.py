@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
-from driftloop.api.modelversion import Gate, ModelVersion, Trigger
+from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, Trigger
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
@@ -59,6 +59,7 @@ class Version:
     gates: tuple[Gate, ...] = ()
     engine: str | None = None  # hash of the engine of its evaluation; None: unknown
     evaluated: datetime | None = None  # end of its evaluation; None: unknown
+    model: ModelShape | None = None  # None: not recorded
 
     @property
     def age_key(self) -> tuple[datetime, str]:
@@ -144,6 +145,7 @@ class Observed:
     arms: Arms | None = None
     counters: Counters | None = None
     samples: int | None = None
+    gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods; empty: unknown
 
     @property
     def name(self) -> str:
@@ -199,6 +201,7 @@ def parse_version(obj: Obj) -> Version | None:
         gates=tuple(parsed.status.gates),
         engine=parsed.status.engine,
         evaluated=_moment(parsed.status.evaluated),
+        model=parsed.spec.model,
     )
 
 

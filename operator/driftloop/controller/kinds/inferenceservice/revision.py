@@ -150,10 +150,11 @@ def _held_out_percent(observed: Observed, version: Version) -> int:
 def _engine_fields(engine: Engine, settings: Settings) -> Any:
     """The engine's fields that differ from their defaults, with the type that runs.
 
-    The type transformers is left out: it was the default before `auto`, and old revisions keep their hash.
+    The type transformers is left out: it was the default before `auto`, and old revisions keep their hash. gpuMemory
+    changes no pod.
     """
     kind = type_of(engine, settings)
-    fields = _set_fields(engine.model_copy(update={"type": kind}))
+    fields = _set_fields(engine.model_copy(update={"type": kind, "gpu_memory": None}))
     return {name: value for name, value in fields.items() if (name, value) != ("type", "transformers")}
 
 

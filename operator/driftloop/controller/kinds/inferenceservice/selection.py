@@ -7,13 +7,14 @@ the reason is reported and the current revision keeps serving.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, assert_never
 
-from driftloop.api.inferenceservice import WaitingVersion
+from driftloop.api.inferenceservice import ServingPlan, WaitingVersion
 from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.inferenceservice import acceptance
 from driftloop.controller.kinds.inferenceservice.observed import Version
 from driftloop.controller.kinds.inferenceservice.situation import Situation
+from driftloop.controller.kinds.serving_memory import DoesNotFit
 from driftloop.controller.kinds.versions import UNJUDGED
 from driftloop.controller.vocabulary.labels import APPROVE_VERSION, RETRY
 from driftloop.controller.vocabulary.reasons import Reason
@@ -124,8 +125,13 @@ def _is_at_work(situation: Situation, version: Version) -> bool:
     return any(r.version == version.name and r.role in ("stable", "candidate") for r in revisions)
 
 
+def _is_deployed(situation: Situation, revision: str) -> bool:
+    """Whether pods of it exist: these show better than an estimate whether the model fits."""
+    return any(r.revision == revision and r.role in ("stable", "candidate") for r in situation.observed.revisions)
+
+
 def _take(situation: Situation, version: Version, why: Choice | None = None) -> Choice | None:
-    """Choose the version, unless it lacks something that the service requires. None if its revision was rolled back.
+    """Choose the version, unless it lacks what the service requires, or does not fit. None if it was rolled back.
 
     `why` has the reason why no newer one was chosen.
     """
@@ -134,6 +140,14 @@ def _take(situation: Situation, version: Version, why: Choice | None = None) -> 
         return None
     if lacking := acceptance.missing(situation, version):
         return _not_accepted(situation, version, lacking, why)
+    match situation.memory[version.name]:
+        case DoesNotFit(message) if not _is_deployed(situation, revision):
+            message = f"{version.name} does not fit: spec.{message}"
+            return Choice(reason=Reason.ENGINE_NOT_POSSIBLE, message=message, blocked=True, waiting=why.waiting)
+        case DoesNotFit() | ServingPlan() | None:
+            pass
+        case never:
+            assert_never(never)
     return replace(why, version=version, revision=revision)
 
 

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from driftloop.api.inferenceservice import ServingPlan
+from driftloop.controller.kinds.engines import resolved
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
+from driftloop.controller.kinds.serving_memory import DoesNotFit, memory_plan
 from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.plan import Settings
 
@@ -25,6 +28,7 @@ class Situation:
     serving: Version | None  # the version of `stable`; None also if that version was deleted by force
     revisions: Mapping[str, str]  # name of a version -> the revision that it has with the current spec
     failed: frozenset[str]  # revisions that were rolled back, without one whose retry is requested
+    memory: Mapping[str, ServingPlan | DoesNotFit | None]  # name of a version -> whether the GPUs of a pod can hold it
 
     def revision_of(self, version: Version) -> str:
         """The revision that an observed version has with the current spec."""
@@ -43,7 +47,13 @@ def situation_of(observed: Observed, settings: Settings, now: datetime) -> Situa
         serving=observed.version(stable.version) if stable else None,
         revisions={version.name: revision_of(observed, version, settings) for version in observed.versions},
         failed=_failed_revisions(observed),
+        memory=_memory(observed, settings),
     )
+
+
+def _memory(observed: Observed, settings: Settings) -> dict[str, ServingPlan | DoesNotFit | None]:
+    engine = resolved(observed.spec.engine, settings)
+    return {version.name: memory_plan(engine, version.model, observed.gpu_memory) for version in observed.versions}
 
 
 def _failed_revisions(observed: Observed) -> frozenset[str]:

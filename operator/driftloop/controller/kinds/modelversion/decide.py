@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
+from driftloop.api.inferenceservice import ServingPlan
 from driftloop.api.modelversion import JUDGED, Artefact, BaselineStatus, ModelVersionPhase
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.controller.kinds import step as steps
@@ -20,6 +21,7 @@ from driftloop.controller.kinds.modelversion.comparison import Baseline, Compari
 from driftloop.controller.kinds.modelversion.evaluation import ATTEMPTS, Evaluation, evaluation_of, is_current
 from driftloop.controller.kinds.modelversion.looks import looks_of, plan_of, uses_of
 from driftloop.controller.kinds.modelversion.observed import Observed
+from driftloop.controller.kinds.serving_memory import DoesNotFit, memory_plan
 from driftloop.controller.kinds.stage import Stage, lost_result
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge, missing_claim
@@ -126,6 +128,20 @@ def _step(comparison: Comparison) -> Step:
     return replace(step, beside=(*superseded, *step.beside), changes=changes)
 
 
+def _engine_fault(comparison: Comparison) -> str | None:
+    """Why the engine can't run, or can't hold the version; None if nothing is known against it."""
+    engine, observed = comparison.engine, comparison.observed
+    if fault := obstacle(engine, comparison.settings):
+        return fault
+    match memory_plan(engine, observed.spec.model, observed.gpu_memory):
+        case DoesNotFit(message):
+            return f"it does not fit: {message}"
+        case ServingPlan() | None:
+            return None
+        case never:
+            assert_never(never)
+
+
 def _start(evaluation: Evaluation, attempt: int) -> Step:
     """Start an attempt. First one pod asks the stable version, then another pod asks the candidate."""
     observed = evaluation.observed
@@ -136,7 +152,7 @@ def _start(evaluation: Evaluation, attempt: int) -> Step:
             artefacts = [observed.spec.artefact.uri]
         case never:
             assert_never(never)
-    if fault := obstacle(evaluation.comparison.engine, evaluation.comparison.settings):
+    if fault := _engine_fault(evaluation.comparison):
         return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, fault), requeue_after=RECHECK_SECONDS)
     items = [suite.uri for suite in observed.spec.evaluation.suites]
     if missing := missing_claim([*artefacts, tasks.storage_of(observed), *items], observed.claims):

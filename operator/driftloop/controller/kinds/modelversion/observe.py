@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from driftloop.api.modelversion import JUDGED, ModelVersion
+from driftloop.controller.kinds.modelversion.comparison import comparison_of
 from driftloop.controller.kinds.modelversion.observed import Observed
+from driftloop.controller.kinds.serving_nodes import gpu_memory
 from driftloop.controller.kinds.versions import at_work, follows, stable_version
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.plan import Key, Obj
@@ -29,7 +31,16 @@ async def observe(key: Key, world: World) -> Observed | None:
         deployments=tuple(world.list("Deployment", namespace)),
         claims={claim["metadata"]["name"]: claim for claim in world.list("PersistentVolumeClaim", namespace)},
     )
-    return replace(observed, versions=tuple(_versions(observed, world)))
+    observed = replace(observed, versions=tuple(_versions(observed, world)))
+    return replace(observed, gpu_memory=await _gpu_memory(observed, world))
+
+
+async def _gpu_memory(observed: Observed, world: World) -> tuple[int, ...]:
+    """Bytes per GPU on the nodes, read only if an evaluation with GPUs may be due."""
+    if observed.status.phase in JUDGED or observed.spec.model is None:
+        return ()
+    engine = comparison_of(observed, world.settings, world.now()).engine
+    return await gpu_memory(engine, observed.spec.pod_overrides, world)
 
 
 def _versions(observed: Observed, world: World) -> list[Obj]:

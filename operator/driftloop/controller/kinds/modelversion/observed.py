@@ -23,6 +23,7 @@ class Observed:
         Obj, ...
     ] = ()  # all ModelVersions in the namespace; if it is not evaluated again, only the stable ones
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
+    gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the evaluation; empty: unknown
 
     @property
     def annotations(self) -> dict[str, str]:

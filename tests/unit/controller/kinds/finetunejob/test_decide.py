@@ -150,6 +150,29 @@ def test_the_version_of_a_training_of_the_users_own_names_its_image() -> None:
     assert ModelVersion.model_validate(run.version).spec.lineage.trainer_image == "team/trainer:2"
 
 
+@pytest.mark.parametrize(
+    ("training", "sizes", "known"),
+    [
+        ({}, {"cache_elements": 512}, True),
+        ({}, {"cache_elements": 0}, False),
+        ({"entrypoint": "own:train", "image": "team/trainer:2"}, {"cache_elements": 512}, False),
+    ],
+)
+def test_the_version_has_the_sizes_of_its_model_if_it_is_the_prepared_one(
+    training: Obj, sizes: dict[str, int], known: bool
+) -> None:
+    run = Run(training=training)
+    run.step()
+    measured = facts(bare_parameters=1_000_000, **sizes).model_copy(update={"dtype": "float32"})
+    run.cluster.finish("prepare", prepared(model=measured))
+    run.step()
+    run.cluster.finish("train", trained())
+    run.step()
+    found = ModelVersion.model_validate(run.version).spec.model
+    assert (found is not None) == known
+    assert found is None or (found.parameters, found.cache_elements, found.context_length) == (1_000_000, 512, 512)
+
+
 def test_the_version_keeps_where_it_came_from() -> None:
     run = Run(model={"from": {"family": "support"}})
     trigger = {"kind": "Drift", "service": "desk", "alert": "DriftloopModelDrift", "started": EARLIER}

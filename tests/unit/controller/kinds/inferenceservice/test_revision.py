@@ -48,6 +48,7 @@ def test_what_makes_the_pods_makes_another_revision(spec: Obj) -> None:
         {"engine": {"type": "transformers", "maxNumSeqs": 32}},  # the defaults, spelled out
         {"requestTimeoutSeconds": 3600},
         {"allowedOrigins": []},
+        {"engine": {"gpuMemory": "80Gi"}},
     ],
 )
 def test_what_does_not_touch_the_pods_makes_no_other_revision(spec: Obj) -> None:

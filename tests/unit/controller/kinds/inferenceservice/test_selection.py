@@ -6,7 +6,7 @@ import pytest
 
 from driftloop.api.acceptance import Acceptance
 from driftloop.api.inferenceservice import InferenceServiceStatus
-from driftloop.api.modelversion import Gate
+from driftloop.api.modelversion import Gate, ModelShape
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.selection import choose, lacks
@@ -38,6 +38,38 @@ def test_what_serves_goes_on_serving_though_its_judgement_was_lost() -> None:
     observed = service({"model": {"family": "desk", "version": "v1"}}, versions=(v1,))
     observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
     assert choose(situation_of(observed, SETTINGS, NOW)).version == v1
+
+
+SHAPE = ModelShape(
+    parameters=8_000_000_000,
+    dtype="bfloat16",
+    layers=32,
+    attention_heads=32,
+    key_value_heads=8,
+    cache_elements=65_536,
+    context_length=8192,
+)
+ON_GPU: Obj = {"engine": {"type": "vllm", "image": "vllm:1", "gpus": 1}}
+
+
+def test_a_version_that_the_gpus_cannot_hold_is_not_rolled_out_and_what_serves_goes_on() -> None:
+    v1, v2 = version("v1", 300), version("v2", 200, model=SHAPE)
+    observed = service(ON_GPU, versions=(v1, v2), gpu_memory=(16 << 30,))
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    choice = choose(situation_of(observed, SETTINGS, NOW))
+    assert (choice.reason, choice.blocked) == ("EngineNotPossible", True)
+    assert choice.version == v1
+    assert choice.message.startswith("v2 does not fit: spec.engine.gpus: 1: of each GPU vllm may use 14.4 GiB")
+    roomy = replace(observed, gpu_memory=(80 << 30,))
+    assert choose(situation_of(roomy, SETTINGS, NOW)).version == v2
+
+
+def test_pods_that_serve_show_better_than_an_estimate_that_the_model_fits() -> None:
+    v1 = version("v1", 300, model=SHAPE)
+    observed = service(ON_GPU, versions=(v1,), gpu_memory=(16 << 30,))
+    observed = replace(observed, revisions=(revision(observed, v1, "stable", 2),))
+    choice = choose(situation_of(observed, SETTINGS, NOW))
+    assert (choice.version, choice.reason) == (v1, "")
 
 
 def test_versions_of_the_same_second_are_told_apart_by_name() -> None:

@@ -417,6 +417,29 @@ def test_an_evaluation_waits_for_the_image_of_its_engine() -> None:
     assert "needs an image" in stalled["message"]
 
 
+LARGE: Obj = {
+    "parameters": 70_000_000_000,
+    "dtype": "bfloat16",
+    "layers": 80,
+    "attentionHeads": 64,
+    "keyValueHeads": 8,
+    "cacheElements": 163_840,
+    "contextLength": 8192,
+}
+
+
+def test_an_evaluation_takes_no_gpu_that_cannot_hold_the_version() -> None:
+    run = Run(model=LARGE)
+    vllm = service(engine={"type": "vllm", "image": "vllm:1", "gpus": 1})
+    plan = run.step(services=[vllm], gpu_memory=(80 << 30,))
+    assert [action for action in plan.writes if isinstance(action, Create)] == []
+    stalled = run.condition("Stalled")
+    assert stalled["reason"] == "EngineNotPossible"
+    assert "it does not fit: engine.gpus: 1: of each GPU vllm may use 72.0 GiB" in stalled["message"]
+    run.step(services=[vllm | {"spec": vllm["spec"] | {"engine": vllm["spec"]["engine"] | {"gpus": 4}}}])
+    assert run.cluster.of_kind("Job")
+
+
 def test_evidence_lies_beside_the_artefact_where_nothing_else_is_said() -> None:
     run = Run(evaluation={})
     run.step()
