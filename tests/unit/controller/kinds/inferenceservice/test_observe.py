@@ -153,7 +153,8 @@ async def test_whether_an_engine_ever_ran_is_read_from_the_pods(engine: Obj, uns
 
 async def test_a_ready_pod_does_not_say_that_the_engine_of_a_waiting_one_ran() -> None:
     """A node was lost during an analysis: its pod found no other, and beside a ready one it counted as started."""
-    body = served("v1", "candidate", available=1) | {"spec": {"replicas": 2}}
+    body = served("v1", "candidate", available=1)
+    body["spec"]["replicas"] = 2
     labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
     pods: list[Obj] = [
         {
