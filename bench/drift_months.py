@@ -2,7 +2,7 @@
 
 What is normal changes only when a block ends (`controller/drift/memory.py`). So the windows of an hour are added up in
 one step, with the bets, limits and references that the operator's functions give. The result is that of `watch`, window
-by window (`tests/unit/bench/test_drift_months.py`).
+by window.
 """
 
 from dataclasses import dataclass, replace
