@@ -14,6 +14,7 @@ from testcluster.binaries import binary
 
 ROLE = ROOT / "deploy/pipeline/role.yaml"
 APPROVER = ROLE.with_name("approver.yaml")
+ROLLOUT = ROLE.with_name("rollout.yaml")
 ACCOUNT = "driftloop-pipeline"
 
 

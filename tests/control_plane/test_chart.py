@@ -248,6 +248,8 @@ def test_a_command_names_the_user_who_writes_it_if_the_chart_asks_for_that(insta
     for wrong in ("pause r1", "pause r1 by bob", "pause r1 by bob by ada", "pause r1 by adam"):
         assert 'must end with " by ada"' in command(wrong)
     assert command("pause r1 by ada") == ""
+    assert command("pause r1 at 2026-01-02T03:04:05Z by ada") == ""  # as `driftloop pause` writes it
+    assert command("pause r1 by ada") == ""
     assert command("pause r1 by ada", "bob") == ""  # not his command: he leaves it as it is
     installed.kubectl(
         "-n", "team-a", "label", "dlsvc", "commanded", "--overwrite", "team=b", "--as=bob", "--as-group=system:masters"

@@ -96,12 +96,21 @@ class Cluster:
         """Read an object; None if it does not exist. Raises ApiError."""
         return await self._repeat(f"get {kind}", lambda: self.api.get(RESOURCES[kind], self.namespace, name))
 
-    async def apply(self, document: Obj, *, force: bool = False, dry_run: bool = False) -> Obj:
+    async def user(self) -> str | None:
+        """The name by which the API server knows this user; None if it does not tell. Raises ApiError."""
+        try:
+            return await self._repeat("create SelfSubjectReview", self.api.user)
+        except ApiError as error:
+            if error.code in (403, 404):
+                return None
+            raise
+
+    async def apply(self, document: Obj, *, force: bool = False, dry_run: bool = False, manager: str = MANAGER) -> Obj:
         """Server-side apply, which gives the same object if it is repeated. Raises ApiError."""
         resource = RESOURCES[document["kind"]]
         return await self._repeat(
             f"apply {resource.kind}",
-            lambda: self.api.apply(resource, document, manager=MANAGER, force=force, strict=True, dry_run=dry_run),
+            lambda: self.api.apply(resource, document, manager=manager, force=force, strict=True, dry_run=dry_run),
         )
 
     async def deployments(self, selector: str) -> list[Obj]:

@@ -141,7 +141,7 @@ def _advice(code: int) -> str:
         case 401:
             return " (the token or certificate is not valid: renew the kubeconfig)"
         case 403:
-            return " (the account lacks a right: deploy/pipeline/role.yaml has the rights of these commands)"
+            return " (the account lacks a right: deploy/pipeline has the rights of the commands)"
         case 404:
             return " (are Driftloop's CRDs installed?)"
         case 409:

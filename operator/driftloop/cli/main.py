@@ -11,10 +11,11 @@ from driftloop.cli.program import program
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the module whose `main` runs it, and what it does."""
+    """A command: the module and its function that run it, and what it does."""
 
     module: str
     summary: str
+    function: str = "main"
 
 
 COMMANDS = {
@@ -27,6 +28,11 @@ COMMANDS = {
     "lineage": Command("lineage", "print where a version comes from: job, data, parents, alert"),
     "diff": Command("diff", "print what differs between two versions"),
     "approve": Command("approve", "approve a version that no suite judged"),
+    "promote": Command("rollout", "let the candidate of a service take over at once", "promote"),
+    "pause": Command("rollout", "pause the rollout of a service", "pause"),
+    "resume": Command("rollout", "let a paused rollout go on", "resume"),
+    "abort": Command("rollout", "roll the candidate of a service back", "abort"),
+    "rollback": Command("rollout", "abort the candidate, or return to the version that served before", "rollback"),
     "crds": Command("crds", "generate the CRDs"),
     "operator": Command("operate", "run the operator"),
 }
@@ -36,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit status."""
     parser = _parser()
     parsed = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    command = import_module(f"driftloop.cli.{COMMANDS[parsed.command].module}")
-    return int(command.main(parsed.arguments))
+    command = COMMANDS[parsed.command]
+    run = getattr(import_module(f"driftloop.cli.{command.module}"), command.function)
+    return int(run(parsed.arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

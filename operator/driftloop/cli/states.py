@@ -71,14 +71,14 @@ def job_state(job: Obj | None) -> State:
     try:
         status = FineTuneJobStatus.model_validate(job.get("status") or {})
     except ValidationError as error:
-        return _unreadable(error)
+        return unreadable(error)
     match status.phase:
         case "Failed":
-            return Over(_message(status) or "the job failed")
+            return Over(ready_message(status) or "the job failed")
         case "Succeeded":
             return Done(f"created the version {status.version}")
         case None | "Pending" | "Preparing" | "Planning" | "Training" | "Suspended":
-            return _stuck(job, status) or _training(job, status)
+            return stalled_state(job, status) or _training(job, status)
         case never:
             assert_never(never)
 
@@ -90,8 +90,8 @@ def version_state(version: Obj | None, goal: VersionGoal) -> State:
     try:
         status = ModelVersionStatus.model_validate(version.get("status") or {})
     except ValidationError as error:
-        return _unreadable(error)
-    summary = status.gate_summary or _message(status)
+        return unreadable(error)
+    summary = status.gate_summary or ready_message(status)
     retry = annotations(version).get(RETRY)
     match status.phase:
         case "Failed" if retry and retry != status.retried:
@@ -99,12 +99,12 @@ def version_state(version: Obj | None, goal: VersionGoal) -> State:
         case "Approved":
             return Done(f"Approved: {summary}")
         case "Rejected" | "Failed":
-            return Over(f"{status.phase}: {_message(status) or summary}")
+            return Over(f"{status.phase}: {ready_message(status) or summary}")
         case "AwaitingApproval":
-            message = _message(status) or summary
+            message = ready_message(status) or summary
             return Awaiting(message) if goal == "judged" else Going(message)
         case None | "Pending" | "Evaluating":
-            return _stuck(version, status) or Going(_message(status) or "waiting for the evaluation")
+            return stalled_state(version, status) or Going(ready_message(status) or "waiting for the evaluation")
         case never:
             assert_never(never)
 
@@ -116,15 +116,15 @@ def ready_state(service: Obj | None) -> State:
     try:
         status = InferenceServiceStatus.model_validate(service.get("status") or {})
     except ValidationError as error:
-        return _unreadable(error)
-    if not _is_observed(service, status):
+        return unreadable(error)
+    if not is_observed(service, status):
         return Going(NOT_OBSERVED)
-    if stuck := _stuck(service, status):
+    if stuck := stalled_state(service, status):
         return stuck
     ready, reconciling = _condition(status, "Ready"), _condition(status, "Reconciling")
     if ready and ready.status == "True" and reconciling is None:
         return Done(ready.message)
-    return Going(_message(status) or "waiting for the operator")
+    return Going(ready_message(status) or "waiting for the operator")
 
 
 @dataclass(frozen=True)
@@ -158,21 +158,21 @@ def promotion_state(service: Obj | None, version: str, recorded: Iterable[Rollba
     try:
         status = InferenceServiceStatus.model_validate(service.get("status") or {})
     except ValidationError as error:
-        return _unreadable(error)
-    if not _is_observed(service, status):
+        return unreadable(error)
+    if not is_observed(service, status):
         return Going(NOT_OBSERVED)
     stable, candidate = _version(status.stable), _version(status.candidate)
     pinned = field(service, "spec", "model", "version")
     stalled = _condition(status, "Stalled")
     if candidate == version:
-        return _stuck(service, status) or _canary(status, version)
+        return stalled_state(service, status) or _canary(status, version)
     if pinned in (None, version) and stalled and stalled.reason == Reason.REVISION_FAILED:
         return Over(stalled.message)
     if stable == version:
         return Done(f"{version} serves: {status.traffic or 'unknown'} percent of the requests to stable and candidate")
     if failure := _rolled_back(service, status, version, recorded):
         return Over(f"{version} was rolled back: {failure.message}")
-    if stuck := _stuck(service, status):
+    if stuck := stalled_state(service, status):
         return stuck
     return Going(_not_chosen(status, version, pinned))
 
@@ -200,18 +200,18 @@ def _rolled_back(
 
 
 def _canary(status: InferenceServiceStatus, version: str) -> Going:
-    message = _message(status)
+    message = ready_message(status)
     traffic = f"; traffic {status.traffic}" if status.traffic else ""
     return Going(f"{message or f'{version} is the candidate'}{traffic}")
 
 
 def _training(job: Obj, status: FineTuneJobStatus) -> Going:
     phase = status.phase or "Pending"
-    if not _is_observed(job, status):
+    if not is_observed(job, status):
         return Going(NOT_OBSERVED)
     progress = status.progress
     if phase != "Training" or progress is None:
-        return Going(f"{phase}: {_message(status) or 'waiting for the operator'}")
+        return Going(f"{phase}: {ready_message(status) or 'waiting for the operator'}")
     return Going(f"Training: {_steps(progress)}", progress.percent, progress.eta)
 
 
@@ -224,15 +224,15 @@ def _version(revision: RevisionStatus | None) -> str | None:
     return revision.version if revision else None
 
 
-def _is_observed(obj: Obj, status: Status) -> bool:
+def is_observed(obj: Obj, status: Status) -> bool:
     """Whether the status describes the object's current spec."""
     return bool((status.observed_generation or 0) >= obj["metadata"].get("generation", 1))
 
 
-def _stuck(obj: Obj, status: Status) -> Stuck | None:
+def stalled_state(obj: Obj, status: Status) -> Stuck | None:
     """Stalled, unless it concerns an older spec or only the retraining."""
     stalled = _condition(status, "Stalled")
-    if stalled is None or not _is_observed(obj, status) or stalled.reason == Reason.RETRAINING_BLOCKED:
+    if stalled is None or not is_observed(obj, status) or stalled.reason == Reason.RETRAINING_BLOCKED:
         return None
     return Stuck(f"{stalled.reason}: {stalled.message}")
 
@@ -243,12 +243,12 @@ def _condition(status: Status, type_: str) -> Condition | None:
     return found if found and (found.status == "True" or type_ == "Ready") else None
 
 
-def _message(status: Status) -> str:
+def ready_message(status: Status) -> str:
     ready = _condition(status, "Ready")
     return ready.message if ready else ""
 
 
-def _unreadable(error: ValidationError) -> Stuck:
+def unreadable(error: ValidationError) -> Stuck:
     """The status was written by another release."""
     fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
     return Stuck(f"the status has values that this release does not know ({fields}): use the operator's release")

@@ -104,7 +104,7 @@ def test_a_signal_tells_how_to_go_on(number: int, code: int) -> None:
 def test_a_refusal_names_what_helps() -> None:
     ending = end_of(ApiError(403, "Forbidden", "cannot get finetunejobs"))
     assert ending.exit == Exit.CLUSTER
-    assert ending.message.startswith("cannot get finetunejobs (the account lacks a right: deploy/pipeline/role.yaml")
+    assert ending.message.startswith("cannot get finetunejobs (the account lacks a right: deploy/pipeline has")
 
 
 def test_only_final_states_end_a_wait() -> None:

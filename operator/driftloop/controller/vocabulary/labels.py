@@ -22,7 +22,7 @@ IN_USE = f"{GROUP}/in-use"  # while it is set, deletion is refused
 APPROVE = f"{GROUP}/approve-retraining"  # on an InferenceService: name of the proposal
 APPROVE_VERSION = f"{GROUP}/approve"  # on a ModelVersion that no suite judged: its own name
 RETRY = f"{GROUP}/retry"  # on an InferenceService: the failed revision to retry; on a ModelVersion: any new value
-ROLLOUT = f"{GROUP}/rollout"  # on an InferenceService: pause | resume | promote | abort REVISION [by WHO]
+ROLLOUT = f"{GROUP}/rollout"  # on an InferenceService: pause | resume | promote | abort REVISION [at TIME] [by WHO]
 
 # Annotations of a revision's Deployment. They keep facts that must survive the loss of a status.
 DIGEST = f"{GROUP}/digest"  # digest of the version's artefact

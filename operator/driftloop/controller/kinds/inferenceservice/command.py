@@ -2,7 +2,7 @@
 
 The annotation belongs to the user, and the operator does not remove it. So a command is obeyed once per value. The
 status remembers the last value. A command that was obeyed is also recorded on the revision's Deployment, because a lost
-status must not move traffic.
+status must not move traffic. A time in the value has no other meaning than to make it a new one.
 """
 
 import json
@@ -17,9 +17,10 @@ Action = Literal["pause", "resume", "promote", "abort"]
 MAX_VALUE = 512
 _ACTIONS: tuple[Action, ...] = get_args(Action)
 _FORM = re.compile(
-    r"(?P<action>[a-z]+) (?P<revision>[a-z0-9]{1,63})(?: by (?P<by>[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,127}))?"
+    r"(?P<action>[a-z]+) (?P<revision>[a-z0-9]{1,63})(?: at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)?"
+    r"(?: by (?P<by>[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,127}))?"
 )
-USAGE = f"{'|'.join(_ACTIONS)} REVISION [by WHO]"
+USAGE = f"{'|'.join(_ACTIONS)} REVISION [at TIME] [by WHO]"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def parse(value: str) -> Command | None:
 
     >>> parse("pause 0123456789 by Ada Lovelace")
     Command(action='pause', revision='0123456789', by='Ada Lovelace')
+    >>> parse("pause 0123456789 at 2026-01-02T03:04:05Z by Ada")
+    Command(action='pause', revision='0123456789', by='Ada')
     >>> parse("pause")
     """
     found = _FORM.fullmatch(value.strip()) if len(value) <= MAX_VALUE else None
