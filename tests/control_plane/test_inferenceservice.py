@@ -38,6 +38,8 @@ class Traffic:
         registry, labels = CollectorRegistry(), ["namespace", "inference_service", "revision", "model_version", "route"]
         self._requests = Counter(Metric.REQUESTS.removesuffix("_total"), "", [*labels, "code"], registry=registry)
         self._latency = Histogram(Metric.LATENCY, "", labels, registry=registry)
+        shadowed = ["namespace", "inference_service", "revision", "model_version", "candidate", "measure", "outcome"]
+        self._pairs = Counter(Metric.SHADOW_PAIRS.removesuffix("_total"), "", shadowed, registry=registry)
         pods, self.port = free_port(), free_port()
         self._server, _ = start_http_server(pods, "127.0.0.1", registry)
         config = {
@@ -81,6 +83,20 @@ class Traffic:
         self._requests.labels(*labels, "500").inc(errors)
         for _ in range(requests):
             self._latency.labels(*labels).observe(seconds)
+
+    def shadow(self, stable: Any, candidate: Any, measure: str, outcome: str, pairs: int) -> None:
+        """Add pairs to the counters of stable's pods."""
+        meta = stable["metadata"]
+        labels = meta["labels"]
+        self._pairs.labels(
+            meta["namespace"],
+            labels["driftloop.dev/service"],
+            labels["driftloop.dev/revision"],
+            labels["driftloop.dev/version"],
+            candidate["metadata"]["labels"]["driftloop.dev/revision"],
+            measure,
+            outcome,
+        ).inc(pairs)
 
     def stop(self) -> None:
         self._process.terminate()
@@ -365,3 +381,61 @@ def test_a_retraining_that_a_policy_refuses_keeps_no_candidate_from_being_rolled
     assert "ChildrenRefused" in status["retraining"]["message"]
     assert status["failedRevisions"] == [deployment(cluster, "v2")["metadata"]["labels"]["driftloop.dev/revision"]]
     assert cluster.list("ftj") == []
+
+
+def shadowing(cluster: Cluster, start: StartOperator, traffic: Traffic) -> OperatorProcess:
+    """The same, with v2 in the shadow of v1."""
+    canary = {"minRequests": 20, "minSeconds": 1, "maxErrorRateIncrease": 0.2, "shadow": {"requests": 20}}
+    operator = serving(cluster, start, traffic, canary=canary)
+    judged(cluster, "v2", against="v1")
+
+    def shadowed() -> bool:
+        play_kubelet(cluster)
+        notes = (deployment(cluster, "v2") or {"metadata": {}})["metadata"].get("annotations") or {}
+        return "driftloop.dev/shadow-started" in notes
+
+    eventually(shadowed)
+    eventually(lambda: cluster.get("dlsvc", "desk")["status"]["phase"] == "Shadow")
+    return operator
+
+
+def selected(cluster: Cluster, name: str) -> str | None:
+    """The one revision that a Service selects; None if it selects all."""
+    found = cluster.get("service", name)["spec"]["selector"].get("driftloop.dev/revision")
+    return None if found is None else str(found)
+
+
+def revision_name(cluster: Cluster, version: str) -> str:
+    return str(deployment(cluster, version)["metadata"]["labels"]["driftloop.dev/revision"])
+
+
+def test_a_candidate_goes_from_the_shadow_to_the_canary_and_serves(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    shadowing(cluster, operators, traffic)
+    assert selected(cluster, "desk") == revision_name(cluster, "v1")
+    eventually(lambda: any(s["metadata"]["name"] == "desk-shadow" for s in cluster.list("services")))
+    assert selected(cluster, "desk-shadow") == revision_name(cluster, "v2")
+    assert cluster.get("dlsvc", "desk")["status"]["traffic"] == "100/0"
+    old, new = deployment(cluster, "v1"), deployment(cluster, "v2")
+    for measure in ("failed", "slow", "length"):
+        traffic.shadow(old, new, measure, "neither", 200)
+    eventually(lambda: cluster.get("dlsvc", "desk")["status"]["phase"] == "Canary", 120)
+    eventually(lambda: selected(cluster, "desk") is None)
+    eventually(lambda: all(s["metadata"]["name"] != "desk-shadow" for s in cluster.list("services")))
+    assert cluster.get("dlsvc", "desk")["status"]["shadow"]["progress"] == "20/20"
+    traffic.serve(old, 100)
+    traffic.serve(new, 100)
+    eventually(lambda: settled(cluster, "v2", "stable"), 120)
+    assert "driftloop.dev/hidden" not in deployment(cluster, "v2")["metadata"]["annotations"]
+
+
+def test_a_candidate_that_fails_in_the_shadow_is_rolled_back_and_never_had_a_user(
+    cluster: Cluster, operators: StartOperator, traffic: Traffic
+) -> None:
+    shadowing(cluster, operators, traffic)
+    traffic.shadow(deployment(cluster, "v1"), deployment(cluster, "v2"), "failed", "candidate", 200)
+    eventually(lambda: role(cluster, "v2") == "failed", 120)
+    assert "ShadowWorse" in deployment(cluster, "v2")["metadata"]["annotations"]["driftloop.dev/failed"]
+    eventually(lambda: settled(cluster, "v1", "stable") and selected(cluster, "desk") is None)
+    assert deployment(cluster, "v1")["spec"]["replicas"] == 2

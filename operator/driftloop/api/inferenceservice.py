@@ -28,13 +28,14 @@ from driftloop.api.base import (
 from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import FineTuneJobSpec
 
-ServicePhase = Literal["Pending", "Deploying", "Serving", "Canary", "Paused", "Degraded"]
+ServicePhase = Literal["Pending", "Deploying", "Serving", "Shadow", "Canary", "Paused", "Degraded"]
 RetrainingState = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
 # Unavailable: the cluster, storage or Ray failed, so the result says nothing about the model and its data.
 # NotAccepted: the gates passed, but the service does not take the version.
 RetrainingEnding = Literal["InFlight", "Rejected", "NotAccepted", "Unavailable", "Promoted", "Superseded"]
 RetrainingTriggerKind = Literal["Drift", "Alert", "MaxAge"]
 AnalysisVerdict = Literal["Running", "Paused", "Promote", "RollBack"]
+ShadowVerdict = Literal["Running", "Paused", "Pass", "RollBack"]
 Health = Literal["Good", "Bad", "Unknown"]
 AlertSource = Literal["Webhook", "Poll"]
 
@@ -44,6 +45,37 @@ class ServedModel(ApiModel):
 
     family: Family = Field(description="Family whose last Approved version is rolled out.")
     version: Name | None = Field(None, description="Serve only this ModelVersion.")
+
+
+class Shadow(ApiModel):
+    """A candidate answers copies of stable's requests, before it gets a user."""
+
+    percent: float = Field(
+        10, gt=0, le=100, description="Share of stable's requests that is copied to the candidate, in percent."
+    )
+    requests: int = Field(
+        100,
+        ge=1,
+        le=10_000_000,
+        description="Pairs of answers before a verdict. To show that the candidate is not worse may take more.",
+    )
+    max_seconds: int = Field(
+        3600,
+        ge=10,
+        le=2_592_000,
+        description="Seconds after which a shadow without a verdict pauses. It is checked every minute, and continues "
+        "when more pairs have come.",
+    )
+    max_failure_increase: Fraction = Field(
+        0.05,
+        description="The margin: largest accepted share of pairs in which only the candidate fails, minus the share in "
+        "which only stable does, at 95 % confidence.",
+    )
+    max_slow_increase: Fraction = Field(
+        0.1,
+        description="The same for pairs in which one takes maxLatencyRatio times longer per output token, in answers "
+        "of 16 tokens or more. 1 switches it off.",
+    )
 
 
 class Canary(ApiModel):
@@ -108,6 +140,12 @@ class Canary(ApiModel):
         0.05,
         description="The margin for the share of answers that the engine marks as refused or filtered. A refusal in "
         "words is not recognised. 1 switches it off.",
+    )
+    shadow: Shadow | None = Field(
+        None,
+        description="Before the canary, the candidate answers copies of stable's requests. No user gets these answers. "
+        "It goes on to the canary if it fails, and is slow, much longer and much shorter in not more pairs than stable "
+        "and the margins allow, and is rolled back otherwise. If absent, the canary begins at once.",
     )
     progress_deadline_seconds: int = Field(
         600, ge=30, le=86_400, description="Seconds until the candidate's pods must be Ready."
@@ -390,6 +428,27 @@ class Analysis(ApiModel):
     message: str | None = Field(None, max_length=1024, description="Reason for the verdict.")
 
 
+class ShadowStatus(ApiModel):
+    """Pairs of answers of stable and a candidate that has no users yet, to the same requests."""
+
+    started: Timestamp | None = Field(None, description="When copies were first wanted.")
+    looked: Timestamp | None = Field(None, description="When the figures of a paused shadow were last read.")
+    progress: str | None = Field(None, max_length=32, description="Pairs so far, and as many as are needed at least.")
+    pairs: int = Field(0, description="Pairs of answers.")
+    equal_answers: str | None = Field(
+        None, max_length=64, description="How many greedy answers were equal. For people: no verdict depends on it."
+    )
+    dropped: dict[str, int] = Field(
+        default={},
+        max_length=8,
+        description="Copies that make no pair: busy (too many were running), long (the request), refused (the "
+        "candidate's queue was full).",
+    )
+    measures: list[Measure] = Field(default=[], max_length=32, description="All comparisons of the last check.")
+    verdict: ShadowVerdict | None = Field(None, description="Result so far.")
+    message: str | None = Field(None, max_length=1024, description="Reason for the verdict.")
+
+
 class ReferenceSignal(ApiModel):
     """Reference histogram of one signal."""
 
@@ -527,6 +586,7 @@ class InferenceServiceStatus(ApiModel):
         None, max_length=32, description="Percent of requests to stable and candidate, such as 90/10."
     )
     analysis: Analysis | None = Field(None, description="The running canary, or the last one.")
+    shadow: ShadowStatus | None = Field(None, description="The running shadow, or the last one.")
     failed_revisions: list[Annotated[str, Field(max_length=63)]] = Field(
         default=[],
         max_length=32,
@@ -558,6 +618,7 @@ class InferenceService(ApiModel):
         ("Stable", "string", ".status.stable.version"),
         ("Candidate", "string", ".status.candidate.version"),
         ("Traffic", "string", ".status.traffic"),
+        ("Shadow", "string", ".status.shadow.progress"),
         ("Drift", "boolean", ".status.drift.alarm"),
         ("Retraining", "string", ".status.retraining.message"),
         ("URL", "string", ".status.url"),

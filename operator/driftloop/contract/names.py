@@ -35,6 +35,9 @@ GENERATING = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 # How an answer ended. complete: the model ended it, also by calling tools. cut: at a limit of tokens. empty: without
 # text and calls. refused: the engine marked it as a refusal or as filtered; a refusal in words is an answer.
 ENDINGS = ("complete", "cut", "empty", "refused")
+# Where the candidate's proxy tells which copies it wants, and the header of its service's own pods.
+SHADOW_PATH = "/driftloop/shadow"
+SHADOW_HEADER = "X-Driftloop-Shadow"
 # Code of the proxy's error when no engine listens: it restarts, or has crashed.
 ENGINE_UNAVAILABLE = "engine_unavailable"
 
@@ -66,6 +69,9 @@ class Metric:
     ANSWERS = "driftloop_answers_total"  # + route, ending: one of ENDINGS
     ANSWER_TOKENS = "driftloop_answer_tokens"  # histogram, + route
     RATED = "driftloop_rated_answers_total"  # the same of ratings, + rating; labels as those of feedback
+    # Of stable's pods, about a candidate that has no users yet: + candidate, its revision.
+    SHADOW_PAIRS = "driftloop_shadow_pairs_total"  # + measure, outcome: SHADOW_MEASURES
+    SHADOW_DROPPED = "driftloop_shadow_dropped_total"  # + reason: one of SHADOW_DROPS
     # For feedback, revision and model_version are those of the rated answer. Another pod than the exporting one may
     # have given it, so query feedback by label, never by pod.
     FEEDBACK = "driftloop_feedback_total"  # + rating: positive | negative | correction
@@ -82,6 +88,11 @@ class Metric:
     DRIFT_TRAINING_DISTANCE = "driftloop_drift_training_distance"  # + signal; in standard deviations
     DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
 
+
+# Outcomes of a pair of answers: who is worse. Greedy answers are equal or different.
+_WORSE = ("candidate", "stable", "neither")
+SHADOW_MEASURES = {"failed": _WORSE, "slow": _WORSE, "length": _WORSE, "answer": ("equal", "different")}
+SHADOW_DROPS = ("busy", "long", "refused")
 
 MEMORY_KINDS = ("allocated", "reserved", "resident")  # GPU: by torch's allocator; CPU: of the process
 SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; the fourth signal is feedback, from FEEDBACK

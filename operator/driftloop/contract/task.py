@@ -187,6 +187,9 @@ class ServeTask(ApiModel):
     feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: no feedback
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90
+    shadow_url: str | None = None  # where a candidate in the shadow takes copies of requests; None: no copies
+    shadow_percent: float = 0.0  # share of stable's requests that this pod wants, as a candidate in the shadow
+    shadow_latency_ratio: float = 1.5  # a pair differs in time if one takes that many times longer per token
     held_out_salt: str | None = None  # from the lineage of the served version; the family if absent
     held_out_percent: int = HELD_OUT_PERCENT
     engine_port: int = ENGINE_PORT

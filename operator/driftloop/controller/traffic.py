@@ -71,11 +71,74 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Pairs of answers to the same requests, by who is worse."""
+
+    candidate: float
+    stable: float
+    neither: float
+
+    @property
+    def total(self) -> float:
+        return self.candidate + self.stable + self.neither
+
+    @property
+    def difference(self) -> float:
+        """The share of pairs in which the candidate is worse, minus that in which stable is. Needs a pair."""
+        return (self.candidate - self.stable) / self.total
+
+
+@dataclass(frozen=True)
 class Arms:
     """Both arms over the same time."""
 
     stable: Arm
     candidate: Arm
+
+
+@dataclass(frozen=True)
+class ShadowCounts:
+    """Pairs of answers of stable and a candidate in the shadow."""
+
+    outcomes: Mapping[str, Mapping[str, float]]  # number of pairs by measure and outcome
+    dropped: Mapping[str, float] = field(default_factory=dict)  # copies without a pair, by reason
+
+    def measure(self, name: str) -> Pairs:
+        """The pairs of a measure by who is worse."""
+        found = self.outcomes.get(name, {})
+        return Pairs(*(found.get(outcome, 0.0) for outcome in ("candidate", "stable", "neither")))
+
+    @property
+    def equal(self) -> tuple[float, float]:
+        """Equal and different greedy answers."""
+        found = self.outcomes.get("answer", {})
+        return found.get("equal", 0.0), found.get("different", 0.0)
+
+    @property
+    def dropped_total(self) -> float:
+        return sum(self.dropped.values())
+
+
+async def shadow_counts(
+    world: World, namespace: str, service: str, pair: tuple[str, str], since: datetime
+) -> ShadowCounts | None:
+    """Pairs that the pods of `pair`'s first revision, stable, have counted about the second since `since`.
+
+    None if Prometheus fails.
+    """
+    stable, candidate = pair
+    labels = {"namespace": namespace, "inference_service": service, "revision": stable, "candidate": candidate}
+    window = await _read(world, (Metric.SHADOW_PAIRS, Metric.SHADOW_DROPPED), labels, since, world.now() - SETTLE)
+    if window is None:
+        return None
+    outcomes: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    dropped: defaultdict[str, float] = defaultdict(float)
+    for sample in window.increments():
+        if "reason" in sample.labels:
+            dropped[sample.labels["reason"]] += sample.value
+        else:
+            outcomes[sample.labels.get("measure", "")][sample.labels.get("outcome", "")] += sample.value
+    return ShadowCounts(outcomes, dropped)
 
 
 async def read_batch(

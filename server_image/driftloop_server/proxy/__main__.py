@@ -10,6 +10,7 @@ import socket
 import ssl
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ from driftloop_server.proxy.feedback import Feedback
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
+from driftloop_server.proxy.mirror import Mirror, Settings
 from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
@@ -99,6 +101,12 @@ def certificate_of(task: ServeTask) -> Certificate | None:
     return Certificate(Path(os.environ.get(TLS_ENV, TLS_DIR)), task.tls_secret)
 
 
+def mirror_of(task: ServeTask, keys: Keys, signer: Signer, metrics: ProxyMetrics) -> Mirror:
+    """Copies requests to a candidate of the service. A pod of an evaluation copies none."""
+    url = task.shadow_url if keys.of_a_service else None
+    return Mirror(url, signer.shadow_token, task.request_timeout_seconds, metrics)
+
+
 async def serve(
     task: ServeTask,
     keys: Keys,
@@ -112,15 +120,33 @@ async def serve(
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, terminated.set)
     engine = f"http://127.0.0.1:{task.engine_port}"
-    async with Upstream(engine, task.request_timeout_seconds, task.readiness_path) as upstream:
+    async with (
+        Upstream(engine, task.request_timeout_seconds, task.readiness_path) as upstream,
+        AsyncExitStack() as running,
+    ):
         metrics, memory = ProxyMetrics(task), Memory()
         signer = Signer(keys.signing.encode(), task.service_uid)
         readiness = Readiness(upstream, task.service)
         drift = DriftCounters(read_profile(Path(task.model_dir)), metrics)
         connections = Connections(options.connection_requests, options.connection_seconds)
         cors = Cors(task.allowed_origins)
-        door = Door(clients, metrics)
-        api = Api(task.version, task.revision, upstream, signer, memory, metrics, drift, readiness, cors, door).app()
+        door = Door(clients, metrics, signer.shadow_token)
+        mirror = await running.enter_async_context(mirror_of(task, keys, signer, metrics))
+        wanted = Settings(revision=task.revision, percent=task.shadow_percent, latency_ratio=task.shadow_latency_ratio)
+        api = Api(
+            task.version,
+            task.revision,
+            upstream,
+            signer,
+            memory,
+            metrics,
+            drift,
+            readiness,
+            cors,
+            door,
+            mirror,
+            wanted,
+        ).app()
         apps = [(api, task.api_port)]
         if task.feedback_uri:
             segments = Segments(task.feedback_uri, socket.gethostname())
@@ -134,6 +160,7 @@ async def serve(
         runners += [await _listen(app, port, cancel=app is api, tls=tls) for app, port in apps]
         renewing = asyncio.create_task(certificate.watch()) if certificate else None
         watching = asyncio.create_task(readiness.watch())
+        mirroring = asyncio.create_task(mirror.watch(task.revision))
         log.info("%s: API on port %d, engine %s", task.version, task.api_port, task.engine_type)
         await _first(watching, asyncio.create_task(terminated.wait()))
         readiness.draining = connections.draining = True
@@ -141,6 +168,7 @@ async def serve(
         watching.cancel()
         if renewing:
             renewing.cancel()
+        mirroring.cancel()
         for runner in reversed(runners):
             await runner.cleanup()
 

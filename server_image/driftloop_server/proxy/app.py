@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from driftloop.contract.names import GENERATING
+from driftloop.contract.names import GENERATING, SHADOW_PATH
 from driftloop_server.openai_api import (
     CHAT,
     CLIENT,
@@ -31,13 +31,14 @@ from driftloop_server.openai_api import (
     parse_json,
 )
 from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
-from driftloop_server.proxy.clients import CLIENT_NAME, Door
+from driftloop_server.proxy.clients import CLIENT_NAME, COPIED, Door
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.formats import Choices, Format, Responses
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, Outcome, ProxyMetrics
+from driftloop_server.proxy.mirror import Answered, Mirror, Settings, digest
 from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
 from driftloop_server.proxy.prompts import Prompt, prompt_of, prompt_of_response
 from driftloop_server.proxy.readiness import Readiness
@@ -57,6 +58,8 @@ _STATEFUL = ("background", "conversation", "previous_response_id")
 _QUOTED = 500  # bytes of an engine's error that a client gets to see
 _CODE = web.RequestKey("code", int)  # the status of a stream that failed after its 200 was sent
 _BEGAN = web.RequestKey("began", float)  # monotonic time of its arrival
+_COPY = web.RequestKey("copy", bytes)  # its body, if a copy goes to a candidate in the shadow
+_TEXT = web.RequestKey("text", str)  # the answer to it
 _OUTCOME = web.RequestKey("outcome", Outcome)  # of its answer
 
 
@@ -79,6 +82,8 @@ class Api:
         readiness: Readiness,
         cors: Cors,
         door: Door,
+        mirror: Mirror,
+        wanted: Settings,
     ) -> None:
         self._version, self._revision = version, revision
         self._upstream = upstream
@@ -88,6 +93,7 @@ class Api:
         self._drift = drift
         self._readiness = readiness
         self._cors, self._door = cors, door
+        self._mirror, self._wanted = mirror, wanted
         self._bodies, self._refusals = Pace(BODIES), Pace(REFUSALS)
         self._room = Room()
         self._weights = Weights()
@@ -96,6 +102,7 @@ class Api:
         outer = [self._cors.preflight, self._slow_down, self._door.check]
         app = web.Application(middlewares=[*outer, self._measure, errors_as_json])
         app.on_response_prepare.append(self._cors.mark)
+        app.router.add_get(SHADOW_PATH, self.shadow)
         add_route(app, "GET", MODELS, self.models)
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
         add_route(app, "POST", COMPLETIONS, self.generate)
@@ -103,6 +110,12 @@ class Api:
         add_route(app, "POST", RESPONSES, self.generate)
         add_route(app, "POST", EMBEDDINGS, self.embed)
         return app
+
+    async def shadow(self, request: web.Request) -> web.Response:
+        """Which copies this pod wants, for the other pods of its service."""
+        if not request.get(COPIED):
+            raise web.HTTPNotFound
+        return web.json_response(self._wanted.model_dump())
 
     async def models(self, request: web.Request) -> web.Response:
         async with self._upstream.request("GET", MODELS, headers=_forwarded(request)) as answer:
@@ -147,13 +160,15 @@ class Api:
     async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
         # Parsing a long body delays all answers, so it waits until the engine has accepted the request. Invalid Unicode
         # is the exception, as engines fail on it.
+        if not request.get(COPIED) and self._mirror.chosen(len(body)):
+            request[_COPY] = body
         document = _checked(request, body) if len(body) <= SMALL or not is_unicode(body) else None
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
             document = _checked(request, body) if document is None else document
             prompt = _prompt(request, document)
-            if prompt.text:
+            if prompt.text and not request.get(COPIED):
                 self._drift.count(prompt.text, user_of(document))
             identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())
             if answer.content_type == "text/event-stream":
@@ -174,7 +189,7 @@ class Api:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
         request[_OUTCOME] = Outcome(rewritten.tokens, ending=rewritten.ending)
-        self._memory.add(identity, Answer(prompt, rewritten.text, rewritten.whole))
+        self._remember(request, identity, Answer(prompt, rewritten.text, rewritten.whole))
         return web.Response(body=rewritten.body, content_type="application/json")
 
     async def _stream(
@@ -207,7 +222,7 @@ class Api:
                 await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
             request[_OUTCOME] = Outcome(events.tokens, first_token, events.ending)
-            self._memory.add(identity, Answer(prompt, events.text, events.whole))
+            self._remember(request, identity, Answer(prompt, events.text, events.whole))
         return response
 
     async def _in_blocks(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -226,11 +241,31 @@ class Api:
                 request.transport.abort()
         return response
 
+    def _remember(self, request: web.Request, identity: str, answer: Answer) -> None:
+        """Keep the answer for feedback, and for its pair. Nobody gets the answer to a copy."""
+        if _COPY in request:
+            request[_TEXT] = answer.completion
+        if not request.get(COPIED):
+            self._memory.add(identity, answer)
+
+    def _count(self, request: web.Request, code: int, seconds: float, *, counts: bool) -> None:
+        """Count a user's request, and send its copy if it was chosen."""
+        outcome = replace(request.get(_OUTCOME, Outcome()), counts=counts)
+        self._metrics.request(_path(request), code, seconds, outcome)
+        if name := request.get(CLIENT_NAME):
+            self._metrics.client(name, code, outcome.tokens)
+        body = request.get(_COPY)
+        # Refused requests and those that their clients gave up have no answer to compare with.
+        if body is not None and (code == 200 or code >= 500):
+            text = request.get(_TEXT, "")
+            answered = Answered(code != 200, seconds, outcome.tokens, digest(text) if text else b"")
+            self._mirror.copy(_path(request), body, answered)
+
     @web.middleware
     async def _slow_down(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Delay the answers of a client whose requests are refused one after another. The delay is not measured."""
         response = await handler(request)
-        if 400 <= response.status < 500:
+        if 400 <= response.status < 500 and not request.get(COPIED):
             await asyncio.sleep(self._refusals.delay(_client(request)))
         return response
 
@@ -238,7 +273,8 @@ class Api:
     async def _measure(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         began, code = time.monotonic(), 500
         request[_BEGAN] = began
-        counts = _path(request) in GENERATING and self._weights.counts(_client(request))
+        is_user = not request.get(COPIED)
+        counts = is_user and _path(request) in GENERATING and self._weights.counts(_client(request))
         try:
             response = await handler(request)
             code = request.get(_CODE, response.status)
@@ -247,10 +283,8 @@ class Api:
             code = CLIENT_GONE
             raise
         finally:
-            outcome = replace(request.get(_OUTCOME, Outcome()), counts=counts)
-            self._metrics.request(_path(request), code, time.monotonic() - began, outcome)
-            if name := request.get(CLIENT_NAME):
-                self._metrics.client(name, code, outcome.tokens)
+            if is_user:
+                self._count(request, code, time.monotonic() - began, counts=counts)
 
 
 def _path(request: web.Request) -> str:

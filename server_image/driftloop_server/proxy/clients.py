@@ -6,6 +6,7 @@ guess that a slow hash would protect. Kubernetes updates the mounted folder with
 """
 
 import hashlib
+import hmac
 import logging
 import time
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, ValidationError
 
 from driftloop.api.base import ApiModel
+from driftloop.contract.names import SHADOW_HEADER
 from driftloop_server.openai_api import ApiError, Handler, error_response
 from driftloop_server.proxy.metrics import ProxyMetrics
 
 log = logging.getLogger(__name__)
 
 CLIENT_NAME = web.RequestKey("client", str)  # set by `Door` on each request that may pass
+COPIED = web.RequestKey("copied", bool)  # set by `Door`: a copy of a request to another pod
 MAX_CLIENTS = 1000
 RELOAD_SECONDS = 10.0
 _MAX_ENTRY = 4096  # bytes
@@ -94,14 +97,15 @@ class Quota:
 class Door:
     """Lets only clients with a key in. Without `clients` everybody may enter."""
 
-    def __init__(self, clients: Clients | None, metrics: ProxyMetrics) -> None:
-        self._clients, self._metrics = clients, metrics
+    def __init__(self, clients: Clients | None, metrics: ProxyMetrics, shadow_token: str) -> None:
+        self._clients, self._metrics, self._shadow_token = clients, metrics, shadow_token.encode()
         self._quota = Quota()
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Outside the metrics of the canary: who is refused here says nothing about a version."""
-        if self._clients is None:
+        request[COPIED] = self._is_copy(request)
+        if self._clients is None or request[COPIED]:
             return await handler(request)
         client = self._clients.find(_key(request))
         if client is None:
@@ -111,6 +115,11 @@ class Door:
             return error_response(_too_many(client, wait))
         request[CLIENT_NAME] = client.name
         return await handler(request)
+
+    def _is_copy(self, request: web.Request) -> bool:
+        """Whether a pod of the service sends it: a copy of a user's request, to which nobody gets the answer."""
+        given = request.headers.get(SHADOW_HEADER, "").encode(errors="surrogateescape")
+        return hmac.compare_digest(given, self._shadow_token)
 
 
 def _key(request: web.Request) -> str:

@@ -37,6 +37,8 @@ class Signer:
 
     def __init__(self, key: bytes, service_uid: str) -> None:
         self._key = hmac.digest(key, b"driftloop response id " + service_uid.encode(), "sha256")
+        # The pods of the service know each other by it.
+        self.shadow_token = hmac.new(key, b"driftloop shadow " + service_uid.encode(), "sha256").hexdigest()
         self._user_key = hmac.digest(key, b"driftloop user " + service_uid.encode(), "sha256")
 
     def sign(self, version: str, revision: str, prompt: bytes, now: float) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from driftloop.contract.names import ENDINGS, GENERATING, Metric
+from driftloop.contract.names import ENDINGS, GENERATING, SHADOW_DROPS, SHADOW_MEASURES, Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RESPONSES
 from driftloop_server.proxy.answers import Ending
@@ -106,6 +106,18 @@ class ProxyMetrics:
         self._eligible = Counter(
             Metric.FEEDBACK_ELIGIBLE, "Stored rows that training can use.", [*LABELS, "side"], registry=self.registry
         )
+        self._shadow_pairs = Counter(
+            Metric.SHADOW_PAIRS,
+            "Pairs of answers of this revision and a candidate without users, by who is worse.",
+            [*LABELS, "candidate", "measure", "outcome"],
+            registry=self.registry,
+        )
+        self._shadow_dropped = Counter(
+            Metric.SHADOW_DROPPED,
+            "Copies of requests without a pair.",
+            [*LABELS, "candidate", "reason"],
+            registry=self.registry,
+        )
         self._client_requests = Counter(
             Metric.CLIENT_REQUESTS,
             "Requests by client and status code, where clients need API keys.",
@@ -171,3 +183,19 @@ class ProxyMetrics:
     def eligible(self, revision: str, version: str, side: str) -> None:
         """Count a stored row that training can use."""
         self._eligible.labels(self.constant[0], revision, version, side).inc()
+
+    def shadow_of(self, candidate: str) -> None:
+        """Start the series about a candidate at 0."""
+        for measure, outcomes in SHADOW_MEASURES.items():
+            for outcome in outcomes:
+                self._shadow_pairs.labels(*self.constant, candidate, measure, outcome)
+        for reason in SHADOW_DROPS:
+            self._shadow_dropped.labels(*self.constant, candidate, reason)
+
+    def shadow_pair(self, candidate: str, measure: str, outcome: str) -> None:
+        """Count a pair of answers."""
+        self._shadow_pairs.labels(*self.constant, candidate, measure, outcome).inc()
+
+    def shadow_dropped(self, candidate: str, reason: str) -> None:
+        """Count a copy that makes no pair."""
+        self._shadow_dropped.labels(*self.constant, candidate, reason).inc()

@@ -14,6 +14,7 @@ from driftloop_server.openai_api import COMPLETIONS
 from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
 from driftloop_server.proxy.clients import Door
 from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.mirror import Settings
 from driftloop_server.proxy.pace import REFUSALS
 from driftloop_server.proxy.room import HELD, Room
 from driftloop_server.proxy.upstream import Upstream
@@ -53,7 +54,10 @@ async def client(pace: Pace, room: Room) -> AsyncIterator[TestClient[Any, Any]]:
     engine = web.Application()
     engine.router.add_post(COMPLETIONS, refuse)
     async with TestServer(engine) as server, Upstream(str(server.make_url("/")), 5) as upstream:
-        api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()), Door(None, Mock()))
+        mirror = Mock(chosen=Mock(return_value=False))
+        wanted = Settings(revision="r1", percent=0, latency_ratio=1.5)
+        door = Door(None, Mock(), "secret")
+        api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()), door, mirror, wanted)
         api._bodies = pace  # type: ignore[assignment]
         api._room = room
         async with TestClient(TestServer(api.app())) as client:

@@ -5,24 +5,34 @@ None of them depends on a revision, so that a rollout changes only Deployments.
 
 from driftloop.contract.names import API_PORT, API_TLS_PORT, FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT
 from driftloop.controller.kinds.inferenceservice.observed import Observed
-from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name
+from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name, shadow_name
 from driftloop.controller.pods.serving import API, FEEDBACK, SERVE, SIGNING_KEY, TOKEN, tls_port
-from driftloop.controller.vocabulary.labels import SERVICE, STAGE
+from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
 
 
-def first_children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
-    """The objects that must exist before the first pod: the NetworkPolicy and the Service."""
-    return Apply(network_policy(observed, settings)), Apply(service(observed, settings))
+def first_children(observed: Observed, settings: Settings, only: str | None = None) -> tuple[Action, ...]:
+    """The objects that must exist before the first pod: the NetworkPolicy and the Service.
+
+    `only`: the revision that has all users, while another one is hidden.
+    """
+    return Apply(network_policy(observed, settings)), Apply(service(observed, settings, only))
 
 
-def other_children(observed: Observed, settings: Settings) -> tuple[Action, ...]:
-    """All other objects. The feedback Service is deleted when the spec no longer has feedback."""
-    feedback = [feedback_service(observed, settings)] if observed.spec.feedback is not None else []
-    wanted = {observed.name, *(body["metadata"]["name"] for body in feedback)}
+def other_children(
+    observed: Observed, settings: Settings, only: str | None = None, shadow: str | None = None
+) -> tuple[Action, ...]:
+    """All other objects. The feedback Service is deleted when the spec no longer has feedback.
+
+    `shadow`: the hidden revision that takes copies of requests; without one its Service is deleted.
+    """
+    feedback = [feedback_service(observed, settings, only)] if observed.spec.feedback is not None else []
+    copies = [shadow_service(observed, settings, shadow)] if shadow else []
+    wanted = {observed.name, *(body["metadata"]["name"] for body in (*feedback, *copies))}
     return (
-        *(Apply(body) for body in (*feedback, disruption_budget(observed, settings))),
+        *(Apply(body) for body in (*feedback, *copies, disruption_budget(observed, settings))),
         *(_delete(body) for body in observed.services if body["metadata"]["name"] not in wanted),
     )
 
@@ -39,14 +49,28 @@ def url(observed: Observed, settings: Settings) -> str:
     return f"{'https' if is_https else 'http'}://{observed.name}.{observed.namespace}.svc.{settings.cluster_domain}"
 
 
-def service(observed: Observed, settings: Settings) -> Obj:
-    """The Service to which users send requests."""
-    return _service(observed, settings, observed.name, API)
+def service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
+    """The Service to which users send requests. `only`: the one revision that it selects."""
+    return _service(observed, settings, observed.name, API, only)
 
 
-def feedback_service(observed: Observed, settings: Settings) -> Obj:
+def feedback_service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
     """The Service that receives corrections, separate from the API so that it can be exposed to other clients."""
-    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK)
+    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK, only)
+
+
+def shadow_service(observed: Observed, settings: Settings, revision: str) -> Obj:
+    """The Service to which stable's pods send copies of requests."""
+    return _service(observed, settings, shadow_name(observed), API, revision)
+
+
+def selects_all(observed: Observed) -> bool:
+    """Whether the service's Service, as it was last seen, selects the pods of all revisions."""
+    return not any(
+        REVISION in field(body, "spec", "selector")
+        for body in observed.services
+        if body["metadata"]["name"] == observed.name
+    )
 
 
 def keys_secret(observed: Observed) -> Obj:
@@ -98,7 +122,7 @@ def _tcp(*ports: int) -> list[Obj]:
     return [{"protocol": "TCP", "port": port} for port in ports]
 
 
-def _service(observed: Observed, settings: Settings, name: str, target: str) -> Obj:
+def _service(observed: Observed, settings: Settings, name: str, target: str, revision: str | None) -> Obj:
     """A Service whose targets are ports by name, so that pods with and without HTTPS can be behind it.
 
     While a rollout changes between HTTP and HTTPS, both ports are served, each by the pods that have it.
@@ -106,7 +130,8 @@ def _service(observed: Observed, settings: Settings, name: str, target: str) -> 
     ports = [_port("http", 80, target)]
     if observed.spec.tls or any(revision.has_tls for revision in observed.revisions):
         ports.append(_port("https", 443, tls_port(target)))
-    spec = {"type": "ClusterIP", "selector": pod_labels(observed), "ports": ports}
+    selector = pod_labels(observed) | ({REVISION: revision} if revision else {})
+    spec = {"type": "ClusterIP", "selector": selector, "ports": ports}
     return _object(observed, "v1", "Service", name, {"spec": spec}, settings)
 
 

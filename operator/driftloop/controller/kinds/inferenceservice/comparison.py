@@ -29,11 +29,11 @@ class Comparison:
 
     @property
     def interval_in_words(self) -> str | None:
-        return f"{_percent(self.interval.lower)} to {_percent(self.interval.upper)}" if self.interval else None
+        return f"{percent(self.interval.lower)} to {percent(self.interval.upper)}" if self.interval else None
 
     @property
     def margin_in_words(self) -> str | None:
-        return None if self.margin is None else _percent(self.margin)
+        return None if self.margin is None else percent(self.margin)
 
 
 def compare_share(what: str, stable: Tally, candidate: Tally, margin: float, alarm: float = ERROR) -> Comparison:
@@ -72,11 +72,11 @@ def _compare(words: _Words, stable: Tally, candidate: Tally, margin: float, alar
     answer, interval = judge(stable, candidate, margin, alarm), bounds(stable, candidate, margin, alarm)
     figures, more = words.figures, words.more
     comparison = Comparison(words.measure, answer, "", interval, margin)
-    limit, certainty = f"margin {_percent(margin)}", f"{100 * (1 - alarm):.3g} %"
+    limit, certainty = f"margin {percent(margin)}", f"{100 * (1 - alarm):.3g} %"
     if answer == "NotWorse":
-        return replace(comparison, finding=f"{figures}: at 95 % at most {_percent(interval.upper)} {more}; {limit}")
+        return replace(comparison, finding=f"{figures}: at 95 % at most {percent(interval.upper)} {more}; {limit}")
     if answer == "Worse":
-        finding = f"{figures}: at {certainty} at least {_percent(interval.lower)} {more}; {limit}"
+        finding = f"{figures}: at {certainty} at least {percent(interval.lower)} {more}; {limit}"
         return replace(comparison, finding=finding)
     missing = needed(stable, candidate, margin, alarm)
     wait = (
@@ -84,11 +84,12 @@ def _compare(words: _Words, stable: Tally, candidate: Tally, margin: float, alar
         if missing
         else "too close to the margin to estimate how many more are needed"
     )
-    between = f"between {_percent(interval.lower)} and {_percent(interval.upper)} {more}"
+    between = f"between {percent(interval.lower)} and {percent(interval.upper)} {more}"
     return replace(comparison, finding=f"{figures}: at 95 % {between}; {limit}: {wait}")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent."""
     return f"{100 * share:.1f} %"
 
 

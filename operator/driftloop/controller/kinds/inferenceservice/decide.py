@@ -44,6 +44,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         command=rollout.command,
         traffic=traffic(situation.stable, rollout.candidate),
         analysis=rollout.analysis or observed.status.analysis,
+        shadow=rollout.shadow or observed.status.shadow,
         failed_revisions=list(rollout.failed),
         drift=drift,
         retraining=retraining.status,
@@ -53,12 +54,21 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     waits = [rollout.requeue_after, retraining.requeue_after, CHECK_SECONDS if drift else None]
     # The first pods are created only after their NetworkPolicy and Service. Later these two are independent of the
     # rollout: if one of them is refused, a canary must still be rolled back.
-    children = first_children(observed, settings)
-    first, beside = ((), children) if observed.revisions else (children, ())
+    # The same goes for a hidden revision, whose pods the Service must not select.
+    only = situation.stable.revision if rollout.hides and situation.stable else situation.only
+    children = first_children(observed, settings, only)
+    first, beside = ((), children) if observed.revisions and not rollout.hides else (children, ())
     return Plan(
         actions=(*first, *rollout.actions),
         beside=(
-            *independent((*beside, *other_children(observed, settings), *_restore_keys(observed), *rollout.beside)),
+            *independent(
+                (
+                    *beside,
+                    *other_children(observed, settings, only, _in_shadow(situation)),
+                    *_restore_keys(observed),
+                    *rollout.beside,
+                )
+            ),
             Group((), ("drift",), events=drift_events),
             Group(retraining.actions, ("retraining",), _status_if_refused(retraining), retraining.events),
         ),
@@ -73,9 +83,17 @@ def _status_if_refused(retraining: Decision) -> Obj:
     return {"retraining": retraining.refused.dump()} if retraining.refused else {}
 
 
+def _in_shadow(situation: Situation) -> str | None:
+    """The hidden candidate that takes copies of requests."""
+    candidate = situation.candidate
+    return candidate.revision if candidate and candidate.hidden and candidate.shadow_started else None
+
+
 def traffic(stable: Revision | None, candidate: Revision | None) -> str | None:
     """Shares of the traffic in percent, as stable/candidate: the shares of their Ready pods. None without pods."""
     stable_pods, candidate_pods = (stable.available if stable else 0), (candidate.available if candidate else 0)
+    if candidate and candidate.hidden:
+        candidate_pods = 0
     if stable_pods + candidate_pods == 0:
         return None
     share = round(100 * stable_pods / (stable_pods + candidate_pods))
@@ -113,7 +131,7 @@ def _conditions(situation: Situation, rollout: Rollout, retraining: Decision) ->
         entries.append(condition("Stalled", "True", rollout.reason, rollout.message))
     elif retraining.blocked and retraining.status:
         entries.append(condition("Stalled", "True", Reason.RETRAINING_BLOCKED, retraining.status.message or ""))
-    elif rollout.phase in ("Pending", "Deploying", "Canary", "Paused") or not serving:
+    elif rollout.phase in ("Pending", "Deploying", "Shadow", "Canary", "Paused") or not serving:
         entries.append(condition("Reconciling", "True", rollout.reason, rollout.message))
     return entries
 

@@ -20,7 +20,7 @@ from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.kinds.serving_nodes import gpu_memory
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
 from driftloop.controller.pods.serving import ENGINE, SERVE
-from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch
+from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch, shadow_counts
 from driftloop.controller.vocabulary.conditions import is_true
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
@@ -103,6 +103,10 @@ async def _with_metrics(observed: Observed, needed: Questions, world: World) -> 
         by_revision = await arms(world, namespace, name, pair, needed.arms.since)
         both = Arms(*(by_revision[revision] for revision in pair)) if by_revision else None
         observed = replace(observed, arms=both)
+    if needed.shadow:
+        asked = needed.shadow
+        counts = await shadow_counts(world, namespace, name, (asked.stable, asked.candidate), asked.since)
+        observed = replace(observed, shadow_counts=counts)
     if needed.counters:
         version, since, until = needed.counters.version, needed.counters.since, needed.counters.until
         observed = replace(observed, counters=await read_batch(world, namespace, name, version, since, until))

@@ -14,18 +14,21 @@ from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
 from driftloop.controller.pods.serving import has_tls
-from driftloop.controller.traffic import Arms
+from driftloop.controller.traffic import Arms, ShadowCounts
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.labels import (
     ANALYSIS,
+    CAN_SHADOW,
     COMMAND,
     DIGEST,
     ENGINE_TYPE,
     FAILED,
+    HIDDEN,
     PROMOTED,
     RETRIED,
     REVISION,
     ROLE,
+    SHADOW_STARTED,
     SINCE,
     TRIGGER,
     VERSION,
@@ -95,6 +98,9 @@ class Revision:
     engine: str | None = None  # None: created before the operator recorded it
     obeyed: Record | None = None  # the last command of a person about it
     has_tls: bool = False  # whether its pods serve HTTPS
+    hidden: bool = False  # whether it has no users yet, because the Service selects only stable's pods
+    shadow_started: datetime | None = None
+    can_shadow: bool = False  # whether its pods can send copies of their requests
 
     @property
     def is_held(self) -> bool:
@@ -143,6 +149,7 @@ class Observed:
     services: tuple[Obj, ...] = ()  # Services that it owns
     # None: not queried, or no answer from Prometheus.
     arms: Arms | None = None
+    shadow_counts: ShadowCounts | None = None
     counters: Counters | None = None
     samples: int | None = None
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods; empty: unknown
@@ -236,6 +243,9 @@ def parse_revision(obj: Obj) -> Revision | None:
         engine=notes.get(ENGINE_TYPE),
         obeyed=parse_record(notes.get(COMMAND)),
         has_tls=has_tls(obj["spec"]["template"]),
+        hidden=HIDDEN in notes,
+        shadow_started=_moment(notes.get(SHADOW_STARTED)),
+        can_shadow=CAN_SHADOW in notes,
     )
 
 

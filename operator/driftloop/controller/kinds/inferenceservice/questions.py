@@ -36,13 +36,14 @@ class Questions:
     """The queries of one reconcile; None where a query is not needed now."""
 
     arms: ArmsQuestion | None  # during an analysis
+    shadow: ArmsQuestion | None  # while the candidate is in the shadow
     counters: CountersQuestion | None  # when a window of the drift detector has ended
     samples: datetime | None  # time from which corrections count, if a retraining was triggered
 
 
 def questions(situation: Situation) -> Questions:
     """All queries that this reconcile needs."""
-    return Questions(_arms(situation), _counters(situation), samples_since(situation))
+    return Questions(_arms(situation), _shadow(situation), _counters(situation), samples_since(situation))
 
 
 def arms_due(situation: Situation) -> bool:
@@ -55,6 +56,25 @@ def arms_due(situation: Situation) -> bool:
     same_analysis = status.analysis.started == timestamp(candidate.analysis_started)
     pause_over = situation.now - parse_timestamp(status.analysis.looked) >= timedelta(seconds=PAUSED_SECONDS)
     return not same_analysis or pause_over
+
+
+def shadow_due(situation: Situation) -> bool:
+    """Whether this reconcile needs the pairs of a candidate in the shadow."""
+    candidate, status = situation.candidate, situation.observed.status
+    if situation.stable is None or candidate is None or not candidate.hidden or candidate.shadow_started is None:
+        return False
+    if status.phase != "Paused" or status.shadow is None or status.shadow.looked is None:
+        return True
+    same_shadow = status.shadow.started == timestamp(candidate.shadow_started)
+    pause_over = situation.now - parse_timestamp(status.shadow.looked) >= timedelta(seconds=PAUSED_SECONDS)
+    return not same_shadow or pause_over
+
+
+def _shadow(situation: Situation) -> ArmsQuestion | None:
+    stable, candidate = situation.stable, situation.candidate
+    if stable is None or candidate is None or candidate.shadow_started is None or not shadow_due(situation):
+        return None
+    return ArmsQuestion(stable.revision, candidate.revision, candidate.shadow_started)
 
 
 def _arms(situation: Situation) -> ArmsQuestion | None:

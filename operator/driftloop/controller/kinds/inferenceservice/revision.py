@@ -22,6 +22,7 @@ from driftloop.controller.kinds.inferenceservice.observed import Observed, Versi
 from driftloop.controller.pods.serving import SERVE, serving_template
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import (
+    CAN_SHADOW,
     DIGEST,
     ENGINE_TYPE,
     FAMILY,
@@ -66,6 +67,16 @@ def keys_secret_name(service: Obj) -> str:
     return child_name(service, "keys")
 
 
+def shadow_name(observed: Observed) -> str:
+    """Name of the Service of a candidate in the shadow."""
+    return f"{observed.name}-shadow"
+
+
+def shadow_url(observed: Observed, settings: Settings) -> str:
+    """Where stable's pods send copies of requests. The dot at the end saves look-ups in the search domains."""
+    return f"http://{shadow_name(observed)}.{observed.namespace}.svc.{settings.cluster_domain}."
+
+
 def serve_task(observed: Observed, version: Version, revision: str, settings: Settings) -> ServeTask:
     """The task of the serving pods."""
     spec, feedback = observed.spec, observed.spec.feedback
@@ -84,6 +95,9 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         allowed_origins=tuple(spec.allowed_origins),
         api_keys_secret=spec.api_keys.name if spec.api_keys else None,
         tls_secret=spec.tls.secret_name if spec.tls else None,
+        shadow_url=shadow_url(observed, settings),
+        shadow_percent=spec.canary.shadow.percent if spec.canary.shadow else 0.0,
+        shadow_latency_ratio=spec.canary.max_latency_ratio,
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
         **ports,
@@ -122,7 +136,12 @@ def deployment(observed: Observed, version: Version, replicas: int, settings: Se
             "name": child_name(observed.service, revision),
             "namespace": observed.namespace,
             "labels": {**settings.labels, **labels, STAGE: SERVE, ROLE: "candidate"},
-            "annotations": {DIGEST: version.digest, SINCE: timestamp(now), ENGINE_TYPE: engine.type},
+            "annotations": {
+                DIGEST: version.digest,
+                SINCE: timestamp(now),
+                ENGINE_TYPE: engine.type,
+                CAN_SHADOW: "true",
+            },
             "ownerReferences": [owner_reference(observed.service)],
         },
         "spec": {

@@ -30,6 +30,12 @@ class Situation:
     failed: frozenset[str]  # revisions that were rolled back, without one whose retry is requested
     memory: Mapping[str, ServingPlan | DoesNotFit | None]  # name of a version -> whether the GPUs of a pod can hold it
 
+    @property
+    def only(self) -> str | None:
+        """The stable revision, while pods of a hidden one exist or may exist: then it alone has users."""
+        others = (revision for revision in self.observed.revisions if revision.hidden and revision != self.stable)
+        return self.stable.revision if self.stable and any(r.pods or r.replicas for r in others) else None
+
     def revision_of(self, version: Version) -> str:
         """The revision that an observed version has with the current spec."""
         return self.revisions[version.name]

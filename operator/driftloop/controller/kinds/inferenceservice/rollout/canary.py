@@ -9,10 +9,12 @@ from typing import assert_never
 
 from driftloop.api.inferenceservice import Analysis
 from driftloop.controller.kinds.inferenceservice.analysis import analyse
+from driftloop.controller.kinds.inferenceservice.children import selects_all
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.questions import PAUSED_SECONDS, arms_due
 from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
+    RELEASED,
     Failure,
     Rollout,
     Success,
@@ -25,6 +27,7 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     unchanged,
 )
 from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair
+from driftloop.controller.kinds.inferenceservice.rollout.shadow import shadow
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import find, shorten, timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, PROMOTED, ROLLOUT
@@ -34,7 +37,8 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 def start(situation: Situation, stable: Revision, version: Version) -> Rollout:
     """Start the candidate beside stable."""
-    step = bring_up(situation, version, "Canary")
+    spec = situation.observed.spec
+    step = bring_up(situation, version, "Shadow" if spec.canary.shadow and spec.replicas else "Canary")
     return replace(step, actions=(*scale(situation, stable, situation.observed.spec.replicas), *step.actions))
 
 
@@ -50,6 +54,8 @@ def canary(pair: Pair) -> Rollout:
         return _take_over(pair, None, f"{pair.stable.version} has no ready pod to compare with")
     if candidate.available < pair.size:
         return _await_candidate(pair)
+    if candidate.hidden:
+        return shadow(pair)
     if candidate.analysis_started is None:
         return _begin_analysis(pair)
     known = situation.observed.status.analysis
@@ -128,7 +134,7 @@ def _await_candidate(pair: Pair) -> Rollout:
     if (overdue or candidate.broken) and (stable.available or not candidate.available):
         reason = Reason.PODS_BROKEN if candidate.broken else Reason.PROGRESS_DEADLINE_EXCEEDED
         return roll_back_beside(pair, Failure(reason, message))
-    return Rollout("Canary", Reason.CANDIDATE_STARTING, message, pair.keep(), candidate=candidate)
+    return Rollout(pair.phase, Reason.CANDIDATE_STARTING, message, pair.keep(), candidate=candidate)
 
 
 def _await_replicas(pair: Pair) -> Rollout:
@@ -201,7 +207,11 @@ def promote(pair: Pair, success: Success) -> Rollout:
     promoted = replace(
         unchanged(pair.situation, pair.candidate),
         replicas=pair.replicas,
-        annotations={PROMOTED: timestamp(pair.situation.now), **success.notes},
+        annotations={
+            PROMOTED: timestamp(pair.situation.now),
+            **(RELEASED if pair.candidate.hidden else {}),
+            **success.notes,
+        },
     )
     actions, event = (*pair.keep_stable(), promoted), success.event
     return Rollout("Canary", Reason.PROMOTING, event.message, actions, (event,), pair.candidate, success.analysis)
@@ -211,6 +221,9 @@ def _exchange(pair: Pair) -> Rollout:
     """Replace stable's pods one by one, and change the roles at the end."""
     situation, stable, candidate = pair.situation, pair.stable, pair.candidate
     analysis = situation.observed.status.analysis
+    if not selects_all(situation.observed):
+        message = f"{candidate.version} waits until the Service selects its pods"
+        return Rollout("Canary", Reason.PROMOTING, message, pair.keep_stable(), candidate=candidate, analysis=analysis)
     if candidate.available >= pair.replicas:
         message = f"{candidate.version} (revision {candidate.revision}) serves instead of {stable.version}"
         # The new stable is written first: between the two writes both are stable, and the later one counts.

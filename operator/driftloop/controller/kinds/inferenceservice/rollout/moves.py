@@ -4,17 +4,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from driftloop.api.inferenceservice import Analysis, RolloutCommand, ServicePhase, WaitingVersion
+from driftloop.api.inferenceservice import Analysis, RolloutCommand, ServicePhase, ShadowStatus, WaitingVersion
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import deployment
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import shorten, timestamp
-from driftloop.controller.vocabulary.labels import ANALYSIS, COMMAND, FAILED, PROMOTED, RETRIED, RETRY, ROLE, SINCE
+from driftloop.controller.vocabulary.labels import (
+    ANALYSIS,
+    COMMAND,
+    FAILED,
+    HIDDEN,
+    PROMOTED,
+    RETRIED,
+    RETRY,
+    ROLE,
+    SHADOW_STARTED,
+    SINCE,
+)
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
 POLL_SECONDS = 5.0  # interval at which a rollout is checked
+RELEASED: dict[str, str | None] = {HIDDEN: None, SHADOW_STARTED: None}  # annotations of a revision that has users
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class Rollout:
     events: tuple[Event, ...] = ()
     candidate: Revision | None = None  # the candidate, while there is one
     analysis: Analysis | None = None
+    shadow: ShadowStatus | None = None
+    hides: bool = False  # whether the actions bring up a hidden revision: the Service must select only stable before
     failed: tuple[str, ...] = ()  # revisions that are not tried again
     blocked: bool = False  # the spec can't be fulfilled
     requeue_after: float | None = POLL_SECONDS
@@ -64,17 +78,24 @@ def canary_size(replicas: int) -> int:
     return min(replicas, max(1, replicas // 2))
 
 
-def bring_up(situation: Situation, version: Version, phase: Literal["Deploying", "Canary"]) -> Rollout:
-    """Create the Deployment of the version's revision, or make an existing one the candidate again."""
+def bring_up(situation: Situation, version: Version, phase: Literal["Deploying", "Shadow", "Canary"]) -> Rollout:
+    """Create the Deployment of the version's revision, or make an existing one the candidate again.
+
+    In the phase Shadow it is hidden: it gets no users.
+    """
+    hidden = phase == "Shadow"
     observed, revision = situation.observed, situation.revision_of(version)
     replicas = observed.spec.replicas if phase == "Deploying" else canary_size(observed.spec.replicas)
     existing = next((known for known in observed.revisions if known.revision == revision), None)
     actions: tuple[Action, ...]
     if existing is None:
         body = deployment(observed, version, replicas, situation.settings, situation.now)
+        if hidden:
+            body["metadata"]["annotations"][HIDDEN] = "true"
         actions = (Create(keys_secret(observed)), Create(body))
     else:
         reset = {SINCE: timestamp(situation.now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
+        reset |= RELEASED | ({HIDDEN: "true"} if hidden else {})
         reset |= {COMMAND: None} if existing.is_held else {}  # a pause ends with the rollout that it was about
         actions = (
             replace(
@@ -83,8 +104,8 @@ def bring_up(situation: Situation, version: Version, phase: Literal["Deploying",
         )
     message = f"starting {version.name} as revision {revision} with {replicas} pods"
     event = Event("Normal", Reason.CANDIDATE_CHOSEN, message)
-    reason = Reason.CANDIDATE_STARTING if phase == "Canary" else Reason.DEPLOYING
-    return Rollout(phase, reason, message, actions, (event,), candidate=existing)
+    reason = Reason.DEPLOYING if phase == "Deploying" else Reason.CANDIDATE_STARTING
+    return Rollout(phase, reason, message, actions, (event,), candidate=existing, hides=hidden)
 
 
 def roll_back(situation: Situation, candidate: Revision, failure: Failure) -> Rollout:
@@ -119,7 +140,7 @@ def make_stable(situation: Situation, candidate: Revision) -> Adjust:
         unchanged(situation, candidate),
         replicas=situation.observed.spec.replicas,
         labels={ROLE: "stable"},
-        annotations={SINCE: timestamp(situation.now), ANALYSIS: None, PROMOTED: None, FAILED: None},
+        annotations={SINCE: timestamp(situation.now), ANALYSIS: None, PROMOTED: None, FAILED: None, **RELEASED},
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from driftloop.api.inferenceservice import ServicePhase
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import canary_size, scale
 from driftloop.controller.kinds.inferenceservice.situation import Situation
@@ -16,6 +17,11 @@ class Pair:
     situation: Situation  # the facts of this reconcile
     stable: Revision  # the revision that serves
     candidate: Revision  # the revision that is tried beside it
+
+    @property
+    def phase(self) -> ServicePhase:
+        """The phase of the service while the candidate is tried."""
+        return "Shadow" if self.candidate.hidden else "Canary"
 
     @property
     def replicas(self) -> int:

@@ -37,7 +37,10 @@ def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
 
 
 def is_needed(situation: Situation, stable: Revision, candidate: Revision) -> bool:
-    """Whether the candidate's pods are still needed: stable has no pod, or has not yet got back all that it gave up."""
+    """Whether the candidate's pods are still needed: stable has no pod, or has not yet got back all that it gave up.
+
+    A hidden candidate has no users.
+    """
     replicas = situation.observed.spec.replicas
     short = stable.available < (replicas if candidate.promoted else min(1, replicas))
-    return candidate.available > 0 and short
+    return candidate.available > 0 and short and not candidate.hidden
