@@ -127,9 +127,16 @@ async def _give(
 
 async def _return(cluster: Cluster, service: Obj, status: InferenceServiceStatus, parsed: argparse.Namespace) -> Result:
     """Pin the version that served before, and wait until the service takes it."""
-    version = await _earlier(cluster, parsed.service, status, parsed.to)
-    if isinstance(version, Over):
-        return Result(Ending(Exit.FAILED, f"rollback: {version.message}", service), (service,))
+    match await _earlier(cluster, parsed.service, status, parsed.to):
+        case Over(message):
+            return Result(Ending(Exit.FAILED, f"rollback: {message}", service), (service,))
+        case str() as version:
+            return await _pin(cluster, service, version, parsed)
+        case never:
+            assert_never(never)
+
+
+async def _pin(cluster: Cluster, service: Obj, version: str, parsed: argparse.Namespace) -> Result:
     written = await cluster.apply(orders.pin(service, version), force=parsed.force_conflicts, manager=PINS)
     if parsed.no_wait:
         return Result(Ending(Exit.DONE, f"pins {version}", written), (written,))

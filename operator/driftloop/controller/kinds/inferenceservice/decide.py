@@ -1,6 +1,7 @@
 """The decision on an InferenceService: children, rollout, drift, retraining, and the status. Pure."""
 
 from datetime import datetime
+from typing import assert_never
 
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus, ServingPlan
@@ -12,6 +13,7 @@ from driftloop.controller.kinds.inferenceservice.retraining.step import retrain
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
 from driftloop.controller.kinds.inferenceservice.rollout.step import next_step
 from driftloop.controller.kinds.inferenceservice.situation import Situation, situation_of
+from driftloop.controller.kinds.serving_memory import DoesNotFit
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.conditions import condition, merge, ready, timestamp
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -103,19 +105,29 @@ def traffic(stable: Revision | None, candidate: Revision | None) -> str | None:
 def _revision_status(situation: Situation, revision: Revision | None) -> RevisionStatus | None:
     if revision is None:
         return None
-    # With the spec of today: the plan of a revision that has another one is not known any more.
-    plan = situation.memory.get(revision.version)
-    is_current = situation.revisions.get(revision.version) == revision.revision
     return RevisionStatus(
         revision=revision.revision,
         version=revision.version,
         digest=revision.digest or None,
         engine=revision.engine,
-        plan=plan if is_current and isinstance(plan, ServingPlan) else None,
+        plan=_serving_plan(situation, revision),
         replicas=revision.replicas,
         ready_replicas=revision.available,
         since=timestamp(revision.since),
     )
+
+
+def _serving_plan(situation: Situation, revision: Revision) -> ServingPlan | None:
+    """The plan of a revision of today's spec: for another spec it is not known any more."""
+    if situation.revisions.get(revision.version) != revision.revision:
+        return None
+    match situation.memory[revision.version]:
+        case ServingPlan() as plan:
+            return plan
+        case DoesNotFit() | None:
+            return None
+        case never:
+            assert_never(never)
 
 
 def _conditions(situation: Situation, rollout: Rollout, retraining: Decision) -> list[Condition]:

@@ -184,7 +184,7 @@ def test_what_is_not_a_command_is_told_once(text: str) -> None:
     step = go(canary(text, arms=FEW))
     found = command(step)
     assert (found.obeyed, found.action, reasons(step)) == (False, None, ["CommandIgnored"])
-    assert "pause|resume|promote|abort REVISION [by WHO]" in found.message
+    assert "pause|resume|promote|abort REVISION [at TIME] [by WHO]" in found.message
     told = canary(text, arms=FEW, status=InferenceServiceStatus(command=found))
     assert (go(told).events, go(told).command) == ((), found)
 
