@@ -6,6 +6,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,9 @@ def test_a_command_names_the_user_who_writes_it_if_the_chart_asks_for_that(insta
             return str(error)
         return ""
 
-    wait.until(lambda: command("pause r1 by bob"), "the admission policy", 30)
+    # Another value each time: what is let through before the policy works is no change when it is written again.
+    revisions = count(2)
+    wait.until(lambda: command(f"pause r{next(revisions)} by bob"), "the admission policy", 30)
     for wrong in ("pause r1", "pause r1 by bob", "pause r1 by bob by ada", "pause r1 by adam"):
         assert 'must end with " by ada"' in command(wrong)
     assert command("pause r1 by ada") == ""

@@ -92,7 +92,7 @@ async def test_what_is_no_preflight_or_no_path_is_answered_as_ever(
 ) -> None:
     async with session.options(f"{pod.url}/v1/chat/completions") as answer:
         assert answer.status == 405
-    async with session.options(f"{pod.url}/v1/embeddings", headers=ASKS) as answer:
+    async with session.options(f"{pod.url}/v1/files", headers=ASKS) as answer:
         assert answer.status == 404
 
 
