@@ -171,7 +171,7 @@ class SuitePlan(ApiModel):
     least_items: int | None = Field(
         None,
         description="Smallest number of independent items with which the gate can pass at this look, for the best "
-        "possible answers. The job's status.data.suites has the number of items that prepare wrote.",
+        "possible answers.",
     )
 
 
