@@ -13,6 +13,7 @@ and of the ratio. Each process needs a core of its own; on a busy machine the ra
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from driftloop.contract.task import ServeTask
 from driftloop.podlib.storage import publish
 from unit.server.conftest import CHAT_TEMPLATE, WORDS
+from unit.server.mutants import mutant
 from unit.server.processes import KEYS, answers, free_ports, start, wait_for
 
 SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -133,6 +135,19 @@ class Client:
         self.statuses[str(status or answer.decode())] += 1
         return status, answer
 
+    async def raw(self, data: bytes) -> None:
+        """Send bytes on a connection of its own, and wait for the end of the answer for a second at most."""
+        port = int(self._base.rsplit(":", 1)[1].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(HOSTILE, 0))
+        try:
+            writer.write(data)
+            head = (await asyncio.wait_for(reader.read(-1), 1)).split(b" ", 2)
+            self.statuses[head[1].decode() if len(head) > 1 else "none"] += 1
+        except (ConnectionError, TimeoutError):
+            self.statuses["left"] += 1
+        finally:
+            writer.transport.abort()
+
     async def close(self) -> None:
         await self._http.close()
 
@@ -157,6 +172,16 @@ def completion(**body: Any) -> Hostile:
     return repeated("completions", {"max_tokens": 16} | body)
 
 
+def mutated(at_once: int) -> Hostile:
+    """Sends the mutants of the fuzz (tests/unit/server/mutants.py), `at_once` at a time."""
+    seeds = itertools.count()
+
+    async def send(client: Client) -> None:
+        await asyncio.gather(*(client.raw(mutant(next(seeds)).data) for _ in range(at_once)))
+
+    return send
+
+
 def question(number: int) -> tuple[str, dict[str, Any]]:
     text = f"my card {number} has not arrived yet, refund, please!"
     body = {"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": TOKENS}
@@ -177,6 +202,7 @@ INPUTS: dict[str, Hostile] = {
     "clients that leave while answered": repeated("completions", {"prompt": "a", "max_tokens": 4000}, 4, 0.2),
     "a prompt as long as the context": completion(prompt=[5] * (CONTEXT - 16)),
     "lone surrogates": completion(prompt="cut \ud83d off"),
+    "mutants of the fuzz": mutated(at_once=8),
     "a burst of 64 requests": repeated(*question(0), at_once=64),
 }
 
