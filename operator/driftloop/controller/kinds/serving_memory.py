@@ -6,6 +6,7 @@ The cache gets what is left, as in vLLM, which ends if that is too little for on
 (https://docs.vllm.ai/en/latest/configuration/conserving_memory/).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -58,13 +59,17 @@ def memory_plan(
 
 def _on_vllm(engine: Engine, model: ModelShape, gpu: int) -> ServingPlan | DoesNotFit | None:
     uses, context = _number(engine, _UTILIZATION, VLLM_USES), _number(engine, _CONTEXT, _context(engine, model))
-    size = 2 if engine.dtype == "auto" else _BYTES[engine.dtype]  # vLLM serves float32 as bfloat16 or float16
     if uses is None or context is None or not 0 < uses <= 1 or context < 1 or _is_unplanned(engine):
         return None
     if model.attention_heads % engine.divided.tensor:
         return DoesNotFit(_uneven(engine, model))
-    planned = _divided(_Load(int(uses * gpu), size, int(context), model), engine.divided)
+    planned = _divided(_Load(int(uses * gpu), _vllm_element(engine), int(context), model), engine.divided)
     return planned if planned.cache_tokens >= planned.context_tokens else DoesNotFit(_too_large(engine, model, planned))
+
+
+def _vllm_element(engine: Engine) -> int:
+    """Bytes per element: by default vLLM serves float32 as bfloat16 or float16 too."""
+    return 2 if engine.dtype == "auto" else _BYTES[engine.dtype]
 
 
 def _on_built_in(engine: Engine, model: ModelShape, gpu: int) -> ServingPlan | DoesNotFit | None:
@@ -134,8 +139,7 @@ def _fewest_gpus(engine: Engine, model: ModelShape, planned: ServingPlan) -> int
     """The fewest GPUs that share every layer and hold it; None if no number does, or the engine uses only one."""
     if engine.type != "vllm":
         return None
-    element = 2 if engine.dtype == "auto" else _BYTES[engine.dtype]
-    load = _Load(planned.available_bytes, element, planned.context_tokens, model)
+    load = _Load(planned.available_bytes, _vllm_element(engine), planned.context_tokens, model)
     for gpus in range(engine.gpus + 1, MOST_GPUS + 1):
         if model.attention_heads % gpus == 0:
             more = _divided(load, EngineParallelism(tensor=gpus))
@@ -146,13 +150,10 @@ def _fewest_gpus(engine: Engine, model: ModelShape, planned: ServingPlan) -> int
 
 def _uneven(engine: Engine, model: ModelShape) -> str:
     field = "engine.parallelism.tensor" if engine.parallelism else "engine.gpus"
-    even = [str(size) for size in range(1, MOST_GPUS + 1) if model.attention_heads % size == 0]
+    *even, last = [str(size) for size in range(1, MOST_GPUS + 1) if model.attention_heads % size == 0]
     return (
         f"{field}: {engine.divided.tensor} does not divide the model's {model.attention_heads} attention heads: set "
-        f"{', '.join(even[:-1])} or {even[-1]}"
-        if len(even) > 1
-        else f"{field}: {engine.divided.tensor} does not divide the model's {model.attention_heads} attention heads: "
-        "set engine.parallelism with tensor: 1"
+        f"{' or '.join([', '.join(even), last] if even else [last])}"
     )
 
 
@@ -161,14 +162,15 @@ def _is_unplanned(engine: Engine) -> bool:
 
 
 def _number(engine: Engine, name: str, default: float) -> float | None:
-    """The value of an argument, or `default` if it is absent; None if it is no number."""
+    """The value of an argument, or `default` if it is absent; None if it is no finite number."""
     value = _value(engine.args, name)
     if value is None:
         return default
     try:
-        return float(value)
+        number = float(value)
     except ValueError:  # such as 8k or auto
         return None
+    return number if math.isfinite(number) else None
 
 
 def _value(args: Sequence[str], name: str) -> str | None:

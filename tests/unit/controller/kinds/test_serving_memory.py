@@ -98,6 +98,8 @@ def test_the_memory_of_the_smallest_node_counts_unless_the_service_names_another
         (engine(args=["--quantization", "fp8"]), shape(parameters=10**12), (H100,)),
         (engine(args=["--kv_cache_dtype=fp8"]), shape(parameters=10**12), (H100,)),
         (engine(args=["--max-model-len", "8k"]), shape(parameters=10**12), (H100,)),
+        (engine(args=["--max-model-len=inf"]), shape(), (H100,)),
+        (engine(args=["--max-model-len=nan"]), shape(), (H100,)),
         (engine(args=["--gpu-memory-utilization", "most"]), shape(parameters=10**12), (H100,)),
         (engine(type="transformers"), shape(dtype="float8_e4m3fn"), (H100,)),
     ],
