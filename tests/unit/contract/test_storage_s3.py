@@ -10,6 +10,7 @@ import pytest
 from driftloop.contract.manifest import MANIFEST, ManifestError
 from driftloop.podlib import storage
 from testcluster.s3 import Server, server
+from unit.storage_secret import credentials_of
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def credentials(s3: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Those of a pod's storage Secret. fsspec reads its own variable when it is imported, and keeps its clients."""
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    fsspec.config.set_conf_env(fsspec.config.conf)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    yield
-    fsspec.config.conf.clear()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with credentials_of(s3, monkeypatch):
+        yield
 
 
 def another_pod() -> Any:

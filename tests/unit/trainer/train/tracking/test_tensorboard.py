@@ -3,13 +3,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from driftloop_trainer.train.tracking.tensorboard import TensorBoard
 from driftloop_trainer.train.tracking.tracker import Row, Training
 from testcluster.s3 import server
+from unit.storage_secret import credentials_of
 
 URI = "pvc://claim/runs/uid/tensorboard"
 TRAINING = Training("uid", "job", "desk", {"learningRate": "2e-05"})
@@ -62,14 +62,8 @@ def test_a_restart_replaces_the_steps_after_its_checkpoint(volume: Path, tmp_pat
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with server(tmp_path / "s3") as found:
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
-        fsspec.config.set_conf_env(fsspec.config.conf)
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with server(tmp_path / "s3") as found, credentials_of(found, monkeypatch):
         yield found.bucket("team")
-        fsspec.config.conf.clear()
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_in_a_bucket_the_file_is_there_when_the_training_has_ended(bucket: Path, tmp_path: Path) -> None:

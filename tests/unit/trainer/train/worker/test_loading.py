@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +19,7 @@ from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.mesh import Mesh
 from testcluster.s3 import Server, server
+from unit.storage_secret import credentials_of
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import TINY, folder, prepared
 from unit.trainer.train.worker.test_export import ROWS, task
@@ -48,14 +48,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def credentials(s3: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Those of a pod's storage Secret. fsspec reads its own variable when it is imported, and keeps its clients."""
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    fsspec.config.set_conf_env(fsspec.config.conf)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    yield
-    fsspec.config.conf.clear()
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with credentials_of(s3, monkeypatch):
+        yield
 
 
 def in_a_bucket(volume: Path, fields: dict[str, Any], **training: Any) -> TrainTask:
