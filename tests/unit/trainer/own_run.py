@@ -8,7 +8,6 @@ import os
 import pickle
 import sys
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.worker.own import BrokenEntrypoint
 from driftloop_trainer.train.worker.worker import work
 from unit.trainer.prepare.test_folder import folder
-from unit.trainer.ranks import run_ranks
+from unit.trainer.ranks import EXCHANGE_TIMEOUT, run_ranks
 from unit.trainer.train.worker.test_export import task_document
 
 STEPS, SAVE_STEPS = 6, 2
@@ -67,7 +66,7 @@ def run_rank(path: Path, rank: int, world_size: int) -> None:
         init_method=f"file://{path}/store",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=EXCHANGE_TIMEOUT,
     )
     for entrypoint, uid, token in DRIVERS:
         task = job(path / "volumes" / "claim", entrypoint, uid)

@@ -9,7 +9,6 @@ as pvc://FOLDER, the checkpoints.
 
 import json
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,7 +27,7 @@ from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.choice import method_of
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.validate import Validator
-from unit.trainer.ranks import run_ranks
+from unit.trainer.ranks import EXCHANGE_TIMEOUT, run_ranks
 from unit.trainer.sharded_run import PAD, STEPS, tiny_model, training
 
 LORA, OSF = Adapter(type="lora", r=4), Adapter(type="osf", effective_rank=0.4)
@@ -118,7 +117,7 @@ def run_rank(folder: Path, rank: int, world_size: int) -> None:
     """Run the cases of this world size as one of its ranks."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store-{world_size}"
-    dist.init_process_group("gloo", store, timedelta(seconds=60), world_size, rank)
+    dist.init_process_group("gloo", store, EXCHANGE_TIMEOUT, world_size, rank)
     for name in (name for name, case in CASES.items() if case["world_size"] == world_size):
         losses, validations = run_case(folder, name)
         if rank == 0:

@@ -7,8 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
+
+# How long a rank waits for its peers. A rank that ends is noticed at once, so this only bounds ranks that hang. On a
+# machine with much other work one rank can compile a layer more than a minute before its peer.
+EXCHANGE_TIMEOUT = timedelta(seconds=400)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -32,7 +37,7 @@ def run_ranks(run_rank: Callable[[Path, int, int], None], folder: Path, world_si
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join()  # an exchange without its peer ends after its timeout
+        rank.join()  # the others end within EXCHANGE_TIMEOUT of one that hangs
     codes = [rank.exitcode for rank in ranks]
     if any(codes):
         sys.exit(f"exit codes on {world_size} ranks: {codes}")

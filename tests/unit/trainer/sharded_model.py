@@ -8,7 +8,6 @@ FOLDER/outcome.json what came of it.
 import json
 import resource
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from driftloop_trainer.models import plain_name
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import is_adapter, load_sharded, place
 from driftloop_trainer.train.worker.mesh import Mesh
-from unit.trainer.ranks import run_ranks
+from unit.trainer.ranks import EXCHANGE_TIMEOUT, run_ranks
 
 RANKS = 4
 LARGE = "large"
@@ -58,7 +57,7 @@ def main(folder: Path) -> None:
 def run_rank(folder: Path, rank: int, world_size: int) -> None:
     """Load and export every model as one of the ranks."""
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=120))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size, timeout=EXCHANGE_TIMEOUT)
     outcome: dict[str, Any] = {}
     for name in SMALL:
         loaded = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)

@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.validate import Validator, use_best
-from unit.trainer.ranks import run_ranks
+from unit.trainer.ranks import EXCHANGE_TIMEOUT, run_ranks
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
 SIZES = {
@@ -248,7 +247,7 @@ def run_rank(folder: Path, rank: int, world_size: int) -> None:
         init_method=f"file://{folder}/store-{world_size}",
         rank=rank,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=EXCHANGE_TIMEOUT,
     )
     for case in json.loads((folder / "cases.json").read_text()):
         if case["world_size"] == world_size:
