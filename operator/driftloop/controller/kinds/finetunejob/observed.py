@@ -11,9 +11,9 @@ from driftloop.controller.vocabulary.plan import Obj
 class Observed:
     """A FineTuneJob and the objects that belong to it."""
 
-    job: Obj
-    spec: FineTuneJobSpec
-    status: FineTuneJobStatus = field(default_factory=FineTuneJobStatus)
+    job: Obj  # the FineTuneJob
+    spec: FineTuneJobSpec  # its spec, parsed
+    status: FineTuneJobStatus = field(default_factory=FineTuneJobStatus)  # as previously written
     jobs: tuple[Obj, ...] = ()  # controlled by this FineTuneJob
     pods: tuple[Obj, ...] = ()  # of this job's Jobs, by label; a result counts only from a pod that a Job controls
     version: Obj | None = None  # the ModelVersion that this job created
@@ -21,7 +21,7 @@ class Observed:
     versions: tuple[Obj, ...] = ()  # all ModelVersions of the namespace
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
     serving: Obj | None = None  # the InferenceService of model.from.serving
-    serving_deployments: tuple[Obj, ...] = ()
+    serving_deployments: tuple[Obj, ...] = ()  # Deployments of that service
     feedback: Obj | None = None  # the InferenceService of data.feedback.service
     resumed: Obj | None = None  # the FineTuneJob of resumeFrom
 

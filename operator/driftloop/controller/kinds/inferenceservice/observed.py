@@ -43,23 +43,23 @@ ROLES: tuple[Role, ...] = ("stable", "candidate", "retired", "failed")
 class Version:
     """A ModelVersion of the family."""
 
-    name: str
-    uid: str
-    family: str
-    uri: str
-    digest: str
-    created: datetime
-    phase: str | None = None
+    name: str  # metadata.name
+    uid: str  # metadata.uid
+    family: str  # the family that it belongs to
+    uri: str  # location of its model
+    digest: str  # digest of its model
+    created: datetime  # creation time
+    phase: str | None = None  # what its evaluation came to; None: not begun
     reason: str = ""  # reason of its Ready condition
     summary: str = ""  # summary of its gates
-    judged: datetime | None = None
-    baseline_service: str | None = None
-    baseline_digest: str | None = None
-    job_uid: str | None = None
+    judged: datetime | None = None  # when it got its verdict
+    baseline_service: str | None = None  # the service with whose stable version it was compared
+    baseline_digest: str | None = None  # digest of the version that it was compared with
+    job_uid: str | None = None  # UID of the FineTuneJob that trained it
     held_out_salt: str | None = None  # from its lineage; None: the family is the salt
     held_out_percent: int | None = None  # None: not recorded
     gained: bool = False  # whether a target suite has shown a gain
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[Gate, ...] = ()  # results of its gates
     engine: str | None = None  # hash of the engine of its evaluation; None: unknown
     evaluated: datetime | None = None  # end of its evaluation; None: unknown
     model: ModelShape | None = None  # None: not recorded
@@ -74,32 +74,32 @@ class Version:
 class Revision:
     """A Deployment of this service."""
 
-    name: str
-    uid: str
-    revision: str
-    version: str
-    digest: str
-    role: Role
-    since: datetime
+    name: str  # name of the Deployment
+    uid: str  # UID of the Deployment
+    revision: str  # the hash that names it (revision.py)
+    version: str  # name of the ModelVersion that it serves
+    digest: str  # digest of the model that it serves; "": not recorded
+    role: Role  # what it is for this service
+    since: datetime  # when it got its role
     replicas: int  # wanted pods
     available: int = 0  # pods that have been ready for minReadySeconds
     pods: int = 0  # existing pods
     current: bool = True  # whether the Deployment's status is about its current spec
-    analysis_started: datetime | None = None
-    promoted: datetime | None = None
-    failed: str | None = None
-    retried: bool = False
-    unavailable_since: datetime | None = None
+    analysis_started: datetime | None = None  # when its comparison with stable began
+    promoted: datetime | None = None  # when its promotion began
+    failed: str | None = None  # why it was rolled back
+    retried: bool = False  # whether its failure came after the retry that the annotation requests
+    unavailable_since: datetime | None = None  # since when its Deployment is not Available
     problem: str = ""  # why its pods do not serve
     broken: bool = False  # whether no restart can solve the problem
-    resource_version: str | None = None
+    resource_version: str | None = None  # of the Deployment that was read, so that a newer one is not deleted
     # Whether no engine has run yet in pods that are not ready: they wait for a node, an image, a volume or the model.
     unstarted: bool = False
     engine: str | None = None  # None: created before the operator recorded it
     obeyed: Record | None = None  # the last command of a person about it
     has_tls: bool = False  # whether its pods serve HTTPS
     hidden: bool = False  # whether it has no users yet, because the Service selects only stable's pods
-    shadow_started: datetime | None = None
+    shadow_started: datetime | None = None  # since when it gets copies of requests
     can_shadow: bool = False  # whether its pods can send copies of their requests
 
     @property
@@ -117,41 +117,41 @@ class Revision:
 class Job:
     """A FineTuneJob with this service's label."""
 
-    name: str
-    uid: str
-    created: datetime
-    phase: str | None = None
+    name: str  # metadata.name
+    uid: str  # metadata.uid
+    created: datetime  # creation time
+    phase: str | None = None  # how far it is; None: not begun
     reason: str = ""  # reason of its failure
-    finished: datetime | None = None
-    version: str | None = None
-    trigger: Trigger | None = None
+    finished: datetime | None = None  # when it ended
+    version: str | None = None  # name of the ModelVersion that it created
+    trigger: Trigger | None = None  # what triggered it, if that is recorded
 
 
 @dataclass(frozen=True)
 class Keys:
     """New random values, in case a Secret must be created."""
 
-    signing_key: str
-    token: str
+    signing_key: str  # signs response ids
+    token: str  # the token for the feedback API
 
 
 @dataclass(frozen=True)
 class Observed:
     """An InferenceService and the objects that belong to it."""
 
-    service: Obj
-    spec: InferenceServiceSpec
-    status: InferenceServiceStatus
-    keys: Keys
-    versions: tuple[Version, ...] = ()
-    revisions: tuple[Revision, ...] = ()
-    jobs: tuple[Job, ...] = ()
+    service: Obj  # the InferenceService
+    spec: InferenceServiceSpec  # its spec, parsed
+    status: InferenceServiceStatus  # its status, as previously written
+    keys: Keys  # for a Secret that does not exist yet
+    versions: tuple[Version, ...] = ()  # ModelVersions of its family
+    revisions: tuple[Revision, ...] = ()  # its Deployments
+    jobs: tuple[Job, ...] = ()  # FineTuneJobs with its label
     services: tuple[Obj, ...] = ()  # Services that it owns
-    # None: not queried, or no answer from Prometheus.
-    arms: Arms | None = None
-    shadow_counts: ShadowCounts | None = None
-    counters: Counters | None = None
-    samples: int | None = None
+    # From Prometheus; None: not queried, or no answer.
+    arms: Arms | None = None  # requests of both revisions of a canary
+    shadow_counts: ShadowCounts | None = None  # answers in the shadow, beside those of stable
+    counters: Counters | None = None  # requests of the window that drift is checked for
+    samples: int | None = None  # corrections that a retraining could use
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods; empty: unknown
 
     @property

@@ -19,7 +19,7 @@ class ArmsQuestion:
 
     stable: str  # name of the revision
     candidate: str  # name of the revision
-    since: datetime
+    since: datetime  # requests from then on count
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class CountersQuestion:
     """The counters of one version's requests."""
 
     version: str  # name of the version
-    since: datetime
-    until: datetime
+    since: datetime  # begin of the window
+    until: datetime  # end of the window
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,15 @@ from driftloop.controller.vocabulary.plan import Obj
 class Observed:
     """A ModelVersion, the objects that belong to it, and the objects that use it."""
 
-    version: Obj
-    spec: ModelVersionSpec
-    status: ModelVersionStatus = field(default_factory=ModelVersionStatus)
+    version: Obj  # the ModelVersion
+    spec: ModelVersionSpec  # its spec, parsed
+    status: ModelVersionStatus = field(default_factory=ModelVersionStatus)  # as previously written
     jobs: tuple[Obj, ...] = ()  # controlled by this ModelVersion
     pods: tuple[Obj, ...] = ()  # of those Jobs
     services: tuple[Obj, ...] = ()  # InferenceServices of the family, by name
     deployments: tuple[Obj, ...] = ()  # all Deployments in the namespace that the operator created
-    versions: tuple[
-        Obj, ...
-    ] = ()  # all ModelVersions in the namespace; if it is not evaluated again, only the stable ones
+    # All ModelVersions in the namespace; if it is not evaluated again, only the stable ones.
+    versions: tuple[Obj, ...] = ()
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the evaluation; empty: unknown
 

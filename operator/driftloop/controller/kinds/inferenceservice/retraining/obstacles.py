@@ -21,9 +21,9 @@ _MAX_DOUBLINGS = 16  # doublings of the cooldown: 2^16 hours are seven years
 class Decision:
     """The actions of a retraining, and the status that explains them."""
 
-    status: RetrainingStatus | None
-    actions: tuple[Action, ...] = ()
-    events: tuple[Event, ...] = ()
+    status: RetrainingStatus | None  # status.retraining; None: retraining is off
+    actions: tuple[Action, ...] = ()  # creation of the job
+    events: tuple[Event, ...] = ()  # recorded once the actions have succeeded
     blocked: bool = False  # a person must act
     refused: RetrainingStatus | None = None  # the status if one of the actions is refused
     requeue_after: float | None = None  # seconds

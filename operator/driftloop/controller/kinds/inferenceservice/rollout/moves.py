@@ -33,18 +33,18 @@ RELEASED: dict[str, str | None] = {HIDDEN: None, SHADOW_STARTED: None}  # annota
 class Rollout:
     """The next actions of a rollout, and the state of the service."""
 
-    phase: ServicePhase
+    phase: ServicePhase  # phase of the service
     reason: Reason | Literal[""]  # "" only if a Choice has no reason
-    message: str
-    actions: tuple[Action, ...] = ()
-    events: tuple[Event, ...] = ()
+    message: str  # the reason in words
+    actions: tuple[Action, ...] = ()  # in this order; the first failure stops the rest
+    events: tuple[Event, ...] = ()  # recorded once the actions have succeeded
     candidate: Revision | None = None  # the candidate, while there is one
-    analysis: Analysis | None = None
-    shadow: ShadowStatus | None = None
+    analysis: Analysis | None = None  # the comparison of canary and stable, if there is one
+    shadow: ShadowStatus | None = None  # the comparison in the shadow, if there is one
     hides: bool = False  # whether the actions bring up a hidden revision: the Service must select only stable before
     failed: tuple[str, ...] = ()  # revisions that are not tried again
     blocked: bool = False  # the spec can't be fulfilled
-    requeue_after: float | None = POLL_SECONDS
+    requeue_after: float | None = POLL_SECONDS  # seconds until the next check; None: only a change matters
     beside: tuple[Action, ...] = ()  # independent of `actions` and of each other
     waiting: WaitingVersion | None = None  # an Approved version that the service does not take
     command: RolloutCommand | None = None  # a command of a person that was just obeyed, or ignored
@@ -54,8 +54,8 @@ class Rollout:
 class Failure:
     """Why a candidate is rolled back."""
 
-    reason: Reason
-    message: str
+    reason: Reason  # for condition and Event
+    message: str  # the same in words
     analysis: Analysis | None = None  # the analysis that showed it, if one did
     notes: Mapping[str, str] = field(default_factory=dict)  # further annotations of its Deployment
 
@@ -64,7 +64,7 @@ class Failure:
 class Success:
     """Why a candidate takes over."""
 
-    event: Event
+    event: Event  # says why
     analysis: Analysis | None = None  # the figures so far
     notes: Mapping[str, str] = field(default_factory=dict)  # further annotations of its Deployment
 

@@ -41,14 +41,14 @@ class Order:
     """A command that the operator has not acted on yet."""
 
     value: str  # of the annotation, as the status holds it
-    command: Command
+    command: Command  # what it demands
 
 
 @dataclass(frozen=True)
 class Ignored:
     """A command that does nothing."""
 
-    why: str
+    why: str  # for status and Event
 
 
 def new_order(situation: Situation) -> Order | Ignored | None:
