@@ -61,6 +61,11 @@ class _Worker:
     gradients_at_end: int  # bytes after the last one, without those of the embeddings and the output layer
 
     @property
+    def workers(self) -> int:
+        """Workers that share a stage, in a replica."""
+        return self.shards * self.tensor
+
+    @property
     def width(self) -> int:
         """Bytes of a number in the computation."""
         return HALF if self.training.bf16 else FLOAT
@@ -100,36 +105,41 @@ def memory_per_worker(
     pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
     micro-batches as there are stages, the last one has the logits. With replicas the shards are those of one replica.
     Workers that share the tokens of rows have a part of activations, logits and scores; the others are shards for them.
-    Weights: in float32; frozen ones of LoRA in half precision if the computation is, or with QLoRA in 4 bits.
-    Adapters: one of the two matrices of each is whole on all workers of a group; the estimate takes both as whole.
-    Gathered, gradients, activations: see `_gathered`, `_gradients` and `_layer`.
-    Logits: log-softmax and its gradient in float32, and the logits and their gradient in half precision, of the tokens
-    that are computed at a time. Every worker of a group has them whole.
-    Mask: see `_mask`. Scores: in float32, attention on a GPU stores the softmax of each layer.
+    Gathered, gradients, activations, logits: see `_moments`. Weights, optimizer: see `_state`. Mask, scores, runtime:
+    see `_fixed`.
     """
     worker = _worker(training, data, groups, micro, parallelism or Parallelism())
-    model, width = worker.model, worker.width
-    split = worker.tensor if training.adapter.type == "none" else 1  # of trained weights over the workers of a group
-    workers = worker.shards * worker.tensor  # of a stage, in a replica
-    frozen = (FLOAT if training.adapter.type == "osf" else width) * (worker.frozen - worker.in_4_bits)
-    state = {
-        "weights": math.ceil(
-            FLOAT * worker.trained / (worker.shards * split) + (frozen + NF4 * worker.in_4_bits) / workers
-        ),
-        "optimizer": math.ceil(FLOAT * ADAM_STATES * worker.trained / (worker.shards * split)),
-    }
-    masked = training.packing and not model.document_attention
-    fixed = {
-        "mask": _mask(worker, micro) if masked else 0,
-        "scores": _scores(worker) if on_gpu and not training.bf16 else 0,
-        "runtime": GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES,
-    }
-    moments = _moments(worker)
+    state, fixed, moments = _state(worker), _fixed(worker, micro, on_gpu=on_gpu), _moments(worker)
     varying = {part: max(getattr(moment, part) for moment in moments) for part in VARYING}
     most = sum(state.values()) + sum(fixed.values()) + max(moment.total for moment in moments)
-    parts = state | varying | fixed | {"training": most}
-    others = {} if on_gpu else {"loading": _loading(model, workers), "export": _exporting(model, workers)}
-    return parts | others | {"total": max(parts["training"], *others.values(), 0)}
+    others = {} if on_gpu else {"loading": _loading(worker), "export": _exporting(worker)}
+    return state | varying | fixed | {"training": most} | others | {"total": max(most, *others.values(), 0)}
+
+
+def _state(worker: _Worker) -> dict[str, int]:
+    """Weights, in float32, and the moments of the trained ones.
+
+    Frozen weights of LoRA are in half precision if the computation is, or with QLoRA in 4 bits. One of the two matrices
+    of each adapter is whole on all workers of a group; the estimate takes both as whole.
+    """
+    adapter = worker.training.adapter.type
+    shards = worker.shards * (worker.tensor if adapter == "none" else 1)  # of trained weights
+    width = FLOAT if adapter == "osf" else worker.width
+    frozen = width * (worker.frozen - worker.in_4_bits) + NF4 * worker.in_4_bits
+    return {
+        "weights": math.ceil(FLOAT * worker.trained / shards + frozen / worker.workers),
+        "optimizer": math.ceil(FLOAT * ADAM_STATES * worker.trained / shards),
+    }
+
+
+def _fixed(worker: _Worker, micro: int, *, on_gpu: bool) -> dict[str, int]:
+    """Mask and scores of the attention, and the runtime: they are the same in the whole training."""
+    masked = worker.training.packing and not worker.model.document_attention
+    return {
+        "mask": _mask(worker, micro) if masked else 0,
+        "scores": _scores(worker) if on_gpu and not worker.training.bf16 else 0,
+        "runtime": GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES,
+    }
 
 
 def gradient_reduction(model: ModelFacts) -> GradientReduction:
@@ -353,13 +363,16 @@ def _storing_layers(worker: _Worker) -> int:
     return 1 if worker.training.gradient_checkpointing else worker.waiting * worker.model.num_layers
 
 
-def _loading(model: ModelFacts, workers: int) -> int:
+def _loading(worker: _Worker) -> int:
     """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first."""
-    return RUNTIME_BYTES + math.ceil(FLOAT * model.parameters / workers) + FLOAT * model.parameters * model.loaded_whole
+    model = worker.model
+    shards = math.ceil(FLOAT * model.parameters / worker.workers)
+    return RUNTIME_BYTES + shards + FLOAT * model.parameters * model.loaded_whole
 
 
-def _exporting(model: ModelFacts, workers: int) -> int:
+def _exporting(worker: _Worker) -> int:
     """Bytes while the model is written: shards and moments, a gathered weight, and a weight file with its copy."""
+    model, workers = worker.model, worker.workers
     if model.loaded_whole:
         files = FLOAT * model.parameters
     else:

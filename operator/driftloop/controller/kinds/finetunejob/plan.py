@@ -52,9 +52,9 @@ USABLE = 0.95
 class TrainingPlan:
     """The plan for the train stage."""
 
-    workers_per_node: int
+    workers_per_node: int  # processes per pod
     groups: int  # of workers that read the same rows
-    per_device_train_batch_size: int
+    per_device_train_batch_size: int  # rows that a worker computes at once
     status: PlanStatus  # the plan as the status shows it
 
 
@@ -62,8 +62,17 @@ class TrainingPlan:
 class Refusal:
     """Why the job can't be trained. This is final, because the spec is immutable."""
 
-    reason: Reason
-    message: str
+    reason: Reason  # for the condition
+    message: str  # the same in words, with what to change
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a worker computes at once, and whether that fits."""
+
+    rows: int  # the micro-batch
+    memory: dict[str, int]  # bytes that a worker needs, by what they are for
+    available: int | None  # bytes that it was compared with; None: unknown
 
 
 def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> TrainingPlan | Refusal:
@@ -103,65 +112,104 @@ def _elastic(
 
 def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]) -> TrainingPlan | Refusal:
     training, compute = resolved(spec), spec.compute
-    workers_per_node = compute.gpus_per_node or compute.workers_per_node
-    world = compute.nodes * workers_per_node
-    rows = data.sequences or data.train_rows
-    if rows == 0 or data.trained_tokens == 0:
-        counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
-        return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
-    parallelism = compute.parallelism
-    if refusal := impossible(data.model, parallelism) or _not_compiled(spec, data.model):
+    if refusal := _no_rows(data) or impossible(data.model, compute.parallelism) or _not_compiled(spec, data.model):
         return refusal
-    group = parallelism.pipeline * parallelism.context * parallelism.tensor
-    groups, left = divmod(world, group)
-    if left:
-        message = (
-            f"compute.parallelism.pipeline x context x tensor is {group}, which does not divide the {world} workers: "
-            "lower them, or set other compute.nodes"
-        )
-        return Refusal(Reason.CONTEXT_PARALLELISM if parallelism.context > 1 else Reason.PIPELINE_PARALLELISM, message)
-    if training.train_batch_size < groups:
-        message = (
-            f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} "
-            f"{'workers' if groups == world else 'groups of workers'}: raise it to at least {groups}"
-        )
-        return Refusal(Reason.BATCH_TOO_SMALL, message)
+    if refusal := _no_groups(compute) or _small_batch(training, compute):
+        return refusal
     # The estimate is of the built-in loop: a training of the user's own may need less.
     limits = [] if training.entrypoint else available_per_worker(compute, gpu_memory)
-    micro, memory, available = _spread(training, data, compute, groups, limits)
-    if available is not None and memory["total"] > available:
-        return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(memory, available))
-    stage = largest_stage(data.model, parallelism.pipeline)
-    checkpoints, memory = with_checkpoint_copy(memory, training, compute)
-    return TrainingPlan(
-        workers_per_node,
-        groups,
-        micro,
-        PlanStatus(
-            strategy=_strategy(groups, parallelism),
-            world_size=world,
-            parameters=data.model.parameters,
-            trainable_parameters=data.model.trainable_parameters,
-            total_steps=Course.of(training, rows).steps,
-            gradient_accumulation_steps=math.ceil(training.train_batch_size / (groups * micro)),
-            per_device_train_batch_size=micro,
-            gradient_reduction=gradient_reduction(stage),
-            checkpoints=checkpoints,
-            compile=is_compiled(spec, data.model),
-            reasons={
-                "perDeviceTrainBatchSize": why_rows(
-                    available, _larger(training, data, compute, groups, micro), parallelism.pipeline
-                ),
-                "gradientReduction": why_reduction(
-                    gradient_reduction(stage), FLOAT * stage.trainable_parameters, UNSHARDED_GRADIENTS
-                ),
-                "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
-                "compile": why_compiled(spec, data.model),
-            },
-            memory_bytes_per_worker=memory,
-            available_bytes_per_worker=available,
-        ),
+    share = _share(training, data, compute, limits)
+    if share.available is not None and share.memory["total"] > share.available:
+        return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(share.memory, share.available))
+    return TrainingPlan(_workers_per_node(compute), _groups(compute), share.rows, _status(spec, data, share))
+
+
+def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanStatus:
+    """The plan as the status shows it, with the reasons for what it chose."""
+    training, compute, model = resolved(spec), spec.compute, data.model
+    parallelism, groups = compute.parallelism, _groups(compute)
+    stage = largest_stage(model, parallelism.pipeline)
+    reduction, gradients = gradient_reduction(stage), FLOAT * stage.trainable_parameters
+    checkpoints, memory = with_checkpoint_copy(share.memory, training, compute)
+    larger = _larger(training, data, compute, share.rows)
+    return PlanStatus(
+        strategy=_strategy(groups, parallelism),
+        world_size=_world(compute),
+        parameters=model.parameters,
+        trainable_parameters=model.trainable_parameters,
+        total_steps=Course.of(training, _rows(data)).steps,
+        gradient_accumulation_steps=math.ceil(training.train_batch_size / (groups * share.rows)),
+        per_device_train_batch_size=share.rows,
+        gradient_reduction=reduction,
+        checkpoints=checkpoints,
+        compile=is_compiled(spec, model),
+        reasons={
+            "perDeviceTrainBatchSize": why_rows(share.available, larger, parallelism.pipeline),
+            "gradientReduction": why_reduction(reduction, gradients, UNSHARDED_GRADIENTS),
+            "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
+            "compile": why_compiled(spec, model),
+        },
+        memory_bytes_per_worker=memory,
+        available_bytes_per_worker=share.available,
     )
+
+
+def _rows(data: PrepareResult) -> int:
+    """Number of training rows, or of the sequences into which they are packed."""
+    return data.sequences or data.train_rows
+
+
+def _workers_per_node(compute: Compute) -> int:
+    return compute.gpus_per_node or compute.workers_per_node
+
+
+def _world(compute: Compute) -> int:
+    """Number of workers."""
+    return compute.nodes * _workers_per_node(compute)
+
+
+def _group(compute: Compute) -> int:
+    """Number of workers that read the same rows."""
+    return compute.parallelism.pipeline * compute.parallelism.context * compute.parallelism.tensor
+
+
+def _groups(compute: Compute) -> int:
+    """Number of groups of workers that read the same rows."""
+    return _world(compute) // _group(compute)
+
+
+def _no_rows(data: PrepareResult) -> Refusal | None:
+    """Why there is nothing to train on; None if there is something."""
+    if _rows(data) and data.trained_tokens:
+        return None
+    counted = f"{data.train_rows} training rows, {data.trained_tokens} of their tokens count in the loss"
+    return Refusal(Reason.NO_TRAINING_ROWS, f"{counted}: check data.sources, their columns and training.lossOn")
+
+
+def _no_groups(compute: Compute) -> Refusal | None:
+    """Why the workers can't be divided into groups; None if they can."""
+    world, group = _world(compute), _group(compute)
+    if world % group == 0:
+        return None
+    message = (
+        f"compute.parallelism.pipeline x context x tensor is {group}, which does not divide the {world} workers: "
+        "lower them, or set other compute.nodes"
+    )
+    shares_tokens = compute.parallelism.context > 1
+    return Refusal(Reason.CONTEXT_PARALLELISM if shares_tokens else Reason.PIPELINE_PARALLELISM, message)
+
+
+def _small_batch(training: TrainingSpec, compute: Compute) -> Refusal | None:
+    """Why a batch has too few rows for all groups; None if it has enough."""
+    groups = _groups(compute)
+    if training.train_batch_size >= groups:
+        return None
+    readers = "workers" if groups == _world(compute) else "groups of workers"
+    message = (
+        f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} {readers}: "
+        f"raise it to at least {groups}"
+    )
+    return Refusal(Reason.BATCH_TOO_SMALL, message)
 
 
 def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
@@ -286,38 +334,33 @@ def micro_batches(training: TrainingSpec, groups: int, stages: int = 1) -> Itera
         yield micro
 
 
-def _spread(
-    training: TrainingSpec, data: PrepareResult, compute: Compute, groups: int, limits: Sequence[int]
-) -> tuple[int, dict[str, int], int | None]:
-    """The largest micro-batch that fits, the memory that it needs, and the limit that it was compared with.
+def _share(training: TrainingSpec, data: PrepareResult, compute: Compute, limits: Sequence[int]) -> _Share:
+    """The largest micro-batch that fits.
 
     `limits` are the memory limits of the nodes that may run the pods, ascending. It is unknown which of these nodes
-    will run them, so the plan is for the smallest limit that fits at least one row. If no limit does, the smallest
-    micro-batch is returned with the largest limit.
+    will run them, so the plan is for the smallest limit that fits at least one row. If no limit does, it is the
+    smallest micro-batch with the largest limit.
     """
-    on_gpu, parallelism = compute.gpus_per_node > 0, compute.parallelism
-    choices = [
-        (micro, memory_per_worker(training, data, groups, micro, on_gpu=on_gpu, parallelism=parallelism))
-        for micro in micro_batches(training, groups, parallelism.pipeline)
-    ]
+    sizes = micro_batches(training, _groups(compute), compute.parallelism.pipeline)
+    choices = [(rows, _memory(training, data, compute, rows)) for rows in sizes]
     for limit in limits:
-        for micro, memory in choices:
+        for rows, memory in choices:
             if memory["total"] <= limit:
-                return micro, memory, limit
-    micro, memory = choices[-1] if limits else choices[0]
-    return micro, memory, max(limits, default=None)
+                return _Share(rows, memory, limit)
+    rows, memory = choices[-1] if limits else choices[0]
+    return _Share(rows, memory, max(limits, default=None))
 
 
-def _larger(
-    training: TrainingSpec, data: PrepareResult, compute: Compute, groups: int, micro: int
-) -> tuple[int, int] | None:
+def _larger(training: TrainingSpec, data: PrepareResult, compute: Compute, rows: int) -> tuple[int, int] | None:
     """The next larger micro-batch that is allowed, and the memory that it needs; None for the largest one."""
-    on_gpu, parallelism = compute.gpus_per_node > 0, compute.parallelism
-    larger = [size for size in micro_batches(training, groups, parallelism.pipeline) if size > micro]
-    if not larger:
-        return None
-    memory = memory_per_worker(training, data, groups, larger[-1], on_gpu=on_gpu, parallelism=parallelism)
-    return larger[-1], memory["total"]
+    sizes = micro_batches(training, _groups(compute), compute.parallelism.pipeline)
+    larger = [size for size in sizes if size > rows]
+    return (larger[-1], _memory(training, data, compute, larger[-1])["total"]) if larger else None
+
+
+def _memory(training: TrainingSpec, data: PrepareResult, compute: Compute, rows: int) -> dict[str, int]:
+    on_gpu, groups = compute.gpus_per_node > 0, _groups(compute)
+    return memory_per_worker(training, data, groups, rows, on_gpu=on_gpu, parallelism=compute.parallelism)
 
 
 def with_checkpoint_copy(
@@ -329,7 +372,7 @@ def with_checkpoint_copy(
     limit has no room for it, the training waits for its checkpoints. The copy is freed before the export. It has the
     trained weights and their moments, which are of the same size; for osf also the weights that are kept.
     """
-    in_pod = compute.gpus_per_node or compute.workers_per_node
+    in_pod = _workers_per_node(compute)
     trained = math.ceil(memory["optimizer"] / ADAM_STATES)
     copy = memory["optimizer"] + (memory["weights"] if training.adapter.type == "osf" else trained)
     used = GPU_RUNTIME_BYTES if compute.gpus_per_node else memory["training"]
