@@ -3,12 +3,14 @@
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.optim import Optimizer
 
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
@@ -25,13 +27,28 @@ from driftloop_trainer.train.tracking.reporting import reporting
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
 from driftloop_trainer.train.worker.export import Export, export
-from driftloop_trainer.train.worker.loading import load_sharded
+from driftloop_trainer.train.worker.loading import ShardedModel, load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.mesh import Mesh, device_of_worker
+from driftloop_trainer.train.worker.meter import Trained
 from driftloop_trainer.train.worker.methods.choice import method_of
 from driftloop_trainer.train.worker.own import train_own
 from driftloop_trainer.train.worker.validate import Validator, use_best
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a rank loads before it trains."""
+
+    device: torch.device  # where it computes
+    base: Path  # folder of the base model, without its weights
+    data: Path  # folder of the prepared data
+    sharded: ShardedModel  # this rank's part of the model
+    optimizer: Optimizer  # of the trained weights
+    dataset: Dataset  # the training rows
+    set_aside: Dataset | None  # the validation rows; None if there are none
+    pad_id: int  # token that fills up rows of a batch
 
 
 def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
@@ -49,51 +66,20 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
 
 
 def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
-    device = device_of_worker()
-    uri = task.model.uri or ""
-    base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
-    data = open_folder(task.data_uri, scratch / "data", task.data_digest)
-    training = task.training
-    mesh = Mesh.of(device.type, task.parallelism)
-    sharded = load_sharded(base, uri, training, mesh, device)
-    model = sharded.model
-    optimizer = build_optimizer(model, training)
-    first = dist.get_rank() == 0
-    dataset, pad_id = Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id
-    micro_size = task.per_device_train_batch_size
-    set_aside = Dataset(data / VALIDATION) if training.validation else None
-    if set_aside is not None:
-        dataset.packed = set_aside.packed = dataset.packed or set_aside.packed
-    methods = partial(method_of, training, pad_id=pad_id, model=model, run=run, mesh=mesh, micro_size=micro_size)
+    inputs, first = _load(task, scratch), dist.get_rank() == 0
+    model, optimizer = inputs.sharded.model, inputs.optimizer
     try:
-        method = methods(dataset)
-        validator = None
-        if training.validation is not None and set_aside is not None:
-            held = methods(set_aside, rows="validation")
-            validator = Validator(training.validation, held, micro_size, device, mesh)
-        other = Run(task.resume_from, run.token) if task.resume_from else None
-        begun = resume(run, model, optimizer, other)
+        loop = _loop(task, run, inputs)
+        begun = resume(run, model, optimizer, Run(task.resume_from, run.token) if task.resume_from else None)
         restarts = run.record_start(begun.step, dist.get_world_size(), task.nodes) if first else 0
         curve = curve_before(begun) if first else Curve()
-        loop = Loop(
-            training=training,
-            method=method,
-            micro_size=micro_size,
-            total_steps=task.total_steps,
-            device=device,
-            mesh=mesh,
-            reduction=task.gradient_reduction,
-            background=task.checkpoints == "asynchronous",
-            curve=curve,
-            validator=validator,
-        )
         with (
             reporting() as track,
             at_work(Path(os.environ.get(FOLDER_ENV, scratch))) as worker,
         ):
             if first:
                 track.begin(trackers_of(task, begun.step, scratch), curve.last(SENT_AGAIN))
-            trained = replace(loop, track=track).run(
+            trained = replace(loop, curve=curve, track=track).run(
                 model, optimizer, run, begun, report if first else lambda _: None, worker
             )
             check_owner(run)
@@ -104,14 +90,12 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
-    rewards = {f"final reward {kind}": f"{value:.4f}" for kind, value in trained.reward.items()}
-    losses = {f"{name} validation loss": f"{value:.4f}" for name, value in end.validated.losses.items()}
-    steps = {"skipped steps": end.skipped} | ({"weights of step": exported} if losses else {})
-    facts = {"final loss": f"{trained.loss:.4f}", **rewards, **losses, **steps}
-    plan = Export(task, base, data, facts, join(task.output, run.token), curve)
-    digest = export(sharded, plan, scratch)
+    uri = join(task.output, run.token)
+    digest = export(
+        inputs.sharded, Export(task, inputs.base, inputs.data, _facts(trained, exported), uri, curve), scratch
+    )
     return Outcome(
-        uri=plan.output,
+        uri=uri,
         digest=digest,
         loss=trained.loss,
         reward=trained.reward,
@@ -125,3 +109,55 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
         validated=end.validated,
         exported_step=exported,
     )
+
+
+def _load(task: TrainTask, scratch: Path) -> _Inputs:
+    """Read the data, and load this rank's part of the model; every rank calls it."""
+    device = device_of_worker()
+    uri = task.model.uri or ""
+    base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
+    data = open_folder(task.data_uri, scratch / "data", task.data_digest)
+    sharded = load_sharded(base, uri, task.training, Mesh.of(device.type, task.parallelism), device)
+    optimizer = build_optimizer(sharded.model, task.training)
+    dataset, pad_id = Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id
+    set_aside = Dataset(data / VALIDATION) if task.training.validation else None
+    if set_aside is not None:
+        dataset.packed = set_aside.packed = dataset.packed or set_aside.packed
+    return _Inputs(device, base, data, sharded, optimizer, dataset, set_aside, pad_id)
+
+
+def _loop(task: TrainTask, run: Run, inputs: _Inputs) -> Loop:
+    """The loop without the curve of earlier steps. Every rank calls it, before the model has other weights."""
+    training, sharded, micro_size = task.training, inputs.sharded, task.per_device_train_batch_size
+    methods = partial(
+        method_of,
+        training,
+        pad_id=inputs.pad_id,
+        model=sharded.model,
+        run=run,
+        mesh=sharded.mesh,
+        micro_size=micro_size,
+    )
+    method, validator = methods(inputs.dataset), None
+    if training.validation is not None and inputs.set_aside is not None:
+        held = methods(inputs.set_aside, rows="validation")
+        validator = Validator(training.validation, held, micro_size, inputs.device, sharded.mesh)
+    return Loop(
+        training=training,
+        method=method,
+        micro_size=micro_size,
+        total_steps=task.total_steps,
+        device=inputs.device,
+        mesh=sharded.mesh,
+        reduction=task.gradient_reduction,
+        background=task.checkpoints == "asynchronous",
+        validator=validator,
+    )
+
+
+def _facts(trained: Trained, exported: int) -> dict[str, Any]:
+    """Figures for the model card. `exported`: the step from which the model's weights are."""
+    rewards = {f"final reward {kind}": f"{value:.4f}" for kind, value in trained.reward.items()}
+    losses = {f"{name} validation loss": f"{value:.4f}" for name, value in trained.end.validated.losses.items()}
+    steps = {"skipped steps": trained.end.skipped} | ({"weights of step": exported} if losses else {})
+    return {"final loss": f"{trained.loss:.4f}", **rewards, **losses, **steps}
