@@ -29,16 +29,15 @@ from typing import Any
 
 import aiohttp
 import torch
+from serving import SIZES, serve_task
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from driftloop.contract.task import ServeTask
 from driftloop.podlib.storage import publish
 from unit.server.conftest import CHAT_TEMPLATE, WORDS
 from unit.server.mutants import mutant
-from unit.server.processes import KEYS, answers, free_ports, start, wait_for
+from unit.server.processes import KEYS, answers, start, wait_for
 
-SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
 CONTEXT = 8192
 LONGEST = 64  # characters of the longest token in the vocabulary; in real ones it has up to 128
 CLIENTS, TOKENS = 8, 24
@@ -87,28 +86,13 @@ def pod(folder: Path) -> Iterator[str]:
     """Start an engine and its proxy. Returns the proxy's base address."""
     save_model(folder / "model")
     os.environ["DRIFTLOOP_VOLUMES"] = str(folder / "volumes")
-    engine, api, feedback, metrics = free_ports(4)
-    task = ServeTask(
-        namespace="bench",
-        service="bench",
-        service_uid="5f0c9a0e-1111-4222-8333-444455556666",
-        family="bench",
-        version="bench",
-        revision="r1",
-        artefact_uri="pvc://models/bench",
-        artefact_digest=publish(folder / "model", "pvc://models/bench").digest,
-        model_dir=str(folder / "volumes" / "models" / "bench"),
-        engine_port=engine,
-        api_port=api,
-        feedback_port=feedback,
-        metrics_port=metrics,
-        drain_seconds=1,
-    )
+    digest = publish(folder / "model", "pvc://models/bench").digest
+    task = serve_task("pvc://models/bench", digest, folder / "volumes" / "models" / "bench")
     with contextlib.ExitStack() as stack:
         for module in ("engine", "proxy"):
             stack.callback(start(module, task, folder / f"{module}.log", **KEYS).stop)
-        wait_for(lambda: answers(f"http://127.0.0.1:{metrics}/readyz"), 120)
-        yield f"http://127.0.0.1:{api}/v1"
+        wait_for(lambda: answers(f"http://127.0.0.1:{task.metrics_port}/readyz"), 120)
+        yield f"http://127.0.0.1:{task.api_port}/v1"
 
 
 def encoded(body: dict[str, Any]) -> bytes:

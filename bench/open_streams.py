@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from aiohttp import web
+from serving import serve_task
 
-from driftloop.contract.task import ServeTask
-from unit.server.processes import KEYS, Process, answers, free_ports, start, wait_for
+from unit.server.processes import KEYS, Process, answers, start, wait_for
 
 ENOUGH = 10_000
 BODY = json.dumps({"messages": [{"role": "user", "content": "where is my card? " * 20}], "stream": True}).encode()
@@ -27,8 +27,8 @@ EVENT = b'data: {"id": "1", "choices": [{"index": 0, "delta": {"content": "a"}}]
 def resident(process: Process) -> int:
     """Bytes of the process's resident memory."""
     status = Path(f"/proc/{process.popen.pid}/status").read_text()
-    (found,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-    return found * 1024
+    (kilobytes,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return kilobytes * 1024
 
 
 async def engine(port: int) -> web.AppRunner:
@@ -62,39 +62,23 @@ async def opened(port: int) -> asyncio.StreamWriter:
 async def measure(counts: list[int]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the proxy inherits it
-    engine_port, api, feedback, metrics = free_ports(4)
-    runner = await engine(engine_port)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        task = ServeTask(
-            namespace="bench",
-            service="bench",
-            service_uid="5f0c9a0e-1111-4222-8333-444455556666",
-            family="bench",
-            version="bench",
-            revision="r1",
-            artefact_uri="pvc://models/bench",
-            artefact_digest="sha256:" + "0" * 64,
-            model_dir=folder,
-            engine_port=engine_port,
-            api_port=api,
-            feedback_port=feedback,
-            metrics_port=metrics,
-            drain_seconds=1,
-        )
+        task = serve_task("pvc://models/bench", "sha256:" + "0" * 64, Path(folder))
+        runner = await engine(task.engine_port)
         proxy = start("proxy", task, Path(folder) / "proxy.log", **KEYS)
         stack.callback(proxy.stop)
-        await asyncio.to_thread(wait_for, lambda: answers(f"http://127.0.0.1:{metrics}/readyz"))
+        await asyncio.to_thread(wait_for, lambda: answers(f"http://127.0.0.1:{task.metrics_port}/readyz"))
         idle, writers = resident(proxy), list[asyncio.StreamWriter]()
         print(f"idle: {idle / 2**20:.0f} MiB")
         for count in counts:
             while len(writers) < count:
-                writers += await asyncio.gather(*(opened(api) for _ in range(min(50, count - len(writers)))))
+                writers += await asyncio.gather(*(opened(task.api_port) for _ in range(min(50, count - len(writers)))))
             each = (resident(proxy) - idle) / len(writers)
             total = (idle + ENOUGH * each) / 2**20
             print(f"{len(writers)} streams: {each / 1024:.1f} KiB each, {ENOUGH} take {total:.0f} MiB", flush=True)
         for writer in writers:
             writer.transport.abort()
-    await runner.cleanup()
+        await runner.cleanup()
 
 
 def main() -> None:
