@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import assert_never
 
 from driftloop.api.base import Condition
-from driftloop.api.inferenceservice import InferenceServiceStatus, RevisionStatus, ServingPlan
+from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus, RevisionStatus, ServingPlan
 from driftloop.controller.kinds.inferenceservice.children import first_children, keys_secret, other_children, url
 from driftloop.controller.kinds.inferenceservice.drift import CHECK_SECONDS, check_drift
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
@@ -27,32 +27,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     rollout = next_step(situation)
     drift, drift_events = check_drift(situation)
     retraining = retrain(situation)
-    status = InferenceServiceStatus(
-        observed_generation=observed.service["metadata"].get("generation"),
-        phase=rollout.phase,
-        conditions=[
-            Condition.model_validate(entry)
-            for entry in merge(
-                observed.service.get("status", {}).get("conditions") or [],
-                _conditions(situation, rollout, retraining),
-                observed.service["metadata"].get("generation"),
-                now,
-            )
-        ],
-        url=url(observed, settings),
-        stable=_revision_status(situation, situation.stable),
-        candidate=_revision_status(situation, rollout.candidate),
-        waiting=rollout.waiting,
-        command=rollout.command,
-        traffic=traffic(situation.stable, rollout.candidate),
-        analysis=rollout.analysis or observed.status.analysis,
-        shadow=rollout.shadow or observed.status.shadow,
-        failed_revisions=list(rollout.failed),
-        drift=drift,
-        retraining=retraining.status,
-        replicas=sum(revision.pods for revision in observed.revisions if revision.role != "failed"),
-        selector=f"{SERVICE}={observed.name},{STAGE}={SERVE}",
-    )
+    status = _status(situation, rollout, drift, retraining)
     waits = [rollout.requeue_after, retraining.requeue_after, CHECK_SECONDS if drift else None]
     # The first pods are created only after their NetworkPolicy and Service. Later these two are independent of the
     # rollout: if one of them is refused, a canary must still be rolled back.
@@ -77,6 +52,33 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         status=status.dump(),
         events=rollout.events,
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
+    )
+
+
+def _status(
+    situation: Situation, rollout: Rollout, drift: DriftStatus | None, retraining: Decision
+) -> InferenceServiceStatus:
+    observed = situation.observed
+    generation = observed.service["metadata"].get("generation")
+    known = observed.service.get("status", {}).get("conditions") or []
+    conditions = merge(known, _conditions(situation, rollout, retraining), generation, situation.now)
+    return InferenceServiceStatus(
+        observed_generation=generation,
+        phase=rollout.phase,
+        conditions=[Condition.model_validate(entry) for entry in conditions],
+        url=url(observed, situation.settings),
+        stable=_revision_status(situation, situation.stable),
+        candidate=_revision_status(situation, rollout.candidate),
+        waiting=rollout.waiting,
+        command=rollout.command,
+        traffic=traffic(situation.stable, rollout.candidate),
+        analysis=rollout.analysis or observed.status.analysis,
+        shadow=rollout.shadow or observed.status.shadow,
+        failed_revisions=list(rollout.failed),
+        drift=drift,
+        retraining=retraining.status,
+        replicas=sum(revision.pods for revision in observed.revisions if revision.role != "failed"),
+        selector=f"{SERVICE}={observed.name},{STAGE}={SERVE}",
     )
 
 
