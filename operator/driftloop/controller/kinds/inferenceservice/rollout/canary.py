@@ -26,7 +26,7 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     scale,
     unchanged,
 )
-from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair
+from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair, keep_comparing
 from driftloop.controller.kinds.inferenceservice.rollout.shadow import shadow
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import find, shorten, timestamp
@@ -109,19 +109,9 @@ def _await_person(pair: Pair, analysis: Analysis | None, why: str) -> Rollout:
 
 
 def _analysing(pair: Pair, analysis: Analysis) -> Rollout:
-    paused = analysis.verdict == "Paused"
+    reason = Reason.CANARY_PAUSED if analysis.verdict == "Paused" else Reason.ANALYSING
     message = f"{pair.candidate.version} beside {pair.stable.version}: {analysis.message}"
-    pause_begins = paused and pair.situation.observed.status.phase != "Paused"
-    return Rollout(
-        "Paused" if paused else "Canary",
-        Reason.CANARY_PAUSED if paused else Reason.ANALYSING,
-        message,
-        pair.keep(),
-        (Event("Warning", Reason.CANARY_PAUSED, message),) if pause_begins else (),
-        pair.candidate,
-        analysis,
-        requeue_after=PAUSED_SECONDS if paused else POLL_SECONDS,
-    )
+    return replace(keep_comparing(pair, reason, message), analysis=analysis)
 
 
 def _await_candidate(pair: Pair) -> Rollout:

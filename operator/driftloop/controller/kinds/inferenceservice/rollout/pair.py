@@ -5,9 +5,14 @@ from datetime import timedelta
 
 from driftloop.api.inferenceservice import ServicePhase
 from driftloop.controller.kinds.inferenceservice.observed import Revision
-from driftloop.controller.kinds.inferenceservice.rollout.moves import canary_size, scale
+from driftloop.controller.kinds.inferenceservice.questions import PAUSED_SECONDS
+from driftloop.controller.kinds.inferenceservice.rollout.moves import POLL_SECONDS, Rollout, canary_size, scale
 from driftloop.controller.kinds.inferenceservice.situation import Situation
-from driftloop.controller.vocabulary.plan import Adjust
+from driftloop.controller.vocabulary.conditions import shorten
+from driftloop.controller.vocabulary.plan import Adjust, Event
+from driftloop.controller.vocabulary.reasons import Reason
+
+PAUSES = (Reason.CANARY_PAUSED, Reason.SHADOW_PAUSED, Reason.SHADOW_IMPOSSIBLE)  # why a comparison does not go on now
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,18 @@ class Pair:
     def keep(self) -> tuple[Adjust, ...]:
         """Keep both revisions at their numbers of pods during the analysis."""
         return (*self.keep_stable(), *scale(self.situation, self.candidate, self.size))
+
+
+def keep_comparing(pair: Pair, reason: Reason, message: str) -> Rollout:
+    """Keep both revisions. If `reason` is a pause, an Event says so once, when the pause begins."""
+    paused = reason in PAUSES
+    begins = paused and pair.situation.observed.status.phase != "Paused"
+    return Rollout(
+        "Paused" if paused else pair.phase,
+        reason,
+        message,
+        pair.keep(),
+        (Event("Warning", reason, shorten(message, 1000)),) if begins else (),
+        pair.candidate,
+        requeue_after=PAUSED_SECONDS if paused else POLL_SECONDS,
+    )

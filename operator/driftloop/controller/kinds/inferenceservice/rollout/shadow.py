@@ -7,16 +7,15 @@ person promotes it, or its pods are gone.
 from dataclasses import replace
 
 from driftloop.api.inferenceservice import ShadowStatus
-from driftloop.controller.kinds.inferenceservice.questions import PAUSED_SECONDS, shadow_due
+from driftloop.controller.kinds.inferenceservice.questions import shadow_due
 from driftloop.controller.kinds.inferenceservice.rollout.moves import (
-    POLL_SECONDS,
     RELEASED,
     Failure,
     Rollout,
     roll_back,
     unchanged,
 )
-from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair
+from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair, keep_comparing
 from driftloop.controller.kinds.inferenceservice.shadowing import Shadowing, analyse_shadow
 from driftloop.controller.vocabulary.conditions import shorten, timestamp
 from driftloop.controller.vocabulary.labels import SHADOW_STARTED
@@ -63,19 +62,9 @@ def _judged(pair: Pair, status: ShadowStatus) -> Rollout:
         return replace(step, beside=pair.keep_stable(), shadow=status)
     if status.verdict == "Pass":
         return _release(pair, status, why)
-    paused = status.verdict == "Paused"
+    reason = Reason.SHADOW_PAUSED if status.verdict == "Paused" else Reason.SHADOWING
     message = f"{pair.candidate.version} in the shadow of {pair.stable.version}: {why}"
-    pause_begins = paused and pair.situation.observed.status.phase != "Paused"
-    return Rollout(
-        "Paused" if paused else "Shadow",
-        Reason.SHADOW_PAUSED if paused else Reason.SHADOWING,
-        message,
-        pair.keep(),
-        (Event("Warning", Reason.SHADOW_PAUSED, shorten(message, 1000)),) if pause_begins else (),
-        pair.candidate,
-        requeue_after=PAUSED_SECONDS if paused else POLL_SECONDS,
-        shadow=status,
-    )
+    return replace(keep_comparing(pair, reason, message), shadow=status)
 
 
 def _release(pair: Pair, status: ShadowStatus | None, why: str) -> Rollout:
@@ -90,16 +79,5 @@ def _release(pair: Pair, status: ShadowStatus | None, why: str) -> Rollout:
 
 def _impossible(pair: Pair, why: str) -> Rollout:
     """Wait for a person: without a shadow the candidate must not get users, because the spec asks for one."""
-    candidate = pair.candidate
-    message = f"{why}: promote {candidate.version} by a person's command, or remove spec.canary.shadow for this rollout"
-    events = (Event("Warning", Reason.SHADOW_IMPOSSIBLE, message),)
-    known = pair.situation.observed.status.phase == "Paused"
-    return Rollout(
-        "Paused",
-        Reason.SHADOW_IMPOSSIBLE,
-        message,
-        pair.keep(),
-        () if known else events,
-        candidate,
-        requeue_after=PAUSED_SECONDS,
-    )
+    ways = f"promote {pair.candidate.version} by a person's command, or remove spec.canary.shadow for this rollout"
+    return keep_comparing(pair, Reason.SHADOW_IMPOSSIBLE, f"{why}: {ways}")
