@@ -284,6 +284,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         {"nodes": 2, "gpusPerNode": 8, "parallelism": {"dataReplicate": 8, "tensor": 4}},
         "spec.compute.parallelism.*divide nodes",
     ),
+    (job, "spec.compute", {"parallelism": {"stagesPerWorker": 2}}, "stagesPerWorker.*set pipeline to 2 or more"),
     (job, "spec.compute.parallelism.dataReplicate", 0, "spec.compute.parallelism.dataReplicate.*1"),
     (staged, "spec.compute.parallelism.dataReplicate", 2, "spec.compute.parallelism.*must divide the num"),
     (

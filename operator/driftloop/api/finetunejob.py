@@ -471,6 +471,16 @@ class TrainingSpec(ApiModel):
 class Parallelism(ApiModel):
     """How the workers divide the model, besides its shards."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "!has(self.stagesPerWorker) || self.stagesPerWorker == 1 || (has(self.pipeline) && self.pipeline > 1)",
+                "stagesPerWorker needs pipeline: set pipeline to 2 or more, or remove stagesPerWorker",
+                ".stagesPerWorker",
+            ),
+        )
+    )
+
     context: int = Field(
         1,
         ge=1,
@@ -497,6 +507,15 @@ class Parallelism(ApiModel):
         "on different nodes if there are several, and each sends activations only to the next one: use it if the "
         "network between the nodes is slow. With tensor it must divide the number of workers. A batch is cut into at "
         "least as many micro-batches as there are stages, if it has the rows: with more of them, stages wait less.",
+    )
+    stages_per_worker: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="With pipeline: number of stages per worker. With 2 or more, the layers are divided into "
+        "pipeline x stagesPerWorker stages, and each worker has several that are not adjacent (interleaved 1F1B). "
+        "Workers then wait less for each other at the start and the end of a batch, send more, and keep more "
+        "activations.",
     )
     tensor: int = Field(
         1,

@@ -35,6 +35,7 @@ WAYS = {  # how a model is loaded: its adapter and the grid
     "tensor": ("none", Parallelism(tensor=2)),
     "lora-tensor": ("lora", Parallelism(tensor=2)),
     "pipeline": ("none", Parallelism(pipeline=2)),
+    "stages": ("none", Parallelism(pipeline=2, stages_per_worker=2)),
     "replicas": ("none", Parallelism(data_replicate=2)),
     "osf": ("osf", Parallelism(data_replicate=2)),
     "pipeline-replicas": ("none", Parallelism(pipeline=2, data_replicate=2)),

@@ -126,6 +126,7 @@ def adapter_of(case: dict[str, Any]) -> Adapter:
 def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str, Any]]:
     """Losses of the steps that a case runs, and how it ended. It resumes if there is a checkpoint of its `run`."""
     axes = {"context": "context", "data_replicate": "replicate", "pipeline": "pipeline", "tensor": "tensor"}
+    axes |= {"stages_per_worker": "stages_per_worker"}
     mesh = Mesh.of("cpu", Parallelism.model_validate({field: case.get(axis, 1) for field, axis in axes.items()}))
     torch._dynamo.reset()
     counters.clear()

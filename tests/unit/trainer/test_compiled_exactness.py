@@ -37,6 +37,7 @@ CASES: dict[str, dict[str, Any]] = {
     "packed": {"data": "packed", "micro_size": 2},
     "replicas": {"world_size": 4, "replicate": 2, "micro_size": 1},
     "stages of packed adapters": {"pipeline": 2, "micro_size": 2, "data": "packed", "lora": True},
+    "several stages": {"pipeline": 2, "micro_size": 2, "stages_per_worker": 2, "model": {"num_hidden_layers": 4}},
     "windows": {"model": {"model_type": "mistral", "sliding_window": 5}},
     "packed, windows": {"data": "packed", "model": {"model_type": "mistral", "sliding_window": 5}},
     **{model_type: {"model": {"model_type": model_type}} for model_type in COMPILED_TYPES},

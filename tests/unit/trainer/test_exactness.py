@@ -143,6 +143,31 @@ STAGED: dict[str, dict[str, Any]] = {
     "staged, packed": {"world_size": 2, "data": "packed", "model": {"tie_word_embeddings": False}},
     "staged four times": {"world_size": 4, "pipeline": 4, "micro_size": 1, "model": {"num_hidden_layers": 5}},
 }
+# Several stages per worker.
+_INTERLEAVED: dict[str, dict[str, Any]] = {
+    "interleaved": {"model": {"num_hidden_layers": 5}},
+    "interleaved, untied, in units": {
+        "unit_bytes": 50_000,
+        "micro_size": 1,
+        "model": {"num_hidden_layers": 9, "tie_word_embeddings": False, "model_type": "qwen3"},
+    },
+    "interleaved, fewer micro-batches than workers": {"micro_size": 7},
+    "interleaved, an empty micro-batch": {"micro_size": 1, "chunk": 8},
+    "interleaved, reduced each time": {"world_size": 4, "micro_size": 1, "reduction": "microBatch"},
+    "interleaved, recomputed, in chunks": {"checkpointing": True, "chunk": 8},
+    "interleaved, adapters": {"world_size": 4, "lora": True, "micro_size": 1},
+    "interleaved, packed": {"data": "packed", "micro_size": 1, "model": {"tie_word_embeddings": False}}
+    | {"stages_per_worker": 3},
+    "interleaved, replicas": {"world_size": 4, "replicate": 2, "micro_size": 1},
+    "interleaved, split": {"world_size": 4, "tensor": 2, "micro_size": 1},
+    "interleaved, shared": {"world_size": 4, "context": 2, "micro_size": 1},
+    "interleaved, four workers": {"world_size": 4, "pipeline": 4, "micro_size": 1, "stages_per_worker": 2}
+    | {"model": {"num_hidden_layers": 9}},
+}
+STAGED |= {
+    name: {"world_size": 2, "stages_per_worker": 2} | case | {"model": {"num_hidden_layers": 6} | case.get("model", {})}
+    for name, case in _INTERLEAVED.items()
+}
 SHARED: dict[str, dict[str, Any]] = {
     f"shared {model_type} {'tied' if tied else 'untied'}": {
         "model": {"model_type": model_type, "tie_word_embeddings": tied, "num_local_experts": 6}
@@ -270,7 +295,7 @@ MAIN_RECORDED = (
     "llama, rows shared by two",
     "llama, shards of 4 bits",
 )
-MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed")
+MAIN_STAGED = ("staged, split", "staged, adapters", "staged, packed", "interleaved, packed")
 MAIN_SHARED = ("shared, windows",)
 RESUMED_STAGED = ("split again killed", "split resumed staged")
 # What make test runs.

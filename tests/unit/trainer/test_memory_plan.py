@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributed.pipelining.schedules import _get_warmup_ops
 
 from driftloop.api.finetunejob import Parallelism, TrainingSpec
-from driftloop.controller.kinds.finetunejob.memory import gradient_reduction, largest_stage, memory_per_worker
+from driftloop.contract.interleaving import in_equal_rounds, rounds
+from driftloop.controller.kinds.finetunejob.memory import gradient_reduction, largest_stage, memory_per_worker, waiting
 from driftloop_trainer.models import config_for, model_facts
 from parts import sweep
 from unit.controller.stages import prepared
@@ -106,7 +110,7 @@ def planned_memory(case: Case) -> dict[str, int]:
 
 def tracked_memory(case: Case) -> dict[str, int]:
     """The most of each part over the first and the last stage."""
-    stage = largest_stage(model_facts(config_for(MODELS[case.model]), case.training.adapter), case.parallelism.pipeline)
+    stage = largest_stage(model_facts(config_for(MODELS[case.model]), case.training.adapter), case.parallelism)
     ranks = {0, case.world_size - 1} if case.parallelism.pipeline > 1 else {0}
     counted = [
         tracked(
@@ -122,3 +126,14 @@ def tracked_memory(case: Case) -> dict[str, int]:
         for rank in ranks
     ]
     return {part: max(found[part] for found in counted) for part in counted[0]}
+
+
+@given(workers=st.integers(2, 8), stages=st.integers(2, 4), batches=st.integers(1, 80), layers=st.integers(1, 4))
+def test_the_activations_that_wait_are_those_of_torch_s_interleaved_schedule(
+    workers: int, stages: int, batches: int, layers: int
+) -> None:
+    parallelism = Parallelism(pipeline=workers, stages_per_worker=stages)
+    count = in_equal_rounds(batches, workers)
+    before_the_first_backward_pass = _get_warmup_ops(0, stages, count // rounds(count, workers), workers, count)
+    passes = min(count * stages, before_the_first_backward_pass + 1)
+    assert waiting(layers * stages, batches, parallelism) == passes * layers

@@ -23,8 +23,8 @@ from unit.trainer.train.worker.test_export import HEADS, task_document
 
 pytestmark = pytest.mark.timeout(600)
 OTHERS: dict[str, dict[str, Any]] = {
-    "tied": HEADS | {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 3},
-    "untied": HEADS | {"model_type": "qwen3", "num_hidden_layers": 2},
+    "tied": HEADS | {"model_type": "llama", "tie_word_embeddings": True, "num_hidden_layers": 5},
+    "untied": HEADS | {"model_type": "qwen3", "num_hidden_layers": 4},
     "mixtral": HEADS | {"model_type": "mixtral", "num_local_experts": 2},
     "rearranged": HEADS | {"model_type": "olmo_hybrid", "num_hidden_layers": 2},
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
@@ -92,7 +92,7 @@ def test_trained_adapters_are_merged_alike_in_every_grid(folder: Path) -> None:
     merged, *others = (weights(folder / "out" / f"untied-{way}{TRAINED}") for way in ways)
     base = weights(folder / "untied")
     changed = {name for name in base if not torch.equal(merged[name], base[name])}
-    assert len(changed) == 2 * 7  # the linear layers of its decoder layers
+    assert len(changed) == 4 * 7  # the linear layers of its decoder layers
     assert all(torch.equal(merged[name], other[name]) for other in others for name in base)
 
 

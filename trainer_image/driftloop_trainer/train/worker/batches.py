@@ -73,6 +73,10 @@ class Batch:
         documents = Documents.of([end - start for start, end in pairwise(starts)])
         return replace(self, ids=ids, targets=targets, position_ids=positions, documents=documents)
 
+    def without_targets(self) -> "Batch":
+        """The same rows, of which no token counts."""
+        return replace(self, targets=torch.full_like(self.targets, IGNORED))
+
 
 def alike(batches: Sequence[Batch]) -> list[Batch]:
     """The microbatches padded to one shape: the stages of a pipeline exchange tensors of one shape in a step."""

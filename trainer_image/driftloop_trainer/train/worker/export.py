@@ -222,12 +222,12 @@ def _write_files(weights: Weights, mesh: Mesh, output: str, folder: Path) -> lis
     The ranks of a stage write the weights of their stage.
     """
     sizes = _sizes_by_stage(weights, mesh)
-    ranks = dist.get_world_size() // mesh.stages
+    ranks = dist.get_world_size() // mesh.pipeline_size
     files = [files_of(stage, WEIGHT_FILE_BYTES, ranks) for stage in sizes]
     total = sum(len(stage) for stage in files)
-    before = sum(len(stage) for stage in files[: mesh.stage])
+    before = sum(len(stage) for stage in files[: mesh.pipeline_rank])
     names = [file_name(number, total) for number in range(total)]
-    rank, mine = dist.get_rank() % ranks, files[mesh.stage]
+    rank, mine = dist.get_rank() % ranks, files[mesh.pipeline_rank]
     written: list[tuple[ManifestEntry, list[str]]] = []  # each file of this rank, and the names in it
     for first in range(0, len(mine), ranks):
         content = _gathered(weights, mine[first : first + ranks], rank)
@@ -250,7 +250,7 @@ def _sizes_by_stage(weights: Weights, mesh: Mesh) -> list[dict[str, int]]:
     """Bytes of the weights that each stage writes. What several stages have (tied embeddings) the first one writes."""
     sizes = [weights.sizes()]
     if mesh.pipeline is not None:
-        sizes = [{}] * mesh.stages
+        sizes = [{}] * mesh.pipeline_size
         dist.all_gather_object(sizes, weights.sizes(), group=mesh.pipeline.get_group())
     earlier = [set(chain(*sizes[:stage])) for stage in range(len(sizes))]
     return [

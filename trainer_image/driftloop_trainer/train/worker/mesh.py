@@ -3,7 +3,8 @@
 Each stage of the pipeline has a part of the layers. The rows of a stage train on different data (FSDP2). The workers of
 a row share each matrix (tensor). The ranks of a row are neighbours, so they are on one node: they exchange activations
 in every layer. The pipeline is the outermost axis, so that its stages are on different nodes if there are several: they
-exchange the least.
+exchange the least. A worker may have several stages that are not adjacent: the first worker's second stage follows the
+last worker's first one.
 
 With context parallelism, neighbouring workers of the data axis read the same rows, and each has a part of the tokens.
 To FSDP2 they are like workers with different rows.
@@ -29,12 +30,14 @@ class Mesh:
 
     `data`: the workers that FSDP2 shards over; with replicas two axes, replicas x workers of a replica. `context`: the
     workers of `data` that share the tokens of the same rows; None if each has all tokens of its rows.
+    `stages_per_worker`: more than one only with a pipeline.
     """
 
     data: DeviceMesh
     tensor: DeviceMesh | None = None
     pipeline: DeviceMesh | None = None
     context: dist.ProcessGroup | None = None
+    stages_per_worker: int = 1
 
     @classmethod
     def of(cls, device_type: str, parallelism: Parallelism | None = None) -> "Mesh":
@@ -50,6 +53,7 @@ class Mesh:
             tensor=grid["tensor"] if "tensor" in axes else None,
             pipeline=grid["pipeline"] if "pipeline" in axes else None,
             context=_context_group(wanted.context, wanted.tensor) if wanted.context > 1 else None,
+            stages_per_worker=wanted.stages_per_worker,
         )
 
     @property
@@ -74,18 +78,28 @@ class Mesh:
 
     @property
     def row(self) -> int:
-        """The number of this worker's row among the rows of all stages."""
-        return self.stage * self.data.size() + self._place
+        """The number of this worker's row among the rows of the whole pipeline."""
+        return self.pipeline_rank * self.data.size() + self._place
 
     @property
-    def stage(self) -> int:
-        """The number of this worker's stage."""
+    def pipeline_rank(self) -> int:
+        """The number of this worker on the axis `pipeline`."""
         return self.pipeline.get_local_rank() if self.pipeline else 0
 
     @property
-    def stages(self) -> int:
-        """The number of stages."""
+    def pipeline_size(self) -> int:
+        """The number of workers on the axis `pipeline`."""
         return self.pipeline.size() if self.pipeline else 1
+
+    @property
+    def stages(self) -> int:
+        """The number of stages of all workers."""
+        return self.pipeline_size * self.stages_per_worker
+
+    @property
+    def own_stages(self) -> range:
+        """The numbers of this worker's stages."""
+        return range(self.pipeline_rank, self.stages, self.pipeline_size)
 
     @property
     def _place(self) -> int:

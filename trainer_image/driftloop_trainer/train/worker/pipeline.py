@@ -6,18 +6,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.distributed.tensor import DTensor
 
+from driftloop.contract.interleaving import in_equal_rounds
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.loss import hidden_states
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.method import Sums
-from driftloop_trainer.train.worker.stages import received, twin
+from driftloop_trainer.train.worker.stages import only, twin
 
 
 def staged(model: Any, mesh: Mesh, measures: int, *, bf16: bool) -> Any:
-    """`model` itself, or with a pipeline this worker's stage of it.
+    """`model` itself, or with a pipeline this worker's stages of it.
 
     `measures`: how many the method has. `bf16`: whether the computation is in bfloat16.
     """
@@ -27,29 +29,20 @@ def staged(model: Any, mesh: Mesh, measures: int, *, bf16: bool) -> Any:
 
 
 class Pipeline(nn.Module):
-    """This worker's stage of a model, and its neighbours.
-
-    It hides from torch's stage that `model` is an FSDPModule: torch would keep all layers of a stage gathered from the
-    first backward pass of a step to its last.
-    """
+    """This worker's stages of a model, and its neighbours. The next worker has the stage after each of them."""
 
     def __init__(self, model: Any, mesh: Mesh, measures: int, dtype: torch.dtype) -> None:
         """`dtype`: of the states that stages exchange."""
         super().__init__()
         assert mesh.pipeline is not None
         self.model = model
-        self.twin = twin(model, mesh.stage, mesh.stages)
+        self.twin = twin(model, mesh.own_stages, mesh.stages)
         self._group = mesh.pipeline.get_group()
-        self._stage, self._stages, self._dtype = mesh.stage, mesh.stages, dtype
+        self._own, self._stages, self._workers, self._dtype = mesh.own_stages, mesh.stages, mesh.pipeline_size, dtype
         self._sums = 1 + measures
-
-    def forward(self, states: torch.Tensor, batch: Batch, loss: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        """The last stage returns the loss of a micro-batch, the others what the next stage receives.
-
-        `states`: what the previous stage returned, of shape (rows, tokens, width); in the first stage the tokens.
-        """
-        with received(self.model, states):
-            return loss(batch) if self._stage == self._stages - 1 else hidden_states(self.model, batch)
+        if isinstance(model, FSDPModule):
+            # torch collects FSDP's units at the first forward pass, which lacks those of this worker's other stages.
+            model._get_fsdp_state()._lazy_init()
 
     def accumulate(self, sums: Sums, batches: Sequence[Batch], factor: float, each: bool) -> list[torch.Tensor]:
         """Add up the gradients of `factor` times the loss. Returns each micro-batch's sums, or 0 before the last stage.
@@ -63,18 +56,17 @@ class Pipeline(nn.Module):
             totals.append(summed.detach().to(torch.float64))
             return summed[0]
 
-        # With fewer micro-batches than stages, 1F1B is not defined; all of them are in the pipeline at once anyway.
-        schedule = ScheduleGPipe if len(batches) < self._stages else Schedule1F1B
-        stage = self._torch_stage(batches[0], each)
-        schedule(stage, len(batches), loss_fn=lambda output, _: output * factor, scale_grads=False).step(
-            arg_mbs=[(batch.ids,) if self._stage == 0 else () for batch in batches],
-            kwarg_mbs=[{"batch": batch, "loss": loss} for batch in batches],
-            target_mbs=[None] * len(batches),
+        whole = rounded(batches, self._workers) if len(self._own) > 1 else list(batches)
+        stages = [self._torch_stage(stage, whole[0], each) for stage in self._own]
+        self._schedule(stages, len(whole), factor).step(
+            arg_mbs=[(batch.ids,) if 0 in self._own else () for batch in whole],
+            kwarg_mbs=[{"batch": batch, "loss": loss} for batch in whole],
+            target_mbs=[None] * len(whole),
             return_outputs=False,
         )
         if self.twin is not None:
             self._add_gradient_of_twin(self.twin)
-        return totals or [torch.zeros(self._sums, dtype=torch.float64, device=batches[0].ids.device)]
+        return totals[: len(batches)] or [torch.zeros(self._sums, dtype=torch.float64, device=batches[0].ids.device)]
 
     def sums(self, sums: Sums, batch: Batch) -> torch.Tensor:
         """The sums of a micro-batch by a forward pass alone, or 0 before the last stage. No gradient is kept.
@@ -82,45 +74,54 @@ class Pipeline(nn.Module):
         A stage begins the next micro-batch while the next stage computes this one.
         """
         ranks = dist.get_process_group_ranks(self._group)
-        if self._stage == 0:
+        place = self._own[0]
+        before, after = ranks[place - 1], ranks[(place + 1) % self._workers]
+        width = self.model.config.get_text_config().hidden_size
+        for stage in self._own:
             states = batch.ids
-        else:
-            width = self.model.config.get_text_config().hidden_size
-            states = torch.empty((*batch.ids.shape, width), dtype=self._dtype, device=batch.ids.device)
-            dist.recv(states, ranks[self._stage - 1], self._group)
-        with received(self.model, states):
-            if self._stage == self._stages - 1:
-                return sums(self.model, batch)
-            dist.send(
-                hidden_states(self.model, batch).to(self._dtype).contiguous(), ranks[self._stage + 1], self._group
-            )
+            if stage > 0:
+                states = torch.empty((*batch.ids.shape, width), dtype=self._dtype, device=batch.ids.device)
+                dist.recv(states, before, self._group)
+            with only(self.model, stage, self._stages, states):
+                if stage == self._stages - 1:
+                    return sums(self.model, batch)
+                dist.send(hidden_states(self.model, batch).to(self._dtype).contiguous(), after, self._group)
         return torch.zeros(self._sums, dtype=torch.float64, device=batch.ids.device)
 
     def from_last_stage(self, own: list[int]) -> list[int]:
         """What the last stage has; every stage calls it with its own."""
-        gathered: list[list[int]] = [[]] * self._stages
+        gathered: list[list[int]] = [[]] * self._workers
         dist.all_gather_object(gathered, own, self._group)
         return gathered[-1]
 
-    def _torch_stage(self, batch: Batch, each: bool) -> "_Stage":
+    def _schedule(self, stages: "list[_Stage]", count: int, factor: float) -> Any:
+        """The order of `count` micro-batches' passes through the stages."""
+        options: dict[str, Any] = {"loss_fn": lambda output, _: output * factor, "scale_grads": False}
+        if len(stages) > 1:
+            return ScheduleInterleaved1F1B(list(stages), count, **options)
+        # With fewer micro-batches than stages, 1F1B is not defined; all of them are in the pipeline at once anyway.
+        return (ScheduleGPipe if count < self._stages else Schedule1F1B)(stages[0], count, **options)
+
+    def _torch_stage(self, stage: int, batch: Batch, each: bool) -> "_Stage":
         """torch's stage for micro-batches with the shape of `batch`. It is cheap, and a step has a shape of its own."""
         width = self.model.config.get_text_config().hidden_size
         states = torch.empty((*batch.ids.shape, width), dtype=self._dtype, device="meta", requires_grad=True)
         scalar = torch.empty((), device="meta", requires_grad=True)
         return _Stage(
-            self,
-            self._stage,
+            _Computed(self.model, stage, self._stages),
+            stage,
             self._stages,
             batch.ids.device,
-            input_args=batch.ids if self._stage == 0 else states,
-            output_args=scalar if self._stage == self._stages - 1 else states,
+            input_args=batch.ids if stage == 0 else states,
+            output_args=scalar if stage == self._stages - 1 else states,
             group=self._group,
             each=each,
+            ends_step=stage == self._own[0],
         )
 
     def _add_gradient_of_twin(self, weight: nn.Parameter) -> None:
         """Add up the gradients of tied embeddings: the first and the last stage then take the same step."""
-        peer = dist.get_global_rank(self._group, self._stages - 1 if self._stage == 0 else 0)
+        peer = dist.get_global_rank(self._group, self._workers - 1 if 0 in self._own else 0)
         gradient = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
         assert gradient is not None
         other = torch.empty_like(gradient)
@@ -133,17 +134,49 @@ class Pipeline(nn.Module):
         gradient += other
 
 
-class _Stage(PipelineStage):
-    """torch's stage, which reduces gradients over the rows after each micro-batch, or with the last one."""
+class _Computed(nn.Module):
+    """One stage of a model that may have several.
 
-    def __init__(self, pipeline: Pipeline, *args: Any, each: bool, **kwargs: Any) -> None:
-        super().__init__(pipeline, *args, **kwargs)
-        self._each, self._model = each, pipeline.model
+    It hides from torch's stage that `model` is an FSDPModule: torch would keep all layers of a stage gathered from the
+    first backward pass of a step to its last.
+    """
+
+    def __init__(self, model: Any, stage: int, stages: int) -> None:
+        super().__init__()
+        self.model = model
+        self._stage, self._stages = stage, stages
+
+    def forward(self, states: torch.Tensor, batch: Batch, loss: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+        """The last stage returns the loss of a micro-batch, the others what the next stage receives.
+
+        `states`: what the previous stage returned, of shape (rows, tokens, width); in the first stage the tokens.
+        """
+        with only(self.model, self._stage, self._stages, states):
+            return loss(batch) if self._stage == self._stages - 1 else hidden_states(self.model, batch)
+
+
+class _Stage(PipelineStage):
+    """torch's stage, which reduces gradients over the rows after each micro-batch, or once at the end of the step.
+
+    `ends_step`: whether the worker's last backward pass of a step is one of this stage. Of several stages it is that of
+    the first: the gradients of all are reduced then.
+    """
+
+    def __init__(self, computed: _Computed, *args: Any, each: bool, ends_step: bool, **kwargs: Any) -> None:
+        super().__init__(computed, *args, **kwargs)
+        self._each, self._ends_step, self._model = each, ends_step, computed.model
 
     def backward_one_chunk(
         self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
     ) -> None:
         """As torch's."""
-        self._model.set_requires_gradient_sync(self._each or last_backward)
-        self._model.set_requires_all_reduce(last_backward)  # between replicas of the model
+        last = last_backward and self._ends_step
+        self._model.set_requires_gradient_sync(self._each or last)
+        self._model.set_requires_all_reduce(last)  # between replicas of the model
         super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+
+
+def rounded(batches: Sequence[Batch], workers: int) -> list[Batch]:
+    """`batches`, and empty ones until the interleaved schedule can run them. Pure."""
+    empty = in_equal_rounds(len(batches), workers) - len(batches)
+    return [*batches, *[batches[-1].without_targets()] * empty]

@@ -1,6 +1,6 @@
 """Shard a model over the workers: it is cut into stages, its matrices are split, and FSDP2 shards it.
 
-FSDP2 gets units of a few decoder layers, and one unit for the rest.
+FSDP2 gets units of a few decoder layers of one stage, and one unit for the rest.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from driftloop_trainer.models import decoder_layers
 from driftloop_trainer.train.worker.compiled import compile_layers
 from driftloop_trainer.train.worker.mesh import Mesh
-from driftloop_trainer.train.worker.stages import keep_stage
+from driftloop_trainer.train.worker.stages import keep_stages, own_layers
 from driftloop_trainer.train.worker.tensor import split
 
 UNIT_BYTES = 16 * 1024 * 1024  # each unit is one exchange, and for smaller units latency would dominate
@@ -32,18 +32,19 @@ def shard(
     The model must have its adapters already. Adapters that are added later are not synchronised, without an error.
     """
     if mesh.pipeline is not None:
-        keep_stage(model, mesh.stage, mesh.stages)
+        keep_stages(model, mesh.own_stages, mesh.stages)
     if mesh.tensor is not None:
         split(model, mesh.tensor)
     if gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     precision = half if bf16 else MixedPrecisionPolicy()
-    layers = decoder_layers(model)
+    parts = [decoder_layers(model)] if mesh.pipeline is None else own_layers(model, mesh.own_stages, mesh.stages)
     if backend is not None:
         compile_layers(model, backend)
-    for unit in units([sum(p.nbytes for p in layer.parameters()) for layer in layers], unit_bytes):
-        fully_shard([layers[number] for number in unit], mesh=mesh.data, mp_policy=precision)
+    for layers in parts:
+        for unit in units([sum(p.nbytes for p in layer.parameters()) for layer in layers], unit_bytes):
+            fully_shard([layers[number] for number in unit], mesh=mesh.data, mp_policy=precision)
     fully_shard(model, mesh=mesh.data, mp_policy=precision)
     return model
 

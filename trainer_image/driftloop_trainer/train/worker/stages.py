@@ -1,11 +1,13 @@
 """Cut a model into the stages of a pipeline. A stage is the whole model without the modules of the other stages.
 
 So a stage runs transformers' own forward pass, its parameters have the names that they have in the whole model, and
-checkpoints and exported models do not depend on the number of stages.
+checkpoints and exported models do not depend on the number of stages. A worker with several stages has the modules of
+all of them, and takes those of the others out while it computes one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,23 +31,14 @@ class Elsewhere(nn.Module):
 class Received(nn.Module):
     """Stands for the embeddings: it returns what the previous stage has computed of the same tokens."""
 
-    states: torch.Tensor | None = None
+    def __init__(self, states: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self._states = states
 
     def forward(self, _: torch.Tensor) -> torch.Tensor:
         """The states that were received."""
-        assert self.states is not None
-        return self.states
-
-
-@contextmanager
-def received(model: Any, states: torch.Tensor) -> Iterator[None]:
-    """Let a stage that has no embeddings continue with `states` when its model is called with tokens."""
-    embeddings = model.get_input_embeddings()
-    if isinstance(embeddings, Received):
-        embeddings.states = states
-    yield
-    if isinstance(embeddings, Received):
-        embeddings.states = None
+        assert self._states is not None
+        return self._states
 
 
 def layers_of(stage: int, stages: int, layers: int) -> range:
@@ -72,31 +65,66 @@ def check_stages(model: Any, stages: int) -> None:
             )
 
 
-def keep_stage(model: Any, stage: int, stages: int) -> None:
-    """Leave in `model` the modules of one stage, by the plan in transformers' configuration.
+def own_layers(model: Any, own: Collection[int], stages: int) -> list[list[nn.Module]]:
+    """The decoder layers of each stage in `own`."""
+    layers = getattr(model.get_decoder(), _LAYERS)
+    return [[layers[number] for number in layers_of(stage, stages, len(layers))] for stage in own]
+
+
+def keep_stages(model: Any, own: Collection[int], stages: int) -> None:
+    """Leave in `model` the modules of the stages in `own`, by the plan in transformers' configuration.
 
     The first stage has what is before the layers (the embeddings), the last one has what is after them (the final norm
     and the output layer). Tied embeddings are a parameter of the first stage and another one of the last stage.
     """
+    _take_out(model, own, stages, Received())
+
+
+@contextmanager
+def only(model: Any, stage: int, stages: int, states: torch.Tensor) -> Iterator[None]:
+    """Let `model` compute one of the stages that it has, from what the stage before has computed of the same tokens.
+
+    The first stage begins with the tokens. FSDP must know the whole model by then: see `Pipeline`.
+    """
+    put_back = _take_out(model, (stage,), stages, Received(states))
+    try:
+        yield
+    finally:
+        for put in put_back:
+            put()
+
+
+def _take_out(model: Any, kept: Collection[int], stages: int, received: Received) -> list[Callable[[], None]]:
+    """Replace the modules of the stages that are not in `kept`. Returns what puts each of them back.
+
+    `received` stands for the embeddings.
+    """
     decoder, modules = model.get_decoder(), list(model.config.base_model_pp_plan)
     layers = getattr(decoder, _LAYERS)
-    for number in set(range(len(layers))).difference(layers_of(stage, stages, len(layers))):
+    in_kept = {number for stage in kept for number in layers_of(stage, stages, len(layers))}
+    put_back: list[Callable[[], None]] = []
+    for number in set(range(len(layers))) - in_kept:
+        put_back.append(partial(layers.__setitem__, number, layers[number]))
         layers[number] = Elsewhere()
-    if stage > 0:
-        model.set_input_embeddings(Received())
-    if stage < stages - 1:
+    if 0 not in kept:
+        put_back.append(partial(model.set_input_embeddings, model.get_input_embeddings()))
+        model.set_input_embeddings(received)
+    if stages - 1 not in kept:
+        put_back.append(partial(model.set_output_embeddings, model.get_output_embeddings()))
         model.set_output_embeddings(Elsewhere())
         for name in modules[modules.index(_LAYERS) + 1 :]:
+            put_back.append(partial(setattr, decoder, name, getattr(decoder, name)))
             setattr(decoder, name, Elsewhere())
+    return put_back
 
 
-def twin(model: Any, stage: int, stages: int) -> nn.Parameter | None:
-    """This stage's part of a tied embedding, if the first and the last stage each have one."""
+def twin(model: Any, own: Collection[int], stages: int) -> nn.Parameter | None:
+    """This worker's part of a tied embedding, if the first and the last stage, on different workers, each have one."""
     if not model.config.get_text_config().tie_word_embeddings:
         return None
-    if stage == 0:
+    if 0 in own:
         weight = model.get_input_embeddings().weight
-    elif stage == stages - 1:
+    elif stages - 1 in own:
         weight = model.get_output_embeddings().weight
     else:
         return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
 from driftloop.contract.course import trained_examples_per_sequence
+from driftloop.contract.interleaving import in_equal_rounds, rounds
 from driftloop.contract.loss import chunk_tokens
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
@@ -49,7 +50,7 @@ class _Worker:
     tensor: int
     tokens: int
     length: int
-    waiting: int  # micro-batches that wait for their backward pass at the same time
+    waiting: int  # layers times micro-batches whose activations wait for the backward pass at the same time
     layer: int
     outside: int
     trained_layer: int
@@ -102,8 +103,8 @@ def memory_per_worker(
     `total` is the largest need of loading, training and export.
 
     `groups` of workers each read the same rows. With more than two groups no part grows with their number. With a
-    pipeline each part is that of the stage which needs the most of it: the first has the activations of as many
-    micro-batches as there are stages, the last one has the logits. With replicas the shards are those of one replica.
+    pipeline each part is that of the worker which needs the most of it: the first has the activations of the most
+    micro-batches (see `waiting`), the last one has the logits. With replicas the shards are those of one replica.
     Workers that share the tokens of rows have a part of activations, logits and scores; the others are shards for them.
     Gathered, gradients, activations, logits: see `_moments`. Weights, optimizer: see `_state`. Mask, scores, runtime:
     see `_fixed`.
@@ -147,23 +148,48 @@ def gradient_reduction(model: ModelFacts) -> GradientReduction:
     return "step" if FLOAT * model.trainable_parameters <= UNSHARDED_GRADIENTS else "microBatch"
 
 
-def largest_stage(model: ModelFacts, stages: int) -> ModelFacts:
-    """The part of the model in the largest stage: its layers, and the embeddings or the output layer."""
-    if stages == 1:
+def largest_stage(model: ModelFacts, parallelism: Parallelism) -> ModelFacts:
+    """The most that a worker of a pipeline has of the model: its layers, and the embeddings or the output layer."""
+    if parallelism.pipeline == 1:
         return model
-    layers = math.ceil(model.num_layers / stages)
+    layers = _most_layers(model.num_layers, parallelism)
     parameters = min(model.parameters, layers * model.largest_layer_parameters + model.embedding_parameters)
     trainable = math.ceil(model.trainable_parameters * parameters / model.parameters)
     return model.model_copy(update={"num_layers": layers, "parameters": parameters, "trainable_parameters": trainable})
 
 
+def _most_layers(layers: int, parallelism: Parallelism) -> int:
+    """The layers of the first worker: of each of its stages, and of the stages that have one more.
+
+    >>> _most_layers(7, Parallelism(pipeline=2)), _most_layers(7, Parallelism(pipeline=2, stages_per_worker=2))
+    (4, 4)
+    """
+    each, more = divmod(layers, parallelism.pipeline * parallelism.stages_per_worker)
+    return each * parallelism.stages_per_worker + math.ceil(more / parallelism.pipeline)
+
+
+def waiting(layers: int, batches: int, parallelism: Parallelism) -> int:
+    """Layers with activations that wait for the backward pass, in the first worker, which has `layers` of them.
+
+    As many micro-batches as there are workers wait there. With several stages per worker, these passes through a stage
+    precede the first backward pass: those of a round through its other stages, and two per further worker (Narayanan et
+    al. 2021, "Efficient large-scale language model training on GPU clusters", section 2.2).
+    """
+    workers, stages = parallelism.pipeline, parallelism.stages_per_worker
+    if stages == 1:
+        return min(batches, workers) * layers
+    batches = in_equal_rounds(batches, workers)
+    passes = (stages - 1) * (batches // rounds(batches, workers)) + 2 * (workers - 1)
+    return math.ceil(min(batches * stages, passes + 1) * layers / stages)
+
+
 def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int, parallelism: Parallelism) -> _Worker:
-    stages, tensor = parallelism.pipeline, parallelism.tensor
-    model = largest_stage(data.model, stages)
+    tensor = parallelism.tensor
+    model = largest_stage(data.model, parallelism)
     longest = training.max_length if training.packing else min(training.max_length, data.longest_row_tokens)
     batches = math.ceil(training.train_batch_size / (groups * micro))
     whole = training.adapter.type == "none"
-    vocabularies = 1 if model.tied_embeddings or stages > 1 else 2
+    vocabularies = 1 if model.tied_embeddings or parallelism.pipeline > 1 else 2
     outside = min(model.parameters, vocabularies * model.embedding_parameters) // tensor
     adapters = math.ceil(model.trainable_parameters / max(1, model.num_layers))
     shards = groups * parallelism.context // parallelism.data_replicate
@@ -181,7 +207,7 @@ def _worker(training: TrainingSpec, data: PrepareResult, groups: int, micro: int
         tensor=tensor,
         tokens=micro * trained_examples_per_sequence(training) * math.ceil(longest / parallelism.context),
         length=longest,
-        waiting=min(batches, stages),
+        waiting=waiting(model.num_layers, batches, parallelism),
         layer=layer + adapters if training.adapter.type in ("lora", "qlora") else layer,
         outside=outside,
         trained_layer=layer if whole else adapters,
@@ -307,7 +333,7 @@ def _kept_activations(worker: _Worker) -> int:
     """Bytes that the forward pass keeps for the backward pass: of each layer all, or with checkpointing its input."""
     checkpointing = worker.training.gradient_checkpointing
     layer = worker.model.hidden_size * worker.width if checkpointing else _layer(worker)
-    return worker.tokens * worker.waiting * worker.model.num_layers * layer
+    return worker.tokens * worker.waiting * layer
 
 
 def _layer(worker: _Worker) -> int:
@@ -360,7 +386,7 @@ def _scores(worker: _Worker) -> int:
 
 
 def _storing_layers(worker: _Worker) -> int:
-    return 1 if worker.training.gradient_checkpointing else worker.waiting * worker.model.num_layers
+    return 1 if worker.training.gradient_checkpointing else worker.waiting
 
 
 def _loading(worker: _Worker) -> int:

@@ -128,7 +128,7 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
     """The plan as the status shows it, with the reasons for what it chose."""
     training, compute, model = resolved(spec), spec.compute, data.model
     parallelism, groups = compute.parallelism, _groups(compute)
-    stage = largest_stage(model, parallelism.pipeline)
+    stage = largest_stage(model, parallelism)
     reduction, gradients = gradient_reduction(stage), FLOAT * stage.trainable_parameters
     checkpoints, memory = with_checkpoint_copy(share.memory, training, compute)
     larger = _larger(training, data, compute, share.rows)
@@ -235,6 +235,7 @@ def _not_compiled(spec: FineTuneJobSpec, model: ModelFacts) -> Refusal | None:
 def _strategy(groups: int, parallelism: Parallelism) -> str:
     axes = {
         "pipeline": parallelism.pipeline,
+        "stages": parallelism.stages_per_worker,
         "replicate": parallelism.data_replicate,
         "fsdp": groups // parallelism.data_replicate,
         "context": parallelism.context,
@@ -246,22 +247,24 @@ def _strategy(groups: int, parallelism: Parallelism) -> str:
 def impossible(model: ModelFacts, parallelism: Parallelism) -> Refusal | None:
     """Why this model can't be divided in this way; None if it can."""
     tensor = parallelism.tensor
-    return (
-        _not_cut(model, parallelism.pipeline)
-        or _not_split(model, tensor)
-        or _not_shared(model, parallelism.context, tensor)
-    )
+    return _not_cut(model, parallelism) or _not_split(model, tensor) or _not_shared(model, parallelism.context, tensor)
 
 
-def _not_cut(model: ModelFacts, stages: int) -> Refusal | None:
-    """Why this model can't be cut into `stages`; None if it can."""
-    if stages == 1:
+def _not_cut(model: ModelFacts, parallelism: Parallelism) -> Refusal | None:
+    """Why this model can't be cut into these stages; None if it can."""
+    if parallelism.pipeline == 1:
         return None
-    field = f"compute.parallelism.pipeline is {stages}"
+    field, stages = f"compute.parallelism.pipeline is {parallelism.pipeline}", parallelism.pipeline
     if model.model_type not in PIPELINE_TYPES:
         return Refusal(Reason.PIPELINE_PARALLELISM, _not_tested(field, model, PIPELINE_TYPES))
-    if model.num_layers >= stages:
+    if model.num_layers >= stages * parallelism.stages_per_worker:
         return None
+    if model.num_layers >= stages:
+        message = (
+            f"{field} and stagesPerWorker {parallelism.stages_per_worker}, more stages than the model's "
+            f"{model.num_layers} layers: set stagesPerWorker to {model.num_layers // stages}"
+        )
+        return Refusal(Reason.PIPELINE_PARALLELISM, message)
     most = max(fewer for fewer in range(1, stages) if stages % fewer == 0 and fewer <= max(1, model.num_layers))
     return Refusal(
         Reason.PIPELINE_PARALLELISM, f"{field}, more than the model's {model.num_layers} layers: set it to {most}"

@@ -246,36 +246,44 @@ def test_a_model_that_can_t_be_split_exactly_is_refused_with_what_works(
     assert re.search(message, found.message)
 
 
-def in_stages(pipeline: int, tensor: int = 1, **training: object) -> FineTuneJobSpec:
-    compute = {"nodes": 2, "workersPerNode": 4, "parallelism": {"pipeline": pipeline, "tensor": tensor}}
+def in_stages(pipeline: int, tensor: int = 1, each: int = 1, **training: object) -> FineTuneJobSpec:
+    axes = {"pipeline": pipeline, "tensor": tensor, "stagesPerWorker": each}
+    compute = {"nodes": 2, "workersPerNode": 4, "parallelism": axes}
     return spec(compute=compute, training={"trainBatchSize": 32} | training)
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "tensor", "strategy"),
-    [(2, 1, "pipeline2 x fsdp4"), (2, 2, "pipeline2 x fsdp2 x tensor2"), (8, 1, "pipeline8")],
+    ("pipeline", "tensor", "each", "strategy"),
+    [
+        (2, 1, 1, "pipeline2 x fsdp4"),
+        (2, 2, 1, "pipeline2 x fsdp2 x tensor2"),
+        (8, 1, 1, "pipeline8"),
+        (2, 1, 4, "pipeline2 x stages4 x fsdp4"),
+    ],
 )
-def test_the_status_shows_the_stages(pipeline: int, tensor: int, strategy: str) -> None:
+def test_the_status_shows_the_stages(pipeline: int, tensor: int, each: int, strategy: str) -> None:
     model = model_of(num_layers=8)
-    assert planned(plan(in_stages(pipeline, tensor), prepared(model=model))).status.strategy == strategy
+    assert planned(plan(in_stages(pipeline, tensor, each), prepared(model=model))).status.strategy == strategy
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "changes", "message"),
+    ("pipeline", "each", "changes", "message"),
     [
         (
             2,
+            1,
             {"model_type": "gpt2"},
             "pipeline is 2, which is not tested for models of type gpt2, only for .*: set it to 1",
         ),
-        (8, {"num_layers": 6}, "pipeline is 8, more than the model's 6 layers: set it to 4"),
-        (2, {"num_layers": 1}, "pipeline is 2, more than the model's 1 layers: set it to 1"),
+        (8, 1, {"num_layers": 6}, "pipeline is 8, more than the model's 6 layers: set it to 4"),
+        (2, 1, {"num_layers": 1}, "pipeline is 2, more than the model's 1 layers: set it to 1"),
+        (2, 4, {"num_layers": 7}, "stagesPerWorker 4, more stages than the model's 7 layers: set stagesPerWorker to 3"),
     ],
 )
 def test_a_model_that_can_t_be_cut_is_refused_with_what_works(
-    pipeline: int, changes: dict[str, object], message: str
+    pipeline: int, each: int, changes: dict[str, object], message: str
 ) -> None:
-    found = plan(in_stages(pipeline), prepared(model=model_of(**changes)))
+    found = plan(in_stages(pipeline, each=each), prepared(model=model_of(**changes)))
     assert isinstance(found, Refusal)
     assert found.reason == "PipelineParallelism"
     assert re.search(message, found.message)
@@ -375,7 +383,7 @@ def test_a_batch_is_cut_for_the_stages(rows: int, at_once: int, passes: int) -> 
 
 
 def test_a_stage_takes_the_memory_of_its_layers_and_of_the_embeddings() -> None:
-    half = largest_stage(LLAMA_8B, 2)
+    half = largest_stage(LLAMA_8B, Parallelism(pipeline=2))
     assert half.num_layers == 16
     assert half.parameters == 16 * LLAMA_8B.largest_layer_parameters + LLAMA_8B.embedding_parameters
     training = TrainingSpec(train_batch_size=16, gradient_checkpointing=True)
@@ -389,6 +397,26 @@ def test_a_stage_takes_the_memory_of_its_layers_and_of_the_embeddings() -> None:
         assert cut[part] == pytest.approx(whole[part] * half.parameters / LLAMA_8B.parameters, rel=0.001)
     assert cut["activations"] == pytest.approx(whole["activations"], rel=0.01)  # two micro-batches, half of the layers
     assert cut["logits"] == whole["logits"]
+
+
+@pytest.mark.parametrize(("each", "batches", "passes"), [(2, 16, 5), (4, 16, 9), (2, 2, 4)])
+def test_several_stages_per_worker_keep_the_activations_of_more_passes(each: int, batches: int, passes: int) -> None:
+    """Two workers: the first makes (each - 1) x 2 + 2 passes before it has to wait for the second, and one more."""
+    training = TrainingSpec(train_batch_size=batches * 4, gradient_checkpointing=True)
+    one, several = (
+        memory_per_worker(
+            training,
+            prepared(model=LLAMA_8B, longest_row_tokens=training.max_length),
+            4,
+            1,
+            on_gpu=True,
+            parallelism=Parallelism(pipeline=2, stages_per_worker=stages),
+        )
+        for stages in (1, each)
+    )
+    assert several["weights"] == one["weights"]
+    whole = LLAMA_8B.num_layers // 2 * training.max_length * LLAMA_8B.hidden_size * 4  # one micro-batch's
+    assert several["activations"] - one["activations"] == pytest.approx((passes / each - 2) * whole, abs=whole // 100)
 
 
 def test_what_is_split_takes_less_memory_and_what_is_whole_does_not() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.train.worker.stages import check_stages, keep_stage, layers_of, received, twin
+from driftloop_trainer.train.worker.stages import check_stages, keep_stages, layers_of, only, own_layers, twin
 from unit.trainer.sharded_run import tiny_model
 
 
@@ -21,39 +21,60 @@ def test_each_layer_is_in_one_stage_and_sizes_differ_by_one_at_most(stages: int,
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def cut(stages: int, **model: Any) -> list[Any]:
-    parts = [tiny_model(num_hidden_layers=3, **model) for _ in range(stages)]
-    for stage, part in enumerate(parts):
-        keep_stage(part, stage, stages)
+def cut(workers: int, each: int = 1, **model: Any) -> list[Any]:
+    """What each of the workers keeps of a model, of which it has `each` stages."""
+    stages = workers * each
+    parts = [tiny_model(num_hidden_layers=max(3, stages), **model) for _ in range(workers)]
+    for worker, part in enumerate(parts):
+        keep_stages(part, range(worker, stages, workers), stages)
     return parts
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("stages", [2, 3])
-def test_stages_after_each_other_compute_what_the_whole_model_does(model_type: str, tied: bool, stages: int) -> None:
+@pytest.mark.parametrize(("workers", "each"), [(2, 1), (3, 1), (2, 2), (2, 3)])
+def test_stages_after_each_other_compute_what_the_whole_model_does(
+    model_type: str, tied: bool, workers: int, each: int
+) -> None:
     fields: dict[str, Any] = {"model_type": model_type, "tie_word_embeddings": tied}
-    whole, parts = tiny_model(num_hidden_layers=3, **fields), cut(stages, **fields)
-    names = [name for part in parts for name in part.state_dict()]
-    assert sorted(names) == sorted(whole.state_dict())
+    stages = workers * each
+    whole, parts = tiny_model(num_hidden_layers=max(3, stages), **fields), cut(workers, each, **fields)
+    kept = [list(part.state_dict()) for part in parts]
+    assert sorted(name for names in kept for name in names) == sorted(whole.state_dict())
     ids = torch.arange(12).reshape(2, 6)
-    states = parts[0](ids, use_cache=False).logits
-    for part in parts[1:]:
-        with received(part, states):
+    states = torch.empty(0)
+    for stage in range(stages):
+        part = parts[stage % workers]
+        with only(part, stage, stages, states):
             states = part(ids, use_cache=False).logits
     assert torch.equal(states, whole(ids, use_cache=False).logits)
+    assert [list(part.state_dict()) for part in parts] == kept
+
+
+def test_a_stage_that_fails_leaves_the_others_in_their_place() -> None:
+    part = cut(2, 2)[0]
+    before = list(part.state_dict())
+    with pytest.raises(InterruptedError), only(part, 2, 4, torch.empty(0)):
+        raise InterruptedError
+    assert list(part.state_dict()) == before
+
+
+def test_each_stage_has_its_own_layers() -> None:
+    first = cut(2, 2)[0]
+    layers = first.model.layers
+    assert own_layers(first, (0, 2), 4) == [[layers[0]], [layers[2]]]
 
 
 def test_only_the_first_and_the_last_stage_have_a_part_of_tied_embeddings() -> None:
     first, middle, last = cut(3)
-    assert twin(first, 0, 3) is first.get_input_embeddings().weight
-    assert twin(middle, 1, 3) is None
-    assert twin(last, 2, 3) is last.get_output_embeddings().weight
+    assert twin(first, (0,), 3) is first.get_input_embeddings().weight
+    assert twin(middle, (1,), 3) is None
+    assert twin(last, (2,), 3) is last.get_output_embeddings().weight
     untied = cut(2, tie_word_embeddings=False)
-    assert [twin(part, stage, 2) for stage, part in enumerate(untied)] == [None, None]
+    assert [twin(part, (stage,), 2) for stage, part in enumerate(untied)] == [None, None]
     for part in (first, last):
         part.requires_grad_(False)
-    assert [twin(first, 0, 3), twin(last, 2, 3)] == [None, None]
+    assert [twin(first, (0,), 3), twin(last, (2,), 3)] == [None, None]
 
 
 def test_adapters_that_leave_a_stage_untrained_are_refused() -> None:

@@ -36,6 +36,8 @@ MESHES: dict[str, dict[str, Any]] = {
         "data": "packed",
         "model": {"tie_word_embeddings": False},
     },
+    "several stages": {"world_size": 2, "pipeline": 2, "micro_size": 2}
+    | {"stages_per_worker": 2, "model": {"num_hidden_layers": 5}},
     "rows shared by two": {"world_size": 2, "context": 2, "micro_size": 3},
     "packed": {"world_size": 2, "micro_size": 4, "data": "packed"},
     "packed, rows shared by two": {"world_size": 4, "context": 2, "micro_size": 2, "data": "packed"},
@@ -47,7 +49,7 @@ MESHES: dict[str, dict[str, Any]] = {
     "staged adapters": {"world_size": 4, "pipeline": 2, "micro_size": 2, "lora": True},
     "staged four times": {"world_size": 4, "pipeline": 4, "micro_size": 1, "model": {"num_hidden_layers": 5}},
 }
-MAIN = ("two ranks, in chunks", "staged", "staged, packed", "rows shared by two")
+MAIN = ("two ranks, in chunks", "staged", "staged, packed", "several stages", "rows shared by two")
 LONG_RUN, BEST = 10, {"everySteps": 2, "keep": "best"}
 KEPT = {"world_size": 2, "micro_size": 4, "steps": LONG_RUN, "save_steps": 3, "keep": 1, "validation": BEST}
 PATIENT = KEPT | {"validation": BEST | {"patience": 2}}
