@@ -17,7 +17,7 @@ import pytest
 
 from driftloop.controller.process.leadership import LEASE_LOST
 
-DEADLINE, RETRY, DURATION = 2.0, 0.3, 3.0
+DEADLINE, RETRY, DURATION = 4.0, 0.3, 5.0  # beside many processes a thread waited for the CPU for 2 s
 LEADER = f"""
 import asyncio, logging, sys, threading, time
 from kubernetes.aio import client
