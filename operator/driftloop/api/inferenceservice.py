@@ -442,7 +442,7 @@ class ShadowStatus(ApiModel):
         default={},
         max_length=8,
         description="Copies that make no pair: busy (too many were running), long (the request), refused (the "
-        "candidate's queue was full).",
+        "candidate's queue was full), unreachable (its pod was gone, as while it moves to another node).",
     )
     measures: list[Measure] = Field(default=[], max_length=32, description="All comparisons of the last check.")
     verdict: ShadowVerdict | None = Field(None, description="Result so far.")

@@ -92,7 +92,7 @@ class Metric:
 # Outcomes of a pair of answers: who is worse. Greedy answers are equal or different.
 _WORSE = ("candidate", "stable", "neither")
 SHADOW_MEASURES = {"failed": _WORSE, "slow": _WORSE, "length": _WORSE, "answer": ("equal", "different")}
-SHADOW_DROPS = ("busy", "long", "refused")
+SHADOW_DROPS = ("busy", "long", "refused", "unreachable")
 
 MEMORY_KINDS = ("allocated", "reserved", "resident")  # GPU: by torch's allocator; CPU: of the process
 SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; the fourth signal is feedback, from FEEDBACK

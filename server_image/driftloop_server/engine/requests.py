@@ -38,7 +38,6 @@ _LEAVE = "this engine doesn't support it: omit the field"
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "add_generation_prompt": ((True,), "only chats have a template: omit the field"),
     "audio": ((), _TEXT),
-    "best_of": ((1,), "this engine returns one answer per request: omit the field"),
     "chat_template": ((), _TEMPLATE),
     "chat_template_kwargs": ((), "only chats have a template: omit the field"),
     "continue_final_message": ((False,), "only chats have messages: omit the field"),
@@ -132,6 +131,7 @@ class Common(BaseModel):
     model: str | None = Field(None, max_length=512)
     max_tokens: Limit | None = None
     n: Integer = Field(1, ge=1, le=MAX_CHOICES)
+    best_of: Integer = Field(1, ge=1, le=MAX_CHOICES, description="1 or n: no answer is left out.")
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: Integer = Field(0, ge=-1, le=MAX_COUNT, description="vLLM's extension; 0 and -1: no limit.")
@@ -141,6 +141,12 @@ class Common(BaseModel):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     prompt_logprobs: Literal[0] | None = Field(None, description="vLLM's extension; 0: of the prompt's own tokens.")
+
+    @model_validator(mode="after")
+    def _all_of_them(self) -> Self:
+        if self.best_of not in (1, self.n):
+            raise refused("best_of", "this engine leaves no answer out: omit the field, and set n for several answers")
+        return self
 
     @model_validator(mode="after")
     def _once_and_not_in_pieces(self) -> Self:

@@ -15,7 +15,7 @@ import random
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, assert_never
 
 import aiohttp
 from pydantic import BaseModel, Field, ValidationError
@@ -34,7 +34,8 @@ MAX_ANSWER = 4 << 20  # bytes of the candidate's answer
 MAX_RUNNING = 8  # copies at a time: at most half a megabyte of requests
 ASK_SECONDS = 10.0  # between two questions whether there is a candidate
 ASK_TIMEOUT = 5.0
-LOST_SECONDS = 300.0  # a candidate that does not answer is still one for so long: its failures count
+LOST_SECONDS = 300.0  # a candidate that does not answer is still one for so long: its pod may move to another node
+CONNECT_SECONDS = 5.0  # a pod whose node is lost refuses no connection
 LEAST_TIMEOUT, TIMES_SLOWER = 30.0, 10.0  # a copy may take this many seconds, and this many times the user's time more
 
 
@@ -99,7 +100,10 @@ class Mirror:
         self._target: Settings | None = None
         self._heard = 0.0  # monotonic time of its last word
         self._running: set[asyncio.Task[None]] = set()
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=MAX_RUNNING + 1))
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_RUNNING + 1),
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,14 +162,20 @@ class Mirror:
             return  # stable failed on a body that nobody can read
         greedy = document.get("temperature") == 0 and document.get("n") in (None, 1)
         candidate = await self._answer(path, body, min(self._timeout, LEAST_TIMEOUT + TIMES_SLOWER * stable.seconds))
-        if candidate is None:
-            self._metrics.shadow_dropped(target.revision, "refused")
-            return
-        for measure, outcome in outcomes(stable, candidate, target.latency_ratio, greedy=greedy).items():
-            self._metrics.shadow_pair(target.revision, measure, outcome)
+        match candidate:
+            case Answered():
+                for measure, outcome in outcomes(stable, candidate, target.latency_ratio, greedy=greedy).items():
+                    self._metrics.shadow_pair(target.revision, measure, outcome)
+            case "refused" | "unreachable":
+                self._metrics.shadow_dropped(target.revision, candidate)
+            case never:
+                assert_never(never)
 
-    async def _answer(self, path: str, body: bytes, seconds: float) -> Answered | None:
-        """The candidate's answer; None if it has too much to do."""
+    async def _answer(self, path: str, body: bytes, seconds: float) -> Answered | Literal["refused", "unreachable"]:
+        """The candidate's answer. Refused: it has too much to do. Unreachable: its pod is gone.
+
+        A pod that is gone says nothing about the version: when an engine fails, the proxy in its pod still answers.
+        """
         began = time.monotonic()
         try:
             async with (
@@ -173,12 +183,14 @@ class Mirror:
                 self._session.post(f"{self._url}{path}", data=body, headers=self._headers) as answer,
             ):
                 if answer.status == 429:
-                    return None
+                    return "refused"
                 if answer.status != 200:
                     return Answered(failed=True)
                 content = await read_bounded(answer, MAX_ANSWER)
                 kind = Responses() if path == RESPONSES else Choices()
                 failed, tokens, text = _read(content, kind, streamed=answer.content_type == "text/event-stream")
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
+            return "unreachable"
         except (aiohttp.ClientError, TimeoutError, ApiError, ValueError):
             return Answered(failed=True)
         return Answered(failed, time.monotonic() - began, tokens, digest(text))

@@ -102,7 +102,7 @@ NUMBERS: dict[str, list[Any]] = {
     "seed": [2**63, -(2**63) - 1, HUGE, 0.5, True, "7"],
     "logprobs": [-1, 21, HUGE, "5"],
     "n": [0, 9, 1.5, "2", HUGE, -HUGE, float("nan"), 1e300],
-    "best_of": [2, HUGE],
+    "best_of": [2, 0, 1.5, "1", True, HUGE],
     "frequency_penalty": [1, -HUGE, HUGE, float("nan"), float("inf"), True],
     "presence_penalty": [1, HUGE],
     "min_p": [HUGE, 0.1],
@@ -133,6 +133,14 @@ def test_an_integral_number_is_an_integer() -> None:
     assert (found.max_tokens, found.top_k, found.seed, found.logprobs) == (4, 3, 7, 2)
     assert isinstance(found.max_tokens, int)
     assert completion(temperature=1).temperature == 1.0
+
+
+def test_best_of_all_answers_is_no_choice_among_them() -> None:
+    assert completion(n=2, best_of=2.0).n == 2
+    assert chat(n=3, best_of=3).n == 3
+    assert completion(n=2, best_of=1).n == 2
+    with pytest.raises(ApiError, match="best_of: this engine leaves no answer out.*set n"):
+        completion(n=2, best_of=3)
 
 
 def test_likeliest_tokens_are_not_promised_without_their_logprobs() -> None:

@@ -28,6 +28,8 @@ class Candidate:
     def __init__(self) -> None:
         self.status, self.percent, self.revision = 200, 100.0, "r2"
         self.seen: list[bytes] = []
+        self.begins = False  # its answer, before it goes on
+        self.connections: list[asyncio.Transport] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
 
@@ -38,6 +40,13 @@ class Candidate:
     async def chat(self, request: web.Request) -> web.Response:
         assert request.headers[SHADOW_HEADER] == TOKEN
         self.seen.append(await request.read())
+        if self.begins:
+            begun = web.StreamResponse()
+            begun.content_length = 100
+            await begun.prepare(request)
+            await begun.write(b"{")
+        assert request.transport is not None
+        self.connections.append(request.transport)
         await self.go_on.wait()
         choice = {"index": 0, "message": {"content": "yes"}, "finish_reason": "stop"}
         body = {"id": "x", "choices": [choice], "usage": {"completion_tokens": 20}}
@@ -166,13 +175,33 @@ async def test_without_a_candidate_nothing_is_copied() -> None:
         watching.cancel()
 
 
-async def test_a_crashed_candidate_goes_on_to_be_asked_and_fails() -> None:
+async def test_a_candidate_whose_pod_moves_to_another_node_is_no_worse_and_goes_on_to_be_asked() -> None:
     candidate = Candidate()
     async with shadowed(candidate) as stable:
-        stable.mirror._url = "http://127.0.0.1:9"
-        stable.mirror.copy(CHAT, BODY, STABLE)
-        await until(lambda: stable.pairs("failed", "candidate") == 1)
+        url, stable.mirror._url = stable.mirror._url, "http://127.0.0.1:9"
+        for _ in range(3):
+            stable.mirror.copy(CHAT, BODY, STABLE)
+        await until(lambda: stable.dropped("unreachable") == 3)
+        assert all(stable.pairs("failed", outcome) == 0 for outcome in SHADOW_MEASURES["failed"])
         assert stable.mirror.chosen(10)
+        stable.mirror._url = url
+        stable.mirror.copy(CHAT, BODY, STABLE)
+        await until(lambda: stable.pairs("failed", "neither") == 1)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_pod_that_is_lost_while_it_answers_makes_no_pair(begun: bool) -> None:
+    candidate = Candidate()
+    candidate.begins = begun
+    async with shadowed(candidate) as stable:
+        candidate.go_on.clear()
+        stable.mirror.copy(CHAT, BODY, STABLE)
+        await until(lambda: candidate.connections)
+        for transport in candidate.connections:
+            transport.abort()
+        await until(lambda: stable.dropped("unreachable") == 1)
+        assert stable.pairs("failed", "candidate") == 0
+        candidate.go_on.set()
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ from driftloop.controller.vocabulary.reasons import Reason
 
 
 def start(situation: Situation, stable: Revision, version: Version) -> Rollout:
-    """Start the candidate beside stable."""
+    """Start the candidate beside stable, which follows the spec even if the candidate's objects are refused."""
     spec = situation.observed.spec
     step = bring_up(situation, version, "Shadow" if spec.canary.shadow and spec.replicas else "Canary")
-    return replace(step, actions=(*scale(situation, stable, situation.observed.spec.replicas), *step.actions))
+    return replace(step, beside=scale(situation, stable, spec.replicas))
 
 
 def canary(pair: Pair) -> Rollout:

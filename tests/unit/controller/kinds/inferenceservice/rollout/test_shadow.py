@@ -68,6 +68,16 @@ def test_the_service_selects_stable_alone_before_a_hidden_candidate_is_created()
     assert status(plan)["phase"] == "Shadow"
 
 
+def test_stable_follows_the_spec_though_the_policy_of_a_hidden_candidate_is_refused() -> None:
+    observed = service(SPEC | {"replicas": 5}, versions=(V1, V2))
+    observed = replace(observed, revisions=(revision(observed, V1, "stable", 2),))
+    plan = decide(observed, SETTINGS, NOW)
+    assert isinstance(plan.actions[0], Apply)  # the first refusal ends the chain
+    groups = [group for group in plan.beside if adjusted(group.actions, observed.revisions[0].uid)]
+    assert [len(group.actions) for group in groups] == [1]
+    assert not adjusted(plan.actions, observed.revisions[0].uid)
+
+
 def test_without_a_shadow_in_the_spec_nothing_is_hidden() -> None:
     observed = service(versions=(V1, V2))
     plan = decide(replace(observed, revisions=(revision(observed, V1, "stable", 2),)), SETTINGS, NOW)
