@@ -24,8 +24,17 @@ _ROLES = {
 # Fields of a message that are read, and fields that control training on it, which are refused if not supported.
 _READ = frozenset({"role", "content", "from", "value", "weight", "train", "images", "audio", "videos", *CARRIED})
 THOUGHT_END = "</think>"  # templates of reasoning models take what follows for the answer, and may drop what precedes
-_PYTHON = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value|type'\s*:\s*'text',\s*'text)'\s*:")
+# The beginning of messages or text parts in Python's syntax, which pandas and numpy write into CSV. The keys of an
+# object may be in any order.
+_FIRST = r"\s*'(?:role|content|from|value)'\s*:"
+_MESSAGE = rf"(?:{_FIRST}|(?=[^{{}}]*'(?:role|from)'\s*:)(?=[^{{}}]*'(?:content|value)'\s*:))"
+_PART = r"(?=[^{}]*'type'\s*:\s*'(?:input_|output_)?text')(?=[^{}]*'text'\s*:)"
+_ROLE = r"(?=[^{}]*'(?:role|from)'\s*:\s*'(?:system|developer|user|human|assistant|gpt|tool)')"
+_PYTHON = re.compile(rf"\s*(?:array\(\s*)?\[\s*\{{(?:{_MESSAGE}|{_PART})|\s*\{{{_ROLE}{_MESSAGE}")
+_PYTHON_PARTS = re.compile(rf"\s*(?:array\(\s*)?\[\s*\{{{_PART}")
+_PYTHON_ENDS = ("]", ")", "}")
 _JSON = re.compile(r'\s*(?:\[\s*)?\{\s*"(?:role|content|from|value)"\s*:')
+_JSON_LIST = re.compile(r'\s*\[\s*\{\s*"')
 
 
 def conversation(value: Any) -> tuple[Turn, ...]:
@@ -47,9 +56,10 @@ def is_conversation(value: Any) -> bool:
     https://github.com/pandas-dev/pandas/issues/12959
     """
     if isinstance(value, str):
-        if _PYTHON.match(value) and value.rstrip().endswith("]"):
-            raise Unreadable("messages in Python's syntax: write them as JSON (json.dumps), or use JSON lines")
-        return bool(_JSON.match(value)) and is_conversation(_parsed(value))
+        _refuse_python(_PYTHON, value)
+        if _JSON.match(value):
+            return is_conversation(_parsed(value))
+        return bool(_JSON_LIST.match(value)) and _has_known_roles(_parsed(value))
     if isinstance(value, list):
         return bool(value) and all(_is_message(message) for message in value)
     return _is_message(value)
@@ -81,6 +91,20 @@ def tool_schemas(value: Any) -> str:
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise Unreadable(f"{spelled(value)} is not a list of tool schemas, each an object")
     return json.dumps(value, ensure_ascii=False)
+
+
+def _refuse_python(beginning: re.Pattern[str], text: str) -> None:
+    if beginning.match(text) and text.rstrip().endswith(_PYTHON_ENDS):
+        raise Unreadable("messages in Python's syntax: write them as JSON (json.dumps), or use JSON lines")
+
+
+def _has_known_roles(value: Any) -> bool:
+    """Whether a list contains only messages: another list of objects may be what the model is asked about."""
+    return is_conversation(value) and all(_role(message.get("role") or message.get("from")) for message in value)
+
+
+def _role(name: Any) -> str | None:
+    return _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def _parsed(text: str) -> Any:
@@ -134,7 +158,7 @@ def _turn(message: Any) -> Turn:
     if message.get("from") is not None and message.get("role") is None:  # ShareGPT
         message = {**message, "role": message["from"], "content": message.get("value")}
     name = message.get("role")
-    role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    role = _role(name)
     if role is None:
         raise ValueError(f"the role is {spelled(name)}, not system, user, assistant or tool")
     unread = tuple(sorted(field for field, value in message.items() if field not in _READ and not _is_unset(value)))
@@ -164,6 +188,8 @@ def _refuse_lossy(message: Mapping[str, Any], role: str, unread: Sequence[str]) 
 def _content(content: Any, role: str) -> str:
     if role == "tool" and isinstance(content, list | dict) and not _has_parts(content):
         return json.dumps(content, ensure_ascii=False)  # the tool's result as JSON text
+    if isinstance(content, str) and role != "tool":
+        _refuse_python(_PYTHON_PARTS, content)
     if isinstance(content, list | str | None):
         return plain_content(content)
     return cell_text(content) or ""

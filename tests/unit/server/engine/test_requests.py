@@ -139,7 +139,7 @@ def test_best_of_all_answers_is_no_choice_among_them() -> None:
     assert completion(n=2, best_of=2.0).n == 2
     assert chat(n=3, best_of=3).n == 3
     assert completion(n=2, best_of=1).n == 2
-    with pytest.raises(ApiError, match="best_of: this engine leaves no answer out.*set n"):
+    with pytest.raises(ApiError, match=r"best_of: this engine leaves no answer out.*set n"):
         completion(n=2, best_of=3)
 
 

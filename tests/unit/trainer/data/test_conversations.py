@@ -143,10 +143,50 @@ def test_messages_are_told_from_text(value: Any, expected: bool) -> None:
     assert is_conversation(value) is expected
 
 
-def test_python_s_spelling_of_messages_is_refused() -> None:
-    for value in (MESSAGES, [{"type": "text", "text": "hi"}]):
+@pytest.mark.parametrize(
+    "value",
+    [
+        MESSAGES,
+        MESSAGES[0],
+        {"content": "hi", "role": "assistant"},
+        [{"name": None, "role": "user", "content": "hi"}],
+        [{"id": 1, "from": "human", "value": "a {b}"}],
+        [{"type": "text", "text": "hi"}],
+        [{"text": "hi", "type": "text"}],
+    ],
+)
+def test_python_s_spelling_of_messages_is_refused(value: Any) -> None:
+    texts = [str(value), f"array({value}, dtype=object)"] if isinstance(value, list) else [str(value)]
+    for text in texts:
         with pytest.raises(Unreadable, match=r"Python's syntax.*JSON"):
-            is_conversation(str(value))
+            is_conversation(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'name': 'Ada', 'role': 'admin'}]",
+        "{'role': 'admin', 'content': 'x'}",
+        "{'type': 'text'}",
+        "[{'role': 'user', 'content': 'hi'}] is not JSON: why?",
+        '[{"id": 1, "role": "admin", "content": "x"}]',
+        '[{"id": 1, "role": "user"}]',
+    ],
+)
+def test_objects_that_are_no_messages_are_text(text: str) -> None:
+    assert not is_conversation(text)
+
+
+def test_the_fields_of_a_message_in_json_are_in_any_order() -> None:
+    assert is_conversation('[{"name": "x", "role": "user", "content": "hi"}]')
+
+
+def test_text_parts_in_python_s_syntax_are_no_content_but_may_be_a_tool_s_result() -> None:
+    parts = str([{"text": "hi", "type": "text"}])
+    with pytest.raises(Unreadable, match="message 1: messages in Python's syntax"):
+        conversation([{"role": "user", "content": parts}])
+    assert conversation([{"role": "tool", "content": parts}])[0].content == parts
+    assert conversation([{"role": "user", "content": str(MESSAGES)}])[0].content == str(MESSAGES)
 
 
 @pytest.mark.parametrize(
