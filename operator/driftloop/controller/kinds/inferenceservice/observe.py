@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from driftloop.api.inferenceservice import InferenceService
+from driftloop.contract.reasons import StageReason
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.inferenceservice.observed import (
     Keys,
@@ -27,6 +28,9 @@ from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import World
+
+# A Secret of the user is missing. A restarted proxy reads it, and its engine may run already.
+_AWAITED = frozenset({StageReason.NO_CERTIFICATE, StageReason.NO_KEYS})
 
 
 async def observe(key: Key, world: World) -> Observed | None:
@@ -87,6 +91,8 @@ def _with_problem(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revis
     match serving_problem(pods) or refused_pods(deployment):
         case None:
             return revision
+        case Running(reason, message) | Broken(reason, message) if reason in _AWAITED:
+            return replace(revision, problem=f"{reason}: {message}", unstarted=True)
         case Running(reason, message):
             return replace(revision, problem=f"{reason}: {message}")
         case Broken(reason, message):

@@ -94,6 +94,7 @@ class Revision:
     broken: bool = False  # whether no restart can solve the problem
     resource_version: str | None = None  # of the Deployment that was read, so that a newer one is not deleted
     # Whether no engine has run yet in pods that are not ready: they wait for a node, an image, a volume or the model.
+    # Or their proxies wait for a Secret.
     unstarted: bool = False
     engine: str | None = None  # None: created before the operator recorded it
     obeyed: Record | None = None  # the last command of a person about it

@@ -173,6 +173,25 @@ async def test_a_ready_pod_does_not_say_that_the_engine_of_a_waiting_one_ran() -
     assert found.problem.startswith("Unschedulable")
 
 
+@pytest.mark.parametrize(("code", "reason"), [(75, "NoCertificate"), (78, "NoKeys")])
+async def test_a_secret_that_is_not_there_yet_is_no_fault_of_the_revision(code: int, reason: str) -> None:
+    body = served("v1", "candidate", available=0)
+    labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
+    ended = {"terminated": {"exitCode": code, "message": f'{{"kind":"Error","reason":"{reason}","message":"spec"}}'}}
+    proxy = {"name": "proxy", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended}
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "labels": labels},
+        "status": {
+            "initContainerStatuses": [{"name": "engine", "state": {"running": {}}}],
+            "containerStatuses": [proxy],
+        },
+    }
+    [found] = (await Cluster(service(), body, pod).look()).revisions
+    assert (found.problem, found.unstarted, found.broken) == (f"{reason}: spec", True, False)
+
+
 async def test_a_pod_with_wrong_input_makes_its_revision_broken() -> None:
     body = served("v1", "candidate", available=0)
     labels = {SERVICE: "desk", STAGE: "serve", REVISION: body["metadata"]["labels"][REVISION]}
