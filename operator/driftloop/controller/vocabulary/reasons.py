@@ -114,10 +114,12 @@ UNAVAILABLE = frozenset(
     {
         "BackoffLimitExceeded",
         "BaselineFailed",
+        "CheckpointUnreadable",
         "DeadlineExceeded",
         "Evicted",
         "FailedIndexes",
         "HeadGone",
+        "JudgeFailed",
         "NodesMissing",
         "NotReady",
         "RayFailed",
