@@ -86,9 +86,10 @@ class Rated:
     @property
     def trainable(self) -> bool:
         """Whether it contains a good answer to a prompt that prepare can read."""
-        complete = bool(self.answer.completion) and self.answer.whole
+        answer, prompt = self.answer, self.answer.prompt
+        complete = bool(answer.completion.strip()) and answer.whole
         has_answer = self.rating == "correction" or (self.rating == "positive" and complete)
-        return has_answer and self.answer.prompt.readable
+        return has_answer and bool(prompt.text.strip()) and prompt.readable
 
 
 class Feedback:
@@ -234,6 +235,8 @@ def parse_feedback(document: dict[str, Any]) -> FeedbackBody:
         raise ApiError(
             400, "correction: required if the rating is correction", param="correction", code="invalid_value"
         )
+    if body.correction is not None and not body.correction.strip():
+        raise ApiError(400, "correction: is blank: give the right answer", param="correction", code="invalid_value")
     if body.rating == "positive" and body.correction is not None:
         raise ApiError(400, "rating: can't be positive with a correction", param="rating", code="invalid_value")
     return body

@@ -194,6 +194,8 @@ async def test_forged_and_expired_ids_are_refused(http: Session, proxy: Process)
     [
         ({"rating": "good"}, "rating"),
         ({"rating": "correction"}, "correction"),
+        ({"rating": "correction", "correction": " \n"}, "correction"),
+        ({"rating": "negative", "correction": "\u00a0"}, "correction"),
         ({"rating": "positive", "correction": "x"}, "rating"),
         ({"rating": "negative", "consent": "yes"}, "consent"),
         ({"rating": "negative", "user": "u" * 300}, "user"),
@@ -204,6 +206,18 @@ async def test_forged_and_expired_ids_are_refused(http: Session, proxy: Process)
 async def test_a_malformed_field_is_named(http: Session, proxy: Process, body: dict[str, Any], param: str) -> None:
     status, answer = await rate(http, proxy, response_id="resp-x", **body)
     assert (status, answer["error"]["param"]) == (400, param)
+
+
+async def test_a_blank_answer_is_not_counted_as_one_to_train_on(http: Session, proxy: Process) -> None:
+    signed = Signer(SIGNING_KEY.encode(), UID).sign("desk-0a1b2c3d", "r1", Prompt("my card").hash, time.time())
+
+    def eligible() -> float:
+        return sum(value for name, value in proxy.metrics().items() if name.startswith("driftloop_feedback_eligible"))
+
+    before = eligible()
+    sent = {"prompt": "my card", "rating": "positive"}
+    assert (await rate(http, proxy, response_id=signed, completion=" \n", **sent))[0] == 200
+    assert eligible() == before
 
 
 async def test_one_user_can_rate_so_often_and_no_more(http: Session, pods: Start, artefact: Artefact) -> None:
