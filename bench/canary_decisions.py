@@ -210,10 +210,10 @@ def decide_answers(rng: np.random.Generator, case: Talk, fewest: int, most: int)
             counts[number] += arrived
         if (quieter := min(counts)) < fewest:
             continue
-        answers = [found.answer for found in compare_answers(_CANARY, *(arm.counted() for arm in arms))]
-        if "Worse" in answers:
+        verdicts = [measure.verdict for measure in compare_answers(_CANARY, *(arm.counted() for arm in arms))]
+        if "Worse" in verdicts:
             return "Worse", quieter
-        if all(answer == "NotWorse" for answer in answers):
+        if all(verdict == "NotWorse" for verdict in verdicts):
             return "NotWorse", quieter
     return "Unclear", quieter
 

@@ -149,22 +149,22 @@ def stored_weights(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     expected = model.state_dict()
-    found: dict[str, Stored] = {}
+    by_name: dict[str, Stored] = {}
     parts: dict[str, dict[str, list[StoredTensor]]] = {}  # by weight and pattern
     for name, tensor in stored.items():
         renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
         if pattern is None:
-            found[renamed] = tensor
+            by_name[renamed] = tensor
         elif _stacks(by_pattern[pattern]):
             parts.setdefault(renamed, {pattern: [] for pattern in by_pattern[pattern].source_patterns})
             parts[renamed][pattern].append(tensor)
         else:
             return None
-    found |= {name: _stacked(name, list(lists.values())) for name, lists in parts.items()}
+    by_name |= {name: _stacked(name, list(lists.values())) for name, lists in parts.items()}
     weights: dict[str, Stored] = {}
     missing = []
     for first, *others in tied_names(model):
-        tensor_of_it = next((found[name] for name in (first, *others) if name in found), None)
+        tensor_of_it = next((by_name[name] for name in (first, *others) if name in by_name), None)
         if tensor_of_it is None:
             missing.append(first)
         else:

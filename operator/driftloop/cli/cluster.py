@@ -118,7 +118,7 @@ class Cluster:
 
         async def listed() -> list[Obj]:
             pages = self.api.pages(RESOURCES["Deployment"], self.namespace, selector)
-            return [found async for items, _ in pages for found in items]
+            return [deployment async for items, _ in pages for deployment in items]
 
         return await self._repeat("list Deployment", listed)
 
@@ -128,9 +128,9 @@ class Cluster:
         A broken watch is opened again, with back-off. Raises ApiError if that can't help.
         """
         while True:
-            found = await self.get(kind, name)
-            yield found
-            since = found["metadata"]["resourceVersion"] if found else ""  # empty: also an object that came meanwhile
+            obj = await self.get(kind, name)
+            yield obj
+            since = obj["metadata"]["resourceVersion"] if obj else ""  # empty: also an object that came meanwhile
             try:
                 async with aclosing(self._watch(RESOURCES[kind], name, since)) as changes:
                     async for changed in changes:
@@ -145,12 +145,12 @@ class Cluster:
         """Call until the server answers, with back-off. Raises ApiError if that can't help."""
         while True:
             try:
-                found = await call()
+                answer = await call()
             except ApiError as error:
                 await self._wait(error, request)
             else:
                 self.patience.succeed(request)
-                return found
+                return answer
 
     async def _watch(self, resource: Resource, name: str, since: str) -> AsyncGenerator[Obj | None]:
         async for type_, obj in self.api.watch(resource, self.namespace, name, since, WATCH_SECONDS):

@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
 
     async def work(cluster: Cluster) -> Exit:
-        found = [(await generations(cluster, name, 1))[0] for name in (parsed.before, parsed.after)]
-        for generation in found:
+        both = [(await generations(cluster, name, 1))[0] for name in (parsed.before, parsed.after)]
+        for generation in both:
             if generation.version is None:
                 return missing("ModelVersion", generation.name, cluster.namespace)
-        changes = differences.changes(*found)
+        changes = differences.changes(*both)
         document = {"before": parsed.before, "after": parsed.after, "changes": [change.dump() for change in changes]}
         print_result(parsed.output, differences.text(changes, parsed.before, parsed.after), document)
         return Exit.DONE

@@ -40,14 +40,14 @@ def changes(before: Generation, after: Generation) -> list[Change]:
     ]
 
 
-def text(found: list[Change], before: str, after: str) -> str:
+def text(changed: list[Change], before: str, after: str) -> str:
     """The differences for people."""
-    return "\n".join(_lines(found, before, after)) if found else f"{before} and {after} do not differ"
+    return "\n".join(_lines(changed, before, after)) if changed else f"{before} and {after} do not differ"
 
 
-def _lines(found: list[Change], before: str, after: str) -> Iterator[str]:
+def _lines(changed: list[Change], before: str, after: str) -> Iterator[str]:
     for section in SECTIONS:
-        here = [change for change in found if change.section == section]
+        here = [change for change in changed if change.section == section]
         if here:
             yield f"{section}:"
         for change in here:

@@ -45,12 +45,12 @@ def faults_of(document: Json) -> list[Fault]:
     if (version := document.get("apiVersion")) != API_VERSION:
         return [Fault("apiVersion", f"is {version!r}, but must be {API_VERSION}", "Correct it")]
     schema = schema_of(kind)
-    found = [*_name(document), *_unknown(document.get("spec"), schema["properties"]["spec"], "spec")]
+    faults = [*_name(document), *_unknown(document.get("spec"), schema["properties"]["spec"], "spec")]
     try:
         kind.model_validate(document)
     except ValidationError as error:
-        found += [_wrong(entry, schema) for entry in error.errors()]
-    return found
+        faults += [_wrong(entry, schema) for entry in error.errors()]
+    return faults
 
 
 def from_errors(error: ValidationError) -> list[Fault]:

@@ -16,7 +16,7 @@ from driftloop.controller.runtime.kube.api import ApiError
 from driftloop.controller.vocabulary.plan import Obj
 
 STUCK_SECONDS = 30.0  # what is missing may be created a moment later, by the same `kubectl apply`
-Look = Callable[[Obj | None], Awaitable[State]]
+StateOf = Callable[[Obj | None], Awaitable[State]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Subject:
 
     kind: str
     name: str
-    look: Look
+    state_of: StateOf  # what the object's state is; None: it does not exist
     resume: str  # the command that waits again
 
 
@@ -79,7 +79,7 @@ class _Follower:
                 if deleted:
                     return Ending(Exit.FAILED, f"{self.subject.kind} {self.subject.name} was deleted", self.last)
                 self.last = obj
-                state = await self.subject.look(obj)
+                state = await self.subject.state_of(obj)
                 self.progress.show(state)
                 if ending := ending_of(state, self._is_stuck(state, monotonic()), obj):
                     return ending

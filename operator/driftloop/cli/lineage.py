@@ -19,11 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
 
     async def work(cluster: Cluster) -> Exit:
-        found = await generations(cluster, parsed.name, parsed.depth)
-        if found[0].version is None:
+        ancestors = await generations(cluster, parsed.name, parsed.depth)
+        if ancestors[0].version is None:
             return missing("ModelVersion", parsed.name, cluster.namespace)
-        documents = [ancestry.document(generation) for generation in found]
-        print_result(parsed.output, ancestry.text(found), {"name": parsed.name, "generations": documents})
+        documents = [ancestry.document(generation) for generation in ancestors]
+        print_result(parsed.output, ancestry.text(ancestors), {"name": parsed.name, "generations": documents})
         return Exit.DONE
 
     return run_in_cluster(parsed, work)
@@ -31,15 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def generations(cluster: Cluster, name: str, depth: int) -> list[Generation]:
     """The version and its parents, the newest first, at most `depth`."""
-    found: list[Generation] = []
+    ancestors: list[Generation] = []
     following: str | None = name
-    while following and len(found) < depth and following not in {generation.name for generation in found}:
+    while following and len(ancestors) < depth and following not in {generation.name for generation in ancestors}:
         version = await cluster.get("ModelVersion", following)
         lineage = ModelVersion.model_validate(version).spec.lineage if version else None
         job = await cluster.get("FineTuneJob", lineage.job) if lineage and lineage.job else None
-        found.append(Generation(following, version, ancestry.job_of(version, job) if version else None))
+        ancestors.append(Generation(following, version, ancestry.job_of(version, job) if version else None))
         following = lineage.parent if lineage else None
-    return found
+    return ancestors
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -58,12 +58,12 @@ def source_name(name: str) -> str:
 def documents(text: str, source: str) -> list[Json]:
     """The objects in a YAML or JSON text, also those in a List. Raises BadInput."""
     try:
-        found = [document for document in yaml.safe_load_all(text) if document is not None]
+        parsed = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
         raise BadInput(f"{source}: not YAML: {error}") from error
-    if any(not isinstance(document, dict) for document in found):
+    if any(not isinstance(document, dict) for document in parsed):
         raise BadInput(f"{source}: each document must be an object with apiVersion, kind and metadata")
-    return [entry for document in found for entry in _entries(document)]
+    return [entry for document in parsed for entry in _entries(document)]
 
 
 def manifests(names: Sequence[str]) -> list[Manifest]:
@@ -78,7 +78,7 @@ def manifests(names: Sequence[str]) -> list[Manifest]:
 
 def one_job(names: Sequence[str]) -> Manifest:
     """The one FineTuneJob in the files. Raises BadInput if there is none, or several."""
-    jobs = [found for found in manifests(names) if found.kind == "FineTuneJob"]
+    jobs = [manifest for manifest in manifests(names) if manifest.kind == "FineTuneJob"]
     if len(jobs) != 1:
         where = ", ".join(map(source_name, names))
         raise BadInput(f"{where}: has {len(jobs)} objects of kind FineTuneJob, but must have exactly one")

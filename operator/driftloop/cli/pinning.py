@@ -17,11 +17,11 @@ def pinned(text: str, service: str | None, version: str, source: str) -> str:
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if isinstance(node, MappingNode)]
     except yaml.YAMLError as error:
         raise BadInput(f"{source}: not YAML: {error}") from error
-    found = [node for node in nodes if _is_service(node, service)]
-    if len(found) != 1:
+    services = [node for node in nodes if _is_service(node, service)]
+    if len(services) != 1:
         wanted = f"InferenceService {service}" if service else "InferenceService"
-        raise BadInput(f"{source}: has {len(found)} objects {wanted}, but must have exactly one: set --service")
-    result = _with_version(text, _model_of(found[0], source), version)
+        raise BadInput(f"{source}: has {len(services)} objects {wanted}, but must have exactly one: set --service")
+    result = _with_version(text, _model_of(services[0], source), version)
     if not _is_pinned(text, result, version):
         raise BadInput(f"{source}: spec.model can't be changed in place: write it as a block of lines")
     return result

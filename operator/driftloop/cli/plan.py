@@ -118,11 +118,11 @@ def _with_gpu_memory(spec: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
     return spec.model_copy(update={"compute": compute})
 
 
-def job_spec(found: Manifest) -> FineTuneJobSpec:
+def job_spec(manifest: Manifest) -> FineTuneJobSpec:
     """The spec of a FineTuneJob. Raises BadInput with the fields that are wrong."""
-    if faults := faults_of(found.document):
-        raise BadInput("; ".join(f"{found.source}: {fault}" for fault in faults))
-    return FineTuneJob.model_validate(found.document).spec
+    if faults := faults_of(manifest.document):
+        raise BadInput("; ".join(f"{manifest.source}: {fault}" for fault in faults))
+    return FineTuneJob.model_validate(manifest.document).spec
 
 
 def _facts(spec: FineTuneJobSpec, path: Path | None) -> ModelFacts:

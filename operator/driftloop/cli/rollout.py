@@ -118,11 +118,11 @@ async def _give(
     if parsed.no_wait:
         return Result(Ending(Exit.DONE, f"wrote {value!r}", written), (written,))
 
-    async def look(obj: Obj | None) -> State:
+    async def state_of(obj: Obj | None) -> State:
         return orders.order_state(obj, value)
 
     read = f"kubectl get dlsvc {parsed.service} -n {cluster.namespace} -o jsonpath={{.status.command}}"
-    return await _follow(cluster, Subject(INFERENCE_SERVICE, parsed.service, look, read), parsed.timeout)
+    return await _follow(cluster, Subject(INFERENCE_SERVICE, parsed.service, state_of, read), parsed.timeout)
 
 
 async def _return(cluster: Cluster, service: Obj, status: InferenceServiceStatus, parsed: argparse.Namespace) -> Result:
@@ -141,11 +141,11 @@ async def _pin(cluster: Cluster, service: Obj, version: str, parsed: argparse.Na
     if parsed.no_wait:
         return Result(Ending(Exit.DONE, f"pins {version}", written), (written,))
 
-    async def look(obj: Obj | None) -> State:
+    async def state_of(obj: Obj | None) -> State:
         return orders.return_state(obj, version)
 
     again = command(cluster, "service", parsed.service, f"--version={version}")
-    return await _follow(cluster, Subject(INFERENCE_SERVICE, parsed.service, look, again), parsed.timeout)
+    return await _follow(cluster, Subject(INFERENCE_SERVICE, parsed.service, state_of, again), parsed.timeout)
 
 
 async def _earlier(cluster: Cluster, service: str, status: InferenceServiceStatus, wanted: str | None) -> str | Over:
@@ -193,7 +193,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("service", help="name of the InferenceService")
     parser.add_argument("--revision", help="the revision that you saw: nothing is done if it is another one by now")
     parser.add_argument(
-        "--version", type=version_name, metavar="VERSION", help="the ModelVersion that you mean: the same for a version"
+        "--version", type=version_name, metavar="VERSION", help="the ModelVersion that you saw: the same by version"
     )
     parser.add_argument(
         "--by", metavar="WHO", help="who gives the command (default: the user that the API server knows)"

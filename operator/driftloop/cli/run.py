@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        found = one_job(parsed.filename)
-        name = suffixed(parsed.name or found.name, parsed.suffix) if parsed.suffix else parsed.name
-        job = job_to_apply(found, name, parsed.namespace)
+        manifest = one_job(parsed.filename)
+        name = suffixed(parsed.name or manifest.name, parsed.suffix) if parsed.suffix else parsed.name
+        job = job_to_apply(manifest, name, parsed.namespace)
     except BadInput as error:
         parser.error(str(error))
     parsed.namespace = job["metadata"].get("namespace")
@@ -62,18 +62,18 @@ def suffixed(name: str, suffix: str) -> str:
     return name[: max(0, MAX_NAME - len(tail))].rstrip("-") + tail
 
 
-def job_to_apply(found: Manifest, name: str | None, namespace: str | None) -> dict[str, Any]:
+def job_to_apply(manifest: Manifest, name: str | None, namespace: str | None) -> dict[str, Any]:
     """The job of a manifest with the options' name and namespace. Raises BadInput."""
-    metadata = found.document.get("metadata")
+    metadata = manifest.document.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, dict) else {}
     own = metadata.get("namespace")
     if own and namespace and own != namespace:
-        raise BadInput(f"{found.source}: metadata.namespace is {own}, but --namespace is {namespace}: remove one")
+        raise BadInput(f"{manifest.source}: metadata.namespace is {own}, but --namespace is {namespace}: remove one")
     metadata |= {"name": name or metadata.get("name")}
     metadata |= {"namespace": own or namespace} if own or namespace else {}
-    document = {key: value for key, value in found.document.items() if key != "status"} | {"metadata": metadata}
+    document = {key: value for key, value in manifest.document.items() if key != "status"} | {"metadata": metadata}
     if faults := faults_of(document):
-        raise BadInput("\n".join(f"{found.source}: {fault}" for fault in faults))
+        raise BadInput("\n".join(f"{manifest.source}: {fault}" for fault in faults))
     return document
 
 

@@ -239,8 +239,8 @@ def stalled_state(obj: Obj, status: Status) -> Stuck | None:
 
 def _condition(status: Status, type_: str) -> Condition | None:
     """A condition that is present and True; Ready also if it is not."""
-    found = next((entry for entry in status.conditions if entry.type == type_), None)
-    return found if found and (found.status == "True" or type_ == "Ready") else None
+    present = next((entry for entry in status.conditions if entry.type == type_), None)
+    return present if present and (present.status == "True" or type_ == "Ready") else None
 
 
 def ready_message(status: Status) -> str:

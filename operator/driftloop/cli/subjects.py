@@ -58,11 +58,11 @@ def summary(obj: Obj) -> dict[str, Any]:
 async def wait_for_job(cluster: Cluster, name: str, seconds: float, resume: str | None = None) -> Result:
     """Wait until a job has its version."""
 
-    async def look(obj: Obj | None) -> State:
+    async def state_of(obj: Obj | None) -> State:
         return states.job_state(obj)
 
     resume = resume or command(cluster, "job", name)
-    return _result(await follow(cluster, Subject(JOB, name, look, resume), seconds))
+    return _result(await follow(cluster, Subject(JOB, name, state_of, resume), seconds))
 
 
 async def wait_for_version(
@@ -70,11 +70,11 @@ async def wait_for_version(
 ) -> Result:
     """Wait until a version is approved, or with the goal `judged` until it is judged."""
 
-    async def look(obj: Obj | None) -> State:
+    async def state_of(obj: Obj | None) -> State:
         return states.version_state(obj, goal)
 
     resume = resume or command(cluster, "version", name, f"--for={goal}")
-    return _result(await follow(cluster, Subject(VERSION, name, look, resume), seconds))
+    return _result(await follow(cluster, Subject(VERSION, name, state_of, resume), seconds))
 
 
 async def wait_for_judgement(cluster: Cluster, job: str, seconds: float) -> Result:
@@ -90,23 +90,23 @@ async def wait_for_judgement(cluster: Cluster, job: str, seconds: float) -> Resu
 async def wait_for_readiness(cluster: Cluster, name: str, seconds: float) -> Result:
     """Wait until a service serves what its spec asks for."""
 
-    async def look(obj: Obj | None) -> State:
+    async def state_of(obj: Obj | None) -> State:
         return states.ready_state(obj)
 
     return _result(
-        await follow(cluster, Subject(INFERENCE_SERVICE, name, look, command(cluster, "service", name)), seconds)
+        await follow(cluster, Subject(INFERENCE_SERVICE, name, state_of, command(cluster, "service", name)), seconds)
     )
 
 
 async def wait_for_promotion(cluster: Cluster, name: str, version: str, seconds: float) -> Result:
     """Wait until a service has promoted a version, or rolled it back."""
 
-    async def look(obj: Obj | None) -> State:
+    async def state_of(obj: Obj | None) -> State:
         records = await cluster.deployments(f"{SERVICE}={name}") if obj else []
         return states.promotion_state(obj, version, states.rollbacks(records))
 
     resume = command(cluster, "service", name, f"--version={version}")
-    return _result(await follow(cluster, Subject(INFERENCE_SERVICE, name, look, resume), seconds))
+    return _result(await follow(cluster, Subject(INFERENCE_SERVICE, name, state_of, resume), seconds))
 
 
 def command(cluster: Cluster, kind: str, name: str, *options: str) -> str:

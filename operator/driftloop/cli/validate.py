@@ -28,9 +28,10 @@ class Checked:
 
     def document(self) -> dict[str, Any]:
         """The object in JSON output."""
-        found = self.manifest
+        manifest = self.manifest
         faults = [fault.dump() for fault in self.faults]
-        return {"source": found.source, "kind": found.kind, "name": found.name, "valid": not faults, "faults": faults}
+        identity = {"source": manifest.source, "kind": manifest.kind, "name": manifest.name}
+        return {**identity, "valid": not faults, "faults": faults}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        found = manifests(parsed.filename)
+        given = manifests(parsed.filename)
     except BadInput as error:
         parser.error(str(error))
-    if not found:
+    if not given:
         parser.error(f"{', '.join(parsed.filename)}: no FineTuneJob, ModelVersion or InferenceService")
-    checked = [Checked(manifest, tuple(faults_of(manifest.document))) for manifest in found]
-    if parsed.server and not any(each.faults for each in checked):
+    checked = [Checked(manifest, tuple(faults_of(manifest.document))) for manifest in given]
+    if parsed.server and not any(entry.faults for entry in checked):
         return _with_server(parsed, checked)
     return _report(parsed, checked)
 
@@ -54,19 +55,19 @@ def _with_server(parsed: argparse.Namespace, checked: list[Checked]) -> int:
     from driftloop.cli.session import INVALID, run_in_cluster
     from driftloop.controller.runtime.kube.api import ApiError
 
-    async def check(cluster: Cluster, each: Checked) -> Checked:
-        document = each.manifest.document
+    async def check(cluster: Cluster, entry: Checked) -> Checked:
+        document = entry.manifest.document
         metadata = {"namespace": cluster.namespace} | document["metadata"]
         try:
             await cluster.apply({**document, "metadata": metadata}, force=True, dry_run=True)
         except ApiError as error:
             if error.code not in INVALID:
                 raise
-            return replace(each, faults=tuple(server_faults(error.message, error.causes)))
-        return each
+            return replace(entry, faults=tuple(server_faults(error.message, error.causes)))
+        return entry
 
     async def work(cluster: Cluster) -> Exit:
-        return _report(parsed, [await check(cluster, each) for each in checked])
+        return _report(parsed, [await check(cluster, entry) for entry in checked])
 
     return run_in_cluster(parsed, work)
 
@@ -80,12 +81,12 @@ def server_faults(message: str, causes: Sequence[Any]) -> list[Fault]:
 def _report(parsed: argparse.Namespace, checked: list[Checked]) -> Exit:
     from driftloop.cli.output import print_result
 
-    text = "\n".join(line for each in checked for line in each.lines())
-    wrong = any(each.faults for each in checked)
+    text = "\n".join(line for entry in checked for line in entry.lines())
+    wrong = any(entry.faults for entry in checked)
     if wrong and parsed.output == "text":
         print(text, file=sys.stderr)
     else:
-        print_result(parsed.output, text, {"valid": not wrong, "objects": [each.document() for each in checked]})
+        print_result(parsed.output, text, {"valid": not wrong, "objects": [entry.document() for entry in checked]})
     return Exit.USAGE if wrong else Exit.DONE
 
 

@@ -22,9 +22,9 @@ def with_defaults(template: str, values: Mapping[str, Any]) -> str:
     '{% if polite is not defined %}{% set polite = true %}{% endif %}\\nHello'
     """
     lines: dict[str, str] = {}
-    while found := _DEFAULT.match(template):
-        lines[found[1]] = found[0]
-        template = template[found.end() :]
+    while line := _DEFAULT.match(template):
+        lines[line[1]] = line[0]
+        template = template[line.end() :]
     lines |= {name: _LINE.format(name=name, value=_literal(value)) for name, value in values.items()}
     return "".join(lines[name] for name in sorted(lines)) + template
 

@@ -14,8 +14,8 @@ def split(text: str, tags: Tags) -> tuple[str, str | None]:
     ('', 'card_lost')
     """
     start, end = tags
-    thoughts, found, answer = text.partition(end)
-    if found:
+    thoughts, ended, answer = text.partition(end)
+    if ended:
         return thoughts.strip().removeprefix(start).strip(), answer.lstrip()
     begun = text.lstrip()
     return (begun.removeprefix(start).strip(), None) if begun.startswith(start) else ("", text)

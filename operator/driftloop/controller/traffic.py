@@ -105,14 +105,14 @@ class ShadowCounts:
 
     def measure(self, name: str) -> Pairs:
         """The pairs of a measure by who is worse."""
-        found = self.outcomes.get(name, {})
-        return Pairs(*(found.get(outcome, 0.0) for outcome in ("candidate", "stable", "neither")))
+        pairs = self.outcomes.get(name, {})
+        return Pairs(*(pairs.get(outcome, 0.0) for outcome in ("candidate", "stable", "neither")))
 
     @property
     def equal(self) -> tuple[float, float]:
         """Equal and different greedy answers."""
-        found = self.outcomes.get("answer", {})
-        return found.get("equal", 0.0), found.get("different", 0.0)
+        answers = self.outcomes.get("answer", {})
+        return answers.get("equal", 0.0), answers.get("different", 0.0)
 
     @property
     def dropped_total(self) -> float:

@@ -92,8 +92,8 @@ class Reply:
 
     def _prompt_logprobs(self, output: Output) -> list[dict[str, Any] | None]:
         """As vLLM: null for the first token, for which there is nothing to predict it from."""
-        found = output.prompt_logprobs
-        return [None, *({str(s.token): {"logprob": s.logprob, "decoded_token": self.string(s.token)}} for s in found)]
+        scores = output.prompt_logprobs
+        return [None, *({str(s.token): {"logprob": s.logprob, "decoded_token": self.string(s.token)}} for s in scores)]
 
     def _chat_logprobs(self, scores: Sequence[TokenLogprob]) -> dict[str, Any]:
         def entry(token: int, logprob: float) -> dict[str, Any]:

@@ -35,8 +35,8 @@ class Thoughts:
             text = begun.removeprefix(self._start) if self._trims else text
         if self._state == "answering":
             return Parts(answer=self._trimmed(text))
-        thoughts, found, answer = text.partition(self._end)
-        if found:
+        thoughts, ended, answer = text.partition(self._end)
+        if ended:
             thoughts = self._trimmed(thoughts)
             self._enter("answering")
             return Parts(thoughts, self._trimmed(answer))

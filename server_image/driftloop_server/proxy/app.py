@@ -303,8 +303,8 @@ def _checked(request: web.Request, body: bytes) -> dict[str, Any]:
 
 
 def _prompt(request: web.Request, document: dict[str, Any]) -> Prompt:
-    found = prompt_of_response(document) if _path(request) == RESPONSES else prompt_of(document)
-    return found or Prompt("")
+    prompt = prompt_of_response(document) if _path(request) == RESPONSES else prompt_of(document)
+    return prompt or Prompt("")
 
 
 def _format(request: web.Request) -> Format:

@@ -86,8 +86,8 @@ class Quota:
         """Take a request from the client's bucket. Returns 0, or the seconds until there is one, and takes none."""
         if client.requests_per_minute is None:
             return 0.0
-        each, now = 60.0 / client.requests_per_minute, self._clock()
-        full = max(self._free_at.get(client.name, now), now) + each
+        interval, now = 60.0 / client.requests_per_minute, self._clock()
+        full = max(self._free_at.get(client.name, now), now) + interval
         if full - now > 60.0 + 1e-9:
             return full - now - 60.0
         self._free_at[client.name] = full
@@ -156,7 +156,7 @@ def _version(folder: Path) -> list[tuple[str, int]]:
 
 def _read(folder: Path) -> dict[str, Client]:
     """The clients by the hashes of their keys. An entry that can't be read is left out, with a line in the log."""
-    found: dict[str, Client] = {}
+    by_digest: dict[str, Client] = {}
     entries = _entries(folder)
     if len(entries) > MAX_CLIENTS:
         log.error("%d clients: only the first %d by name are let in", len(entries), MAX_CLIENTS)
@@ -168,10 +168,10 @@ def _read(folder: Path) -> dict[str, Client]:
             log.error("API key %s is left out: %s", path.name, _fault(error))
             continue
         for digest in entry.sha256:
-            if digest in found:
-                log.error("API key %s is left out: %s has the same", path.name, found[digest].name)
-            found.setdefault(digest, Client(path.name, entry.requests_per_minute))
-    return found
+            if digest in by_digest:
+                log.error("API key %s is left out: %s has the same", path.name, by_digest[digest].name)
+            by_digest.setdefault(digest, Client(path.name, entry.requests_per_minute))
+    return by_digest
 
 
 def _fault(error: OSError | ValidationError) -> str:

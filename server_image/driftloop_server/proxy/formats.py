@@ -47,9 +47,9 @@ class Choices:
     """Chats and completions: a list of choices."""
 
     def sign(self, document: Document, identity: str) -> bool:
-        found = "id" in document
+        has_id = "id" in document
         document["id"] = identity
-        return found
+        return has_id
 
     def whole(self, document: Document) -> Said:
         return self._said(document, "message")

@@ -69,18 +69,18 @@ def outcomes(stable: Answered, candidate: Answered, ratio: float, *, greedy: boo
     {'failed': 'candidate'}
     """
     failed = _worse(candidate.failed > stable.failed, stable.failed > candidate.failed)
-    found = {"failed": failed}
+    counted = {"failed": failed}
     if candidate.failed or stable.failed:
-        return found
+        return counted
     if min(candidate.tokens, stable.tokens) >= MIN_TOKENS:
         mine, its = stable.seconds / stable.tokens, candidate.seconds / candidate.tokens
-        found["slow"] = _worse(its > ratio * mine, mine > ratio * its)
+        counted["slow"] = _worse(its > ratio * mine, mine > ratio * its)
     if min(candidate.tokens, stable.tokens) > 0:
         long, short = LENGTH_RATIO * stable.tokens, LENGTH_RATIO * candidate.tokens
-        found["length"] = _worse(candidate.tokens > long, stable.tokens > short)
+        counted["length"] = _worse(candidate.tokens > long, stable.tokens > short)
     if greedy and stable.digest and candidate.digest:
-        found["answer"] = "equal" if stable.digest == candidate.digest else "different"
-    return found
+        counted["answer"] = "equal" if stable.digest == candidate.digest else "different"
+    return counted
 
 
 def _worse(candidate: bool, stable: bool) -> str:
@@ -124,12 +124,13 @@ class Mirror:
     async def watch(self, own_revision: str) -> None:
         """Look for a candidate until cancelled."""
         while self._url:
-            found = await self._ask()
-            if found is not None and found.revision != own_revision and found != self._target:
-                self._metrics.shadow_of(found.revision)
-                log.info("%g %% of the requests are copied to revision %s", found.percent, found.revision)
-            if found is not None:
-                self._target, self._heard = (found if found.revision != own_revision else None), time.monotonic()
+            candidate = await self._ask()
+            if candidate is not None and candidate.revision != own_revision and candidate != self._target:
+                self._metrics.shadow_of(candidate.revision)
+                log.info("%g %% of the requests are copied to revision %s", candidate.percent, candidate.revision)
+            if candidate is not None:
+                self._target = candidate if candidate.revision != own_revision else None
+                self._heard = time.monotonic()
             elif self._target and time.monotonic() - self._heard > LOST_SECONDS:
                 self._target = None
             await asyncio.sleep(ASK_SECONDS)

@@ -20,7 +20,7 @@ Check = Callable[[Arm, str, int], Awaitable[str | None]]
 _FALLBACK_CONTEXT = 150_000  # words of an overlong prompt if the engine doesn't report its context
 _PROBES = 8  # prompts to try until one gets a non-empty answer
 _IN_TAGS = "</think>\n "
-_LOOKS = 8  # repetitions of a failed comparison; with four, one of 500 exact ties looked steady by chance
+_REPETITIONS = 8  # repetitions of a failed comparison; with four, one of 500 exact ties looked steady by chance
 
 
 class ByChance(str):
@@ -84,29 +84,29 @@ async def usage_adds_up(arm: Arm, prompt: str, max_tokens: int) -> str | None:
 
 
 async def temperature_0_is_reproducible(arm: Arm, prompt: str, max_tokens: int) -> str | None:
-    async def look() -> Pair:
+    async def both() -> Pair:
         return await arm.said(prompt, max_tokens), await arm.said(prompt, max_tokens)
 
-    fault = await _differ(look, "{!r}, then {!r}")
+    fault = await _differ(both, "{!r}, then {!r}")
     return ByChance(fault) if fault else None
 
 
 async def a_stream_says_the_same(arm: Arm, prompt: str, max_tokens: int) -> str | None:
     reason, done = None, False
 
-    async def look() -> Pair:
+    async def both() -> Pair:
         nonlocal reason, done
         whole = await arm.said(prompt, max_tokens)
         text, reason, done = await arm.stream(prompt, max_tokens=max_tokens)
         return whole, text
 
-    if fault := await _differ(look, "whole {!r}, streamed {!r}"):
+    if fault := await _differ(both, "whole {!r}, streamed {!r}"):
         return fault
     return None if reason and done else f"finish_reason {reason!r}, [DONE] {'received' if done else 'missing'}"
 
 
 async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
-    async def look() -> Pair:
+    async def both() -> Pair:
         whole = await arm.said(prompt, max_tokens)
         if not whole:
             return None, "an empty answer"
@@ -115,7 +115,7 @@ async def stop_stops(arm: Arm, prompt: str, max_tokens: int) -> str | None:
         expected, received = (whole.partition(stop)[0], "stop"), (said_of(document).whole, _reason(document))
         return f"{expected} for stop {stop!r}", f"{received} for stop {stop!r}"
 
-    return await _differ(look, "expected {}, received {}")
+    return await _differ(both, "expected {}, received {}")
 
 
 def _stop_in(text: str) -> str:
@@ -127,15 +127,15 @@ def _stop_in(text: str) -> str:
 Pair = tuple[str | None, str | None]
 
 
-async def _differ(look: Callable[[], Awaitable[Pair]], message: str) -> str | None:
+async def _differ(both: Callable[[], Awaitable[Pair]], message: str) -> str | None:
     """The difference of two texts that should be equal; None if they are equal.
 
     It is a ByChance unless both texts stay the same in every repetition.
     """
-    pairs = [await look()]
+    pairs = [await both()]
     if _equal(pairs[0]):
         return None
-    pairs += [await look() for _ in range(_LOOKS)]
+    pairs += [await both() for _ in range(_REPETITIONS)]
     if all(_equal(pair) for pair in pairs[1:]):
         return None
     fault = message.format(*pairs[0])

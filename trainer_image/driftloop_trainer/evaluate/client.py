@@ -313,8 +313,8 @@ def said_of(document: dict[str, Any]) -> Said:
 def _thoughts(message: Any) -> str | None:
     """The thoughts in a message or a delta. vLLM renamed the field reasoning_content to reasoning."""
     fields = message if isinstance(message, dict) else {}
-    found = fields.get("reasoning") or fields.get("reasoning_content")
-    return found if isinstance(found, str) else None
+    thoughts = fields.get("reasoning") or fields.get("reasoning_content")
+    return thoughts if isinstance(thoughts, str) else None
 
 
 def text_of(document: dict[str, Any]) -> str | None:

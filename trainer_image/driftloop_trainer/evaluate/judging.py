@@ -72,13 +72,13 @@ class Judging:
         try:
             for start in range(0, len(answered), _EVERY):
                 part = answered[start : start + _EVERY]
-                pairs += await _gathered([_compare(client, judge, each) for each in part])
+                pairs += await _gathered([_compare(client, judge, entry) for entry in part])
                 self._keep()
                 log.info("judged %d/%d items with %d requests", len(pairs), len(answered), client.requests)
         except StageFailure:
             self._keep()
             raise
-        trust = trusted(pairs, [each.item.cluster for each in answered], alpha)
+        trust = trusted(pairs, [entry.item.cluster for entry in answered], alpha)
         return Judgement(pairs, trust, _about(judge, pairs, trust, client.requests))
 
     def replies(self) -> str:

@@ -29,10 +29,10 @@ async def weigh(arm: Arm, question: Question, completion: str, generation: Gener
         return _refused(behind)
     start, whole = _scores(before), _scores(behind)
     same = next((n for n, (a, b) in enumerate(zip(start, whole, strict=False)) if a[0] != b[0]), len(start))
-    found = [logprob for _, logprob in whole[same:] if logprob is not None]
-    if not found:
+    known = [logprob for _, logprob in whole[same:] if logprob is not None]
+    if not known:
         return Answer(None, "the completion has no token behind its question")
-    return Answer(None, likelihood=Likelihood(math.fsum(found) / len(found), len(found)))
+    return Answer(None, likelihood=Likelihood(math.fsum(known) / len(known), len(known)))
 
 
 async def _send(arm: Arm, body: dict[str, Any]) -> Reply:
@@ -78,11 +78,11 @@ def prompt_scores(document: dict[str, Any]) -> Scores | None:
     """
     choices = document.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    found = document.get("prompt_logprobs") or choice.get("prompt_logprobs")
-    if not isinstance(found, list):
+    logprobs = document.get("prompt_logprobs") or choice.get("prompt_logprobs")
+    if not isinstance(logprobs, list):
         return None
     try:
-        entries = [next(iter(entry.items())) if entry else ("", {"logprob": None}) for entry in found]
+        entries = [next(iter(entry.items())) if entry else ("", {"logprob": None}) for entry in logprobs]
         return [(token, value["logprob"]) for token, value in entries]
     except (AttributeError, TypeError, KeyError, StopIteration):
         return None

@@ -218,13 +218,13 @@ async def _judge_all(
         return {}
     judging = Judging(task.output, session, task.concurrency, task.request_timeout_seconds)
     keys = judge_keys(task.suites)
-    found = {}
+    judgements = {}
     for suite, answered in zip(suites, pairs, strict=True):
         if suite.judge is not None:
             alpha = alpha_of(task.looks.get(suite.name, 1))
-            found[suite.name] = await judging.judge(suite.judge, keys[suite.name], answered, alpha)
+            judgements[suite.name] = await judging.judge(suite.judge, keys[suite.name], answered, alpha)
     (folder / "judgements.jsonl").write_text(judging.replies())
-    return found
+    return judgements
 
 
 def _write_items(
@@ -241,10 +241,10 @@ def _write_items(
             judgement = judgements.get(suite.name)
             if judgement is not None:
                 with_verdicts = zip(answered, judgement.pairs, strict=True)
-                answered = [replace(each, pair=pair) for each, pair in with_verdicts]
-            stream.writelines(json.dumps(each.evidence(), ensure_ascii=False) + "\n" for each in answered)
+                answered = [replace(entry, pair=pair) for entry, pair in with_verdicts]
+            stream.writelines(json.dumps(entry.evidence(), ensure_ascii=False) + "\n" for entry in answered)
             unjudged = suite.judge is not None and judgement is None  # there is nothing to compare with
-            judged = [] if unjudged else [each.judged() for each in answered]
+            judged = [] if unjudged else [entry.judged() for entry in answered]
             trust = judgement.trust if judgement else None
             look = looks.get(suite.name, 1)
             results.append(suite_result(suite.name, judged, suite.scorer.is_graded, trust, look))
@@ -260,8 +260,8 @@ def _client(
 
 def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[ItemAnswers]:
     others = baseline if baseline is not None else [None] * len(candidate)
-    asked = zip(suite.items, candidate, others, strict=True)
-    pairs = [ItemAnswers(suite, item, one, other) for item, one, other in asked]
+    answered = zip(suite.items, candidate, others, strict=True)
+    pairs = [ItemAnswers(suite, item, one, other) for item, one, other in answered]
     for pair in pairs:
         _refuse_other_tokens(pair)
     return pairs

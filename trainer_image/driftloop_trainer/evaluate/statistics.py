@@ -54,18 +54,18 @@ def suite_result(
     difference = [item.candidate - (item.baseline or 0.0) for item in judged]
     error = clustered_error(difference, clusters)
     if trust is not None:
-        found: dict[str, float] = _trusted_bounds(trust)
+        bounds: dict[str, float] = _trusted_bounds(trust)
         error = trust.error
     elif is_graded:
-        found = _bounds(difference, clusters, -1.0, look)
+        bounds = _bounds(difference, clusters, -1.0, look)
     else:
-        found = {"gained": difference.count(1.0), "lost": difference.count(-1.0)}
+        bounds = {"gained": difference.count(1.0), "lost": difference.count(-1.0)}
     paired = {
         "baseline_correct": _sum([item.baseline or 0.0 for item in judged]),
         "baseline_cut": sum(item.baseline_cut for item in judged) or None,
         "difference_standard_error": _rounded(error),
     }
-    return alone.model_copy(update=paired | found)
+    return alone.model_copy(update=paired | bounds)
 
 
 def _bounds(values: Sequence[float], clusters: Sequence[str], least: float, look: int) -> dict[str, float]:

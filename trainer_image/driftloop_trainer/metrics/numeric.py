@@ -25,8 +25,8 @@ def last_number(text: str) -> float | None:
     >>> last_number("From 1,200.50 EUR to -3.")
     -3.0
     """
-    found = _NUMBER.findall(text)
-    if not found:
+    numbers = _NUMBER.findall(text)
+    if not numbers:
         return None
-    number = float(found[-1].replace(",", "").replace("\u2212", "-"))
+    number = float(numbers[-1].replace(",", "").replace("\u2212", "-"))
     return number if math.isfinite(number) else None

@@ -117,5 +117,5 @@ def _references(schema: Any) -> Iterator[str]:
         yield from (schema[key] for key in ("$ref", "$dynamicRef") if isinstance(schema.get(key), str))
         schema = list(schema.values())
     if isinstance(schema, list):
-        for each in schema:
-            yield from _references(each)
+        for part in schema:
+            yield from _references(part)

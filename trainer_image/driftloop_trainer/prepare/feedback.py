@@ -53,11 +53,11 @@ class FeedbackRecord(ApiModel):
         """
         right = None if self.partial and self.rating == "positive" else self.answer
         if not labelled:
-            found: list[tuple[str | None, bool | None]] = [(right, None)]
+            answers: list[tuple[str | None, bool | None]] = [(right, None)]
         else:
             wrong = None if self.partial or self.rating == "positive" else self.completion
-            found = [(right, True), (None if wrong == right else wrong, False)]
-        return [(answer, label) for answer, label in found if answer is not None and answer.strip()]
+            answers = [(right, True), (None if wrong == right else wrong, False)]
+        return [(answer, label) for answer, label in answers if answer is not None and answer.strip()]
 
     def row(self, answer: str, label: bool | None) -> Row:
         """The conversation with its answer. Raises Unreadable if it has more than text."""
@@ -101,18 +101,18 @@ def select(
             skipped["partialAnswer"] += 1
         elif not answers or not record.prompt.strip():
             skipped["noAnswer"] += 1
-        elif not (found := _rows(record, answers)):
+        elif not (usable := _rows(record, answers)):
             skipped["unreadable"] += 1
-        elif found[0].key in seen:
+        elif usable[0].key in seen:
             skipped["superseded"] += 1
         elif record.user and per_user[record.user] >= max_rows_per_user:
             skipped["userCap"] += 1
-        elif len(rows) + len(found) > max_rows:
+        elif len(rows) + len(usable) > max_rows:
             skipped["maxRows"] += 1
         else:
-            seen.add(found[0].key)
+            seen.add(usable[0].key)
             per_user[record.user] += 1
-            rows += found
+            rows += usable
     return Selected(rows, dict(skipped))
 
 

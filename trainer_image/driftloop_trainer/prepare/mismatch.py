@@ -42,11 +42,11 @@ def partners(keys: Sequence[str]) -> list[int]:
             "questions. Add rows to data.sources",
         )
     groups = [by_key[key] for key in sorted(by_key)]
-    found = [0] * len(keys)
+    others = [0] * len(keys)
     for group, following in zip(groups, [*groups[1:], groups[0]], strict=True):
         for place, number in enumerate(group):
-            found[number] = following[place % len(following)]
-    return found
+            others[number] = following[place % len(following)]
+    return others
 
 
 def mismatched(example: Example, other: Example, max_length: int) -> Example:

@@ -155,9 +155,9 @@ class Run:
 
         Of two with the same loss the earlier one is first, as `Validated` counts.
         """
-        losses = {each: each.own_loss for each in self.complete_checkpoints()}
-        validated = [(loss, each.step, each) for each, loss in losses.items() if loss is not None]
-        return [each for _, _, each in sorted(validated, key=lambda entry: entry[:2])]
+        losses = {checkpoint: checkpoint.own_loss for checkpoint in self.complete_checkpoints()}
+        validated = [(loss, checkpoint.step, checkpoint) for checkpoint, loss in losses.items() if loss is not None]
+        return [checkpoint for _, _, checkpoint in sorted(validated, key=lambda entry: entry[:2])]
 
     def amend(self, position: Position) -> None:
         """Record the validation of a complete checkpoint that was written before it. Raises Superseded."""

@@ -252,12 +252,12 @@ def _missing(status: DriftStatus, collected: int, spec: Drift) -> str | None:
 
 def _learnable(memory: Memory, counters: Counters, expected: float) -> dict[str, Counts]:
     """The window's counts, from which a burst is cut."""
-    found: dict[str, Counts] = {}
+    learnable: dict[str, Counts] = {}
     for signal in WATCHED:
         counts, normal = usable(counters.bins.get(signal)), memory.normals.get(signal)
         masses = smoothed(Reference(normal.rows, tuple(c / normal.rows for c in normal.counts))) if normal else ()
-        found[signal] = limited(counts, masses, expected)
-    return found
+        learnable[signal] = limited(counts, masses, expected)
+    return learnable
 
 
 def _progress(memory: Memory, collected: Mapping[str, Sequence[int]]) -> str:

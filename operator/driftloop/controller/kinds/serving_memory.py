@@ -175,12 +175,12 @@ def _number(engine: Engine, name: str, default: float) -> float | None:
 
 def _value(args: Sequence[str], name: str) -> str | None:
     """The last value of an argument, given as `--name value` or `--name=value`."""
-    found = None
+    last = None
     for position, argument in enumerate(args):
         key, equals, value = argument.partition("=")
         if key.replace("_", "-") == name:
-            found = value if equals else next(iter(args[position + 1 :]), "")
-    return found
+            last = value if equals else next(iter(args[position + 1 :]), "")
+    return last
 
 
 def _gib(size: int) -> str:

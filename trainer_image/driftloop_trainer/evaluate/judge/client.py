@@ -75,10 +75,10 @@ class JudgeClient:
             await asyncio.sleep(pause)
             async with self._slots:
                 self._count()
-                reply, asked = await self._once(document)
+                reply, wait = await self._once(document)
             if reply.status not in _TRANSIENT:
                 break
-            pause = max(BACKOFF * 2**attempt, min(asked, LONGEST_PAUSE))
+            pause = max(BACKOFF * 2**attempt, min(wait, LONGEST_PAUSE))
         if reply.status == 200:
             return text_of(reply.document) or ""
         raise self._failure(reply)

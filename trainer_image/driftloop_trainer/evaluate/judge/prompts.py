@@ -50,7 +50,7 @@ def body(judge: Judge, conversation: Messages) -> dict[str, Any]:
 
 def verdict(reply: str) -> Verdict | None:
     """The last verdict in a reply; None if it has none."""
-    found = _VERDICT.findall(reply)
-    if not found:
+    verdicts = _VERDICT.findall(reply)
+    if not verdicts:
         return None
-    return {"a": "A", "b": "B", "tie": "tie"}[found[-1].lower()]  # type: ignore[return-value]
+    return {"a": "A", "b": "B", "tie": "tie"}[verdicts[-1].lower()]  # type: ignore[return-value]

@@ -30,8 +30,8 @@ def shortage(error: Exception) -> StageFailure | None:
     """
     match error:
         case WorkerGroupError():
-            found = (_of_rank(rank, error.worker_failures[rank]) for rank in sorted(error.worker_failures))
-            return next((failure for failure in found if failure is not None), None)
+            failures = (_of_rank(rank, error.worker_failures[rank]) for rank in sorted(error.worker_failures))
+            return next((failure for failure in failures if failure is not None), None)
         case OutOfMemoryError():
             return _by_ray("the controller", error)
         case _:

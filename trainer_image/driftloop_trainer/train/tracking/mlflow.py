@@ -70,8 +70,8 @@ class MLflow:
         """The ID of the experiment, which is created if there is none of that name."""
         name = self._training.experiment
         try:
-            found = self._request("GET", f"experiments/get-by-name?experiment_name={quote(name, safe='')}")
-            return str(found["experiment"]["experiment_id"])
+            answer = self._request("GET", f"experiments/get-by-name?experiment_name={quote(name, safe='')}")
+            return str(answer["experiment"]["experiment_id"])
         except Refused as refused:
             if _GONE not in str(refused):
                 raise

@@ -122,11 +122,11 @@ def copies(tensor: object) -> int:
     """How many workers hold the same part of `tensor`."""
     if not isinstance(tensor, DTensor):
         return 1
-    found = 1
+    workers = 1
     for size, placement in zip(tensor.device_mesh.shape, tensor.placements, strict=True):
         if isinstance(placement, Replicate):
-            found *= size
-    return found
+            workers *= size
+    return workers
 
 
 def device_of_worker() -> torch.device:

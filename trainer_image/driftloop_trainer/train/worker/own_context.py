@@ -107,9 +107,9 @@ class Context:
 
     def last_folder(self) -> tuple[int, Path] | None:
         """The step and the content of the last checkpoint of `save_folder`, if there is one; every rank calls it."""
-        found = from_rank_0(self._last_checkpoint)
-        self._begin(START if found is None else found.position)
-        return None if found is None else (found.step, self._opened(found.uri, "checkpoint"))
+        checkpoint = from_rank_0(self._last_checkpoint)
+        self._begin(START if checkpoint is None else checkpoint.position)
+        return None if checkpoint is None else (checkpoint.step, self._opened(checkpoint.uri, "checkpoint"))
 
     def save_folder(self, step: int, folder: Path) -> None:
         """Store a folder of files as the checkpoint after `step` steps; every rank calls it.

@@ -44,10 +44,10 @@ class Pipeline(nn.Module):
             # torch collects FSDP's units at the first forward pass, which lacks those of this worker's other stages.
             model._get_fsdp_state()._lazy_init()
 
-    def accumulate(self, sums: Sums, batches: Sequence[Batch], factor: float, each: bool) -> list[torch.Tensor]:
+    def accumulate(self, sums: Sums, batches: Sequence[Batch], factor: float, reduces_each: bool) -> list[torch.Tensor]:
         """Add up the gradients of `factor` times the loss. Returns each micro-batch's sums, or 0 before the last stage.
 
-        All micro-batches have one shape. `each`: reduce gradients over the rows after each of them, not once.
+        All micro-batches have one shape. `reduces_each`: reduce gradients over the rows after each of them, not once.
         """
         totals: list[torch.Tensor] = []
 
@@ -57,7 +57,7 @@ class Pipeline(nn.Module):
             return summed[0]
 
         whole = rounded(batches, self._workers) if len(self._own) > 1 else list(batches)
-        stages = [self._torch_stage(stage, whole[0], each) for stage in self._own]
+        stages = [self._torch_stage(stage, whole[0], reduces_each) for stage in self._own]
         self._schedule(stages, len(whole), factor).step(
             arg_mbs=[(batch.ids,) if 0 in self._own else () for batch in whole],
             kwarg_mbs=[{"batch": batch, "loss": loss} for batch in whole],
@@ -102,7 +102,7 @@ class Pipeline(nn.Module):
         # With fewer micro-batches than stages, 1F1B is not defined; all of them are in the pipeline at once anyway.
         return (ScheduleGPipe if count < self._stages else Schedule1F1B)(stages[0], count, **options)
 
-    def _torch_stage(self, stage: int, batch: Batch, each: bool) -> "_Stage":
+    def _torch_stage(self, stage: int, batch: Batch, reduces_each: bool) -> "_Stage":
         """torch's stage for micro-batches with the shape of `batch`. It is cheap, and a step has a shape of its own."""
         width = self.model.config.get_text_config().hidden_size
         states = torch.empty((*batch.ids.shape, width), dtype=self._dtype, device="meta", requires_grad=True)
@@ -115,7 +115,7 @@ class Pipeline(nn.Module):
             input_args=batch.ids if stage == 0 else states,
             output_args=scalar if stage == self._stages - 1 else states,
             group=self._group,
-            each=each,
+            reduces_each=reduces_each,
             ends_step=stage == self._own[0],
         )
 
@@ -162,16 +162,16 @@ class _Stage(PipelineStage):
     the first: the gradients of all are reduced then.
     """
 
-    def __init__(self, computed: _Computed, *args: Any, each: bool, ends_step: bool, **kwargs: Any) -> None:
+    def __init__(self, computed: _Computed, *args: Any, reduces_each: bool, ends_step: bool, **kwargs: Any) -> None:
         super().__init__(computed, *args, **kwargs)
-        self._each, self._ends_step, self._model = each, ends_step, computed.model
+        self._reduces_each, self._ends_step, self._model = reduces_each, ends_step, computed.model
 
     def backward_one_chunk(
         self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
     ) -> None:
         """As torch's."""
         last = last_backward and self._ends_step
-        self._model.set_requires_gradient_sync(self._each or last)
+        self._model.set_requires_gradient_sync(self._reduces_each or last)
         self._model.set_requires_all_reduce(last)  # between replicas of the model
         super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
 

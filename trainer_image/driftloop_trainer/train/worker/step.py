@@ -46,12 +46,12 @@ def train_step(
     The loss is the sum over all ranks and microbatches divided by `count`, all tokens or pairs of the step that count:
     any split of the same rows gives the same gradient. Raises NonFinite.
     """
-    each = reduction == "microBatch"
+    reduces_each = reduction == "microBatch"
     factor = mesh.data.size() / count  # FSDP computes the mean of the gradients over its workers, not their sum
     if isinstance(model, Pipeline):
-        totals, twin = model.accumulate(sums, batches, factor, each), model.twin
+        totals, twin = model.accumulate(sums, batches, factor, reduces_each), model.twin
     else:
-        totals, twin = accumulate(model, sums, batches, factor, each), None
+        totals, twin = accumulate(model, sums, batches, factor, reduces_each), None
     trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     gradients = [p.grad for p in trained]
     held = [copies(p.grad) * (2 if p is twin else 1) for p in trained]
@@ -72,16 +72,18 @@ def train_step(
     return means
 
 
-def accumulate(model: Any, sums: Sums, batches: Sequence[Batch], factor: float, each: bool) -> list[torch.Tensor]:
+def accumulate(
+    model: Any, sums: Sums, batches: Sequence[Batch], factor: float, reduces_each: bool
+) -> list[torch.Tensor]:
     """Add up the gradients of `factor` times the loss of this rank's micro-batches, and return the sums of each.
 
-    `each`: reduce gradients over the rows of the grid after each micro-batch, not once.
+    `reduces_each`: reduce gradients over the rows of the grid after each micro-batch, not once.
     """
     totals: list[torch.Tensor] = []
     for number, batch in enumerate(batches, start=1):
         if isinstance(model, FSDPModule):
             last = number == len(batches)
-            model.set_requires_gradient_sync(each or last)
+            model.set_requires_gradient_sync(reduces_each or last)
             model.set_requires_all_reduce(last)  # between replicas of the model
         summed = sums(model, batch)
         (summed[0] * factor).backward()  # type: ignore[no-untyped-call]

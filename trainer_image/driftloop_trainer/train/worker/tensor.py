@@ -119,15 +119,15 @@ def split(model: Any, mesh: DeviceMesh) -> None:
 def styles(model: Any) -> dict[str, ParallelStyle]:
     """The style of each module that has parameters of its own: the vocabulary is split too, in rows of the matrix."""
     kinds = _planned(model)
-    found: dict[str, ParallelStyle] = {}
+    by_name: dict[str, ParallelStyle] = {}
     for name, module in model.named_modules():
         if not list(module.parameters(recurse=False)):
             continue
         if isinstance(module, nn.ParameterDict):  # one of the two of an embedding's adapter
-            found[name.rpartition(".")[0]] = SplitEmbeddingAdapter()
+            by_name[name.rpartition(".")[0]] = SplitEmbeddingAdapter()
         else:
-            found[name] = style(_kind(kinds, name))
-    return found
+            by_name[name] = style(_kind(kinds, name))
+    return by_name
 
 
 def _planned(model: Any) -> dict[str, str]:

@@ -134,8 +134,8 @@ def _peak_memory(samples: Sequence[Sample]) -> dict[str, int]:
 
 def _by_kind(samples: Sequence[Sample], metric: str) -> dict[str, float]:
     """The values of a metric by its label `kind`."""
-    found = (sample for sample in samples if sample.labels.get("__name__") == metric)
-    return {sample.labels.get("kind", ""): sample.value for sample in found}
+    of_metric = (sample for sample in samples if sample.labels.get("__name__") == metric)
+    return {sample.labels.get("kind", ""): sample.value for sample in of_metric}
 
 
 def _checkpoint(metrics: Mapping[str, float]) -> LastCheckpoint | None:

@@ -65,13 +65,13 @@ def remedy_after(tried: PlanStatus, spec: FineTuneJobSpec, data: PrepareResult, 
     return _advice(_first_that_fits(_Case(spec, data, tuple(gpu_memory), tried)))
 
 
-def _needs_less(found: PlanStatus, tried: PlanStatus) -> bool:
+def _needs_less(changed: PlanStatus, tried: PlanStatus) -> bool:
     """Whether a plan fits though `tried` did not. Each is compared with the memory that is available to it, if known.
 
     `tried` needed more than what was available to it. So the estimates are too low by at least that factor.
     """
-    needs, needed = found.memory_bytes_per_worker["total"], tried.memory_bytes_per_worker["total"]
-    has, had = found.available_bytes_per_worker, tried.available_bytes_per_worker
+    needs, needed = changed.memory_bytes_per_worker["total"], tried.memory_bytes_per_worker["total"]
+    has, had = changed.available_bytes_per_worker, tried.available_bytes_per_worker
     return needs / has <= LESS * needed / had if has and had else needs <= LESS * needed
 
 
@@ -238,8 +238,8 @@ def _with_memory(case: _Case, size: int) -> _Case:
 
 def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | None:
     """The case of the least value that fits. `values` ascend, and if one fits, all larger ones do."""
-    found = bisect_left(values, True, key=lambda value: changed(value).fits())
-    return changed(values[found]) if found < len(values) else None
+    index = bisect_left(values, True, key=lambda value: changed(value).fits())
+    return changed(values[index]) if index < len(values) else None
 
 
 _CHANGES: tuple[_Change, ...] = (

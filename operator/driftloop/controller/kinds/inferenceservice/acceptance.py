@@ -157,8 +157,8 @@ def _faults(required: RequiredSuite, gate: Gate) -> list[str]:
 def _items(required: RequiredSuite, gate: Gate) -> str | None:
     if required.min_items is None or (gate.items is not None and gate.items >= required.min_items):
         return None
-    asked = "an unknown number of" if gate.items is None else gate.items
-    return f"has {asked} items, {required.min_items} are required: add items"
+    has = "an unknown number of" if gate.items is None else gate.items
+    return f"has {has} items, {required.min_items} are required: add items"
 
 
 def _loss(required: RequiredSuite, gate: Gate) -> str | None:

@@ -43,15 +43,15 @@ def analyse(canary: Canary, arms: Arms | None, started: datetime, now: datetime)
         return _wait(figures, canary, started, now, why)
     comparisons = compare(canary, arms)
     figures = figures.model_copy(update={"measures": _measures(comparisons)})
-    worse = [c.finding for c in comparisons if c.answer == "Worse"]
+    worse = [c.finding for c in comparisons if c.verdict == "Worse"]
     if worse:
         return _verdict(figures, "RollBack", "; ".join(worse))
-    unclear = [c.finding for c in comparisons if c.answer == "Unclear" and c.is_required]
+    unclear = [c.finding for c in comparisons if c.verdict == "Unclear" and c.is_required]
     if unclear:
         return _wait(figures, canary, started, now, "; ".join(unclear))
     if elapsed < canary.min_seconds:
         return _verdict(figures, "Running", f"{int(elapsed)} of {canary.min_seconds} seconds")
-    passed = [c.finding for c in comparisons if c.answer == "NotWorse" and c.is_required]
+    passed = [c.finding for c in comparisons if c.verdict == "NotWorse" and c.is_required]
     return _verdict(figures, "Promote", "; ".join(passed))
 
 

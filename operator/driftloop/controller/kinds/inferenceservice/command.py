@@ -50,9 +50,9 @@ def parse(value: str) -> Command | None:
     Command(action='pause', revision='0123456789', by='Ada')
     >>> parse("pause")
     """
-    found = _FORM.fullmatch(value.strip()) if len(value) <= MAX_VALUE else None
-    action = next((known for known in _ACTIONS if found and found["action"] == known), None)
-    return Command(action, found["revision"], found["by"]) if found and action else None
+    parts = _FORM.fullmatch(value.strip()) if len(value) <= MAX_VALUE else None
+    action = next((known for known in _ACTIONS if parts and parts["action"] == known), None)
+    return Command(action, parts["revision"], parts["by"]) if parts and action else None
 
 
 def remembered(value: str) -> str:

@@ -1,4 +1,4 @@
-"""One comparison of a canary: its answer, and the finding in words. Pure."""
+"""One comparison of a canary: its verdict, and the finding in words. Pure."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Literal
 
 from driftloop.api.inferenceservice import Canary
 from driftloop.controller.kinds.inferenceservice.latency import p95, slow_answers
-from driftloop.controller.kinds.inferenceservice.sequential import ERROR, Answer, Bounds, Tally, bounds, judge, needed
+from driftloop.controller.kinds.inferenceservice.sequential import ERROR, Bounds, Tally, Verdict, bounds, judge, needed
 from driftloop.controller.traffic import Buckets
 
 _WORDS = {"Worse": "worse", "NotWorse": "not worse", "Unclear": "unclear", "NotCompared": "not compared"}
@@ -14,10 +14,10 @@ _WORDS = {"Worse": "worse", "NotWorse": "not worse", "Unclear": "unclear", "NotC
 
 @dataclass(frozen=True)
 class Comparison:
-    """The answer of one comparison, and the finding as text for a message."""
+    """The verdict of one comparison, and the finding as text for a message."""
 
     measure: str  # what is compared
-    answer: Answer | Literal["NotCompared"]
+    verdict: Verdict | Literal["NotCompared"]
     finding: str
     interval: Bounds | None = None  # candidate minus stable
     margin: float | None = None
@@ -25,7 +25,7 @@ class Comparison:
 
     @property
     def in_words(self) -> str:
-        return _WORDS[self.answer]
+        return _WORDS[self.verdict]
 
     @property
     def interval_in_words(self) -> str | None:
@@ -68,14 +68,14 @@ class _Words:
 
 
 def _compare(words: _Words, stable: Tally, candidate: Tally, margin: float, alarm: float) -> Comparison:
-    """The answer with its reason. Both arms must have requests."""
-    answer, interval = judge(stable, candidate, margin, alarm), bounds(stable, candidate, margin, alarm)
+    """The verdict with its reason. Both arms must have requests."""
+    verdict, interval = judge(stable, candidate, margin, alarm), bounds(stable, candidate, margin, alarm)
     figures, more = words.figures, words.more
-    comparison = Comparison(words.measure, answer, "", interval, margin)
+    comparison = Comparison(words.measure, verdict, "", interval, margin)
     limit, certainty = f"margin {percent(margin)}", f"{100 * (1 - alarm):.3g} %"
-    if answer == "NotWorse":
+    if verdict == "NotWorse":
         return replace(comparison, finding=f"{figures}: at 95 % at most {percent(interval.upper)} {more}; {limit}")
-    if answer == "Worse":
+    if verdict == "Worse":
         finding = f"{figures}: at {certainty} at least {percent(interval.lower)} {more}; {limit}"
         return replace(comparison, finding=finding)
     missing = needed(stable, candidate, margin, alarm)

@@ -110,8 +110,8 @@ async def _with_metrics(observed: Observed, needed: Questions, world: World) -> 
         both = Arms(*(by_revision[revision] for revision in pair)) if by_revision else None
         observed = replace(observed, arms=both)
     if needed.shadow:
-        asked = needed.shadow
-        counts = await shadow_counts(world, namespace, name, (asked.stable, asked.candidate), asked.since)
+        pair = (needed.shadow.stable, needed.shadow.candidate)
+        counts = await shadow_counts(world, namespace, name, pair, needed.shadow.since)
         observed = replace(observed, shadow_counts=counts)
     if needed.counters:
         version, since, until = needed.counters.version, needed.counters.since, needed.counters.until

@@ -9,7 +9,7 @@ inequality). Pairs are assumed to be independent; the two answers of a pair need
 
 import math
 
-from driftloop.controller.kinds.inferenceservice.sequential import ERROR, Answer, Bounds
+from driftloop.controller.kinds.inferenceservice.sequential import ERROR, Bounds, Verdict
 from driftloop.controller.traffic import Pairs
 
 _STEPS = 40  # steps of a bisection
@@ -18,7 +18,7 @@ _NONE, _FEW, _ANY, _BROKEN = 0.3, 0.3, 0.3, 0.1
 _RARE = 0.02  # share of pairs that differ in a good service, roughly
 
 
-def judge_pairs(pairs: Pairs, margin: float, alarm: float = ERROR) -> Answer:
+def judge_pairs(pairs: Pairs, margin: float, alarm: float = ERROR) -> Verdict:
     """Whether the difference is above the margin.
 
     NotWorse is wrong with a probability of at most 5 %, and Worse with at most `alarm`.

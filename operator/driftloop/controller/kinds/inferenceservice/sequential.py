@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Answer = Literal["Worse", "NotWorse", "Unclear"]
+Verdict = Literal["Worse", "NotWorse", "Unclear"]
 ERROR = 0.05
 # Weights of the prior. A good candidate fails as rarely as stable, so most weight is on equal rates, and almost a third
 # on no failures at all. A broken candidate may fail at any rate beside a good stable version.
@@ -43,7 +43,7 @@ class Bounds:
     upper: float
 
 
-def judge(stable: Tally, candidate: Tally, margin: float, alarm: float = ERROR) -> Answer:
+def judge(stable: Tally, candidate: Tally, margin: float, alarm: float = ERROR) -> Verdict:
     """Whether the candidate's share is more than the margin above stable's: both bounds are on one side.
 
     NotWorse is wrong with a probability of at most 5 %, and Worse with at most `alarm`.

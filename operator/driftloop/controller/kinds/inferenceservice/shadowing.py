@@ -44,17 +44,17 @@ def analyse_shadow(limits: Shadowing, counts: ShadowCounts | None, started: date
         return wait("no metrics of stable's pods: check that Prometheus is up and scrapes the pods")
     comparisons = list(compare_pairs(limits, counts))
     figures = figures.model_copy(update={"measures": [_measure(comparison) for comparison in comparisons]})
-    worse = [comparison.finding for comparison in comparisons if comparison.answer == "Worse"]
+    worse = [comparison.finding for comparison in comparisons if comparison.verdict == "Worse"]
     if worse:
         return figures.model_copy(update={"verdict": "RollBack", "message": shorten("; ".join(worse), 1024)})
     pairs = counts.measure("failed").total
     if pairs < shadow.requests:
         dropped = f", {counts.dropped_total:.0f} copies were dropped" if counts.dropped_total else ""
         return wait(f"{pairs:.0f} of {shadow.requests} pairs{dropped}")
-    unclear = [comparison.finding for comparison in comparisons if comparison.answer == "Unclear"]
+    unclear = [comparison.finding for comparison in comparisons if comparison.verdict == "Unclear"]
     if unclear:
         return wait("; ".join(unclear))
-    passed = "; ".join(comparison.finding for comparison in comparisons if comparison.answer == "NotWorse")
+    passed = "; ".join(comparison.finding for comparison in comparisons if comparison.verdict == "NotWorse")
     return figures.model_copy(update={"verdict": "Pass", "message": shorten(passed, 1024)})
 
 
@@ -84,9 +84,9 @@ def _compare(what: str, pairs: Pairs, margin: float) -> Comparison:
     counts = (
         f"{what}: in {pairs.total:.0f} pairs only the candidate {pairs.candidate:.0f}, only stable {pairs.stable:.0f}"
     )
-    answer, interval = judge_pairs(pairs, margin, ALARM), bounds_of_pairs(pairs, ALARM)
+    verdict, interval = judge_pairs(pairs, margin, ALARM), bounds_of_pairs(pairs, ALARM)
     limit = f"margin {percent(margin)}"
-    match answer:
+    match verdict:
         case "NotWorse":
             finding = f"{counts}: at 95 % at most {percent(interval.upper)} more; {limit}"
         case "Worse":
@@ -95,7 +95,7 @@ def _compare(what: str, pairs: Pairs, margin: float) -> Comparison:
             finding = f"{counts}: {percent(interval.lower)} to {percent(interval.upper)} more; {limit}"
         case never:
             assert_never(never)
-    return Comparison(what, answer, finding, interval, margin)
+    return Comparison(what, verdict, finding, interval, margin)
 
 
 def _measure(comparison: Comparison) -> Measure:

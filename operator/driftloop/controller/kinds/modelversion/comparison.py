@@ -98,7 +98,7 @@ def _baseline(observed: Observed) -> Baseline | NoBaseline | Unknown:
         return NoBaseline("the family has no stable version yet")
     ages = {version["metadata"]["name"]: _age(version) for version in observed.versions}
     follows_newest = [(service, name) for service, name in stable if not _pins(service)]
-    service, name = max(follows_newest or stable, key=lambda found: ages.get(found[1], ("", "")))
+    service, name = max(follows_newest or stable, key=lambda pair: ages.get(pair[1], ("", "")))
     return _baseline_named(observed, service["metadata"]["name"], name)
 
 

@@ -270,10 +270,10 @@ def _retention_needs(suite: SuiteSpec, result: SuiteResult, look: Look) -> int:
 
 def _looks(result: SuiteResult, look: Look, next_needed: int | None) -> str:
     """The share of this look at the items, and whether there are enough of them for the next look."""
-    told = f"; look {look.number} at these items may err in {look.error}, all looks together in 5 %"
+    text = f"; look {look.number} at these items may err in {look.error}, all looks together in 5 %"
     if next_needed is not None and next_needed > result.clusters:
-        told += f"; the next look needs n >= {next_needed}: give it fresh items or a larger suite"
-    return told
+        text += f"; the next look needs n >= {next_needed}: give it fresh items or a larger suite"
+    return text
 
 
 def _changes(suite: SuiteSpec, result: SuiteResult, difference: Difference) -> str:

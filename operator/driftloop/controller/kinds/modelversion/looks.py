@@ -89,8 +89,8 @@ def _suites_with(version: Obj, suite: SuiteSpec) -> set[str]:
 
 
 def _recorded(plan: Obj, names: set[str]) -> list[int]:
-    found = [field(entry, "look") for entry in field(plan, "suites") or [] if field(entry, "name") in names]
-    return [look for look in found if isinstance(look, int)]
+    numbers = [field(entry, "look") for entry in field(plan, "suites") or [] if field(entry, "name") in names]
+    return [look for look in numbers if isinstance(look, int)]
 
 
 def _is_judged(version: Obj) -> bool:

@@ -49,8 +49,8 @@ def _versions(observed: Observed, world: World) -> list[Obj]:
     if observed.status.phase not in JUDGED:
         return world.list("ModelVersion", namespace)
     names = {name for service in observed.services if (name := stable_version(service, observed.deployments))}
-    found = (world.get("ModelVersion", namespace, name) for name in sorted(names))
-    stable = [version for version in found if version is not None]
+    serving = (world.get("ModelVersion", namespace, name) for name in sorted(names))
+    stable = [version for version in serving if version is not None]
     return world.list("ModelVersion", namespace) if _may_be_evaluated_again(observed, stable) else stable
 
 

@@ -100,10 +100,10 @@ class Api:
     async def user(self) -> str | None:
         """The name by which the API server knows this client; None if the answer has none."""
         path, kind = "authentication.k8s.io/v1", "SelfSubjectReview"
-        found = await self._request(
+        review = await self._request(
             "POST", f"/apis/{path}/selfsubjectreviews", None, {"apiVersion": path, "kind": kind}
         )
-        return ((found.get("status") or {}).get("userInfo") or {}).get("username")
+        return ((review.get("status") or {}).get("userInfo") or {}).get("username")
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Obj | None:
         """Read one object; None if it does not exist."""

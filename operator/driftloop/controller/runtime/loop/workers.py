@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 120.0  # seconds per reconcile
 SHORTEST = 0.1  # minimum seconds between two reconciles without a change
-SETTLE = 20  # writes in a row that suggest a bug in the decider: from then on slow down
+MANY_WRITES = 20  # writes in a row that suggest a bug in the decider: from then on slow down
 
 
 class Workers:
@@ -64,9 +64,9 @@ class Workers:
             self._writes[key] = writes
         else:
             writes = 0
-        if writes > SETTLE:
+        if writes > MANY_WRITES:
             log.warning("written %d times in a row: the object does not settle", writes)
-        if result.retry or writes > SETTLE:
+        if result.retry or writes > MANY_WRITES:
             self._queue.add(key, after=self._backoff.next(key))
             return
         self._backoff.reset(key)

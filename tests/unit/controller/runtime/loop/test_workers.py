@@ -9,7 +9,7 @@ import pytest
 
 from driftloop.controller.runtime.loop.queue import WorkQueue
 from driftloop.controller.runtime.loop.reconcile import Result
-from driftloop.controller.runtime.loop.workers import SETTLE, Workers
+from driftloop.controller.runtime.loop.workers import MANY_WRITES, Workers
 from driftloop.controller.vocabulary.plan import Key
 
 KEY = Key("FineTuneJob", "ns", "a")
@@ -62,7 +62,7 @@ async def test_a_failure_and_an_error_come_back_later_and_later() -> None:
 
 
 async def test_what_never_settles_is_slowed_down() -> None:
-    assert SETTLE < len(await work(lambda _: Result("written", wrote=True), 0.2)) <= SETTLE + 2
+    assert MANY_WRITES < len(await work(lambda _: Result("written", wrote=True), 0.2)) <= MANY_WRITES + 2
 
 
 async def test_a_worker_that_may_not_write_ends_all() -> None:

@@ -54,7 +54,7 @@ def method_of(
 
             def of_both() -> torch.Tensor:
                 segments = [partial(log_probabilities, number) for number in range(2)]
-                return torch.cat([over_all(model, dataset.lengths, each, mesh, micro_size) for each in segments])
+                return torch.cat([over_all(model, dataset.lengths, segment, mesh, micro_size) for segment in segments])
 
             return Kto(dataset, pad_id, training.beta, weights, kept_or(run, of_both, rows).view(2, -1))
         case never:

@@ -42,12 +42,12 @@ def over_all(
 
     `values` returns one value per sequence of a micro-batch, which may be empty. Dropout is off.
     """
-    found = torch.zeros(len(lengths), dtype=torch.float64, device=next(model.parameters()).device)
+    computed = torch.zeros(len(lengths), dtype=torch.float64, device=next(model.parameters()).device)
     with without_gradient(model):
         for indices in share(range(len(lengths)), lengths, mesh.data_rank, mesh.data_size, micro_size):
-            found[indices] = values(indices)
-    dist.all_reduce(found)
-    return found / mesh.tensor_size
+            computed[indices] = values(indices)
+    dist.all_reduce(computed)
+    return computed / mesh.tensor_size
 
 
 @contextmanager
