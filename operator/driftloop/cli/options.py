@@ -37,7 +37,8 @@ def add_timeout(parser: argparse.ArgumentParser, default: str) -> None:
         type=duration,
         default=default,
         metavar="TIME",
-        help="the longest wait, such as 90s, 30m, 12h or 1h30m (default: %(default)s). The objects go on after it",
+        help="the longest wait, such as 90s, 30m, 12h or 1h30m (default: %(default)s). After it the operator continues "
+        "its work",
     )
 
 

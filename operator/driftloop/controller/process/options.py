@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pods = _adder(parser.add_argument_group("pods"))
     pods("--trainer-image", str, None, "IMAGE", "image of the training pods; required")
     pods("--server-image", str, None, "IMAGE", "image of the serving pods; required")
-    pods("--vllm-image", str, None, "IMAGE", "image of vLLM, the engine of services with GPUs that name no other")
+    pods("--vllm-image", str, None, "IMAGE", "image of vLLM, for services with GPUs that name no engine")
     pods(
         "--image-pull-policy",
         str,
