@@ -1,10 +1,15 @@
 """Every sum type is taken apart by `match`, and no case of it is passed over in silence."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from driftloop.contract.result import AnyResult
+from driftloop.contract.task import AnyTask
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = [ROOT / name for name in ("operator", "trainer_image", "server_image")]
@@ -34,6 +39,20 @@ def test_every_match_ends_with_what_becomes_of_the_rest() -> None:
     matches = [(path, node) for path, tree in FILES.items() for node in ast.walk(tree) if isinstance(node, ast.Match)]
     assert len(matches) > 60
     assert [place(path, node) for path, node in matches if not takes_the_rest(node.cases[-1])] == []
+
+
+@pytest.mark.parametrize("image", ["trainer_image", "server_image"])
+def test_the_images_ask_no_document_for_its_type(image: str) -> None:
+    documents = {kind.__name__ for union in (AnyTask, AnyResult) for kind in get_args(union)}
+    asked = [
+        place(path, node)
+        for path in FILES
+        if path.is_relative_to(ROOT / image)
+        for node in ast.walk(FILES[path])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+        if documents & set(re.findall(r"\w+", ast.unparse(node.args[1])))
+    ]
+    assert asked == []
 
 
 @pytest.mark.parametrize("folder", ["controller", "contract", "cli"])

@@ -4,9 +4,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
-from driftloop.contract.result import AnyResult, decode
+from driftloop.contract.result import AnswerResult, EvaluateResult, PrepareResult, TrainResult, decode, encode
 from driftloop.contract.uris import join
 from driftloop.podlib import safety
 from driftloop.podlib.storage import (
@@ -19,6 +20,8 @@ from driftloop.podlib.storage import (
     sha256,
     write_text,
 )
+
+R = TypeVar("R", bound=PrepareResult | TrainResult | AnswerResult | EvaluateResult)
 
 _RESULT = ".result.json"  # hidden, as a folder's digest must not cover the stage's result
 # Files that may have hundreds of gigabytes: a model's weights, and the same in formats that are not loaded.
@@ -72,13 +75,15 @@ def verify_weights(uri: str, folder: Path) -> None:
             raise ManifestError(f"content of {entry.path} does not match the manifest")
 
 
-def finished(output: str, scratch: Path) -> AnyResult | None:
-    """The result of an earlier run at `output`, if its folder is complete; else None."""
+def finished(output: str, kind: type[R], scratch: Path) -> R | None:
+    """The result of an earlier run at `output`, if it is of this kind and its folder is complete; else None."""
     document = read_text(join(output, _RESULT))
     if document is None:
         return None
     result = decode(document)
-    folder = getattr(result, "uri", output)  # in training, each driver writes its model into its own folder
+    if not isinstance(result, kind):
+        return None
+    folder = result.uri  # in training, each driver writes its model into its own folder
     if not exists(join(folder, MANIFEST)):
         return None
     verify_weights(folder, open_folder(folder, scratch, weights=False))
@@ -90,8 +95,9 @@ def record(output: str, result_document: str) -> None:
     write_text(join(output, _RESULT), result_document)
 
 
-def record_once(output: str, result_document: str) -> AnyResult:
+def record_once(output: str, result: R) -> R:
     """Write the result unless another driver already has. Returns the result that was written first."""
     uri = join(output, _RESULT)
-    create_text(uri, result_document)
-    return decode(read_text(uri) or result_document)
+    create_text(uri, encode(result))
+    first = decode(read_text(uri) or encode(result))
+    return first if isinstance(first, type(result)) else result

@@ -1,10 +1,11 @@
 """`python -m driftloop_trainer.evaluate`: see `--help`."""
 
 import sys
+from typing import assert_never
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
-from driftloop.contract.task import AnswerTask, EvaluateTask, from_environment
+from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, from_environment
 from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
@@ -12,14 +13,15 @@ from driftloop_trainer.evaluate.stage import answer, evaluate
 
 
 def _stage() -> AnyResult:
-    task = from_environment()
-    match task:
-        case AnswerTask():
+    match from_environment():
+        case AnswerTask() as task:
             return answer(task)
-        case EvaluateTask():
+        case EvaluateTask() as task:
             return evaluate(task)
-        case _:
-            raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Answer or Evaluate, not {task.kind}")
+        case PrepareTask() | TrainTask() | ServeTask() as other:
+            raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Answer or Evaluate, not {other.kind}")
+        case never:
+            assert_never(never)
 
 
 if __name__ == "__main__":

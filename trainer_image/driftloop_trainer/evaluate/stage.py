@@ -97,8 +97,8 @@ def answer(task: AnswerTask) -> AnswerResult:
     """
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        earlier = finished(task.output, scratch / "earlier")
-        if isinstance(earlier, AnswerResult) and earlier.model_digest == task.arm.digest:
+        earlier = finished(task.output, AnswerResult, scratch / "earlier")
+        if earlier and earlier.model_digest == task.arm.digest:
             log.info("already answered: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)
@@ -124,8 +124,8 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
     """
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        earlier = finished(task.output, scratch / "earlier")
-        if isinstance(earlier, EvaluateResult) and _is_about(earlier, task):
+        earlier = finished(task.output, EvaluateResult, scratch / "earlier")
+        if earlier and _is_about(earlier, task):
             log.info("already evaluated: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)

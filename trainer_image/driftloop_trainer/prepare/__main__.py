@@ -1,10 +1,11 @@
 """`python -m driftloop_trainer.prepare`: see `--help`."""
 
 import sys
+from typing import assert_never
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
-from driftloop.contract.task import PrepareTask, from_environment
+from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, from_environment
 from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
@@ -12,10 +13,13 @@ from driftloop_trainer.prepare.stage import prepare
 
 
 def _stage() -> AnyResult:
-    task = from_environment()
-    if not isinstance(task, PrepareTask):
-        raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Prepare, not {task.kind}")
-    return prepare(task)
+    match from_environment():
+        case PrepareTask() as task:
+            return prepare(task)
+        case TrainTask() | AnswerTask() | EvaluateTask() | ServeTask() as other:
+            raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Prepare, not {other.kind}")
+        case never:
+            assert_never(never)
 
 
 if __name__ == "__main__":

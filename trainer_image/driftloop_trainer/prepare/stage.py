@@ -24,8 +24,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
     """
     with tempfile.TemporaryDirectory(prefix="prepare-") as name:
         scratch = Path(name)
-        earlier = finished(task.output, scratch / "earlier")
-        if isinstance(earlier, PrepareResult):
+        if earlier := finished(task.output, PrepareResult, scratch / "earlier"):
             log.info("%s is already complete: nothing to do", task.output)
             return earlier
         check_trackers(task.training)

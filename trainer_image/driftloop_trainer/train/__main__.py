@@ -2,10 +2,11 @@
 
 import os
 import sys
+from typing import assert_never
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
-from driftloop.contract.task import TrainTask, from_environment
+from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, from_environment
 from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
@@ -17,9 +18,17 @@ _INDEX = "JOB_COMPLETION_INDEX"
 
 
 def _stage() -> AnyResult:
-    task = from_environment()
-    if not isinstance(task, TrainTask):
-        raise StageFailure(StageReason.BAD_TASK, f"expected a Train task, got {task.kind}")
+    match from_environment():
+        case TrainTask() as task:
+            return _train(task)
+        case PrepareTask() | AnswerTask() | EvaluateTask() | ServeTask() as other:
+            raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Train, not {other.kind}")
+        case never:
+            assert_never(never)
+
+
+def _train(task: TrainTask) -> AnyResult:
+    """Control the training in pod 0, or add this pod's resources to it. Raises StageFailure."""
     configure(task.workers_per_node)
     stop_on_sigterm(task.grace_period_seconds)
     if os.environ.get(_INDEX, "0") != "0":

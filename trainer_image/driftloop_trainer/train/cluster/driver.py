@@ -16,7 +16,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.result import TrainResult, ValidationResult, encode
+from driftloop.contract.result import TrainResult, ValidationResult
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
@@ -46,8 +46,7 @@ def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
     """
     with tempfile.TemporaryDirectory(prefix="driver-") as name:
         scratch = Path(name)
-        earlier = finished(task.output, scratch / "earlier")
-        if isinstance(earlier, TrainResult):
+        if earlier := finished(task.output, TrainResult, scratch / "earlier"):
             log.info("%s is already complete: nothing to do", task.output)
             return earlier
         check_inputs(task, scratch)
@@ -157,9 +156,9 @@ def settle(task: TrainTask, run: Run, result: TrainResult) -> TrainResult:
     result has trained the model, and both report that result to the operator. Raises Superseded.
     """
     run.check_owner()
-    counted = record_once(task.output, encode(result))
+    counted = record_once(task.output, result)
     run.clear()
-    return counted if isinstance(counted, TrainResult) else result
+    return counted
 
 
 def _alive() -> int:

@@ -149,10 +149,10 @@ def test_a_driver_that_was_cut_off_before_it_settled_leaves_no_trace_in_the_vers
         settle(task(), old, lost)
     assert ended.value.exit_code == 75
     assert new.complete_checkpoints()
-    assert finished(task().output, tmp_path) is None
+    assert finished(task().output, TrainResult, tmp_path) is None
     mine = settle(task(), new, trained(new, "of the new driver", volume))
     assert mine.uri.endswith("0000-b")
-    assert finished(task().output, tmp_path) == mine
+    assert finished(task().output, TrainResult, tmp_path) == mine
     assert not new.complete_checkpoints()
 
 
@@ -161,7 +161,7 @@ def test_the_first_to_record_has_trained_the_model_and_both_say_so(volume: Path,
     first = settle(task(), old, trained(old, "one", volume))
     new = taken_over("0000-b")
     assert settle(task(), new, trained(new, "other", volume)) == first
-    assert finished(task().output, tmp_path) == first
+    assert finished(task().output, TrainResult, tmp_path) == first
 
 
 def test_inputs_are_checked_before_any_worker_starts(volume: Path, tmp_path: Path, tokenizer: Any) -> None:
