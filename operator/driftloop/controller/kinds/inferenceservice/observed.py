@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from driftloop.api.finetunejob import FineTuneJob
+from driftloop.api.finetunejob import FineTuneJob, FineTuneJobPhase
 from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
-from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, Trigger
+from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, ModelVersionPhase, Trigger
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
@@ -33,6 +33,7 @@ from driftloop.controller.vocabulary.labels import (
     TRIGGER,
     VERSION,
 )
+from driftloop.controller.vocabulary.objects import annotations, labels
 from driftloop.controller.vocabulary.plan import Obj
 
 Role = Literal["stable", "candidate", "retired", "failed"]
@@ -49,7 +50,7 @@ class Version:
     uri: str  # location of its model
     digest: str  # digest of its model
     created: datetime  # creation time
-    phase: str | None = None  # what its evaluation came to; None: not begun
+    phase: ModelVersionPhase | None = None  # what its evaluation came to; None: not begun
     reason: str = ""  # reason of its Ready condition
     summary: str = ""  # summary of its gates
     judged: datetime | None = None  # when it got its verdict
@@ -121,7 +122,7 @@ class Job:
     name: str  # metadata.name
     uid: str  # metadata.uid
     created: datetime  # creation time
-    phase: str | None = None  # how far it is; None: not begun
+    phase: FineTuneJobPhase | None = None  # how far it is; None: not begun
     reason: str = ""  # reason of its failure
     finished: datetime | None = None  # when it ended
     version: str | None = None  # name of the ModelVersion that it created
@@ -169,7 +170,7 @@ class Observed:
 
     @property
     def annotations(self) -> dict[str, str]:
-        return self.service["metadata"].get("annotations") or {}
+        return annotations(self.service)
 
     def version(self, name: str | None) -> Version | None:
         """The ModelVersion of that name."""
@@ -216,17 +217,17 @@ def parse_version(obj: Obj) -> Version | None:
 def parse_revision(obj: Obj) -> Revision | None:
     """Parse a Deployment of a revision; None for a Deployment without the labels of one."""
     meta, status = obj["metadata"], obj.get("status") or {}
-    labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
-    role = next((role for role in ROLES if role == labels.get(ROLE)), None)
-    if role is None or REVISION not in labels or VERSION not in labels:
+    marks, notes = labels(obj), annotations(obj)
+    role = next((role for role in ROLES if role == marks.get(ROLE)), None)
+    if role is None or REVISION not in marks or VERSION not in marks:
         return None
     # A status that is older than the spec counts the pods of the previous spec.
     current = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     return Revision(
         name=meta["name"],
         uid=meta["uid"],
-        revision=labels[REVISION],
-        version=labels[VERSION],
+        revision=marks[REVISION],
+        version=marks[VERSION],
         digest=notes.get(DIGEST, ""),
         role=role,
         since=_moment(notes.get(SINCE)) or parse_timestamp(meta["creationTimestamp"]),
@@ -265,7 +266,7 @@ def parse_job(obj: Obj) -> Job | None:
         reason=next((c.reason for c in parsed.status.conditions if c.type == "Failed"), ""),
         finished=_moment(parsed.status.finished),
         version=parsed.status.version,
-        trigger=_trigger((meta.get("annotations") or {}).get(TRIGGER)),
+        trigger=_trigger(annotations(obj).get(TRIGGER)),
     )
 
 

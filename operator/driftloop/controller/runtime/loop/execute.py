@@ -35,6 +35,7 @@ from driftloop.controller.runtime.loop.refusals import Refusals, identity, targe
 from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
 from driftloop.controller.vocabulary.labels import MANAGED_BY
 from driftloop.controller.vocabulary.objects import key as key_of
+from driftloop.controller.vocabulary.objects import phase
 from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,
@@ -349,7 +350,7 @@ class Executor:
     async def _fail_pod(self, action: FailPod) -> bool:
         resource = RESOURCES["Pod"]
         pod = self._caches.get("Pod", action.namespace, action.name)
-        if pod is None or pod["metadata"]["uid"] != action.uid or _phase(pod) in ("Failed", "Succeeded"):
+        if pod is None or pod["metadata"]["uid"] != action.uid or phase(pod) in ("Failed", "Succeeded"):
             return False
         metadata = {"name": action.name, "namespace": action.namespace, **_guard(action)}
         # The pod garbage collector sets this condition too. With it the Job's failure policy recognises a disruption.
@@ -482,10 +483,6 @@ def _stale(error: ApiError) -> Exception:
     """
     other_uid = any(cause.get("field") == "metadata.uid" for cause in error.causes)
     return Stale(error.message) if error.code == 409 or other_uid else error
-
-
-def _phase(pod: Obj) -> str | None:
-    return (pod.get("status") or {}).get("phase")
 
 
 def _conflict(resource: Resource, body: Obj, error: ApiError) -> str:

@@ -5,7 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from driftloop.api.finetunejob import FineTuneJobPhase
 from driftloop.api.inferenceservice import AlertRecord, InferenceServiceSpec, InferenceServiceStatus
+from driftloop.api.modelversion import ModelVersionPhase
 from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.kinds.inferenceservice.observed import Job, Keys, Observed, Revision, Role, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
@@ -33,7 +35,7 @@ def digest(name: str) -> str:
     return "sha256:" + (name.encode().hex() * 64)[:64]
 
 
-def version(name: str, age: float = 1000, phase: str | None = "Approved", **fields: Any) -> Version:
+def version(name: str, age: float = 1000, phase: ModelVersionPhase | None = "Approved", **fields: Any) -> Version:
     found = Version(
         name=name,
         uid=f"uid-{name}",
@@ -110,7 +112,7 @@ def alert(key: str, started: datetime, alertname: str = ALERT_NAME) -> AlertReco
     )
 
 
-def job(name: str, age: float, phase: str | None = "Training", **fields: Any) -> Job:
+def job(name: str, age: float, phase: FineTuneJobPhase | None = "Training", **fields: Any) -> Job:
     return replace(Job(name=name, uid=f"uid-{name}", created=ago(age), phase=phase), **fields)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from driftloop.api.finetunejob import FineTuneJobPhase
 from driftloop.api.inferenceservice import (
     AlertRecord,
     DriftStatus,
@@ -16,7 +17,7 @@ from driftloop.api.inferenceservice import (
     InferenceServiceStatus,
     RetrainingStatus,
 )
-from driftloop.api.modelversion import Gate
+from driftloop.api.modelversion import Gate, ModelVersionPhase
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed, Version
 from driftloop.controller.kinds.inferenceservice.retraining.history import job_name
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
@@ -270,14 +271,14 @@ def test_a_wiped_status_starts_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize("phase", [None, "Pending", "Preparing", "Planning", "Training", "Suspended"])
-def test_while_a_job_is_at_work_nothing_starts(phase: str | None) -> None:
+def test_while_a_job_is_at_work_nothing_starts(phase: FineTuneJobPhase | None) -> None:
     decision = go(serving(jobs=(job("somebodys-job", 500, phase),)))
     assert state(decision) == "Running"
     assert bodies(decision) == []
 
 
 @pytest.mark.parametrize("phase", [None, "Pending", "Evaluating", "Approved"])
-def test_a_job_is_in_flight_until_its_version_is_judged_and_rolled_out(phase: str | None) -> None:
+def test_a_job_is_in_flight_until_its_version_is_judged_and_rolled_out(phase: ModelVersionPhase | None) -> None:
     v2 = version("v2", 50, phase, job_uid=f"uid-{name_of(0)}")
     done = job(name_of(0), 90, "Succeeded", finished=ago(60), version="v2")
     assert state(go(serving(jobs=(done,), versions=(v2,)))) == "Running"
@@ -545,12 +546,12 @@ class Loop:
         self.status = self.status.model_copy(update={"alerts": [*kept, record][-64:]})
 
     def _end(self, found: Job, event: str) -> None:
-        phase = "Failed" if event == "fail" else "Succeeded"
+        phase: FineTuneJobPhase = "Failed" if event == "fail" else "Succeeded"
         self.jobs[self.jobs.index(found)] = replace(found, phase=phase, finished=self.now)
         if event == "fail":
             return
         self.versions = [v for v in self.versions if v.job_uid != found.uid]
-        judged = {"reject": "Rejected", "approve": "Approved", "promote": "Approved"}[event]
+        judged: ModelVersionPhase = "Rejected" if event == "reject" else "Approved"
         made = replace(
             version(f"m{len(self.jobs)}-{len(self.versions)}"),
             created=self.now,

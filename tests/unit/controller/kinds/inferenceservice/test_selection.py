@@ -1,12 +1,13 @@
 """Which revision should serve."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from driftloop.api.acceptance import Acceptance
 from driftloop.api.inferenceservice import InferenceServiceStatus
-from driftloop.api.modelversion import Gate, ModelShape
+from driftloop.api.modelversion import Gate, ModelShape, ModelVersionPhase
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.selection import choose, lacks
@@ -22,7 +23,7 @@ def test_the_last_approved_version_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("phase", [None, "Pending", "Evaluating", "AwaitingApproval", "Rejected", "Failed"])
-def test_a_version_that_is_not_approved_is_never_chosen(phase: str | None) -> None:
+def test_a_version_that_is_not_approved_is_never_chosen(phase: ModelVersionPhase | None) -> None:
     choice = choose(situation_of(service(versions=(version("v1", phase=phase),)), SETTINGS, NOW))
     assert choice.revision is None
     assert choice.reason == "NoApprovedVersion"
@@ -151,7 +152,7 @@ def test_wiped_statuses_of_versions_move_no_traffic() -> None:
 @pytest.mark.parametrize(
     "baseline", [{"baseline_service": None}, {"baseline_service": "desk", "baseline_digest": digest("v0")}]
 )
-def test_evidence_against_another_baseline_or_none_waits_to_be_renewed(baseline: dict[str, str | None]) -> None:
+def test_evidence_against_another_baseline_or_none_waits_to_be_renewed(baseline: dict[str, Any]) -> None:
     v1 = version("v1", 300)
     v2 = version("v2", 200, **baseline)
     observed = service(versions=(v1, v2))
