@@ -144,8 +144,9 @@ class Canary(ApiModel):
     shadow: Shadow | None = Field(
         None,
         description="Before the canary, the candidate answers copies of stable's requests. No user gets these answers. "
-        "It goes on to the canary if it fails, and is slow, much longer and much shorter in not more pairs than stable "
-        "and the margins allow, and is rolled back otherwise. If absent, the canary begins at once.",
+        "The canary begins when the candidate is shown not to fail, or to be slow, much longer or much shorter, more "
+        "often than stable by more than the margins. If it is shown to, it is rolled back. If shadow is absent, the "
+        "canary begins at once.",
     )
     progress_deadline_seconds: int = Field(
         600, ge=30, le=86_400, description="Seconds until the candidate's pods must be Ready."
@@ -368,7 +369,9 @@ class RolloutCommand(ApiModel):
     )
     revision: str | None = Field(None, max_length=63, description="The revision that the command is about.")
     by: str | None = Field(
-        None, max_length=128, description="Whoever the annotation names. Only an admission policy can verify it."
+        None,
+        max_length=128,
+        description="The name in the annotation. Only an admission policy can verify it.",
     )
     time: Timestamp = Field(description="When the operator acted on it, by the operator's clock.")
     obeyed: bool = Field(description="Whether it was obeyed. If not, the message explains why.")
@@ -431,7 +434,7 @@ class Analysis(ApiModel):
 class ShadowStatus(ApiModel):
     """Pairs of answers of stable and a candidate that has no users yet, to the same requests."""
 
-    started: Timestamp | None = Field(None, description="When copies were first wanted.")
+    started: Timestamp | None = Field(None, description="When the shadow began.")
     looked: Timestamp | None = Field(None, description="When the figures of a paused shadow were last read.")
     progress: str | None = Field(None, max_length=32, description="Pairs so far, and as many as are needed at least.")
     pairs: int = Field(0, description="Pairs of answers.")
