@@ -67,3 +67,19 @@ def test_every_fact_is_frozen_and_says_what_it_is() -> None:
                     missing.append(place(path, field, ast.unparse(field.target)))
     assert {"Observed", "Stages", "Comparison", "Evaluation", "Situation", "Basis", "History", "Pair"} <= names
     assert missing == []
+
+
+def test_stable_candidate_and_revisions_are_computed_by_the_situation_alone() -> None:
+    """Others read them from it. A method `revision_of` of the situation is such a reading."""
+    asked = [
+        place(path, node, ast.unparse(node.func))
+        for path in sorted(SERVICE.rglob("*.py"))
+        if path.name != "situation.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        if ast.unparse(node.func) in ("revision_of", "situation_of") or ast.unparse(node.func).endswith(".role")
+    ]
+    assert sorted(entry.split(":")[0] for entry in asked) == [
+        "inferenceservice/decide.py",  # builds the situation
+        "inferenceservice/observe.py",  # builds it to know what to query
+    ], asked

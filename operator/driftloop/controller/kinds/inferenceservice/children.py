@@ -4,7 +4,7 @@ None of them depends on a revision, so that a rollout changes only Deployments.
 """
 
 from driftloop.contract.names import API_PORT, API_TLS_PORT, FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT
-from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name, shadow_name
 from driftloop.controller.pods.serving import API, FEEDBACK, SERVE, SIGNING_KEY, TOKEN, tls_port
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
@@ -42,9 +42,8 @@ def pod_labels(observed: Observed) -> dict[str, str]:
     return {SERVICE: observed.name, STAGE: SERVE}
 
 
-def url(observed: Observed, settings: Settings) -> str:
-    """The URL of the service inside the cluster."""
-    stable = observed.role("stable")
+def url(observed: Observed, stable: Revision | None, settings: Settings) -> str:
+    """The URL of the service inside the cluster: that of `stable`, else of the pods that the spec asks for."""
     is_https = stable.has_tls if stable else observed.spec.tls is not None
     return f"{'https' if is_https else 'http'}://{observed.name}.{observed.namespace}.svc.{settings.cluster_domain}"
 

@@ -66,7 +66,7 @@ def _status(
         observed_generation=generation,
         phase=rollout.phase,
         conditions=[Condition.model_validate(entry) for entry in conditions],
-        url=url(observed, situation.settings),
+        url=url(observed, situation.stable, situation.settings),
         stable=_revision_status(situation, situation.stable),
         candidate=_revision_status(situation, rollout.candidate),
         waiting=rollout.waiting,

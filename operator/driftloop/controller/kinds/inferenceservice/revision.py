@@ -114,10 +114,11 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
     )
 
 
-def deployment(observed: Observed, version: Version, replicas: int, settings: Settings, now: datetime) -> Obj:
-    """The Deployment of a new revision, in the role of a candidate."""
-    spec, revision = observed.spec, revision_of(observed, version, settings)
-    engine = resolved(spec.engine, settings)
+def deployment(
+    observed: Observed, version: Version, revision: str, replicas: int, settings: Settings, now: datetime
+) -> Obj:
+    """The Deployment of a new revision, in the role of a candidate. `revision`: that of `revision_of`."""
+    spec, engine = observed.spec, resolved(observed.spec.engine, settings)
     selector = {SERVICE: observed.name, REVISION: revision}
     labels = {**selector, VERSION: version.name, FAMILY: version.family}
     template = serving_template(

@@ -18,7 +18,7 @@ from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, revis
 def test_the_service_selects_the_pods_of_every_revision() -> None:
     selector = api_service(service(), SETTINGS)["spec"]["selector"].items()
     for name in ("v1", "v2"):
-        pods = deployment(service(), version(name), 1, SETTINGS, NOW)["spec"]["template"]["metadata"]["labels"]
+        pods = deployment(service(), version(name), "r1", 1, SETTINGS, NOW)["spec"]["template"]["metadata"]["labels"]
         assert selector <= pods.items()
 
 
@@ -28,7 +28,7 @@ def test_api_and_feedback_have_a_service_each() -> None:
         ("desk", "api"),
         ("desk-feedback", "feedback"),
     ]
-    assert url(service(), SETTINGS) == "http://desk.team.svc.cluster.local"
+    assert url(service(), None, SETTINGS) == "http://desk.team.svc.cluster.local"
 
 
 def test_both_ports_are_served_while_one_of_the_revisions_has_https_and_the_url_is_stables() -> None:
@@ -45,7 +45,7 @@ def test_both_ports_are_served_while_one_of_the_revisions_has_https_and_the_url_
     ):
         found = api_service(observed, SETTINGS)["spec"]["ports"]
         assert {port["port"]: port["targetPort"] for port in found} == ports
-        assert url(observed, SETTINGS).split(":")[0] == scheme
+        assert url(observed, observed.role("stable"), SETTINGS).split(":")[0] == scheme
     feedback = feedback_service(service(tls), SETTINGS)["spec"]["ports"]
     assert [(port["name"], port["targetPort"]) for port in feedback] == [
         ("http", "feedback"),
@@ -66,7 +66,7 @@ def test_the_keys_are_random_and_belong_to_the_service() -> None:
     secret = keys_secret(service())
     assert set(secret["stringData"]) == {"signing-key", "token"}
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid-desk"
-    template = deployment(service(), version("v1"), 1, SETTINGS, NOW)["spec"]["template"]["spec"]
+    template = deployment(service(), version("v1"), "r1", 1, SETTINGS, NOW)["spec"]["template"]["spec"]
     names = {
         env["valueFrom"]["secretKeyRef"]["name"]
         for container in template["containers"]

@@ -9,7 +9,7 @@ import pytest
 from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.kinds.inferenceservice.observe import observe
 from driftloop.controller.kinds.inferenceservice.observed import Observed
-from driftloop.controller.kinds.inferenceservice.revision import deployment
+from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.readings.world import Metrics, World
@@ -69,7 +69,8 @@ def model_version(name: str, family: str = "desk", **status: Any) -> Obj:
 
 
 def served(name: str, role: str, available: int = 2, notes: dict[str, str] | None = None) -> Obj:
-    body = deployment(built(), version(name, uri=f"pvc://shared/{name}"), 2, SETTINGS, ago(600))
+    of = version(name, uri=f"pvc://shared/{name}")
+    body = deployment(built(), of, revision_of(built(), of, SETTINGS), 2, SETTINGS, ago(600))
     body["metadata"]["labels"][ROLE] = role
     body["metadata"]["annotations"] |= notes or {}
     return body | {"status": {"availableReplicas": available, "replicas": 2}}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from driftloop.api.base import PodOverrides
-from driftloop.controller.kinds.inferenceservice.observed import parse_revision
+from driftloop.controller.kinds.inferenceservice.observed import Observed, parse_revision
 from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of, serve_task
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, retraining, service, version
@@ -65,13 +65,18 @@ def test_the_choice_of_an_engine_keeps_the_revisions_that_named_one() -> None:
     assert revision_of(service(VLLM), V1, WITH_VLLM) == "c2382c9ce8"
 
 
+def deployed(observed: Observed, replicas: int, settings: Settings) -> Obj:
+    """The Deployment of V1."""
+    return deployment(observed, V1, revision_of(observed, V1, settings), replicas, settings, NOW)
+
+
 def test_an_image_of_vllm_moves_services_with_gpus_to_it() -> None:
     observed = service({"engine": {"gpus": 1}})
-    before, after = (deployment(observed, V1, 1, settings, NOW) for settings in (SETTINGS, WITH_VLLM))
+    before, after = (deployed(observed, 1, settings) for settings in (SETTINGS, WITH_VLLM))
     assert before["metadata"]["name"] != after["metadata"]["name"]
     assert _engine(before)["image"] == SETTINGS.server_image
     assert (_engine(after)["image"], _engine(after)["command"][0]) == ("vllm:1", "vllm")
-    newer = deployment(observed, V1, 1, replace(SETTINGS, vllm_image="vllm:2"), NOW)
+    newer = deployed(observed, 1, replace(SETTINGS, vllm_image="vllm:2"))
     assert newer["metadata"]["name"] == after["metadata"]["name"]  # restarts nothing, as with the server's image
     explicit = service({"engine": {"gpus": 1, "type": "vllm"}})
     assert revision_of(explicit, V1, WITH_VLLM) == revision_of(observed, V1, WITH_VLLM)
@@ -83,8 +88,8 @@ def _engine(body: Obj) -> Obj:
 
 
 def test_an_upgrade_of_the_operator_makes_no_other_revision() -> None:
-    before = deployment(service(), V1, 2, SETTINGS, NOW)
-    after = deployment(service(), V1, 2, Settings(trainer_image="t:2", server_image="s:2"), NOW)
+    before = deployed(service(), 2, SETTINGS)
+    after = deployed(service(), 2, Settings(trainer_image="t:2", server_image="s:2"))
     assert before["metadata"]["name"] == after["metadata"]["name"]
 
 
@@ -94,7 +99,7 @@ def test_another_version_is_another_revision() -> None:
 
 def test_a_deployment_is_read_back_as_it_was_written() -> None:
     observed = service()
-    body = deployment(observed, V1, 3, SETTINGS, NOW)
+    body = deployed(observed, 3, SETTINGS)
     body["metadata"] |= {"uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z", "generation": 1}
     found = parse_revision(body | {"status": {"observedGeneration": 1, "availableReplicas": 2, "replicas": 3}})
     assert found is not None
@@ -109,7 +114,7 @@ def test_a_deployment_is_read_back_as_it_was_written() -> None:
 
 
 def test_pods_count_as_there_until_the_controller_has_looked() -> None:
-    body = deployment(service(), V1, 0, SETTINGS, NOW)
+    body = deployed(service(), 0, SETTINGS)
     body["metadata"] |= {"uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z", "generation": 2}
     unseen = parse_revision(body | {"status": {"observedGeneration": 1}})
     assert unseen is not None
@@ -118,14 +123,14 @@ def test_pods_count_as_there_until_the_controller_has_looked() -> None:
 
 @pytest.mark.parametrize("label", ["driftloop.dev/role", "driftloop.dev/revision", "driftloop.dev/version"])
 def test_a_deployment_without_our_labels_is_none_of_ours(label: str) -> None:
-    body = deployment(service(), V1, 1, SETTINGS, NOW)
+    body = deployed(service(), 1, SETTINGS)
     body["metadata"] |= {"uid": "u", "creationTimestamp": "2026-03-01T12:00:00Z"}
     del body["metadata"]["labels"][label]
     assert parse_revision(body) is None
 
 
 def test_a_rollout_within_a_deployment_never_takes_a_pod_away_first() -> None:
-    spec = deployment(service(), V1, 1, SETTINGS, NOW)["spec"]
+    spec = deployed(service(), 1, SETTINGS)["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
@@ -166,7 +171,7 @@ def test_the_rule_of_a_version_that_records_none_makes_no_other_revision() -> No
 
 def test_the_platforms_overrides_reach_the_pods() -> None:
     overrides = PodOverrides(labels={"cost": "x"}, node_selector={"gpu": "yes"}, priority_class_name="high")
-    body = deployment(service({"podOverrides": overrides.dump()}), V1, 1, SETTINGS, NOW)
+    body = deployed(service({"podOverrides": overrides.dump()}), 1, SETTINGS)
     template = body["spec"]["template"]
     assert template["metadata"]["labels"]["cost"] == "x"
     assert template["spec"]["nodeSelector"] == {"gpu": "yes"}

@@ -89,7 +89,7 @@ def bring_up(situation: Situation, version: Version, phase: Literal["Deploying",
     existing = next((known for known in observed.revisions if known.revision == revision), None)
     actions: tuple[Action, ...]
     if existing is None:
-        body = deployment(observed, version, replicas, situation.settings, situation.now)
+        body = deployment(observed, version, revision, replicas, situation.settings, situation.now)
         if hidden:
             body["metadata"]["annotations"][HIDDEN] = "true"
         actions = (Create(keys_secret(observed)), Create(body))
