@@ -146,7 +146,9 @@ def pods(
         variables = {"DRIFTLOOP_VOLUMES": str(artefact.volumes)} | KEYS | (environment or {})
         process = start("proxy", task, folder / f"{len(started)}.log", *args, **variables)
         started.append(process)
-        wait_for(lambda: answers(f"http://127.0.0.1:{metrics}/{'readyz' if ready else 'healthz'}"))
+        probe = f"http://127.0.0.1:{metrics}/{'readyz' if ready else 'healthz'}"
+        wait_for(lambda: answers(probe) or process.popen.poll() is not None)
+        assert process.popen.poll() is None, process.output.read_text()
         return process
 
     yield pod
