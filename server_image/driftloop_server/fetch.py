@@ -1,7 +1,11 @@
-"""`python -m driftloop_server.fetch`: copy the model folder into the pod and verify its digest."""
+"""`python -m driftloop_server.fetch`: copy the model folder into the pod and verify its digest.
+
+A version that is an adapter alone is merged onto its base here, so that every engine gets a whole model.
+"""
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
@@ -24,17 +28,32 @@ def fetch(task: ServeTask) -> Manifest:
     folder = Path(task.model_dir)
     try:
         manifest = fetch_folder(task.artefact_uri, folder, task.artefact_digest)
+        _drop_unlisted(folder, manifest)
+        _merge(folder, task.artefact_bases)
     except ManifestError as error:
         raise BadInput(StageReason.DIGEST_MISMATCH, f"{task.artefact_uri}: {error}") from error
     except (StorageError, OSError) as error:
         raise TryAgain(StageReason.STORAGE_UNREADABLE, f"{task.artefact_uri}: {error}") from error
-    _drop_unlisted(folder, manifest)
     refuse_code(folder)
     try:
         set_in_folder(folder, task.chat_template, task.chat_template_kwargs)
     except ValueError as error:
         raise BadInput(StageReason.NO_CHAT_TEMPLATE, f"engine.{error}") from error
     return manifest
+
+
+def _merge(folder: Path, bases: Sequence[str]) -> None:
+    """Merge an adapter onto its bases. Raises BadInput, ManifestError, StorageError or OSError."""
+    field = "spec.artefact.bases of the ModelVersion"
+    if safety.has_adapter(folder) and not bases:
+        message = f"the version is an adapter: name the folder of its base in {field}, or merge it"
+        raise BadInput(StageReason.MODEL_NOT_FOUND, message)
+    if bases and not safety.has_adapter(folder):
+        raise BadInput(StageReason.MODEL_NOT_FOUND, f"the version is not an adapter: remove {field}")
+    if bases:
+        from driftloop.podlib.merging import merge  # it imports torch, which takes seconds and only adapters need
+
+        merge(folder, bases)
 
 
 def refuse_code(folder: Path) -> None:
@@ -47,10 +66,7 @@ def refuse_code(folder: Path) -> None:
     if not safety.has_safetensors(folder):
         raise BadInput(StageReason.MODEL_NOT_FOUND, "the model folder has no .safetensors file")
     if not (folder / "config.json").is_file():
-        raise BadInput(
-            StageReason.MODEL_NOT_FOUND,
-            "the model folder has no config.json; merge an adapter into its model before serving",
-        )
+        raise BadInput(StageReason.MODEL_NOT_FOUND, "the model folder has no config.json")
     try:
         name = safety.brings_code(folder)
     except safety.UnreadableConfig as error:

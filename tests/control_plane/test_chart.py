@@ -216,7 +216,7 @@ def test_a_version_that_serves_is_deleted_by_controllers_alone(installed: Contro
         installed.kubectl("apply", "-f", "-", stdin=json.dumps(version(name, labels)))
     wait.until(lambda: refuses_deletion(installed), "the admission policy", 30)
     delete = ("-n", "team-a", "delete", "mver")
-    with pytest.raises(Error, match=r"ModelVersion served is being served .*first switch the InferenceService"):
+    with pytest.raises(Error, match=r"ModelVersion served is being served, or .*first switch the InferenceService"):
         installed.kubectl(*delete, "served")
     installed.kubectl(*delete, "idle")
     controllers = "system:serviceaccount:kube-system"

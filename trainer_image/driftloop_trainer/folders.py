@@ -1,8 +1,5 @@
 """Folders in storage that stages read and write."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,22 +42,6 @@ def open_folder(uri: str, scratch: Path, digest: str | None = None, weights: boo
     if digest is not None or (path / MANIFEST).exists():
         Manifest.read(path).verify(path, digest, skip)
     return path
-
-
-@contextmanager
-def with_weights(folder: Path, uri: str) -> Iterator[Path]:
-    """A local folder of the model at `uri` with its weights. `folder`: as `open_folder` returned it without them.
-
-    From a bucket it is a copy, which is deleted at the end of the block: it must be what the manifest in `folder` says.
-    Raises StorageError or ManifestError.
-    """
-    if local_path(uri) is not None:
-        yield folder
-        return
-    digest = Manifest.read(folder).digest if (folder / MANIFEST).exists() else None
-    with tempfile.TemporaryDirectory(prefix="whole-") as scratch:
-        fetch_folder(uri, Path(scratch), digest)
-        yield Path(scratch)
 
 
 def verify_weights(uri: str, folder: Path) -> None:

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.manifest import Manifest, ManifestEntry, file_sha256
+from driftloop.contract.modelfolder import INDEX, SINGLE
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.uris import join
 from driftloop.podlib import safety
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import exists
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"  # the weights, in several files or in one
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -27,10 +28,10 @@ _TOKENIZER_FILES = (
 )
 
 
-def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
+def check_model_files(folder: Path, uri: str, bases: Sequence[str] = ()) -> dict[str, Any]:
     """Check that the model can be loaded without running its own code. Returns the fields of config.json.
 
-    Raises StageFailure.
+    `bases`: the folders with its weights, if it is an adapter alone. Raises StageFailure.
     """
     config = _json(folder / "config.json")
     if config is None:
@@ -51,7 +52,14 @@ def check_model_files(folder: Path, uri: str) -> dict[str, Any]:
             f"{uri}: its weights are quantised ({method}) and can't be trained: use the full-precision safetensors "
             "(float32, bfloat16 or float16) of the same model",
         )
-    if not (safety.has_safetensors(folder) or any(exists(join(uri, name)) for name in (INDEX, SINGLE))):
+    if safety.has_adapter(folder) and not bases:
+        raise StageFailure(
+            StageReason.MODEL_NOT_FOUND,
+            f"{uri}: an adapter is not a whole model: start from its ModelVersion (model.from.versionRef), which names "
+            "its base, or merge it",
+        )
+    whole = bases[-1] if bases else uri
+    if not (safety.has_safetensors(folder) or any(exists(join(whole, name)) for name in (INDEX, SINGLE))):
         if any(safety.pickled(folder)):
             raise StageFailure(
                 StageReason.PICKLE_WEIGHTS, f"{uri}: pickled weights can run code; convert them to safetensors"

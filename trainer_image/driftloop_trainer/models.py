@@ -1,6 +1,7 @@
 """Hugging Face models: checks and loads their folders, builds new ones, and counts parameters."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ ENCODER_TYPES = frozenset(
 BIDIRECTIONAL_TYPES = frozenset(("cpmant", "flaubert", "prophetnet", "xlm", "xlnet", "xmod"))
 
 
-def check_model_folder(folder: Path, uri: str) -> None:
+def check_model_folder(folder: Path, uri: str, bases: Sequence[str] = ()) -> None:
     """Raise StageFailure if the folder is not a causal language model that transformers supports."""
-    config_for(check_model_files(folder, uri))
+    config_for(check_model_files(folder, uri, bases))
 
 
 def config_for(fields: dict[str, Any]) -> Any:
@@ -202,8 +203,11 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
-    """Count a model's parameters without allocating them. Raises StageFailure if `adapter` can't be trained on it."""
+def model_facts(config: Any, adapter: Adapter, *, merged: bool = True) -> ModelFacts:
+    """Count a model's parameters without allocating them. Raises StageFailure if `adapter` can't be trained on it.
+
+    Without `merged`, also if it can't be a version alone.
+    """
     bare = meta_model(config)
     rearranged = is_rearranged(bare)
     layers = [_count(layer) for layer in decoder_layers(bare)]
@@ -220,14 +224,20 @@ def model_facts(config: Any, adapter: Adapter) -> ModelFacts:
             f"training.adapter.type: qlora needs linear layers, which models of type {config.model_type!r} do not "
             "have: use lora",
         )
+    if rearranged and not merged:
+        raise StageFailure(
+            StageReason.UNKNOWN_MODULES,
+            f"output.mergeAdapter: an adapter of models of type {config.model_type!r}, whose weights are stored in "
+            "another form, can't be a version alone: set it to true",
+        )
     shared = {name for first, *others in tied_names(bare) if others for name in (first, *others)}
     own = _count(bare)
     with loading(), torch.device("meta"):
         model = with_adapter(bare, adapter)
     if tied := [name for name in _adapted_modules(model) if f"{name}.weight" in shared]:
         raise StageFailure(StageReason.UNKNOWN_MODULES, tied_targets(tied))
-    if adapter.type == "qlora":
-        _check_linear(model)
+    if adapter.type == "qlora" or not merged:
+        _check_linear(model, "use lora" if adapter.type == "qlora" else "set output.mergeAdapter to true")
     if adapter.type == "osf":
         layers = [_count(layer) for layer in decoder_layers(model)]  # several times as large
     text = config.get_text_config()
@@ -279,7 +289,7 @@ def _cache_elements(config: Any) -> int:
     return int(2 * keys * size * kinds.count("full_attention"))
 
 
-def _check_linear(model: nn.Module) -> None:
+def _check_linear(model: nn.Module, otherwise: str) -> None:
     """Raise StageFailure if an adapter is not that of a linear layer: it would be merged into other weights."""
     from peft.tuners.lora import Linear, LoraLayer
 
@@ -287,8 +297,7 @@ def _check_linear(model: nn.Module) -> None:
         if isinstance(module, LoraLayer) and not isinstance(module, Linear):
             raise StageFailure(
                 StageReason.UNKNOWN_MODULES,
-                f"training.adapter.targetModules: {plain_name(name)} is not a linear layer, which qlora needs: remove "
-                "it, or use lora",
+                f"training.adapter.targetModules: {plain_name(name)} is not a linear layer: remove it, or {otherwise}",
             )
 
 

@@ -1,9 +1,6 @@
-"""The weights in a model folder's safetensors files: where each lies, and which weight of the model it is."""
+"""The weights in a model folder's safetensors files: which tensor there is which weight of the model."""
 
-import json
-import math
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,56 +18,9 @@ from transformers.core_model_loading import (
 )
 
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.heavy import loading
-from driftloop.podlib.storage import StorageError, read_range, read_text
-from driftloop_trainer.modelfiles import INDEX, SINGLE
-
-_LENGTH = struct.Struct("<Q")  # https://huggingface.co/docs/safetensors: the header's length, the header, the tensors
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "BOOL": torch.bool,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """One tensor in a file. `start`: byte position of its data."""
-
-    name: str
-    uri: str
-    dtype: torch.dtype
-    shape: torch.Size
-    start: int
-
-    def read(self) -> torch.Tensor:
-        """The whole tensor. Raises StorageError."""
-        return self._read(0, self.shape)
-
-    def rows(self, first: int, count: int) -> torch.Tensor:
-        """`count` entries of the first dimension from `first` on. Raises StorageError."""
-        others = self.shape[1:]
-        return self._read(first * math.prod(others), torch.Size((count, *others)))
-
-    def names(self) -> list[str]:
-        """Its name in the files."""
-        return [self.name]
-
-    def divided(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`weight` by its name in the files."""
-        return {self.name: weight}
-
-    def _read(self, skipped: int, shape: torch.Size) -> torch.Tensor:
-        """The elements after the first `skipped` ones, in `shape`."""
-        start = self.start + skipped * self.dtype.itemsize
-        content = read_range(self.uri, start, start + shape.numel() * self.dtype.itemsize)
-        return torch.frombuffer(bytearray(content), dtype=self.dtype).reshape(shape)
+from driftloop.podlib.tensors import Tensor, model_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +31,7 @@ class StackedTensor:
     """
 
     name: str
-    parts: tuple[tuple[StoredTensor, ...], ...]
+    parts: tuple[tuple[Tensor, ...], ...]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,33 +62,10 @@ class StackedTensor:
         return {name: piece.clone() for name, piece in zip(self.names(), pieces, strict=True)}
 
 
-Stored = StoredTensor | StackedTensor
+Stored = Tensor | StackedTensor
 
 
-def stored_tensors(uri: str) -> dict[str, StoredTensor]:
-    """The tensors of the model folder at `uri` by their names in its files.
-
-    Like transformers, it reads the files of the index, or model.safetensors if there is no index: a folder may have
-    the same weights again under other names. Raises StorageError.
-    """
-    index = read_text(join(uri, INDEX))
-    try:
-        files = [SINGLE] if index is None else sorted(set(json.loads(index)["weight_map"].values()))
-        return {name: tensor for file in files for name, tensor in _tensors_of(join(uri, file))}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, struct.error) as error:
-        raise StorageError(f"{uri}: its safetensors files can't be read: {error!r}") from error
-
-
-def _tensors_of(uri: str) -> Iterator[tuple[str, StoredTensor]]:
-    (length,) = _LENGTH.unpack(read_range(uri, 0, _LENGTH.size))
-    start = _LENGTH.size + length
-    for name, fields in json.loads(read_range(uri, _LENGTH.size, start)).items():
-        if name != "__metadata__":
-            shape = torch.Size(fields["shape"])
-            yield name, StoredTensor(name, uri, _DTYPES[fields["dtype"]], shape, start + fields["data_offsets"][0])
-
-
-def stored_weights(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, Stored] | None:
+def stored_weights(model: Any, stored: Mapping[str, Tensor]) -> dict[str, Stored] | None:
     """Where a bare model's weights are in its files, by their names in the model; tied weights have one name.
 
     None if transformers rearranges them otherwise than by stacking. Raises StageFailure if one is missing, or has
@@ -150,7 +77,7 @@ def stored_weights(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
     by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
     expected = model.state_dict()
     by_name: dict[str, Stored] = {}
-    parts: dict[str, dict[str, list[StoredTensor]]] = {}  # by weight and pattern
+    parts: dict[str, dict[str, list[Tensor]]] = {}  # by weight and pattern
     for name, tensor in stored.items():
         renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, expected)
         if pattern is None:
@@ -190,7 +117,7 @@ def _stacks(converter: WeightConverter) -> bool:
     return steps in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)])
 
 
-def _stacked(name: str, parts: list[list[StoredTensor]]) -> StackedTensor:
+def _stacked(name: str, parts: list[list[Tensor]]) -> StackedTensor:
     """A weight of these parts of its entries, in transformers' order. Raises StageFailure if an entry lacks a part."""
     ordered = [sorted(tensors, key=lambda tensor: dot_natural_key(tensor.name)) for tensors in parts]
     if len({len(tensors) for tensors in ordered}) != 1:
@@ -210,12 +137,12 @@ def meta_model(config: Any, dtype: torch.dtype = torch.float32) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
 
 
-def check_weights(config: Any, uri: str) -> None:
+def check_weights(config: Any, uri: str, bases: Sequence[str] = ()) -> None:
     """Refuse a folder whose weights are not those of its configuration. Reads the headers of its files alone.
 
-    Raises StageFailure and StorageError.
+    `bases`: as for `model_tensors`. Raises StageFailure, StorageError and ManifestError.
     """
-    stored_weights(meta_model(config), stored_tensors(uri))
+    stored_weights(meta_model(config), model_tensors(uri, bases))
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:

@@ -649,6 +649,12 @@ class Output(ApiModel):
     family: Family = Field(
         description="Family of the version. Versions of a family replace each other, and a service serves a family."
     )
+    merge_adapter: bool = Field(
+        True,
+        description="Whether an adapter (lora, qlora) is merged, so that the version is a whole model. With false the "
+        "version is the adapter alone: megabytes instead of gigabytes. Pods merge it onto its base when they fetch it, "
+        "so the base must stay where it is. After four adapters on a whole model the next version is merged.",
+    )
 
 
 def _columns(condition: str) -> str:
@@ -758,6 +764,16 @@ class FineTuneJobSpec(ApiModel):
                 "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
                 "adapter qlora is not trained with compute.parallelism.tensor or pipeline: remove it",
                 ".training.adapter.type",
+            ),
+            rule(
+                "self.output.mergeAdapter || self.training.adapter.type in ['lora', 'qlora']",
+                "mergeAdapter: false needs an adapter: set training.adapter.type to lora or qlora, or remove it",
+                ".output.mergeAdapter",
+            ),
+            rule(
+                "self.output.mergeAdapter || !has(self.training.entrypoint)",
+                "training.entrypoint writes a whole model: remove mergeAdapter: false",
+                ".output.mergeAdapter",
             ),
             rule(
                 "self.training.adapter.type == 'osf' || self.training.adapter.effectiveRank == 0.5",

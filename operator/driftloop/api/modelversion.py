@@ -27,6 +27,18 @@ class Artefact(ApiModel):
     digest: Digest = Field(description="Content digest of the folder. Every reader verifies it.")
 
 
+class ModelArtefact(Artefact):
+    """A model folder, or the folder of an adapter and where its base is."""
+
+    bases: list[StorageUri] = Field(
+        default=[],
+        max_length=4,
+        description="For an adapter that is not merged (output.mergeAdapter): the folder of the model that it adds to. "
+        "If that is an adapter too, the folder of its base is next, and so on up to a whole model. Pods merge them, "
+        "after they have verified that the adapter was trained on them. So they must stay.",
+    )
+
+
 class ModelShape(ApiModel):
     """Sizes of the model, from which the memory for serving it is planned."""
 
@@ -94,7 +106,7 @@ class ModelVersionSpec(ApiModel):
     """Content of the version. Immutable."""
 
     family: Family = Field(description="Family of the version. Versions of a family replace each other.")
-    artefact: Artefact = Field(description="The model folder.")
+    artefact: ModelArtefact = Field(description="The model folder.")
     lineage: Lineage = Field(default=Lineage(), description="Origin of the version.")
     model: ModelShape | None = Field(
         None,

@@ -69,6 +69,8 @@ def _lines(generation: Generation) -> Iterator[str]:
     if status.services:
         yield _line("served by", ", ".join(status.services))
     yield _line("artefact", f"{version.spec.artefact.uri} {version.spec.artefact.digest}")
+    for base in version.spec.artefact.bases:
+        yield _line("merged onto", base)
     if status.baseline:
         yield _line("compared", f"with {status.baseline.version} of {status.baseline.service}")
     if lineage.job is None:

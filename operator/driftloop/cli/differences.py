@@ -73,6 +73,7 @@ def _described(generation: Generation) -> dict[Section, dict[str, str]]:
         "artefact": {
             "uri": version.spec.artefact.uri,
             "digest": version.spec.artefact.digest,
+            "bases": ", ".join(version.spec.artefact.bases) or ABSENT,
             "trained from": lineage.parent or ABSENT,
             "base digest": lineage.base_digest or ABSENT,
             "tokenizer digest": lineage.tokenizer_digest or ABSENT,

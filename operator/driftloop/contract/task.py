@@ -42,6 +42,7 @@ class ModelSource(ApiModel):
 
     uri: str | None = None
     digest: Digest | None = None
+    bases: tuple[str, ...] = ()  # of an adapter: the folder of its base, and so on up to a whole model
     new: NewModel | None = None
 
 
@@ -66,6 +67,7 @@ class PrepareTask(ApiModel):
     data: DataSpec  # held_out_percent is already the inherited one
     feedback: FeedbackSource | None = None  # data.feedback, resolved
     training: TrainingSpec
+    merge_adapter: bool = True  # into a whole model
     suites: tuple[SuiteSpec, ...] = ()  # prepare writes the items file of those with `items`
     storage: str  # spec.storage; the output is in storage/prepared/<job uid>
     output: str
@@ -83,6 +85,7 @@ class TrainTask(ApiModel):
     data_uri: str
     data_digest: Digest
     training: TrainingSpec
+    merge_adapter: bool = True  # into a whole model
     nodes: int
     workers_per_node: int  # training processes per pod
     gpus_per_node: int
@@ -171,6 +174,7 @@ class ServeTask(ApiModel):
     revision: str
     artefact_uri: str
     artefact_digest: Digest
+    artefact_bases: tuple[str, ...] = ()  # of an adapter: the folder of its base, and so on up to a whole model
     model_dir: str = MODEL_DIR
     engine_type: EngineType = "transformers"
     chat_template: str | None = None  # instead of the version's own

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from driftloop.contract.manifest import MANIFEST
+from driftloop.contract.modelfolder import ADAPTER_FILES
 
 PICKLED = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
 
@@ -25,6 +26,11 @@ def pickled(folder: Path) -> Iterator[Path]:
 def has_safetensors(folder: Path) -> bool:
     """Whether the folder itself has safetensors. Loaders don't search subfolders."""
     return any(folder.glob("*.safetensors"))
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether the folder has an adapter. Loaders add it to the weights beside it, or to a model that it names."""
+    return any((folder / name).exists() for name in ADAPTER_FILES)
 
 
 def brings_code(folder: Path) -> str | None:

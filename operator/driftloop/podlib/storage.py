@@ -93,6 +93,18 @@ def sha256(uri: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def entry_at(uri: str, path: str) -> ManifestEntry:
+    """The entry of the file at `path` in the folder at `uri`, as it is now. Raises StorageError."""
+    file = join(uri, path)
+    local = local_path(file)
+    if local is not None:
+        with _mounted(file):
+            return ManifestEntry.of(local, path)
+    with _remote(file) as (fs, remote):
+        size = int(fs.size(remote))
+    return ManifestEntry(path=path, size=size, sha256=sha256(file))
+
+
 def write_text(uri: str, text: str) -> None:
     """Write a small text file atomically. Raises StorageError."""
     path = local_path(uri)

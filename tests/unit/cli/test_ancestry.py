@@ -81,6 +81,17 @@ def test_the_chain_leads_from_the_version_to_the_alert_and_back_to_the_import() 
     assert documents[1]["data"] is None
 
 
+def test_the_lineage_and_the_differences_show_what_an_adapter_is_merged_onto() -> None:
+    adapter, merged = version("v2", "v1", "job2"), version("v1")
+    adapter["spec"]["artefact"]["bases"] = ["pvc://models/v1", "pvc://models/base"]
+    printed = ancestry.text(ancestry_of("v2", 1, adapter))
+    assert "  merged onto  pvc://models/v1\n  merged onto  pvc://models/base\n" in printed
+    assert "merged onto" not in ancestry.text(ancestry_of("v1", 1, merged))
+    found = differences.changes(Generation("v1", merged), Generation("v2", adapter))
+    (bases,) = [change for change in found if change.field == "bases"]
+    assert (bases.before, bases.after) == ("-", "pvc://models/v1, pvc://models/base")
+
+
 def test_the_chain_is_bounded_and_ends_at_a_deleted_version() -> None:
     assert [found.name for found in ancestry_of("v3", 2, *CHAIN)] == ["v3", "v2"]
     deleted = ancestry_of("v3", 20, CHAIN[0], CHAIN[1])

@@ -21,8 +21,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import masking_utils
 
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
+from driftloop.podlib.nf4 import BLOCK
 from driftloop_trainer.models import config_for, decoder_layers, with_adapter
-from driftloop_trainer.nf4 import BLOCK, matrices, quantise
+from driftloop_trainer.nf4 import matrices, quantise
 from driftloop_trainer.train.worker import context
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch

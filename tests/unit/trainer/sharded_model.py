@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop.contract.task import TrainTask
+from driftloop.podlib.adapters import base_files
 from driftloop_trainer.models import plain_name
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.loading import is_adapter, load_sharded, place
@@ -47,7 +48,7 @@ CHANGED = ("osf", "qlora", "qlora-replicas")  # not exported as they were stored
 LOADED = [
     (name, way) for name in SMALL for way in WAYS if way in ("none", "lora") or (name in SPLIT and way not in CHANGED)
 ]
-TRAINED = "-trained"
+TRAINED, ALONE = "-trained", "-alone"
 
 
 def main(folder: Path) -> None:
@@ -108,6 +109,14 @@ def run(
     scratch = folder / f"scratch-{rank}-{left}"
     scratch.mkdir()
     export(sharded, Export(task, folder / name, folder / "data", {}, f"pvc://out/{left}"), scratch)
+    if trained and adapter in ("lora", "qlora"):
+        alone = task.model_copy(
+            update={"merge_adapter": False, "model": task.model.model_copy(update={"uri": f"pvc://{name}"})}
+        )
+        files = base_files(f"pvc://{name}", (), folder / name)
+        plan = Export(alone, folder / name, folder / "data", {}, f"pvc://out/{left}{ALONE}", base_files=files)
+        (scratch / "alone").mkdir()
+        export(sharded, plan, scratch / "alone")
     return differing
 
 

@@ -138,6 +138,18 @@ def test_qlora_is_refused_where_it_would_round_nothing_or_merge_into_other_weigh
             model_facts(config_for(fields), Adapter(type="qlora", target_modules=targets))
 
 
+def test_an_adapter_that_can_not_be_merged_tensor_by_tensor_is_refused_as_a_version_alone() -> None:
+    llama = {"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1}
+    for fields, targets, message in (
+        ({"model_type": "olmo_hybrid", "num_hidden_layers": 2}, ["all-linear"], "mergeAdapter: .*in another form"),
+        (llama | {"num_attention_heads": 2}, ["embed_tokens"], "not a linear layer: .*set output.mergeAdapter to true"),
+    ):
+        adapter = Adapter(type="lora", target_modules=targets)
+        with pytest.raises(StageFailure, match=message):
+            model_facts(config_for(fields), adapter, merged=False)
+        assert model_facts(config_for(fields), adapter).trainable_parameters
+
+
 def test_facts_of_osf_count_what_is_trained_and_all_that_is_kept_beside_it(folder: Path) -> None:
     adapter = Adapter(type="osf", effective_rank=0.25)
     model = load_model(folder, adapter)

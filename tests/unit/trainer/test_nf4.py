@@ -8,24 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from driftloop.api.finetunejob import Adapter
+from driftloop.podlib.nf4 import BLOCK, VALUES, dequantised, quantised, rounded
 from driftloop_trainer.models import decoder_layers, with_adapter
-from driftloop_trainer.nf4 import (
-    BLOCK,
-    VALUES,
-    Nf4Linear,
-    dequantised,
-    linear_parameters,
-    matrices,
-    quantise,
-    quantised,
-)
+from driftloop_trainer.nf4 import Nf4Linear, linear_parameters, matrices, quantise
 from unit.trainer.test_osf import tiny
 
 PAIRS = Nf4Linear(nn.Linear(1, 1)).pairs
-
-
-def rounded(matrix: torch.Tensor) -> torch.Tensor:
-    return dequantised(*quantised(matrix), PAIRS, matrix.shape[1])
 
 
 @pytest.mark.parametrize("columns", [BLOCK, 3 * BLOCK, BLOCK + 1, 5])

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.names import VOLUMES_ENV
@@ -152,7 +154,40 @@ def test_data_corrections_checkpoints_and_version_live_in_a_bucket(pods: Pods) -
     assert [line.split(",")[0] for line in curves] == ["step", "1", "2", "3", "4", "5", "6"]
     assert pods.run("driftloop_trainer.train", train) == trained  # the bucket remembers
 
-    model = pods.folder / "model"
+    whole = fetched(pods, trained, ())
+    adapter = an_adapter_on(pods, trained)
+    assert not list((bucket / adapter.uri.removeprefix("s3://team/")).glob("model*.safetensors"))
+    merged = fetched(pods, adapter, (trained.uri,))
+    before, after = (load_file(folder / "model.safetensors") for folder in (whole, merged))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def an_adapter_on(pods: Pods, trained: TrainResult) -> TrainResult:
+    """A version that is an adapter alone, by a job whose base is the other version."""
+    adapting = SPEC.dump() | {"output": {"family": "desk", "mergeAdapter": False}}
+    adapting["training"] |= {"method": "sft", "adapter": {"type": "lora", "r": 2}, "maxSteps": 2, "learningRate": 0.01}
+    adapting["data"].pop("feedback")
+    observed = Observed(
+        {"metadata": {"name": "adapt", "namespace": "team", "uid": "adapter"}}, FineTuneJobSpec.model_validate(adapting)
+    )
+    order = tasks.prepare_task(observed, Start(ModelSource(uri=trained.uri, digest=trained.digest), HeldOut("s3", 10)))
+    prepared = pods.run("driftloop_trainer.prepare", order)
+    assert isinstance(prepared, PrepareResult)
+    planned = plan(observed.spec, prepared)
+    assert isinstance(planned, TrainingPlan)
+    left = tasks.Prepared(order, prepared)
+    assert left.bases == (trained.uri,)
+    stages = Stages(observed, Settings("", ""), datetime.now(UTC), attempt=0)
+    train = tasks.train_task(stages, left, planned, tasks.lineage(observed, left, "trainer"))
+    adapter = pods.run("driftloop_trainer.train", train)
+    assert isinstance(adapter, TrainResult)
+    return adapter
+
+
+def fetched(pods: Pods, trained: TrainResult, bases: tuple[str, ...]) -> Path:
+    """The folder that an engine gets."""
+    model = pods.folder / f"model-{len(bases)}"
     serve = ServeTask(
         namespace="team",
         service="desk",
@@ -162,10 +197,11 @@ def test_data_corrections_checkpoints_and_version_live_in_a_bucket(pods: Pods) -
         revision="r1",
         artefact_uri=trained.uri,
         artefact_digest=trained.digest,
+        artefact_bases=bases,
         model_dir=str(model),
     )
     assert pods.run("driftloop_server.fetch", serve) is None
-    assert (model / "model.safetensors").stat().st_size > 0
+    return model
 
 
 def rows() -> str:

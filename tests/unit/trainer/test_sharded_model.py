@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModelForCausalLM
 
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.textstats import PROFILE, build_profile
+from driftloop.podlib.nf4 import rounded
 from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for
-from driftloop_trainer.nf4 import Nf4Linear, dequantised, quantised
+from driftloop_trainer.wholemodel import copy_model
 from unit.trainer import templates
 from unit.trainer.ranks import run_script
-from unit.trainer.sharded_model import LARGE, LOADED, RANKS, TRAINED
+from unit.trainer.sharded_model import ALONE, LARGE, LOADED, RANKS, TRAINED, WAYS
 from unit.trainer.templates import with_template
 from unit.trainer.train.worker.test_export import HEADS, task_document
 
@@ -103,15 +103,20 @@ def test_an_adapter_is_merged_into_the_weights_of_4_bits_with_which_it_was_train
     assert all(torch.equal(of_shards[name], of_replicas[name]) for name in base)
     linear = {name for name in base if not torch.equal(merged[name], base[name])}
     for name in linear:
-        rounded = rounded_to_4_bits(base[name])
-        assert not torch.allclose(rounded, base[name], atol=1e-4)
-        assert torch.allclose(of_shards[name] - rounded, merged[name] - base[name], atol=1e-6)
+        in_4_bits = rounded(base[name])
+        assert not torch.allclose(in_4_bits, base[name], atol=1e-4)
+        assert torch.allclose(of_shards[name] - in_4_bits, merged[name] - base[name], atol=1e-6)
     assert all(torch.equal(of_shards[name], base[name]) for name in base.keys() - linear)
 
 
-def rounded_to_4_bits(matrix: torch.Tensor) -> torch.Tensor:
-    packed, scales = quantised(matrix)
-    return dequantised(packed, scales, Nf4Linear(nn.Linear(1, 1)).pairs, matrix.shape[1])
+@pytest.mark.parametrize("way", [way for way, (adapter, _) in WAYS.items() if adapter in ("lora", "qlora")])
+def test_every_grid_exports_the_adapter_alone_as_it_merges_it(folder: Path, tmp_path: Path, way: str) -> None:
+    merged = weights(folder / "out" / f"untied-{way}{TRAINED}")
+    alone = folder / "out" / f"untied-{way}{TRAINED}{ALONE}"
+    copy_model(f"file://{alone}", tmp_path / "model", Manifest.read(alone).digest, [f"file://{folder}/untied"])
+    fetched = weights(tmp_path / "model")
+    assert fetched.keys() == merged.keys()
+    assert all(torch.equal(fetched[name], merged[name]) for name in merged)
 
 
 def test_weights_that_osf_cuts_in_two_are_exported_as_their_sum_by_every_rank(folder: Path) -> None:

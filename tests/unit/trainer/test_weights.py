@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError
+from driftloop.podlib.tensors import stored_tensors
 from driftloop_trainer.models import config_for
-from driftloop_trainer.weights import check_weights, is_rearranged, stored_tensors, stored_weights
+from driftloop_trainer.weights import check_weights, is_rearranged, stored_weights
 from unit.trainer.conftest import ARCHITECTURE
 
 URI = "pvc://claim/model"

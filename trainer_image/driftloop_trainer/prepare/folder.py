@@ -167,7 +167,7 @@ def _facts_of_model(task: PrepareTask, model: _Model) -> dict[str, Any]:
         "model_uri": model.uri if is_new else None,
         "model_digest": Manifest.read(model.folder).digest if is_new else None,
         "tokenizer_digest": tokenizer_digest(model.folder, task.training),
-        "model": model_facts(model.config, task.training.adapter),
+        "model": model_facts(model.config, task.training.adapter, merged=task.merge_adapter),
     }
 
 
@@ -208,8 +208,8 @@ def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Pat
         if task.model.uri is None:
             raise StageFailure(StageReason.BAD_TASK, "model: set uri or new")
         model = open_folder(task.model.uri, scratch / _MODEL, task.model.digest, weights=False)
-        check_model_folder(model, task.model.uri)
-        check_weights(load_config(model), task.model.uri)
+        check_model_folder(model, task.model.uri, task.model.bases)
+        check_weights(load_config(model), task.model.uri, task.model.bases)
         return model
     model = folder / _MODEL
     texts = [text for row in rows for text in (row.text, *(turn.content for turn in row.turns)) if text]

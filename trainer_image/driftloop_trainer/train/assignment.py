@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from driftloop.contract.manifest import ManifestEntry
 from driftloop.contract.task import TrainTask
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.validation import NONE, Validated
@@ -12,11 +13,15 @@ ASSIGNMENT = "assignment"  # a key, because Ray Train passes a dict
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the driver sends to every worker. `token` is that of the driver (see run.py). `board` shows the progress."""
+    """What the driver sends to every worker. `token` is that of the driver (see run.py). `board` shows the progress.
+
+    `base_files`: the base model's files with its weights, if the adapter is exported alone.
+    """
 
     task: TrainTask
     token: str
     board: Any
+    base_files: tuple[ManifestEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,18 @@ def services_of(version: str, deployments: Iterable[Obj]) -> list[str]:
     return sorted({name for deployment in used if (name := labels(deployment).get(SERVICE))})
 
 
+def adapters_at_work(version: Obj, adapters: Iterable[Obj], deployments: Sequence[Obj]) -> list[str]:
+    """Names of the adapters that are merged onto the version's model in pods of services, sorted."""
+    uri = field(version, "spec", "artefact", "uri")
+    needing = [adapter["metadata"]["name"] for adapter in adapters if uri in bases(adapter)]
+    return sorted(name for name in needing if services_of(name, deployments))
+
+
+def bases(version: Obj) -> list[str]:
+    """The folders of the models that a version is merged onto; none if it is whole."""
+    return field(version, "spec", "artefact", "bases") or []
+
+
 def at_work(version: str, deployments: Iterable[Obj]) -> bool:
     """Whether the version is the stable version or the candidate of a service."""
     return any(labels(deployment).get(ROLE) in AT_WORK for deployment in _of_version(version, deployments))

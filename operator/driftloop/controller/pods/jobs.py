@@ -78,7 +78,9 @@ def head_name(job: Obj, attempt: int, settings: Settings) -> str:
 def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: dict[str, str]) -> Obj:
     """The prepare Job, with one pod. Its task also records the model from which training starts."""
     feedback = [task.feedback.uri] if task.feedback else []
-    claims, claim_mounts = mounts_for([task.output], read=[task.model.uri, *data_uris(task), *feedback])
+    claims, claim_mounts = mounts_for(
+        [task.output], read=[task.model.uri, *task.model.bases, *data_uris(task), *feedback]
+    )
     scratches, scratch_mounts = scratch_with_shm()
     container = restricted_container(
         PREPARE,
@@ -107,7 +109,7 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     A failed worker is replaced up to the retry limit, and training continues from the last checkpoint. When one index
     has used its retries, the whole Job fails.
     """
-    reads = [task.model.uri, task.data_uri, task.training.code]
+    reads = [task.model.uri, *task.model.bases, task.data_uri, task.training.code]
     claims, claim_mounts = mounts_for([task.runs, task.output], read=reads)
     scratches, scratch_mounts = scratch_with_shm()
     container = restricted_container(

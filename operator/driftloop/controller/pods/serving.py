@@ -53,7 +53,7 @@ class Arm:
 
     def fetch(self) -> Obj:
         """The container that writes the model. The other containers mount it read-only."""
-        _, claims = mounts_for((), read=[self.task.artefact_uri])
+        _, claims = mounts_for((), read=[self.task.artefact_uri, *self.task.artefact_bases])
         return self._server_container("fetch", [self._model(), *_scratch_mounts(), *claims])
 
     def engine_sidecar(self) -> Obj:
@@ -114,7 +114,7 @@ def evaluation_sidecars(arm: Arm) -> list[Obj]:
 
 def serving_volumes(task: ServeTask) -> list[Obj]:
     """The volumes that the containers of an arm mount."""
-    claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri])
+    claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri, *task.artefact_bases])
     scratches, _ = scratch_with_shm(_SCRATCH)
     return [{"name": "model", "emptyDir": {}}, *scratches, *claims, *_secret_volumes(task)]
 

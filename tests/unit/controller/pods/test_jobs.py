@@ -122,6 +122,20 @@ def test_what_is_only_read_is_mounted_read_only() -> None:
     assert mounts["/volumes/models"] is True
 
 
+def test_the_folders_of_an_adapters_bases_are_mounted_read_only() -> None:
+    body = job()
+    model = ModelSource(uri="pvc://shared/v1", bases=("pvc://adapters/v0", "pvc://models/base"))
+    train = train_task(body).model_copy(update={"model": model})
+    prepare = jobs.task_of(prepare_job())
+    assert isinstance(prepare, PrepareTask)
+    for made in (
+        jobs.train_job(body, train, placement(body), {}),
+        jobs.prepare_job(body, prepare.model_copy(update={"model": model}), placement(body), {}),
+    ):
+        mounts = {m["mountPath"]: m.get("readOnly", False) for m in pod(made)["containers"][0]["volumeMounts"]}
+        assert (mounts["/volumes/adapters"], mounts["/volumes/models"]) == (True, True)
+
+
 def prepare_job(**spec: object) -> Obj:
     body = job(**spec)
     parsed = FineTuneJob.model_validate(body).spec

@@ -93,6 +93,23 @@ def test_only_fetch_sees_the_artefact_and_only_the_proxy_the_feedback_and_the_ke
     assert keyed == {"proxy"}
 
 
+def test_fetch_sees_the_folders_of_an_adapters_bases() -> None:
+    bases = ("pvc://adapters/desk/v0", "pvc://base/model", "s3://models/base")
+    pod = template(changes={"artefact_bases": bases})
+    claims = {name: _claims(container) for name, container in containers(pod).items()}
+    assert claims == {
+        "fetch": {"/volumes/models", "/volumes/adapters", "/volumes/base"},
+        "engine": set(),
+        "proxy": {"/volumes/corrections"},
+    }
+    mounted = {mount["name"] for container in containers(pod).values() for mount in container["volumeMounts"]}
+    assert mounted <= {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+def _claims(container: Obj) -> set[str]:
+    return {mount["mountPath"] for mount in container["volumeMounts"] if mount["mountPath"].startswith("/volumes")}
+
+
 def test_only_fetch_may_write_the_model() -> None:
     read_only = {
         name: mount.get("readOnly", False)

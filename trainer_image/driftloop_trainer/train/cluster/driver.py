@@ -14,10 +14,12 @@ from ray.exceptions import OutOfMemoryError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from driftloop.contract.manifest import ManifestEntry
 from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import TrainResult, ValidationResult
 from driftloop.contract.task import TrainTask
+from driftloop.podlib.adapters import base_files, verify_bases
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
 from driftloop_trainer.modelfiles import check_model_files
@@ -49,23 +51,26 @@ def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
         if earlier := finished(task.output, TrainResult, scratch / "earlier"):
             log.info("%s is already complete: nothing to do", task.output)
             return earlier
-        check_inputs(task, scratch)
-        return _train(task, head, name)
+        files = check_inputs(task, scratch)
+        return _train(task, head, name, files)
 
 
-def check_inputs(task: TrainTask, scratch: Path) -> None:
+def check_inputs(task: TrainTask, scratch: Path) -> tuple[ManifestEntry, ...]:
     """Find wrong input once, before any worker starts, because Ray restarts workers that fail.
 
-    Raises StageFailure, StorageError or ManifestError.
+    Returns the base model's files with its weights, if the adapter is exported alone. Raises StageFailure, StorageError
+    or ManifestError.
     """
     if task.model.uri is None:
         raise StageFailure(
             StageReason.BAD_TASK, "model.uri: training starts from a folder; prepare makes one for a new model"
         )
     base = open_folder(task.model.uri, scratch / "base", task.model.digest, weights=False)
-    check_model_files(base, task.model.uri)
+    check_model_files(base, task.model.uri, task.model.bases)
     verify_weights(task.model.uri, base)
+    verify_bases(task.model.uri, task.model.bases)
     open_folder(task.data_uri, scratch / "data", task.data_digest)
+    return () if task.merge_adapter else tuple(base_files(task.model.uri, task.model.bases, base))
 
 
 def check_resumed(task: TrainTask, run: Run) -> None:
@@ -100,7 +105,9 @@ def trained_weights(task: TrainTask) -> dict[str, Any]:
     }
 
 
-def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> TrainResult:
+def _train(
+    task: TrainTask, head: subprocess.Popen[bytes], scratch: str, files: tuple[ManifestEntry, ...]
+) -> TrainResult:
     begun = time.monotonic()
     ray.init(address=await_head(head))
     stop_on_sigterm(
@@ -114,7 +121,7 @@ def _train(task: TrainTask, head: subprocess.Popen[bytes], scratch: str) -> Trai
     run.take_over()
     check_resumed(task, run)
     run.describe(trained_weights(task))
-    assignment = Assignment(task, run.token, start_board(task.total_steps))
+    assignment = Assignment(task, run.token, start_board(task.total_steps), files)
     if task.elastic is None:
         result = to_result(task, _fit(assignment, scratch, task.backoff_limit))
     else:

@@ -2,10 +2,21 @@
 
 from typing import Any
 
+from driftloop.contract.modelfolder import ADAPTER_BASE
 from driftloop.contract.task import TrainTask
 from driftloop_trainer.train.worker.curve import PICTURE, TABLE
 
 _CURVES = f"![What each step measured]({PICTURE})\n\n[{TABLE}]({TABLE}) has the same values as a table.\n\n"
+_TOKENIZER = 'tokenizer = AutoTokenizer.from_pretrained("<this folder>")\n'
+_LOADED = (
+    "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    f'model = AutoModelForCausalLM.from_pretrained("<this folder>")\n{_TOKENIZER}'
+)
+_LOADED_ADAPTER = (
+    "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    'base = AutoModelForCausalLM.from_pretrained("<folder of the base>")\n'
+    f'model = PeftModel.from_pretrained(base, "<this folder>")\n{_TOKENIZER}'
+)
 
 
 def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) -> str:
@@ -16,8 +27,10 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
     training, lineage = task.training, task.lineage
     counts = {"pretrain": "all", "sft": training.loss_on, "dpo": f"pairs of answers, beta {training.beta:g}"}
     counts["kto"] = f"labelled answers, beta {training.beta:g}"
-    adapters = {"none": "none", "lora": f"lora r={training.adapter.r}, merged"}
-    adapters["qlora"] = f"qlora r={training.adapter.r}, merged into the weights as rounded to 4 bits"
+    merged = "merged" if task.merge_adapter else f"not merged: see {ADAPTER_BASE}"
+    rounded = "merged into the weights as rounded to 4 bits" if task.merge_adapter else merged
+    adapters = {"none": "none", "lora": f"lora r={training.adapter.r}, {merged}"}
+    adapters["qlora"] = f"qlora r={training.adapter.r}, {rounded}"
     adapters["osf"] = f"osf, {training.adapter.effective_rank:g} of the directions kept, merged"
     rows = {
         "family": task.family,
@@ -44,7 +57,5 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
         "Trained by Driftloop. `manifest.json` lists every file with its hash.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"{_CURVES if curves else ''}"
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("<this folder>")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")\n```\n'
+        f"```python\n{_LOADED if task.merge_adapter else _LOADED_ADAPTER}```\n"
     )

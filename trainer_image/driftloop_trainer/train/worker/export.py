@@ -17,10 +17,10 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.tensor import DTensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from driftloop.contract.manifest import ManifestEntry
+from driftloop.contract.modelfolder import INDEX, SINGLE
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.task import TrainTask
 from driftloop.contract.textstats import PROFILE
@@ -28,24 +28,25 @@ from driftloop.contract.uris import join
 from driftloop.podlib.storage import complete, new_file
 from driftloop.podlib.templatefile import set_in_folder
 from driftloop_trainer.dataset import read_turn_ends
-from driftloop_trainer.folders import with_weights
-from driftloop_trainer.modelfiles import INDEX, SINGLE
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.nf4 import matrices
 from driftloop_trainer.osf import merged, osf_layers
+from driftloop_trainer.train.worker.adapter import Adapted, Base, adapted_weights, whole, write_adapter
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.curve import Curve, write_curves
 from driftloop_trainer.train.worker.generation import GENERATION, end_generation
-from driftloop_trainer.train.worker.loading import ShardedModel, is_adapter
+from driftloop_trainer.train.worker.loading import ShardedModel
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.weights import Stored
+from driftloop_trainer.wholemodel import with_weights
 
 
 @dataclass(frozen=True)
 class Export:
     """The sources of the folder at `output`. `base` and `data` are local folders. The model card lists `facts`.
 
-    `curve`: of all steps, on rank 0; without rows the version has no curves.
+    `curve`: of all steps, on rank 0; without rows the version has no curves. `base_files`: of the base, with its
+    weights, if the adapter is exported alone.
     """
 
     task: TrainTask
@@ -54,6 +55,7 @@ class Export:
     facts: dict[str, Any]
     output: str
     curve: Curve = field(default_factory=Curve)
+    base_files: Sequence[ManifestEntry] = ()
 
 
 def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
@@ -66,7 +68,10 @@ def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
     config = load_config(plan.base)
     config.dtype = getattr(config, "dtype", None) or torch.float32
     stored, adapted = sharded.stored, adapted_weights(sharded.model)
-    if stored is None or adapted is None:
+    entries: list[ManifestEntry] = []
+    if not plan.task.merge_adapter:
+        write_adapter(sharded, _base_of(plan, config.dtype), folder)
+    elif stored is None or adapted is None:
         entries = _write_whole(sharded.model, plan, folder, config.dtype)
     else:
         weights = Weights(sharded.model, stored, adapted, config.dtype)
@@ -98,33 +103,6 @@ def publish(folder: Path, plan: Export, tokenizer_end: int, entries: Sequence[Ma
     for path in (path for path in folder.rglob("*") if path.is_file()):
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     return complete(folder, plan.output, entries).digest
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """The adapter of a frozen weight: the names of its two matrices, and the factor of their product."""
-
-    inner: str
-    outer: str
-    scaling: float
-    transposed: bool
-
-
-def adapted_weights(model: nn.Module) -> dict[str, Adapted] | None:
-    """The adapters by the names of their weights, or None if any adapter is not that of a linear layer."""
-    if osf_layers(model) or not any(is_adapter(name) for name, _ in model.named_parameters()):
-        return {}
-    from peft.tuners.lora import Linear, LoraLayer  # slow to import, and only LoRA needs it
-
-    adapters = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Linear):
-            inner, outer = (f"{name}.{matrix}.default.weight" for matrix in ("lora_A", "lora_B"))
-            scaling = float(module.scaling["default"])
-            adapters[f"{name}.base_layer.weight"] = Adapted(inner, outer, scaling, bool(module.fan_in_fan_out))
-        elif isinstance(module, LoraLayer):
-            return None
-    return adapters
 
 
 class Weights:
@@ -160,35 +138,31 @@ class Weights:
             return self._divided(tensor, rounded if change is None else rounded + change)
         weight = self._weights[name]
         if weight.requires_grad:
-            whole = _whole(weight)
-            return self._divided(tensor, whole) if wanted else {}
+            trained = whole(weight)
+            return self._divided(tensor, trained) if wanted else {}
         if name in self._cut:
-            whole = merged(self._cut[name], _whole)
-            return self._divided(tensor, whole) if wanted else {}
+            trained = merged(self._cut[name], whole)
+            return self._divided(tensor, trained) if wanted else {}
         change = self._change(name)
         if not wanted:
             return {}
         frozen = tensor.read()
         return self._divided(tensor, frozen if change is None else frozen.float() + change)
 
-    def _divided(self, tensor: Stored, whole: torch.Tensor) -> dict[str, torch.Tensor]:
-        return tensor.divided(whole.to("cpu", self._type_of(tensor)).contiguous())
+    def _divided(self, tensor: Stored, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return tensor.divided(weight.to("cpu", self._type_of(tensor)).contiguous())
 
     def _change(self, name: str) -> torch.Tensor | None:
         """The matrix that the adapter adds to a weight, in float32 on the CPU."""
         adapter = self._adapted.get(name)
         if adapter is None:
             return None
-        inner, outer = (_whole(self._weights[matrix]).float().cpu() for matrix in (adapter.inner, adapter.outer))
+        inner, outer = (whole(self._weights[matrix]).float().cpu() for matrix in (adapter.inner, adapter.outer))
         product = outer @ inner * adapter.scaling
         return product.T if adapter.transposed else product
 
     def _type_of(self, tensor: Stored) -> torch.dtype:
         return self._dtype if tensor.dtype.is_floating_point else tensor.dtype
-
-
-def _whole(weight: torch.Tensor) -> torch.Tensor:
-    return weight.full_tensor().detach() if isinstance(weight, DTensor) else weight.detach()
 
 
 def files_of(sizes: dict[str, int], most: int, ranks: int) -> list[list[str]]:
@@ -246,6 +220,10 @@ def _write_files(weights: Weights, mesh: Mesh, output: str, folder: Path) -> lis
     return [entry for entry, _ in everything]
 
 
+def _base_of(plan: Export, dtype: torch.dtype) -> Base:
+    return Base(plan.task.model.uri or "", tuple(plan.base_files), str(dtype).removeprefix("torch."))
+
+
 def _sizes_by_stage(weights: Weights, mesh: Mesh) -> list[dict[str, int]]:
     """Bytes of the weights that each stage writes. What several stages have (tied embeddings) the first one writes."""
     sizes = [weights.sizes()]
@@ -281,7 +259,7 @@ def _write_whole(model: nn.Module, plan: Export, folder: Path, dtype: torch.dtyp
     weights = get_model_state_dict(model, options=options)
     if dist.get_rank() != 0:
         return []
-    with with_weights(plan.base, plan.task.model.uri or "") as files:
+    with with_weights(plan.base, plan.task.model.uri or "", plan.task.model.bases) as files:
         fresh = load_model(files, plan.task.training.adapter)
     differing = fresh.load_state_dict(weights, strict=False)
     if differing.unexpected_keys:

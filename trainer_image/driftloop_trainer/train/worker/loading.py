@@ -7,6 +7,7 @@ each worker its shards.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from driftloop.api.finetunejob import Adapter, TrainingSpec
+from driftloop.podlib.tensors import model_tensors
 from driftloop_trainer.compiler import compiles
-from driftloop_trainer.folders import with_weights
 from driftloop_trainer.models import decoder_layers, load_config, load_model, plain_name, with_adapter
 from driftloop_trainer.nf4 import matrices, quantise
 from driftloop_trainer.osf import decomposed, osf_layers
@@ -28,7 +29,8 @@ from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.stages import check_stages
-from driftloop_trainer.weights import Stored, meta_model, stored_tensors, stored_weights, tied_names
+from driftloop_trainer.weights import Stored, meta_model, stored_weights, tied_names
+from driftloop_trainer.wholemodel import with_weights
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,16 @@ class ShardedModel:
     mesh: Mesh
 
 
-def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, device: torch.device) -> ShardedModel:
+def load_sharded(
+    folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, device: torch.device, bases: Sequence[str] = ()
+) -> ShardedModel:
     """The model at `uri` as `training` trains it, sharded over `mesh`. Every rank calls it.
 
-    `folder` has the model's small files; the weights are read from `uri`. Raises StageFailure and StorageError.
+    `folder` has the model's small files; the weights are read from `uri` and, if it is an adapter, from its `bases`.
+    Raises StageFailure, StorageError and ManifestError.
     """
     bare = empty_model(folder, training)
-    weights = stored_weights(bare, stored_tensors(uri))
+    weights = stored_weights(bare, model_tensors(uri, bases))
     first_names = {name: first for first, *others in tied_names(bare) for name in (first, *others)}
     model = with_adapter(bare, training.adapter)
     check_stages(model, mesh.stages)
@@ -69,7 +74,7 @@ def load_sharded(folder: Path, uri: str, training: TrainingSpec, mesh: Mesh, dev
         buffer.copy_(buffers[name])
     if weights is None:
         stored = None
-        _receive(model, folder, uri)
+        _receive(model, folder, uri, bases)
     else:
         names = [*(name for name, *_ in tied_names(model)), *matrices(model)]
         firsts = {name: first_names.get(plain_name(name)) for name in names}
@@ -105,11 +110,11 @@ def _read(model: nn.Module, stored: dict[str, Stored]) -> None:
     load_state(wanted, storage_reader=WeightsReader({tensor.name: tensor for tensor in stored.values()}))
 
 
-def _receive(model: nn.Module, folder: Path, uri: str) -> None:
+def _receive(model: nn.Module, folder: Path, uri: str, bases: Sequence[str]) -> None:
     """Fill each rank's shards from rank 0, which loads the whole model on its CPU."""
     whole: dict[str, torch.Tensor] = {}
     if dist.get_rank() == 0:
-        with with_weights(folder, uri) as files:
+        with with_weights(folder, uri, bases) as files:
             whole = load_model(files, Adapter()).state_dict()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if is_adapter(name):

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
-from driftloop.podlib.storage import fetch_folder, local_path, put_file
+from driftloop.podlib.storage import local_path, put_file
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.train.progress import Progress
@@ -27,6 +27,7 @@ from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.meter import Meter, Step, Trained
 from driftloop_trainer.train.worker.saver import Saver
+from driftloop_trainer.wholemodel import copy_model
 
 
 class Context:
@@ -62,7 +63,7 @@ class Context:
         self.mesh = Mesh.of(device.type, task.parallelism)
         self._task, self._run, self._worker, self._report = task, run, worker, report
         self.scratch, self.output, self._own = (self._shared(name) for name in ("scratch", "output", "trackers"))
-        self.model = self._opened(task.model.uri or "", "base", task.model.digest)
+        self.model = self._opened(task.model.uri or "", "base", task.model.digest, task.model.bases)
         self.data = self._opened(task.data_uri, "data", task.data_digest)
         self.dataset = Dataset(self.data / FILE)
         self.curve, self.track = Curve(), track
@@ -192,12 +193,12 @@ class Context:
         dist.barrier()
         return folder
 
-    def _opened(self, uri: str, name: str, digest: str | None = None) -> Path:
+    def _opened(self, uri: str, name: str, digest: str | None = None, bases: Sequence[str] = ()) -> Path:
         """The folder at `uri`: the mounted one, or a copy that the workers of this node share; every rank calls it."""
-        if local_path(uri) is not None:
+        if local_path(uri) is not None and not bases:
             return open_folder(uri, Path(), digest, weights=False)  # the driver has verified the weights
         folder = self._shared(name)
         if self.local_rank == 0:
-            fetch_folder(uri, folder, digest)
+            copy_model(uri, folder, digest, bases)
         dist.barrier()
         return folder

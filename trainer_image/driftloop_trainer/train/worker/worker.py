@@ -59,13 +59,16 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
     """
     with tempfile.TemporaryDirectory(prefix="train-") as scratch:
         try:
-            train = train_own if assignment.task.training.entrypoint else _work
-            return train(assignment.task, Run(assignment.task.runs, assignment.token), report, Path(scratch))
+            run = Run(assignment.task.runs, assignment.token)
+            if assignment.task.training.entrypoint:
+                return train_own(assignment.task, run, report, Path(scratch))
+            return _work(assignment, run, report, Path(scratch))
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(dist.get_rank(), str(error)) from error
 
 
-def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
+def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
+    task = assignment.task
     inputs, first = _load(task, scratch), dist.get_rank() == 0
     model, optimizer = inputs.sharded.model, inputs.optimizer
     try:
@@ -90,10 +93,9 @@ def _work(task: TrainTask, run: Run, report: Callable[[Progress], None], scratch
     except StageFailure as failure:  # these functions raise it on all ranks
         return Outcome(failure=failure)
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
-    uri = join(task.output, run.token)
-    digest = export(
-        inputs.sharded, Export(task, inputs.base, inputs.data, _facts(trained, exported), uri, curve), scratch
-    )
+    uri, facts = join(task.output, run.token), _facts(trained, exported)
+    plan = Export(task, inputs.base, inputs.data, facts, uri, curve, assignment.base_files)
+    digest = export(inputs.sharded, plan, scratch)
     return Outcome(
         uri=uri,
         digest=digest,
@@ -117,7 +119,8 @@ def _load(task: TrainTask, scratch: Path) -> _Inputs:
     uri = task.model.uri or ""
     base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
     data = open_folder(task.data_uri, scratch / "data", task.data_digest)
-    sharded = load_sharded(base, uri, task.training, Mesh.of(device.type, task.parallelism), device)
+    mesh = Mesh.of(device.type, task.parallelism)
+    sharded = load_sharded(base, uri, task.training, mesh, device, task.model.bases)
     optimizer = build_optimizer(sharded.model, task.training)
     dataset, pad_id = Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id
     set_aside = Dataset(data / VALIDATION) if task.training.validation else None

@@ -182,7 +182,7 @@ def _create_train(stages: Stages, prepared: tasks.Prepared, planned: TrainingPla
     job, settings = stages.observed.job, stages.settings
     image = stages.spec.training.image or settings.trainer_image
     lineage = tasks.lineage(stages.observed, prepared, image)
-    annotations = {DRAFT: tasks.draft(stages.observed.spec, lineage, prepared.data)}
+    annotations = {DRAFT: tasks.draft(stages.observed.spec, lineage, prepared)}
     if stages.adjustments:
         annotations[ADJUSTMENTS] = ladder.encode(stages.adjustments)
     task = tasks.train_task(stages, prepared, planned, lineage)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from driftloop.api.finetunejob import HELD_OUT_PERCENT, FineTuneJobSpec
 from driftloop.api.inferenceservice import FeedbackSpec
-from driftloop.api.modelversion import Artefact, Lineage
+from driftloop.api.modelversion import Lineage, ModelArtefact
 from driftloop.contract.task import FeedbackSource, ModelSource
 from driftloop.contract.uris import claims_of, join
 from driftloop.controller.kinds import versions
@@ -72,7 +72,7 @@ Problem = Waiting | Blocked | Refused
 class Origin:
     """The artefact and lineage of a ModelVersion."""
 
-    artefact: Artefact
+    artefact: ModelArtefact
     lineage: Lineage
 
 
@@ -101,7 +101,8 @@ class Case:
     def model(self) -> ModelSource:
         """The model from which training starts; empty while the version is unknown."""
         if self.origin:
-            return ModelSource(uri=self.origin.artefact.uri, digest=self.origin.artefact.digest)
+            artefact = self.origin.artefact
+            return ModelSource(uri=artefact.uri, digest=artefact.digest, bases=tuple(artefact.bases))
         source = self.spec.model.from_
         return ModelSource(new=source.config) if source.config else ModelSource(uri=source.uri, digest=source.digest)
 
@@ -263,7 +264,7 @@ def claim_absent(case: Case) -> Problem | None:
     suites = [suite.uri for suite in case.spec.evaluation.suites]
     feedback = [case.feedback.uri] if case.feedback else []
     read = [*case.spec.data.files, case.spec.training.code]
-    uris = [case.spec.storage, case.model.uri, *read, *suites, *feedback]
+    uris = [case.spec.storage, case.model.uri, *case.model.bases, *read, *suites, *feedback]
     missing = missing_claim(uris, case.observed.claims)
     return Blocked(Reason.CLAIM_NOT_FOUND, missing) if missing else None
 
@@ -275,7 +276,7 @@ def claim_of_one_node(case: Case) -> Problem | None:
         return None
     for uri, modes in (
         (case.spec.storage, {"ReadWriteMany"}),
-        (case.model.uri, {"ReadWriteMany", "ReadOnlyMany"}),
+        *((uri, {"ReadWriteMany", "ReadOnlyMany"}) for uri in (case.model.uri, *case.model.bases)),
         (case.spec.training.code, {"ReadWriteMany", "ReadOnlyMany"}),
     ):
         for claim in claims_of([uri]):
@@ -349,7 +350,7 @@ def _version(observed: Observed, served: str | None) -> Obj | None:
 
 def _origin(version: Obj) -> Origin | None:
     try:
-        artefact = Artefact.model_validate(field(version, "spec", "artefact"))
+        artefact = ModelArtefact.model_validate(field(version, "spec", "artefact"))
         lineage = Lineage.model_validate(field(version, "spec", "lineage") or {})
     except ValidationError:
         return None

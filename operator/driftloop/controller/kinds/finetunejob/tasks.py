@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from driftloop.api.base import API_VERSION
 from driftloop.api.finetunejob import FineTuneJobSpec
-from driftloop.api.modelversion import Artefact, Lineage, ModelShape, ModelVersionSpec, Trigger, VersionEvaluation
+from driftloop.api.modelversion import Lineage, ModelArtefact, ModelShape, ModelVersionSpec, Trigger, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
+from driftloop.contract.modelfolder import MAX_ADAPTERS
 from driftloop.contract.result import ModelFacts, PrepareResult, TrainResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
 from driftloop.contract.uris import join
@@ -41,8 +42,15 @@ class Prepared:
     def model(self) -> ModelSource:
         """The model from which training starts: the one that prepare created or resolved, else the one in its task."""
         return ModelSource(
-            uri=self.data.model_uri or self.task.model.uri, digest=self.data.model_digest or self.task.model.digest
+            uri=self.data.model_uri or self.task.model.uri,
+            digest=self.data.model_digest or self.task.model.digest,
+            bases=self.task.model.bases,
         )
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The folders that the trained version will need; none if it will be a whole model."""
+        return () if self.task.merge_adapter or self.model.uri is None else (self.model.uri, *self.model.bases)
 
 
 def prepare_task(observed: Observed, start: Start) -> PrepareTask:
@@ -57,6 +65,8 @@ def prepare_task(observed: Observed, start: Start) -> PrepareTask:
         data=spec.data.model_copy(update={"held_out_percent": start.held_out.percent}),
         feedback=start.feedback,
         training=spec.training,
+        # Each adapter on the others makes pods slower to start.
+        merge_adapter=spec.output.merge_adapter or len(start.model.bases) >= MAX_ADAPTERS,
         suites=tuple(_bounded(suite, spec) for suite in spec.evaluation.suites),
         storage=spec.storage,
         output=join(spec.storage, "prepared", observed.uid),
@@ -74,6 +84,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         data_uri=prepared.data.uri,
         data_digest=prepared.data.digest,
         training=resolved(spec).model_copy(update={"compile": plan.status.compile}),
+        merge_adapter=prepared.task.merge_adapter,
         nodes=spec.compute.nodes,
         workers_per_node=plan.workers_per_node,
         gpus_per_node=spec.compute.gpus_per_node,
@@ -116,11 +127,12 @@ def lineage(observed: Observed, prepared: Prepared, trainer_image: str) -> Linea
         raise InvalidResult(_first(error)) from error
 
 
-def draft(spec: FineTuneJobSpec, lineage: Lineage, data: PrepareResult) -> str:
-    """The spec of the ModelVersion without its artefact, as JSON. Raises InvalidResult when a suite has no items.
+def draft(spec: FineTuneJobSpec, lineage: Lineage, prepared: Prepared) -> str:
+    """The spec of the ModelVersion without what is trained, as JSON. Raises InvalidResult when a suite has no items.
 
     It becomes an annotation of the train Job, so that creating the ModelVersion needs no object that may be gone then.
     """
+    data = prepared.data
     try:
         fields = spec.evaluation.model_dump(exclude={"suites"})
         fields["queue_name"] = spec.evaluation.queue_name or spec.compute.queue_name
@@ -136,6 +148,7 @@ def draft(spec: FineTuneJobSpec, lineage: Lineage, data: PrepareResult) -> str:
         "family": spec.output.family,
         "lineage": lineage.dump(),
         **({"model": shape.dump()} if shape else {}),
+        **({"artefact": {"bases": prepared.bases}} if prepared.bases else {}),
         "evaluation": evaluation.dump(),
         "podOverrides": spec.pod_overrides.dump(),
     }
@@ -162,7 +175,9 @@ def model_version(observed: Observed, train: Obj, result: TrainResult) -> Obj:
     text = annotations(train).get(DRAFT) or ""
     try:
         document: dict[str, Any] = json.loads(text)
-        artefact = Artefact(uri=result.uri, digest=result.digest)
+        artefact = ModelArtefact.model_validate(
+            {**document.get("artefact", {}), "uri": result.uri, "digest": result.digest}
+        )
         version = ModelVersionSpec.model_validate(document | {"artefact": artefact.dump()})
     except ValidationError as error:
         raise InvalidResult(_first(error)) from error

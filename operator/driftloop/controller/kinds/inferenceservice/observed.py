@@ -64,6 +64,7 @@ class Version:
     engine: str | None = None  # hash of the engine of its evaluation; None: unknown
     evaluated: datetime | None = None  # end of its evaluation; None: unknown
     model: ModelShape | None = None  # None: not recorded
+    bases: tuple[str, ...] = ()  # of an adapter: the folder of its base, and so on
 
     @property
     def age_key(self) -> tuple[datetime, str]:
@@ -211,6 +212,7 @@ def parse_version(obj: Obj) -> Version | None:
         engine=parsed.status.engine,
         evaluated=_moment(parsed.status.evaluated),
         model=parsed.spec.model,
+        bases=tuple(parsed.spec.artefact.bases),
     )
 
 

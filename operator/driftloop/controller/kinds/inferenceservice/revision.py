@@ -51,7 +51,7 @@ def revision_of(observed: Observed, version: Version, settings: Settings) -> str
     content = {
         "service": observed.uid,
         "version": version.name,
-        "artefact": [version.uri, version.digest],
+        "artefact": [version.uri, version.digest, *version.bases],
         "engine": _engine_fields(spec.engine, settings),
         "drainSeconds": spec.drain_seconds,
         "feedback": _set_fields(spec.feedback),
@@ -90,6 +90,7 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         revision=revision,
         artefact_uri=version.uri,
         artefact_digest=version.digest,
+        artefact_bases=version.bases,
         drain_seconds=spec.drain_seconds,
         request_timeout_seconds=spec.request_timeout_seconds,
         allowed_origins=tuple(spec.allowed_origins),

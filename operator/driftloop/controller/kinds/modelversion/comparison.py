@@ -10,7 +10,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from driftloop.api.engine import Engine
-from driftloop.api.modelversion import Artefact, BaselineStatus
+from driftloop.api.modelversion import BaselineStatus, ModelArtefact
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import resolved
 from driftloop.controller.kinds.modelversion.observed import Observed
@@ -25,7 +25,7 @@ class Baseline:
     """The stable version, with which the version is compared."""
 
     status: BaselineStatus  # what the version's status says about it
-    artefact: Artefact  # its model, which an answering pod loads
+    artefact: ModelArtefact  # its model, which an answering pod loads
 
     @property
     def digest(self) -> str:
@@ -107,7 +107,7 @@ def _baseline_named(observed: Observed, service: str, name: str) -> Baseline | N
         return NoBaseline("it is the stable version itself")
     stable = versions.by_name(observed.versions, name)
     try:
-        artefact = Artefact.model_validate(field(stable, "spec", "artefact"))
+        artefact = ModelArtefact.model_validate(field(stable, "spec", "artefact"))
         status = BaselineStatus(version=name, digest=artefact.digest, service=service)
     except ValidationError:
         message = f"InferenceService {service} serves ModelVersion {name}, which does not exist: create it again"

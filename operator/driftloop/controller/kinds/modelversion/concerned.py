@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from driftloop.controller.kinds.concerns import is_pod_of, named_by_label, users_of_claim
+from driftloop.controller.kinds.versions import bases
 from driftloop.controller.pods.jobs import EVALUATE
 from driftloop.controller.vocabulary.labels import VERSION
 from driftloop.controller.vocabulary.objects import field, key
@@ -13,12 +14,16 @@ KIND = "ModelVersion"
 
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
-    """The version of a pod or Deployment, the versions of a service's family, the versions that use a claim."""
+    """The version of a pod or Deployment, those of a service's family, those that use a claim, an adapter's bases."""
     if is_pod_of(changed, (EVALUATE,)) or changed["kind"] == "Deployment":
         yield from named_by_label(changed, KIND, VERSION)
     if changed["kind"] == "InferenceService":
         family = field(changed, "spec", "model", "family")
         for version in objects.list(KIND, changed["metadata"]["namespace"]):
             if field(version, "spec", "family") == family:
+                yield key(version)
+    if changed["kind"] == KIND and (uris := bases(changed)):
+        for version in objects.list(KIND, changed["metadata"]["namespace"]):
+            if field(version, "spec", "artefact", "uri") in uris:
                 yield key(version)
     yield from users_of_claim(changed, KIND, objects)

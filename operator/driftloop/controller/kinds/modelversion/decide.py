@@ -15,6 +15,7 @@ from driftloop.api.inferenceservice import ServingPlan
 from driftloop.api.modelversion import JUDGED, Artefact, BaselineStatus, ModelVersionPhase
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.controller.kinds import step as steps
+from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.modelversion import approval, gates, tasks
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
@@ -98,7 +99,9 @@ def _settled(comparison: Comparison) -> bool:
 
 def _protection(comparison: Comparison) -> tuple[Action, ...]:
     """Set or remove the label with which the admission policy refuses to delete a version in use."""
-    observed, value = comparison.observed, "true" if comparison.services else None
+    observed = comparison.observed
+    merged_onto = versions.adapters_at_work(observed.version, observed.adapters, observed.deployments)
+    value = "true" if comparison.services or merged_onto else None
     if labels(observed.version).get(IN_USE) == value:
         return ()
     return (Label(Key("ModelVersion", observed.namespace, observed.name), observed.uid, {IN_USE: value}),)
@@ -147,15 +150,16 @@ def _start(evaluation: Evaluation, attempt: int) -> Step:
     observed = evaluation.observed
     match evaluation.baseline:
         case Baseline() as stable:
-            artefacts = [observed.spec.artefact.uri, stable.artefact.uri]
+            artefacts = [observed.spec.artefact, stable.artefact]
         case NoBaseline():
-            artefacts = [observed.spec.artefact.uri]
+            artefacts = [observed.spec.artefact]
         case never:
             assert_never(never)
     if fault := _engine_fault(evaluation.comparison):
         return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, fault), requeue_after=RECHECK_SECONDS)
     items = [suite.uri for suite in observed.spec.evaluation.suites]
-    if missing := missing_claim([*artefacts, tasks.storage_of(observed), *items], observed.claims):
+    folders = [uri for artefact in artefacts for uri in (artefact.uri, *artefact.bases)]
+    if missing := missing_claim([*folders, tasks.storage_of(observed), *items], observed.claims):
         return Step("Pending", conditions.stalled(Reason.CLAIM_NOT_FOUND, missing), requeue_after=RECHECK_SECONDS)
     try:
         return _ask_in_turn(evaluation, attempt)

@@ -1,13 +1,16 @@
 """Read the input for a decision on a ModelVersion from the caches. Writes nothing."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from driftloop.api.modelversion import JUDGED, ModelVersion
 from driftloop.controller.kinds.modelversion.comparison import comparison_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.serving_nodes import gpu_memory
-from driftloop.controller.kinds.versions import at_work, follows, stable_version
+from driftloop.controller.kinds.versions import at_work, bases, follows, stable_version
+from driftloop.controller.vocabulary.labels import VERSION
 from driftloop.controller.vocabulary.naming import controlled_by
+from driftloop.controller.vocabulary.objects import labels
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.world import World
 
@@ -28,11 +31,19 @@ async def observe(key: Key, world: World) -> Observed | None:
         jobs=tuple(children),
         pods=tuple(pod for job in children for pod in world.owned("Pod", namespace, job["metadata"]["uid"])),
         services=tuple(service for service in services if follows(service, parsed.spec.family)),
-        deployments=tuple(world.list("Deployment", namespace)),
+        deployments=(deployments := tuple(world.list("Deployment", namespace))),
+        adapters=tuple(_adapters(deployments, namespace, world)),
         claims={claim["metadata"]["name"]: claim for claim in world.list("PersistentVolumeClaim", namespace)},
     )
     observed = replace(observed, versions=tuple(_versions(observed, world)))
     return replace(observed, gpu_memory=await _gpu_memory(observed, world))
+
+
+def _adapters(deployments: Iterable[Obj], namespace: str, world: World) -> Iterator[Obj]:
+    for name in sorted({name for deployment in deployments if (name := labels(deployment).get(VERSION))}):
+        version = world.get("ModelVersion", namespace, name)
+        if version is not None and bases(version):
+            yield version
 
 
 async def _gpu_memory(observed: Observed, world: World) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ class Observed:
     deployments: tuple[Obj, ...] = ()  # all Deployments in the namespace that the operator created
     # All ModelVersions in the namespace; if it is not evaluated again, only the stable ones.
     versions: tuple[Obj, ...] = ()
+    adapters: tuple[Obj, ...] = ()  # ModelVersions of `deployments` that are merged onto others
     claims: Mapping[str, Obj] = field(default_factory=dict)  # all PersistentVolumeClaims of the namespace, by name
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the evaluation; empty: unknown
 

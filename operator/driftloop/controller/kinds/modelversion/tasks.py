@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
-from driftloop.api.modelversion import Artefact, BaselineStatus
+from driftloop.api.modelversion import BaselineStatus, ModelArtefact
 from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
@@ -136,7 +136,7 @@ def _run(evaluation: Evaluation, served: ServeTask, notes: dict[str, str]) -> jo
     return jobs.EvaluationRun(arm, spec.evaluation, notes)
 
 
-def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:
+def _serve(evaluation: Evaluation, version: str, artefact: ModelArtefact) -> ServeTask:
     """The task to serve one version as an InferenceService does, but without feedback."""
     observed = evaluation.observed
     return ServeTask(
@@ -148,6 +148,7 @@ def _serve(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTas
         revision="evaluation",
         artefact_uri=artefact.uri,
         artefact_digest=artefact.digest,
+        artefact_bases=tuple(artefact.bases),
         request_timeout_seconds=_NO_TIMEOUT,
         **task_fields(evaluation.comparison.engine, evaluation.comparison.settings),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from driftloop.api.finetunejob import LastCheckpoint, Progress
 from driftloop.api.modelversion import ModelVersion
+from driftloop.contract.modelfolder import MAX_ADAPTERS
 from driftloop.contract.result import AnyResult, StageError, ValidationResult, encode
 from driftloop.contract.task import PrepareTask, TrainTask
 from driftloop.controller.kinds.finetunejob.decide import decide
@@ -192,6 +193,51 @@ def test_the_version_keeps_where_it_came_from() -> None:
     ]
     assert spec.evaluation.storage == "pvc://shared/work/evaluations"
     assert "ownerReferences" not in run.version["metadata"]
+
+
+@pytest.mark.parametrize("adapters", range(6))
+def test_a_version_that_is_an_adapter_names_the_folders_up_to_the_whole_model_and_the_fifth_is_merged(
+    adapters: int,
+) -> None:
+    bases = ["pvc://shared/base", *(f"pvc://shared/versions/v{number}" for number in range(adapters))][::-1][:5]
+    run = Run(
+        model={"from": {"versionRef": {"name": "support-1"}} if adapters else {"uri": bases[0]}},
+        output={"family": "support", "mergeAdapter": False},
+        training={"trainBatchSize": 32, "numTrainEpochs": 2, "adapter": {"type": "lora"}},
+    )
+    artefact = {"uri": bases[0], "digest": digest("b"), "bases": bases[1:]}
+    old = approved(version("support-1", artefact=artefact))
+    run.until_training(versions=(old,))
+    whole = len(bases) > MAX_ADAPTERS
+    for stage in ("prepare", "train"):
+        task = jobs.task_of(run.cluster.job(stage))
+        assert isinstance(task, PrepareTask | TrainTask)
+        assert (task.merge_adapter, task.model.uri, task.model.bases) == (whole, bases[0], tuple(bases[1:]))
+    run.cluster.finish("train", trained())
+    run.step(versions=(old,))
+    spec = ModelVersion.model_validate(run.version).spec
+    assert spec.artefact.bases == ([] if whole else bases)
+    assert (spec.artefact.uri, spec.artefact.digest) == (trained().uri, digest("f"))
+    assert spec.model == ModelVersion.model_validate(merged_version()).spec.model  # its size in memory is whole
+
+
+def merged_version() -> Obj:
+    """The version of the same training that merges."""
+    run = Run(training={"trainBatchSize": 32, "numTrainEpochs": 2, "adapter": {"type": "lora"}})
+    run.until_training()
+    run.cluster.finish("train", trained())
+    run.step()
+    return run.version
+
+
+def test_a_claim_of_a_base_is_looked_for_before_the_job_starts() -> None:
+    run = Run(model={"from": {"versionRef": {"name": "support-1"}}})
+    artefact = {"uri": "pvc://shared/v1", "digest": digest("b"), "bases": ["pvc://models/base"]}
+    run.step(versions=(approved(version("support-1", artefact=artefact)),))
+    assert (run.condition("Stalled")["reason"], "models" in run.condition("Stalled")["message"]) == (
+        "ClaimNotFound",
+        True,
+    )
 
 
 def test_a_broken_trigger_counts_as_a_users() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from driftloop.api.base import PodOverrides
+from driftloop.contract.names import TASK_ENV
+from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.kinds.inferenceservice.observed import Observed, parse_revision
 from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of, serve_task
 from driftloop.controller.vocabulary.plan import Obj, Settings
@@ -95,6 +97,16 @@ def test_an_upgrade_of_the_operator_makes_no_other_revision() -> None:
 
 def test_another_version_is_another_revision() -> None:
     assert revision_of(service(), V1, SETTINGS) != revision_of(service(), version("v2"), SETTINGS)
+
+
+def test_the_pods_of_an_adapter_know_where_its_bases_are() -> None:
+    adapter = version("v1", bases=("pvc://shared/v0", "pvc://shared/base"))
+    body = deployment(service(), adapter, 1, SETTINGS, NOW)
+    (fetch, *_) = body["spec"]["template"]["spec"]["initContainers"]
+    task = decode(next(variable["value"] for variable in fetch["env"] if variable["name"] == TASK_ENV))
+    assert isinstance(task, ServeTask)
+    assert task.artefact_bases == adapter.bases
+    assert revision_of(service(), adapter, SETTINGS) != revision_of(service(), V1, SETTINGS)
 
 
 def test_a_deployment_is_read_back_as_it_was_written() -> None:

@@ -389,6 +389,19 @@ def test_what_serves_is_labelled_and_told_by_whom() -> None:
     assert run.status["services"] == []
 
 
+def test_a_version_onto_which_a_served_adapter_is_merged_is_labelled() -> None:
+    run = Run()
+    label = Label(Key("ModelVersion", "team", "support-2"), run.body["metadata"]["uid"], {IN_USE: "true"})
+    folder = run.body["spec"]["artefact"]["uri"]
+    artefact = {"uri": "pvc://shared/v3", "digest": digest("3"), "bases": ["pvc://shared/v0", folder]}
+    adapter, stranger = version("support-3", artefact=artefact), version("support-4")
+    serving = (deployment(DESK, "support-3"),)
+    assert label in run.step(deployments=serving, adapters=(adapter,)).writes
+    assert run.status["services"] == []
+    assert label not in run.step(deployments=serving, adapters=(stranger,)).writes
+    assert label not in run.step(adapters=(adapter,)).writes  # nothing serves it any more
+
+
 def test_the_label_follows_use_though_the_version_was_judged_long_ago() -> None:
     run = Run(evaluation=FLOOR)
     run.begin()

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from driftloop.api.metric import Judge, Metric
-from driftloop.api.modelversion import Artefact, BaselineStatus, Gate, ModelVersionSpec, VersionEvaluation
+from driftloop.api.modelversion import BaselineStatus, Gate, ModelArtefact, ModelVersionSpec, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
@@ -48,7 +48,7 @@ def evaluation(*suites: SuiteResult, **other: object) -> EvaluateResult:
 
 
 def version(*suites: SuiteSpec) -> ModelVersionSpec:
-    artefact = Artefact(uri="pvc://c/versions/1", digest=CANDIDATE)
+    artefact = ModelArtefact(uri="pvc://c/versions/1", digest=CANDIDATE)
     return ModelVersionSpec(family="desk", artefact=artefact, evaluation=VersionEvaluation(suites=list(suites)))
 
 

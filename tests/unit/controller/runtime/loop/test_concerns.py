@@ -122,3 +122,10 @@ def test_an_object_of_any_shape_stops_nothing() -> None:
 
 def test_the_labels_are_the_contracts() -> None:
     assert {SERVICE, STAGE, VERSION} == {JOB.replace("job", each) for each in ("service", "stage", "version")}
+
+
+def test_an_adapter_concerns_the_versions_onto_which_it_is_merged() -> None:
+    base, other = (obj("ModelVersion", name, spec={"artefact": {"uri": f"pvc://v/{name}"}}) for name in ("base", "v2"))
+    adapter = obj("ModelVersion", "adapter", spec={"artefact": {"uri": "pvc://v/a", "bases": ["pvc://v/base"]}})
+    assert keys(adapter, base, other) == {("ModelVersion", "adapter"), ("ModelVersion", "base")}
+    assert keys(base, adapter, other) == {("ModelVersion", "base")}
