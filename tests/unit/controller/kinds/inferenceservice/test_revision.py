@@ -101,7 +101,7 @@ def test_another_version_is_another_revision() -> None:
 
 def test_the_pods_of_an_adapter_know_where_its_bases_are() -> None:
     adapter = version("v1", bases=("pvc://shared/v0", "pvc://shared/base"))
-    body = deployment(service(), adapter, 1, SETTINGS, NOW)
+    body = deployment(service(), adapter, "r1", 1, SETTINGS, NOW)
     (fetch, *_) = body["spec"]["template"]["spec"]["initContainers"]
     task = decode(next(variable["value"] for variable in fetch["env"] if variable["name"] == TASK_ENV))
     assert isinstance(task, ServeTask)
