@@ -23,6 +23,15 @@ def normalise(text: str) -> str:
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip()
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text has nothing to see: only spaces, controls, and format characters such as a zero-width space.
+
+    >>> [is_blank(text) for text in ("", " \\n", "\\u200b\\ufeff", "a", "\\ue000")]
+    [True, True, True, False, False]
+    """
+    return all(character.isspace() or unicodedata.category(character) in ("Cc", "Cf") for character in text)
+
+
 def row_key(text: str) -> str:
     """Identity of a row: the SHA-256 of its prompt or text, normalised and case-folded. 64 hex characters."""
     return hashlib.sha256(normalise(text).casefold().encode()).hexdigest()

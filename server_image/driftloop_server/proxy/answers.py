@@ -3,6 +3,7 @@
 import json
 from typing import Any, Literal, NamedTuple
 
+from driftloop.contract.text import is_blank
 from driftloop_server.proxy.formats import Format, Said
 
 MAX_EVENT = 1 << 20  # bytes of one event in a stream
@@ -36,7 +37,7 @@ def rewrite(body: bytes, identity: str, kind: Format) -> Rewritten:
     kind.sign(document, identity)
     said = kind.whole(document)
     whole = said.ended and not said.calls and len(said.text) < MAX_KEPT
-    is_empty = not (said.text.strip() or said.calls)
+    is_empty = is_blank(said.text) and not said.calls
     ending = _ending(said.finish, is_empty=is_empty, refused=said.refuses)
     return Rewritten(_dump(document), said.text[:MAX_KEPT], said.tokens or 0, whole, ending)
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from driftloop.contract.task import ServeTask
-from driftloop.contract.text import Side, side
+from driftloop.contract.text import Side, is_blank, side
 from driftloop_server.openai_api import ApiError, add_route, errors_as_json, read_json
 from driftloop_server.proxy.identity import Forged, ResponseId, Signer
 from driftloop_server.proxy.memory import Answer, Memory
@@ -235,7 +235,7 @@ def parse_feedback(document: dict[str, Any]) -> FeedbackBody:
         raise ApiError(
             400, "correction: required if the rating is correction", param="correction", code="invalid_value"
         )
-    if body.correction is not None and not body.correction.strip():
+    if body.correction is not None and is_blank(body.correction):
         raise ApiError(400, "correction: is blank: give the right answer", param="correction", code="invalid_value")
     if body.rating == "positive" and body.correction is not None:
         raise ApiError(400, "rating: can't be positive with a correction", param="rating", code="invalid_value")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from driftloop.contract.messages import spelled
+from driftloop.contract.text import is_blank
 from driftloop_trainer.data.cells import Unreadable, cell_text
 from driftloop_trainer.data.conversations import conversation, is_conversation
 from driftloop_trainer.data.files import Record
@@ -22,7 +23,7 @@ def completion_turns(value: Any) -> tuple[Turn, ...]:
     """The answer in a completion cell; no turns if it is empty. Raises Unreadable."""
     if not is_conversation(value):
         text = text_of(value)
-        return (Turn("assistant", text),) if text.strip() else ()
+        return (Turn("assistant", text),) if not is_blank(text) else ()
     turns = conversation(value)
     if turns[-1].role != "assistant":
         raise Unreadable(f"the last message of a completion must have the role assistant, not {turns[-1].role}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from driftloop.contract.messages import CARRIED, TEXT_PARTS, carried, plain_content, spelled, tool_call
+from driftloop.contract.text import is_blank
 from driftloop_trainer.data.cells import Unreadable, cell_text, is_nothing
 from driftloop_trainer.data.rows import Turn
 
@@ -71,7 +72,7 @@ def answers_nothing(turn: Turn) -> bool:
     Text before the end of a thought is not an answer.
     """
     answer = turn.content.rpartition(THOUGHT_END)[2]
-    return turn.role == "assistant" and not answer.strip() and not calls_tools(turn)
+    return turn.role == "assistant" and is_blank(answer) and not calls_tools(turn)
 
 
 def calls_tools(turn: Turn) -> bool:

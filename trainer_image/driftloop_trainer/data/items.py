@@ -8,7 +8,7 @@ from typing import Any
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.manifest import file_sha256
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.text import INSTRUCTIONS
+from driftloop.contract.text import INSTRUCTIONS, is_blank
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.data.cells import Unreadable
@@ -121,7 +121,7 @@ def _item(record: Record, columns: list[str]) -> Item:
     if not row.is_unicode:
         raise Unreadable(f"{record.place}: half of a surrogate pair: the text was cut in the middle of a character")
     if not is_item(row):
-        field = "completion" if row.prompt.strip() else "prompt"
+        field = "completion" if not is_blank(row.prompt) else "prompt"
         raise Unreadable(f"{record.place}: {field} must be a non-empty text; the columns are {', '.join(columns[:50])}")
     return Item(
         id=str(record.values.get("id") or record.place.split()[-1]),

@@ -7,6 +7,7 @@ https://huggingface.co/docs/trl/dataset_formats#preference.
 from collections.abc import Sequence
 from typing import Any
 
+from driftloop.contract.text import is_blank
 from driftloop_trainer.data.cells import Unreadable
 from driftloop_trainer.data.columns import completion_turns
 from driftloop_trainer.data.conversations import is_conversation
@@ -29,7 +30,7 @@ def answered_turns(value: Any, prompt: Sequence[Turn]) -> tuple[Turn, ...]:
         return (*prompt, *turns)
     if len(turns) == 1:
         raise Unreadable("an answer, but the source has no column with the prompt: name it in columns.prompt")
-    if any(turn.content.strip() for turn in prompt) and not _repeats(turns[:-1], prompt):
+    if any(not is_blank(turn.content) for turn in prompt) and not _repeats(turns[:-1], prompt):
         raise Unreadable("the conversation does not begin with the prompt: remove columns.prompt, or correct the row")
     return turns
 

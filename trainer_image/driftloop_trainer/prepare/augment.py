@@ -13,7 +13,7 @@ from random import Random
 
 from driftloop.api.finetunejob import DataStep
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.text import side
+from driftloop.contract.text import is_blank, side
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.rows import Row, Turn
 from driftloop_trainer.prepare.divide import fenced
@@ -144,7 +144,7 @@ def _swapped(parts: list[str], words: list[int], random: Random) -> list[str]:
 
 def _copies(row: Row, step: DataStep) -> int:
     """Number of new rows: the integer part of the fraction, and by the row's hash sometimes one more."""
-    if not row.prompt.strip() or row.answer is None:
+    if is_blank(row.prompt) or row.answer is None:
         return 0
     whole, rest = divmod(step.fraction or 0.0, 1)
     return int(whole) + (_random(row, step, -1, 0).random() < rest)

@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, ValidationError
 from driftloop.api.base import ApiModel
 from driftloop.contract.messages import UNREADABLE
 from driftloop.contract.task import FeedbackSource
+from driftloop.contract.text import is_blank
 from driftloop.podlib.storage import read_files
 from driftloop_trainer.data.cells import Unreadable
 from driftloop_trainer.data.conversations import answers_nothing, conversation, tool_schemas
@@ -57,7 +58,7 @@ class FeedbackRecord(ApiModel):
         else:
             wrong = None if self.partial or self.rating == "positive" else self.completion
             answers = [(right, True), (None if wrong == right else wrong, False)]
-        return [(answer, label) for answer, label in answers if answer is not None and answer.strip()]
+        return [(answer, label) for answer, label in answers if answer is not None and not is_blank(answer)]
 
     def row(self, answer: str, label: bool | None) -> Row:
         """The conversation with its answer. Raises Unreadable if it has more than text."""
@@ -99,7 +100,7 @@ def select(
             skipped["expired"] += 1
         elif not answers and record.partial and (labelled or record.rating == "positive"):
             skipped["partialAnswer"] += 1
-        elif not answers or not record.prompt.strip():
+        elif not answers or is_blank(record.prompt):
             skipped["noAnswer"] += 1
         elif not (usable := _rows(record, answers)):
             skipped["unreadable"] += 1

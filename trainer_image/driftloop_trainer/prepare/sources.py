@@ -9,6 +9,7 @@ from pathlib import Path
 
 from driftloop.api.finetunejob import Columns, DataSource, TrainingMethod
 from driftloop.contract.reasons import StageReason
+from driftloop.contract.text import is_blank
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, fetch_file
 from driftloop_trainer.data.cells import Unreadable
@@ -17,6 +18,7 @@ from driftloop_trainer.data.conversations import answers_nothing, conversation, 
 from driftloop_trainer.data.files import Format, Record, format_of, open_table
 from driftloop_trainer.data.pairs import answered_turns
 from driftloop_trainer.data.rows import Part, Row, Turn
+from driftloop_trainer.data.spelledbytes import SpelledBytes
 from driftloop_trainer.prepare.forms import resolve_columns
 
 log = logging.getLogger(__name__)
@@ -48,11 +50,14 @@ def read_source(source: DataSource, part: Part, scratch: Path, method: TrainingM
             return Read([], dropped)
         columns = resolve_columns(source.columns, table.columns, source.name, method)
         names = list(columns.model_dump(exclude_none=True).values())
+        spelled_bytes = SpelledBytes(names)
         for record in table.records(names):
+            spelled_bytes.add(record.values)
             try:
                 rows.append(to_row(record, columns, part, source.name))
             except LeftOut as reason:
                 dropped[str(reason)] += 1
+        spelled_bytes.check()
     except OSError as error:
         if error.errno is not None:  # an error of the volume, not of the file's content
             passing = not isinstance(error, FileNotFoundError | PermissionError)
@@ -73,9 +78,9 @@ def to_row(record: Record, columns: Columns, part: Part, source: str) -> Row:
         tools = read_cell(record, columns.tools, tool_schemas) if columns.tools else ""
         label = read_cell(record, columns.label, label_of) if columns.label else None
         row = Row(part, source, turns, rejected=rejected, label=label, tools=tools, place=record.place)
-    if row.label is not None and row.answer is None and row.prompt.strip():
+    if row.label is not None and row.answer is None and not is_blank(row.prompt):
         raise Unreadable(f"{record.place}: has a label, but its last message is not an answer of the assistant")
-    if not row.prompt.strip():
+    if is_blank(row.prompt):
         raise LeftOut("emptyPrompt")
     if any(answers_nothing(turn) for turn in row.all_turns):
         raise LeftOut("emptyAnswer")
@@ -113,7 +118,7 @@ def _turns(record: Record, columns: Columns) -> tuple[Turn, ...]:
 
 
 def _has_text(turns: Sequence[Turn]) -> bool:
-    return any(turn.content.strip() for turn in turns)
+    return any(not is_blank(turn.content) for turn in turns)
 
 
 def _format(source: DataSource) -> Format:

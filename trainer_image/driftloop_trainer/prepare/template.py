@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from driftloop.contract.reasons import StageReason
+from driftloop.contract.text import is_blank
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.conversations import THOUGHT_END, calls_tools
 from driftloop_trainer.data.rows import Row
@@ -159,7 +160,7 @@ def _tools(row: Row) -> list[dict[str, Any]] | None:
 
 def _contents(row: Row) -> list[str]:
     """The kinds of content in a row, by the names in _PROBES."""
-    answers = [turn for turn in row.turns if turn.role == "assistant" and turn.content.strip()]
+    answers = [turn for turn in row.turns if turn.role == "assistant" and not is_blank(turn.content)]
     contents = {
         "questions": any(turn.role == "user" for turn in row.turns),
         "answers": bool(answers),

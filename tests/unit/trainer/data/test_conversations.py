@@ -197,6 +197,8 @@ def test_text_parts_in_python_s_syntax_are_no_content_but_may_be_a_tool_s_result
         ({"role": "assistant", "content": "<think>hm</think>\n"}, True),
         ({"role": "assistant", "content": "<think>hm</think>yes"}, False),
         ({"role": "assistant", "content": None, "tool_calls": []}, True),
+        ({"role": "assistant", "content": "\u200b \ufeff"}, True),
+        ({"role": "assistant", "content": "\u200bno"}, False),
         ({"role": "assistant", "content": "", "reasoning_content": "hm"}, True),
         ({"role": "assistant", "content": None, "tool_calls": [CALL]}, False),
         ({"role": "user", "content": ""}, False),

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftloop.contract.text import is_blank
 from driftloop_trainer.data.cells import Unreadable
 from driftloop_trainer.data.pairs import answered_turns
 from driftloop_trainer.data.rows import Turn
 from parts import examples
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip()))
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: not is_blank(text))
 questions = st.lists(st.tuples(words, words), max_size=3).flatmap(
     lambda earlier: words.map(
         lambda last: (

@@ -196,8 +196,14 @@ def test_what_holds_nothing_to_learn_is_left_out_and_counted(volume: Path, tmp_p
     assert found.dropped == {"emptyAnswer": 2, "emptyPrompt": 2, "loneSurrogate": 1}
 
 
+def test_bytes_that_pandas_spelled_out_are_refused(volume: Path, tmp_path: Path) -> None:
+    (volume / "d.csv").write_text("prompt,completion\nhi,b'yes'\nho,b'no'\n")
+    with pytest.raises(StageFailure, match=r"d\.csv: column 'completion': all 2 cells are bytes in Python's syntax"):
+        read_source(source("d.csv"), "data", tmp_path, "sft")
+
+
 def test_a_row_whose_completion_or_prompt_is_empty_is_left_out_and_counted(volume: Path, tmp_path: Path) -> None:
-    records = [{"prompt": "a"}, {"prompt": "b", "completion": "x"}, {"prompt": " ", "completion": "y"}, {}]
+    records = [{"prompt": "a"}, {"prompt": "b", "completion": "x"}, {"prompt": "\u200b ", "completion": "y"}, {}]
     (volume / "d.jsonl").write_text(lines(*records, {"prompt": "c", "completion": float("nan")}))
     found = read_source(source("d.jsonl"), "data", tmp_path, "sft")
     assert [(row.prompt, row.completion) for row in found.rows] == [("b", "x")]
