@@ -12,6 +12,7 @@ class Exit(IntEnum):
     TIMEOUT = 3  # --timeout is over; the operator continues its work
     CLUSTER = 4  # the API server refused the request, or could not be reached
     AWAITING = 5  # a person must approve: no suite judged the version
+    GATE_FAILED = 6  # of `gate`: a gate failed
     INTERRUPTED = 130  # SIGINT; the operator continues its work
     TERMINATED = 143  # SIGTERM; the same
 

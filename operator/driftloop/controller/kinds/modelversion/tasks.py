@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
-from driftloop.api.modelversion import BaselineStatus, ModelArtefact
+from driftloop.api.modelversion import BaselineStatus, ModelArtefact, ModelVersionSpec, VersionEvaluation
 from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
@@ -26,17 +26,41 @@ from driftloop.controller.vocabulary.plan import Obj
 _NO_TIMEOUT = 86_400  # seconds, for the proxy: the evaluation's client has its own timeout
 
 
+def answer_task(spec: ModelVersionSpec, arm: EvaluationArm, output: str) -> AnswerTask:
+    """The task to ask the stable version, which `arm` serves, the items of all suites that compare."""
+    return AnswerTask(
+        family=spec.family,
+        arm=arm,
+        suites=[suite for suite in spec.evaluation.suites if suite.kind != "floor"],
+        output=output,
+        **_limits(spec.evaluation),
+    )
+
+
+def evaluate_task(
+    spec: ModelVersionSpec,
+    candidate: EvaluationArm,
+    baseline: tasks.Baseline | None,
+    looks: Mapping[str, int],
+    output: str,
+) -> EvaluateTask:
+    """The task to ask the version all items, and to compare its answers with those of the stable version."""
+    return EvaluateTask(
+        family=spec.family,
+        candidate=candidate,
+        baseline=baseline,
+        suites=spec.evaluation.suites,
+        looks=dict(looks),
+        output=output,
+        **_limits(spec.evaluation),
+    )
+
+
 def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
     """The Job that asks the stable version the items of all suites that compare. Raises TaskTooLarge."""
     observed, key = evaluation.observed, answers_key(stable, evaluation.comparison.engine)
     served = _serve(evaluation, stable.status.version, stable.artefact)
-    task = AnswerTask(
-        family=observed.spec.family,
-        arm=_arm(served),
-        suites=[suite for suite in observed.spec.evaluation.suites if suite.kind != "floor"],
-        output=join(_folder(observed), f"baseline-{key}"),
-        **_limits(observed),
-    )
+    task = answer_task(observed.spec, _arm(served), join(_folder(observed), f"baseline-{key}"))
     name = jobs.answer_name(observed.version, key)
     return jobs.answer_job(observed.version, name, task, _run(evaluation, served, {SERVICE: stable.status.service}))
 
@@ -56,15 +80,8 @@ def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: 
             notes = {NO_BASELINE: why}
         case never:
             assert_never(never)
-    task = EvaluateTask(
-        family=observed.spec.family,
-        candidate=_arm(served),
-        baseline=baseline,
-        suites=observed.spec.evaluation.suites,
-        looks=dict(looks),
-        output=join(_folder(observed), key if attempt == 1 else f"{key}-{attempt}"),
-        **_limits(observed),
-    )
+    output = join(_folder(observed), key if attempt == 1 else f"{key}-{attempt}")
+    task = evaluate_task(observed.spec, _arm(served), baseline, looks, output)
     name = jobs.evaluate_name(observed.version, key, attempt)
     notes[ENGINE] = engine_hash(evaluation.comparison.engine)
     return jobs.evaluate_job(observed.version, name, task, _run(evaluation, served, notes))
@@ -118,9 +135,8 @@ def _folder(observed: Observed) -> str:
     return join(storage_of(observed), observed.uid)
 
 
-def _limits(observed: Observed) -> dict[str, Any]:
+def _limits(settings: VersionEvaluation) -> dict[str, Any]:
     """The fields of a client's task that limit the evaluation."""
-    settings = observed.spec.evaluation
     return {
         "max_tokens": settings.max_tokens,
         "reasoning_tags": tuple(settings.reasoning_tags) or None,
