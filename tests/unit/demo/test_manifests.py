@@ -37,7 +37,11 @@ def test_the_parallelism_of_the_command_line_is_that_of_a_job(text: str, axes: O
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pipelines=2", "'pipelines=2' is not AXIS=NUMBER with an axis of context, dataReplicate, pipeline, tensor"),
+        (
+            "pipelines=2",
+            "'pipelines=2' is not AXIS=NUMBER with an axis of "
+            "context, dataReplicate, pipeline, stagesPerWorker, tensor",
+        ),
         ("pipeline", "'pipeline' is not AXIS=NUMBER"),
         ("pipeline=two", "'pipeline=two' is not AXIS=NUMBER"),
         ("", "'' is not AXIS=NUMBER"),
