@@ -173,7 +173,7 @@ def _gain(required: RequiredSuite, gate: Gate) -> str | None:
     if required.min_gain is None or (lower is not None and lower > round(required.min_gain, _SHARE)):
         return None
     shown = f"a gain above {gate.lower}" if gate.lower else "an unknown gain"
-    return f"shows {shown} at 95 %, more than {required.min_gain} is required: train a better version, or add items"
+    return f"shows {shown}, more than {required.min_gain} is required: train a better version, or add items"
 
 
 def _floor(required: RequiredSuite, gate: Gate) -> str | None:
@@ -181,7 +181,7 @@ def _floor(required: RequiredSuite, gate: Gate) -> str | None:
     if required.minimum is None or (lower is not None and lower >= round(required.minimum, _SHARE)):
         return None
     shown = f"an accuracy of at least {gate.lower}" if gate.lower else "an unknown accuracy"
-    return f"shows {shown} at 95 %, {required.minimum} is required: train a better version, or add items"
+    return f"shows {shown}, {required.minimum} is required: train a better version, or add items"
 
 
 def _share(text: str | None) -> float | None:
