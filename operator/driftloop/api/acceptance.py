@@ -35,15 +35,15 @@ class RequiredSuite(ApiModel):
         None, description="Name of the suite. If absent, one passed suite of the kind must be within all bounds."
     )
     min_items: int | None = Field(
-        None, ge=1, le=100_000, description="Least number of items (n) on which the version was judged."
+        None, ge=1, le=100_000, description="Smallest number of items (n) on which the version was judged."
     )
     max_delta: Fraction | None = Field(None, description="retention: largest `delta` with which the suite was passed.")
     min_gain: Fraction | None = Field(
         None,
-        description="target: the gain over the stable version must be larger. Its lower bound at 95 % counts.",
+        description="target: the gain over the stable version must be larger. The lower bound of the gate counts.",
     )
     minimum: Fraction | None = Field(
-        None, description="floor: the accuracy must reach this. Its lower bound at 95 % counts."
+        None, description="floor: the accuracy must reach this. The lower bound of the gate counts."
     )
     only_beside_stable: bool = Field(
         False,
@@ -85,7 +85,7 @@ class Acceptance(ApiModel):
     same_engine: bool = Field(
         False,
         description="Whether the version must have been evaluated with the engine and settings of spec.engine, apart "
-        "from its resources. This is also required when spec.engine changes.",
+        "from its resources. A change of spec.engine then waits for a version that was evaluated with the new engine.",
     )
     max_age_seconds: int | None = Field(
         None, ge=60, le=315_360_000, description="Largest age of the version's evaluation in seconds, since it ended."

@@ -54,7 +54,7 @@ class EvaluationSettings(ApiModel):
         ge=1,
         le=86_400,
         description="Seconds until an answer must be complete, including its time in the engine's queue. For long "
-        "answers at least a second per five tokens.",
+        "answers set at least one second per five tokens.",
     )
     active_deadline_seconds: int = Field(
         21_600, ge=60, le=31_536_000, description="Seconds until one version must have answered all items."

@@ -89,7 +89,7 @@ class Columns(ApiModel):
         None, description="Column with the worse answer to the same prompt, for dpo, in the same form as chosen."
     )
     label: Text | None = Field(
-        None, description="Column that says whether the answer is a good one, for kto: true or false, or 1 or 0."
+        None, description="Column that shows whether the answer is a good one, for kto: true or false, or 1 or 0."
     )
     text: Text | None = Field(None, description="Column with plain text, for pretraining.")
     messages: Text | None = Field(
@@ -162,7 +162,7 @@ DEFAULT_STEPS = [DataStep(type="normalise"), DataStep(type="dedupExact"), DataSt
 
 
 class FeedbackData(ApiModel):
-    """Corrections that users sent to a service."""
+    """Ratings and corrections that users sent to a service."""
 
     service: Name = Field(description="InferenceService in the same namespace.")
     max_rows: int = Field(100_000, ge=1, le=10_000_000, description="Maximum number of rows. The newest are used.")
@@ -206,7 +206,7 @@ class DataSpec(ApiModel):
         description="Files with rows.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
-    feedback: FeedbackData | None = Field(None, description="Use users' corrections as rows.")
+    feedback: FeedbackData | None = Field(None, description="Use users' ratings and corrections as rows.")
     steps: list[DataStep] = Field(default=DEFAULT_STEPS, max_length=16, description="Cleaning steps, in order.")
     replay: Replay | None = Field(None, description="Old rows to add.")
     held_out_percent: int | None = Field(
@@ -446,7 +446,7 @@ class TrainingSpec(ApiModel):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
         max_length=256,
         description="A training of your own, module:function, which every worker calls with a "
-        "driftloop_trainer.user.Context in place of the built-in loop. The module is in image or code.",
+        "driftloop_trainer.user.Context instead of the built-in loop. The module is in image or code.",
     )
     image: str | None = Field(
         None,
@@ -505,15 +505,17 @@ class Parallelism(ApiModel):
         le=64,
         description="Number of stages into which the layers are divided. Their workers read the same rows. Stages are "
         "on different nodes if there are several, and each sends activations only to the next one: use it if the "
-        "network between the nodes is slow. With tensor it must divide the number of workers. A batch is cut into at "
-        "least as many micro-batches as there are stages, if it has the rows: with more of them, stages wait less.",
+        "network between the nodes is slow. It times dataReplicate, context and tensor must divide the number of "
+        "workers. A batch is cut into at least as many micro-batches as there are stages, if it has the rows: with "
+        "more of them, stages wait less.",
     )
     stages_per_worker: int = Field(
         1,
         ge=1,
         le=16,
         description="With pipeline: number of stages per worker. With 2 or more, the layers are divided into "
-        "pipeline x stagesPerWorker stages, and each worker has several that are not adjacent (interleaved 1F1B). "
+        "pipeline x stagesPerWorker stages, and each worker has several that are not adjacent (interleaved 1F1B). The "
+        "model must have at least as many layers. "
         "Workers then wait less for each other at the start and the end of a batch, send more, and keep more "
         "activations.",
     )
@@ -530,7 +532,7 @@ class Parallelism(ApiModel):
 class Elastic(ApiModel):
     """How a training goes on when nodes are lost."""
 
-    min_nodes: int = Field(1, ge=1, le=512, description="The least number of nodes to train on.")
+    min_nodes: int = Field(1, ge=1, le=512, description="Smallest number of nodes to train on.")
     wait_seconds: int = Field(
         120,
         ge=0,

@@ -73,8 +73,8 @@ class Shadow(ApiModel):
     )
     max_slow_increase: Fraction = Field(
         0.1,
-        description="The same for pairs in which one takes maxLatencyRatio times longer per output token, in answers "
-        "of 16 tokens or more. 1 switches it off.",
+        description="The same for pairs in which one takes more than maxLatencyRatio times as long per output token, "
+        "in answers of 16 tokens or more. 1 switches it off.",
     )
 
 
@@ -125,8 +125,9 @@ class Canary(ApiModel):
     )
     max_length_change: Fraction = Field(
         0.2,
-        description="The margin for the share of answers with more than 1.5 times the tokens of stable's median, and "
-        "for the share with fewer than that part of it. 1 switches both off.",
+        description="The margin for the share of long answers (more than 1.5 times the tokens of stable's median), and "
+        "for the share of short ones (fewer than the median divided by 1.5). In a shadow the two answers of a pair are "
+        "compared in this way. 1 switches both off.",
     )
     max_cut_off_increase: Fraction = Field(
         0.15,
@@ -144,9 +145,9 @@ class Canary(ApiModel):
     shadow: Shadow | None = Field(
         None,
         description="Before the canary, the candidate answers copies of stable's requests. No user gets these answers. "
-        "The canary begins when the candidate is shown not to fail, or to be slow, much longer or much shorter, more "
-        "often than stable by more than the margins. If it is shown to, it is rolled back. If shadow is absent, the "
-        "canary begins at once.",
+        "Failures, slow answers, and much longer or shorter answers are compared in pairs. The canary begins when each "
+        "is shown to be within its margin. If one is shown to be above it, the candidate is rolled back. If shadow is "
+        "absent, the canary begins at once. It needs Prometheus, and is not possible with tls.",
     )
     progress_deadline_seconds: int = Field(
         600, ge=30, le=86_400, description="Seconds until the candidate's pods must be Ready."
@@ -171,7 +172,7 @@ class Drift(ApiModel):
         0.01,
         description="Probability of a false alarm within 30 days, at any rate of requests. Times of the day, days of "
         "the week and the dependence of requests within users and sessions are learned. It does not cover what the "
-        "baseline has never shown, such as a new customer: see the README.",
+        "baseline has never shown, such as a new customer: see docs/install.md.",
     )
     tolerance: Fraction = Field(
         0.02,
@@ -188,15 +189,15 @@ class Drift(ApiModel):
         24,
         ge=0,
         le=8760,
-        description="Minimum hours that the baseline covers, also fractions. 24 covers every hour of the day. Until "
-        "then only mostly bad ratings raise an alarm. 0: the baseline ends with baselineRequests.",
+        description="Minimum number of hours that the baseline covers. Fractions are allowed. 24 covers every hour of "
+        "the day. Until then only mostly bad ratings raise an alarm. 0: the baseline ends with baselineRequests.",
     )
     minimum_duration_minutes: float = Field(
         15,
         ge=0,
         le=10_080,
-        description="About how long a change must last until it raises an alarm, also fractions. A burst of requests "
-        "that is shorter raises none. 0: no minimum.",
+        description="Minutes that a change must last, about, before it raises an alarm. Fractions are allowed. A "
+        "shorter burst of requests raises none. 0: no minimum.",
     )
 
 
@@ -284,7 +285,7 @@ class InferenceServiceSpec(ApiModel):
         None,
         description="What a version must have shown before this service takes it, in addition to its Approved gates. "
         "The operator's own default (acceptance in the chart's values) applies too: a version must meet both. It is "
-        "asked when a version becomes the candidate. A version that serves already stays.",
+        "checked when a version becomes the candidate. A version that serves already stays.",
     )
     engine: Engine = Field(default=Engine(), description="The engine that runs the model.")
     replicas: int = Field(1, ge=0, le=1000, description="Number of pods of the service.")
@@ -436,7 +437,9 @@ class ShadowStatus(ApiModel):
 
     started: Timestamp | None = Field(None, description="When the shadow began.")
     looked: Timestamp | None = Field(None, description="When the figures of a paused shadow were last read.")
-    progress: str | None = Field(None, max_length=32, description="Pairs so far, and as many as are needed at least.")
+    progress: str | None = Field(
+        None, max_length=32, description="Pairs so far, and the minimum number, such as 40/100."
+    )
     pairs: int = Field(0, description="Pairs of answers.")
     equal_answers: str | None = Field(
         None, max_length=64, description="How many greedy answers were equal. For people: no verdict depends on it."
@@ -445,7 +448,7 @@ class ShadowStatus(ApiModel):
         default={},
         max_length=8,
         description="Copies that make no pair: busy (too many were running), long (the request), refused (the "
-        "candidate's queue was full), unreachable (its pod was gone, as while it moves to another node).",
+        "candidate's queue was full), unreachable (its pod was gone, for example while it moves to another node).",
     )
     measures: list[Measure] = Field(default=[], max_length=32, description="All comparisons of the last check.")
     verdict: ShadowVerdict | None = Field(None, description="Result so far.")

@@ -50,7 +50,8 @@ class ModelShape(ApiModel):
     cache_elements: int = Field(
         ge=1,
         le=10**9,
-        description="Keys and values that the engine keeps of a token, in all layers that keep those of all tokens.",
+        description="Number of elements of keys and values that the engine keeps per token, summed over the layers "
+        "that keep those of all tokens.",
     )
     context_length: int = Field(ge=1, le=10**9, description="Longest context in tokens.")
 
@@ -143,7 +144,8 @@ class Gate(ApiModel):
     lower: str | None = Field(
         None,
         max_length=16,
-        description="One-sided lower bound that the verdict uses. It is wrong with `alpha` at most.",
+        description="One-sided lower bound that the verdict uses. It is too high with a probability of at most "
+        "`alpha`.",
     )
     upper: str | None = Field(None, max_length=16, description="The upper bound.")
     items: int | None = Field(None, description="Number of items asked (n).")
@@ -167,7 +169,8 @@ class Gate(ApiModel):
         "later one a smaller share.",
     )
     next_items_needed: int | None = Field(
-        None, description="Number of items that the next look at them would need. If there are fewer, give it others."
+        None,
+        description="Number of items that the suite needs for the next look. If it has fewer, add items or use others.",
     )
     uses: int | None = Field(
         None, description="Number of versions that these items have judged, also against other stable versions."
@@ -175,10 +178,10 @@ class Gate(ApiModel):
 
 
 class SuitePlan(ApiModel):
-    """What a suite's evaluation demands, before it runs."""
+    """What a suite's evaluation requires. It is fixed before the evaluation runs."""
 
     name: str = Field(max_length=63, description="Name of the suite.")
-    look: int = Field(description="Number of this look at the items, see the field of gates.")
+    look: int = Field(description="Number of this look at the items, as in `gates`.")
     alpha: str = Field(max_length=16, description="Probability with which this look may pass by chance.")
     least_items: int | None = Field(
         None,
@@ -224,7 +227,7 @@ class ModelVersionStatus(ApiModel):
         description="Conditions of the version. See docs/conditions.md.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    plan: EvaluationPlan | None = Field(None, description="What the evaluation demands. It is written before it runs.")
+    plan: EvaluationPlan | None = Field(None, description="What the evaluation requires. It is written before it runs.")
     gates: list[Gate] = Field(
         default=[],
         max_length=24,
