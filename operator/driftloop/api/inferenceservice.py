@@ -51,7 +51,11 @@ class Shadow(ApiModel):
     """A candidate answers copies of stable's requests, before it gets a user."""
 
     percent: float = Field(
-        10, gt=0, le=100, description="Share of stable's requests that is copied to the candidate, in percent."
+        10,
+        gt=0,
+        le=100,
+        description="Share of stable's requests that is copied to the candidate, in percent. A change applies to the "
+        "next candidate.",
     )
     requests: int = Field(
         100,
