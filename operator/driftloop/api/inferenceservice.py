@@ -151,7 +151,7 @@ class Canary(ApiModel):
         description="Before the canary, the candidate answers copies of stable's requests. No user gets these answers. "
         "Failures, slow answers, and much longer or shorter answers are compared in pairs. The canary begins when each "
         "is shown to be within its margin. If one is shown to be above it, the candidate is rolled back. If shadow is "
-        "absent, the canary begins at once. It needs Prometheus, and is not possible with tls.",
+        "absent, the canary begins at once. A shadow needs Prometheus, and is not possible with tls.",
     )
     progress_deadline_seconds: int = Field(
         600, ge=30, le=86_400, description="Seconds until the candidate's pods must be Ready."
