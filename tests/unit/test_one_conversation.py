@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Columns
-from driftloop.contract.text import side
+from driftloop.contract.text import is_blank, side
 from driftloop_server.proxy.prompts import prompt_of
 from driftloop_trainer.data.files import Record
 from driftloop_trainer.prepare.feedback import FeedbackRecord, select
@@ -18,7 +18,7 @@ from parts import examples
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TOOLS = [{"type": "function", "function": {"name": "rate", "parameters": {"type": "object"}}}]
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip()))
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: not is_blank(text))
 texts = words | st.lists(words, min_size=1, max_size=3).map(
     lambda parts: [{"type": "text", "text": part} for part in parts]
 )

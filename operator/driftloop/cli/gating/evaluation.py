@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from driftloop.api.engine import Engine
-from driftloop.api.modelversion import Artefact, BaselineStatus, ModelVersionSpec
+from driftloop.api.modelversion import BaselineStatus, ModelArtefact, ModelVersionSpec
 from driftloop.cli.gating.order import HERE, Order
 from driftloop.cli.gating.processes import NotJudged, Process, free_ports, running, wait_for
 from driftloop.cli.gating.report import Judged
@@ -37,14 +37,14 @@ class Evaluation:
     """An evaluation that is run here."""
 
     spec: ModelVersionSpec  # the candidate as a version
-    baseline: Artefact | None
+    baseline: ModelArtefact | None
     looks: dict[str, int]
     work: Workspace
     show: Show
 
 
 def evaluation_of(
-    order: Order, candidate: Artefact, baseline: Artefact | None, work: Workspace, show: Show
+    order: Order, candidate: ModelArtefact, baseline: ModelArtefact | None, work: Workspace, show: Show
 ) -> Evaluation:
     """The evaluation of an order."""
     suites = work.suites(order.evaluation.suites, order.items)
@@ -65,13 +65,13 @@ def judged(evaluation: Evaluation) -> Judged:
     return Judged(tuple(found), gates.verdict(found), gates.summary(found), result.engine)
 
 
-def _compared(baseline: Artefact | None) -> BaselineStatus | NoBaseline:
+def _compared(baseline: ModelArtefact | None) -> BaselineStatus | NoBaseline:
     if baseline is None:
         return NoBaseline("no baseline was given")
     return BaselineStatus(version=BASELINE, digest=baseline.digest, service=NAME)
 
 
-def _answers(evaluation: Evaluation, baseline: Artefact) -> AnswerResult:
+def _answers(evaluation: Evaluation, baseline: ModelArtefact) -> AnswerResult:
     with _served(evaluation, BASELINE, baseline) as (arm, engine):
         task = tasks.answer_task(evaluation.spec, arm, join(CLAIM, "answers"))
         found = _asked(evaluation, BASELINE, task, engine)
@@ -122,7 +122,7 @@ def _asked(evaluation: Evaluation, version: str, task: AnswerTask | EvaluateTask
 
 
 @contextmanager
-def _served(evaluation: Evaluation, version: str, artefact: Artefact) -> Iterator[tuple[EvaluationArm, Process]]:
+def _served(evaluation: Evaluation, version: str, artefact: ModelArtefact) -> Iterator[tuple[EvaluationArm, Process]]:
     """The model in an engine of its own: its folder is verified and copied, as in a pod."""
     work = evaluation.work
     task = _serve_task(evaluation, version, artefact)
@@ -140,7 +140,7 @@ def _served(evaluation: Evaluation, version: str, artefact: Artefact) -> Iterato
         work.forget_served()
 
 
-def _serve_task(evaluation: Evaluation, version: str, artefact: Artefact) -> ServeTask:
+def _serve_task(evaluation: Evaluation, version: str, artefact: ModelArtefact) -> ServeTask:
     engine_port, unused = free_ports(2)
     return ServeTask(
         namespace=NAME,

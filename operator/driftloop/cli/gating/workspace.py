@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from driftloop.api.modelversion import Artefact
+from driftloop.api.modelversion import ModelArtefact
 from driftloop.api.suite import SuiteSpec
 from driftloop.cli.manifests import BadInput
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
@@ -34,7 +34,7 @@ class Workspace:
         """Where a URI of CLAIM is on this machine."""
         return self.volumes / uri.removeprefix("pvc://")
 
-    def artefact(self, name: str, model: Path) -> Artefact:
+    def artefact(self, name: str, model: Path) -> ModelArtefact:
         """The model as an artefact, by links: with its own manifest, else with a new one. Raises BadInput."""
         uri = join(CLAIM, name)
         target = self.path(uri)
@@ -48,7 +48,7 @@ class Workspace:
                 _link_all(model, target, manifest)
         except (ManifestError, OSError, ValueError) as error:
             raise BadInput(f"{model}: {error}") from error
-        return Artefact(uri=uri, digest=manifest.digest)
+        return ModelArtefact(uri=uri, digest=manifest.digest)
 
     def suites(self, suites: list[SuiteSpec], items: Mapping[str, Path]) -> list[SuiteSpec]:
         """The suites, those with a file on this machine with its URI here."""
