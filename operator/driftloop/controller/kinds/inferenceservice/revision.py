@@ -14,7 +14,7 @@ from typing import Any
 from driftloop.api.base import ApiModel
 from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import HELD_OUT_PERCENT
-from driftloop.api.inferenceservice import InferenceServiceSpec
+from driftloop.api.inferenceservice import InferenceServiceSpec, Shadow
 from driftloop.contract.names import API_TLS_PORT, FEEDBACK_TLS_PORT
 from driftloop.contract.task import ServeTask
 from driftloop.controller.kinds.engines import resolved, task_fields, type_of
@@ -80,6 +80,8 @@ def shadow_url(observed: Observed, settings: Settings) -> str:
 def serve_task(observed: Observed, version: Version, revision: str, settings: Settings) -> ServeTask:
     """The task of the serving pods."""
     spec, feedback = observed.spec, observed.spec.feedback
+    # A revision may return as a candidate after a shadow was added to the spec: its pods then want copies, too.
+    shadow = spec.canary.shadow or Shadow()
     ports = {"api_port": API_TLS_PORT, "feedback_port": FEEDBACK_TLS_PORT} if spec.tls else {}
     task = ServeTask(
         namespace=observed.namespace,
@@ -97,7 +99,7 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         api_keys_secret=spec.api_keys.name if spec.api_keys else None,
         tls_secret=spec.tls.secret_name if spec.tls else None,
         shadow_url=shadow_url(observed, settings),
-        shadow_percent=spec.canary.shadow.percent if spec.canary.shadow else 0.0,
+        shadow_percent=shadow.percent,
         shadow_latency_ratio=spec.canary.max_latency_ratio,
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),

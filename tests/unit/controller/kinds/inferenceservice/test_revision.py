@@ -188,3 +188,8 @@ def test_the_platforms_overrides_reach_the_pods() -> None:
     assert template["metadata"]["labels"]["cost"] == "x"
     assert template["spec"]["nodeSelector"] == {"gpu": "yes"}
     assert template["spec"]["priorityClassName"] == "high"
+
+
+@pytest.mark.parametrize(("canary", "percent"), [({}, 10), ({"shadow": {"percent": 25}}, 25)])
+def test_pods_want_copies_also_if_the_shadow_is_added_later(canary: dict[str, Any], percent: float) -> None:
+    assert serve_task(service({"canary": canary}), V1, "r1", SETTINGS).shadow_percent == percent
