@@ -36,6 +36,13 @@ def checkout(proposal: Proposal) -> list[str]:
     return [] if proposal.forge == "direct" else ["git", "switch", "--quiet", "--force-create", proposal.branch]
 
 
+def undo(proposal: Proposal, commit: str, start: str) -> list[str]:
+    """Go back to `start`, the branch or commit where it began; without a branch of its own, to its last `commit`."""
+    if proposal.forge == "direct":
+        return ["git", "reset", "--quiet", "--keep", commit]
+    return ["git", "checkout", "--quiet", start]
+
+
 def commit(proposal: Proposal, has_user: bool) -> list[str]:
     """Commit the file."""
     name, _, address = proposal.author.rstrip(">").partition(" <")

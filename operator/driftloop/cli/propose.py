@@ -54,16 +54,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _propose(proposal: Proposal, path: Path, text: str) -> str:
-    """Write the file, and run git in its folder. Returns the address of the change, if it is known."""
-    folder = path.resolve().parent
+    """Write the file, and run git in its folder. Returns the address of the change, if it is known.
+
+    The folder is left as it was, but for a commit that reached the target: else a repeated step would find the version
+    pinned, and push nothing.
+    """
+    folder, before = path.resolve().parent, path.read_text()
     has_user = _succeeds(["git", "config", "user.email"], folder)
+    commit = _run(["git", "rev-parse", "HEAD"], folder)
+    start = commit if _is_detached(folder) else _run(["git", "symbolic-ref", "--short", "HEAD"], folder)
     _run(gitsteps.checkout(proposal), folder)
-    path.write_text(text)
-    _run(gitsteps.commit(proposal, has_user), folder)
-    _run(gitsteps.push(proposal), folder)
+    try:
+        path.write_text(text)
+        _run(gitsteps.commit(proposal, has_user), folder)
+        _run(gitsteps.push(proposal), folder)
+    except Refused:
+        _run(gitsteps.undo(proposal, commit, start), folder)
+        path.write_text(before)
+        raise
+    if proposal.forge == "direct":
+        return ""
+    _run(gitsteps.undo(proposal, commit, start), folder)
+    path.write_text(before)
     if not (create := gitsteps.open_change(proposal)):
         return ""
     return _run(gitsteps.find_change(proposal), folder) or _run(create, folder)
+
+
+def _is_detached(folder: Path) -> bool:
+    return not _succeeds(["git", "symbolic-ref", "--quiet", "HEAD"], folder)
 
 
 def _report(output: str, proposal: Proposal, *, changed: bool, address: str) -> Exit:
@@ -102,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=usage("propose"),
         description="Pins a ModelVersion in the manifest of an InferenceService, commits that on a branch, pushes the "
-        "branch, and opens the change. It needs no cluster. A repeated step replaces the branch and opens no second "
-        "change. If the file pins the version already, nothing is committed.",
+        "branch, and opens the change. It needs no cluster, and leaves the checkout as it was. A repeated step "
+        "replaces the branch and opens no second change. If the file pins the version already, nothing is committed.",
         epilog=HELP,
     )
     parser.add_argument("-f", "--filename", required=True, metavar="FILE", help="YAML file with the InferenceService")

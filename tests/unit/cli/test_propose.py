@@ -50,11 +50,28 @@ def test_the_pin_is_pushed_on_a_branch_of_its_own(checkout: Path, capsys: pytest
     assert git(remote, "log", "-1", "--format=%an %s %b", BRANCH) == f"driftloop Serve {V} asked for by Drift"
 
 
-def test_a_repeated_step_replaces_the_branch(checkout: Path) -> None:
+@pytest.mark.parametrize("branch", [None, "main"])
+def test_a_repeated_step_replaces_the_branch(checkout: Path, branch: str | None) -> None:
+    if branch:
+        git(checkout, "checkout", "-q", "-B", branch)
     assert propose(checkout) == 0
-    git(checkout, "checkout", "-q", "--detach", "origin/main")
+    assert git(checkout, "branch", "--show-current") == (branch or "")
+    assert git(checkout, "status", "--porcelain") == ""
     assert propose(checkout) == 0
     assert git(checkout.parent / "remote", "rev-list", "--count", f"main..{BRANCH}") == "1"
+
+
+@pytest.mark.parametrize("forge", ["push", "direct"])
+def test_a_step_whose_push_failed_is_repeated_whole(checkout: Path, forge: Forge) -> None:
+    note = checkout / "deploy/note.txt"
+    note.write_text("of somebody else, not committed")
+    assert propose(checkout, "--forge", forge, "--remote", "nowhere") == 1
+    assert (checkout / "deploy/service.yaml").read_text() == SERVICE
+    assert git(checkout, "log", "-1", "--format=%s") == "first"
+    assert propose(checkout, "--forge", forge) == 0
+    target = "main" if forge == "direct" else BRANCH
+    assert git(checkout.parent / "remote", "log", "-1", "--format=%s", target) == f"Serve {V}"
+    assert note.exists()
 
 
 def test_a_version_that_is_pinned_already_is_not_proposed(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +97,6 @@ def test_a_pull_request_is_opened_once(checkout: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     assert propose(checkout, "--forge", "github") == 0
     assert calls.read_text() == f"list {BRANCH}\ncreate main\n"
-    git(checkout, "checkout", "-q", "--detach", "origin/main")
     assert propose(checkout, "--forge", "github") == 0
     assert calls.read_text().count("create") == 1
 
