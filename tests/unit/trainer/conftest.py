@@ -1,10 +1,13 @@
-"""What the trainer's tests share: a mounted volume, and a tokenizer trained once."""
+"""What the trainer's tests share: a mounted volume, a tokenizer trained once, and a process that is the only worker."""
 
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from driftloop_trainer.prepare.newmodel import train_tokenizer
@@ -59,3 +62,12 @@ def model_and_optimizer() -> tuple[nn.Module, torch.optim.AdamW]:
     model(torch.ones(2)).sum().backward()
     optimizer.step()
     return model, optimizer
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process as the only worker."""
+    store = tmp_path_factory.mktemp("ranks") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1, timeout=timedelta(seconds=60))
+    yield
+    dist.destroy_process_group()

@@ -4,15 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -41,18 +38,11 @@ from unit.trainer import templates
 from unit.trainer.prepare.test_folder import folder, prepared
 from unit.trainer.train.worker.test_export import ARCHITECTURES, HEADS, ROWS, task
 
+pytestmark = pytest.mark.usefixtures("one_rank")
+
 BASE = ModelSource(uri="pvc://claim/base")
 LORA = {"type": "lora", "r": 2, "loraAlpha": 8, "loraDropout": 0}
 IDS = torch.arange(10)[None]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """This process as the only worker."""
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1, timeout=timedelta(seconds=60))
-    yield
-    dist.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,14 @@
 """From a base model to what is served: the architectures that people fine-tune, and one that is trained for real."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -31,6 +29,8 @@ from unit.server.processes import answers, free_ports, start, wait_for
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
 from unit.trainer.templates import with_template
+
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 ANSWERS = {"where is my card": "card_arrival", "a fee?": "fee", "refund me": "refund", "hello": "greeting"}
 ROWS = [{"prompt": prompt, "completion": answer} for prompt, answer in ANSWERS.items()]
@@ -56,15 +56,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "smollm3": {},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """This process as the only worker."""
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1, timeout=timedelta(seconds=60))
-    yield
-    dist.destroy_process_group()
 
 
 def task_document() -> dict[str, Any]:

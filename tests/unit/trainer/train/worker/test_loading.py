@@ -1,13 +1,11 @@
 """A base model in a bucket: types that are loaded and exported as a whole."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -24,19 +22,12 @@ from unit.trainer import templates
 from unit.trainer.prepare.test_folder import TINY, folder, prepared
 from unit.trainer.train.worker.test_export import ROWS, task
 
+pytestmark = pytest.mark.usefixtures("one_rank")
+
 BUCKET = "s3://models/base"
 REARRANGED = TINY | {"model_type": "olmo_hybrid", "num_hidden_layers": 2, "num_key_value_heads": 1}
 UNTIED = TINY | {"model_type": "llama", "num_key_value_heads": 1, "max_position_embeddings": 128}
 VOCABULARY = {"type": "lora", "r": 2, "targetModules": ["embed_tokens", "q_proj"]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """This process as the only worker."""
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1, timeout=timedelta(seconds=60))
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
