@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from driftloop.contract.manifest import ManifestError
-from driftloop.contract.modelfolder import ADAPTER_BASE, ADAPTER_WEIGHTS, INDEX, SINGLE, AdapterBase
+from driftloop.contract.modelfolder import ADAPTER_BASE, ADAPTER_WEIGHTS, INDEX, AdapterBase
 from driftloop.contract.uris import join
-from driftloop.podlib.adapters import read_base
+from driftloop.podlib.adapters import read_base, weight_files
 from driftloop.podlib.nf4 import rounded
-from driftloop.podlib.storage import StorageError, read_range, read_text
+from driftloop.podlib.storage import StorageError, read_range
 
 _LENGTH = struct.Struct("<Q")
 _DTYPES = {
@@ -31,7 +31,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MERGED_TYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values() if dtype.is_floating_point}
-_AT_A_TIME = 1 << 20  # elements that are merged and written at a time; it takes some 30 bytes for each
+_AT_A_TIME = 1 << 18  # elements that are merged and written at a time; it takes some 30 bytes for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +168,7 @@ def stored_tensors(uri: str) -> dict[str, StoredTensor]:
     Like transformers, it reads the files of the index, or model.safetensors if there is no index: a folder may have
     the same weights again under other names. Raises StorageError.
     """
-    index = read_text(join(uri, INDEX))
-    try:
-        files = [SINGLE] if index is None else sorted(set(json.loads(index)["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise StorageError(f"{uri}: {INDEX} can't be read: {error!r}") from error
+    files = [file for file in weight_files(uri) if file != INDEX]
     return {name: tensor for file in files for name, tensor in tensors_of(join(uri, file))}
 
 
