@@ -18,6 +18,7 @@ PARTS: Mapping[str, str] = {
     "scale": "many objects at once",
     "entrypoints": "trainings of the users' own, with their libraries, by the pods' own commands",
     "trackers": "a training in a real MLflow server",
+    "trainings": "trainings on the cluster that the loop has none of",
     "vllm": "rollouts, drain and rollback with vLLM as the engine",
 }
 FUZZ = "fuzz"

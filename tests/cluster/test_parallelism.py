@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200), pytest.mark.long("
 
 MESHES: Mapping[str, Obj] = {
     "pipeline2": {"parallelism": {"pipeline": 2}},
+    "context2": {"parallelism": {"context": 2}},
     "fsdp2 x tensor2": {"parallelism": {"tensor": 2}, "workersPerNode": 2},
 }
 

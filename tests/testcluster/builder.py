@@ -36,7 +36,7 @@ def provide(names: list[str], nodes: list[Node]) -> dict[str, str]:
     """Build the images `names` and load them into `nodes`. Returns their references by name."""
     arguments = {**images.build_arguments(dict(os.environ)), "BASE_IMAGE": BASE_IMAGE}
     images.prepare(names)
-    return {name: _provide(name, arguments, nodes) for name in names}
+    return {name: _provide(name, images.arguments_of(name, arguments), nodes) for name in images.in_order(names)}
 
 
 def _provide(name: str, arguments: dict[str, str], nodes: list[Node]) -> str:
@@ -72,7 +72,8 @@ def _build(name: str, arguments: dict[str, str]) -> str:
                 command = ["build", "--isolation", "chroot", "--network", "host", "--layers"]
                 command += [f"--build-arg={key}={value}" for key, value in arguments.items()]
                 command += [f"--secret=id={key},src={path}" for key, path in secrets.items()]
-                command += ["--file", str(REPOSITORY / images.DOCKERFILES[name]), "--tag", image, str(REPOSITORY)]
+                command += ["--file", str(REPOSITORY / images.DOCKERFILES[name]), "--tag", image]
+                command.append(str(REPOSITORY / images.context(name)))
                 _follow(command, step)
         if images.reference(name, arguments) == image:
             for tag in outdated:  # removed at the end, so that the shared layers stay in use and are not rebuilt

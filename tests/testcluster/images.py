@@ -22,8 +22,11 @@ DOCKERFILES = {
     "server": "server_image/Dockerfile",
     "monitoring": "tests/testcluster/monitoring/Dockerfile",
     "vllm": "tests/testcluster/vllm/Dockerfile",
+    "entrypoint": "examples/entrypoint/Dockerfile",
 }
-DEFAULT = tuple(name for name in DOCKERFILES if name != "vllm")  # vLLM takes gigabytes, and few tests need it
+FEW_TESTS = ("vllm", "entrypoint")  # vLLM takes gigabytes
+DEFAULT = tuple(name for name in DOCKERFILES if name not in FEW_TESTS)
+BUILT_ON = {"entrypoint": "trainer"}
 
 
 def build_arguments(environment: dict[str, str]) -> dict[str, str]:
@@ -32,6 +35,23 @@ def build_arguments(environment: dict[str, str]) -> dict[str, str]:
     if index := environment.get("TORCH_INDEX_URL"):
         arguments["TORCH_INDEX_URL"] = index
     return arguments
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """`names` and the images that they are built on, each after the one that it is built on."""
+    return list(dict.fromkeys(image for name in names for image in (BUILT_ON.get(name, name), name)))
+
+
+def arguments_of(name: str, common: dict[str, str], root: Path = REPOSITORY) -> dict[str, str]:
+    """Build arguments of one image: `common`, or the reference of the image that it is built on."""
+    base = BUILT_ON.get(name)
+    return {base.upper(): reference(base, common, root)} if base else common
+
+
+def context(name: str) -> Path:
+    """The folder that the build of an image sees: an example's own, as in its first line, else the repository."""
+    dockerfile = Path(DOCKERFILES[name])
+    return dockerfile.parent if dockerfile.parts[0] == "examples" else Path()
 
 
 def prepare(names: Iterable[str], root: Path = REPOSITORY) -> None:
@@ -47,8 +67,9 @@ def reference(name: str, arguments: dict[str, str], root: Path = REPOSITORY) -> 
     dockerfile = root / DOCKERFILES[name]
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
     digest.update(dockerfile.read_bytes())
-    for source in re.findall(r"^COPY (\S+) ", dockerfile.read_text(), re.MULTILINE):
-        for path in _files(root / source):
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile.read_text(), re.MULTILINE)
+    for source in (source for sources in copied for source in sources.split()):
+        for path in _files(root / context(name) / source):
             digest.update(f"\0{path.relative_to(root)}\0".encode())
             digest.update(path.read_bytes())
     return f"localhost/driftloop-{name}:dev-{digest.hexdigest()[:12]}"

@@ -47,12 +47,14 @@ def provide_images(names: list[str]) -> dict[str, str]:
     """Build the images `names` if they changed, and load them into the nodes. Returns their references by name."""
     arguments = images.build_arguments(dict(os.environ))
     images.prepare(names)
-    references = {name: images.reference(name, arguments) for name in names}
+    given = {name: images.arguments_of(name, arguments) for name in images.in_order(names)}
+    references = {name: images.reference(name, given[name]) for name in given}
     for name, image in references.items():
         if not _run("docker", "images", "--quiet", image):
             with Step(f"build {image}"):
-                flags = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-                _run("docker", "build", *flags, "--file", images.DOCKERFILES[name], "--tag", image, ".")
+                flags = [f"--build-arg={key}={value}" for key, value in given[name].items()]
+                context = str(images.context(name))
+                _run("docker", "build", *flags, "--file", images.DOCKERFILES[name], "--tag", image, context)
         with Step(f"load {image}"):  # kind skips nodes that already have it
             _run("kind", "load", "docker-image", "--name", NAME, image)
     return references

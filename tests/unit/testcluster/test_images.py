@@ -43,8 +43,19 @@ def test_files_that_are_not_copied_leave_the_name_as_it_is(checkout: Path) -> No
 
 
 def test_the_real_dockerfiles_copy_only_what_exists() -> None:
-    for name in ("operator", "trainer", "server", "vllm"):  # what `monitoring` copies is put there when it is built
+    # What `monitoring` copies is put there when it is built.
+    for name in ("operator", "trainer", "server", "vllm", "entrypoint"):
         assert images.reference(name, ARGUMENTS).startswith(f"localhost/driftloop-{name}:dev-")
+
+
+def test_an_image_follows_the_one_that_it_is_built_on_and_changes_with_it() -> None:
+    assert images.in_order(["entrypoint"]) == ["trainer", "entrypoint"]
+    assert images.in_order(["trainer", "entrypoint", "server"]) == ["trainer", "entrypoint", "server"]
+    names = [
+        images.reference("entrypoint", images.arguments_of("entrypoint", common))
+        for common in (ARGUMENTS, ARGUMENTS | {"SLIM": "0"})
+    ]
+    assert names[0] != names[1]
 
 
 def test_trainer_and_server_share_their_large_layers() -> None:
