@@ -1,13 +1,34 @@
 """Checks the report of the whole loop in its short form with the controls. looprun.py runs it."""
 
+import json
+import time
+import urllib.parse
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.looprun import NAMESPACE, STAGES, Ended, LoopRun
+from demo.install import MONITORING
+from demo.loop import SERVICE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
+
+DASHBOARDS = Path(__file__).parents[2] / "charts/driftloop/files/dashboards"
+# Panels of what the loop has not: a shadow, API keys, answers of 16 tokens, validation, preferences, elastic nodes.
+WITHOUT_DATA = {
+    "Shadow: who was worse",
+    "Shadow: copies without a pair",
+    "Requests by client",
+    "Output tokens by client",
+    "Per output token",
+    "Loss on rows that are set aside",
+    "Reward",
+    "Nodes",
+    "Failures",  # of the operator: none, unless a kill hit a request
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +111,27 @@ def test_the_lineage_tells_what_led_to_the_second_version(report: dict[str, Any]
     second = report["versions"][-1]["name"]
     line = next(line for line in report["lineage"] if line.startswith(second))
     assert "Drift" in line
+
+
+def panels() -> Iterator[tuple[str, str]]:
+    """The title and each query of the chart's dashboards, about the loop."""
+    chosen = {"namespace": NAMESPACE, "service": SERVICE, "pod": ".*", "__rate_interval": "1m", "__range": "1h"}
+    for path in sorted(DASHBOARDS.glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for query in (target["expr"] for target in panel.get("targets", [])):
+                for name, value in chosen.items():
+                    query = query.replace(f"${name}", value)
+                yield panel["title"], query
+
+
+def test_the_dashboards_show_the_loop(run: Ended) -> None:
+    now = time.time()
+
+    def has_numbers(query: str) -> bool:
+        asked = urllib.parse.urlencode({"query": query, "start": now - 2400, "end": now, "step": 15})
+        proxied = f"/api/v1/namespaces/{MONITORING}/services/prometheus:9090/proxy/api/v1/query_range?{asked}"
+        found = json.loads(run.kube.run("get", "--raw", proxied))["data"]["result"]
+        return any(value != "NaN" for series in found for _, value in series["values"])
+
+    empty = {title for title, query in panels() if not has_numbers(query)}
+    assert empty <= WITHOUT_DATA

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import ray
-from prometheus_client import Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from driftloop.contract.names import METRICS_PORT, Metric
@@ -21,23 +21,28 @@ class Board:
     """Serves the latest progress on a port."""
 
     def __init__(self, port: int, total: int) -> None:
+        registry = CollectorRegistry()
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
         self._gauges = {
-            "step": Gauge(Metric.TRAIN_STEP, "Optimiser steps done."),
-            "total": Gauge(Metric.TRAIN_TOTAL_STEPS, "Optimiser steps in all."),
-            "loss": Gauge(Metric.TRAIN_LOSS, "Loss of the last step, per token or per pair."),
-            "tokens_per_second": Gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
-            "eta_seconds": Gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
-            "skipped": Gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
-            "best_step": Gauge(Metric.TRAIN_BEST_STEP, "Step of the lowest validation loss."),
-            "checkpoint_step": Gauge(Metric.TRAIN_CHECKPOINT_STEP, "Step of the last complete checkpoint."),
-            "checkpoint_time": Gauge(Metric.TRAIN_CHECKPOINT_TIME, "When it was complete, in Unix time."),
+            "step": gauge(Metric.TRAIN_STEP, "Optimiser steps done."),
+            "total": gauge(Metric.TRAIN_TOTAL_STEPS, "Optimiser steps in all."),
+            "loss": gauge(Metric.TRAIN_LOSS, "Loss of the last step, per token or per pair."),
+            "tokens_per_second": gauge(Metric.TRAIN_TOKENS_PER_SECOND, "Tokens per second over all workers."),
+            "eta_seconds": gauge(Metric.TRAIN_ETA_SECONDS, "Seconds left at the current speed."),
+            "skipped": gauge(Metric.TRAIN_SKIPPED_STEPS, "Steps whose loss or gradient was not finite."),
+            "best_step": gauge(Metric.TRAIN_BEST_STEP, "Step of the lowest validation loss."),
+            "checkpoint_step": gauge(Metric.TRAIN_CHECKPOINT_STEP, "Step of the last complete checkpoint."),
+            "checkpoint_time": gauge(Metric.TRAIN_CHECKPOINT_TIME, "When it was complete, in Unix time."),
         }
         self._gauges["total"].set(total)
-        self._peak = Gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", ["kind"])
-        self._nodes = Gauge(Metric.TRAIN_NODES, "Nodes that train now.")
-        self._validation = Gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", ["kind"])
-        self._reward = Gauge(Metric.TRAIN_REWARD, "Reward of better over worse answers in the last step.", ["kind"])
-        start_http_server(port)
+        self._peak = gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", "kind")
+        self._nodes = gauge(Metric.TRAIN_NODES, "Nodes that train now.")
+        self._validation = gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", "kind")
+        self._reward = gauge(Metric.TRAIN_REWARD, "Reward of better over worse answers in the last step.", "kind")
+        start_http_server(port, registry=registry)
 
     def show_nodes(self, nodes: int) -> None:
         """Replace the number of nodes that is served."""
