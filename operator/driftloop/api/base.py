@@ -88,6 +88,16 @@ Quantity = Annotated[
     Field(pattern=_QUANTITY, max_length=40),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "pattern": _QUANTITY, "maxLength": 40}),
 ]
+NVIDIA_GPU = "nvidia.com/gpu"
+GpuResource = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        max_length=317,
+        description="Resource that a node offers for each GPU, such as nvidia.com/mig-3g.40gb or amd.com/gpu. The "
+        "nodes' label nvidia.com/gpu.memory is only read for nvidia.com/gpu: with another one set gpuMemory.",
+    ),
+]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(max_length=1024)]
@@ -178,6 +188,9 @@ class PodOverrides(ApiModel):
     tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods tolerate.")
     priority_class_name: SubdomainName | None = Field(None, description="Priority class of the pods.")
     runtime_class_name: SubdomainName | None = Field(None, description="Runtime class of the pods.")
+    scheduler_name: SubdomainName | None = Field(
+        None, description="Scheduler that places the pods. If absent, Kubernetes' default one."
+    )
     service_account_name: SubdomainName | None = Field(
         None, description="Service account for access to cloud storage. Its Kubernetes API token is not mounted."
     )

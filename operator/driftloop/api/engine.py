@@ -4,7 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from driftloop.api.base import ApiModel, Quantity, Resources, SecretKeyRef, Text, cel, exactly_one, rule
+from driftloop.api.base import (
+    NVIDIA_GPU,
+    ApiModel,
+    GpuResource,
+    Quantity,
+    Resources,
+    SecretKeyRef,
+    Text,
+    cel,
+    exactly_one,
+    rule,
+)
 from driftloop.api.template import ChatTemplateKwargs, ChatTemplateText
 
 EngineType = Literal["transformers", "vllm", "custom"]  # an engine that runs: what `auto` is resolved to
@@ -206,6 +217,7 @@ class Engine(ApiModel):
     max_num_seqs: int = Field(32, ge=1, le=4096, description="Maximum number of requests in one batch.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Data type of the weights.")
     gpus: int = Field(0, ge=0, le=16, description="GPUs per pod. The engine transformers uses at most one.")
+    gpu_resource: GpuResource = NVIDIA_GPU
     parallelism: EngineParallelism | None = Field(
         None,
         description="How vLLM divides the model over the GPUs of a pod, or without GPUs over processes. If absent, all "

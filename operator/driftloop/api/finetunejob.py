@@ -5,12 +5,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from driftloop.api.base import (
+    NVIDIA_GPU,
     ApiModel,
     Condition,
     Digest,
     Family,
     ForeignRef,
     Fraction,
+    GpuResource,
     Name,
     ObjectRef,
     PodOverrides,
@@ -24,6 +26,7 @@ from driftloop.api.base import (
     exactly_one,
     rule,
 )
+from driftloop.api.engine import EnvVar
 from driftloop.api.evaluation import EvaluationSettings
 from driftloop.api.suite import SuiteSpec
 from driftloop.api.template import ChatTemplateKwargs, ChatTemplateText
@@ -553,6 +556,11 @@ class Compute(ApiModel):
                 ".workersPerNode",
             ),
             rule(
+                "!has(self.env) || self.env.all(e, !e.name.startsWith('RAY_'))",
+                "the operator and Ray set variables that begin with RAY_: remove them",
+                ".env",
+            ),
+            rule(
                 "!has(self.elastic) || !has(self.elastic.minNodes) || self.elastic.minNodes <= self.nodes",
                 "elastic.minNodes is more than nodes: lower it",
                 ".elastic",
@@ -604,6 +612,14 @@ class Compute(ApiModel):
         "for all nodes.",
     )
     gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod. 0 trains on CPU.")
+    gpu_resource: GpuResource = NVIDIA_GPU
+    env: list[EnvVar] = Field(
+        default=[],
+        max_length=64,
+        description="Environment variables of the training pods, such as NCCL_SOCKET_IFNAME or FI_PROVIDER for the "
+        "network between nodes.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     workers_per_node: int = Field(
         1, ge=1, le=16, description="Training processes per pod on CPU. With GPUs there is one per GPU."
     )

@@ -56,7 +56,7 @@ def engine_hash(engine: Engine) -> str:
     Without fields that later releases added and that are not set, so that older evidence keeps its hash.
     """
     unset = {name for name in _ADDED_FIELDS if getattr(engine, name) is None}
-    document = json.dumps([engine.model_dump_json(exclude={"resources", "gpu_memory", *unset})])
+    document = json.dumps([engine.model_dump_json(exclude={"resources", "gpu_memory", "gpu_resource", *unset})])
     return hashlib.sha256(document.encode()).hexdigest()[:8]
 
 

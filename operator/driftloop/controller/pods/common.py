@@ -10,7 +10,6 @@ from driftloop.contract.uris import claims_of
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 USER = 65532  # the user "nonroot" of the distroless base images
-GPU = "nvidia.com/gpu"
 
 # A kubelet restarts in less time. With the default of 300 s, training would wait that long for a lost node's pod.
 LOST_NODE_TOLERATIONS: list[Obj] = [
@@ -29,14 +28,14 @@ def restricted_container(
     env: Iterable[Obj] = (),
     ports: Mapping[str, int] | None = None,
     resources: Resources | None = None,
-    gpus: int = 0,
+    gpus: Mapping[str, int] | None = None,
     mounts: Iterable[Obj] = (),
     overrides: PodOverrides | None = None,
 ) -> Obj:
     """A container with a read-only root file system; with `pod_spec` it meets the restricted Pod Security Standard.
 
-    `ports` maps names to numbers. If a container crashes without a termination message, Kubernetes uses the end of
-    its log as the message, so that a condition can show the cause.
+    `ports` maps names to numbers, and `gpus` the resource of a GPU to their number. If a container crashes without a
+    termination message, Kubernetes uses the end of its log as the message, so that a condition can show the cause.
     """
     container: Obj = {
         "name": name,
@@ -57,18 +56,17 @@ def restricted_container(
         container["ports"] = [
             {"name": port_name, "containerPort": port, "protocol": "TCP"} for port_name, port in ports.items()
         ]
-    if requirements := container_resources(resources or Resources(), gpus):
+    if requirements := container_resources(resources or Resources(), gpus or {}):
         container["resources"] = requirements
     if overrides and overrides.storage_secret:
         container["envFrom"] = [{"secretRef": {"name": overrides.storage_secret.name}}]
     return container
 
 
-def container_resources(resources: Resources, gpus: int = 0) -> Obj:
+def container_resources(resources: Resources, gpus: Mapping[str, int]) -> Obj:
     """The `resources` of a container. GPUs are an extended resource, so their limit is also their request."""
     requirements = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
-    if gpus:
-        requirements["limits"][GPU] = str(gpus)
+    requirements["limits"] |= {name: str(number) for name, number in gpus.items() if number}
     return {key: value for key, value in requirements.items() if value}
 
 
@@ -107,6 +105,7 @@ def pod_spec(
         "tolerations": [*tolerations, *(toleration.dump() for toleration in overrides.tolerations)],
         "priorityClassName": overrides.priority_class_name,
         "runtimeClassName": overrides.runtime_class_name,
+        "schedulerName": overrides.scheduler_name,
         "serviceAccountName": overrides.service_account_name,
         "imagePullSecrets": [{"name": secret.name} for secret in overrides.image_pull_secrets],
     }

@@ -117,10 +117,11 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         task.training.image or placement.settings.trainer_image,
         ["python", "-m", "driftloop_trainer.train"],
         settings=placement.settings,
-        env=[*task_env(task), *_ray_env(job)],
+        # Of two variables with one name the later one counts.
+        env=[*(variable.rendered() for variable in placement.compute.env), *task_env(task), *_ray_env(job)],
         ports={"metrics": METRICS_PORT, "ray": RAY_PORT},
         resources=placement.compute.resources,
-        gpus=placement.compute.gpus_per_node,
+        gpus={placement.compute.gpu_resource: placement.compute.gpus_per_node},
         mounts=[*scratch_mounts, *claim_mounts],
         overrides=placement.overrides,
     )

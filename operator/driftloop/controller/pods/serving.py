@@ -69,7 +69,7 @@ class Arm:
             settings=self.settings,
             env=[*(variable.rendered() for variable in self.engine.env), *task_env(self.task)],
             resources=self.engine.resources,
-            gpus=self.engine.gpus,
+            gpus={self.engine.gpu_resource: self.engine.gpus},
             mounts=[_read_only(self._model()), *_scratch_mounts()],
         )
         match self.engine.type:

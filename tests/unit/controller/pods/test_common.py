@@ -74,9 +74,16 @@ def test_tmp_and_shm_are_memory() -> None:
     assert [mount["mountPath"] for mount in mounts] == ["/tmp", "/dev/shm"]
 
 
+def test_pods_name_the_scheduler_that_places_them_only_if_it_is_another_one() -> None:
+    chosen = PodOverrides(scheduler_name="gang-scheduler")
+    assert pod_spec([], volumes=[], overrides=chosen)["schedulerName"] == "gang-scheduler"
+    assert "schedulerName" not in pod_spec([], volumes=[], overrides=PodOverrides())
+
+
 def test_gpus_are_a_limit_and_nothing_is_said_where_nothing_is_wanted() -> None:
-    assert container_resources(Resources(), 2) == {"limits": {"nvidia.com/gpu": "2"}}
-    assert container_resources(Resources()) == {}
+    assert container_resources(Resources(), {"nvidia.com/gpu": 2}) == {"limits": {"nvidia.com/gpu": "2"}}
+    assert container_resources(Resources(), {"nvidia.com/gpu": 0}) == {}
+    assert container_resources(Resources(), {}) == {}
 
 
 def test_a_task_is_read_back_as_it_was_and_holds_no_dollar() -> None:

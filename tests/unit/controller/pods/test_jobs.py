@@ -108,6 +108,22 @@ def test_gpus_go_to_training_alone() -> None:
     assert "resources" not in pod(prepare_job(compute=gpus))["containers"][0]
 
 
+def test_gpus_of_another_kind_are_asked_for_by_their_resource() -> None:
+    sliced = {"gpusPerNode": 2, "gpuResource": "nvidia.com/mig-3g.40gb"}
+    limits = pod(train_job(compute=sliced))["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/mig-3g.40gb"] == "2"
+    assert "nvidia.com/gpu" not in limits
+
+
+def test_variables_of_the_users_go_to_training_alone_and_replace_none_of_the_operators() -> None:
+    variables = {"env": [{"name": "NCCL_SOCKET_IFNAME", "value": "eth0"}]}
+    assert environment(pod(train_job(compute=variables))["containers"][0])["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert "NCCL_SOCKET_IFNAME" not in environment(pod(prepare_job(compute=variables))["containers"][0])
+    # The API refuses these names; an older CRD would not, and of two variables with one name the later one counts.
+    forged = train_job(compute={"env": [{"name": "RAY_AUTH_MODE", "value": "none"}]})
+    assert environment(pod(forged)["containers"][0])["RAY_AUTH_MODE"] == "token"
+
+
 def test_a_queue_is_named_and_suspend_left_to_it() -> None:
     queued = {"nodes": 2, "queueName": "research"}
     for body in (train_job(compute=queued), prepare_job(compute=queued)):

@@ -179,6 +179,11 @@ def test_vllm_takes_gpus_and_further_arguments_last() -> None:
     assert engine["command"][-1] == "--enable-prefix-caching"
 
 
+def test_an_engine_on_a_slice_of_a_gpu_asks_for_that_resource() -> None:
+    limits = vllm(gpus=1, gpu_resource="nvidia.com/mig-3g.40gb")["resources"]["limits"]
+    assert limits == {"nvidia.com/mig-3g.40gb": "1"}
+
+
 def test_only_the_proxy_gets_the_clients_keys_and_starts_without_them() -> None:
     pod = template(changes={"api_keys_secret": "desk-clients"})
     (volume,) = (each for each in pod["spec"]["volumes"] if "secret" in each)

@@ -4,6 +4,7 @@ import secrets
 from dataclasses import replace
 from datetime import datetime
 
+from driftloop.api.base import NVIDIA_GPU
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus, Progress
 from driftloop.contract.names import METRICS_PORT
 from driftloop.controller.kinds.finetunejob import progress
@@ -66,8 +67,11 @@ def _with_start(observed: Observed, world: World) -> Observed:
 async def _gpu_memory(spec: FineTuneJobSpec, children: list[Obj], world: World) -> tuple[int, ...]:
     """Bytes per GPU on the nodes, read only if a plan is due and the spec does not give the GPU memory."""
     stages = {labels(child).get(STAGE) for child in children}
-    if not spec.compute.gpus_per_node or spec.compute.gpu_memory is not None or stages != {PREPARE}:
+    compute = spec.compute
+    if not compute.gpus_per_node or compute.gpu_memory is not None or stages != {PREPARE}:
         return ()
+    if compute.gpu_resource != NVIDIA_GPU:
+        return ()  # the label is about whole GPUs of NVIDIA
     return await world.nodes.gpu_memory(spec.pod_overrides.node_selector)
 
 
