@@ -344,6 +344,17 @@ class ServingPlan(ApiModel):
     context_tokens: int = Field(description="Longest context of one request.")
 
 
+class ColdStart(ApiModel):
+    """How long a pod took until it could serve, by phase, in whole seconds as Kubernetes records them."""
+
+    pod: str = Field(max_length=253, description="The pod: the newest one of the revision that is ready.")
+    total_seconds: int = Field(description="From the pod's creation until it was ready.")
+    node_seconds: int = Field(description="Until a node was found.")
+    image_seconds: int = Field(description="Until images and volumes were there.")
+    fetch_seconds: int = Field(description="For the model: reading, verifying and merging.")
+    load_seconds: int = Field(description="Until the engine had loaded the model and answered.")
+
+
 class RevisionStatus(ApiModel):
     """One revision: a version with its engine, images and settings."""
 
@@ -360,6 +371,7 @@ class RevisionStatus(ApiModel):
         description="Estimated memory of its GPUs. Absent without GPUs, and if the sizes of the model, the memory of "
         "the GPUs or the effect of engine.args is unknown.",
     )
+    cold_start: ColdStart | None = Field(None, description="How long the start of a pod takes, by phase.")
     replicas: int = Field(0, description="Number of desired pods.")
     ready_replicas: int = Field(0, description="Number of ready pods.")
     since: Timestamp | None = Field(None, description="When the revision got this role.")

@@ -26,7 +26,7 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.quantity import quantity
 
 SERVE = "serve"  # value of the label STAGE
-ENGINE = "engine"  # name of the container
+FETCH, ENGINE = "fetch", "engine"  # names of containers
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
 _API_KEYS, _TLS = "api-keys", "tls"  # names of volumes
 API, FEEDBACK = "api", "feedback"  # names of ports
@@ -54,7 +54,7 @@ class Arm:
     def fetch(self) -> Obj:
         """The container that writes the model. The other containers mount it read-only."""
         _, claims = mounts_for((), read=[self.task.artefact_uri, *self.task.artefact_bases])
-        return self._server_container("fetch", [self._model(), *_scratch_mounts(), *claims])
+        return self._server_container(FETCH, [self._model(), *_scratch_mounts(), *claims])
 
     def engine_sidecar(self) -> Obj:
         """The engine as a sidecar: when a pod stops, Kubernetes stops its sidecars after its other containers.

@@ -113,6 +113,7 @@ def _revision_status(situation: Situation, revision: Revision | None) -> Revisio
         digest=revision.digest or None,
         engine=revision.engine,
         plan=_serving_plan(situation, revision),
+        cold_start=revision.cold_start,
         replicas=revision.replicas,
         ready_replicas=revision.available,
         since=timestamp(revision.since),

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import assert_never
 
-from driftloop.api.inferenceservice import InferenceService
+from driftloop.api.inferenceservice import ColdStart, InferenceService, InferenceServiceStatus
 from driftloop.contract.reasons import StageReason
 from driftloop.controller.kinds import versions
+from driftloop.controller.kinds.inferenceservice.coldstart import cold_start
 from driftloop.controller.kinds.inferenceservice.observed import (
     Keys,
     Observed,
@@ -51,7 +52,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         status=parsed.status,
         keys=Keys(secrets.token_hex(32), secrets.token_urlsafe(32)),
         versions=tuple(version for version in parsed_versions if version),
-        revisions=tuple(_revisions(service, world)),
+        revisions=tuple(_revisions(service, parsed.status, world)),
         jobs=tuple(job for job in jobs if job),
         services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
         gpu_memory=await gpu_memory(parsed.spec.engine, parsed.spec.pod_overrides, world),
@@ -63,7 +64,7 @@ def _follows(service: InferenceService, version: Obj) -> bool:
     return versions.family(version) == service.spec.model.family
 
 
-def _revisions(service: Obj, world: World) -> Iterator[Revision]:
+def _revisions(service: Obj, status: InferenceServiceStatus, world: World) -> Iterator[Revision]:
     """The service's Deployments. If some pods of one are not available, its revision has their reason."""
     meta = service["metadata"]
     for deployment in world.owned("Deployment", meta["namespace"], meta["uid"]):
@@ -72,8 +73,15 @@ def _revisions(service: Obj, world: World) -> Iterator[Revision]:
         revision = parse_revision(deployment)
         if revision is None:
             continue
+        pods = _pods(revision, service, world)
+        revision = replace(revision, cold_start=cold_start(pods, _known_start(revision, status)))
         short = revision.available < revision.replicas
-        yield _with_problem(revision, deployment, _pods(revision, service, world)) if short else revision
+        yield _with_problem(revision, deployment, pods) if short else revision
+
+
+def _known_start(revision: Revision, status: InferenceServiceStatus) -> ColdStart | None:
+    known = (entry for entry in (status.stable, status.candidate) if entry and entry.revision == revision.revision)
+    return next((entry.cold_start for entry in known), None)
 
 
 def _pods(revision: Revision, service: Obj, world: World) -> list[Obj]:

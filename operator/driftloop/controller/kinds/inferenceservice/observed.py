@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobPhase
-from driftloop.api.inferenceservice import InferenceServiceSpec, InferenceServiceStatus
+from driftloop.api.inferenceservice import ColdStart, InferenceServiceSpec, InferenceServiceStatus
 from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, ModelVersionPhase, Trigger
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
@@ -104,6 +104,7 @@ class Revision:
     hidden: bool = False  # whether it has no users yet, because the Service selects only stable's pods
     shadow_started: datetime | None = None  # since when it gets copies of requests
     can_shadow: bool = False  # whether its pods can send copies of their requests
+    cold_start: ColdStart | None = None  # how long the start of a pod took
 
     @property
     def is_held(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from driftloop.api.inferenceservice import RevisionStatus
 from driftloop.contract.names import ALERT_NAME
 from driftloop.controller.kinds.inferenceservice.observe import observe
 from driftloop.controller.kinds.inferenceservice.observed import Observed
@@ -19,6 +20,7 @@ from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, digest, retraining, version
 from unit.controller.kinds.inferenceservice.builders import service as built
+from unit.controller.kinds.inferenceservice.test_coldstart import pod as coldstart_pod
 
 KEY = Key("InferenceService", "team", "desk")
 
@@ -172,6 +174,22 @@ async def test_a_ready_pod_does_not_say_that_the_engine_of_a_waiting_one_ran() -
     [found] = (await Cluster(service(), body, *pods).look()).revisions
     assert found.unstarted
     assert found.problem.startswith("Unschedulable")
+
+
+async def test_the_start_of_a_revisions_pod_is_read_once() -> None:
+    body = served("v1", "stable")
+    revision = body["metadata"]["labels"][REVISION]
+    ready = coldstart_pod()
+    ready |= {"apiVersion": "v1", "kind": "Pod"}
+    ready["metadata"]["labels"] = {SERVICE: "desk", STAGE: "serve", REVISION: revision}
+    [found] = (await Cluster(service(), body, ready).look()).revisions
+    assert found.cold_start is not None
+    assert found.cold_start.total_seconds == 100
+
+    known = found.cold_start.model_copy(update={"total_seconds": 7})
+    written = {"stable": RevisionStatus(revision=revision, version="v1", cold_start=known).dump()}
+    [again] = (await Cluster(service() | {"status": written}, body, ready).look()).revisions
+    assert again.cold_start == known
 
 
 @pytest.mark.parametrize(("code", "reason"), [(75, "NoCertificate"), (78, "NoKeys")])
