@@ -319,6 +319,12 @@ class InferenceServiceSpec(ApiModel):
         "80. TLS 1.2 or newer.",
     )
     canary: Canary = Field(default=Canary(), description="Canary of a new revision: its limits and deadlines.")
+    approval: Literal["automatic", "git"] = Field(
+        "automatic",
+        description="Who chooses the version. automatic: the newest Approved version of the family is rolled out, "
+        "unless model.version pins one. git: only model.version is rolled out. status.proposal has a newer version "
+        "that could be, with the manifest to commit; the operator never changes a spec.",
+    )
     promotion: Literal["automatic", "manual"] = Field(
         "automatic",
         description="automatic: a candidate that passes its canary is promoted. manual: it waits for the annotation "
@@ -402,6 +408,14 @@ class WaitingVersion(ApiModel):
     missing: list[Annotated[str, Field(max_length=512)]] = Field(
         max_length=40, description="What it lacks, one sentence each, with what to do about it."
     )
+
+
+class Proposal(ApiModel):
+    """A version that the service would roll out if it were pinned."""
+
+    version: Name = Field(description="The ModelVersion.")
+    message: str = Field(max_length=512, description="What it could replace, and what its gates have shown.")
+    manifest: str = Field(max_length=2048, description="The fields to commit, as YAML.")
 
 
 class Measure(ApiModel):
@@ -600,6 +614,10 @@ class InferenceServiceStatus(ApiModel):
     candidate: RevisionStatus | None = Field(None, description="The revision that is tried beside stable.")
     waiting: WaitingVersion | None = Field(
         None, description="The newest Approved version that the service does not take, and what it lacks."
+    )
+    proposal: Proposal | None = Field(
+        None,
+        description="With a pinned version or approval git: the newest version that could be rolled out instead.",
     )
     command: RolloutCommand | None = Field(
         None, description="The last command of a person about the candidate, by the annotation driftloop.dev/rollout."

@@ -80,6 +80,8 @@ class Reason(StrEnum):
     CANARY_WORSE = "CanaryWorse"
     ROLLED_BACK = "RolledBack"
     AWAITING_PROMOTION = "AwaitingPromotion"
+    NO_VERSION_PINNED = "NoVersionPinned"
+    VERSION_PROPOSED = "VersionProposed"
     ROLLOUT_PAUSED = "RolloutPaused"
     ROLLOUT_RESUMED = "RolloutResumed"
     ROLLOUT_PROMOTED = "RolloutPromoted"

@@ -8,6 +8,7 @@ from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus, 
 from driftloop.controller.kinds.inferenceservice.children import first_children, keys_secret, other_children, url
 from driftloop.controller.kinds.inferenceservice.drift import CHECK_SECONDS, check_drift
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
+from driftloop.controller.kinds.inferenceservice.proposal import proposal, proposed
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
 from driftloop.controller.kinds.inferenceservice.retraining.step import retrain
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
@@ -50,7 +51,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
             Group(retraining.actions, ("retraining",), _status_if_refused(retraining), retraining.events),
         ),
         status=status.dump(),
-        events=rollout.events,
+        events=(*rollout.events, *proposed(situation, status.proposal)),
         requeue_after=min((wait for wait in waits if wait is not None), default=None),
     )
 
@@ -70,6 +71,7 @@ def _status(
         stable=_revision_status(situation, situation.stable),
         candidate=_revision_status(situation, rollout.candidate),
         waiting=rollout.waiting,
+        proposal=proposal(situation),
         command=rollout.command,
         traffic=traffic(situation.stable, rollout.candidate),
         analysis=rollout.analysis or observed.status.analysis,

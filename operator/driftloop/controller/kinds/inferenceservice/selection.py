@@ -36,8 +36,13 @@ def choose(situation: Situation) -> Choice:
     """The pinned version, or the newest of the family that may serve; none while its engine can't run."""
     if fault := obstacle(situation.observed.spec.engine, situation.settings):
         return Choice(reason=Reason.ENGINE_NOT_POSSIBLE, message=f"spec.{fault}", blocked=True)
-    pinned = situation.observed.spec.model.version
-    return _pinned(situation, pinned) if pinned else _newest(situation)
+    spec = situation.observed.spec
+    if spec.model.version:
+        return _pinned(situation, spec.model.version)
+    if spec.approval == "git":
+        message = "approval is git: commit one in spec.model.version, such as that of status.proposal"
+        return Choice(reason=Reason.NO_VERSION_PINNED, message=message)
+    return newest(situation)
 
 
 def _pinned(situation: Situation, name: str) -> Choice:
@@ -70,7 +75,8 @@ def lacks(situation: Situation, version: Version) -> tuple[str, ...]:
     return acceptance.missing(situation, version) if pinned or _evidence_holds(situation, version) else ()
 
 
-def _newest(situation: Situation) -> Choice:
+def newest(situation: Situation) -> Choice:
+    """The newest version of the family that may serve; the one that serves if there is no newer one."""
     held = Choice()  # why the newest of the versions that are not taken is not taken
     for version in _newer(situation):
         if not _may_serve(situation, version):
