@@ -4,8 +4,19 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from driftloop.api.base import ApiModel, QueueName, cel, rule
+from driftloop.api.base import ApiModel, Digest, QueueName, StorageUri, cel, rule
 from driftloop.api.engine import Engine
+
+
+class Contract(ApiModel):
+    """Recorded requests to the API, which a new version must answer as the stable version does."""
+
+    uri: StorageUri = Field(
+        description="File of requests as JSON lines: bodies of OpenAI's API, or objects with path, body and an "
+        "optional id. The field model is replaced."
+    )
+    digest: Digest | None = Field(None, description="SHA-256 of the file. It is checked before use.")
+    max_requests: int = Field(200, ge=1, le=2000, description="Maximum number of requests. The first ones are sent.")
 
 
 class EvaluationSettings(ApiModel):
@@ -33,6 +44,11 @@ class EvaluationSettings(ApiModel):
         description="Start and end of a model's thoughts before its answer: only the text behind the end is scored. "
         "maxTokens counts both. Thoughts that the engine separates already are never scored. Empty: answers are scored "
         "as they are.",
+    )
+    contract: Contract | None = Field(
+        None,
+        description="Requests of the applications that use the model. The gate api also needs each of them to be "
+        "answered in the form that OpenAI's API has, unless the stable version does not answer it either.",
     )
     concurrency: int = Field(8, ge=1, le=1024, description="Number of items that are asked at the same time.")
     engine: Engine | None = Field(

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest
 from driftloop.api.engine import EngineType
+from driftloop.api.evaluation import Contract
 from driftloop.api.finetunejob import (
     HELD_OUT_PERCENT,
     CheckpointMode,
@@ -69,6 +70,7 @@ class PrepareTask(ApiModel):
     training: TrainingSpec
     merge_adapter: bool = True  # into a whole model
     suites: tuple[SuiteSpec, ...] = ()  # prepare writes the items file of those with `items`
+    contract: Contract | None = None  # recorded requests to the API, which prepare only reads
     storage: str  # spec.storage; the output is in storage/prepared/<job uid>
     output: str
 
@@ -126,6 +128,7 @@ class AnswerTask(ApiModel):
     suites: list[SuiteSpec]  # each with `uri`
     max_tokens: int = 32  # for suites that set none
     reasoning_tags: tuple[str, str] | None = None  # start and end of thoughts that are not scored
+    contract: Contract | None = None  # recorded requests to the API
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     request_timeout_seconds: int = 120
@@ -155,6 +158,7 @@ class EvaluateTask(ApiModel):
     )  # by suite, number of this look at its items (contract/looks.py); absent: the first
     max_tokens: int = 32  # for suites that set none
     reasoning_tags: tuple[str, str] | None = None  # start and end of thoughts that are not scored
+    contract: Contract | None = None  # recorded requests to the API
     concurrency: int = 8
     startup_timeout_seconds: int = 600
     request_timeout_seconds: int = 120

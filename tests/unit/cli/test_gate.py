@@ -77,6 +77,37 @@ def test_a_model_as_good_as_the_baseline_passes_and_no_folder_of_the_user_is_cha
     }
 
 
+REQUESTS = """
+{"messages": [{"role": "user", "content": "where is my parcel"}], "max_tokens": 4}
+{"id": "stream", "path": "/v1/completions", "body": {"prompt": "where is", "stream": true, "max_tokens": 4}}
+{"id": "unknown field", "path": "/v1/completions", "body": {"prompt": ["where", 1]}}
+"""
+
+
+def test_recorded_requests_are_sent_to_both_models(folder: Path, tmp_path: Path) -> None:
+    """The third is one that the built-in engine refuses: it counts only where there is nothing to compare with."""
+    suites, items = tmp_path / "suites.yaml", tmp_path / "items"
+    suites.write_text(SUITES + 'contract: {uri: "pvc://models/items/requests.jsonl"}\n')
+    items.mkdir()
+    for path in (folder / "items").iterdir():
+        (items / path.name).symlink_to(path)
+    arguments = ["gate", "--model", str(folder / "good"), "--suites", str(suites), "--items", str(items)]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--no-baseline"])  # the requests are nowhere on this machine
+    (items / "requests.jsonl").write_text(REQUESTS)
+
+    compared, alone = tmp_path / "compared", tmp_path / "alone"
+    assert main([*arguments, "--baseline", str(folder / "good"), "--report", str(compared)]) == Exit.DONE
+    conduct = json.loads((compared / "evidence" / "contract.json").read_text())
+    assert [name for name, fault in conduct["recorded"].items() if fault] == ["unknown field"]
+    assert conduct["features"]["usage in streams"] is None
+
+    assert main([*arguments, "--no-baseline", "--report", str(alone)]) == Exit.GATE_FAILED
+    gates = {gate["name"]: gate for gate in json.loads((alone / "report.json").read_text())["gates"]}
+    assert gates["api"]["verdict"] == "Fail"
+    assert "unknown field: status 400" in gates["api"]["message"]
+
+
 def test_a_worse_model_fails_its_gates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report"
     found = options(folder, "worse", "--baseline", str(folder / "good"), "--report", str(report), "-o", "json")

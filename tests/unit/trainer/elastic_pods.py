@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 400  # that each part may take
-PAUSE = 0.3  # seconds after each step, so that a node can be lost between two of them
+PAUSE = 1.0  # seconds after each step: a node can be lost between two of them, and return before the last
 ROWS = "rows"
 DEATHS = ("load", "step", "checkpoint", "export")  # phases in each of which rank 1 dies once, of the task `phases`
 # A module that Python imports at its start. It lets each worker record the rows of the steps that it has done, and die.

@@ -219,6 +219,7 @@ def source(**columns: str) -> dict[str, Any]:
         ({"suites": [{"name": "s", "kind": "retention", "items": "data", "delta": 0.01}]}, "SuiteTooShort.*delta 0.01"),
         ({"suites": [{"name": "s", "kind": "floor", "items": "feedback"}]}, "SuiteTooShort: suite s: has 0 items"),
         ({"suites": [{"name": "s", "kind": "floor", "uri": "pvc://claim/rows.csv"}]}, "BadItems.*text, category"),
+        ({"contract": {"uri": "pvc://claim/rows.csv"}}, "BadItems: evaluation.contract: .*rows.csv: line 1: not JSON"),
     ],
 )
 def test_bad_input_ends_with_its_reason(rows: Path, fields: dict[str, Any], reason: str) -> None:

@@ -17,6 +17,7 @@ from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
 from driftloop_trainer.evaluate.client import Answer, Arm, Generation, Likelihood
+from driftloop_trainer.evaluate.contract import Conduct
 from driftloop_trainer.evaluate.judge.client import refuse_cost
 from driftloop_trainer.evaluate.likelihood import weigh
 from driftloop_trainer.metrics.scoring import Scorer, scorer
@@ -155,6 +156,7 @@ class KeptAnswers:
     def __init__(self, folder: Path) -> None:
         arm = json.loads((folder / _ARM).read_text())
         self.digest = str(arm["digest"])
+        self.conduct = Conduct.read(folder)
         self.about = {key: arm[key] for key in ("engine", "route", "maxModelLen")}
         self._answers: defaultdict[str, list[tuple[Question, Answer]]] = defaultdict(list)
         with (folder / _ANSWERS).open() as stream:

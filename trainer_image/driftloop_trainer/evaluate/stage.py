@@ -18,6 +18,7 @@ from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, Evaluati
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import publish
 from driftloop_trainer.data.items import Item
+from driftloop_trainer.data.requests import Request, load_requests
 from driftloop_trainer.evaluate.answers import (
     KeptAnswers,
     Once,
@@ -29,6 +30,7 @@ from driftloop_trainer.evaluate.answers import (
 )
 from driftloop_trainer.evaluate.checks import check_api
 from driftloop_trainer.evaluate.client import Answer, Arm
+from driftloop_trainer.evaluate.contract import FEATURES, conduct_of, with_conduct
 from driftloop_trainer.evaluate.judge.verdicts import Pair
 from driftloop_trainer.evaluate.judging import Judgement, Judging, judge_keys
 from driftloop_trainer.evaluate.statistics import Judged, suite_result
@@ -103,7 +105,8 @@ def answer(task: AnswerTask) -> AnswerResult:
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)
         folder = _folder(scratch, "answers")
-        arm = asyncio.run(_answer_all(task, suites, folder))
+        requests = load_requests(task.contract, scratch) if task.contract else []
+        arm = asyncio.run(_answer_all(task, suites, requests, folder))
         manifest = publish(folder, task.output)
         result = AnswerResult(
             uri=task.output,
@@ -129,9 +132,10 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
             log.info("already evaluated: %s", task.output)
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)
+        requests = load_requests(task.contract, scratch) if task.contract else []
         kept = _kept_answers(task.baseline, scratch) if task.baseline else None
         evidence = _folder(scratch, "evidence")
-        result = asyncio.run(_compare_all(task, suites, kept, evidence))
+        result = asyncio.run(_compare_all(task, suites, requests, kept, evidence))
         manifest = publish(evidence, task.output)
         result = fitting_evaluation(result.model_copy(update={"digest": manifest.digest}))
         record(task.output, encode(result))
@@ -158,26 +162,35 @@ def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
     return kept
 
 
-async def _answer_all(task: AnswerTask, suites: Sequence[Suite], folder: Path) -> Arm:
+async def _answer_all(task: AnswerTask, suites: Sequence[Suite], requests: Sequence[Request], folder: Path) -> Arm:
     async with aiohttp.ClientSession() as session:
         arm = _client(task.arm, session, task, suites)
         await arm.wait_ready(task.startup_timeout_seconds)
         await arm.get_to_know()
         once = Once(arm, must_answer=True)  # missing answers would make the candidate look better
         answered = {suite.name: (suite, await once.ask_all(suite)) for suite in suites}
+        conduct = await conduct_of(arm, requests, FEATURES)
     write_answers(folder, arm, answered)
+    conduct.write(folder)
     return arm
 
 
 async def _compare_all(
-    task: EvaluateTask, suites: Sequence[Suite], kept: KeptAnswers | None, folder: Path
+    task: EvaluateTask,
+    suites: Sequence[Suite],
+    requests: Sequence[Request],
+    kept: KeptAnswers | None,
+    folder: Path,
 ) -> EvaluateResult:
     async with aiohttp.ClientSession() as session:
         candidate = _client(task.candidate, session, task, suites)
         await candidate.wait_ready(task.startup_timeout_seconds)
         await candidate.get_to_know()
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
-        api = await check_api(candidate, prompts, task.max_tokens)
+        stable = kept.conduct if kept else None
+        conduct = await conduct_of(candidate, requests, FEATURES if stable else [])
+        api = with_conduct(await check_api(candidate, prompts, task.max_tokens), conduct, stable)
+        conduct.write(folder)
         log.info("API: %d checks passed, failed: %s, uncertain: %s", api.passed, api.failed, api.uncertain)
         once = Once(candidate)
         pairs = [_paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None) for suite in suites]

@@ -9,6 +9,7 @@ from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import PrepareTask
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.compiler import check_compiler
+from driftloop_trainer.data.requests import load_requests
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
 from driftloop_trainer.prepare.suites import check_suites
@@ -31,6 +32,8 @@ def prepare(task: PrepareTask) -> PrepareResult:
         check_compiler(task.training)
         gathered = gather(task, scratch, datetime.now(UTC))
         check_suites(task.suites, gathered.held_out, scratch)
+        if task.contract is not None:
+            load_requests(task.contract, scratch)
         with loading():  # torch takes seconds, so errors in the data are reported first
             from driftloop_trainer.prepare.folder import leave_folder
 

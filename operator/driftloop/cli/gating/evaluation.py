@@ -22,7 +22,7 @@ from driftloop.contract.task import AnswerTask, Baseline, EvaluateTask, Evaluati
 from driftloop.contract.uris import join
 from driftloop.controller.kinds.engines import task_fields
 from driftloop.controller.kinds.modelversion import gates, tasks
-from driftloop.controller.kinds.modelversion.comparison import NoBaseline
+from driftloop.controller.kinds.modelversion.comparison import NoBaseline, is_compared
 
 NAME = "gate"  # of family, service and namespace in the tasks
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -48,7 +48,8 @@ def evaluation_of(
 ) -> Evaluation:
     """The evaluation of an order."""
     suites = work.suites(order.evaluation.suites, order.items)
-    evaluation = order.evaluation.model_copy(update={"suites": suites})
+    contract = work.contract(order.evaluation.contract, order.requests)
+    evaluation = order.evaluation.model_copy(update={"suites": suites, "contract": contract})
     spec = ModelVersionSpec(family=NAME, artefact=candidate, evaluation=evaluation)
     return Evaluation(spec, baseline, {suite.name: order.look for suite in suites}, work, show)
 
@@ -57,7 +58,7 @@ def judged(evaluation: Evaluation) -> Judged:
     """The verdict about the candidate. Raises NotJudged."""
     spec, baseline = evaluation.spec, evaluation.baseline
     answers = None
-    if baseline is not None and any(suite.kind != "floor" for suite in spec.evaluation.suites):
+    if baseline is not None and is_compared(spec.evaluation):
         answers = _answers(evaluation, baseline)
     result = _result(evaluation, answers)
     compared = _compared(baseline)

@@ -18,6 +18,7 @@ Json = dict[str, Any]
 KINDS: dict[str, type[FineTuneJob] | type[ModelVersion]] = {"FineTuneJob": FineTuneJob, "ModelVersion": ModelVersion}
 HERE = Settings("", "")  # no image: the engine here is the built-in one
 _SECTION = "spec.evaluation."
+_REQUESTS = "requests.jsonl"
 _ITEM_FILES = (".jsonl", ".csv", ".parquet")
 
 
@@ -29,12 +30,13 @@ class Order:
     model: Path
     baseline: Path | None  # None: there is nothing to compare with
     items: dict[str, Path]  # files on this machine, by suite; the others are at the suites' URIs
+    requests: Path | None = None  # file on this machine with the recorded requests; None: they are at their URI
     look: int = 1  # number of this comparison with the baseline on these items
 
     @property
     def compares(self) -> bool:
-        """Whether a suite compares the model with the baseline."""
-        return any(_compares(suite) for suite in self.evaluation.suites)
+        """Whether something compares the model with the baseline."""
+        return self.evaluation.contract is not None or any(_compares(suite) for suite in self.evaluation.suites)
 
 
 def order_of(
@@ -51,8 +53,8 @@ def order_of(
             f"suite {paired[0]} compares with another model: set --baseline to its folder, or --no-baseline if there "
             "is none"
         )
-    files = dict(_item_files(evaluation.suites, items))
-    return Order(evaluation, model, None if without_baseline else baseline, files, look)
+    files, requests = dict(_item_files(evaluation.suites, items)), _requests_file(evaluation, items)
+    return Order(evaluation, model, None if without_baseline else baseline, files, requests, look)
 
 
 def evaluation_of(filename: str) -> VersionEvaluation:
@@ -112,6 +114,21 @@ def _fault(evaluation: VersionEvaluation) -> str | None:
 
 def _compares(suite: SuiteSpec) -> bool:
     return suite.kind != "floor"
+
+
+def _requests_file(evaluation: VersionEvaluation, folder: Path | None) -> Path | None:
+    """The file of recorded requests in the folder of `--items`. Raises BadInput if they are nowhere."""
+    contract = evaluation.contract
+    if contract is None:
+        return None
+    if folder is not None and (folder / _REQUESTS).is_file():
+        return (folder / _REQUESTS).resolve()
+    if contract.uri.startswith("pvc://"):
+        raise BadInput(
+            f"--items: the requests of evaluation.contract are in {contract.uri}, which this machine can't read: set "
+            f"--items to a folder with {_REQUESTS}"
+        )
+    return None
 
 
 def _item_files(suites: Sequence[SuiteSpec], folder: Path | None) -> Iterator[tuple[str, Path]]:

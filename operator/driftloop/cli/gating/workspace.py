@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from driftloop.api.evaluation import Contract
 from driftloop.api.modelversion import ModelArtefact
 from driftloop.api.suite import SuiteSpec
 from driftloop.cli.manifests import BadInput
@@ -54,12 +55,21 @@ class Workspace:
         """The suites, those with a file on this machine with its URI here."""
         return [self._suite(suite, items[suite.name]) if suite.name in items else suite for suite in suites]
 
+    def contract(self, contract: Contract | None, requests: Path | None) -> Contract | None:
+        """The contract, with the URI here of its file on this machine."""
+        if contract is None or requests is None:
+            return contract
+        return contract.model_copy(update={"uri": self._linked(requests, "requests")})
+
     def _suite(self, suite: SuiteSpec, file: Path) -> SuiteSpec:
-        uri = join(CLAIM, "items", file.name)
+        return suite.model_copy(update={"uri": self._linked(file, "items"), "items": None})
+
+    def _linked(self, file: Path, folder: str) -> str:
+        uri = join(CLAIM, folder, file.name)
         target = self.path(uri)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file)
-        return suite.model_copy(update={"uri": uri, "items": None})
+        return uri
 
     def forget_served(self) -> None:
         """Delete the copy of the model, to make room for the next one."""

@@ -212,15 +212,18 @@ def evaluate_name(version: Obj, key: str, attempt: int = 1) -> str:
 
 def answer_job(version: Obj, name: str, task: AnswerTask, run: EvaluationRun) -> Obj:
     """The answer Job. Its pod serves the stable version, and its client stores the answers."""
-    items = [suite.uri for suite in task.suites]
-    return _evaluation_job(version, name, run, _Client(task, "baseline", items))
+    return _evaluation_job(version, name, run, _Client(task, "baseline", _asked(task)))
 
 
 def evaluate_job(version: Obj, name: str, task: EvaluateTask, run: EvaluationRun) -> Obj:
     """The evaluate Job. Its pod serves the version, and its client compares the answers with the stable version's."""
     answers = task.baseline.answers if task.baseline else None
-    items = [suite.uri for suite in task.suites]
-    return _evaluation_job(version, name, run, _Client(task, "candidate", [answers, *items]))
+    return _evaluation_job(version, name, run, _Client(task, "candidate", [answers, *_asked(task)]))
+
+
+def _asked(task: AnswerTask | EvaluateTask) -> list[str | None]:
+    """The URIs of what a model is asked."""
+    return [*(suite.uri for suite in task.suites), task.contract.uri if task.contract else None]
 
 
 def evaluate_policy(version: Obj, settings: Settings) -> Obj:
@@ -244,7 +247,8 @@ def task_of(job: Obj) -> AnyTask | None:
 def data_uris(task: PrepareTask) -> list[str]:
     """The URIs of all rows and items that the prepare stage reads."""
     rows = task.data.files
-    return [*rows, *(suite.uri for suite in task.suites if suite.uri)]
+    contract = [task.contract.uri] if task.contract else []
+    return [*rows, *(suite.uri for suite in task.suites if suite.uri), *contract]
 
 
 @dataclass(frozen=True)

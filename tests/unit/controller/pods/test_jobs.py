@@ -163,6 +163,7 @@ def prepare_job(**spec: object) -> Obj:
         data=parsed.data,
         training=parsed.training,
         suites=tuple(parsed.evaluation.suites),
+        contract=parsed.evaluation.contract,
         storage=parsed.storage,
         output="pvc://shared/prepared",
     )
@@ -175,9 +176,9 @@ def test_prepare_mounts_every_claim_that_it_reads() -> None:
         "replay": {"sources": [{"name": "old", "uri": "pvc://old/c.csv"}]},
     }
     suites = [{"name": "floor", "kind": "floor", "uri": "pvc://items/d.jsonl"}]
-    body = prepare_job(data=data, evaluation={"suites": suites})
+    body = prepare_job(data=data, evaluation={"suites": suites, "contract": {"uri": "pvc://asked/r.jsonl"}})
     claims = {v["persistentVolumeClaim"]["claimName"] for v in pod(body)["volumes"] if "persistentVolumeClaim" in v}
-    assert claims == {"rows", "old", "items", "models", "shared"}
+    assert claims == {"rows", "old", "items", "asked", "models", "shared"}
 
 
 @pytest.mark.parametrize("body", [train_job(), prepare_job()], ids=["train", "prepare"])

@@ -60,7 +60,7 @@ class Answerer:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         if not self.template:
             return _error(400, "this model has no chat template")
-        return await self._reply(request, lambda body: body["messages"][-1]["content"])
+        return await self._reply(request, lambda body: _text(body["messages"][-1]["content"]))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._reply(request, lambda body: body["prompt"])
@@ -70,6 +70,8 @@ class Answerer:
             body = json.loads(await request.text())
         except ValueError:
             return _error(200 if "malformed" in self.faults else 400, "not JSON")
+        if body.get("model") != "desk":
+            return _error(404, "there is no such model")
         prompt = prompt_of(body)
         self.asked.append(prompt)
         self.bodies.append(body)
@@ -142,6 +144,10 @@ class Answerer:
         last = {"choices": [{"delta": {}, "finish_reason": reason}]}
         await response.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
         return response
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 @asynccontextmanager

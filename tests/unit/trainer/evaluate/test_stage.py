@@ -51,7 +51,7 @@ async def run(candidate: Answerer, stable: Answerer | None = None, **fields: obj
         asked = {
             key: value
             for key, value in fields.items()
-            if key in ("suites", "max_tokens", "concurrency", "reasoning_tags")
+            if key in ("suites", "max_tokens", "concurrency", "reasoning_tags", "contract")
         }
         kept = await answers(stable, **asked)
         task["baseline"] = {"version": "v1", "digest": STABLE, "answers": kept.uri, "answers_digest": kept.digest}
@@ -114,8 +114,54 @@ async def test_an_item_of_several_suites_is_asked_once_and_counted_in_each() -> 
     await run(alone, output="pvc://claim/evaluations/alone")
     result = await run(shared, stable, suites=suites)
     assert [(suite.correct, suite.baseline_correct) for suite in result.suites] == [(39, 39), (39, 39)]
-    assert len(shared.asked) <= len(alone.asked) + 1  # the checks of the API draw other prompts
+    asked = [prompt for prompt in shared.asked if "weather" not in prompt]  # without the features of the API
+    assert len(asked) <= len(alone.asked) + 1  # the checks of the API draw other prompts
     assert {stable.asked.count(prompt) for prompt in RIGHT} == {1}
+
+
+def recorded(claim: Path, *requests: object) -> dict[str, object]:
+    """The contract of these requests."""
+    (claim / "requests.jsonl").write_text("".join(json.dumps(request) + "\n" for request in requests))
+    return {"uri": "pvc://claim/requests.jsonl"}
+
+
+ASKED = {"messages": [{"role": "user", "content": "where is parcel 1"}], "max_tokens": 8, "model": "theirs"}
+TWICE = {"id": "two answers", "path": "/v1/chat/completions", "body": ASKED | {"n": 2}}
+
+
+async def test_recorded_requests_are_answered_or_the_gate_of_the_api_names_them(claim: Path) -> None:
+    contract = recorded(claim, ASKED, TWICE)
+    result = await run(Answerer(RIGHT), contract=contract)
+    assert result.api.failed == ["two answers: 1 choices instead of 2"]
+    assert result.api.passed == 7 + 1
+
+
+async def test_a_recorded_request_that_the_stable_version_does_not_answer_either_is_not_required(claim: Path) -> None:
+    contract = recorded(claim, ASKED, TWICE)
+    result = await run(Answerer(RIGHT), Answerer(RIGHT), contract=contract)
+    assert result.api.failed == []
+
+
+async def test_a_feature_that_the_stable_version_has_is_required(claim: Path) -> None:
+    stable, without = Answerer(RIGHT), Answerer(RIGHT, template=False)
+    assert (await run(stable, Answerer(RIGHT))).api.failed == []
+    failed = (await run(without, Answerer(RIGHT), output="pvc://claim/evaluations/2")).api.failed
+    assert "content parts: status 400: this model has no chat template" in failed
+
+
+async def test_a_request_that_cannot_be_sent_is_told_with_its_line(claim: Path) -> None:
+    for request, fault in (
+        ({"text": "x"}, "line 2: path must be one of"),
+        ([1], "line 2: must be an object"),
+        ({"body": 1}, "line 2: body must be an object"),
+        ({"id": "line 1", "body": ASKED}, "line 2: another request has the id 'line 1'"),
+    ):
+        with pytest.raises(StageFailure, match=f"evaluation.contract: .*{fault}"):
+            await run(Answerer(RIGHT), contract=recorded(claim, ASKED, request))
+    with pytest.raises(StageFailure, match="the file has changed"):
+        await run(Answerer(RIGHT), contract=recorded(claim, ASKED) | {"digest": STABLE})
+    with pytest.raises(StageFailure, match="has no requests"):
+        await run(Answerer(RIGHT), contract=recorded(claim))
 
 
 async def test_run_again_it_asks_nothing_and_says_the_same() -> None:
@@ -260,7 +306,8 @@ async def test_thoughts_are_not_scored(thoughts: str, separates: bool, claim: Pa
     result = await run(candidate, Answerer(wrong(1)), max_tokens=32, reasoning_tags=TAGS)
     (suite,) = result.suites
     assert (suite.correct, suite.baseline_correct) == (40, 39)
-    assert (result.api.failed, result.api.passed) == ([], 7)
+    features = json.loads((claim / "evaluations/1/contract.json").read_text())["features"]
+    assert (result.api.failed, result.api.passed) == ([], 7 + list(features.values()).count(None))
     generation = json.loads((claim / "evaluations/1/result.json").read_text())["generation"]
     assert generation["old"]["reasoning_tags"] == list(TAGS)
 

@@ -261,10 +261,11 @@ def resumed_job_differs(case: Case) -> Problem | None:
 
 def claim_absent(case: Case) -> Problem | None:
     """A PersistentVolumeClaim that the pods mount does not exist."""
-    suites = [suite.uri for suite in case.spec.evaluation.suites]
+    evaluation = case.spec.evaluation
+    asked = [*(suite.uri for suite in evaluation.suites), evaluation.contract.uri if evaluation.contract else None]
     feedback = [case.feedback.uri] if case.feedback else []
     read = [*case.spec.data.files, case.spec.training.code]
-    uris = [case.spec.storage, case.model.uri, *case.model.bases, *read, *suites, *feedback]
+    uris = [case.spec.storage, case.model.uri, *case.model.bases, *read, *asked, *feedback]
     missing = missing_claim(uris, case.observed.claims)
     return Blocked(Reason.CLAIM_NOT_FOUND, missing) if missing else None
 

@@ -68,6 +68,7 @@ def prepare_task(observed: Observed, start: Start) -> PrepareTask:
         # Each adapter on the others makes pods slower to start.
         merge_adapter=spec.output.merge_adapter or len(start.model.bases) >= MAX_ADAPTERS,
         suites=tuple(_bounded(suite, spec) for suite in spec.evaluation.suites),
+        contract=spec.evaluation.contract,
         storage=spec.storage,
         output=join(spec.storage, "prepared", observed.uid),
     )

@@ -10,7 +10,7 @@ from typing import assert_never
 from pydantic import ValidationError
 
 from driftloop.api.engine import Engine
-from driftloop.api.modelversion import BaselineStatus, ModelArtefact
+from driftloop.api.modelversion import BaselineStatus, ModelArtefact, VersionEvaluation
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import resolved
 from driftloop.controller.kinds.modelversion.observed import Observed
@@ -78,10 +78,15 @@ def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comp
         baseline=baseline,
         engine=resolved(_engine(observed, baseline), settings),
         is_candidate=_is_candidate(observed, baseline),
-        is_compared=any(suite.kind != "floor" for suite in observed.spec.evaluation.suites),
+        is_compared=is_compared(observed.spec.evaluation),
         wants_retry=observed.annotations.get(RETRY) not in (None, observed.status.retried),
         services=tuple(versions.services_of(observed.name, observed.deployments)),
     )
+
+
+def is_compared(evaluation: VersionEvaluation) -> bool:
+    """Whether something is compared with what the stable version answers."""
+    return evaluation.contract is not None or any(suite.kind != "floor" for suite in evaluation.suites)
 
 
 def _pins(service: Obj) -> bool:

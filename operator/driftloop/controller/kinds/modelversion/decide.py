@@ -157,7 +157,8 @@ def _start(evaluation: Evaluation, attempt: int) -> Step:
             assert_never(never)
     if fault := _engine_fault(evaluation.comparison):
         return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, fault), requeue_after=RECHECK_SECONDS)
-    items = [suite.uri for suite in observed.spec.evaluation.suites]
+    asked = observed.spec.evaluation
+    items = [*(suite.uri for suite in asked.suites), asked.contract.uri if asked.contract else None]
     folders = [uri for artefact in artefacts for uri in (artefact.uri, *artefact.bases)]
     if missing := missing_claim([*folders, tasks.storage_of(observed), *items], observed.claims):
         return Step("Pending", conditions.stalled(Reason.CLAIM_NOT_FOUND, missing), requeue_after=RECHECK_SECONDS)

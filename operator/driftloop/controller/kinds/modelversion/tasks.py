@@ -140,6 +140,7 @@ def _limits(settings: VersionEvaluation) -> dict[str, Any]:
     return {
         "max_tokens": settings.max_tokens,
         "reasoning_tags": tuple(settings.reasoning_tags) or None,
+        "contract": settings.contract,
         "concurrency": settings.concurrency,
         "startup_timeout_seconds": settings.startup_timeout_seconds,
         "request_timeout_seconds": settings.request_timeout_seconds,

@@ -89,9 +89,10 @@ def test_a_retry_is_asked_for_until_it_was_followed() -> None:
     assert not comparison(noted, {"retried": "1"}).wants_retry
 
 
-def test_the_stable_version_is_asked_only_where_a_suite_compares() -> None:
+def test_the_stable_version_is_asked_only_where_something_is_compared() -> None:
     floor = version("support-2", "2", LATER, evaluation={"suites": []})
-    for body, asked in ((NEWER, True), (floor, False)):
+    recorded = version("support-2", "2", LATER, evaluation={"contract": {"uri": "pvc://shared/requests.jsonl"}})
+    for body, asked in ((NEWER, True), (floor, False), (recorded, True)):
         found = comparison(body)
         assert isinstance(found.baseline, Baseline)
         assert (evaluation_of(found, found.baseline).answers_name is not None) == asked
