@@ -566,7 +566,7 @@ class Compute(ApiModel):
                 ".elastic",
             ),
             rule(
-                "!has(self.elastic) || ["
+                "!has(self.elastic) || !has(self.parallelism) || ["
                 "has(self.parallelism.pipeline) ? self.parallelism.pipeline : 1, "
                 "has(self.parallelism.context) ? self.parallelism.context : 1, "
                 "has(self.parallelism.dataReplicate) ? self.parallelism.dataReplicate : 1].all(n, n == 1)",
@@ -575,13 +575,13 @@ class Compute(ApiModel):
             ),
             rule(
                 # The API server checks a rule on defaults of the defaults, too, where the field is still absent.
-                "!has(self.parallelism.tensor) || "
+                "!has(self.parallelism) || !has(self.parallelism.tensor) || "
                 "(self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % self.parallelism.tensor == 0",
                 "parallelism.tensor must divide the workers of a node: gpusPerNode, or workersPerNode on CPU",
                 ".parallelism",
             ),
             rule(
-                "!has(self.parallelism.tensor) || !has(self.parallelism.dataReplicate) || "
+                "!has(self.parallelism) || !has(self.parallelism.tensor) || !has(self.parallelism.dataReplicate) || "
                 "self.nodes % self.parallelism.dataReplicate == 0 || "
                 "(self.parallelism.dataReplicate % self.nodes == 0 && "
                 "(self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % "
@@ -591,7 +591,7 @@ class Compute(ApiModel):
                 ".parallelism",
             ),
             rule(
-                "!has(self.parallelism.pipeline) || !has(self.parallelism.tensor) || "
+                "!has(self.parallelism) || !has(self.parallelism.pipeline) || !has(self.parallelism.tensor) || "
                 "!has(self.parallelism.context) || !has(self.parallelism.dataReplicate) || "
                 "self.nodes * (self.gpusPerNode > 0 ? self.gpusPerNode : self.workersPerNode) % "
                 "(self.parallelism.pipeline * self.parallelism.dataReplicate * self.parallelism.context * "
@@ -623,8 +623,11 @@ class Compute(ApiModel):
     workers_per_node: int = Field(
         1, ge=1, le=16, description="Training processes per pod on CPU. With GPUs there is one per GPU."
     )
-    parallelism: Parallelism = Field(
-        default=Parallelism(), description="How the workers divide the model. By default it is only sharded."
+    parallelism: Parallelism | None = Field(
+        None,
+        description="How the workers divide the model. If absent, the plan chooses: shards alone if one row fits, with "
+        "replicas if fewer nodes hold the model, else the fewest workers per row with which one row fits. "
+        "status.plan.reasons says why. With {}, the model is only sharded.",
     )
     gpu_memory: Quantity | None = Field(
         None,
@@ -648,6 +651,11 @@ class Compute(ApiModel):
     active_deadline_seconds: int = Field(
         604_800, ge=60, le=31_536_000, description="Maximum duration of one stage, in seconds."
     )
+
+    @property
+    def axes(self) -> Parallelism:
+        """`parallelism`; shards alone if it is absent."""
+        return self.parallelism or Parallelism()
 
 
 class Evaluation(EvaluationSettings):
@@ -691,6 +699,7 @@ _LABELLED = _columns(
     "(has(c.label) || (!has(c.prompt) && !has(c.messages) && !has(c.completion))) && !has(c.text) && "
     "(!has(c.label) || has(c.messages) != has(c.prompt)) && has(c.prompt) == has(c.completion)"
 )
+_LEFT_TO_PLAN = "!has(self.compute.parallelism)"
 _COMPARES = "(self.training.method in ['dpo', 'kto'])"
 
 
@@ -737,7 +746,8 @@ class FineTuneJobSpec(ApiModel):
                 ".training.lossOn",
             ),
             rule(
-                f"!{_COMPARES} || (self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1 && "
+                f"!{_COMPARES} || {_LEFT_TO_PLAN} || "
+                "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1 && "
                 "self.compute.parallelism.context == 1)",
                 "methods dpo and kto are not tested with compute.parallelism.tensor, pipeline or context: remove it",
                 ".training.method",
@@ -772,13 +782,13 @@ class FineTuneJobSpec(ApiModel):
                 ".training.method",
             ),
             rule(
-                "self.training.adapter.type != 'osf' || "
+                f"self.training.adapter.type != 'osf' || {_LEFT_TO_PLAN} || "
                 "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
                 "adapter osf is not trained with compute.parallelism.tensor or pipeline: remove it",
                 ".training.adapter.type",
             ),
             rule(
-                "self.training.adapter.type != 'qlora' || "
+                f"self.training.adapter.type != 'qlora' || {_LEFT_TO_PLAN} || "
                 "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.pipeline == 1)",
                 "adapter qlora is not trained with compute.parallelism.tensor or pipeline: remove it",
                 ".training.adapter.type",
@@ -805,7 +815,7 @@ class FineTuneJobSpec(ApiModel):
                 ".training.adapter",
             ),
             rule(
-                "self.training.adapter.type == 'none' || self.compute.parallelism.pipeline == 1 || "
+                f"self.training.adapter.type == 'none' || {_LEFT_TO_PLAN} || self.compute.parallelism.pipeline == 1 || "
                 "!self.training.adapter.targetModules.exists(name, name.endsWith('embed_tokens'))",
                 "an adapter of embed_tokens is not trained with compute.parallelism.pipeline: remove one of them",
                 ".training.adapter.targetModules",

@@ -177,6 +177,7 @@ def described(question: Question, planned: TrainingPlan) -> Iterator[str]:
     status = planned.status
     yield _line("model", f"{question.model.model_type}, {status.parameters:,} parameters, {_trained(status)} trained")
     yield _line("strategy", _strategy(question.spec.compute, planned))
+    yield _line("", (status.reasons or {})["strategy"])
     yield _line("batch", _batch(question, planned))
     yield _line("", (status.reasons or {})["perDeviceTrainBatchSize"])
     if status.world_size > 1:

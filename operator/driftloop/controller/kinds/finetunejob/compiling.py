@@ -36,5 +36,5 @@ def untested(spec: FineTuneJobSpec, model: ModelFacts) -> Iterator[str]:
         yield f"models of type {model.model_type}, only with {', '.join(COMPILED_TYPES)}"
     if training.method not in COMPILED_METHODS:
         yield f"training.method {training.method}"
-    if spec.compute.parallelism.tensor > 1:
+    if spec.compute.axes.tensor > 1:
         yield "compute.parallelism.tensor"

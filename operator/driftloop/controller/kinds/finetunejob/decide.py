@@ -14,7 +14,7 @@ from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.finetunejob import ladder, progress, tasks
 from driftloop.controller.kinds.finetunejob.observed import Observed
-from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, plan_of_running
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy, remedy_after
 from driftloop.controller.kinds.finetunejob.stages import Stages, stages_of
 from driftloop.controller.kinds.finetunejob.start import Blocked, Refused, Start, Waiting, start
@@ -344,7 +344,13 @@ def _restored_data(stages: Stages) -> dict[str, Any]:
     if data is None or (status.data and status.plan and status.attempt == stages.attempt):
         return {}
     known: dict[str, Any] = {"data": _data_status(data)}
-    match plan(stages.spec, data, observed.gpu_memory):
+    task = tasks.train_task_of(stages.train.job) if stages.train else None
+    found = (
+        plan_of_running(stages.spec, data, observed.gpu_memory, task.parallelism)
+        if task
+        else plan(stages.spec, data, observed.gpu_memory)
+    )
+    match found:
         case TrainingPlan() as planned:
             return known | {"plan": planned.status}
         case Refusal():

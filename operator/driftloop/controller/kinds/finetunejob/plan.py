@@ -1,5 +1,7 @@
 """How the model is sharded over the pods, how many steps training takes, and whether it fits into memory. Pure.
 
+If `compute.parallelism` is absent, the plan chooses among the ways in axes.py: the first with which one row fits.
+
 FSDP2 over all workers: each holds 1/N of parameters, gradients and optimizer state, and gathers one layer at a time.
 With `compute.parallelism.dataReplicate`, each group of workers has all shards.
 With `compute.parallelism.tensor`, neighbouring workers read the same rows, and each gathers and computes its part of
@@ -25,6 +27,7 @@ from driftloop.api.finetunejob import (
 )
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.axes import divided, replicas, ways, workers_per_row
 from driftloop.controller.kinds.finetunejob.compiling import is_compiled, untested, why_compiled
 from driftloop.controller.kinds.finetunejob.memory import (
     ADAM_STATES,
@@ -35,7 +38,13 @@ from driftloop.controller.kinds.finetunejob.memory import (
     largest_stage,
     memory_per_worker,
 )
-from driftloop.controller.kinds.finetunejob.why import gib, why_checkpoints, why_reduction, why_rows
+from driftloop.controller.kinds.finetunejob.why import (
+    gib,
+    why_axes,
+    why_checkpoints,
+    why_reduction,
+    why_rows,
+)
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -55,6 +64,7 @@ class TrainingPlan:
     workers_per_node: int  # processes per pod
     groups: int  # of workers that read the same rows
     per_device_train_batch_size: int  # rows that a worker computes at once
+    parallelism: Parallelism  # how the workers divide the model
     status: PlanStatus  # the plan as the status shows it
 
 
@@ -64,6 +74,7 @@ class Refusal:
 
     reason: Reason  # for the condition
     message: str  # the same in words, with what to change
+    cause: str = ""  # the start of `message`, for the status
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,69 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     `gpu_memory`: bytes per GPU on each node that may run the pods, if known. `compute.gpuMemory` takes precedence. With
     `compute.elastic`, a worker's rows and memory are those on the least number of nodes, where it needs the most.
     """
+    if spec.compute.parallelism is not None:
+        return _divided_plan(spec, data, gpu_memory)
+    sharded: Refusal | None = None  # why shards alone are not enough
+    for way in ways(spec, data.model):
+        if sharded is not None and sharded.reason == Reason.BATCH_TOO_SMALL and way.pipeline > 1:
+            continue  # with hardly a row to a step, stages would wait for each other
+        match _divided_plan(divided(spec, way), data, gpu_memory):
+            case TrainingPlan() as found if sharded is None:
+                return _with_reason(_replicated(spec, data, gpu_memory, found), None)
+            case TrainingPlan() as found:
+                return _with_reason(found, sharded)
+            case Refusal(Reason.DOES_NOT_FIT | Reason.BATCH_TOO_SMALL) as refusal:
+                sharded = sharded or refusal
+            case Refusal() as refusal if sharded is None:
+                return refusal
+            case Refusal():
+                continue
+            case never:
+                assert_never(never)
+    assert sharded is not None  # there is at least one way
+    return sharded
+
+
+def plan_of_running(
+    spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int], way: Parallelism
+) -> TrainingPlan | Refusal:
+    """The plan of a training that runs with this division. A new plan may choose another one, as memory is unknown."""
+    match plan(spec, data, gpu_memory):
+        case TrainingPlan(parallelism=chosen) as found if chosen == way:
+            return found
+        case TrainingPlan() | Refusal():
+            return _divided_plan(divided(spec, way), data, gpu_memory)
+        case never:
+            assert_never(never)
+
+
+def _replicated(
+    spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int], sharded: TrainingPlan
+) -> TrainingPlan:
+    """The plan with the most replicas that need no smaller micro-batch than shards over all workers; or `sharded`."""
+    if sharded.status.available_bytes_per_worker is None:
+        return sharded
+    for count in replicas(spec, data.model):
+        match _divided_plan(divided(spec, Parallelism(data_replicate=count)), data, gpu_memory):
+            case TrainingPlan(per_device_train_batch_size=rows) as found if rows >= sharded.per_device_train_batch_size:
+                return found
+            case TrainingPlan() | Refusal():
+                continue
+            case never:
+                assert_never(never)
+    return sharded
+
+
+def _with_reason(chosen: TrainingPlan, sharded: Refusal | None) -> TrainingPlan:
+    """The plan with the reason why the workers divide the model so. `sharded`: why shards alone are not enough."""
+    status, way = chosen.status, chosen.parallelism
+    reason = why_axes(workers_per_row(way), way.data_replicate, None if sharded is None else sharded.cause)
+    reasons = {**(status.reasons or {}), "strategy": reason}
+    return replace(chosen, status=status.model_copy(update={"reasons": reasons}))
+
+
+def _divided_plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]) -> TrainingPlan | Refusal:
+    """The plan with the job's `compute.parallelism`."""
     whole = _plan(spec, data, gpu_memory)
     if spec.compute.elastic is None:
         return whole
@@ -112,7 +186,7 @@ def _elastic(
 
 def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]) -> TrainingPlan | Refusal:
     training, compute = resolved(spec), spec.compute
-    if refusal := _no_rows(data) or impossible(data.model, compute.parallelism) or _not_compiled(spec, data.model):
+    if refusal := _no_rows(data) or impossible(data.model, compute.axes) or _not_compiled(spec, data.model):
         return refusal
     if refusal := _no_groups(compute) or _small_batch(training, compute):
         return refusal
@@ -120,14 +194,16 @@ def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int])
     limits = [] if training.entrypoint else available_per_worker(compute, gpu_memory)
     share = _share(training, data, compute, limits)
     if share.available is not None and share.memory["total"] > share.available:
-        return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(share.memory, share.available))
-    return TrainingPlan(_workers_per_node(compute), _groups(compute), share.rows, _status(spec, data, share))
+        needed = f"a worker needs {gib(share.memory['total'])} of {gib(share.available)} for one row"
+        return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(share.memory, share.available), needed)
+    status = _status(spec, data, share)
+    return TrainingPlan(_workers_per_node(compute), _groups(compute), share.rows, compute.axes, status)
 
 
 def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanStatus:
     """The plan as the status shows it, with the reasons for what it chose."""
     training, compute, model = resolved(spec), spec.compute, data.model
-    parallelism, groups = compute.parallelism, _groups(compute)
+    parallelism, groups = compute.axes, _groups(compute)
     stage = largest_stage(model, parallelism)
     reduction, gradients = gradient_reduction(stage), FLOAT * stage.trainable_parameters
     checkpoints, memory = with_checkpoint_copy(share.memory, training, compute)
@@ -144,6 +220,7 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
         checkpoints=checkpoints,
         compile=is_compiled(spec, model),
         reasons={
+            "strategy": "compute.parallelism says so",
             "perDeviceTrainBatchSize": why_rows(share.available, larger, parallelism.pipeline),
             "gradientReduction": why_reduction(reduction, gradients, UNSHARDED_GRADIENTS),
             "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
@@ -170,7 +247,7 @@ def _world(compute: Compute) -> int:
 
 def _group(compute: Compute) -> int:
     """Number of workers that read the same rows."""
-    return compute.parallelism.pipeline * compute.parallelism.context * compute.parallelism.tensor
+    return compute.axes.pipeline * compute.axes.context * compute.axes.tensor
 
 
 def _groups(compute: Compute) -> int:
@@ -195,7 +272,7 @@ def _no_groups(compute: Compute) -> Refusal | None:
         f"compute.parallelism.pipeline x context x tensor is {group}, which does not divide the {world} workers: "
         "lower them, or set other compute.nodes"
     )
-    shares_tokens = compute.parallelism.context > 1
+    shares_tokens = compute.axes.context > 1
     return Refusal(Reason.CONTEXT_PARALLELISM if shares_tokens else Reason.PIPELINE_PARALLELISM, message)
 
 
@@ -205,11 +282,8 @@ def _small_batch(training: TrainingSpec, compute: Compute) -> Refusal | None:
     if training.train_batch_size >= groups:
         return None
     readers = "workers" if groups == _world(compute) else "groups of workers"
-    message = (
-        f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} {readers}: "
-        f"raise it to at least {groups}"
-    )
-    return Refusal(Reason.BATCH_TOO_SMALL, message)
+    cause = f"training.trainBatchSize is {training.train_batch_size}, less than the {groups} {readers}"
+    return Refusal(Reason.BATCH_TOO_SMALL, f"{cause}: raise it to at least {groups}", cause)
 
 
 def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
@@ -344,7 +418,7 @@ def _share(training: TrainingSpec, data: PrepareResult, compute: Compute, limits
     will run them, so the plan is for the smallest limit that fits at least one row. If no limit does, it is the
     smallest micro-batch with the largest limit.
     """
-    sizes = micro_batches(training, _groups(compute), compute.parallelism.pipeline)
+    sizes = micro_batches(training, _groups(compute), compute.axes.pipeline)
     choices = [(rows, _memory(training, data, compute, rows)) for rows in sizes]
     for limit in limits:
         for rows, memory in choices:
@@ -356,14 +430,14 @@ def _share(training: TrainingSpec, data: PrepareResult, compute: Compute, limits
 
 def _larger(training: TrainingSpec, data: PrepareResult, compute: Compute, rows: int) -> tuple[int, int] | None:
     """The next larger micro-batch that is allowed, and the memory that it needs; None for the largest one."""
-    sizes = micro_batches(training, _groups(compute), compute.parallelism.pipeline)
+    sizes = micro_batches(training, _groups(compute), compute.axes.pipeline)
     larger = [size for size in sizes if size > rows]
     return (larger[-1], _memory(training, data, compute, larger[-1])["total"]) if larger else None
 
 
 def _memory(training: TrainingSpec, data: PrepareResult, compute: Compute, rows: int) -> dict[str, int]:
     on_gpu, groups = compute.gpus_per_node > 0, _groups(compute)
-    return memory_per_worker(training, data, groups, rows, on_gpu=on_gpu, parallelism=compute.parallelism)
+    return memory_per_worker(training, data, groups, rows, on_gpu=on_gpu, parallelism=compute.axes)
 
 
 def with_checkpoint_copy(

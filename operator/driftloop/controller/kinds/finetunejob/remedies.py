@@ -5,11 +5,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, assert_never
 
 from driftloop.api.finetunejob import Elastic, FineTuneJobSpec, PlanStatus
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.axes import ways
 from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, impossible, plan, resolved
 from driftloop.controller.vocabulary.reasons import Reason
@@ -120,7 +121,7 @@ def _bf16(case: _Case) -> _Case | None:
 
 
 def _one_replica(case: _Case) -> _Case | None:
-    parallelism = case.spec.compute.parallelism
+    parallelism = case.spec.compute.axes
     if parallelism.data_replicate == 1:
         return None
     sharded = parallelism.model_copy(update={"data_replicate": 1})
@@ -144,7 +145,7 @@ def _lora(case: _Case) -> _Case | None:
 
 def _qlora(case: _Case) -> _Case | None:
     """An adapter on all linear layers, whose matrices have 4 bits; they are not divided further."""
-    adapter, parallelism = case.spec.training.adapter, case.spec.compute.parallelism
+    adapter, parallelism = case.spec.training.adapter, case.spec.compute.axes
     divided = parallelism.tensor > 1 or parallelism.pipeline > 1
     if divided or not case.data.model.linear_parameters or case.data.model.loaded_whole:
         return None
@@ -168,11 +169,13 @@ def lora_parameters(model: ModelFacts, rank: int) -> int:
 def _context(case: _Case) -> _Case | None:
     """The fewest workers that share the tokens of rows.
 
-    Not for answers to compare, and not for an elastic training: the API refuses them.
+    Not for answers to compare, and not for an elastic training: the API refuses them. Not if the plan chooses.
     """
-    compute, axes = case.spec.compute, case.spec.compute.parallelism
+    compute, axes = case.spec.compute, case.spec.compute.axes
     if case.spec.training.method in ("dpo", "kto") or compute.elastic is not None:
         return None
+    if compute.parallelism is None and any(True for _ in islice(ways(case.spec, case.data.model), 1, None)):
+        return None  # the plan has tried them
     workers = compute.nodes * (compute.gpus_per_node or compute.workers_per_node)
     groups = workers // (axes.pipeline * axes.data_replicate * axes.tensor)
     possible = [
@@ -184,7 +187,7 @@ def _context(case: _Case) -> _Case | None:
 
 
 def _with_context(case: _Case, count: int) -> _Case:
-    shared = case.spec.compute.parallelism.model_copy(update={"context": count})
+    shared = case.spec.compute.axes.model_copy(update={"context": count})
     return case.changed("compute", f"compute.parallelism.context: {count}", parallelism=shared)
 
 
@@ -204,9 +207,9 @@ def _with_least_nodes(case: _Case, nodes: int) -> _Case:
 
 def _nodes(case: _Case) -> _Case | None:
     """The least number of nodes: each group of workers needs at least one row of a batch, each replica equal nodes."""
-    compute, replicas = case.spec.compute, case.spec.compute.parallelism.data_replicate
+    compute, replicas = case.spec.compute, case.spec.compute.axes.data_replicate
     workers = compute.gpus_per_node or compute.workers_per_node
-    group = compute.parallelism.pipeline * compute.parallelism.context * compute.parallelism.tensor
+    group = compute.axes.pipeline * compute.axes.context * compute.axes.tensor
     rows = case.spec.training.train_batch_size * group // workers
     most = min(MOST_NODES, MORE_NODES * compute.nodes, rows)
     possible = [

@@ -90,7 +90,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         workers_per_node=plan.workers_per_node,
         gpus_per_node=spec.compute.gpus_per_node,
         elastic=spec.compute.elastic,
-        parallelism=spec.compute.parallelism,
+        parallelism=plan.parallelism,
         gradient_accumulation_steps=plan.status.gradient_accumulation_steps,
         gradient_reduction=plan.status.gradient_reduction,
         checkpoints=plan.status.checkpoints,

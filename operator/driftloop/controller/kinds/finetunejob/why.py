@@ -14,6 +14,15 @@ def why_rows(available: int | None, larger: tuple[int, int] | None, stages: int 
     return f"{rows} rows would need {gib(needed)}, more than the {gib(available)} that are available"
 
 
+def why_axes(workers_per_row: int, replicas: int, cause: str | None) -> str:
+    """Why the workers divide the model so. `cause`: why shards alone are not enough; None if they are."""
+    if cause is not None:
+        return f"shards alone are not enough ({cause}): this has the fewest workers per row that are, {workers_per_row}"
+    if replicas > 1:
+        return f"each of {replicas} groups of nodes holds the model with as many rows at a time as all nodes would"
+    return "shards alone are enough: each worker computes rows of its own"
+
+
 def why_reduction(reduction: GradientReduction, gradients: int, most: int) -> str:
     """Why the gradients are added up then. `gradients`: bytes of the whole gradient; up to `most` are kept whole."""
     match reduction:

@@ -488,7 +488,9 @@ H100 = "80Gi"
 
 
 def gpu_job(gpus: int = 8, memory: str | None = H100, /, **training: object) -> FineTuneJobSpec:
-    compute: dict[str, object] = {"nodes": 1, "gpusPerNode": gpus} | ({"gpuMemory": memory} if memory else {})
+    compute: dict[str, object] = {"nodes": 1, "gpusPerNode": gpus, "parallelism": {}} | (
+        {"gpuMemory": memory} if memory else {}
+    )
     return spec(compute=compute, training={"maxLength": 4096} | training)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import CheckpointMode, FineTuneJob, GradientReduction, PlanStatus
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, plan
-from driftloop.controller.kinds.finetunejob.why import why_checkpoints, why_reduction, why_rows
+from driftloop.controller.kinds.finetunejob.why import why_axes, why_checkpoints, why_reduction, why_rows
 from unit.controller.stages import facts, job, prepared
 
 SIZES = st.integers(1, 10**15)
@@ -22,7 +22,8 @@ def test_a_plan_has_a_reason_for_each_of_its_choices(parameters: int, limit: str
         status = PlanStatus.model_validate(found.status.dump())
         assert status.reasons is not None
         assert set(status.reasons) <= set(found.status.dump())
-        assert set(status.reasons) == {"perDeviceTrainBatchSize", "gradientReduction", "checkpoints", "compile"}
+        chosen = {"strategy", "perDeviceTrainBatchSize", "gradientReduction", "checkpoints", "compile"}
+        assert set(status.reasons) == chosen
 
 
 @given(available=st.none() | SIZES, larger=st.none() | st.tuples(st.integers(2, 4096), SIZES))
@@ -38,3 +39,11 @@ def test_all_values_have_words(mode: CheckpointMode, reduction: GradientReductio
     assert why_reduction(reduction, 5 << 30, 1 << 30).startswith("the whole gradient has 5.00 GiB")
     assert "limit of 2Gi has" in why_checkpoints(mode, "2Gi")
     assert "no limit" in why_checkpoints("asynchronous", None)
+
+
+def test_why_shards_alone_are_enough_or_not() -> None:
+    assert why_axes(1, 1, None).startswith("shards alone are enough")
+    assert why_axes(1, 4, None).startswith("each of 4 groups of nodes holds the model")
+    longest = why_axes(8, 1, f"a worker needs {10**6}.00 GiB of {10**6}.00 GiB for one row")
+    assert "shards alone are not enough (a worker needs" in longest
+    assert len(longest) <= 256
