@@ -35,6 +35,8 @@ CASES: dict[str, dict[str, Any]] = {
     "four ranks": {"world_size": 4, "micro_size": 1},
     "two ranks": {"world_size": 2, "micro_size": 4},
     "accumulated, in chunks": {"world_size": 2, "micro_size": 1, "chunk": 8, "reduction": "microBatch"},
+    "replicas": {"world_size": 4, "micro_size": 1, "replicas": 2},
+    "replicas of adapters": {"world_size": 4, "micro_size": 2, "replicas": 2, "adapter": LORA},
     "adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA},
     "osf": {"world_size": 2, "micro_size": 2, "adapter": OSF},
     "killed": {"world_size": 2, "micro_size": 4, "run": "interrupted", "save_steps": 2, "stop_after": 3},
@@ -45,6 +47,9 @@ CASES: dict[str, dict[str, Any]] = {
         "world_size": 2, "micro_size": 1, "chunk": 8, "reduction": "microBatch", "method": "kto"
     },
     "labelled, replicas": {"world_size": 4, "micro_size": 2, "replicas": 2, "method": "kto"},
+    "labelled, replicas of adapters": {
+        "world_size": 4, "micro_size": 2, "replicas": 2, "adapter": LORA, "method": "kto"
+    },
     "labelled, osf": {"world_size": 2, "micro_size": 4, "adapter": OSF, "method": "kto"},
     "labelled, adapters": {"world_size": 2, "micro_size": 4, "adapter": LORA, "method": "kto"},
     "labelled, killed": {

@@ -124,7 +124,7 @@ def losses(folder: Path, name: str) -> list[float]:
     return list(json.loads((folder / f"{name}.json").read_text()))
 
 
-@pytest.mark.parametrize("name", ["four ranks", "two ranks", "accumulated, in chunks"])
+@pytest.mark.parametrize("name", ["four ranks", "two ranks", "accumulated, in chunks", "replicas"])
 def test_any_split_of_the_pairs_gives_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     expected = plain_losses(Dataset(folder / FILE))
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
@@ -132,7 +132,7 @@ def test_any_split_of_the_pairs_gives_the_losses_of_one_plain_process(folder: Pa
     assert expected[-1] != pytest.approx(expected[0], abs=1e-2)
 
 
-@pytest.mark.parametrize(("name", "adapter"), [("adapters", LORA), ("osf", OSF)])
+@pytest.mark.parametrize(("name", "adapter"), [("adapters", LORA), ("replicas of adapters", LORA), ("osf", OSF)])
 def test_adapters_are_compared_with_the_model_without_them(folder: Path, name: str, adapter: Adapter) -> None:
     assert losses(folder, name) == pytest.approx(plain_losses(Dataset(folder / FILE), adapter), abs=1e-9)
 
@@ -158,7 +158,7 @@ def test_any_split_of_labelled_answers_gives_the_losses_of_one_plain_process(fol
     assert expected[-1] != pytest.approx(expected[0], abs=1e-2)
 
 
-@pytest.mark.parametrize(("name", "adapter"), [("adapters", LORA), ("osf", OSF)])
+@pytest.mark.parametrize(("name", "adapter"), [("adapters", LORA), ("replicas of adapters", LORA), ("osf", OSF)])
 def test_adapters_on_labelled_answers_are_compared_with_the_model_without_them(
     folder: Path, name: str, adapter: Adapter
 ) -> None:
