@@ -85,7 +85,7 @@ class PrepareResult(ApiModel):
     tokens: Count
     trained_tokens: Count  # tokens that count in the loss
     longest_row_tokens: Count
-    model_uri: str | None = Field(None, max_length=512)  # folder of the new model, if prepare initialised one
+    model_uri: str | None = Field(None, max_length=512)  # folder of a new model, or of the commit that a branch named
     model_digest: Digest | None = None
     tokenizer_digest: Digest
     model: ModelFacts

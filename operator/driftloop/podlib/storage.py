@@ -47,6 +47,25 @@ def local_path(uri: str) -> Path | None:
     return Path(os.environ.get(VOLUMES_ENV, VOLUMES), *parts)
 
 
+def pinned(uri: str) -> str:
+    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit.
+
+    Others are returned as they are. Raises StorageError.
+    """
+    if not uri.startswith("hf://"):
+        return uri
+    with _remote(uri) as (fs, remote):
+        from huggingface_hub import HfApi  # only pods have it, as they have fsspec
+
+        place = fs.resolve_path(remote)
+        revision = getattr(place, "revision", None)  # a bucket of the Hub has none
+        if revision is None:
+            return uri
+        commit = HfApi().repo_info(place.repo_id, revision=revision, repo_type=place.repo_type).sha
+        kind = {"dataset": "datasets/", "space": "spaces/"}.get(place.repo_type, "")
+        return join(f"hf://{kind}{place.repo_id}@{commit}", place.path_in_repo).rstrip("/")
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder exists at `uri`. Raises StorageError."""
     path = local_path(uri)

@@ -18,7 +18,7 @@ from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
-from driftloop.podlib.storage import publish, write_text
+from driftloop.podlib.storage import pinned, publish, write_text
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import FILE, VALIDATION, write_dataset, write_turn_ends
 from driftloop_trainer.folders import open_folder, record
@@ -87,7 +87,7 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     dropped = gathered.dropped | (train.rendering.dropped + validation.rendering.dropped)
     shown = _shown(train.rendering.rows, renderer, model.tokenizer)
     manifest = publish(folder, task.output)
-    _write_provenance(task, dropped, train.rendering.rows)
+    _write_provenance(task, model.uri, dropped, train.rendering.rows)
     write_text(join(task.output, SAMPLE), shown + "\n")
     result = fitting(
         PrepareResult(
@@ -111,9 +111,9 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
 
 
 def _opened(task: PrepareTask, rows: list[Row], folder: Path, scratch: Path) -> _Model:
-    """The model with the chat template of the job."""
-    model_folder = _model_folder(task, rows, folder, scratch)
-    uri = task.model.uri or join(task.output, _MODEL)
+    """The model with the chat template of the job. From here on it is that of one commit, also if its branch moves."""
+    uri = pinned(task.model.uri) if task.model.uri else join(task.output, _MODEL)
+    model_folder = _model_folder(task, uri, rows, folder, scratch)
     tokenizer, config = load_tokenizer(model_folder, uri), load_config(model_folder)
     set_chat_template(tokenizer, task.training)
     return _Model(model_folder, uri, tokenizer, config)
@@ -161,10 +161,10 @@ def _facts_of_rows(train: Part, validation: Part) -> dict[str, Any]:
 
 
 def _facts_of_model(task: PrepareTask, model: _Model) -> dict[str, Any]:
-    """The fields of the result about the model. Its place is told only if it is new."""
+    """The fields of the result about the model. Its place is told only if the task does not have it."""
     is_new = task.model.new is not None
     return {
-        "model_uri": model.uri if is_new else None,
+        "model_uri": model.uri if model.uri != task.model.uri else None,
         "model_digest": Manifest.read(model.folder).digest if is_new else None,
         "tokenizer_digest": tokenizer_digest(model.folder, task.training),
         "model": model_facts(model.config, task.training.adapter, merged=task.merge_adapter),
@@ -202,14 +202,14 @@ def arrange(examples: list[Example], training: TrainingSpec, max_length: int) ->
     return [list(range(start, start + width)) for start in range(0, len(examples), width)]
 
 
-def _model_folder(task: PrepareTask, rows: list[Row], folder: Path, scratch: Path) -> Path:
-    """The folder with config and tokenizer: the given one, or a new one made from the training rows."""
+def _model_folder(task: PrepareTask, uri: str, rows: list[Row], folder: Path, scratch: Path) -> Path:
+    """The folder with config and tokenizer: the one at `uri`, or a new one made from the training rows."""
     if task.model.new is None:
         if task.model.uri is None:
             raise StageFailure(StageReason.BAD_TASK, "model: set uri or new")
-        model = open_folder(task.model.uri, scratch / _MODEL, task.model.digest, weights=False)
-        check_model_folder(model, task.model.uri, task.model.bases)
-        check_weights(load_config(model), task.model.uri, task.model.bases)
+        model = open_folder(uri, scratch / _MODEL, task.model.digest, weights=False)
+        check_model_folder(model, uri, task.model.bases)
+        check_weights(load_config(model), uri, task.model.bases)
         return model
     model = folder / _MODEL
     texts = [text for row in rows for text in (row.text, *(turn.content for turn in row.turns)) if text]
@@ -291,13 +291,13 @@ def _write_keys(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(f"{key}\n" for key in sorted({row.key for row in rows})))
 
 
-def _write_provenance(task: PrepareTask, dropped: dict[str, int], rows: list[Row]) -> None:
+def _write_provenance(task: PrepareTask, model: str, dropped: dict[str, int], rows: list[Row]) -> None:
     content = {
         "job": task.job,
         "jobUid": task.job_uid,
         "family": task.family,
         "data": task.data.dump(),
-        "model": task.model.dump(),
+        "model": task.model.dump() | {"uri": model},
         "trainRows": dict(Counter(row.part for row in rows)),
         "droppedRows": dropped,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

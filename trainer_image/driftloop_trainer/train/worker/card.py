@@ -37,6 +37,7 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
         "job": f"{task.job} ({task.job_uid})",
         "started by": lineage.trigger.kind,
         "parent version": lineage.parent or "none",
+        "base model": task.model.uri or "none",
         "base model digest": lineage.base_digest or task.model.digest or "unknown",
         "data digest": task.data_digest,
         "method": training.method,

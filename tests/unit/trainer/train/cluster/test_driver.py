@@ -179,9 +179,10 @@ def test_inputs_are_checked_before_any_worker_starts(volume: Path, tmp_path: Pat
 
 
 def test_the_card_names_where_the_model_came_from() -> None:
-    card = model_card(task(), {"final loss": "0.5000"})
+    base = f"hf://team/base@{'a' * 40}"
+    card = model_card(task(model={"uri": base}), {"final loss": "0.5000"})
     assert card.startswith("---\nlibrary_name: transformers\n")
-    for fact in ("support-1", DIGEST, "0.5000", "job (uid)"):
+    for fact in ("support-1", DIGEST, "0.5000", "job (uid)", base):
         assert fact in card
 
 
