@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from driftloop.api.finetunejob import Adapter
 from driftloop_trainer.dataset import IGNORED
-from driftloop_trainer.models import CHUNKED_TYPES, config_for
+from driftloop_trainer.models import CHUNKED_TYPES, config_for, with_adapter
 from driftloop_trainer.train.worker import loss
 from driftloop_trainer.train.worker.batches import Batch
 from unit.trainer.test_models import GROUPED, MIXTURE, NAMED, SIZES
@@ -69,8 +70,10 @@ def test_the_check_finds_types_that_change_their_logits(model_type: str, monkeyp
     assert differing(model_type, monkeypatch) > 1e-3
 
 
-def test_no_more_than_a_chunk_of_logits_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, cross_entropy = [], loss._cross_entropy
+def seen_chunks(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> list[int]:
+    """The tokens whose logits were computed at a time. `weighted`: with a weight for each token."""
+    seen: list[int] = []
+    cross_entropy = loss._cross_entropy
 
     def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen.append(logits.shape[0])
@@ -78,5 +81,43 @@ def test_no_more_than_a_chunk_of_logits_exists_at_a_time(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(loss, "_cross_entropy", watched)
     monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
-    with_gradients(model_of("llama"), batch_of())
-    assert seen == [5, 5, 5, 5, 2, 2, 5, 5, 5, 5]  # forward, and again in the backward pass
+    model, batch = model_of("llama"), batch_of()
+    losses = loss.token_losses(model, batch) * torch.arange(11) if weighted else loss.loss_sum(model, batch)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    return seen
+
+
+def test_no_more_than_a_chunk_of_logits_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seen_chunks(monkeypatch, weighted=True) == [5, 5, 5, 5, 2, 2, 5, 5, 5, 5]  # again in the backward pass
+
+
+def test_the_logits_of_a_sum_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seen_chunks(monkeypatch, weighted=False) == [5, 5, 5, 5, 2]
+
+
+@pytest.mark.parametrize("targets", ["lora_", "model.layers"])
+def test_an_output_layer_that_is_partly_or_not_trained_gets_its_gradients(
+    targets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = Adapter(type="lora", r=4, lora_dropout=0.0, target_modules=["lm_head", "q_proj"])
+    model, batch = with_adapter(model_of("llama"), adapter).eval(), batch_of()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(targets in name)
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    whole, gradients = with_gradients(model, batch)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
+    chunked, others = with_gradients(model, batch)
+    assert chunked == pytest.approx(whole, rel=1e-6)
+    assert gradients.keys() == others.keys()
+    assert all(torch.allclose(gradients[name], others[name], rtol=1e-4, atol=1e-5) for name in gradients)
+
+
+def test_the_gradient_is_scaled_like_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
+    model, batch = model_of("llama"), batch_of()
+    _, gradients = with_gradients(model, batch)
+    model.zero_grad()
+    (loss.loss_sum(model, batch) / 4).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, gradients[name] / 4, rtol=1e-5, atol=1e-7), name
