@@ -65,6 +65,12 @@ class Prometheus(Process):
             f"--storage.tsdb.path={self.folder}/data",
         ]
 
+    def descriptions(self) -> list[str]:
+        """The texts of the alerts that fire."""
+        code, text = http("GET", f"{self.url}/api/v1/alerts")
+        assert code == 200, text
+        return [each["annotations"]["description"] for each in json.loads(text)["data"]["alerts"]]
+
     def series(self, promql: str) -> list[Labels]:
         """The label sets in the result of an instant query."""
         code, text = http("GET", f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': promql})}")
@@ -149,6 +155,20 @@ def test_the_alert_fires_for_the_drifted_service_alone_and_names_it(watched: Wat
             "inference_service": "drifted",
         }
     ]
+
+
+def test_the_alert_says_what_changed_by_how_much_and_since_when(watched: Watched) -> None:
+    labels = ("inference_namespace", "inference_service")
+    shift = Gauge("driftloop_drift_shift", "Shift.", (*labels, "signal"), registry=watched.operator.registry)
+    since = Gauge("driftloop_drift_changed_at_seconds", "Since.", labels, registry=watched.operator.registry)
+    shift.labels("team", "drifted", "surprisal").set(0.817)
+    shift.labels("team", "other", "length").set(-2)
+    since.labels("team", "drifted").set(1_767_225_600)
+    evidence(watched.operator, {"drifted": 6})
+    told = "since 2026-01-01T00:00:00Z, surprisal +0.82 standard deviations (log evidence 6.0). Driftloop starts"
+    (text,) = eventually(lambda: [each for each in watched.prometheus.descriptions() if "since" in each])
+    assert told in text
+    assert "length" not in text
 
 
 def test_a_pods_metrics_carry_its_real_namespace_and_no_verdict_of_the_detector(watched: Watched) -> None:

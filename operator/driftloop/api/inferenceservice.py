@@ -556,7 +556,21 @@ class DriftStatus(ApiModel):
         "gain on a target suite. The alarm stays until a version has shown one.",
     )
     change_point: Timestamp | None = Field(None, description="Estimated start of the change.")
-    message: str | None = Field(None, max_length=512, description="Which signals drifted.")
+    changed: list[ReferenceSignal] = Field(
+        default=[], max_length=16, description="Histograms of the requests since changePoint, per signal."
+    )
+    shift: dict[str, str] = Field(
+        default={},
+        max_length=16,
+        description="During an alarm, how far the signals that drifted have moved from the baseline since "
+        "changePoint: the mean score in standard deviations, as a decimal string.",
+    )
+    message: str | None = Field(
+        None,
+        max_length=512,
+        description="During an alarm, what changed, by how much and since when, in a sentence. Before it, what the "
+        "baseline still needs, or what requests are compared with.",
+    )
 
 
 class AlertRecord(ApiModel):

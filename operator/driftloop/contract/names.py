@@ -87,6 +87,9 @@ class Metric:
     DRIFT_THRESHOLD = "driftloop_drift_log_evidence_threshold"
     DRIFT_TRAINING_DISTANCE = "driftloop_drift_training_distance"  # + signal; in standard deviations
     DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
+    # During an alarm only; the alert's text has them.
+    DRIFT_SHIFT = "driftloop_drift_shift"  # + signal; in standard deviations
+    DRIFT_CHANGED_AT = "driftloop_drift_changed_at_seconds"  # Unix time of the start of the change
 
 
 # Outcomes of a pair of answers: who is worse. Greedy answers are equal or different.

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from driftloop.api.inferenceservice import DriftStatus, Learned, LearnedSignal, ReferenceSignal
 from driftloop.contract.names import SIGNALS
+from driftloop.controller.drift.detector import WATCHED, State
 from driftloop.controller.drift.normal import HOURS, WEEKDAYS, Counts, Normal, Spread
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 
@@ -101,6 +102,29 @@ def baseline(memory: Memory) -> list[ReferenceSignal]:
         for name, normal in memory.normals.items()
         if normal.counts
     ]
+
+
+def encode(state: State) -> dict[str, str]:
+    """The state as the status stores it: decimals in a text per signal."""
+    return {signal: " ".join(decimal(value) for value in values) for signal, values in state.items()}
+
+
+def decode(evidence: Mapping[str, str]) -> dict[str, tuple[float, ...]]:
+    """The state that `encode` wrote. A signal that does not parse is left out and starts without evidence."""
+    state = {}
+    for signal, text in evidence.items():
+        try:
+            values = tuple(float(part) for part in text.split())
+        except ValueError:
+            continue
+        if signal in WATCHED and not any(math.isnan(value) for value in values):
+            state[signal] = values
+    return state
+
+
+def decimal(value: float) -> str:
+    """Four decimals, which is enough for every reader of the status."""
+    return f"{value:.4f}"
 
 
 def _signal(name: str, normal: Normal, block: Counts) -> LearnedSignal:

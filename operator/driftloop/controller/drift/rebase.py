@@ -10,6 +10,7 @@ Without an alarm, the first requests of the next version become its baseline in 
 """
 
 from driftloop.api.inferenceservice import DriftStatus
+from driftloop.controller.drift.change import sentence
 
 
 def hand_over(status: DriftStatus, version: str, gained: bool) -> DriftStatus:
@@ -23,5 +24,5 @@ def hand_over(status: DriftStatus, version: str, gained: bool) -> DriftStatus:
     origin = status.held_from or status.version
     if origin == version:  # back to the version that the evidence is about
         return status.model_copy(update={"version": version, "held_from": None, "message": None})
-    message = f"the alarm of {origin} is held: {version} has not shown a gain on a target suite"
+    message = f"{sentence(status)}; the alarm of {origin} is held: {version} has not shown a gain on a target suite"
     return status.model_copy(update={"version": version, "held_from": origin, "message": message})

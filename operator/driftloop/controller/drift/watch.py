@@ -17,18 +17,17 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from driftloop.api.inferenceservice import Drift, DriftStatus, Health, Learned
+from driftloop.api.inferenceservice import Drift, DriftStatus, Health, Learned, ReferenceSignal
 from driftloop.contract.names import SIGNALS
+from driftloop.controller.drift.change import sentence, shifts
 from driftloop.controller.drift.detector import (
     FEEDBACK,
     WATCHED,
     Counters,
     Reference,
-    State,
     Window,
     log_evidence,
     normal_scores,
-    signal_evidence,
     smoothed,
     start_weight,
     threshold,
@@ -40,6 +39,9 @@ from driftloop.controller.drift.memory import (
     baseline,
     closed,
     counted,
+    decimal,
+    decode,
+    encode,
     entered,
     known,
     remembered,
@@ -81,32 +83,33 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     expected = expected_requests(pace, counters.requests, seconds)
 
     memory = remembered(status)
-    collecting = _missing(status, rows(seen(memory)), spec) is not None
+    collecting = missing(status, spec) is not None
     memory = entered(memory, middle, collecting or learns(status, began, log_evidence(before), limit))
     compared = references(memory, middle, collecting)
     window = Window(expected, start_weight(pace.rate))
     state = update(before, counters.bins, compared, spec.tolerance, ceiling(limit, status.alarm), window)
     evidence = log_evidence(state)
     at_rest = evidence <= _AT_REST * limit
-    memory = counted(memory, _learnable(memory, counters, expected))
+    learnable = _learnable(memory, counters, expected)
+    memory = counted(memory, learnable)
 
     advanced = status.model_copy(
         update={"consumed_until": timestamp(counters.until), "since": _since(status, memory, counters)}
     )
-    missing = _missing(advanced, rows(seen(memory)), spec)
+    lacks = _missing(advanced, rows(seen(memory)), spec)
     first = status.first_baseline
-    if (collecting and missing is None) or (
+    if (collecting and lacks is None) or (
         not collecting and learns(advanced, counters.until, evidence, limit) and outgrown(memory)
     ):
         memory = closed(memory, learn=True)
     collected = seen(memory) if at_rest else known(memory)
-    if collecting and missing is None and not first and health(collected) != "Bad":
+    if collecting and lacks is None and not first and health(collected) != "Bad":
         first = baseline(memory)
     changed = timestamp(counters.until) if at_rest else status.change_point
     rising_since = parse_timestamp(changed) if changed else began
     alarm = is_alarm(evidence, limit, rising_since, counters.until, spec)
-    progress = missing or _progress(memory, collected)
-    return status.model_copy(
+    progress = lacks or _progress(memory, collected)
+    after = status.model_copy(
         update={
             "consumed_until": advanced.consumed_until,
             "since": advanced.since,
@@ -120,11 +123,18 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
             "alarm": alarm,
             "last_alarm": timestamp(counters.until) if alarm else status.last_alarm,
             "change_point": changed,
+            "changed": [] if at_rest else _added(status.changed, learnable),
             "health": health(collected),
             "training_distance": training_distance(seen(memory), counters) or status.training_distance,
-            "message": _message(state, limit, progress) if alarm else progress,
         }
     )
+    told = after.model_copy(update={"shift": {s: decimal(v) for s, v in shifts(after).items()} if alarm else {}})
+    return told.model_copy(update={"message": f"{sentence(told)}; {progress}" if alarm else progress})
+
+
+def missing(status: DriftStatus, spec: Drift) -> str | None:
+    """What the baseline still needs, as a message; None when it is complete."""
+    return _missing(status, rows(seen(remembered(status))), spec)
 
 
 def learns(status: DriftStatus, now: datetime, evidence: float, limit: float) -> bool:
@@ -181,29 +191,6 @@ def training_distance(collected: Mapping[str, Sequence[int]], counters: Counters
     return distances
 
 
-def encode(state: State) -> dict[str, str]:
-    """The state as the status stores it: decimals in a text per signal."""
-    return {signal: " ".join(decimal(value) for value in values) for signal, values in state.items()}
-
-
-def decode(evidence: Mapping[str, str]) -> dict[str, tuple[float, ...]]:
-    """The state that `encode` wrote. A signal that does not parse is left out and starts without evidence."""
-    state = {}
-    for signal, text in evidence.items():
-        try:
-            values = tuple(float(part) for part in text.split())
-        except ValueError:
-            continue
-        if signal in WATCHED and not any(math.isnan(value) for value in values):
-            state[signal] = values
-    return state
-
-
-def decimal(value: float) -> str:
-    """Four decimals, which is enough for every reader of the status."""
-    return f"{value:.4f}"
-
-
 def _began(status: DriftStatus, counters: Counters) -> datetime:
     return parse_timestamp(status.consumed_until) if status.consumed_until else counters.until
 
@@ -241,7 +228,6 @@ def _since(status: DriftStatus, memory: Memory, counters: Counters) -> str | Non
 
 
 def _missing(status: DriftStatus, collected: int, spec: Drift) -> str | None:
-    """What the baseline still needs, as a message; None when it is complete."""
     hours = spec.baseline_minimum_hours
     lacks = [f"{collected}/{spec.baseline_requests} requests"] if collected < spec.baseline_requests else []
     if status.since and status.consumed_until:
@@ -267,10 +253,10 @@ def _progress(memory: Memory, collected: Mapping[str, Sequence[int]]) -> str:
         "Bad": "; they had mostly bad ratings",
         "Good": "",
     }
-    return f"compared with the first {rows(known(memory))} requests of the version{unhealthy[health(collected)]}"
+    return f"compared with the first {rows(known(memory))} requests{unhealthy[health(collected)]}"
 
 
-def _message(state: State, limit: float, progress: str) -> str:
-    strongest = max(WATCHED, key=lambda signal: signal_evidence(state, signal))
-    moved = [s for s in WATCHED if s == strongest or signal_evidence(state, s) >= limit]
-    return f"drift in {', '.join(moved)}; {progress}"
+def _added(changed: Sequence[ReferenceSignal], learnable: Mapping[str, Counts]) -> list[ReferenceSignal]:
+    before = Memory(block={signal.signal: tuple(signal.counts) for signal in changed})
+    together = counted(before, learnable).block
+    return [ReferenceSignal(signal=name, counts=list(counts)) for name, counts in together.items()]

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from driftloop.contract import names
 from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.controller.vocabulary.conditions import parse_timestamp
 from driftloop.controller.vocabulary.kind import CUSTOM
 from driftloop.controller.vocabulary.objects import field, phase
 from driftloop.controller.vocabulary.plan import Obj
@@ -91,18 +92,29 @@ def drift(services: Iterable[Obj]) -> Iterator[Metric]:
         "Distance of the baseline from the training data, in standard deviations.",
         labels=[*labels, "signal"],
     )
+    shift = GaugeMetricFamily(
+        names.Metric.DRIFT_SHIFT,
+        "During an alarm, how far a signal has moved from the baseline, in standard deviations.",
+        labels=[*labels, "signal"],
+    )
+    since = GaugeMetricFamily(
+        names.Metric.DRIFT_CHANGED_AT, "During an alarm, Unix time of the start of the change.", labels=labels
+    )
     for service in services:
         state = field(service, "status", "drift") or {}
         label_values = [service["metadata"]["namespace"], service["metadata"]["name"]]
         for family, value in ((evidence, state.get("logEvidence")), (threshold, state.get("threshold"))):
             if (number := _number(value)) is not None:
                 family.add_metric(label_values, number)
-        for signal, value in (state.get("trainingDistance") or {}).items():
-            if (number := _number(value)) is not None:
-                distance.add_metric([*label_values, signal], number)
+        for signals, name in ((distance, "trainingDistance"), (shift, "shift")):
+            for signal, value in (state.get(name) or {}).items():
+                if (number := _number(value)) is not None:
+                    signals.add_metric([*label_values, signal], number)
         if state:
             alarm.add_metric(label_values, float(bool(state.get("alarm"))))
-    yield from (evidence, threshold, distance, alarm)
+        if state.get("alarm") and state.get("changePoint"):
+            since.add_metric(label_values, parse_timestamp(state["changePoint"]).timestamp())
+    yield from (evidence, threshold, distance, alarm, shift, since)
 
 
 def _number(text: object) -> float | None:

@@ -1,10 +1,24 @@
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import DriftStatus, Learned, LearnedSignal, ReferenceSignal
-from driftloop.controller.drift.memory import Memory, baseline, closed, counted, entered, remembered, rows, seen, stored
+from driftloop.controller.drift.detector import WATCHED
+from driftloop.controller.drift.memory import (
+    Memory,
+    baseline,
+    closed,
+    counted,
+    decode,
+    encode,
+    entered,
+    remembered,
+    rows,
+    seen,
+    stored,
+)
 
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 windows = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(1, 90)), max_size=60)
@@ -71,3 +85,13 @@ def test_what_does_not_parse_was_never_seen() -> None:
     normal = memory.normals["surprisal"]
     assert (normal.counts, any(normal.hours), any(normal.weekdays), normal.today) == ((3, 4), False, False, ())
     assert normal.spread.blocks == 0
+
+
+@given(st.dictionaries(st.sampled_from(WATCHED), st.lists(st.floats(-50, 40), min_size=1, max_size=6)))
+def test_evidence_is_read_as_it_was_written(state: dict[str, list[float]]) -> None:
+    assert {s: pytest.approx(v, abs=1e-4) for s, v in state.items()} == decode(encode(state))
+
+
+@given(st.dictionaries(st.text(max_size=10), st.text(max_size=40), max_size=4))
+def test_evidence_that_does_not_parse_starts_anew(evidence: dict[str, str]) -> None:
+    assert set(decode(evidence)) <= set(WATCHED)

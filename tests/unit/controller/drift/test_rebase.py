@@ -15,7 +15,8 @@ ALARM = DriftStatus(
     first_baseline=BASELINE,
     alarm=True,
     change_point="2025-12-31T00:00:00Z",
-    message="drift in length",
+    shift={"length": "1.2"},
+    message="drift: length rose",
 )
 
 
@@ -28,7 +29,10 @@ def test_a_version_without_one_keeps_alarm_evidence_and_baseline() -> None:
     told = {"version", "held_from", "message"}
     assert held.model_dump(exclude=told) == ALARM.model_dump(exclude=told)
     assert (held.version, held.held_from) == ("v2", "v1")
-    assert held.message == "the alarm of v1 is held: v2 has not shown a gain on a target suite"
+    assert held.message == (
+        "drift: length rose by 1.20 standard deviations since 2025-12-31T00:00:00Z; "
+        "the alarm of v1 is held: v2 has not shown a gain on a target suite"
+    )
     assert hand_over(held, "v2", gained=False) == held
 
 

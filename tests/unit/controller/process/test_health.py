@@ -31,6 +31,8 @@ def test_a_services_drift_is_told_and_ends_with_it() -> None:
         "threshold": "8.5",
         "alarm": True,
         "trainingDistance": {"oov": "0.5", "length": "?"},
+        "shift": {"oov": "-0.25"},
+        "changePoint": "2026-01-01T00:00:00Z",
     }
     caches.put(service(state))
     text = page(caches)
@@ -40,6 +42,8 @@ def test_a_services_drift_is_told_and_ends_with_it() -> None:
     assert f"driftloop_drift_alarm{labels} 1.0" in text
     of = labels.removesuffix("}") + ',signal="oov"}'
     assert f"driftloop_drift_training_distance{of} 0.5" in text
+    assert f"driftloop_drift_shift{of} -0.25" in text
+    assert f"driftloop_drift_changed_at_seconds{labels} 1.7672256e+09" in text
     assert 'signal="length"' not in text
     assert 'driftloop_objects{kind="InferenceService",phase="Serving"} 1.0' in text
     caches.remove(service({}))
@@ -53,6 +57,13 @@ def test_unknown_evidence_is_no_number() -> None:
     assert "driftloop_drift_log_evidence_threshold{" not in page(caches)
     caches.put(service(None, revision=2))
     assert "driftloop_drift_alarm{" not in page(caches)
+
+
+def test_what_changed_is_told_during_an_alarm_alone() -> None:
+    caches = Caches()
+    caches.put(service({"alarm": False, "shift": {}, "changePoint": "2026-01-01T00:00:00Z"}))
+    assert "driftloop_drift_shift{" not in page(caches)
+    assert "driftloop_drift_changed_at_seconds{" not in page(caches)
 
 
 async def test_the_probes_say_what_is_so() -> None:
