@@ -116,7 +116,7 @@ def open_metrics(series: Sequence[Points]) -> str:
 
 async def counted(world: World, since: int, until: int) -> tuple[float, ...]:
     found = await read_batch(
-        world, "ns", "desk", "v1", START + timedelta(seconds=since), START + timedelta(seconds=until)
+        world.metrics, "ns", "desk", "v1", START + timedelta(seconds=since), START + timedelta(seconds=until)
     )
     assert found is not None
     return tuple(found.bins["oov"])
@@ -140,7 +140,9 @@ async def test_a_pod_that_was_not_scraped_for_a_while_counts_from_where_it_was(w
 
 
 async def test_ratings_and_the_profile_come_along(world: World) -> None:
-    found = await read_batch(world, "ns", "desk", "v1", START, START + timedelta(seconds=60, microseconds=900_000))
+    found = await read_batch(
+        world.metrics, "ns", "desk", "v1", START, START + timedelta(seconds=60, microseconds=900_000)
+    )
     assert found is not None
     assert found.bins[FEEDBACK] == (36, 24)
     assert found.reference == {"oov": (0.75, 0.25)}
@@ -153,12 +155,12 @@ async def test_ratings_and_the_profile_come_along(world: World) -> None:
     ("namespace", "service", "version"), [("else", "desk", "v1"), ("ns", 'de"sk\\', "v1"), ("ns", "desk", "v3")]
 )
 async def test_nothing_seen_is_unknown_not_zero(world: World, namespace: str, service: str, version: str) -> None:
-    assert await read_batch(world, namespace, service, version, START, START + timedelta(seconds=60)) is None
+    assert await read_batch(world.metrics, namespace, service, version, START, START + timedelta(seconds=60)) is None
     assert await eligible_samples(world, "else", service, START) is None
 
 
 async def test_an_empty_window_is_unknown(world: World) -> None:
-    assert await read_batch(world, "ns", "desk", "v1", START, START) is None
+    assert await read_batch(world.metrics, "ns", "desk", "v1", START, START) is None
 
 
 async def test_eligible_samples_of_all_versions_count_on_the_training_side(world: World) -> None:

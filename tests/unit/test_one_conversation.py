@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Columns
+from driftloop.contract.prompts import prompt_of
 from driftloop.contract.text import is_blank, side
-from driftloop_server.proxy.prompts import prompt_of
 from driftloop_trainer.data.files import Record
 from driftloop_trainer.prepare.feedback import FeedbackRecord, select
 from driftloop_trainer.prepare.sources import to_row

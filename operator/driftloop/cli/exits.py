@@ -13,6 +13,7 @@ class Exit(IntEnum):
     CLUSTER = 4  # the API server refused the request, or could not be reached
     AWAITING = 5  # a person must approve: no suite judged the version
     GATE_FAILED = 6  # of `gate`: a gate failed
+    DRIFTED = 7  # of `detect`: the requests have changed
     INTERRUPTED = 130  # SIGINT; the operator continues its work
     TERMINATED = 143  # SIGTERM; the same
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": Command("validate", "check manifests, without a cluster or with the API server"),
     "plan": Command("plan", "print the plan for a FineTuneJob without a cluster"),
     "gate": Command("gate", "judge a model folder by its suites, on this machine without a cluster"),
+    "detect": Command("detect", "detect drift in a log or in counters, without the operator"),
     "run": Command("run", "run a FineTuneJob, and follow it until its version is judged"),
     "wait": Command("wait", "wait for a job, a version, or a promotion"),
     "pin": Command("pin", "pin a version in the manifest of a service, for Git and Argo CD"),

@@ -106,8 +106,11 @@ class Profile:
         return {signal: list(self.shares[signal]) for signal in SIGNALS}
 
 
-def build_profile(prompts: Sequence[str]) -> dict[str, Any]:
+def build_profile(prompts: Sequence[str], shared: int = 1) -> dict[str, Any]:
     """The profile of a model's training prompts: the JSON document for `PROFILE`.
+
+    Words and pairs are left out if fewer than `shared` different prompts have them. With 2 the profile can't repeat
+    what only one person wrote; on banking77 a shift is then measured a tenth smaller.
 
     `prompts` are the part of a request that the proxy will see, which is the last user turn. Their order does not
     matter, and duplicates are allowed: all copies of a text are in the same half. Few prompts give a profile of few
@@ -116,14 +119,24 @@ def build_profile(prompts: Sequence[str]) -> dict[str, Any]:
     """
     counted: Counter[str] = Counter()
     paired: Counter[str] = Counter()
+    prompts_with: Counter[str] = Counter()  # different prompts with a word or a pair; only a pair has a space
     scored: list[str] = []
+    known: set[str] = set()
     for prompt in prompts:
-        if int(row_key(prompt)[:8], 16) % 2:
+        key = row_key(prompt)
+        if int(key[:8], 16) % 2:
             scored.append(prompt)
-        else:
-            tokens = words(prompt)
-            counted.update(tokens)
-            paired.update(" ".join(pair) for pair in pairwise(["", *tokens]))
+            continue
+        tokens = words(prompt)
+        pairs = [" ".join(pair) for pair in pairwise(["", *tokens])]
+        counted.update(tokens)
+        paired.update(pairs)
+        if shared > 1 and key not in known:
+            known.add(key)
+            prompts_with.update({*tokens, *pairs})
+    if shared > 1:
+        counted = Counter({word: count for word, count in counted.items() if prompts_with[word] >= shared})
+        paired = Counter({pair: count for pair, count in paired.items() if prompts_with[pair] >= shared})
     counts = {"words": _most_common(counted, VOCABULARY), "pairs": _most_common(paired, PAIRS)}
     model = Profile(rows=len(scored), edges={}, shares={}, **counts)
     scores = [model.scores(prompt) for prompt in scored]

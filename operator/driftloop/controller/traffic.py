@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from driftloop.contract.names import GENERATING, SIGNALS, Metric
 from driftloop.controller.drift.detector import FEEDBACK, Counters
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
-from driftloop.controller.vocabulary.world import World
+from driftloop.controller.vocabulary.world import Queries, World
 
 LOOKBACK = timedelta(hours=1)
 SETTLE = timedelta(seconds=5)  # Prometheus stores samples when a scrape ends, with the time when it started
@@ -128,7 +128,9 @@ async def shadow_counts(
     """
     stable, candidate = pair
     labels = {"namespace": namespace, "inference_service": service, "revision": stable, "candidate": candidate}
-    window = await _read(world, (Metric.SHADOW_PAIRS, Metric.SHADOW_DROPPED), labels, since, world.now() - SETTLE)
+    window = await _read(
+        world.metrics, (Metric.SHADOW_PAIRS, Metric.SHADOW_DROPPED), labels, since, world.now() - SETTLE
+    )
     if window is None:
         return None
     outcomes: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -142,7 +144,7 @@ async def shadow_counts(
 
 
 async def read_batch(
-    world: World, namespace: str, service: str, model_version: str, since: datetime, until: datetime
+    metrics: Queries, namespace: str, service: str, model_version: str, since: datetime, until: datetime
 ) -> Counters | None:
     """Counters of one version's requests from `since` until `until`, and the masses of its profile.
 
@@ -153,7 +155,7 @@ async def read_batch(
     since, until = since.replace(microsecond=0), until.replace(microsecond=0)
     labels = {"namespace": namespace, "inference_service": service, "model_version": model_version}
     names = (Metric.DRIFT_BIN, Metric.FEEDBACK, Metric.DRIFT_REFERENCE, Metric.DRIFT_REFERENCE_ROWS)
-    window = await _read(world, names, labels, since, until)
+    window = await _read(metrics, names, labels, since, until)
     if window is None or not window.ends:
         return None
     increments = window.increments()
@@ -178,7 +180,7 @@ async def read_batch(
 async def eligible_samples(world: World, namespace: str, service: str, since: datetime) -> int | None:
     """Number of corrections since `since` that training may use; None if Prometheus fails."""
     labels = {"namespace": namespace, "inference_service": service, "side": "train"}
-    window = await _read(world, (Metric.FEEDBACK_ELIGIBLE,), labels, since, world.now() - SETTLE)
+    window = await _read(world.metrics, (Metric.FEEDBACK_ELIGIBLE,), labels, since, world.now() - SETTLE)
     if window is None or not window.ends:
         return None
     return int(sum(sample.value for sample in window.increments()))
@@ -196,7 +198,7 @@ async def arms(
         Metric.RATED,
         *(f"{name}_bucket" for name in _HISTOGRAMS),
     )
-    window = await _read(world, names, labels, since, world.now() - SETTLE)
+    window = await _read(world.metrics, names, labels, since, world.now() - SETTLE)
     if window is None:
         return None
     increments = window.increments()
@@ -230,15 +232,15 @@ def selector(names: Sequence[str], labels: Mapping[str, str]) -> str:
 
 
 async def _read(
-    world: World, names: Sequence[str], labels: Mapping[str, str], since: datetime, until: datetime
+    metrics: Queries, names: Sequence[str], labels: Mapping[str, str], since: datetime, until: datetime
 ) -> _Window | None:
     seconds = math.ceil((until - since).total_seconds())
     if seconds <= 0:
         return None
     chosen = selector(names, labels)
     try:
-        ends = await world.metrics.query(f"last_over_time({chosen}[{seconds}s])", until)
-        starts = await world.metrics.query(f"last_over_time({chosen}[{int(LOOKBACK.total_seconds())}s])", since)
+        ends = await metrics.query(f"last_over_time({chosen}[{seconds}s])", until)
+        starts = await metrics.query(f"last_over_time({chosen}[{int(LOOKBACK.total_seconds())}s])", since)
     except MetricsUnavailable:
         return None
     return _Window(starts, ends)

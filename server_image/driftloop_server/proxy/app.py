@@ -13,6 +13,8 @@ import aiohttp
 from aiohttp import web
 
 from driftloop.contract.names import GENERATING, SHADOW_PATH
+from driftloop.contract.prompts import Prompt, prompt_of, prompt_of_response
+from driftloop.contract.shares import user_of
 from driftloop_server.openai_api import (
     CHAT,
     CLIENT,
@@ -40,10 +42,8 @@ from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, Outcome, ProxyMetrics
 from driftloop_server.proxy.mirror import Answered, Mirror, Settings, digest
 from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
-from driftloop_server.proxy.prompts import Prompt, prompt_of, prompt_of_response
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.room import Room
-from driftloop_server.proxy.shares import user_of
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 from driftloop_server.proxy.weights import Weights
 

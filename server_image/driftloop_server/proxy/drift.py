@@ -1,6 +1,6 @@
 """Counts requests per bin of the reference profile. Only these counts leave the pod, not the text.
 
-A text or user that sends far more than its share is not counted beyond it (`shares`).
+A text or user that sends far more than its share is not counted beyond it (`contract/shares.py`).
 """
 
 import logging
@@ -9,9 +9,9 @@ from pathlib import Path
 from prometheus_client import Counter, Gauge
 
 from driftloop.contract.names import Metric
+from driftloop.contract.shares import Shares
 from driftloop.contract.textstats import PROFILE, Profile, bin_label, load_profile
 from driftloop_server.proxy.metrics import LABELS, ProxyMetrics
-from driftloop_server.proxy.shares import Shares
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from driftloop.contract.prompts import prompt_from
 from driftloop.contract.task import ServeTask
 from driftloop.contract.text import Side, is_blank, side
 from driftloop_server.openai_api import ApiError, add_route, errors_as_json, read_json
 from driftloop_server.proxy.identity import Forged, ResponseId, Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
-from driftloop_server.proxy.prompts import prompt_from
 from driftloop_server.proxy.segments import STORAGE_ERRORS, Segments
 from driftloop_server.proxy.weights import Weights
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from driftloop_server.proxy.prompts import Prompt
+from driftloop.contract.prompts import Prompt
 
 MAX_ENTRIES = 50_000
 MAX_CHARACTERS = 32 << 20

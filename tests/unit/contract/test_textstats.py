@@ -99,3 +99,11 @@ def test_missing_profile_is_none_and_a_broken_one_is_named(tmp_path: Path) -> No
     document["signals"]["oov"]["masses"].append(0.5)
     with pytest.raises(ValueError, match="oov"):
         parse_profile(document)
+
+
+def test_what_only_one_prompt_has_can_be_left_out() -> None:
+    prompts = [f"where is my card {chr(97 + n % 26) * (1 + n // 26)}" for n in range(200)]
+    found = parse_profile(build_profile(prompts * 2, shared=2))
+    assert set(found.words) == {"where", "is", "my", "card"}
+    assert set(found.pairs) == {" where", "where is", "is my", "my card"}
+    assert found.rows == build_profile(prompts * 2)["rows"]

@@ -18,7 +18,7 @@ START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 async def test_without_prometheus_nothing_is_known() -> None:
     async with aiohttp.ClientSession() as session:
         none = cast(World, SimpleNamespace(metrics=Prometheus(session, None), now=lambda: START))
-        assert await read_batch(none, "ns", "desk", "v1", START, START + timedelta(seconds=60)) is None
+        assert await read_batch(none.metrics, "ns", "desk", "v1", START, START + timedelta(seconds=60)) is None
         assert await eligible_samples(none, "ns", "desk", START - timedelta(hours=1)) is None
         assert await arms(none, "ns", "desk", ["r-v1"], START - timedelta(hours=1)) is None
 

@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from driftloop.contract.prompts import Prompt
 from driftloop.contract.task import ServeTask
 from driftloop.contract.text import side
 from driftloop_server.proxy.identity import Signer
-from driftloop_server.proxy.prompts import Prompt
 from unit.server.processes import SIGNING_KEY, TOKEN, Artefact, Process, Start
 
 Session = aiohttp.ClientSession

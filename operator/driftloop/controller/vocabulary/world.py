@@ -10,12 +10,16 @@ from driftloop.controller.vocabulary.samples import Sample
 Objects = list[Obj]  # inside a class with a method `list`, the name `list` means that method
 
 
-class Metrics(Protocol):
-    """Samples from Prometheus or from a pod."""
+class Queries(Protocol):
+    """Samples from Prometheus."""
 
     async def query(self, promql: str, at: datetime | None = None) -> list[Sample]:
         """Run an instant query. Raises MetricsUnavailable."""
         ...
+
+
+class Metrics(Queries, Protocol):
+    """Samples from Prometheus or from a pod."""
 
     async def scrape(self, pod: Obj, port: int) -> list[Sample]:
         """Read /metrics of a pod. Raises MetricsUnavailable."""

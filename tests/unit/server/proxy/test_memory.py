@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftloop.contract.prompts import Prompt
 from driftloop_server.proxy.memory import Answer, Memory
-from driftloop_server.proxy.prompts import Prompt
 
 
 @given(st.lists(st.integers(0, 60), max_size=60))

@@ -123,7 +123,7 @@ async def _with_metrics(observed: Observed, needed: Questions, world: World) -> 
         observed = replace(observed, shadow_counts=counts)
     if needed.counters:
         version, since, until = needed.counters.version, needed.counters.since, needed.counters.until
-        observed = replace(observed, counters=await read_batch(world, namespace, name, version, since, until))
+        observed = replace(observed, counters=await read_batch(world.metrics, namespace, name, version, since, until))
     if needed.samples:
         observed = replace(observed, samples=await eligible_samples(world, namespace, name, needed.samples))
     return observed

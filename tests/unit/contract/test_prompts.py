@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_server.proxy.prompts import Prompt, prompt_from, prompt_of, prompt_of_response
+from driftloop.contract.prompts import Prompt, prompt_from, prompt_of, prompt_of_response
 
 SYSTEM = {"role": "system", "content": "Be short."}
 USER = {"role": "user", "content": "my card"}

@@ -3,10 +3,12 @@
 The detector assumes that requests depend little on each other. A retry loop, a health check with a prompt, or a script
 that sends the same question for hours would otherwise look like a change of all users. Of the last `WINDOW` requests at
 most 1 % with the same text are counted, and 2 % of the same user, or twice the average share where a service has only
-few texts or users. Keys are hashes that are different in each process; no text and no user is kept.
+few texts or users. Keys are fingerprints, by default hashes that are different in each process; no text and no user is
+kept.
 """
 
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 
 from driftloop.contract.text import normalise
 
@@ -18,12 +20,18 @@ _Key = int | None  # None: the request was not counted, or its user is unknown
 
 
 class Shares:
-    """The last requests of this process."""
+    """The last requests. `last` are those of an earlier object with the same fingerprints."""
 
-    def __init__(self) -> None:
-        self._last: deque[tuple[_Key, _Key]] = deque()
-        self._texts: Counter[int] = Counter()
-        self._users: Counter[int] = Counter()
+    def __init__(self, fingerprint: Callable[[str], int] = hash, last: Iterable[tuple[_Key, _Key]] = ()) -> None:
+        self._fingerprint = fingerprint
+        self._last: deque[tuple[_Key, _Key]] = deque(last, WINDOW)
+        self._texts = Counter(text for text, _ in self._last if text is not None)
+        self._users = Counter(user for _, user in self._last if user is not None)
+
+    @property
+    def last(self) -> list[tuple[_Key, _Key]]:
+        """The fingerprints of text and user of the last requests."""
+        return list(self._last)
 
     def admits(self, text: str, user: str | None) -> bool:
         """Whether this request counts; it is one of the last requests in any case."""
@@ -31,8 +39,8 @@ class Shares:
             old_text, old_user = self._last.popleft()
             _forget(self._texts, old_text)
             _forget(self._users, old_user)
-        text_key = hash(normalise(text).casefold())
-        user_key = None if user is None else hash(user)
+        text_key = self._fingerprint(normalise(text).casefold())
+        user_key = None if user is None else self._fingerprint(user)
         admitted = _has_room(self._texts, text_key, TEXTS) and (
             user_key is None or _has_room(self._users, user_key, USERS)
         )

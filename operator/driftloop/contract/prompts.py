@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from driftloop.contract.items import messages_of
 from driftloop.contract.messages import UNREADABLE, carried, plain_content
 from driftloop.contract.text import conversation_identity
-from driftloop_server.proxy.items import messages_of
 
 
 @dataclass(frozen=True, slots=True)

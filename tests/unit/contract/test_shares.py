@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop_server.proxy.shares import TEXTS, USERS, WINDOW, Shares, user_of
+from driftloop.contract.shares import TEXTS, USERS, WINDOW, Shares, user_of
 
 
 def admitted(shares: Shares, requests: Sequence[tuple[str, str | None]]) -> int:
