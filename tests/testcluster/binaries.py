@@ -2,15 +2,20 @@
 
 Each go.mod pins a whole dependency tree. Kubernetes and etcd have their own modules, as their trees conflict. Clients
 of Kubernetes share one module: Go compiles a package only once if its version and all its dependencies are the same,
-and compiling client-go three times took four minutes of a cold start.
+and compiling client-go three times took four minutes of a cold start. Traefik has its own module, as only the tests of
+the part `gateway` need it.
 """
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from testcluster.console import Error, Step
@@ -37,9 +42,15 @@ PACKAGES = {
         "helm": "helm.sh/helm/v4/cmd/helm",
         "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
     },
+    "gateway": {"traefik": "github.com/traefik/traefik/v3/cmd/traefik"},
 }
+FOR_PARTS = ("gateway",)  # modules of programs that only a part of `make test-long` needs
 # Debian's Prometheus can't discover Kubernetes pods, so it is built here, with no other kind of service discovery.
 TAGS = {"clients": "remove_all_sd,enable_kubernetes_sd"}
+# Traefik imports lego, and lego's package `dns` the clients of 200 providers: 900 packages, of which some can't be
+# downloaded. So modules/gateway/lego has an empty package `dns`, and a build adds these folders of the real module.
+LEGO = "github.com/go-acme/lego/v5"
+LEGO_FOLDERS = ("acme", "certcrypto", "certificate", "challenge", "internal", "lego", "log", "platform", "registration")
 
 
 def binary(name: str) -> Path:
@@ -53,20 +64,37 @@ def binary(name: str) -> Path:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be building the same program
         if not path.exists():
-            _build(MODULES / module, PACKAGES[module][name], path)
+            with _sources(module) as sources:
+                _build(module, sources, PACKAGES[module][name], path)
     return path
 
 
 def every_binary() -> None:
     """Build all missing programs at once, so that a cold cache doesn't cause delays later."""
-    for programs in PACKAGES.values():
-        for name in programs:
+    for module, programs in PACKAGES.items():
+        for name in () if module in FOR_PARTS else programs:
             binary(name)
+
+
+def downloaded(module: str, package: str) -> Path:
+    """The folder of a published Go module, in the version and with the hash that modules/`module` requires."""
+    command = [_go(), "mod", "download", "-json", f"{package}@{version(module, package)}"]
+    with tempfile.TemporaryDirectory() as empty:  # outside of any module, so that no replacement is found
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    try:
+        found = json.loads(done.stdout)
+        pinned, folder = f"{package} {found['Version']} {found['Sum']}", Path(found["Dir"])
+    except (ValueError, KeyError) as error:
+        raise Error(f"downloading {package} failed:\n{done.stdout}{done.stderr}") from error
+    if pinned not in (MODULES / module / "go.sum").read_text().splitlines():
+        raise Error(f"modules/{module}/go.sum does not have this line: {pinned}")
+    return folder
 
 
 def fingerprint(module: Path) -> str:
     """A hash of what a build depends on: the pinned versions and our own Go files."""
-    files = [module / "go.mod", module / "go.sum", *sorted(module.rglob("*.go"))]
+    nested = sorted(path for path in module.rglob("go.mod") if path.parent != module)
+    files = [module / "go.mod", module / "go.sum", *nested, *sorted(module.rglob("*.go"))]
     return f"{module.name}-{hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]}"
 
 
@@ -78,9 +106,23 @@ def version(module: str, package: str) -> str:
     return match.group(1)
 
 
-def _build(module: Path, package: str, path: Path) -> None:
+@contextmanager
+def _sources(module: str) -> Iterator[Path]:
+    """The folder to build a module in: modules/`module`, or a copy of it that is completed."""
+    if module != "gateway":
+        yield MODULES / module
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        sources, lego = Path(folder) / module, downloaded(module, LEGO)
+        shutil.copytree(MODULES / module, sources)
+        for name in LEGO_FOLDERS:
+            shutil.copytree(lego / name, sources / "lego" / name, copy_function=shutil.copyfile)
+        yield sources
+
+
+def _build(module: str, sources: Path, package: str, path: Path) -> None:
     flags = "-s -w"
-    if module.name == "kubernetes":
+    if module == "kubernetes":
         # Otherwise the API server reports version v0.0.0, which clients refuse; the same mistake in another build:
         # https://github.com/kubernetes-sigs/kubebuilder/issues/297
         flags += f" -X k8s.io/component-base/version.gitVersion={version('kubernetes', 'k8s.io/kubernetes')}"
@@ -91,7 +133,7 @@ def _build(module: Path, package: str, path: Path) -> None:
         "-v",
         "-trimpath",
         "-buildvcs=false",
-        f"-tags={TAGS.get(module.name, '')}",
+        f"-tags={TAGS.get(module, '')}",
         "-ldflags",
         flags,
         "-o",
@@ -100,8 +142,8 @@ def _build(module: Path, package: str, path: Path) -> None:
     ]
     with Step(f"build {path.name}") as step:
         # Without cgo, as Prometheus goes into an image and must not need this machine's C library.
-        environment = os.environ | ({"CGO_ENABLED": "0"} if module.name == "clients" else {})
-        process = subprocess.Popen(command, cwd=module, env=environment, stderr=subprocess.PIPE, text=True)
+        environment = os.environ | ({"CGO_ENABLED": "0"} if module in ("clients", "gateway") else {})
+        process = subprocess.Popen(command, cwd=sources, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr
         lines: list[str] = []
         for line in process.stderr:  # -v prints one line per compiled package
