@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Set
 from dataclasses import dataclass
 from typing import assert_never
 
+from driftloop.controller.runtime.kube.applied import digest
 from driftloop.controller.runtime.loop.queue import Backoff
 from driftloop.controller.vocabulary.plan import (
     Action,
@@ -68,12 +69,17 @@ class Refusals:
 
 
 def identity(action: Action, parent: Obj, live: Obj | None) -> Hashable:
-    """Identifies a write. If the parent's spec or the written object (`live`) changes, it is a different write."""
+    """Identifies a write. With other content, or another version of the parent or of `live`, it is a different one.
+
+    `live`: the object to write, as far as it is known.
+    """
     metadata = parent["metadata"]
     match action:
         case Adjust(replicas=replicas, labels=labels):
             wanted: tuple[Hashable, ...] = (replicas, *sorted(labels.items()))
-        case Create() | Apply() | Delete() | Label() | Annotate() | FailPod():
+        case Apply(body):
+            wanted = (digest(body),)
+        case Create() | Delete() | Label() | Annotate() | FailPod():
             wanted = ()
         case never:
             assert_never(never)

@@ -212,6 +212,18 @@ async def test_a_changed_spec_is_asked_for_at_once() -> None:
     assert server.asked.count("Service") == 2
 
 
+async def test_other_content_is_asked_for_at_once() -> None:
+    """A route that was refused with a candidate's weight must not delay the one without it."""
+    server = Server(lambda body: ApiError(422, "Invalid", "weight") if body["spec"] else None)
+    found = executor(server, Told())
+    bodies = [child("Service", "v1") | {"spec": {"weight": weight}} for weight in (10, 10)] + [child("Service", "v1")]
+    for body in bodies:
+        plan = Plan(beside=independent((Apply(body),)), status={"phase": "Training", "conditions": []})
+        await found.execute(PARENT, plan, FineTuneJobStatus)
+    assert server.asked == ["Service", "Service"]
+    assert server.written == ["Service"]
+
+
 async def test_what_should_pass_by_itself_is_reported_when_it_lasts() -> None:
     """A webhook that can't be called is an internal error of the API server's, for as long as nobody repairs it."""
     server, clock = Server(refusing("Service", ApiError(500, "InternalError", "failed calling webhook"))), Clock()
