@@ -38,6 +38,12 @@ ENDINGS = ("complete", "cut", "empty", "refused")
 # Where the candidate's proxy tells which copies it wants, and the header of its service's own pods.
 SHADOW_PATH = "/driftloop/shadow"
 SHADOW_HEADER = "X-Driftloop-Shadow"
+# Headers by which a client of a service with a Gateway chooses its arm of a canary (`candidate` or `stable`), or stays
+# with the same arm (a number from 0 to 99, such as hash(user) % 100).
+VERSION_HEADER = "driftloop-version"
+BUCKET_HEADER = "driftloop-bucket"
+# The label `route` of requests that chose their arm: they count for no comparison.
+CHOSEN_ROUTE = "chosen"
 # Code of the proxy's error when no engine listens: it restarts, or has crashed.
 ENGINE_UNAVAILABLE = "engine_unavailable"
 

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from driftloop.contract.names import GENERATING, SHADOW_PATH
+from driftloop.contract.names import CHOSEN_ROUTE, GENERATING, SHADOW_PATH, VERSION_HEADER
 from driftloop.contract.prompts import Prompt, prompt_of, prompt_of_response
 from driftloop.contract.shares import user_of
 from driftloop_server.openai_api import (
@@ -170,7 +170,9 @@ class Api:
             prompt = _prompt(request, document)
             if prompt.text and not request.get(COPIED):
                 self._drift.count(prompt.text, user_of(document))
-            identity = self._signer.sign(self._version, self._revision, prompt.hash, time.time())
+            # A rating of an answer by a chosen arm counts for the version, and not for the revision in its canary.
+            revision = CHOSEN_ROUTE if _is_chosen(request) else self._revision
+            identity = self._signer.sign(self._version, revision, prompt.hash, time.time())
             if answer.content_type == "text/event-stream":
                 return await self._stream(request, answer, identity, prompt)
             return await self._whole(request, answer, identity, prompt)
@@ -251,7 +253,7 @@ class Api:
     def _count(self, request: web.Request, code: int, seconds: float, *, counts: bool) -> None:
         """Count a user's request, and send its copy if it was chosen."""
         outcome = replace(request.get(_OUTCOME, Outcome()), counts=counts)
-        self._metrics.request(_path(request), code, seconds, outcome)
+        self._metrics.request(CHOSEN_ROUTE if _is_chosen(request) else _path(request), code, seconds, outcome)
         if name := request.get(CLIENT_NAME):
             self._metrics.client(name, code, outcome.tokens)
         body = request.get(_COPY)
@@ -274,7 +276,8 @@ class Api:
         began, code = time.monotonic(), 500
         request[_BEGAN] = began
         is_user = not request.get(COPIED)
-        counts = is_user and _path(request) in GENERATING and self._weights.counts(_client(request))
+        is_sample = is_user and not _is_chosen(request)
+        counts = is_sample and _path(request) in GENERATING and self._weights.counts(_client(request))
         try:
             response = await handler(request)
             code = request.get(_CODE, response.status)
@@ -285,6 +288,11 @@ class Api:
         finally:
             if is_user:
                 self._count(request, code, time.monotonic() - began, counts=counts)
+
+
+def _is_chosen(request: web.Request) -> bool:
+    """Whether the client has named an arm of a canary, so that the request is no sample of all requests."""
+    return VERSION_HEADER in request.headers
 
 
 def _path(request: web.Request) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-from driftloop.contract.names import ENDINGS, GENERATING, SHADOW_DROPS, SHADOW_MEASURES, Metric
+from driftloop.contract.names import CHOSEN_ROUTE, ENDINGS, GENERATING, SHADOW_DROPS, SHADOW_MEASURES, Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, RESPONSES
 from driftloop_server.proxy.answers import Ending
@@ -145,7 +145,7 @@ class ProxyMetrics:
 
     def request(self, route: str, code: int, seconds: float, outcome: Outcome = Outcome()) -> None:
         """Count an answered request, or one whose client has left (CLIENT_GONE)."""
-        route = MODELS if route.startswith(f"{MODELS}/") else route if route in ROUTES else "other"
+        route = MODELS if route.startswith(f"{MODELS}/") else route if route in (*ROUTES, CHOSEN_ROUTE) else "other"
         self._requests.labels(*self.constant, route, str(code)).inc()
         if code not in (200, CLIENT_GONE):
             return

@@ -70,6 +70,26 @@ async def test_a_correction_becomes_a_row_with_its_prompt(http: Session, proxy: 
     assert proxy.metric("driftloop_feedback_eligible_total", side=expected) == eligible + 1
 
 
+async def test_an_answer_whose_client_named_its_arm_counts_for_no_comparison_of_revisions(
+    http: Session, pods: Start
+) -> None:
+    """Clients that choose are no sample of all clients. Their ratings still count for the version."""
+    pod = pods(revision="r3")
+    body = {"messages": [{"role": "user", "content": "my card"}], "max_tokens": 6, "temperature": 0}
+    headers = {"Driftloop-Version": "candidate"}
+    answer = await (await http.post(f"{pod.url}/v1/chat/completions", json=body, headers=headers)).json()
+    assert (await rate(http, pod, response_id=answer["id"], rating="negative"))[0] == 200
+    route = "/v1/chat/completions"
+    assert pod.metric("driftloop_requests_total", route=route, code="200", revision="r3") == 0
+    assert pod.metric("driftloop_requests_total", route="chosen", code="200", revision="r3") == 1
+    assert pod.metric("driftloop_request_duration_seconds_count", route=route) == 0
+    endings = [value for name, value in pod.metrics().items() if name.startswith("driftloop_answers_total{")]
+    assert sum(endings) == 0
+    assert pod.metric("driftloop_rated_answers_total", rating="negative", revision="r3") == 0
+    rated = pod.metric("driftloop_feedback_total", rating="negative", revision="chosen", model_version="desk-0a1b2c3d")
+    assert rated == 1
+
+
 async def test_the_whole_answer_of_a_stream_is_remembered(http: Session, proxy: Process, artefact: Artefact) -> None:
     body = {"prompt": "refund", "max_tokens": 9, "temperature": 0}
     whole = await (await http.post(f"{proxy.url}/v1/completions", json=body)).json()
