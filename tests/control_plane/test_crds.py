@@ -92,6 +92,16 @@ def service(name: str = "support") -> Obj:
     return thing("InferenceService", name, spec)
 
 
+def gated() -> Obj:
+    found = service()
+    found["spec"]["gateway"] = {"name": "public"}
+    return found
+
+
+def steps(*weights: int) -> list[Obj]:
+    return [{"weight": weight} for weight in weights]
+
+
 def put(path: str, value: Any) -> Callable[[Obj], None]:
     """Change one field of an object. Missing parents in `path` are created."""
 
@@ -445,6 +455,15 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.apiKeys", {}, "spec.apiKeys.name.*Required"),
     (service, "spec.tls", {"secretName": "Desk"}, "spec.tls.secretName"),
     (service, "spec.tls", {}, "spec.tls.secretName.*Required"),
+    (service, "spec.gateway", {}, "spec.gateway.name: Required"),
+    (service, "spec.gateway", {"name": "g", "namespace": "edge"}, "spec.gateway.hostnames.*is shared: set hostnames"),
+    (service, "spec.gateway", {"name": "g", "hostnames": ["10.0.0.1:80"]}, r"spec.gateway.hostnames\[0\]"),
+    (gated, "spec.tls", {"secretName": "desk-tls"}, "spec.tls.*certificate on the Gateway's listener"),
+    (service, "spec.canary.steps", steps(1), "spec.canary.steps.*weights need a Gateway"),
+    (gated, "spec.canary.steps", [], "spec.canary.steps.*at least 1 items"),
+    (gated, "spec.canary.steps", steps(10, 1), "spec.canary.steps.*must be above that of the step before"),
+    (gated, "spec.canary.steps", steps(10, 10), r"spec.canary.steps\[1\]: Duplicate"),
+    (gated, "spec.canary.steps", steps(100), r"spec.canary.steps\[0\].weight"),
     (service, "spec.allowedOrigins", ["chat.example.org"], r"spec.allowedOrigins\[0\]"),
     (service, "spec.allowedOrigins", ["https://Chat.example.org"], r"spec.allowedOrigins\[0\]"),
     (service, "spec.allowedOrigins", ["https://chat.example.org/"], r"spec.allowedOrigins\[0\]"),
@@ -472,7 +491,7 @@ def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
     assert re.search(message, str(caught.value)), caught.value
 
 
-@pytest.mark.parametrize("make", [job, pretraining, preferring, labelled, version, service], ids=label)
+@pytest.mark.parametrize("make", [job, pretraining, preferring, labelled, version, service, gated], ids=label)
 def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
     answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))

@@ -27,6 +27,7 @@ from driftloop.api.base import (
 )
 from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import FineTuneJobSpec
+from driftloop.api.gateway import CanaryStep, GatewayRef
 
 ServicePhase = Literal["Pending", "Deploying", "Serving", "Shadow", "Canary", "Paused", "Degraded"]
 RetrainingState = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
@@ -34,7 +35,8 @@ RetrainingState = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Coo
 # NotAccepted: the gates passed, but the service does not take the version.
 RetrainingEnding = Literal["InFlight", "Rejected", "NotAccepted", "Unavailable", "Promoted", "Superseded"]
 RetrainingTriggerKind = Literal["Drift", "Alert", "MaxAge"]
-AnalysisVerdict = Literal["Running", "Paused", "Promote", "RollBack"]
+# NextStep: the candidate is not worse so far, and gets the weight of the next step.
+AnalysisVerdict = Literal["Running", "Paused", "NextStep", "Promote", "RollBack"]
 ShadowVerdict = Literal["Running", "Paused", "Pass", "RollBack"]
 Health = Literal["Good", "Bad", "Unknown"]
 AlertSource = Literal["Webhook", "Poll"]
@@ -85,6 +87,25 @@ class Shadow(ApiModel):
 class Canary(ApiModel):
     """Canary of a new revision: its limits and deadlines."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            rule(
+                "!has(self.steps) || self.steps.map(step, step.weight).isSorted()",
+                "each step's weight must be above that of the step before",
+                ".steps",
+            )
+        )
+    )
+    steps: list[CanaryStep] | None = Field(
+        None,
+        min_length=1,
+        max_length=10,
+        description="Steps of the candidate's weight, with rising weights; only with `gateway`. If absent: 1, 10 and "
+        "50 %, for 60 seconds each. A candidate that is not shown to be worse goes on to the next step. The last step "
+        "ends with the whole comparison, by minRequests and minSeconds. The candidate gets as many pods as the largest "
+        "weight needs for the same load per pod as stable.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["weight"]},
+    )
     min_requests: int = Field(
         50,
         ge=1,
@@ -282,6 +303,16 @@ class InferenceServiceSpec(ApiModel):
                 "a retraining starts from a version: remove resumeFrom",
                 ".retraining.jobTemplate.spec.resumeFrom",
             ),
+            rule(
+                "!has(self.gateway) || !has(self.tls)",
+                "the Gateway speaks HTTP to the pods: remove tls, and put the certificate on the Gateway's listener",
+                ".tls",
+            ),
+            rule(
+                "has(self.gateway) || !has(self.canary) || !has(self.canary.steps)",
+                "weights need a Gateway: set gateway, or remove canary.steps",
+                ".canary.steps",
+            ),
         )
     )
     model: ServedModel = Field(description="The version to serve.")
@@ -317,6 +348,11 @@ class InferenceServiceSpec(ApiModel):
         None,
         description="Serve the API and the ratings by HTTPS, on port 443 of their Services, instead of by HTTP on port "
         "80. TLS 1.2 or newer.",
+    )
+    gateway: GatewayRef | None = Field(
+        None,
+        description="A Gateway (Gateway API) through which users reach the service. Then a candidate gets its share of "
+        "the requests by weight (canary.steps), not by its number of pods.",
     )
     canary: Canary = Field(default=Canary(), description="Canary of a new revision: its limits and deadlines.")
     approval: Literal["automatic", "git"] = Field(
@@ -441,6 +477,9 @@ class Analysis(ApiModel):
 
     started: Timestamp | None = Field(None, description="When both arms were ready.")
     looked: Timestamp | None = Field(None, description="When the figures were last read.")
+    step: str | None = Field(
+        None, max_length=32, description="With a Gateway: the candidate's weight, such as 10 % (step 2 of 3)."
+    )
     stable_requests: int = Field(0, description="Requests of the stable arm since `started`.")
     candidate_requests: int = Field(0, description="Requests of the candidate arm since `started`.")
     stable_error_rate: str | None = Field(None, max_length=16, description="Share of failed requests, stable.")

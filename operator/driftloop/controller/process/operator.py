@@ -28,6 +28,7 @@ from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.events import Recorder
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.kube.ratelimit import TokenBucket
+from driftloop.controller.runtime.kube.routes import Routes
 from driftloop.controller.runtime.kube.serverversion import require_supported
 from driftloop.controller.runtime.loop.execute import Executor
 from driftloop.controller.runtime.loop.queue import WorkQueue
@@ -123,7 +124,7 @@ class Operator:
         prometheus = Prometheus(session, options.settings.prometheus_url)
         # If --namespaces is set, the operator has only Roles in these namespaces, which can't allow reading nodes.
         nodes = Nodes(None if options.settings.namespaces else api)
-        world = World(self._caches, Metrics(session, prometheus), options.settings, nodes)
+        world = World(self._caches, Metrics(session, prometheus), options.settings, nodes, Routes(api))
         executor = Executor(api, self._caches, Recorder(api, options.election.identity), watcher.changed)
         reconciler = Reconciler(self._kinds, world, self._caches, executor)
         poll = Poll(

@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster("--kubeconfig", str, None, "FILE", "kubeconfig file; without it a pod uses its service account")
     cluster("--namespaces", _list, "", "NAME,...", "namespaces to watch; all if empty")
     cluster("--cluster-domain", str, "cluster.local", "DOMAIN", "DNS domain of the cluster")
+    cluster(
+        "--gateway-namespaces",
+        _list,
+        "",
+        "NAME,...",
+        "namespaces whose Gateways every service may name in spec.gateway, besides those of its own namespace",
+    )
     cluster("--qps", _positive, "50", "N", "maximum requests per second to the API server")
     cluster("--burst", _count, "100", "N", "maximum burst of requests to the API server")
     cluster("--workers", _count, "8", "N", "number of objects to reconcile at the same time")
@@ -125,6 +132,7 @@ def options(parsed: argparse.Namespace) -> Options:
         prometheus_url=parsed.prometheus_url,
         alertmanager_urls=parsed.alertmanager_urls,
         cluster_domain=parsed.cluster_domain,
+        gateway_namespaces=parsed.gateway_namespaces,
         labels=parsed.child_labels,
         acceptance=parsed.acceptance,
     )

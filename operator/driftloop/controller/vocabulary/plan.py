@@ -179,5 +179,6 @@ class Settings:
     prometheus_url: str | None = None
     alertmanager_urls: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
+    gateway_namespaces: tuple[str, ...] = ()  # other namespaces whose Gateways a service may name
     labels: dict[str, str] = field(default_factory=dict)  # labels for every child
     acceptance: Acceptance = field(default_factory=Acceptance)  # what all services require, beside spec.acceptance

@@ -1,10 +1,12 @@
 """Interfaces that an observer may read: objects, metrics and the clock. Nothing can be written."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from driftloop.controller.vocabulary.plan import Obj, Settings
+from driftloop.controller.vocabulary.reasons import Reason
 from driftloop.controller.vocabulary.samples import Sample
 
 Objects = list[Obj]  # inside a class with a method `list`, the name `list` means that method
@@ -34,6 +36,22 @@ class Nodes(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RouteUnknown:
+    """Why an HTTPRoute can't be read."""
+
+    reason: Reason
+    message: str
+
+
+class Routes(Protocol):
+    """HTTPRoutes of Gateway API, which a cluster may not have."""
+
+    async def route(self, namespace: str, name: str) -> Obj | RouteUnknown | None:
+        """The route with this name; None if it does not exist."""
+        ...
+
+
 class World(Protocol):
     """Everything that an observer may read. Objects come from the caches and are shared, so never change them."""
 
@@ -42,6 +60,9 @@ class World(Protocol):
 
     @property
     def nodes(self) -> Nodes: ...
+
+    @property
+    def routes(self) -> Routes: ...
 
     @property
     def settings(self) -> Settings: ...

@@ -14,11 +14,15 @@ from driftloop.controller.traffic import Answers, Buckets
 
 LENGTH_RATIO = 1.5  # an answer of that many times stable's median is a long one
 TESTS = 6  # first token, longer, shorter, cut off, empty, refused
-ALARM = ERROR / TESTS  # probability with which one of them rolls back a candidate that is within the margin
 
 
-def compare_answers(canary: Canary, stable: Answers | None, candidate: Answers | None) -> Iterator[Comparison]:
-    """The comparisons that are not switched off by a margin of 1."""
+def compare_answers(
+    canary: Canary, stable: Answers | None, candidate: Answers | None, alarm: float = ERROR
+) -> Iterator[Comparison]:
+    """The comparisons that are not switched off by a margin of 1.
+
+    `alarm`: the probability with which one of them rolls back a candidate that is within all margins.
+    """
     if stable is None:
         yield Comparison(
             "answers", "NotCompared", "stable's pods do not count answers: an earlier release created them"
@@ -27,18 +31,19 @@ def compare_answers(canary: Canary, stable: Answers | None, candidate: Answers |
     if candidate is None:
         yield Comparison("answers", "Unclear", "the candidate's pods do not count answers, and stable's do")
         return
-    yield from _first_token(canary, stable.first_token, candidate.first_token)
-    yield from _lengths(canary, stable.tokens, candidate.tokens)
+    each = alarm / TESTS
+    yield from _first_token(canary, stable.first_token, candidate.first_token, each)
+    yield from _lengths(canary, stable.tokens, candidate.tokens, each)
     for what, ending, margin in (
         ("cut off at their limit of tokens", "cut", canary.max_cut_off_increase),
         ("empty", "empty", canary.max_empty_increase),
         ("refused by the model", "refused", canary.max_model_refusal_increase),
     ):
         if margin < 1:
-            yield _endings(what, ending, canary.min_requests, stable, candidate, margin)
+            yield _endings(what, ending, canary.min_requests, stable, candidate, margin, each)
 
 
-def _first_token(canary: Canary, stable: Buckets, candidate: Buckets) -> Iterator[Comparison]:
+def _first_token(canary: Canary, stable: Buckets, candidate: Buckets, alarm: float) -> Iterator[Comparison]:
     what, margin = "p95 until the first token", canary.max_first_token_increase
     fewest = min(observations(stable), observations(candidate))
     if margin >= 1:
@@ -46,10 +51,10 @@ def _first_token(canary: Canary, stable: Buckets, candidate: Buckets) -> Iterato
     if fewest < canary.min_requests:
         yield _too_few(what, fewest, canary.min_requests, "streams")
         return
-    yield compare_latency(what, canary, stable, candidate, margin, ALARM)
+    yield compare_latency(what, canary, stable, candidate, margin, alarm)
 
 
-def _lengths(canary: Canary, stable: Buckets, candidate: Buckets) -> Iterator[Comparison]:
+def _lengths(canary: Canary, stable: Buckets, candidate: Buckets, alarm: float) -> Iterator[Comparison]:
     margin = canary.max_length_change
     fewest = min(observations(stable), observations(candidate))
     if margin >= 1:
@@ -63,16 +68,18 @@ def _lengths(canary: Canary, stable: Buckets, candidate: Buckets) -> Iterator[Co
         (f"of at most {short:.0f} tokens", _up_to(short)),
     ):
         normal, new = (Tally(count(buckets), observations(buckets)) for buckets in (stable, candidate))
-        yield compare_share(what, normal, new, margin, ALARM)
+        yield compare_share(what, normal, new, margin, alarm)
 
 
-def _endings(what: str, ending: str, least: int, stable: Answers, candidate: Answers, margin: float) -> Comparison:
+def _endings(
+    what: str, ending: str, least: int, stable: Answers, candidate: Answers, margin: float, alarm: float
+) -> Comparison:
     fewest = min(stable.total, candidate.total)
     if fewest < least:
         finding = f"{what}: {fewest:.0f} of {least} complete answers on the quieter arm"
         return Comparison(what, "Unclear", finding, margin=margin)
     normal, new = (Tally(answers.endings.get(ending, 0.0), answers.total) for answers in (stable, candidate))
-    return compare_share(what, normal, new, margin, ALARM)
+    return compare_share(what, normal, new, margin, alarm)
 
 
 def _too_few(what: str, fewest: float, least: int, of: str) -> Comparison:

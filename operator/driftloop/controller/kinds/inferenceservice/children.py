@@ -3,14 +3,19 @@
 None of them depends on a revision, so that a rollout changes only Deployments.
 """
 
+from typing import assert_never
+
 from driftloop.contract.names import API_PORT, API_TLS_PORT, FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT
+from driftloop.controller.kinds.inferenceservice.gateway import is_allowed
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name, shadow_name
+from driftloop.controller.kinds.inferenceservice.route import canary_name, http_route
 from driftloop.controller.pods.serving import API, FEEDBACK, SERVE, SIGNING_KEY, TOKEN, tls_port
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
-from driftloop.controller.vocabulary.naming import child_name, owner_reference
+from driftloop.controller.vocabulary.naming import child_name, controlled_by, owner_reference
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Action, Apply, Delete, Obj, Settings
+from driftloop.controller.vocabulary.world import RouteUnknown
 
 
 def first_children(observed: Observed, settings: Settings, only: str | None = None) -> tuple[Action, ...]:
@@ -31,10 +36,43 @@ def other_children(
     feedback = [feedback_service(observed, settings, only)] if observed.spec.feedback is not None else []
     copies = [shadow_service(observed, settings, shadow)] if shadow else []
     wanted = {observed.name, *(body["metadata"]["name"] for body in (*feedback, *copies))}
+    if observed.spec.gateway or observed.route:
+        wanted.add(canary_name(observed.name))
     return (
         *(Apply(body) for body in (*feedback, *copies, disruption_budget(observed, settings))),
         *(_delete(body) for body in observed.services if body["metadata"]["name"] not in wanted),
     )
+
+
+def routing(observed: Observed, settings: Settings, weight: int, revision: str | None) -> tuple[Action, ...]:
+    """The route of a service with a Gateway, and the Service of its candidate; else the deletion of the route.
+
+    `weight`: percent of the requests for the candidate. `revision`: what the candidate's Service selects.
+
+    The route comes first: it stops to name the candidate before the Service stops to select it. Without a Gateway in
+    the spec, the Service is deleted once the route is gone (`other_children`).
+    """
+    gateway = observed.spec.gateway
+    if gateway is None or not is_allowed(observed, gateway, settings):
+        return _without_route(observed)
+    canary = Apply(_service(observed, settings, canary_name(observed.name), API, revision))
+    match observed.route:
+        case RouteUnknown():
+            return (canary,)
+        case dict() | None:
+            return Apply(http_route(observed, gateway, settings, weight)), canary
+        case never:
+            assert_never(never)
+
+
+def _without_route(observed: Observed) -> tuple[Action, ...]:
+    match observed.route:
+        case dict() as route if controlled_by(route, observed.uid):
+            return (_delete(route),)
+        case dict() | RouteUnknown() | None:
+            return ()
+        case never:
+            assert_never(never)
 
 
 def pod_labels(observed: Observed) -> dict[str, str]:
@@ -113,8 +151,8 @@ def network_policy(observed: Observed, settings: Settings) -> Obj:
 
 
 def _delete(body: Obj) -> Delete:
-    meta = body["metadata"]
-    return Delete("v1", "Service", meta["namespace"], meta["name"], meta["uid"], meta.get("resourceVersion"))
+    kind, meta = (body["apiVersion"], body["kind"]), body["metadata"]
+    return Delete(*kind, meta["namespace"], meta["name"], meta["uid"], meta.get("resourceVersion"))
 
 
 def _tcp(*ports: int) -> list[Obj]:

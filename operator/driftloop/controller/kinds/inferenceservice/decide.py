@@ -5,14 +5,22 @@ from typing import assert_never
 
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus, RevisionStatus, ServingPlan
-from driftloop.controller.kinds.inferenceservice.children import first_children, keys_secret, other_children, url
+from driftloop.controller.kinds.inferenceservice.children import (
+    first_children,
+    keys_secret,
+    other_children,
+    routing,
+    url,
+)
 from driftloop.controller.kinds.inferenceservice.drift import CHECK_SECONDS, check_drift
+from driftloop.controller.kinds.inferenceservice.gateway import route_state
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.proposal import proposal, proposed
 from driftloop.controller.kinds.inferenceservice.retraining.obstacles import Decision
 from driftloop.controller.kinds.inferenceservice.retraining.step import retrain
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
 from driftloop.controller.kinds.inferenceservice.rollout.step import next_step
+from driftloop.controller.kinds.inferenceservice.rollout.steps import weight_in_effect
 from driftloop.controller.kinds.inferenceservice.situation import Situation, situation_of
 from driftloop.controller.kinds.serving_memory import DoesNotFit
 from driftloop.controller.pods.serving import SERVE
@@ -36,11 +44,13 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     only = situation.stable.revision if rollout.hides and situation.stable else situation.only
     children = first_children(observed, settings, only)
     first, beside = ((), children) if observed.revisions and not rollout.hides else (children, ())
+    routes = routing(observed, settings, weight_in_effect(rollout.candidate), _canary_revision(situation, rollout))
     return Plan(
         actions=(*first, *rollout.actions),
         beside=(
             *independent(
                 (
+                    *routes,
                     *beside,
                     *other_children(observed, settings, only, _in_shadow(situation)),
                     *_restore_keys(observed),
@@ -92,11 +102,28 @@ def _status_if_refused(retraining: Decision) -> Obj:
 def _in_shadow(situation: Situation) -> str | None:
     """The hidden candidate that takes copies of requests."""
     candidate = situation.candidate
-    return candidate.revision if candidate and candidate.hidden and candidate.shadow_started else None
+    return candidate.revision if candidate and candidate.in_shadow and candidate.shadow_started else None
+
+
+def _canary_revision(situation: Situation, rollout: Rollout) -> str | None:
+    """The revision that the candidate's Service selects: stable, unless the candidate can take its requests.
+
+    So a Gateway that still divides the requests as before has ready pods on both sides.
+    """
+    candidate, stable = rollout.candidate, situation.stable
+    if candidate and candidate.weight is not None and candidate.available:
+        return candidate.revision
+    return stable.revision if stable else None
 
 
 def traffic(stable: Revision | None, candidate: Revision | None) -> str | None:
-    """Shares of the traffic in percent, as stable/candidate: the shares of their Ready pods. None without pods."""
+    """Shares of the traffic in percent, as stable/candidate. None without pods.
+
+    They are those of their Ready pods, or with a Gateway those of their weights.
+    """
+    if candidate and candidate.weight is not None:
+        weight = weight_in_effect(candidate)
+        return f"{100 - weight}/{weight}"
     stable_pods, candidate_pods = (stable.available if stable else 0), (candidate.available if candidate else 0)
     if candidate and candidate.hidden:
         candidate_pods = 0
@@ -136,20 +163,27 @@ def _serving_plan(situation: Situation, revision: Revision) -> ServingPlan | Non
 
 
 def _conditions(situation: Situation, rollout: Rollout, retraining: Decision) -> list[Condition]:
-    """Ready: users are served. Reconciling: the operator works on it. Stalled: a person must act."""
+    """Ready: users are served. Reconciling: the operator works on it. Stalled: a person must act.
+
+    RouteAccepted: only with a Gateway, whether that carries the requests. If it does not, users are not served.
+    """
     stable, replicas = situation.stable, situation.observed.spec.replicas
     serving = stable is not None and stable.available >= min(replicas, stable.replicas) and rollout.phase != "Degraded"
-    entries = (
-        ready(rollout.reason, rollout.message)
-        if serving
-        else [condition("Ready", "False", rollout.reason, rollout.message)]
-    )
+    route = route_state(situation.observed, situation.settings)
+    reason, message = rollout.reason, rollout.message
+    if serving and route and route.status != "True":
+        serving, reason, message = False, route.reason, route.message
+    entries = ready(reason, message) if serving else [condition("Ready", "False", reason, message)]
+    if route:
+        entries.append(condition("RouteAccepted", route.status, route.reason, route.message))
     if rollout.blocked:
         entries.append(condition("Stalled", "True", rollout.reason, rollout.message))
+    elif route and route.is_stuck:
+        entries.append(condition("Stalled", "True", route.reason, route.message))
     elif retraining.blocked and retraining.status:
         entries.append(condition("Stalled", "True", Reason.RETRAINING_BLOCKED, retraining.status.message or ""))
     elif rollout.phase in ("Pending", "Deploying", "Shadow", "Canary", "Paused") or not serving:
-        entries.append(condition("Reconciling", "True", rollout.reason, rollout.message))
+        entries.append(condition("Reconciling", "True", reason, message))
     return entries
 
 

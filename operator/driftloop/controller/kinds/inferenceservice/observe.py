@@ -1,7 +1,7 @@
 """Read the input for a decision on an InferenceService: caches, and metrics from Prometheus. Writes nothing."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
@@ -18,6 +18,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
     parse_version,
 )
 from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
+from driftloop.controller.kinds.inferenceservice.route import canary_name
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.kinds.serving_nodes import gpu_memory
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
@@ -28,7 +29,7 @@ from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Key, Obj
-from driftloop.controller.vocabulary.world import World
+from driftloop.controller.vocabulary.world import RouteUnknown, World
 
 # A Secret of the user is missing. A restarted proxy reads it, and its engine may run already.
 _AWAITED = frozenset({StageReason.NO_CERTIFICATE, StageReason.NO_KEYS})
@@ -46,6 +47,7 @@ async def observe(key: Key, world: World) -> Observed | None:
     uid = service["metadata"]["uid"]
     parsed_versions = [parse_version(v) for v in world.list("ModelVersion", key.namespace) if _follows(parsed, v)]
     jobs = [parse_job(job) for job in world.list("FineTuneJob", key.namespace, {SERVICE: key.name})]
+    services = tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid))
     observed = Observed(
         service=service,
         spec=parsed.spec,
@@ -54,10 +56,21 @@ async def observe(key: Key, world: World) -> Observed | None:
         versions=tuple(version for version in parsed_versions if version),
         revisions=tuple(_revisions(service, parsed.status, world)),
         jobs=tuple(job for job in jobs if job),
-        services=tuple(child for child in world.owned("Service", key.namespace, uid) if controlled_by(child, uid)),
+        services=services,
+        route=await _route(key, parsed, services, world),
         gpu_memory=await gpu_memory(parsed.spec.engine, parsed.spec.pod_overrides, world),
     )
     return await _with_metrics(observed, questions(situation_of(observed, world.settings, world.now())), world)
+
+
+async def _route(
+    key: Key, service: InferenceService, services: Iterable[Obj], world: World
+) -> Obj | RouteUnknown | None:
+    """The service's HTTPRoute. An earlier spec may have left one: then the candidate's Service exists, too."""
+    has_canary = any(child["metadata"]["name"] == canary_name(key.name) for child in services)
+    if service.spec.gateway is None and not has_canary:
+        return None
+    return await world.routes.route(key.namespace, key.name)
 
 
 def _follows(service: InferenceService, version: Obj) -> bool:

@@ -32,9 +32,11 @@ from driftloop.controller.vocabulary.labels import (
     SINCE,
     TRIGGER,
     VERSION,
+    WEIGHT,
 )
 from driftloop.controller.vocabulary.objects import annotations, labels
 from driftloop.controller.vocabulary.plan import Obj
+from driftloop.controller.vocabulary.world import RouteUnknown
 
 Role = Literal["stable", "candidate", "retired", "failed"]
 ROLES: tuple[Role, ...] = ("stable", "candidate", "retired", "failed")
@@ -101,10 +103,21 @@ class Revision:
     engine: str | None = None  # None: created before the operator recorded it
     obeyed: Record | None = None  # the last command of a person about it
     has_tls: bool = False  # whether its pods serve HTTPS
-    hidden: bool = False  # whether it has no users yet, because the Service selects only stable's pods
+    hidden: bool = False  # whether the Service selects only stable's pods, so that it has no users, or by its weight
+    weight: int | None = None  # percent of the Gateway's requests that are meant for it; None: not by weight
     shadow_started: datetime | None = None  # since when it gets copies of requests
     can_shadow: bool = False  # whether its pods can send copies of their requests
     cold_start: ColdStart | None = None  # how long the start of a pod took
+
+    @property
+    def in_shadow(self) -> bool:
+        """Whether it has no users before it has passed its shadow."""
+        return self.hidden and self.weight is None
+
+    @property
+    def has_users(self) -> bool:
+        """Whether users' requests may reach its pods."""
+        return not self.hidden or bool(self.weight)
 
     @property
     def is_held(self) -> bool:
@@ -151,6 +164,7 @@ class Observed:
     revisions: tuple[Revision, ...] = ()  # its Deployments
     jobs: tuple[Job, ...] = ()  # FineTuneJobs with its label
     services: tuple[Obj, ...] = ()  # Services that it owns
+    route: Obj | RouteUnknown | None = None  # its HTTPRoute, read only if the spec names a Gateway; None: there is none
     # From Prometheus; None: not queried, or no answer.
     arms: Arms | None = None  # requests of both revisions of a canary
     shadow_counts: ShadowCounts | None = None  # answers in the shadow, beside those of stable
@@ -249,6 +263,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         obeyed=parse_record(notes.get(COMMAND)),
         has_tls=has_tls(obj["spec"]["template"]),
         hidden=HIDDEN in notes,
+        weight=_number(notes.get(WEIGHT)),
         shadow_started=_moment(notes.get(SHADOW_STARTED)),
         can_shadow=CAN_SHADOW in notes,
     )
@@ -283,6 +298,10 @@ def _trigger(document: str | None) -> Trigger | None:
 def _unavailable_since(conditions: Iterable[Obj]) -> datetime | None:
     unavailable = [c for c in conditions if c.get("type") == "Available" and c.get("status") == "False"]
     return _moment(unavailable[0].get("lastTransitionTime")) if unavailable else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -32,9 +32,16 @@ class Situation:
 
     @property
     def only(self) -> str | None:
-        """The stable revision, while pods of a hidden one exist or may exist: then it alone has users."""
+        """The stable revision, while pods of a hidden one exist or may exist: the Service selects it alone.
+
+        If it has no ready pod, a candidate that has users already gets all of them.
+        """
         others = (revision for revision in self.observed.revisions if revision.hidden and revision != self.stable)
-        return self.stable.revision if self.stable and any(r.pods or r.replicas for r in others) else None
+        if self.stable is None or not any(r.pods or r.replicas for r in others):
+            return None
+        candidate = self.candidate
+        alone = candidate is not None and candidate.available > 0 and candidate.has_users
+        return None if alone and self.stable.available == 0 else self.stable.revision
 
     def revision_of(self, version: Version) -> str:
         """The revision that an observed version has with the current spec."""

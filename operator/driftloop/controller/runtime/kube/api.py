@@ -105,6 +105,16 @@ class Api:
         )
         return ((review.get("status") or {}).get("userInfo") or {}).get("username")
 
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the server has this kind in this version."""
+        try:
+            found = await self._request("GET", f"/apis/{resource.api_version}")
+        except ApiError as error:
+            if error.code == 404:
+                return False
+            raise
+        return any(entry.get("name") == resource.plural for entry in found.get("resources") or [])
+
     async def get(self, resource: Resource, namespace: str, name: str) -> Obj | None:
         """Read one object; None if it does not exist."""
         try:

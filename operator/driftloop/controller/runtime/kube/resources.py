@@ -47,6 +47,8 @@ _TABLE = (
     Resource("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies", watched=True, selector=_MANAGED, applied=True),
     Resource("PodDisruptionBudget", "policy/v1", "poddisruptionbudgets", watched=True, selector=_MANAGED, applied=True),
     Resource("PersistentVolumeClaim", "v1", "persistentvolumeclaims", watched=True),
+    # Not cached: most clusters don't have this kind. Read by name for services with a Gateway.
+    Resource("HTTPRoute", "gateway.networking.k8s.io/v1", "httproutes", applied=True),
     # Not cached. Secrets are only written, never read.
     Resource("Secret", "v1", "secrets"),
     Resource("Event", "events.k8s.io/v1", "events"),

@@ -7,6 +7,7 @@ import aiohttp
 
 from driftloop.controller.runtime.kube.caches import Caches, matching
 from driftloop.controller.runtime.kube.nodes import Nodes
+from driftloop.controller.runtime.kube.routes import Routes
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.scrape import scrape
 from driftloop.controller.vocabulary.plan import Obj, Settings
@@ -39,12 +40,14 @@ class World:
         metrics: Metrics,
         settings: Settings,
         nodes: Nodes,
+        routes: Routes,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._caches = caches
         self.metrics = metrics
         self.settings = settings
         self.nodes = nodes
+        self.routes = routes
         self.now = now
 
     def get(self, kind: str, namespace: str, name: str) -> Obj | None:

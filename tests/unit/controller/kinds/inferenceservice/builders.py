@@ -13,6 +13,7 @@ from driftloop.controller.kinds.inferenceservice.observed import Job, Keys, Obse
 from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.traffic import Arm, Buckets
 from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import Adjust, Create, Obj, Plan, Settings
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -114,6 +115,23 @@ def alert(key: str, started: datetime, alertname: str = ALERT_NAME) -> AlertReco
 
 def job(name: str, age: float, phase: FineTuneJobPhase | None = "Training", **fields: Any) -> Job:
     return replace(Job(name=name, uid=f"uid-{name}", created=ago(age), phase=phase), **fields)
+
+
+def carried(parent: Obj, generation: int = 2, seen: int = 2) -> Obj:
+    """The service's HTTPRoute, whose content up to generation `seen` its Gateway has accepted."""
+    conditions = [{"type": kind, "status": "True", "observedGeneration": seen} for kind in ("Accepted", "ResolvedRefs")]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {
+            "name": "desk",
+            "namespace": "team",
+            "uid": "uid-route",
+            "generation": generation,
+            "ownerReferences": [owner_reference(service().service)],
+        },
+        "status": {"parents": [{"parentRef": parent, "conditions": conditions}]},
+    }
 
 
 def adjusted(actions: Any, uid: str) -> list[Adjust]:

@@ -8,7 +8,8 @@ import pytest
 
 from driftloop.api.inferenceservice import Canary
 from driftloop.controller.kinds.inferenceservice.analysis import analyse
-from driftloop.controller.kinds.inferenceservice.answers import ALARM, limits
+from driftloop.controller.kinds.inferenceservice.answers import TESTS, limits
+from driftloop.controller.kinds.inferenceservice.sequential import ERROR
 from driftloop.controller.traffic import Answers, Arms, Buckets
 from unit.controller.kinds.inferenceservice.builders import NOW, ago, arm, took
 
@@ -62,7 +63,7 @@ def test_a_worse_measure_rolls_back_and_is_named_unless_switched_off(
     found = analysis(FINE, candidate)
     assert found.verdict == "RollBack"
     assert measure in found.message
-    assert f"at {100 * (1 - ALARM):.3g} % at least" in found.message
+    assert f"at {100 * (1 - ERROR / TESTS):.3g} % at least" in found.message
     assert [m.name for m in found.measures if m.verdict == "worse"] == [measure]
     assert analysis(FINE, candidate, **{margin: 1.0}).verdict == "Promote"
 

@@ -1,5 +1,7 @@
 """What stands around the pods."""
 
+from dataclasses import replace
+
 from driftloop.controller.kinds.inferenceservice.children import (
     disruption_budget,
     feedback_service,
@@ -7,12 +9,13 @@ from driftloop.controller.kinds.inferenceservice.children import (
     network_policy,
     other_children,
     pod_labels,
+    routing,
     url,
 )
 from driftloop.controller.kinds.inferenceservice.children import service as api_service
 from driftloop.controller.kinds.inferenceservice.revision import deployment
-from driftloop.controller.vocabulary.plan import Delete
-from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, revision, service, version
+from driftloop.controller.vocabulary.plan import Apply, Delete
+from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, carried, revision, service, version
 
 
 def test_the_service_selects_the_pods_of_every_revision() -> None:
@@ -86,3 +89,31 @@ def test_a_drain_takes_one_pod_at_a_time_and_is_never_held_up_by_a_broken_one() 
 def test_no_rule_lets_anybody_at_the_engine() -> None:
     rules = network_policy(service(), SETTINGS)["spec"]["ingress"]
     assert {port["port"] for rule in rules for port in rule["ports"]} == {8080, 8081, 8443, 8444, 9090}
+
+
+def test_the_service_of_the_candidate_stays_until_its_route_is_gone() -> None:
+    """It shows that there is a route, which may be refused to be deleted."""
+    metadata = {"namespace": "team", "name": "desk-canary", "uid": "u", "resourceVersion": "7"}
+    left = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
+    route = carried({"kind": "Gateway", "name": "public"})
+    found = service(services=(left,), route=route)
+    assert [action.kind for action in routing(found, SETTINGS, 0, None) if isinstance(action, Delete)] == ["HTTPRoute"]
+    assert not [action for action in other_children(found, SETTINGS) if isinstance(action, Delete)]
+    gone = service(services=(left,))
+    assert routing(gone, SETTINGS, 0, None) == ()
+    assert Delete("v1", "Service", "team", "desk-canary", "u", "7") in other_children(gone, SETTINGS)
+
+
+def test_a_route_of_somebody_else_is_not_deleted() -> None:
+    route = carried({"kind": "Gateway", "name": "public"})
+    route["metadata"]["ownerReferences"] = []
+    assert routing(service(route=route), SETTINGS, 0, None) == ()
+
+
+def test_a_gateway_that_is_not_allowed_gets_no_route_and_loses_the_one_that_it_has() -> None:
+    spec = {"gateway": {"name": "public", "namespace": "edge", "hostnames": ["desk.example.org"]}}
+    route = carried({"kind": "Gateway", "name": "public", "namespace": "edge"})
+    (deleted,) = routing(service(spec, route=route), SETTINGS, 10, "r2")
+    assert isinstance(deleted, Delete)
+    allowed = replace(SETTINGS, gateway_namespaces=("edge",))
+    assert [type(action) for action in routing(service(spec, route=route), allowed, 10, "r2")] == [Apply, Apply]

@@ -13,9 +13,11 @@ from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.nodes import Nodes
+from driftloop.controller.runtime.kube.routes import Routes
 from driftloop.controller.runtime.readings.world import Metrics, World
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, REVISION, ROLE, SERVICE, STAGE
+from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, ago, digest, retraining, version
@@ -36,14 +38,33 @@ class Asked:
         raise MetricsUnavailable("down")
 
 
+class Routed:
+    """One HTTPRoute, and which ones were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def route(self, namespace: str, name: str) -> Obj:
+        self.asked.append(f"{namespace}/{name}")
+        return {"kind": "HTTPRoute"}
+
+
 class Cluster:
     """The caches, and a clock that stands still."""
 
     def __init__(self, *objects: Obj) -> None:
         self.asked, self._caches, self._number = Asked(), Caches(), 0
+        self.routes = Routed()
         for obj in objects:
             self.put(obj)
-        self.world = World(self._caches, cast(Metrics, self.asked), SETTINGS, Nodes(None, lambda: 0.0), lambda: NOW)
+        self.world = World(
+            self._caches,
+            cast(Metrics, self.asked),
+            SETTINGS,
+            Nodes(None, lambda: 0.0),
+            cast(Routes, self.routes),
+            lambda: NOW,
+        )
 
     def put(self, obj: Obj) -> None:
         self._number += 1
@@ -300,3 +321,18 @@ async def test_a_revision_whose_pods_are_refused_says_so_in_the_api_servers_word
     (revision,) = (await Cluster(service(), body).look()).revisions
     assert revision.problem == f"PodsRefused: {words}"
     assert not revision.broken
+
+
+async def test_the_route_is_read_only_for_a_gateway_or_while_one_may_be_left() -> None:
+    owned = {"ownerReferences": [owner_reference(built().service)]}
+    gateway = {"gateway": {"name": "public"}}
+    canary = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "desk-canary", **owned}}
+    other = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "desk-shadow", **owned}}
+    for objects, asked in (
+        ([service(gateway)], ["team/desk"]),
+        ([service(), canary], ["team/desk"]),
+        ([service(), other], []),
+    ):
+        cluster = Cluster(*objects)
+        assert ((await cluster.look()).route is not None) == bool(asked)
+        assert cluster.routes.asked == asked

@@ -22,7 +22,12 @@ NOTHING: Any = None
 
 def test_a_stalled_status_keeps_the_other_fields_and_conditions() -> None:
     world = World(
-        Caches(), NOTHING, Settings("t", "s"), Nodes(None, lambda: 0.0), now=lambda: datetime(2026, 1, 1, tzinfo=UTC)
+        Caches(),
+        NOTHING,
+        Settings("t", "s"),
+        Nodes(None, lambda: 0.0),
+        NOTHING,
+        now=lambda: datetime(2026, 1, 1, tzinfo=UTC),
     )
     kept = {"type": "Degraded", "status": "True", "reason": "R", "message": "m"}
     obj = {
@@ -93,7 +98,7 @@ async def reconcile(server: Server, plan: Plan) -> Result:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     refusals = Refusals(lambda: 0.0, lambda: 0.0)
     executor = Executor(cast(Api, server), caches, cast(Recorder, server), lambda obj: None, lambda: now, refusals)
-    world = World(caches, NOTHING, Settings("t", "s"), NOTHING, now=lambda: now)
+    world = World(caches, NOTHING, Settings("t", "s"), NOTHING, NOTHING, now=lambda: now)
     return await Reconciler({"FineTuneJob": kind}, world, caches, executor).reconcile(KEY)
 
 

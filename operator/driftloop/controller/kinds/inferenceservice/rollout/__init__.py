@@ -1,6 +1,7 @@
 """From the revision that serves to the one that should serve: canary, promotion, rollback. Pure.
 
-One Service selects the pods of all revisions, so the traffic share of each arm is its share of the Ready pods.
+One Service selects the pods of all revisions, so the traffic share of each arm is its share of the Ready pods. With a
+Gateway in the spec the shares are weights of an HTTPRoute, which rise in steps (`steps`, `weighted`).
 
 - If no revision is stable, the first candidate becomes stable as soon as one of its pods is Ready (`first`).
 - Otherwise the candidate starts beside stable, which keeps all its pods until the analysis has passed (`canary`).

@@ -28,6 +28,8 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
 )
 from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair, keep_comparing
 from driftloop.controller.kinds.inferenceservice.rollout.shadow import shadow
+from driftloop.controller.kinds.inferenceservice.rollout.steps import in_words, limits_of, part_of
+from driftloop.controller.kinds.inferenceservice.rollout.weighted import begin_step, leave_gateway, wait_for_gateway
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import find, shorten, timestamp
 from driftloop.controller.vocabulary.labels import ANALYSIS, PROMOTED, ROLLOUT
@@ -47,6 +49,8 @@ def canary(pair: Pair) -> Rollout:
     situation, candidate = pair.situation, pair.candidate
     if candidate.promoted:
         return _exchange(pair)
+    if candidate.weight is not None and situation.observed.spec.gateway is None:
+        return leave_gateway(pair)
     if pair.replicas == 0:
         return _await_replicas(pair)
     if candidate.available and _stable_is_lost(pair) and not _is_worse(pair):
@@ -54,7 +58,7 @@ def canary(pair: Pair) -> Rollout:
         return _take_over(pair, None, f"{pair.stable.version} has no ready pod to compare with")
     if candidate.available < pair.size:
         return _await_candidate(pair)
-    if candidate.hidden:
+    if candidate.in_shadow:
         return shadow(pair)
     if candidate.analysis_started is None:
         return _begin_analysis(pair)
@@ -64,8 +68,11 @@ def canary(pair: Pair) -> Rollout:
 
 def analysed(pair: Pair, started: datetime) -> Analysis:
     """The analysis of the figures that were read in this reconcile."""
-    observed = pair.situation.observed
-    return analyse(observed.spec.canary, observed.arms, started, pair.situation.now)
+    observed, canary = pair.situation.observed, pair.situation.observed.spec.canary
+    part = part_of(canary, pair.candidate)
+    analysis = analyse(limits_of(canary, part), observed.arms, started, pair.situation.now, part)
+    step = in_words(pair.candidate, part) if pair.candidate.weight is not None else None
+    return analysis.model_copy(update={"step": step})
 
 
 def _judged(pair: Pair, analysis: Analysis) -> Rollout:
@@ -73,6 +80,10 @@ def _judged(pair: Pair, analysis: Analysis) -> Rollout:
     observed = pair.situation.observed
     if analysis.verdict == "RollBack" and pair.stable.available:
         return roll_back_beside(pair, Failure(Reason.CANARY_WORSE, analysis.message or "", analysis))
+    if analysis.verdict in ("NextStep", "Promote") and (wait := wait_for_gateway(pair, analysis)):
+        return wait
+    if analysis.verdict == "NextStep":
+        return begin_step(pair, analysis)
     version = observed.version(pair.candidate.version)
     if analysis.verdict == "Promote" and version and version.phase == "Approved":
         return _take_over(pair, analysis, analysis.message or "")
@@ -110,7 +121,8 @@ def _await_person(pair: Pair, analysis: Analysis | None, why: str) -> Rollout:
 
 def _analysing(pair: Pair, analysis: Analysis) -> Rollout:
     reason = Reason.CANARY_PAUSED if analysis.verdict == "Paused" else Reason.ANALYSING
-    message = f"{pair.candidate.version} beside {pair.stable.version}: {analysis.message}"
+    at = f", {analysis.step}" if analysis.step else ""
+    message = f"{pair.candidate.version} beside {pair.stable.version}{at}: {analysis.message}"
     return replace(keep_comparing(pair, reason, message), analysis=analysis)
 
 
@@ -181,6 +193,8 @@ def _begin_analysis(pair: Pair) -> Rollout:
         return Rollout(
             "Canary", Reason.STABLE_NOT_READY, message + problem_suffix(stable), pair.keep(), candidate=candidate
         )
+    if candidate.weight is not None:
+        return begin_step(pair)
     begun = replace(
         unchanged(pair.situation, candidate),
         replicas=pair.size,
@@ -238,7 +252,7 @@ def _is_worse(pair: Pair) -> bool:
     observed, started = pair.situation.observed, pair.candidate.analysis_started
     if started is None or observed.arms is None:
         return False
-    return analyse(observed.spec.canary, observed.arms, started, pair.situation.now).verdict == "RollBack"
+    return analysed(pair, started).verdict == "RollBack"
 
 
 def _stable_is_lost(pair: Pair) -> bool:

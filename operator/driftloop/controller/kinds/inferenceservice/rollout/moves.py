@@ -4,10 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from driftloop.api.inferenceservice import Analysis, RolloutCommand, ServicePhase, ShadowStatus, WaitingVersion
+from driftloop.api.inferenceservice import (
+    Analysis,
+    InferenceServiceSpec,
+    RolloutCommand,
+    ServicePhase,
+    ShadowStatus,
+    WaitingVersion,
+)
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.revision import deployment
+from driftloop.controller.kinds.inferenceservice.rollout.steps import weighted_size
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import shorten, timestamp
 from driftloop.controller.vocabulary.labels import (
@@ -21,12 +29,14 @@ from driftloop.controller.vocabulary.labels import (
     ROLE,
     SHADOW_STARTED,
     SINCE,
+    WEIGHT,
 )
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Event
 from driftloop.controller.vocabulary.reasons import Reason
 
 POLL_SECONDS = 5.0  # interval at which a rollout is checked
-RELEASED: dict[str, str | None] = {HIDDEN: None, SHADOW_STARTED: None}  # annotations of a revision that has users
+# Annotations of a revision that the Service selects.
+RELEASED: dict[str, str | None] = {HIDDEN: None, SHADOW_STARTED: None, WEIGHT: None}
 
 
 @dataclass(frozen=True)
@@ -81,21 +91,20 @@ def canary_size(replicas: int) -> int:
 def bring_up(situation: Situation, version: Version, phase: Literal["Deploying", "Shadow", "Canary"]) -> Rollout:
     """Create the Deployment of the version's revision, or make an existing one the candidate again.
 
-    In the phase Shadow it is hidden: it gets no users.
+    In the phase Shadow it is hidden: it gets no users. With a Gateway it is hidden, too, and gets users by its weight.
     """
-    hidden = phase == "Shadow"
     observed, revision = situation.observed, situation.revision_of(version)
-    replicas = observed.spec.replicas if phase == "Deploying" else canary_size(observed.spec.replicas)
+    marks = _marks(observed.spec, phase)
+    replicas = _size(observed.spec, phase)
     existing = next((known for known in observed.revisions if known.revision == revision), None)
     actions: tuple[Action, ...]
     if existing is None:
         body = deployment(observed, version, revision, replicas, situation.settings, situation.now)
-        if hidden:
-            body["metadata"]["annotations"][HIDDEN] = "true"
+        body["metadata"]["annotations"] |= marks
         actions = (Create(keys_secret(observed)), Create(body))
     else:
         reset = {SINCE: timestamp(situation.now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
-        reset |= RELEASED | ({HIDDEN: "true"} if hidden else {})
+        reset |= RELEASED | marks
         reset |= {COMMAND: None} if existing.is_held else {}  # a pause ends with the rollout that it was about
         actions = (
             replace(
@@ -105,7 +114,21 @@ def bring_up(situation: Situation, version: Version, phase: Literal["Deploying",
     message = f"starting {version.name} as revision {revision} with {replicas} pods"
     event = Event("Normal", Reason.CANDIDATE_CHOSEN, message)
     reason = Reason.DEPLOYING if phase == "Deploying" else Reason.CANDIDATE_STARTING
-    return Rollout(phase, reason, message, actions, (event,), candidate=existing, hides=hidden)
+    return Rollout(phase, reason, message, actions, (event,), candidate=existing, hides=bool(marks))
+
+
+def _marks(spec: InferenceServiceSpec, phase: Literal["Deploying", "Shadow", "Canary"]) -> dict[str, str]:
+    """Annotations of a new candidate that the Service does not select."""
+    if phase == "Shadow":
+        return {HIDDEN: "true"}
+    return {HIDDEN: "true", WEIGHT: "0"} if phase == "Canary" and spec.gateway else {}
+
+
+def _size(spec: InferenceServiceSpec, phase: Literal["Deploying", "Shadow", "Canary"]) -> int:
+    """Number of pods of a new candidate."""
+    if phase == "Deploying":
+        return spec.replicas
+    return weighted_size(spec) if phase == "Canary" and spec.gateway else canary_size(spec.replicas)
 
 
 def roll_back(situation: Situation, candidate: Revision, failure: Failure) -> Rollout:

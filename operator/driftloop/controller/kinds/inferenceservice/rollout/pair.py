@@ -7,6 +7,7 @@ from driftloop.api.inferenceservice import ServicePhase
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.questions import PAUSED_SECONDS
 from driftloop.controller.kinds.inferenceservice.rollout.moves import POLL_SECONDS, Rollout, canary_size, scale
+from driftloop.controller.kinds.inferenceservice.rollout.steps import weighted_size
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.conditions import shorten
 from driftloop.controller.vocabulary.plan import Adjust, Event
@@ -26,7 +27,7 @@ class Pair:
     @property
     def phase(self) -> ServicePhase:
         """The phase of the service while the candidate is tried."""
-        return "Shadow" if self.candidate.hidden else "Canary"
+        return "Shadow" if self.candidate.in_shadow else "Canary"
 
     @property
     def replicas(self) -> int:
@@ -36,6 +37,8 @@ class Pair:
     @property
     def size(self) -> int:
         """Number of candidate pods during the analysis."""
+        if self.candidate.weight is not None and self.situation.observed.spec.gateway:
+            return weighted_size(self.situation.observed.spec)
         return canary_size(self.replicas)
 
     @property

@@ -18,7 +18,7 @@ from driftloop.controller.kinds.inferenceservice.rollout.moves import (
 from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair, keep_comparing
 from driftloop.controller.kinds.inferenceservice.shadowing import Shadowing, analyse_shadow
 from driftloop.controller.vocabulary.conditions import shorten, timestamp
-from driftloop.controller.vocabulary.labels import SHADOW_STARTED
+from driftloop.controller.vocabulary.labels import SHADOW_STARTED, WEIGHT
 from driftloop.controller.vocabulary.plan import Event
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -68,9 +68,14 @@ def _judged(pair: Pair, status: ShadowStatus) -> Rollout:
 
 
 def _release(pair: Pair, status: ShadowStatus | None, why: str) -> Rollout:
-    """Let the candidate have users: the canary begins with the next step, after the Service selects its pods."""
+    """Let the candidate have users: the canary begins with the next step, after the Service selects its pods.
+
+    With a Gateway the Service does not select them: users come by the candidate's weight.
+    """
     candidate = pair.candidate
-    released = replace(unchanged(pair.situation, candidate), replicas=pair.size, annotations=dict(RELEASED))
+    by_weight = {SHADOW_STARTED: None, WEIGHT: "0"}
+    notes = by_weight if pair.situation.observed.spec.gateway else RELEASED
+    released = replace(unchanged(pair.situation, candidate), replicas=pair.size, annotations=dict(notes))
     message = f"{candidate.version} goes from the shadow on to the canary: {why}"
     event = Event("Normal", Reason.SHADOW_PASSED, shorten(message, 1000))
     actions = (*pair.keep_stable(), released)

@@ -39,8 +39,8 @@ def steady(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
 def is_needed(situation: Situation, stable: Revision, candidate: Revision) -> bool:
     """Whether the candidate's pods are still needed: stable has no pod, or has not yet got back all that it gave up.
 
-    A hidden candidate has no users.
+    A candidate without users is not needed.
     """
     replicas = situation.observed.spec.replicas
     short = stable.available < (replicas if candidate.promoted else min(1, replicas))
-    return candidate.available > 0 and short and not candidate.hidden
+    return candidate.available > 0 and short and candidate.has_users

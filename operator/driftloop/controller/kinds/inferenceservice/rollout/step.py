@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from driftloop.controller.kinds.inferenceservice.acceptance import announcement
+from driftloop.controller.kinds.inferenceservice.gateway import route_state
 from driftloop.controller.kinds.inferenceservice.observed import Revision, Version
 from driftloop.controller.kinds.inferenceservice.rollout import orders
 from driftloop.controller.kinds.inferenceservice.rollout.canary import canary, start
 from driftloop.controller.kinds.inferenceservice.rollout.first import first
-from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout
+from driftloop.controller.kinds.inferenceservice.rollout.moves import POLL_SECONDS, Rollout
 from driftloop.controller.kinds.inferenceservice.rollout.orders import Ignored, Order
 from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair
 from driftloop.controller.kinds.inferenceservice.rollout.steady import is_needed, steady
@@ -46,7 +47,19 @@ def _step(situation: Situation, choice: Choice, order: Order | Ignored | None) -
         return canary(Pair(situation, stable, candidate))
     if candidate and is_needed(situation, stable, candidate):
         return steady(situation, stable, choice)
+    if waiting := _waiting(situation, choice):
+        return replace(steady(situation, stable, waiting), requeue_after=POLL_SECONDS)
     return start(situation, stable, choice.version)
+
+
+def _waiting(situation: Situation, choice: Choice) -> Choice | None:
+    """The choice with the reason why it is not started yet: its Gateway does not carry requests. None without one."""
+    state = route_state(situation.observed, situation.settings)
+    if state is None or state.obstacle is None or choice.version is None:
+        return None
+    return replace(
+        choice, reason=state.reason, message=f"{choice.version.name} waits for the Gateway: {state.obstacle}"
+    )
 
 
 def _is_held_back(situation: Situation, candidate: Revision, chosen: Version) -> bool:

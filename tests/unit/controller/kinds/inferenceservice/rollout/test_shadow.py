@@ -13,7 +13,7 @@ from driftloop.controller.kinds.inferenceservice.revision import revision_of
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.traffic import ShadowCounts
 from driftloop.controller.vocabulary.conditions import timestamp
-from driftloop.controller.vocabulary.labels import HIDDEN, PROMOTED, REVISION, ROLE, ROLLOUT, SHADOW_STARTED
+from driftloop.controller.vocabulary.labels import HIDDEN, PROMOTED, REVISION, ROLE, ROLLOUT, SHADOW_STARTED, WEIGHT
 from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Obj, Plan
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, adjusted, ago, revision, service, version
 
@@ -100,7 +100,7 @@ def test_copies_are_wanted_when_its_pods_are_ready_and_it_has_no_traffic() -> No
 def test_one_that_passes_is_released_and_then_the_service_selects_it() -> None:
     observed = hidden(STARTED, shadow_counts=GOOD)
     plan = decide(observed, SETTINGS, NOW)
-    assert notes(observed, plan) == {HIDDEN: None, SHADOW_STARTED: None}
+    assert notes(observed, plan) == {HIDDEN: None, SHADOW_STARTED: None, WEIGHT: None}
     assert [event.reason for event in plan.events] == ["ShadowPassed"]
     assert status(plan)["shadow"]["verdict"] == "Pass"
     released = decide(hidden({"hidden": False}), SETTINGS, NOW)
@@ -152,7 +152,7 @@ def test_stable_pods_of_an_earlier_release_can_not_copy_and_a_person_decides() -
     assert status(plan)["phase"] == "Paused"
     assert "remove spec.canary.shadow" in plan.events[0].message
     removed = hidden(spec={}, stable={"can_shadow": False})
-    assert notes(removed, decide(removed, SETTINGS, NOW)) == {HIDDEN: None, SHADOW_STARTED: None}
+    assert notes(removed, decide(removed, SETTINGS, NOW)) == {HIDDEN: None, SHADOW_STARTED: None, WEIGHT: None}
 
 
 def test_a_person_promotes_it_and_stable_keeps_its_pods_until_the_service_selects_both() -> None:
@@ -177,3 +177,9 @@ def test_one_that_is_no_longer_wanted_goes_even_if_stable_is_short() -> None:
 
 def test_the_hash_of_a_revision_does_not_depend_on_the_shadow() -> None:
     assert revision_of(service(versions=(V2,)), V2, SETTINGS) == R2
+
+
+def test_with_a_gateway_one_that_passes_gets_users_by_weight_and_stays_hidden() -> None:
+    spec = SPEC | {"gateway": {"name": "public"}}
+    observed = hidden(STARTED, spec, shadow_counts=GOOD)
+    assert notes(observed, decide(observed, SETTINGS, NOW)) == {SHADOW_STARTED: None, WEIGHT: "0"}
