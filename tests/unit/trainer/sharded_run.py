@@ -100,8 +100,10 @@ def tiny_model(
 
 def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
     """RMSNorm as in transformers, which computes it in float32: there one bit of difference becomes 1e-7."""
-    scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon)
-    normalised: torch.Tensor = norm.weight * scaled
+    is_gemma = "Gemma" in type(norm).__name__  # whose weights are the difference from 1
+    epsilon = norm.eps if is_gemma else norm.variance_epsilon
+    scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon)
+    normalised: torch.Tensor = (1.0 + norm.weight if is_gemma else norm.weight) * scaled
     return normalised
 
 

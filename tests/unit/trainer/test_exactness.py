@@ -26,15 +26,25 @@ from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.seeds import seed_of
 from parts import runs, sweep
 from unit.trainer.ranks import run_script
-from unit.trainer.sharded_run import STEPS, Tensors, adapter_of, tiny_model, training
+from unit.trainer.sharded_run import PAD, STEPS, Tensors, adapter_of, tiny_model, training
 
 pytestmark = pytest.mark.timeout(2400)  # all cases may take half of it beside other tests
 
 QLORA = {"qlora": True}
 DROPOUT = {"lora": True, "dropout": 0.3}
 GRID = {"world_size": 4, "tensor": 2, "micro_size": 1, "save_steps": 100}  # two rows of two, which share each matrix
+# Gemma 3 with both of its kinds of layers. Smollm3's own padding token is beyond the small vocabulary.
+GEMMA3 = {"model_type": "gemma3_text", "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
+UNUSUAL: dict[str, dict[str, Any]] = {"gemma3_text": GEMMA3, "smollm3": {"pad_token_id": PAD}}
+
+
+def typed(model_type: str, tied: bool) -> dict[str, Any]:
+    """The configuration of a type in a sweep over all types."""
+    return {"model_type": model_type, "tie_word_embeddings": tied} | UNUSUAL.get(model_type, {})
+
+
 SPLIT: dict[str, dict[str, Any]] = {
-    f"{model_type} {'tied' if tied else 'untied'}": {"model": {"model_type": model_type, "tie_word_embeddings": tied}}
+    f"{model_type} {'tied' if tied else 'untied'}": {"model": typed(model_type, tied)}
     for model_type in TENSOR_TYPES
     for tied in (True, False)
 } | {
@@ -119,7 +129,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 STAGED: dict[str, dict[str, Any]] = {
     f"staged {model_type} {'tied' if tied else 'untied'}": {
         "world_size": 2,
-        "model": {"model_type": model_type, "tie_word_embeddings": tied},
+        "model": typed(model_type, tied),
     }
     for model_type in PIPELINE_TYPES
     for tied in (True, False)
@@ -168,10 +178,15 @@ STAGED |= {
     name: {"world_size": 2, "stages_per_worker": 2} | case | {"model": {"num_hidden_layers": 6} | case.get("model", {})}
     for name, case in _INTERLEAVED.items()
 }
+
+
+def steps_of(case: dict[str, Any]) -> int:
+    """The steps of a case with a pipeline: ten on four processes or more."""
+    return 10 if case["world_size"] >= 4 else STEPS
+
+
 SHARED: dict[str, dict[str, Any]] = {
-    f"shared {model_type} {'tied' if tied else 'untied'}": {
-        "model": {"model_type": model_type, "tie_word_embeddings": tied, "num_local_experts": 6}
-    }
+    f"shared {model_type} {'tied' if tied else 'untied'}": {"model": typed(model_type, tied) | {"num_local_experts": 6}}
     for model_type in CONTEXT_TYPES
     for tied in (True, False)
 } | {

@@ -231,7 +231,7 @@ def test_workers_that_share_each_matrix_read_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mixtral"}, "not tested for models of type mixtral, only for llama, .*: set it to 1"),
+        ({"model_type": "mixtral"}, "not tested for models of type mixtral, only for gemma, .*: set it to 1"),
         ({"num_key_value_heads": 2}, "does not divide the model's 2 key-value heads: set it to 2"),
         ({"num_attention_heads": 9, "num_key_value_heads": 3}, "9 attention heads and 3 key-value heads: set it to 1"),
         ({"intermediate_size": 1001}, "1001 columns of the MLP: set it to 1"),
@@ -329,7 +329,7 @@ def test_workers_that_share_rows_read_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("axes", "changes", "message"),
     [
-        ({"context": 2}, {"model_type": "gpt2"}, "not tested for models of type gpt2, only for llama, .*: set it to 1"),
+        ({"context": 2}, {"model_type": "gpt2"}, "not tested for models of type gpt2, only for gemma, .*: set it to 1"),
         ({"context": 8}, {}, "context is 8, which does not divide the model's 4 key-value heads: set it to 4"),
         ({"context": 4, "tensor": 2}, {}, "does not divide a worker's 2 key-value heads: set it to 2"),
         ({"context": 2}, {"position_scaling": "dynamic"}, "rope_type dynamic positions depend on the longest row"),
