@@ -196,7 +196,8 @@ def run_case(folder: Path, case: dict[str, Any]) -> tuple[list[float], dict[str,
     if loop.keeps_best:
         end["exported"] = use_best(run, model, trained.end.step, trained.end.validated)
     if case.get("recorded"):
-        weights = {name: whole(weight) for name, weight in model.named_parameters()}
+        weights = of_all_stages({name: whole(weight) for name, weight in model.named_parameters()})
+        gradients = [of_all_stages(step) for step in gradients]
         if dist.get_rank() == 0:
             torch.save({"gradients": gradients, "weights": weights}, folder / f"{case['name']}.pt")
     return losses, end
@@ -223,6 +224,13 @@ def recording(model: nn.Module, gradients: list[Tensors]) -> Iterator[None]:
 
     with patch.object(step, "reduce_sums_and_norm", recorded):
         yield
+
+
+def of_all_stages(own: Tensors) -> Tensors:
+    """The tensors that any rank has, by name; every rank calls it. In a pipeline each has those of its stages."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return {name: tensor for tensors in gathered for name, tensor in tensors.items()}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
