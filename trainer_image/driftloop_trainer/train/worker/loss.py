@@ -101,7 +101,7 @@ def _summed(
     """The sum of the losses of the flat `targets`, of shape (1,). `module`: whose forward pass is `head`."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]  # under FSDP whole, but only here
     loss_of = partial(chunk_loss, head)
-    total: torch.Tensor = _Summed.apply(loss_of, targets, size, hidden.flatten(0, 1), *weights)  # type: ignore[no-untyped-call]
+    total: torch.Tensor = _Summed.apply(loss_of, targets, size, hidden.flatten(0, 1), *weights)
     return total
 
 
@@ -121,7 +121,7 @@ class _Summed(torch.autograd.Function):
         sums, of_hidden = [], []
         of_weights: list[torch.Tensor] = []
         for states, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
-            with torch.enable_grad():  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
                 leaf = states.detach().requires_grad_()
                 total = loss_of(leaf, wanted).sum()
             with _in_own_precision(weights):

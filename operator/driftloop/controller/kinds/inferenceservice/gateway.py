@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from driftloop.api.gateway import GatewayRef
 from driftloop.controller.kinds.inferenceservice.observed import Observed
-from driftloop.controller.kinds.inferenceservice.route import GROUP, parent_ref
+from driftloop.controller.kinds.inferenceservice.route import GROUP, canary_name, parent_ref
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj, Settings
@@ -53,6 +53,10 @@ def route_state(observed: Observed, settings: Settings) -> RouteState | None:
         return None
     if not is_allowed(observed, gateway, settings):
         return RouteState("False", Reason.GATEWAY_NOT_ALLOWED, _not_allowed(observed, gateway))
+    if not any(body["metadata"]["name"] == canary_name(observed.name) for body in observed.services):
+        # Another object may have this name, and get the candidate's requests.
+        message = f"the Service {canary_name(observed.name)} is not written yet, or belongs to another owner"
+        return RouteState("Unknown", Reason.ROUTE_PENDING, message)
     match observed.route:
         case RouteUnknown(reason, message):
             return RouteState("Unknown", reason, message)

@@ -8,7 +8,7 @@ from driftloop.controller.vocabulary.world import RouteUnknown
 
 ROUTE = RESOURCES["HTTPRoute"]
 MISSING = (
-    f"the API server does not serve HTTPRoutes ({ROUTE.api_version}): install Gateway API's standard channel, 1.0 or "
+    f"the API server does not serve HTTPRoutes ({ROUTE.api_version}): install Gateway API's standard channel, 1.2 or "
     "newer, and an implementation"
 )
 

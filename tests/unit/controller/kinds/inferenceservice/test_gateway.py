@@ -13,6 +13,7 @@ from unit.controller.kinds.inferenceservice.builders import SETTINGS, carried, s
 
 GATEWAY = {"gateway": {"name": "public"}}
 SHARED = {"gateway": {"name": "public", "namespace": "edge", "hostnames": ["desk.example.org"]}}
+CANARY = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "desk-canary"}}
 OWNED = carried({"kind": "Gateway", "name": "public"})
 
 
@@ -28,8 +29,9 @@ def answer(parent: Any = None, **statuses: Any) -> Any:
 
 
 def observed(*answers: Any, spec: Any = None, **metadata: Any) -> Observed:
+    """The service with the answers about its route."""
     route = OWNED | {"metadata": OWNED["metadata"] | metadata, "status": {"parents": list(answers)}}
-    return service(spec or GATEWAY, route=route)
+    return service(spec or GATEWAY, route=route, services=(CANARY,))
 
 
 def test_without_a_gateway_there_is_nothing_to_say() -> None:
@@ -45,8 +47,9 @@ def test_an_accepted_route_whose_backends_are_found_is_in_no_ones_way() -> None:
 @pytest.mark.parametrize(
     ("found", "status", "reason"),
     [
-        (service(GATEWAY), "Unknown", Reason.ROUTE_PENDING),
-        (service(GATEWAY, route=RouteUnknown(Reason.GATEWAY_API_MISSING, "no")), "Unknown", Reason.GATEWAY_API_MISSING),
+        (service(GATEWAY, services=(CANARY,)), "Unknown", Reason.ROUTE_PENDING),
+        (replace(observed(answer()), services=()), "Unknown", Reason.ROUTE_PENDING),
+        (replace(observed(), route=RouteUnknown(Reason.GATEWAY_FORBIDDEN, "no")), "Unknown", Reason.GATEWAY_FORBIDDEN),
         (observed(), "Unknown", Reason.ROUTE_PENDING),
         (observed(answer({"name": "another"})), "Unknown", Reason.ROUTE_PENDING),
         (observed(answer({"namespace": "elsewhere"})), "Unknown", Reason.ROUTE_PENDING),
