@@ -8,7 +8,7 @@ from typing import Any
 from driftloop.cli.detecting.requests import BadLine
 
 # Powers of ten by which a number is larger than seconds: milliseconds, microseconds, nanoseconds.
-_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+_UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
 _FRACTION = re.compile(r"(\.\d{6})\d+")  # Go writes nanoseconds
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -54,5 +54,6 @@ def _from_text(text: str) -> datetime:
 def _from_number(value: Any) -> datetime:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("not a number")
-    divisor = next((divisor for least, divisor in _UNITS if value >= least), 1.0)
-    return datetime.fromtimestamp(value / divisor, UTC)
+    divisor = next((divisor for least, divisor in _UNITS if value >= least), 1)
+    seconds, rest = divmod(value, divisor)  # exact for integers: a float of nanoseconds is off by a microsecond
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=rest * 10**6 // divisor)

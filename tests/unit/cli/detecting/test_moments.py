@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from driftloop.cli.detecting.moments import moment, nearest_past
@@ -14,10 +14,17 @@ TIMES = st.datetimes(datetime(2000, 1, 2), datetime(2199, 1, 1)).map(lambda at: 
 
 
 @given(TIMES, st.sampled_from([1, 10**3, 10**6, 10**9]))
+@example(datetime(2198, 12, 31, 23, 59, 59, tzinfo=UTC), 10**9)
 def test_numbers_are_read_in_every_unit(at: datetime, unit: int) -> None:
     found = moment(int(at.timestamp()) * unit)
     assert found == at.replace(microsecond=0)
     assert moment(str(int(at.timestamp()) * unit)) == found  # OTLP writes them as text
+
+
+@given(TIMES)
+def test_fractions_are_kept_to_the_microsecond(at: datetime) -> None:
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    assert moment((since // timedelta(microseconds=1)) * 1000 + 1) == at
 
 
 @given(TIMES)
