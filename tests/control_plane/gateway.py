@@ -32,16 +32,11 @@ FOLLOWS_SECONDS = 3.0  # Traefik follows changes at most every two seconds
 LOADERS = 4
 
 
-@contextlib.contextmanager
-def gateway_api(plane: ControlPlane) -> Iterator[None]:
-    """The CRDs of Gateway API's standard channel."""
+def install_gateway_api(plane: ControlPlane) -> None:
+    """Apply the CRDs of Gateway API's standard channel. They stay, as deleting them can take more than a minute."""
     crds = str(downloaded("gateway", "sigs.k8s.io/gateway-api") / "config/crd/standard")
     plane.kubectl("apply", "--server-side", "-f", crds)
     plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-    try:
-        yield
-    finally:
-        plane.kubectl("delete", "-f", crds, "--wait=true", "--ignore-not-found")
 
 
 def gateway(port: int) -> list[Any]:

@@ -21,12 +21,13 @@ from control_plane.gateway import (
     by_arm,
     by_bucket,
     gateway,
-    gateway_api,
+    install_gateway_api,
     traefik,
 )
-from control_plane.harness import Cluster, StartOperator, eventually
+from control_plane.harness import ROOT, Cluster, OperatorProcess, StartOperator, eventually
 from control_plane.serving import deployment, judged, role, service, settled
 from control_plane.traffic import Traffic
+from demo.reads import Reads
 from testcluster.controlplane import ControlPlane, free_port
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(600)]
@@ -40,9 +41,8 @@ SPEC: Any = {
 
 
 @pytest.fixture
-def crds(plane: ControlPlane) -> Iterator[None]:
-    with gateway_api(plane):
-        yield
+def crds(plane: ControlPlane) -> None:
+    install_gateway_api(plane)
 
 
 @pytest.fixture
@@ -74,10 +74,21 @@ def is_ready(cluster: Cluster, reason: str) -> bool:
     return bool((cluster.condition("dlsvc", "desk", "Ready") or {}).get("reason") == reason)
 
 
-def test_without_gateway_api_in_the_cluster_the_service_says_what_to_install(
-    cluster: Cluster, operators: StartOperator
-) -> None:
-    operators().start().ready()
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[Cluster]:
+    """A namespace of a control plane without Gateway API, and an operator for it."""
+    with ControlPlane(tmp_path / "plane") as plane:
+        plane.kubectl("apply", "-f", str(ROOT / "crds"))
+        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        plane.kubectl("create", "namespace", "bare")
+        cluster = Cluster(plane, "bare", Reads(plane.kubeconfig))
+        operator = OperatorProcess(cluster, tmp_path, "a", None).start().ready()
+        yield cluster
+        operator.stop(kill=True)
+
+
+def test_without_gateway_api_in_the_cluster_the_service_says_what_to_install(bare: Cluster) -> None:
+    cluster = bare
     judged(cluster, "v1")
     cluster.create(service(**SPEC))
     eventually(lambda: settled(cluster, "v1", "stable"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from control_plane.gateway import gateway_api
+from control_plane.gateway import install_gateway_api
 from control_plane.harness import ROOT, Cluster, StartOperator, eventually
 from control_plane.objects import finetunejob, inferenceservice, modelversion
 from control_plane.serving import service
@@ -54,11 +54,11 @@ def test_the_charts_rights_suffice(cluster: Cluster, operators: StartOperator, t
     if scope == "cluster":
         operator.add("--namespaces=")
     operator.start().ready()
-    with gateway_api(cluster.plane):
-        cluster.create(service(gateway={"name": "public"}))
-        eventually(lambda: cluster.get("httproutes", "desk"))
-        cluster.kubectl("patch", "dlsvc", "desk", "--type=merge", "-p", json.dumps({"spec": {"gateway": None}}))
-        eventually(lambda: cluster.get("httproutes", "desk") is None)
+    install_gateway_api(cluster.plane)
+    cluster.create(service(gateway={"name": "public"}))
+    eventually(lambda: cluster.get("httproutes", "desk"))
+    cluster.kubectl("patch", "dlsvc", "desk", "--type=merge", "-p", json.dumps({"spec": {"gateway": None}}))
+    eventually(lambda: cluster.get("httproutes", "desk") is None)
     cluster.create(finetunejob("one"), inferenceservice("support"), modelversion("imported"))
     cluster.create(claim("data"), claim("models"))
     eventually(lambda: cluster.list("jobs"))
