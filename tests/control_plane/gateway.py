@@ -6,6 +6,7 @@ version, and counts its answers where the real proxy would.
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -39,11 +40,11 @@ def install_gateway_api(plane: ControlPlane) -> None:
     plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
 
 
-def gateway(port: int) -> list[Any]:
-    """A GatewayClass of Traefik, and the Gateway `public` on a port of this machine."""
+def create_gateway(cluster: Cluster, port: int) -> None:
+    """Create the Gateway `public` on a port of this machine, and its GatewayClass, which all namespaces share."""
     api = "gateway.networking.k8s.io/v1"
     listener = {"name": "web", "protocol": "HTTP", "port": port, "allowedRoutes": {"namespaces": {"from": "Same"}}}
-    return [
+    objects = [
         {
             "apiVersion": api,
             "kind": "GatewayClass",
@@ -57,6 +58,7 @@ def gateway(port: int) -> list[Any]:
             "spec": {"gatewayClassName": CLASS, "listeners": [listener]},
         },
     ]
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
 @contextlib.contextmanager

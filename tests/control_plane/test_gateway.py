@@ -20,7 +20,7 @@ from control_plane.gateway import (
     ask,
     by_arm,
     by_bucket,
-    gateway,
+    create_gateway,
     install_gateway_api,
     traefik,
 )
@@ -161,6 +161,15 @@ class Served:
         await self.until(lambda: weight(self.cluster) == wanted)
         return time.monotonic() + FOLLOWS_SECONDS
 
+    async def answers(self) -> None:
+        """Wait for an answer at the Gateway: Traefik reports that it has accepted a new route before it serves it."""
+        async with aiohttp.ClientSession() as session:
+            for _ in range(600):
+                if (await ask(session, self.url)).version is not None:
+                    return
+                await asyncio.sleep(0.1)
+        pytest.fail("no pod answers at the Gateway")
+
     async def command(self, action: str) -> None:
         """Pause or resume the candidate's rollout."""
         revision = self.cluster.get("dlsvc", "desk")["status"]["candidate"]["revision"]
@@ -173,7 +182,7 @@ async def served(
     cluster: Cluster, operators: StartOperator, traffic: Traffic, folder: Path, spec: Any
 ) -> AsyncIterator[Served]:
     port = free_port()
-    cluster.create(*gateway(port))
+    create_gateway(cluster, port)
     operators(traffic.flag).start().ready()
     judged(cluster, "v1")
     async with AsyncExitStack() as stack:
@@ -182,6 +191,7 @@ async def served(
         found = Served(cluster, pods, f"http://127.0.0.1:{port}")
         await asyncio.to_thread(cluster.create, service(**spec))
         await found.until(lambda: (cluster.condition("dlsvc", "desk", "Ready") or {}).get("status") == "True")
+        await found.answers()
         yield found
 
 
@@ -264,7 +274,7 @@ async def test_a_gateway_that_is_added_and_removed_in_a_canary_loses_no_request(
         await found.until(lambda: direct.share("v2", by_pods, time.monotonic())[0] > 0.2)
         patch(cluster, {"gateway": GATEWAY, "canary": {"minSeconds": 8}})
         await found.until(lambda: (cluster.condition("dlsvc", "desk", "RouteAccepted") or {}).get("status") == "True")
-        await asyncio.sleep(FOLLOWS_SECONDS)
+        await found.answers()
         async with found.pods.load(found.url) as again:
             await found.until(lambda: role(cluster, "v2") == "stable")
             await asyncio.sleep(10)
