@@ -94,8 +94,8 @@ GpuResource = Annotated[
     Field(
         pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
         max_length=317,
-        description="Resource that a node offers for each GPU, such as nvidia.com/mig-3g.40gb or amd.com/gpu. The "
-        "nodes' label nvidia.com/gpu.memory is only read for nvidia.com/gpu: with another one set gpuMemory.",
+        description="Resource that a node offers for each GPU, such as nvidia.com/mig-3g.40gb or amd.com/gpu. Labels "
+        "of the nodes tell the memory only for nvidia.com/gpu: with another one set gpuMemory.",
     ),
 ]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]

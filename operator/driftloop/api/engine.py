@@ -226,8 +226,8 @@ class Engine(ApiModel):
     gpu_memory: Quantity | None = Field(
         None,
         description="Memory of one GPU, such as 80Gi. A model that does not fit is refused before a GPU is taken, and "
-        "status.stable.plan has the tokens that fit beside it. If absent, the nodes' label nvidia.com/gpu.memory is "
-        "used; without that label, no model is refused.",
+        "status.stable.plan has the tokens that fit beside it. If absent, it is read from labels of the nodes "
+        "(nvidia.com/gpu.memory, or those of Karpenter or GKE); without one, no model is refused.",
     )
     resources: Resources = Field(default=Resources(), description="Resources of the engine, without GPUs.")
 

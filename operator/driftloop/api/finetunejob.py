@@ -632,8 +632,8 @@ class Compute(ApiModel):
     gpu_memory: Quantity | None = Field(
         None,
         description="Memory of one GPU, such as 80Gi. The plan refuses a model that does not fit, and chooses the rows "
-        "per forward pass of a worker. If absent, the nodes' label nvidia.com/gpu.memory is used; without that label, "
-        "no job is refused.",
+        "per forward pass of a worker. If absent, it is read from labels of the nodes (nvidia.com/gpu.memory, or "
+        "those of Karpenter or GKE); without one, no job is refused.",
     )
     resources: Resources = Field(default=Resources(), description="Resources of each pod, without GPUs.")
     queue_name: QueueName | None = Field(
