@@ -14,6 +14,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from driftloop.contract.result import ApiCheck
 from driftloop_trainer.data.requests import CHAT, COMPLETIONS, RESPONSES, Body, Request
@@ -141,6 +143,8 @@ def fault_of(request: Request, reply: Reply) -> str | None:
             found = next(filter(None, _document_faults(request, reply.document)), None)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         found = f"the answer has another form ({type(error).__name__}: {error})"
+    except RecursionError:  # a model that repeats [ for ever
+        found = "the answer is nested too deeply"
     return found[:_MAX_FAULT] if found else None
 
 
@@ -164,7 +168,7 @@ def _chat_faults(body: Body, document: dict[str, Any]) -> Iterator[str | None]:
     for choice in choices:
         message, is_cut = choice["message"], choice["finish_reason"] == "length"
         calls = message.get("tool_calls") or []
-        if not isinstance(message.get("content"), str) and not calls:
+        if not isinstance(message.get("content"), str) and not calls and not is_cut:  # cut within separated thoughts
             yield "neither content nor tool_calls"
         if not isinstance(choice["finish_reason"], str):
             yield f"finish_reason {choice['finish_reason']!r}"
@@ -249,15 +253,16 @@ def _schema_fault(text: str, schema: dict[str, Any], what: str) -> str | None:
         return f"{what} is not JSON"
     try:
         Draft202012Validator.check_schema(schema)
-    except SchemaError:
+        # The default registry fetches what a $ref names.
+        error = next(Draft202012Validator(schema, registry=Registry()).iter_errors(document), None)
+    except (SchemaError, Unresolvable, RecursionError):  # a $ref to nothing, to another document, or to itself
         return None  # the request's own fault
-    error = next(Draft202012Validator(schema).iter_errors(document), None)
     return f"{what} does not match its schema: {error.message}" if error else None
 
 
 def _stream_fault(request: Request, reply: Reply) -> str | None:
     """Events of the route's form up to its end. Only chat and completions end with [DONE]."""
-    lines = [line.removeprefix("data:").strip() for line in reply.body.splitlines() if line.startswith("data:")]
+    lines = [line.removeprefix("data:").strip() for line in reply.body.split("\n") if line.startswith("data:")]
     if request.path == RESPONSES:
         kinds = [json.loads(line)["type"] for line in lines if line != "[DONE]"]
         return None if kinds and kinds[-1] in ("response.completed", "response.incomplete") else "the stream has no end"

@@ -15,7 +15,13 @@ from driftloop_trainer.evaluate.contract import Conduct, fault_of, with_conduct
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 TOOL = {"function": {"name": "get_weather", "parameters": {"type": "object", "required": ["city"]}}}
 JSON = {"response_format": {"type": "json_object"}}
-SCHEMA = {"response_format": {"type": "json_schema", "json_schema": {"schema": {"required": ["city"]}}}}
+
+
+def schema(content: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": content}}}
+
+
+SCHEMA = schema({"required": ["city"]})
 
 
 def chat(content: str | None = "yes", **choice: Any) -> dict[str, Any]:
@@ -47,6 +53,20 @@ def fault(body: dict[str, Any], document: object, path: str = CHAT) -> str | Non
 )
 def test_an_answer_in_the_form_that_was_asked_has_no_fault(body: dict[str, Any], document: object) -> None:
     assert fault(body, document) is None
+
+
+@pytest.mark.parametrize("reference", ["#/nowhere", "#", "http://127.0.0.1:9/schema"])
+def test_a_schema_that_the_request_cannot_resolve_is_no_fault_of_the_answer(reference: str) -> None:
+    assert fault(schema({"$ref": reference}), chat("{}")) is None
+
+
+def test_an_answer_that_is_cut_within_separated_thoughts_has_the_form_that_was_asked() -> None:
+    assert fault({}, chat(None, finish_reason="length", message={"reasoning": "Let me"})) is None
+
+
+@pytest.mark.parametrize("body", [JSON, SCHEMA])
+def test_an_answer_that_repeats_a_bracket_for_ever_is_told(body: dict[str, Any]) -> None:
+    assert fault(body, chat("[" * 100_000)) == "the answer is nested too deeply"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +127,12 @@ def test_a_stream_has_an_end_a_reason_and_the_usage_that_was_asked() -> None:
     assert fault_of(plain, stream(said)) == "no finish_reason in the stream"
     assert fault_of(counted, stream(said, ended)) == "no usage"
     assert fault_of(counted, stream(said, ended, {"choices": [], "usage": USAGE})) is None
+
+
+def test_a_separator_of_lines_in_an_answer_does_not_end_an_event() -> None:
+    chunks = {"choices": [{"delta": {"content": "a\u2028b\x85c"}}]}, {"choices": [{"finish_reason": "stop"}]}
+    events = "".join(f"data: {json.dumps(chunk, ensure_ascii=False)}\r\n\r\n" for chunk in chunks)
+    assert fault_of(Request("r", CHAT, {"stream": True}), Reply(200, events + "data: [DONE]\r\n\r\n")) is None
 
 
 def test_a_refusal_needs_the_form_of_an_error_and_counts_as_an_answer_only_where_it_is_right() -> None:
