@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ def load_requests(contract: Contract, scratch: Path) -> list[Request]:
         message = f"evaluation.contract: {contract.uri} has {digest}, expected {contract.digest}: the file has changed"
         raise StageFailure(StageReason.DIGEST_MISMATCH, message)
     try:
-        lines = path.read_text().splitlines()
-        requests = _distinct(_recorded(number, line) for number, line in enumerate(lines, 1) if line.strip())
-    except ValueError as error:
+        with path.open(encoding="utf-8") as lines:  # recorded traffic may be larger than the memory
+            recorded = (_recorded(number, line) for number, line in enumerate(lines, 1) if line.strip())
+            requests = _distinct(islice(recorded, contract.max_requests))
+    except (ValueError, RecursionError) as error:
         raise StageFailure(StageReason.BAD_ITEMS, f"evaluation.contract: {contract.uri}: {error}") from error
     if not requests:
         raise StageFailure(StageReason.NO_ITEMS, f"evaluation.contract: {contract.uri} has no requests")
-    return requests[: contract.max_requests]
+    return requests
 
 
 def _distinct(requests: Iterable[tuple[int, Request]]) -> list[Request]:

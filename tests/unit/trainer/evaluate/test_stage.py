@@ -164,6 +164,18 @@ async def test_a_request_that_cannot_be_sent_is_told_with_its_line(claim: Path) 
         await run(Answerer(RIGHT), contract=recorded(claim))
 
 
+async def test_only_the_first_requests_of_a_long_record_are_read(claim: Path) -> None:
+    contract = recorded(claim, ASKED, {"id": "not read", "path": "/v1/unknown", "body": ASKED}) | {"max_requests": 1}
+    assert (await run(Answerer(RIGHT), contract=contract)).api.passed == 7 + 1
+
+
+async def test_a_separator_of_lines_in_a_recorded_text_does_not_end_its_line(claim: Path) -> None:
+    text = ASKED | {"messages": [{"role": "user", "content": "where is\u2028parcel\x85 1"}]}
+    contract = recorded(claim)
+    (claim / "requests.jsonl").write_text(json.dumps(text, ensure_ascii=False) + "\n")
+    assert (await run(Answerer(RIGHT), contract=contract)).api.failed == []
+
+
 async def test_run_again_it_asks_nothing_and_says_the_same() -> None:
     first = await run(Answerer(RIGHT))
     silent = Answerer({})
