@@ -248,16 +248,30 @@ class Arm:
         """POST a JSON document or any text. Transient failures are retried."""
         return await self._with_retries("POST", path, body if isinstance(body, str) else json.dumps(body))
 
+    async def try_post(self, path: str, body: dict[str, Any]) -> Reply:
+        """POST a JSON document that the model may be unable to answer: then the status is 0, as for any failure to.
+
+        Raises StageFailure with a retry if the model does not answer other requests either.
+        """
+        reply = await self._retried("POST", path, json.dumps(body), patient=False)
+        if reply.is_gone:
+            await self.generate("Hello", max_tokens=1)
+        return reply
+
     async def _with_retries(self, method: str, path: str, body: str | None) -> Reply:
+        return self._answered(await self._retried(method, path, body))
+
+    async def _retried(self, method: str, path: str, body: str | None, *, patient: bool = True) -> Reply:
+        """The last reply. If not `patient`, no reply is one: a second wait would be as long."""
         reply = Reply(0, "")
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(BACKOFF * 2 ** (attempt - 1))
             async with self._slots:
                 reply = await self._once(method, self._url + path, body, seconds=self._patience)
-            if reply.status not in (0, 429, 500, 502, 503, 504):
+            if reply.status not in (0, 429, 500, 502, 503, 504) or (reply.status == 0 and not patient):
                 break
-        return self._answered(reply)
+        return reply
 
     def _answered(self, reply: Reply) -> Reply:
         if reply.is_gone:

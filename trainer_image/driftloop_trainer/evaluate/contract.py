@@ -103,7 +103,7 @@ def with_conduct(api: ApiCheck, candidate: Conduct, stable: Conduct | None) -> A
 
 
 async def conduct_of(arm: Arm, recorded: Sequence[Request], features: Sequence[Request]) -> Conduct:
-    """Send the requests, and see what is wrong with the answers. Raises StageFailure like Arm.post."""
+    """Send the requests, and see what is wrong with the answers. Raises StageFailure like Arm.try_post."""
     return Conduct(await _faults(arm, features), await _faults(arm, recorded))
 
 
@@ -126,9 +126,10 @@ async def _fault(arm: Arm, request: Request) -> str | None:
         body["model"] = arm.model
     found: str | None = None
     for _ in range(_ATTEMPTS):
-        found = fault_of(request, await arm.post(request.path, body))
-        if found is None:
-            return None
+        reply = await arm.try_post(request.path, body)
+        found = fault_of(request, reply)
+        if found is None or reply.status == 0:
+            break
     return found
 
 
@@ -149,6 +150,8 @@ def fault_of(request: Request, reply: Reply) -> str | None:
 
 
 def _refusal_fault(request: Request, reply: Reply) -> str | None:
+    if reply.status == 0:
+        return f"no answer ({reply.body})"[:_MAX_FAULT]
     if not reply.error:
         return f"status {reply.status} without an error in OpenAI's form"
     if request.is_refused and 400 <= reply.status < 500:

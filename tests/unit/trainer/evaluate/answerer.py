@@ -72,6 +72,8 @@ class Answerer:
             return _error(200 if "malformed" in self.faults else 400, "not JSON")
         if body.get("model") != "desk":
             return _error(404, "there is no such model")
+        if "hang" in self.faults and body.get("tools"):
+            await asyncio.sleep(3600)
         prompt = prompt_of(body)
         self.asked.append(prompt)
         self.bodies.append(body)

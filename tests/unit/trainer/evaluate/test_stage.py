@@ -51,7 +51,7 @@ async def run(candidate: Answerer, stable: Answerer | None = None, **fields: obj
         asked = {
             key: value
             for key, value in fields.items()
-            if key in ("suites", "max_tokens", "concurrency", "reasoning_tags", "contract")
+            if key in ("suites", "max_tokens", "concurrency", "reasoning_tags", "contract", "request_timeout_seconds")
         }
         kept = await answers(stable, **asked)
         task["baseline"] = {"version": "v1", "digest": STABLE, "answers": kept.uri, "answers_digest": kept.digest}
@@ -147,6 +147,14 @@ async def test_a_feature_that_the_stable_version_has_is_required(claim: Path) ->
     assert (await run(stable, Answerer(RIGHT))).api.failed == []
     failed = (await run(without, Answerer(RIGHT), output="pvc://claim/evaluations/2")).api.failed
     assert "content parts: status 400: this model has no chat template" in failed
+
+
+@pytest.mark.parametrize(("stable_hangs", "expected"), [(True, []), (False, ["tools: no answer"])])
+async def test_a_model_that_hangs_at_a_feature_is_judged_by_the_others(stable_hangs: bool, expected: list[str]) -> None:
+    hanging = Answerer(RIGHT, faults=frozenset({"hang"}))
+    arms = (Answerer(RIGHT), hanging) if stable_hangs else (hanging, Answerer(RIGHT))
+    failed = (await run(*arms, request_timeout_seconds=1, max_tokens=4)).api.failed
+    assert [fault.partition(" (")[0] for fault in failed] == expected
 
 
 async def test_a_request_that_cannot_be_sent_is_told_with_its_line(claim: Path) -> None:
