@@ -19,6 +19,7 @@ from driftloop.contract.names import EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import TrainResult, ValidationResult
 from driftloop.contract.task import TrainTask
+from driftloop.contract.uris import is_pinned, repository
 from driftloop.podlib.adapters import base_files, verify_bases
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 # Seconds that one collective may take before the workers are restarted. Longer than what a step may take
 # (worker/watchdog.py), as a rank that ends by this timeout logs no stacks.
 _EXCHANGE_TIMEOUT = 1800
+_BASE = "base model"  # what a run records by this name
 
 
 def lead(task: TrainTask, head: subprocess.Popen[bytes]) -> TrainResult:
@@ -84,8 +86,10 @@ def check_resumed(task: TrainTask, run: Run) -> None:
     checkpoints, trained, wanted = other.complete_checkpoints(), other.trained(), trained_weights(task)
     if not checkpoints or trained is None:
         problem = "the job of resumeFrom left no checkpoint: remove resumeFrom"
-    elif differing := [name for name in wanted if trained.get(name) != wanted[name]]:
+    elif differing := [name for name in wanted if not _is_same(trained.get(name), wanted[name])]:
         problem = f"the job of resumeFrom trained another {' and '.join(differing)}: use the same, or remove resumeFrom"
+        if _BASE in differing:
+            problem += f" (its {_BASE} was {trained.get(_BASE)})"
     elif checkpoints[0].step > task.total_steps:
         problem = (
             f"the last checkpoint of the job of resumeFrom is of step {checkpoints[0].step}, but this job has only "
@@ -99,10 +103,16 @@ def check_resumed(task: TrainTask, run: Run) -> None:
 def trained_weights(task: TrainTask) -> dict[str, Any]:
     """What two jobs have in common if one may resume from a checkpoint of the other: by the words of a message."""
     return {
-        "base model": task.model.digest or task.model.uri,
+        _BASE: task.model.digest or task.model.uri,
         "tokenizer": task.lineage.tokenizer_digest,
         "adapter": task.training.adapter.dump(),
     }
+
+
+def _is_same(trained: Any, wanted: Any) -> bool:
+    """Whether a recorded value is the wanted one. Earlier releases recorded a branch of the Hub, and not its commit."""
+    is_branch = isinstance(trained, str) and trained.startswith("hf://") and not is_pinned(trained)
+    return bool(trained == wanted or (is_branch and repository(trained) == repository(str(wanted))))
 
 
 def _train(

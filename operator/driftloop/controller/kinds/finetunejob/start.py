@@ -5,7 +5,7 @@ Observed (what was read)  ->  Case (the resolved references of the spec)  ->  th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
@@ -13,7 +13,7 @@ from driftloop.api.finetunejob import HELD_OUT_PERCENT, FineTuneJobSpec
 from driftloop.api.inferenceservice import FeedbackSpec
 from driftloop.api.modelversion import Lineage, ModelArtefact
 from driftloop.contract.task import FeedbackSource, ModelSource
-from driftloop.contract.uris import claims_of, join
+from driftloop.contract.uris import claims_of, join, repository
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.pods.common import missing_claim
@@ -246,17 +246,27 @@ def resumed_job_not_failed(case: Case) -> Problem | None:
 
 
 def resumed_job_differs(case: Case) -> Problem | None:
-    """The FineTuneJob of resumeFrom has another storage, or trains other weights."""
+    """The FineTuneJob of resumeFrom has another storage, or trains other weights.
+
+    Another revision of the same repository may be right: that is the way to name the commit which a branch was then.
+    """
     resumed = case.observed.resumed
     if resumed is None:
         return None
     for path in (("storage",), ("model",), ("training", "adapter")):
-        if field(resumed, "spec", *path) != field(case.observed.job, "spec", *path):
+        theirs, own = (field(job, "spec", *path) for job in (resumed, case.observed.job))
+        if _without_revision(theirs) != _without_revision(own):
             message = (
                 f"resumeFrom: FineTuneJob {resumed['metadata']['name']} has another {'.'.join(path)}: use the same one"
             )
             return Refused(Reason.JOB_NOT_RESUMABLE, message)
     return None
+
+
+def _without_revision(found: Any) -> Any:
+    """A field of a spec; if it is the model, without the revision in its URI."""
+    uri = field(found, "from", "uri") if isinstance(found, dict) else None
+    return found | {"from": found["from"] | {"uri": repository(uri)}} if isinstance(uri, str) else found
 
 
 def claim_absent(case: Case) -> Problem | None:

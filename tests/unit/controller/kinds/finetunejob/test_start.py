@@ -169,6 +169,12 @@ def test_a_job_resumes_from_the_run_of_a_failed_job_and_may_have_other_settings(
     assert unrelated.resumed is None
 
 
+def test_a_job_that_resumes_may_name_the_commit_that_a_branch_was() -> None:
+    models = [{"from": {"uri": f"hf://org/{name}"}} for name in ("model", f"model@{'0a' * 20}", "other")]
+    assert isinstance(resuming(ended("Failed", model=models[0]), model=models[1]), Start)
+    assert isinstance(resuming(ended("Failed", model=models[0]), model=models[2]), Refused)
+
+
 @pytest.mark.parametrize("phase", [None, "Pending", "Training", "Suspended"])
 def test_a_job_waits_until_the_one_that_it_resumes_has_ended(phase: str | None) -> None:
     found = resuming(ended(phase))

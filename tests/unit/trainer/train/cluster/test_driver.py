@@ -1,4 +1,5 @@
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,26 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_what_differs(
     with pytest.raises(StageFailure, match=f"CheckpointMismatch: .*{problem}") as ended:
         check_resumed(resuming(**fields), taken_over("0000-b"))
     assert ended.value.exit_code == 78
+
+
+HUB, COMMIT = "hf://org/model", "0a" * 20
+
+
+@pytest.mark.parametrize(
+    ("recorded", "problem"),
+    [
+        (f"{HUB}@{COMMIT}", None),
+        (HUB, None),  # by a release that recorded the branch
+        (f"{HUB}@main", None),
+        (f"{HUB}@{'0b' * 20}", f"another base model: .*its base model was {HUB}@{'0b' * 20}"),
+        ("hf://org/other", "another base model"),
+    ],
+)
+def test_a_checkpoint_fits_a_model_of_the_same_commit(volume: Path, recorded: str, problem: str | None) -> None:
+    failed_run(4, model={"uri": recorded})
+    refusal = pytest.raises(StageFailure, match=problem) if problem else nullcontext()
+    with refusal:
+        check_resumed(resuming(model={"uri": f"{HUB}@{COMMIT}"}), taken_over("0000-b"))
 
 
 def test_a_job_that_left_no_checkpoint_is_not_resumed_but_a_run_with_its_own_needs_none(volume: Path) -> None:
