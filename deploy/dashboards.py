@@ -250,6 +250,11 @@ SERVICE_ROWS = (
                 ],
                 about="Per second. Only with spec.apiKeys.",
             ),
+            Panel(
+                "Requests in progress",
+                [("{{pod}}", f"driftloop_requests_in_progress{{{SERVICE}}}")],
+                about="Of users, also while they wait for the engine. Autoscalers read it.",
+            ),
         ),
     ),
 )

@@ -93,6 +93,7 @@ class Exporters:
 
     def work(self) -> None:
         """What a second of each of them may count."""
+        self.proxy.in_progress.set(3)
         self.proxy.request("/v1/chat/completions", 200, 0.2, Outcome(20, 0.05, "complete"))
         self.proxy.request("/v1/chat/completions", 503, 0.2)
         self.proxy.client("shop", 200, 20)

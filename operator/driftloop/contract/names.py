@@ -68,6 +68,7 @@ class Metric:
 
     # Proxy: every series has the labels inference_service, revision, model_version.
     REQUESTS = "driftloop_requests_total"  # + route, code
+    IN_PROGRESS = "driftloop_requests_in_progress"  # gauge, for autoscalers; without the copies of a shadow
     LATENCY = "driftloop_request_duration_seconds"  # histogram, + route; only answered requests
     TIME_PER_OUTPUT = "driftloop_time_per_output_token_seconds"  # histogram, + route; only complete, longer answers
     FIRST_TOKEN = "driftloop_time_to_first_token_seconds"  # noqa: S105 - a histogram, + route; only streams

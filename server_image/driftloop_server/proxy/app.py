@@ -275,9 +275,11 @@ class Api:
     async def _measure(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         began, code = time.monotonic(), 500
         request[_BEGAN] = began
-        is_user = not request.get(COPIED)
-        is_sample = is_user and not _is_chosen(request)
+        if request.get(COPIED):  # of no user
+            return await handler(request)
+        is_sample = not _is_chosen(request)
         counts = is_sample and _path(request) in GENERATING and self._weights.counts(_client(request))
+        self._metrics.in_progress.inc()
         try:
             response = await handler(request)
             code = request.get(_CODE, response.status)
@@ -286,8 +288,8 @@ class Api:
             code = CLIENT_GONE
             raise
         finally:
-            if is_user:
-                self._count(request, code, time.monotonic() - began, counts=counts)
+            self._metrics.in_progress.dec()
+            self._count(request, code, time.monotonic() - began, counts=counts)
 
 
 def _is_chosen(request: web.Request) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from driftloop.contract.names import CHOSEN_ROUTE, ENDINGS, GENERATING, SHADOW_DROPS, SHADOW_MEASURES, Metric
 from driftloop.contract.task import ServeTask
@@ -62,6 +62,12 @@ class ProxyMetrics:
             [*LABELS, "route", "code"],
             registry=self.registry,
         )
+        self.in_progress = Gauge(
+            Metric.IN_PROGRESS,
+            "Requests of users whose answer has not ended, also while they wait for the engine.",
+            LABELS,
+            registry=self.registry,
+        ).labels(*self.constant)
         self._latency = Histogram(
             Metric.LATENCY,
             "Time from arrival of a request to the end of its answer, or until its client left. Without errors.",

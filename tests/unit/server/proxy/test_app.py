@@ -1,5 +1,6 @@
 """A long body waits for its turn, and takes no memory meanwhile. Refusals without end are slowed down."""
 
+import asyncio
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -10,14 +11,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from driftloop.contract.names import SHADOW_HEADER, Metric
+from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import COMPLETIONS
 from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
 from driftloop_server.proxy.clients import Door
 from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.mirror import Settings
 from driftloop_server.proxy.pace import REFUSALS
 from driftloop_server.proxy.room import HELD, Room
 from driftloop_server.proxy.upstream import Upstream
+from unit.server.processes import wait_for
 
 
 class Pace:
@@ -44,11 +49,38 @@ def room() -> Room:
 
 
 @pytest.fixture
-async def client(pace: Pace, room: Room) -> AsyncIterator[TestClient[Any, Any]]:
+def metrics() -> ProxyMetrics:
+    return ProxyMetrics(
+        ServeTask(
+            namespace="support",
+            service="desk",
+            service_uid="uid",
+            family="desk",
+            version="v1",
+            revision="r1",
+            artefact_uri="pvc://models/v1",
+            artefact_digest="sha256:" + "0" * 64,
+        )
+    )
+
+
+@pytest.fixture
+def answers() -> asyncio.Event:
+    """Whether the engine answers. Clear it to let requests wait."""
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+@pytest.fixture
+async def client(
+    pace: Pace, room: Room, metrics: ProxyMetrics, answers: asyncio.Event
+) -> AsyncIterator[TestClient[Any, Any]]:
     """Of an API whose engine refuses everything."""
 
     async def refuse(request: web.Request) -> web.Response:
         await request.content.readexactly(request.content_length or 0)
+        await answers.wait()
         return web.Response(status=400)
 
     engine = web.Application()
@@ -57,7 +89,7 @@ async def client(pace: Pace, room: Room) -> AsyncIterator[TestClient[Any, Any]]:
         mirror = Mock(chosen=Mock(return_value=False))
         wanted = Settings(revision="r1", percent=0, latency_ratio=1.5)
         door = Door(None, Mock(), "secret")
-        api = Api("v1", "r1", upstream, Mock(), Mock(), Mock(), Mock(), Mock(), Cors(()), door, mirror, wanted)
+        api = Api("v1", "r1", upstream, Mock(), Mock(), metrics, Mock(), Mock(), Cors(()), door, mirror, wanted)
         api._bodies = pace  # type: ignore[assignment]
         api._room = room
         async with TestClient(TestServer(api.app())) as client:
@@ -124,3 +156,28 @@ async def test_a_client_that_repeats_a_refused_request_is_slowed_to_its_rate(cli
     for _ in range(int(REFUSALS.burst) + beyond):
         assert (await client.post(COMPLETIONS, data=b'{"prompt":"a"}')).status == 400
     assert time.monotonic() - began >= beyond / REFUSALS.per_second
+
+
+async def test_a_request_is_in_progress_until_it_is_answered_or_its_client_has_left_and_a_copy_never_is(
+    client: TestClient[Any, Any], metrics: ProxyMetrics, answers: asyncio.Event
+) -> None:
+    labels = {"inference_service": "desk", "revision": "r1", "model_version": "v1"}
+
+    async def becomes(number: int) -> None:
+        await asyncio.to_thread(
+            wait_for, lambda: metrics.registry.get_sample_value(Metric.IN_PROGRESS, labels) == number
+        )
+
+    def ask(**headers: str) -> asyncio.Task[Any]:
+        return asyncio.create_task(client.post(COMPLETIONS, json={"prompt": "hello"}, headers=headers))
+
+    await becomes(0)
+    answers.clear()
+    asked = [ask(), ask()]
+    await becomes(2)
+    copy = ask(**{SHADOW_HEADER: "secret"})
+    asked[0].cancel()
+    await becomes(1)
+    answers.set()
+    await becomes(0)
+    assert {(await task).status for task in (asked[1], copy)} == {400}

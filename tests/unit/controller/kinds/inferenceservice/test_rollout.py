@@ -328,6 +328,26 @@ def test_more_replicas_in_a_canary_do_not_make_the_candidate_late() -> None:
     assert (waiting.reason, moves(waiting)) == ("CandidateStarting", ())
 
 
+@pytest.mark.parametrize(("replicas", "size"), [(8, 4), (2, 1)])
+def test_an_autoscaler_in_a_canary_changes_both_arms_in_their_ratio_and_the_analysis_goes_on(
+    replicas: int, size: int
+) -> None:
+    observed = canary({"replicas": 2, "analysis_started": ago(60)}, {"replicas": replicas}, arms=Arms(arm(10), arm(5)))
+    stable, candidate = replace(observed.revisions[0], replicas=4, available=4), observed.revisions[1]
+    step = go(replace(observed, revisions=(stable, candidate)))
+    found = of(observed, step, "v1"), of(observed, step, "v2")
+    assert [change.replicas for change in found] == [replicas, size]
+    assert [(change.labels, change.annotations) for change in found] == [({}, {})] * 2
+    scaled = (
+        replace(stable, replicas=replicas, available=replicas),
+        replace(candidate, replicas=size, available=size),
+    )
+    later = go(replace(observed, revisions=scaled))
+    assert (later.reason, moves(later)) == ("Analysing", ())
+    assert later.analysis is not None
+    assert later.analysis.started == timestamp(ago(60))
+
+
 def test_the_last_ready_pods_are_never_taken_away() -> None:
     base = replace(canary({"replicas": 2, "available": 1, "since": ago(5000)}, {"replicas": 4}), versions=(V1, V2, V3))
     dead = replace(base.revisions[0], available=0, replicas=4, unavailable_since=ago(5))
