@@ -48,7 +48,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def pinned(uri: str) -> str:
-    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit.
+    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit, if it is known.
 
     Others are returned as they are. Raises StorageError.
     """
@@ -62,6 +62,8 @@ def pinned(uri: str) -> str:
         if revision is None:
             return uri
         commit = HfApi().repo_info(place.repo_id, revision=revision, repo_type=place.repo_type).sha
+        if commit is None:  # a mirror may not tell it
+            return uri
         kind = {"dataset": "datasets/", "space": "spaces/"}.get(place.repo_type, "")
         return join(f"hf://{kind}{place.repo_id}@{commit}", place.path_in_repo).rstrip("/")
 

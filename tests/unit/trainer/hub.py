@@ -15,13 +15,17 @@ REPOSITORY = "team/base"
 
 
 class Hub:
-    """`commits`: folder by commit. `main`: the commit that the branch names. `asked`: revisions of files, as asked."""
+    """`commits`: folder by commit. `main`: the commit that the branch names. `asked`: revisions of files, as asked.
+
+    `tells`: whether it says which commit a branch names, which not each mirror does.
+    """
 
     def __init__(self) -> None:
         self.commits: dict[str, Path] = {}
         self.main = ""
         self.asked: list[str] = []
         self.endpoint = ""
+        self.tells = True
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a revision names; None if there is none."""
@@ -47,7 +51,7 @@ def hub() -> Iterator[Hub]:
             path = unquote(urlsplit(self.path).path)
             if found := re.fullmatch(rf"/api/models/{REPOSITORY}(?:/revision/([^/]+))?", path):
                 commit = state.commit_of(found[1] or "main")
-                self._json({"id": REPOSITORY, "sha": commit, "siblings": []} if commit else None)
+                self._json({"id": REPOSITORY, "siblings": []} | ({"sha": commit} if state.tells else {}) if commit else None)
             elif found := re.fullmatch(rf"/api/models/{REPOSITORY}/tree/([^/]+)(?:/(.*))?", path):
                 self._tree(found[1])
             else:

@@ -100,3 +100,8 @@ def test_a_commit_is_left_as_it_is(found: Hub, tmp_path: Path) -> None:
     result = prepared(found, tmp_path, f"hf://{REPOSITORY}@{SECOND}", "pvc://claim/store/prepared/other")
     assert result.model_uri is None
     assert set(found.asked) == {SECOND}
+
+
+def test_the_branch_of_a_mirror_that_tells_no_commit_is_used_as_it_is(found: Hub, tmp_path: Path) -> None:
+    found.tells = False
+    assert prepared(found, tmp_path, f"hf://{REPOSITORY}", "pvc://claim/store/prepared/uid").model_uri is None
