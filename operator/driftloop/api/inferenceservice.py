@@ -641,7 +641,7 @@ class RetrainingStatus(ApiModel):
         None,
         description="How the last retraining ended. Unavailable: the cluster or the storage failed, which does not "
         "count as a rejection. NotAccepted: the version is Approved, but does not meet `acceptance`, see "
-        "status.waiting; this counts as a rejection.",
+        "status.waiting, or is not pinned with approval git; this counts as a rejection.",
     )
     ordinal: int = Field(0, description="Number of retrainings started for this stable version.")
     rejections: int = Field(0, description="Number of rejected or not accepted candidates in a row.")

@@ -1,6 +1,7 @@
 """When a retraining starts, and what keeps it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -450,13 +451,29 @@ def test_a_version_that_is_tried_already_is_in_flight_though_the_bar_was_raised(
     assert (decision.status.state, decision.status.rejections) == ("Running", 0)
 
 
-def test_versions_that_are_never_accepted_are_trained_a_bounded_number_of_times() -> None:
-    """The alarm stays on for a month, and whatever is trained has too few items."""
+def with_git(observed: Observed) -> Observed:
+    """The service with what serves pinned in Git."""
+    raw = observed.spec.dump()
+    raw |= {"approval": "git", "model": raw["model"] | {"version": observed.versions[0].name}}
+    return replace(observed, spec=InferenceServiceSpec.model_validate(raw))
+
+
+def test_a_version_that_is_not_committed_ends_its_retraining_as_a_rejection() -> None:
+    decision = go(with_git(drifting(not_accepted(0, 150))))
+    assert decision.status is not None
+    assert (decision.status.last_ending, decision.status.rejections) == ("NotAccepted", 1)
+
+
+@pytest.mark.parametrize("held", [with_bar, with_git])
+def test_versions_that_are_never_accepted_are_trained_a_bounded_number_of_times(
+    held: Callable[[Observed], Observed],
+) -> None:
+    """The alarm stays on for a month, and whatever is trained has too few items, or is committed by nobody."""
     done: list[tuple[Job, Version]] = []
     status: dict[str, Any] = {"drift": ON}
     for hour in range(24 * 30):
         now = NOW + timedelta(hours=hour)
-        observed = with_bar(replace(drifting(*done, maxRejections=3), status=InferenceServiceStatus(**status)))
+        observed = held(replace(drifting(*done, maxRejections=3), status=InferenceServiceStatus(**status)))
         observed = replace(observed, status=observed.status.model_copy(update={"alerts": [DRIFTED]}))
         decision = retrain(situation_of(observed, SETTINGS, now))
         status["retraining"] = decision.status

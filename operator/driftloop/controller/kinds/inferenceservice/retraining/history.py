@@ -112,7 +112,7 @@ def ending(basis: Basis, job: Job) -> RetrainingEnding:
     if basis.situation.revision_of(version) in basis.situation.failed:
         return "Rejected"
     if not _will_roll_out(basis, version):
-        return "Superseded"
+        return "NotAccepted" if _awaits_pin(basis, version) else "Superseded"
     return "NotAccepted" if lacks(basis.situation, version) else "InFlight"
 
 
@@ -134,6 +134,11 @@ def _without_version(job: Job, now: datetime) -> RetrainingEnding:
 def _will_roll_out(basis: Basis, version: Version) -> bool:
     pinned = basis.observed.spec.model.version
     return version.name == pinned if pinned else version.age_key > basis.serving.age_key
+
+
+def _awaits_pin(basis: Basis, version: Version) -> bool:
+    """Whether a person may still commit the version: until then it ends no alarm, and each cooldown would train one."""
+    return basis.observed.spec.approval == "git" and version.age_key > basis.serving.age_key
 
 
 def _ends(basis: Basis, endings: dict[str, RetrainingEnding]) -> list[datetime]:

@@ -66,9 +66,8 @@ def breaker_open(case: Case) -> Decision | None:
     if rejections < case.basis.spec.max_rejections:
         return None
     message = (
-        f"{rejections} candidates in a row were rejected or not accepted: check their gates, the data and "
-        "status.waiting, "
-        "then raise spec.retraining.maxRejections, or promote another version"
+        f"{rejections} candidates in a row were rejected or not accepted: check their gates, the data, "
+        "status.waiting and status.proposal, then raise spec.retraining.maxRejections, or promote another version"
     )
     return _blocked(case, message)
 
