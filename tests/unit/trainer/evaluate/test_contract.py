@@ -150,6 +150,14 @@ def test_faults_beyond_what_a_result_has_room_for_are_counted() -> None:
     assert (len(api.failed), api.failed[-1], api.passed) == (8, "13 more requests", 7)
 
 
+def test_a_feature_that_only_one_of_them_was_asked_counts_for_nothing() -> None:
+    """The stable version's answers may be those of another release."""
+    api = with_conduct(
+        ApiCheck(passed=7), Conduct({"n": "bad", "tools": None}, {}), Conduct({"tools": None, "x": None}, {})
+    )
+    assert (api.passed, api.failed) == (8, [])
+
+
 FAULTS = st.dictionaries(st.text(max_size=3), st.none() | st.just("bad"))
 
 
