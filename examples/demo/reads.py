@@ -72,7 +72,8 @@ class Reads:
                 name = group["metadata"].get("name")
                 for version in group["versions"]:  # the preferred version first
                     api_version = f"{name}/{version['version']}" if name else version["version"]
-                    for entry in version["resources"]:
+                    # An API server that is registered may have none, such as one for metrics.
+                    for entry in version.get("resources", []):
                         resource = Resource(entry["responseKind"]["kind"], api_version, entry["resource"])
                         names = [entry["resource"], entry["singularResource"], *entry.get("shortNames", [])]
                         for alias in [*names, f"{entry['resource']}.{name}"]:

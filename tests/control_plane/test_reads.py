@@ -1,12 +1,14 @@
 """Reading objects from a real API server, in the same way as the demo and the tests."""
 
+import json
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from control_plane.harness import Cluster
+from control_plane.harness import Cluster, eventually
 from control_plane.objects import finetunejob
-from demo.reads import ReadError, Reads
+from demo.reads import DISCOVERY, ReadError, Reads
 from testcluster.controlplane import ControlPlane, free_port
 
 pytestmark = pytest.mark.control_plane
@@ -53,6 +55,35 @@ def test_a_kind_that_is_defined_later_is_found(cluster: Cluster, reads: Reads) -
     )
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/widgets.example.org")
     assert reads.list("widgets", cluster.namespace) == []
+
+
+def test_a_registered_api_server_that_does_not_answer_hides_no_other_kind(plane: ControlPlane) -> None:
+    """As with an adapter of metrics before its first metric: the API server lists its version without resources."""
+    group = "metrics.example.org"
+    body = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": f"v1.{group}"},
+        "spec": {
+            "group": group,
+            "version": "v1",
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "service": {"name": "missing", "namespace": "default"},
+        },
+    }
+    plane.kubectl("create", "-f", "-", stdin=json.dumps(body))
+    try:
+        request = urllib.request.Request(f"{plane.server}/apis", headers={"Accept": DISCOVERY})
+
+        def listed() -> bool:
+            with urllib.request.urlopen(request, context=plane.admin_context()) as answer:
+                return group in answer.read().decode()
+
+        eventually(listed)
+        assert Reads(plane.kubeconfig).get("namespace", "default", "") is not None
+    finally:
+        plane.kubectl("delete", "apiservice", f"v1.{group}")
 
 
 def test_a_refusal_is_an_error_and_not_an_absence(plane: ControlPlane, tmp_path: Path) -> None:
