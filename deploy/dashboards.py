@@ -183,6 +183,16 @@ SERVICE_ROWS = (
                 about="1 while there is an alarm. status.drift.message names the signals.",
             ),
             Panel(
+                "During an alarm: how far the signals have moved",
+                [("{{signal}}", f"max by (signal) (driftloop_drift_shift{{{DECIDED}}})")],
+                about="In standard deviations of the baseline.",
+            ),
+            Panel(
+                "During an alarm: time since the change began",
+                [("since", f"time() - max(driftloop_drift_changed_at_seconds{{{DECIDED}}})")],
+                "s",
+            ),
+            Panel(
                 "Distance of the users' requests from the training data",
                 [("{{signal}}", f"max by (signal) (driftloop_drift_training_distance{{{DECIDED}}})")],
                 about="In standard deviations. It starts nothing: requests are compared with the version's first ones.",

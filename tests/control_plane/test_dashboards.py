@@ -70,6 +70,7 @@ class Exporters:
         self.board = Board(board, total=90)
         caches = Caches()
         drift = {"logEvidence": "9", "threshold": "5", "alarm": True, "trainingDistance": {"oov": "0.5"}}
+        drift |= {"shift": {"oov": "0.8"}, "changePoint": "2026-01-01T00:00:00Z"}
         for kind, status in (
             ("FineTuneJob", {"phase": "Training"}),
             ("ModelVersion", {"phase": "Approved"}),

@@ -48,7 +48,7 @@ def local_path(uri: str) -> Path | None:
 
 
 def pinned(uri: str) -> str:
-    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit, if it is known.
+    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit, if known.
 
     Others are returned as they are. Raises StorageError.
     """

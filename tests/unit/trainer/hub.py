@@ -51,7 +51,9 @@ def hub() -> Iterator[Hub]:
             path = unquote(urlsplit(self.path).path)
             if found := re.fullmatch(rf"/api/models/{REPOSITORY}(?:/revision/([^/]+))?", path):
                 commit = state.commit_of(found[1] or "main")
-                self._json({"id": REPOSITORY, "siblings": []} | ({"sha": commit} if state.tells else {}) if commit else None)
+                self._json(
+                    {"id": REPOSITORY, "siblings": []} | ({"sha": commit} if state.tells else {}) if commit else None
+                )
             elif found := re.fullmatch(rf"/api/models/{REPOSITORY}/tree/([^/]+)(?:/(.*))?", path):
                 self._tree(found[1])
             else:
