@@ -12,7 +12,7 @@ PARALLEL := -n 3 --no-loadscope-reorder --durations 20
 TESTS := tests/unit tests/control_plane tests/cluster
 PART ?= all
 # Parts that need no cluster.
-PURE_PARTS := entrypoints exactness fuzz gateway memory scale trackers
+PURE_PARTS := autoscaling entrypoints exactness fuzz gateway memory scale trackers
 export PYTHONUNBUFFERED := 1
 # Some shells forbid Python to keep what it compiled: every process of a test then compiled torch anew, for seconds.
 unexport PYTHONDONTWRITEBYTECODE

@@ -19,6 +19,7 @@ PARTS: Mapping[str, str] = {
     "entrypoints": "trainings of the users' own, with their libraries, by the pods' own commands",
     "trackers": "a training in a real MLflow server",
     "trainings": "trainings on the cluster that the loop has none of",
+    "autoscaling": "a HorizontalPodAutoscaler scales a service by the proxy's metric, also in a canary",
     "gateway": "canaries by weight behind a real Gateway, Traefik",
     "vllm": "rollouts, drain and rollback with vLLM as the engine",
 }

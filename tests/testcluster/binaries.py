@@ -2,8 +2,9 @@
 
 Each go.mod pins a whole dependency tree. Kubernetes and etcd have their own modules, as their trees conflict. Clients
 of Kubernetes share one module: Go compiles a package only once if its version and all its dependencies are the same,
-and compiling client-go three times took four minutes of a cold start. Traefik has its own module, as only the tests of
-the part `gateway` need it.
+and compiling client-go three times took four minutes of a cold start. Traefik and prometheus-adapter have their own
+modules, as only the tests of the parts `gateway` and `autoscaling` need them. Of KEDA only a CRD is used, and nothing
+is built.
 """
 
 import fcntl
@@ -43,8 +44,9 @@ PACKAGES = {
         "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
     },
     "gateway": {"traefik": "github.com/traefik/traefik/v3/cmd/traefik"},
+    "autoscaling": {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"},
 }
-FOR_PARTS = ("gateway",)  # modules of programs that only a part of `make test-long` needs
+FOR_PARTS = ("gateway", "autoscaling")  # modules of programs that only a part of `make test-long` needs
 # Debian's Prometheus can't discover Kubernetes pods, so it is built here, with no other kind of service discovery.
 TAGS = {"clients": "remove_all_sd,enable_kubernetes_sd"}
 # Traefik imports lego, and lego's package `dns` the clients of 200 providers: 900 packages, of which some can't be
@@ -142,7 +144,7 @@ def _build(module: str, sources: Path, package: str, path: Path) -> None:
     ]
     with Step(f"build {path.name}") as step:
         # Without cgo, as Prometheus goes into an image and must not need this machine's C library.
-        environment = os.environ | ({"CGO_ENABLED": "0"} if module in ("clients", "gateway") else {})
+        environment = os.environ | ({"CGO_ENABLED": "0"} if module in ("clients", *FOR_PARTS) else {})
         process = subprocess.Popen(command, cwd=sources, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr
         lines: list[str] = []

@@ -98,6 +98,24 @@ def apiserver_command(address: str, port: int, etcd_port: int, authority: Author
     ]
 
 
+def aggregation_flags(authority: Authority) -> list[str]:
+    """Flags with which kube-apiserver passes requests on to API servers that are registered as an APIService.
+
+    It calls the addresses in the Service's EndpointSlices, as no kube-proxy serves the Service's own address.
+    """
+    front = authority.issue("front-proxy-client")
+    return [
+        f"--requestheader-client-ca-file={authority.ca.cert}",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={front.cert}",
+        f"--proxy-client-key-file={front.key}",
+        "--enable-aggregator-routing=true",
+    ]
+
+
 def free_port() -> int:
     """A TCP port that is free, and below the ports for outgoing connections (32768 and above).
 
@@ -134,17 +152,23 @@ class ControlPlane:
 
     Start it from the main thread, as the kernel ends the children together with the thread that started them.
 
+    Args:
+        directory: folder for its data, certificates and logs.
+        aggregates: whether other API servers can be registered.
+
     Attributes:
+        authority: its certificate authority.
         kubeconfig: path of the administrator's kubeconfig.
         server: URL of the API server.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, aggregates: bool = False) -> None:
         self.directory = directory.resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.kubeconfig = self.directory / "kubeconfig"
-        self._authority = Authority(self.directory / "pki")
-        self._serving = serving_certificate(self._authority, "127.0.0.1")
+        self.authority = Authority(self.directory / "pki")
+        self._serving = serving_certificate(self.authority, "127.0.0.1")
+        self._more = aggregation_flags(self.authority) if aggregates else []
         self._port, self._etcd_port = free_port(), free_port()
         self.server = f"https://127.0.0.1:{self._port}"
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -170,7 +194,7 @@ class ControlPlane:
 
     def start_etcd(self) -> None:
         """Start etcd, with its previous data if there are any."""
-        self._start("etcd", etcd_command(self.directory / "etcd", self._etcd_port, self._authority, self._serving))
+        self._start("etcd", etcd_command(self.directory / "etcd", self._etcd_port, self.authority, self._serving))
 
     def stop_etcd(self) -> None:
         """Kill etcd, like a crash."""
@@ -178,9 +202,9 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server, always on the same port, and wait until it is ready."""
-        command = apiserver_command("127.0.0.1", self._port, self._etcd_port, self._authority, self._serving)
+        command = apiserver_command("127.0.0.1", self._port, self._etcd_port, self.authority, self._serving)
         # Without a controller manager namespaces have no ServiceAccount, so this plugin would refuse all pods.
-        self._start("kube-apiserver", [*command, "--disable-admission-plugins=ServiceAccount"])
+        self._start("kube-apiserver", [*command, *self._more, "--disable-admission-plugins=ServiceAccount"])
         wait.until(self._apiserver_answers, f"kube-apiserver; see {self.directory}/kube-apiserver.log", 60)
 
     def stop_apiserver(self) -> None:
@@ -189,11 +213,11 @@ class ControlPlane:
 
     def kubeconfig_of(self, user: str, group: str = "") -> str:
         """The content of a kubeconfig for a user."""
-        return self._authority.kubeconfig(self.server, user, group)
+        return self.authority.kubeconfig(self.server, user, group)
 
     def admin_context(self) -> SSLContext:
         """The administrator's TLS settings, for other clients than kubectl."""
-        return _admin_context(self._authority)
+        return _admin_context(self.authority)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as administrator and return its output. Raises Error with kubectl's message."""
@@ -207,7 +231,7 @@ class ControlPlane:
             if child.poll() is not None:
                 log = (self.directory / f"{name}.log").read_text()
                 raise Error(f"{name} ended with {child.returncode}:\n{log[-2000:]}")
-        return is_ready(self.server, self._authority)
+        return is_ready(self.server, self.authority)
 
     def _start(self, name: str, command: list[str]) -> None:
         if name in self._children:

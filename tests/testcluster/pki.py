@@ -72,15 +72,15 @@ class Authority:
                 "clusters": [
                     {
                         "name": name,
-                        "cluster": {"server": server, "certificate-authority-data": _base64(self.ca.cert)},
+                        "cluster": {"server": server, "certificate-authority-data": base64_of(self.ca.cert)},
                     }
                 ],
                 "users": [
                     {
                         "name": user,
                         "user": {
-                            "client-certificate-data": _base64(certificate.cert),
-                            "client-key-data": _base64(certificate.key),
+                            "client-certificate-data": base64_of(certificate.cert),
+                            "client-key-data": base64_of(certificate.key),
                         },
                     }
                 ],
@@ -98,7 +98,8 @@ class Authority:
         partial.rename(target.cert)
 
 
-def _base64(path: Path) -> str:
+def base64_of(path: Path) -> str:
+    """The content of a file, as kubeconfigs and objects of Kubernetes have it."""
     return base64.b64encode(path.read_bytes()).decode()
 
 

@@ -20,6 +20,7 @@ def test_the_service_takes_only_what_is_committed_and_its_ignored_fields_exist()
     assert service["spec"]["approval"] == "git"
     assert service["spec"]["model"]["version"]
     (ignored,) = SET["spec"]["template"]["spec"]["ignoreDifferences"]
+    assert "RespectIgnoreDifferences=true" in SET["spec"]["template"]["spec"]["syncPolicy"]["syncOptions"]
     assert f"{ignored['group']}/" in service["apiVersion"]
     assert ignored["kind"] == service["kind"]
     for pointer in ignored["jsonPointers"]:
