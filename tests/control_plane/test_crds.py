@@ -42,6 +42,13 @@ def job(name: str = "tune") -> Obj:
     )
 
 
+def gpus() -> Obj:
+    found = job()
+    found["spec"]["compute"] = {"gpusPerNode": 2}
+    found["spec"]["training"] = {"float8": True}
+    return found
+
+
 def split() -> Obj:
     found = job()
     found["spec"]["compute"] = {"workersPerNode": 2, "parallelism": {"tensor": 2}}
@@ -223,6 +230,16 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, f"{TEMPLATE}.output.mergeAdapter", False, f"{TEMPLATE}.output.mergeAdapter.*lora or qlora"),
     (version, "spec.artefact.bases", ["file:///etc"], "spec.artefact.bases"),
     (version, "spec.artefact.bases", [f"pvc://shared/{n}" for n in range(5)], "spec.artefact.bases.*at most 4"),
+    (job, "spec.training.float8", True, "spec.training.float8.*set compute.gpusPerNode"),
+    (gpus, "spec.compute.gpuResource", "amd.com/gpu", "spec.training.float8.*only for NVIDIA GPUs"),
+    (gpus, "spec.training.adapter", {"type": "lora"}, "spec.training.float8.*remove float8, or training.adapter"),
+    (gpus, "spec.training.adapter", {"type": "osf"}, "spec.training.float8.*remove float8, or training.adapter"),
+    (gpus, "spec.training.method", "kto", "spec.training.float8.*methods sft and pretrain"),
+    (gpus, "spec.training.compile", False, "spec.training.float8.*remove compile: false"),
+    (gpus, "spec.training.bf16", False, "spec.training.float8.*remove bf16: false"),
+    (gpus, "spec.training.entrypoint", "own:train", "spec.training.float8.*remove float8, or entrypoint"),
+    (gpus, "spec.compute.parallelism", {"tensor": 2}, "spec.training.float8.*not exact with .*tensor or context"),
+    (gpus, "spec.compute.parallelism", {"context": 2}, "spec.training.float8.*not exact with .*tensor or context"),
     (job, "spec.training.adapter.effectiveRank", 0.3, "spec.training.adapter.effectiveRank.*only for adapter osf"),
     (job, "spec.training.desirableWeight", 2, "spec.training.desirableWeight.*only for method kto"),
     (job, "spec.training.undesirableWeight", 2, "spec.training.undesirableWeight.*only for method kto"),
@@ -491,7 +508,7 @@ def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
     assert re.search(message, str(caught.value)), caught.value
 
 
-@pytest.mark.parametrize("make", [job, pretraining, preferring, labelled, version, service, gated], ids=label)
+@pytest.mark.parametrize("make", [job, gpus, pretraining, preferring, labelled, version, service, gated], ids=label)
 def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
     answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))

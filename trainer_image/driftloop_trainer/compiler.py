@@ -20,6 +20,12 @@ def has_compiler() -> bool:
 
 def check_compiler(training: TrainingSpec) -> None:
     """Refuse a training that must be compiled and can't be. Raises StageFailure."""
+    if training.float8 and not has_compiler():
+        raise StageFailure(
+            StageReason.FLOAT8_UNSUPPORTED,
+            "training.float8 is true, which is slower than bfloat16 unless it is compiled, but this image has no C++ "
+            "compiler: remove training.float8, or install g++ in the trainer image",
+        )
     if training.compile and not has_compiler():
         raise StageFailure(
             StageReason.COMPILE_UNSUPPORTED,

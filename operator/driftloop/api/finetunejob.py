@@ -434,6 +434,13 @@ class TrainingSpec(ApiModel):
         description="Compile each decoder layer, and the loss. The first steps take some ten seconds longer, and the "
         "others less. If absent, true with GPUs for what is tested (docs/architecture.md), and false on CPU.",
     )
+    float8: bool = Field(
+        False,
+        description="Multiply with the matrices of the linear layers, but for the output layer, in float8 (e4m3, a "
+        "scale per row); gradients of the matrices are computed in bfloat16. For NVIDIA GPUs of compute capability "
+        "8.9 or higher (Ada, Hopper, Blackwell), without an adapter, and compiled. The losses differ a little from "
+        "those of bfloat16.",
+    )
     save_steps: int = Field(
         100, ge=1, le=1_000_000, description="Steps between checkpoints. A failure loses at most this many."
     )
@@ -794,6 +801,47 @@ class FineTuneJobSpec(ApiModel):
                 ".training.adapter.type",
             ),
             rule(
+                "!self.training.float8 || self.compute.gpusPerNode > 0",
+                "float8 needs GPUs: set compute.gpusPerNode, or remove float8",
+                ".training.float8",
+            ),
+            rule(
+                "!self.training.float8 || self.compute.gpuResource.startsWith('nvidia.com/')",
+                "float8 is only for NVIDIA GPUs: remove float8, or set another compute.gpuResource",
+                ".training.float8",
+            ),
+            rule(
+                "!self.training.float8 || self.training.adapter.type == 'none'",
+                "float8 trains all weights: remove float8, or training.adapter",
+                ".training.float8",
+            ),
+            rule(
+                "!self.training.float8 || self.training.method in ['sft', 'pretrain']",
+                "float8 is only tested with methods sft and pretrain: remove float8",
+                ".training.float8",
+            ),
+            rule(
+                "!self.training.float8 || !has(self.training.compile) || self.training.compile",
+                "float8 is slower than bfloat16 without compile: remove compile: false, or float8",
+                ".training.float8",
+            ),
+            rule(
+                "!self.training.float8 || !has(self.training.bf16) || self.training.bf16",
+                "float8 needs bf16, in which all else is computed: remove bf16: false, or float8",
+                ".training.float8",
+            ),
+            rule(
+                "!self.training.float8 || !has(self.training.entrypoint)",
+                "a training of your own chooses its precision itself: remove float8, or entrypoint",
+                ".training.float8",
+            ),
+            rule(
+                f"!self.training.float8 || {_LEFT_TO_PLAN} || "
+                "(self.compute.parallelism.tensor == 1 && self.compute.parallelism.context == 1)",
+                "float8 is not exact with compute.parallelism.tensor or context: remove it, or float8",
+                ".training.float8",
+            ),
+            rule(
                 "self.output.mergeAdapter || self.training.adapter.type in ['lora', 'qlora']",
                 "mergeAdapter: false needs an adapter: set training.adapter.type to lora or qlora, or remove it",
                 ".output.mergeAdapter",
@@ -936,6 +984,7 @@ class PlanStatus(ApiModel):
         "of the trained weights and their optimizer state. If resources.limits has no room for it, training waits.",
     )
     compile: bool = Field(False, description="Whether each decoder layer is compiled, and the loss.")
+    float8: bool = Field(False, description="Whether the linear layers multiply in float8.")
     reasons: dict[str, Annotated[str, Field(max_length=256)]] | None = Field(
         None, max_length=8, description="Why the plan chose what it chose, by field of the plan."
     )

@@ -184,6 +184,8 @@ def described(question: Question, planned: TrainingPlan) -> Iterator[str]:
         yield _line("reduction", f"gradients are added up {REDUCTION[status.gradient_reduction]}")
     if status.compile:
         yield _line("compiled", "each decoder layer and the loss")
+    if status.float8:
+        yield _line("float8", "the linear layers of each decoder layer")
     known = question.rows is not None or question.spec.training.max_steps is not None
     yield _line("steps", f"{status.total_steps:,}" if known else "unknown: set --rows")
     yield from _memory(status)

@@ -41,6 +41,7 @@ class StageReason(StrEnum):
     QUANTISED_MODEL = "QuantisedModel"  # quantised weights can't be trained (prepare, train)
     PACKING_UNSUPPORTED = "PackingUnsupported"  # in this architecture packed rows may attend to each other (prepare)
     COMPILE_UNSUPPORTED = "CompileUnsupported"  # the training must be compiled, and the image has no compiler (prepare)
+    FLOAT8_UNSUPPORTED = "Float8Unsupported"  # the image can't compile (prepare), or a GPU has no float8 (train)
     PICKLE_WEIGHTS = "PickleWeights"  # only pickled weights (prepare, train), or any pickled file (fetch)
     REMOTE_CODE = "RemoteCode"  # the model's configuration requires code from its folder (prepare, train, fetch)
 

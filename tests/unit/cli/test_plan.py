@@ -128,6 +128,14 @@ def test_trained_parameters_of_an_adapter_are_counted(shell: Shell) -> None:
     assert "llama, 8,072,204,288 parameters, 41,943,040 trained\n" in shell.plan(manifest(training=training))[1]
 
 
+def test_float8_is_shown_or_refused(shell: Shell) -> None:
+    training = {"float8": True, "gradientCheckpointing": True}
+    assert "\nfloat8       the linear layers of each decoder layer\n" in shell.plan(manifest(training=training))[1]
+    status, printed = shell.plan(manifest(training=training | {"adapter": {"type": "lora"}}))
+    assert status == 1
+    assert printed.startswith("Float8Unsupported: training.float8 is true, which needs all weights to be trained")
+
+
 def test_a_new_model_is_planned_from_the_manifest_alone(shell: Shell) -> None:
     status, printed = shell.run("-f", str(EXAMPLES / "base.yaml"))
     assert status == 0

@@ -34,6 +34,7 @@ from driftloop_trainer.train.run import Run, plain
 from driftloop_trainer.train.shutdown import at_work
 from driftloop_trainer.train.worker import loss, step
 from driftloop_trainer.train.worker.checkpoint import resume
+from driftloop_trainer.train.worker.float8 import use_float8
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
@@ -72,7 +73,11 @@ def training(save_steps: int = 100, **others: Any) -> TrainingSpec:
 
 
 def tiny_model(
-    adapter: Adapter | None = None, model_type: str = "llama", broken_token: int | None = None, **fields: Any
+    adapter: Adapter | None = None,
+    model_type: str = "llama",
+    broken_token: int | None = None,
+    float8: bool = False,
+    **fields: Any,
 ) -> Any:
     """A random model that computes in float64: float32 would hide errors in AdamW's noise.
 
@@ -95,6 +100,8 @@ def tiny_model(
     model = with_adapter(model, adapter or Adapter())
     if adapter is not None and adapter.type == "qlora":
         quantise(decoder_layers(model))
+    if float8:
+        use_float8(decoder_layers(model), emulate=True)
     return model.to(torch.float64)
 
 

@@ -23,6 +23,11 @@ def test_prepare_names_the_field_and_what_the_image_lacks(bare: None, volume: Pa
         prepared(volume, [{"messages": MESSAGES[:2]}], templates.CHATML, compile=True)
 
 
+def test_prepare_refuses_float8_that_would_be_slower_than_bfloat16(bare: None, volume: Path) -> None:
+    with pytest.raises(StageFailure, match=r"Float8Unsupported: training\.float8 is true, .* or install g\+\+"):
+        prepared(volume, [{"messages": MESSAGES[:2]}], templates.CHATML, float8=True)
+
+
 def test_without_a_compiler_a_plan_s_choice_is_given_up_and_logged(
     bare: None, caplog: pytest.LogCaptureFixture
 ) -> None:

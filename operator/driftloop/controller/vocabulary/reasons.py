@@ -38,6 +38,7 @@ class Reason(StrEnum):
     PIPELINE_PARALLELISM = "PipelineParallelism"
     CONTEXT_PARALLELISM = "ContextParallelism"
     COMPILE_UNSUPPORTED = "CompileUnsupported"
+    FLOAT8_UNSUPPORTED = "Float8Unsupported"
     NEEDS_READ_WRITE_MANY = "NeedsReadWriteMany"
     VERSION_NOT_FOUND = "VersionNotFound"
     VERSION_NOT_APPROVED = "VersionNotApproved"

@@ -48,6 +48,8 @@ def model_card(task: TrainTask, facts: dict[str, Any], *, curves: bool = False) 
         "peak learning rate": f"{training.learning_rate:g} ({training.lr_scheduler_type})",
         "seed": training.seed,
     }
+    if training.float8:
+        rows["linear layers"] = "multiplied in float8 (e4m3, a scale per row)"
     if training.entrypoint is not None:
         rows["trained by"] = training.entrypoint
     table = "\n".join(f"| {name} | {value} |" for name, value in (rows | facts).items())

@@ -24,6 +24,7 @@ from driftloop_trainer.compiler import compiles
 from driftloop_trainer.models import decoder_layers, load_config, load_model, plain_name, with_adapter
 from driftloop_trainer.nf4 import matrices, quantise
 from driftloop_trainer.osf import decomposed, osf_layers
+from driftloop_trainer.train.worker.float8 import use_float8
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.reader import WeightsReader
 from driftloop_trainer.train.worker.seeds import seed_of
@@ -61,6 +62,8 @@ def load_sharded(
     check_stages(model, mesh.stages)
     if training.adapter.type == "qlora":
         quantise(decoder_layers(model))
+    if training.float8:
+        use_float8(decoder_layers(model), emulate=device.type == "cpu")  # only in tests: `work` refuses a CPU
     buffers = {name: buffer.to(device) for name, buffer in model.named_buffers()}
     shard(
         model,

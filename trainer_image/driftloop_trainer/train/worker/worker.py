@@ -27,6 +27,7 @@ from driftloop_trainer.train.tracking.reporting import reporting
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
 from driftloop_trainer.train.worker.export import Export, export
+from driftloop_trainer.train.worker.float8 import lacking_gpu
 from driftloop_trainer.train.worker.loading import ShardedModel, load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.memory import OutOfMemory
@@ -69,6 +70,8 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
 
 def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
     task = assignment.task
+    if task.training.float8 and (lacking := lacking_gpu(device_of_worker())) is not None:
+        return Outcome(failure=lacking)
     inputs, first = _load(task, scratch), dist.get_rank() == 0
     model, optimizer = inputs.sharded.model, inputs.optimizer
     try:

@@ -281,9 +281,9 @@ def _last_layer(worker: _Worker) -> _Moment:
     again = _layer(worker) if worker.training.gradient_checkpointing else 0
     layers = (GATHERED_LAYERS if worker.copied else 1) * worker.layer_bytes
     return _Moment(
-        width * worker.outside + layers + _dequantised(worker),
+        width * worker.outside + layers + _dequantised(worker) + _in_float8(worker, model.hidden_size),
         worker.gradients_before + _vocabulary(worker) + (FLOAT + width) * worker.trained_layer,
-        _kept_activations(worker) + worker.tokens * (inner + again),
+        _kept_activations(worker) + worker.tokens * (inner + again) + _in_float8(worker, worker.tokens),
     )
 
 
@@ -317,8 +317,20 @@ def _arriving(worker: _Worker) -> int:
 
 def _dequantised(worker: _Worker) -> int:
     """Bytes of the largest matrix of 4 bits when it is expanded to be multiplied with: it is there twice."""
-    largest = worker.model.hidden_size * max(worker.model.hidden_size, worker.model.intermediate_size)
-    return 2 * worker.width * largest if worker.in_4_bits else 0
+    return 2 * worker.width * worker.model.hidden_size * _widest(worker.model) if worker.in_4_bits else 0
+
+
+def _in_float8(worker: _Worker, rows: int) -> int:
+    """Bytes of the largest matrix, or of so many tokens, in float8, in two layouts.
+
+    The backward pass keeps what it keeps without float8 (tests/unit/trainer/train/worker/test_float8.py). How many of
+    these copies a GPU has at a time is not measured, so this is more than one matrix product needs.
+    """
+    return 2 * rows * _widest(worker.model) if worker.training.float8 else 0
+
+
+def _widest(model: ModelFacts) -> int:
+    return max(model.hidden_size, model.intermediate_size)
 
 
 def _logits(worker: _Worker) -> int:

@@ -29,6 +29,7 @@ from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.axes import divided, replicas, ways, workers_per_row
 from driftloop.controller.kinds.finetunejob.compiling import is_compiled, untested, why_compiled
+from driftloop.controller.kinds.finetunejob.float8 import why_not_float8
 from driftloop.controller.kinds.finetunejob.memory import (
     ADAM_STATES,
     FLOAT,
@@ -188,6 +189,8 @@ def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int])
     training, compute = resolved(spec), spec.compute
     if refusal := _no_rows(data) or impossible(data.model, compute.axes) or _not_compiled(spec, data.model):
         return refusal
+    if refusal := _not_in_float8(spec, data.model):
+        return refusal
     if refusal := _no_groups(compute) or _small_batch(training, compute):
         return refusal
     # The estimate is of the built-in loop: a training of the user's own may need less.
@@ -219,6 +222,7 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
         gradient_reduction=reduction,
         checkpoints=checkpoints,
         compile=is_compiled(spec, model),
+        float8=training.float8,
         reasons={
             "strategy": "compute.parallelism says so",
             "perDeviceTrainBatchSize": why_rows(share.available, larger, parallelism.pipeline),
@@ -304,6 +308,12 @@ def _not_compiled(spec: FineTuneJobSpec, model: ModelFacts) -> Refusal | None:
         return None
     message = f"training.compile is true, which is not tested with {' and '.join(against)}: remove training.compile"
     return Refusal(Reason.COMPILE_UNSUPPORTED, message)
+
+
+def _not_in_float8(spec: FineTuneJobSpec, model: ModelFacts) -> Refusal | None:
+    """Why this training can't multiply in float8, though the spec demands it; None if it can, or does not have to."""
+    message = why_not_float8(spec, model)
+    return None if message is None else Refusal(Reason.FLOAT8_UNSUPPORTED, message)
 
 
 def _strategy(groups: int, parallelism: Parallelism) -> str:
