@@ -48,9 +48,9 @@ def local_path(uri: str) -> Path | None:
 
 
 def pinned(uri: str) -> str:
-    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit, if known.
+    """The URI of what is at `uri` now: a branch or tag of a `hf://` repository is replaced by its commit.
 
-    Others are returned as they are. Raises StorageError.
+    Others are returned as they are, and a branch of which the Hub does not tell the commit. Raises StorageError.
     """
     if not uri.startswith("hf://"):
         return uri
