@@ -1,11 +1,13 @@
 """Evaluation settings that FineTuneJob and ModelVersion share."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
 from driftloop.api.base import ApiModel, Digest, QueueName, StorageUri, cel, rule
 from driftloop.api.engine import Engine
+from driftloop.api.suite import SuiteSpec
 
 
 class Contract(ApiModel):
@@ -17,6 +19,11 @@ class Contract(ApiModel):
     )
     digest: Digest | None = Field(None, description="SHA-256 of the file. It is checked before use.")
     max_requests: int = Field(200, ge=1, le=2000, description="Maximum number of requests. The first ones are sent.")
+
+
+def asked_uris(suites: Iterable[SuiteSpec], contract: Contract | None) -> list[str]:
+    """The URIs of what a model is asked: the items of suites that have a file, and recorded requests."""
+    return [*(suite.uri for suite in suites if suite.uri), *([contract.uri] if contract else [])]
 
 
 class EvaluationSettings(ApiModel):

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.api.suite import SuiteSpec
-from driftloop.contract.manifest import file_sha256
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.text import INSTRUCTIONS, is_blank
 from driftloop.podlib.ending import StageFailure
-from driftloop.podlib.storage import StorageError, fetch_file
+from driftloop.podlib.storage import StorageError
 from driftloop_trainer.data.cells import Unreadable
 from driftloop_trainer.data.columns import completion_turns, prompt_turns, read_cell
 from driftloop_trainer.data.conversations import calls_tools, conversation, tool_schemas
 from driftloop_trainer.data.files import Record, format_of, open_table
 from driftloop_trainer.data.rows import Row, Turn
+from driftloop_trainer.data.verified import fetch_verified
 
 _COLUMNS = ("id", "prompt", "messages", "tools", "completion", "cluster")
 _LOST = ("system", "system_prompt", "history")  # columns that usually belong to the question, but are not read
@@ -64,11 +64,7 @@ def load_items(suite: SuiteSpec, scratch: Path) -> list[Item]:
     """
     if suite.uri is None:
         raise StageFailure(StageReason.NO_ITEMS, f"suite {suite.name}: has no uri: set it to the file with its items")
-    path = fetch_file(suite.uri, scratch)
-    digest = f"sha256:{file_sha256(path)}"
-    if suite.digest is not None and suite.digest != digest:
-        message = f"suite {suite.name}: {suite.uri} has {digest}, expected {suite.digest}: the file has changed"
-        raise StageFailure(StageReason.DIGEST_MISMATCH, message)
+    path = fetch_verified(suite.uri, suite.digest, scratch, f"suite {suite.name}")
     try:
         items = read_items(path, suite.uri, scratch)
     except OSError as error:

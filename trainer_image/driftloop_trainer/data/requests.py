@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.api.evaluation import Contract
-from driftloop.contract.manifest import file_sha256
 from driftloop.contract.names import GENERATING
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
-from driftloop.podlib.storage import fetch_file
+from driftloop_trainer.data.verified import fetch_verified
 
 COMPLETIONS, CHAT, RESPONSES = GENERATING
 EMBEDDINGS = "/v1/embeddings"
@@ -36,11 +35,7 @@ def load_requests(contract: Contract, scratch: Path) -> list[Request]:
 
     Raises StageFailure that names the line and the fix, or StorageError if the file can't be fetched.
     """
-    path = fetch_file(contract.uri, scratch)
-    digest = f"sha256:{file_sha256(path)}"
-    if contract.digest is not None and contract.digest != digest:
-        message = f"evaluation.contract: {contract.uri} has {digest}, expected {contract.digest}: the file has changed"
-        raise StageFailure(StageReason.DIGEST_MISMATCH, message)
+    path = fetch_verified(contract.uri, contract.digest, scratch, "evaluation.contract")
     try:
         with path.open(encoding="utf-8") as lines:  # recorded traffic may be larger than the memory
             recorded = (_recorded(number, line) for number, line in enumerate(lines, 1) if line.strip())

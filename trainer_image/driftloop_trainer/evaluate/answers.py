@@ -18,6 +18,7 @@ from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.data.items import Item, Question, load_items
 from driftloop_trainer.evaluate.client import Answer, Arm, Generation, Likelihood
 from driftloop_trainer.evaluate.contract import Conduct
+from driftloop_trainer.evaluate.gathered import gathered
 from driftloop_trainer.evaluate.judge.client import refuse_cost
 from driftloop_trainer.evaluate.likelihood import weigh
 from driftloop_trainer.metrics.scoring import Scorer, scorer
@@ -125,12 +126,7 @@ class Once:
                 log.info("%s: %d/%d items", suite.name, done, len(suite.items))
             return answer
 
-        try:
-            async with asyncio.TaskGroup() as group:  # the first failure cancels all other requests
-                tasks = [group.create_task(ask(item)) for item in suite.items]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return await gathered(ask(item) for item in suite.items)
 
 
 def about(arm: Arm) -> dict[str, Any]:

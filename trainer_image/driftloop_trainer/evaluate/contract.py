@@ -5,7 +5,6 @@ says: the right number of choices, complete tool calls, JSON where JSON was aske
 Specification: https://platform.openai.com/docs/api-reference
 """
 
-import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from referencing.exceptions import Unresolvable
 from driftloop.contract.result import ApiCheck
 from driftloop_trainer.data.requests import CHAT, COMPLETIONS, RESPONSES, Body, Request
 from driftloop_trainer.evaluate.client import Arm, Reply
+from driftloop_trainer.evaluate.gathered import gathered
 
 _FILE = "contract.json"
 _MAX_FAILED = 8  # of ApiCheck
@@ -113,12 +113,8 @@ async def _faults(arm: Arm, requests: Sequence[Request]) -> dict[str, str | None
 
     Raises StageFailure with a retry if the model can't be reached.
     """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = {request.name: group.create_task(_fault(arm, request)) for request in requests}
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return {name: task.result() for name, task in tasks.items()}
+    found = await gathered(_fault(arm, request) for request in requests)
+    return dict(zip((request.name for request in requests), found, strict=True))
 
 
 async def _fault(arm: Arm, request: Request) -> str | None:

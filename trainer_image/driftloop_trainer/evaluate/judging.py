@@ -1,6 +1,5 @@
 """Lets a judge compare the answers of two versions to the items of a suite."""
 
-import asyncio
 import logging
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, read_text, write_text
 from driftloop_trainer.data.items import Item
 from driftloop_trainer.evaluate.client import Answer
+from driftloop_trainer.evaluate.gathered import gathered
 from driftloop_trainer.evaluate.judge.client import JudgeClient, Replies
 from driftloop_trainer.evaluate.judge.prompts import messages, prompt_hash, verdict
 from driftloop_trainer.evaluate.judge.verdicts import EQUAL, Pair, Trust, result, trusted
@@ -72,7 +72,7 @@ class Judging:
         try:
             for start in range(0, len(answered), _EVERY):
                 part = answered[start : start + _EVERY]
-                pairs += await _gathered([_compare(client, judge, entry) for entry in part])
+                pairs += await gathered([_compare(client, judge, entry) for entry in part])
                 self._keep()
                 log.info("judged %d/%d items with %d requests", len(pairs), len(answered), client.requests)
         except StageFailure:
@@ -90,15 +90,6 @@ class Judging:
             write_text(self._uri, self._replies.dumps())
         except StorageError as error:
             log.warning("the judge's replies can't be kept: %s", error)
-
-
-async def _gathered(comparisons: Sequence[Any]) -> list[Pair]:
-    try:
-        async with asyncio.TaskGroup() as group:  # the first failure cancels all other requests
-            tasks = [group.create_task(comparison) for comparison in comparisons]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def _compare(client: JudgeClient, judge: Judge, answered: Answered) -> Pair:

@@ -12,6 +12,7 @@ from driftloop.api.suite import SuiteSpec
 from driftloop.cli.faults import faults_of
 from driftloop.cli.manifests import BadInput, documents, read_text, source_name
 from driftloop.controller.kinds.engines import obstacle, type_of
+from driftloop.controller.kinds.modelversion.comparison import is_compared
 from driftloop.controller.vocabulary.plan import Settings
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ class Order:
     @property
     def compares(self) -> bool:
         """Whether something compares the model with the baseline."""
-        return self.evaluation.contract is not None or any(_compares(suite) for suite in self.evaluation.suites)
+        return is_compared(self.evaluation)
 
 
 def order_of(

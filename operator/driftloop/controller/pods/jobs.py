@@ -4,14 +4,14 @@ A Job is created once and never changed: Kueue and other controllers own some of
 immutable. `suspend` is not set for a Job with a queue: Kueue's webhook sets it, and only Kueue removes it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from pydantic import ValidationError
 
 from driftloop.api.base import PodOverrides, Resources
-from driftloop.api.evaluation import EvaluationSettings
+from driftloop.api.evaluation import EvaluationSettings, asked_uris
 from driftloop.api.finetunejob import Compute
 from driftloop.contract.names import EXIT_BAD_INPUT, JUDGE_KEY_ENV, METRICS_PORT, TASK_ENV
 from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, TrainTask, decode
@@ -212,18 +212,14 @@ def evaluate_name(version: Obj, key: str, attempt: int = 1) -> str:
 
 def answer_job(version: Obj, name: str, task: AnswerTask, run: EvaluationRun) -> Obj:
     """The answer Job. Its pod serves the stable version, and its client stores the answers."""
-    return _evaluation_job(version, name, run, _Client(task, "baseline", _asked(task)))
+    return _evaluation_job(version, name, run, _Client(task, "baseline", asked_uris(task.suites, task.contract)))
 
 
 def evaluate_job(version: Obj, name: str, task: EvaluateTask, run: EvaluationRun) -> Obj:
     """The evaluate Job. Its pod serves the version, and its client compares the answers with the stable version's."""
     answers = task.baseline.answers if task.baseline else None
-    return _evaluation_job(version, name, run, _Client(task, "candidate", [answers, *_asked(task)]))
-
-
-def _asked(task: AnswerTask | EvaluateTask) -> list[str | None]:
-    """The URIs of what a model is asked."""
-    return [*(suite.uri for suite in task.suites), task.contract.uri if task.contract else None]
+    reads = [answers, *asked_uris(task.suites, task.contract)]
+    return _evaluation_job(version, name, run, _Client(task, "candidate", reads))
 
 
 def evaluate_policy(version: Obj, settings: Settings) -> Obj:
@@ -246,9 +242,7 @@ def task_of(job: Obj) -> AnyTask | None:
 
 def data_uris(task: PrepareTask) -> list[str]:
     """The URIs of all rows and items that the prepare stage reads."""
-    rows = task.data.files
-    contract = [task.contract.uri] if task.contract else []
-    return [*rows, *(suite.uri for suite in task.suites if suite.uri), *contract]
+    return [*task.data.files, *asked_uris(task.suites, task.contract)]
 
 
 @dataclass(frozen=True)
@@ -257,7 +251,7 @@ class _Client:
 
     task: AnswerTask | EvaluateTask
     arm: str  # value of the label ARM
-    reads: list[str | None]  # URIs of the items and of the stable version's answers
+    reads: Sequence[str | None]  # URIs of the items and of the stable version's answers
 
 
 def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client) -> Obj:

@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
+from driftloop.api.evaluation import asked_uris
 from driftloop.api.finetunejob import HELD_OUT_PERCENT, FineTuneJobSpec
 from driftloop.api.inferenceservice import FeedbackSpec
 from driftloop.api.modelversion import Lineage, ModelArtefact
@@ -272,7 +273,7 @@ def _without_revision(found: Any) -> Any:
 def claim_absent(case: Case) -> Problem | None:
     """A PersistentVolumeClaim that the pods mount does not exist."""
     evaluation = case.spec.evaluation
-    asked = [*(suite.uri for suite in evaluation.suites), evaluation.contract.uri if evaluation.contract else None]
+    asked = asked_uris(evaluation.suites, evaluation.contract)
     feedback = [case.feedback.uri] if case.feedback else []
     read = [*case.spec.data.files, case.spec.training.code]
     uris = [case.spec.storage, case.model.uri, *case.model.bases, *read, *asked, *feedback]

@@ -5,8 +5,9 @@ from datetime import datetime
 from itertools import pairwise
 
 from driftloop.api.inferenceservice import ColdStart
+from driftloop.controller.kinds.inferenceservice.observed import moment
 from driftloop.controller.pods.serving import ENGINE, FETCH
-from driftloop.controller.vocabulary.conditions import find, parse_timestamp
+from driftloop.controller.vocabulary.conditions import find
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
 
@@ -29,10 +30,10 @@ def _measured(pod: Obj) -> ColdStart | None:
     if fetch.get("restartCount") or engine.get("restartCount"):
         return None
     moments = (
-        _moment(pod["metadata"].get("creationTimestamp")),
+        moment(pod["metadata"].get("creationTimestamp")),
         _when(pod, "PodScheduled"),
-        _moment(field(fetch, "state", "terminated", "startedAt")),
-        _moment(field(fetch, "state", "terminated", "finishedAt")),
+        moment(field(fetch, "state", "terminated", "startedAt")),
+        moment(field(fetch, "state", "terminated", "finishedAt")),
         _when(pod, "Ready"),
     )
     known = [moment for moment in moments if moment is not None]
@@ -57,8 +58,4 @@ def _container(pod: Obj, name: str) -> Obj:
 def _when(pod: Obj, condition: str) -> datetime | None:
     """When the condition became True; None if it is not."""
     entry = find(field(pod, "status", "conditions") or [], condition) or {}
-    return _moment(entry.get("lastTransitionTime")) if entry.get("status") == "True" else None
-
-
-def _moment(text: str | None) -> datetime | None:
-    return parse_timestamp(text) if text else None
+    return moment(entry.get("lastTransitionTime")) if entry.get("status") == "True" else None

@@ -216,7 +216,7 @@ def parse_version(obj: Obj) -> Version | None:
         phase=parsed.status.phase,
         summary=parsed.status.gate_summary or "",
         reason=ready[0].reason if ready else "",
-        judged=_moment(ready[0].last_transition_time if ready else None),
+        judged=moment(ready[0].last_transition_time if ready else None),
         baseline_service=baseline.service if baseline else None,
         baseline_digest=baseline.digest if baseline else None,
         job_uid=parsed.spec.lineage.job_uid,
@@ -225,7 +225,7 @@ def parse_version(obj: Obj) -> Version | None:
         gained=has_shown_gain(parsed.status.gates),
         gates=tuple(parsed.status.gates),
         engine=parsed.status.engine,
-        evaluated=_moment(parsed.status.evaluated),
+        evaluated=moment(parsed.status.evaluated),
         model=parsed.spec.model,
         bases=tuple(parsed.spec.artefact.bases),
     )
@@ -247,14 +247,14 @@ def parse_revision(obj: Obj) -> Revision | None:
         version=marks[VERSION],
         digest=notes.get(DIGEST, ""),
         role=role,
-        since=_moment(notes.get(SINCE)) or parse_timestamp(meta["creationTimestamp"]),
+        since=moment(notes.get(SINCE)) or parse_timestamp(meta["creationTimestamp"]),
         replicas=obj["spec"].get("replicas", 1),
         available=status.get("availableReplicas") or 0,
         # Until the Deployment controller has seen the new spec, there may be pods that the status does not count.
         pods=(status.get("replicas") or 0) if current else max(1, status.get("replicas") or 0),
         current=current,
-        analysis_started=_moment(notes.get(ANALYSIS)),
-        promoted=_moment(notes.get(PROMOTED)),
+        analysis_started=moment(notes.get(ANALYSIS)),
+        promoted=moment(notes.get(PROMOTED)),
         failed=notes.get(FAILED),
         retried=RETRIED in notes,
         unavailable_since=_unavailable_since(status.get("conditions") or []),
@@ -264,7 +264,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         has_tls=has_tls(obj["spec"]["template"]),
         hidden=HIDDEN in notes,
         weight=_number(notes.get(WEIGHT)),
-        shadow_started=_moment(notes.get(SHADOW_STARTED)),
+        shadow_started=moment(notes.get(SHADOW_STARTED)),
         can_shadow=CAN_SHADOW in notes,
     )
 
@@ -282,7 +282,7 @@ def parse_job(obj: Obj) -> Job | None:
         created=parse_timestamp(meta["creationTimestamp"]),
         phase=parsed.status.phase,
         reason=next((c.reason for c in parsed.status.conditions if c.type == "Failed"), ""),
-        finished=_moment(parsed.status.finished),
+        finished=moment(parsed.status.finished),
         version=parsed.status.version,
         trigger=_trigger(annotations(obj).get(TRIGGER)),
     )
@@ -297,14 +297,15 @@ def _trigger(document: str | None) -> Trigger | None:
 
 def _unavailable_since(conditions: Iterable[Obj]) -> datetime | None:
     unavailable = [c for c in conditions if c.get("type") == "Available" and c.get("status") == "False"]
-    return _moment(unavailable[0].get("lastTransitionTime")) if unavailable else None
+    return moment(unavailable[0].get("lastTransitionTime")) if unavailable else None
 
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _moment(text: str | None) -> datetime | None:
+def moment(text: str | None) -> datetime | None:
+    """A time as Kubernetes writes it; None if it is absent or no time."""
     try:
         return parse_timestamp(text) if text else None
     except ValueError:

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
+from driftloop.api.evaluation import asked_uris
 from driftloop.api.inferenceservice import ServingPlan
 from driftloop.api.modelversion import JUDGED, Artefact, BaselineStatus, ModelVersionPhase
 from driftloop.contract.result import AnswerResult, EvaluateResult
@@ -158,7 +159,7 @@ def _start(evaluation: Evaluation, attempt: int) -> Step:
     if fault := _engine_fault(evaluation.comparison):
         return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, fault), requeue_after=RECHECK_SECONDS)
     asked = observed.spec.evaluation
-    items = [*(suite.uri for suite in asked.suites), asked.contract.uri if asked.contract else None]
+    items = asked_uris(asked.suites, asked.contract)
     folders = [uri for artefact in artefacts for uri in (artefact.uri, *artefact.bases)]
     if missing := missing_claim([*folders, tasks.storage_of(observed), *items], observed.claims):
         return Step("Pending", conditions.stalled(Reason.CLAIM_NOT_FOUND, missing), requeue_after=RECHECK_SECONDS)
