@@ -222,8 +222,20 @@ def test_a_version_that_serves_is_deleted_by_controllers_alone(installed: Contro
     controllers = "system:serviceaccount:kube-system"
     for cleaner in ("generic-garbage-collector", "namespace-controller"):
         installed.kubectl(*delete, "served", "--dry-run=server", f"--as={controllers}:{cleaner}")
+    # Without --use-service-account-credentials the controllers have this name.
+    manager = ("--as=system:kube-controller-manager", "--as-group=system:masters")
+    installed.kubectl(*delete, "served", "--dry-run=server", *manager)
     installed.kubectl("-n", "team-a", "label", "mver", "served", "driftloop.dev/in-use-")
     installed.kubectl(*delete, "served")
+
+
+def test_a_namespace_with_a_version_that_serves_can_be_deleted_by_anyone(installed: ControlPlane) -> None:
+    installed.kubectl("create", "namespace", "team-gone")
+    served = version("served", {"driftloop.dev/in-use": "true"})
+    served["metadata"]["namespace"] = "team-gone"
+    installed.kubectl("apply", "-f", "-", stdin=json.dumps(served))
+    installed.kubectl("delete", "namespace", "team-gone", "--wait=false")
+    installed.kubectl("-n", "team-gone", "delete", "mver", "served")
 
 
 def test_a_command_names_the_user_who_writes_it_if_the_chart_asks_for_that(installed: ControlPlane, helm: Helm) -> None:
