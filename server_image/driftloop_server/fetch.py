@@ -15,6 +15,7 @@ from driftloop.podlib import logs, safety
 from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, exit_on_sigterm, report
 from driftloop.podlib.storage import StorageError, fetch_folder
 from driftloop.podlib.templatefile import set_in_folder
+from driftloop_server.modelcache import ModelCache
 from driftloop_server.stage import serve_task
 
 log = logging.getLogger("driftloop_server.fetch")  # run as __main__
@@ -27,8 +28,7 @@ def fetch(task: ServeTask) -> Manifest:
     """
     folder = Path(task.model_dir)
     try:
-        manifest = fetch_folder(task.artefact_uri, folder, task.artefact_digest)
-        _drop_unlisted(folder, manifest)
+        manifest = _brought(task, folder)
         _merge(folder, task.artefact_bases)
     except ManifestError as error:
         raise BadInput(StageReason.DIGEST_MISMATCH, f"{task.artefact_uri}: {error}") from error
@@ -39,6 +39,17 @@ def fetch(task: ServeTask) -> Manifest:
         set_in_folder(folder, task.chat_template, task.chat_template_kwargs)
     except ValueError as error:
         raise BadInput(StageReason.NO_CHAT_TEMPLATE, f"engine.{error}") from error
+    return manifest
+
+
+def _brought(task: ServeTask, folder: Path) -> Manifest:
+    """Copy the artefact into `folder`, from the cache if that has it. Raises like fetch_folder."""
+    cache = ModelCache(task.cache_uri, task.cache_bytes) if task.cache_uri and not task.artefact_bases else None
+    cached = cache.bring(task.artefact_digest, folder) if cache else None
+    manifest = cached or fetch_folder(task.artefact_uri, folder, task.artefact_digest)
+    _drop_unlisted(folder, manifest)
+    if cache and not cached:
+        cache.keep(manifest, folder)
     return manifest
 
 

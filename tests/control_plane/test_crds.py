@@ -388,6 +388,12 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.suspend", "yes", "spec.suspend.*boolean"),
     (job, "spec.resumeFrom", "No_Name", "spec.resumeFrom"),
     (service, f"{TEMPLATE}.resumeFrom", "first", "a retraining starts from a version: remove resumeFrom"),
+    (
+        service,
+        "spec.modelCache",
+        {"storage": "s3://b/c", "maxSize": "1Gi"},
+        "modelCache.storage.*copies are on a claim",
+    ),
     (version, "spec.artefact.digest", GONE, "spec.artefact.digest: Required"),
     (version, "spec.artefact.digest", "md5:0", "spec.artefact.digest"),
     (version, "spec.lineage.trigger", {"kind": "Whim"}, "spec.lineage.trigger.kind.*Drift"),

@@ -17,6 +17,7 @@ from driftloop.api.base import (
     Name,
     Origin,
     PodOverrides,
+    Quantity,
     Rule,
     StorageUri,
     SubdomainName,
@@ -288,6 +289,19 @@ class ServiceTls(ApiModel):
     )
 
 
+class ModelCache(ApiModel):
+    """Copies of served models on a claim, from which pods start without a download."""
+
+    storage: StorageUri = Field(
+        description="Folder for the copies: pvc://claim/path. A claim of which each node has its own disk makes it a "
+        "cache per node (docs/install.md)."
+    )
+    max_size: Quantity = Field(
+        description="Largest sum of the copies, such as 200Gi. For a new one, those that were not used for the longest "
+        "time are deleted."
+    )
+
+
 class InferenceServiceSpec(ApiModel):
     """The service to run."""
 
@@ -307,6 +321,11 @@ class InferenceServiceSpec(ApiModel):
                 "!has(self.gateway) || !has(self.tls)",
                 "the Gateway speaks HTTP to the pods: remove tls, and put the certificate on the Gateway's listener",
                 ".tls",
+            ),
+            rule(
+                "!has(self.modelCache) || self.modelCache.storage.startsWith('pvc://')",
+                "copies are on a claim: pvc://claim/path",
+                ".modelCache.storage",
             ),
             rule(
                 "has(self.gateway) || !has(self.canary) || !has(self.canary.steps)",
@@ -348,6 +367,11 @@ class InferenceServiceSpec(ApiModel):
         None,
         description="Serve the API and the ratings by HTTPS, on port 443 of their Services, instead of by HTTP on port "
         "80. TLS 1.2 or newer.",
+    )
+    model_cache: ModelCache | None = Field(
+        None,
+        description="Where pods keep copies of the models that they have downloaded, for the next pods. Each copy is "
+        "verified when it is used. Adapters alone are not kept, as they are merged at every start.",
     )
     gateway: GatewayRef | None = Field(
         None,

@@ -192,6 +192,8 @@ class ServeTask(ApiModel):
     allowed_origins: tuple[str, ...] = ()  # web pages that may call the API from a browser
     api_keys_secret: str | None = None  # its clients and the hashes of their keys are in API_KEYS_DIR; None: no keys
     tls_secret: str | None = None  # its certificate is in TLS_DIR, and API and feedback are HTTPS; None: HTTP
+    cache_uri: str | None = None  # folder on a claim with copies of models; None: each pod reads the artefact
+    cache_bytes: int = 0  # largest sum of these copies
     feedback_uri: str | None = None  # this service's folder: segments go to <uri>/<version>/<pod>; None: no feedback
     feedback_max_per_user_per_hour: int = 600
     feedback_retention_days: int = 90

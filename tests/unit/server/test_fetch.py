@@ -12,7 +12,7 @@ import pytest
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.result import StageError, decode
 from driftloop.contract.task import ServeTask
-from driftloop.podlib.ending import BadInput
+from driftloop.podlib.ending import BadInput, TryAgain
 from driftloop.podlib.storage import publish
 from driftloop_server.fetch import fetch
 from unit.server.processes import Artefact, Start
@@ -53,6 +53,26 @@ def test_the_promised_model_is_brought_and_may_be_brought_again(publish_with: Ca
     fetch(task)
     assert not stale.exists()
     assert Manifest.of(Path(task.model_dir)).digest == task.artefact_digest
+
+
+def test_the_next_pod_starts_from_the_copy_while_the_artefact_cannot_be_read(
+    publish_with: Callable[..., ServeTask], tmp_path: Path
+) -> None:
+    task = publish_with({}).model_copy(update={"cache_uri": "pvc://copies/models", "cache_bytes": 1 << 30})
+    fetch(task)
+    shutil.rmtree(tmp_path / "volumes/models")
+    second = task.model_copy(update={"model_dir": str(tmp_path / "second")})
+    assert fetch(second).digest == task.artefact_digest
+    assert Manifest.of(tmp_path / "second").digest == task.artefact_digest
+    with pytest.raises(TryAgain):
+        fetch(second.model_copy(update={"cache_uri": None, "model_dir": str(tmp_path / "third")}))
+
+
+def test_the_services_template_is_not_in_the_copy(publish_with: Callable[..., ServeTask], tmp_path: Path) -> None:
+    cached = publish_with({}).model_copy(update={"cache_uri": "pvc://copies/models", "cache_bytes": 1 << 30})
+    fetch(cached.model_copy(update={"chat_template_kwargs": {"enable_thinking": False}}))
+    fetch(cached.model_copy(update={"model_dir": str(tmp_path / "second")}))
+    assert Manifest.of(tmp_path / "second").digest == cached.artefact_digest
 
 
 def test_the_services_template_is_set_after_the_model_was_verified(publish_with: Callable[..., ServeTask]) -> None:

@@ -42,7 +42,7 @@ HELPER = Resources(requests={"cpu": "50m", "memory": "128Mi"}, limits={"cpu": "2
 class Arm:
     """The containers that serve one version, to users or to the client of an evaluation: fetch, engine and proxy.
 
-    Only fetch mounts the artefact, only the proxy mounts the feedback, and the engine mounts neither.
+    Only fetch mounts the artefact and the cache, only the proxy mounts the feedback, and the engine mounts none.
     """
 
     task: ServeTask  # shared by the three containers
@@ -53,7 +53,7 @@ class Arm:
 
     def fetch(self) -> Obj:
         """The container that writes the model. The other containers mount it read-only."""
-        _, claims = mounts_for((), read=[self.task.artefact_uri, *self.task.artefact_bases])
+        _, claims = mounts_for([self.task.cache_uri], read=[self.task.artefact_uri, *self.task.artefact_bases])
         return self._server_container(FETCH, [self._model(), *_scratch_mounts(), *claims])
 
     def engine_sidecar(self) -> Obj:
@@ -114,7 +114,8 @@ def evaluation_sidecars(arm: Arm) -> list[Obj]:
 
 def serving_volumes(task: ServeTask) -> list[Obj]:
     """The volumes that the containers of an arm mount."""
-    claims, _ = mounts_for([task.feedback_uri], read=[task.artefact_uri, *task.artefact_bases])
+    written = [task.cache_uri, task.feedback_uri]
+    claims, _ = mounts_for(written, read=[task.artefact_uri, *task.artefact_bases])
     scratches, _ = scratch_with_shm(_SCRATCH)
     return [{"name": "model", "emptyDir": {}}, *scratches, *claims, *_secret_volumes(task)]
 

@@ -262,6 +262,26 @@ def test_an_engine_that_hangs_is_restarted_and_one_that_is_slow_is_not(kind: dic
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 120
 
 
+def mounted(container: Obj) -> dict[str, bool]:
+    """The folders of claims, and whether they can be written."""
+    mounts = container["volumeMounts"]
+    return {m["mountPath"]: not m.get("readOnly") for m in mounts if m["mountPath"].startswith("/volumes/")}
+
+
+def test_only_fetch_writes_copies_of_models_and_the_artefact_stays_read_only() -> None:
+    pod = template(changes={"cache_uri": "pvc://copies/models"})
+    found = containers(pod)
+    assert mounted(found["fetch"]) == {"/volumes/copies": True, "/volumes/models": False}
+    assert mounted(found["engine"]) == {}
+    assert mounted(found["proxy"]) == {"/volumes/corrections": True}
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert claims == {"copies", "corrections", "models"}
+
+
 def test_in_an_evaluation_both_engine_and_proxy_are_sidecars() -> None:
     task = TASK.model_copy(update={"feedback_uri": None})
     init = evaluation_sidecars(Arm(task, "s", Engine(), SETTINGS, PodOverrides()))

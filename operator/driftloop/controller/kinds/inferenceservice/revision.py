@@ -35,11 +35,12 @@ from driftloop.controller.vocabulary.labels import (
 )
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
+from driftloop.controller.vocabulary.quantity import quantity
 
 MIN_READY_SECONDS = 3  # so that a pod that crashes on its first requests does not count as available
 _HASH_LENGTH = 10
 # Fields of the spec that the first release did not have.
-_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins", "api_keys", "tls")
+_ADDED_FIELDS = ("request_timeout_seconds", "allowed_origins", "api_keys", "tls", "model_cache")
 
 
 def revision_of(observed: Observed, version: Version, settings: Settings) -> str:
@@ -98,6 +99,8 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         allowed_origins=tuple(spec.allowed_origins),
         api_keys_secret=spec.api_keys.name if spec.api_keys else None,
         tls_secret=spec.tls.secret_name if spec.tls else None,
+        cache_uri=spec.model_cache.storage if spec.model_cache else None,
+        cache_bytes=quantity(spec.model_cache.max_size) if spec.model_cache else 0,
         shadow_url=shadow_url(observed, settings),
         shadow_percent=shadow.percent,
         shadow_latency_ratio=spec.canary.max_latency_ratio,

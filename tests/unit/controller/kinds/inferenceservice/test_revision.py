@@ -31,6 +31,7 @@ V1 = version("v1")
         {"allowedOrigins": ["https://chat.example.org"]},
         {"apiKeys": {"name": "desk-clients"}},
         {"tls": {"secretName": "desk-tls"}},
+        {"modelCache": {"storage": "pvc://copies/models", "maxSize": "200Gi"}},
         {"feedback": {"storage": "pvc://shared/feedback"}},
         {"podOverrides": {"nodeSelector": {"gpu": "yes"}}},
     ],
