@@ -23,7 +23,7 @@ export MYPY_CACHE_DIR ?= $(HOME)/.cache/driftloop/mypy
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 	@echo
-	@echo 'Variables: CLUSTER=auto|current|kind|local, DATA=FOLDER and SHIFT=FOLDER (demo on your own data), PARALLELISM=pipeline=2, CONTROLS=1, PART=NAME (test-long)'
+	@echo 'Variables: CLUSTER=auto|current|kind|local, DATA=FOLDER and SHIFT=FOLDER (demo on your own data), PARALLELISM=pipeline=2, ENGINE=vllm, CONTROLS=1, PART=NAME (test-long)'
 
 .venv/ready: constraints-dev.txt pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed: apt-get install python3'; exit 1; }
@@ -40,7 +40,7 @@ venv: .venv/ready ## Make the virtual environment .venv with all extras.
 
 .PHONY: demo
 demo: .venv/ready ## The main job: the whole loop on a cluster, with a report (build/demo/report.json).
-	@CLUSTER=$(CLUSTER) PYTHONPATH=examples:tests:operator $(PYTHON) -m demo $(if $(DATA),--data $(DATA)) $(if $(SHIFT),--shift $(SHIFT)) $(if $(PARALLELISM),--parallelism '$(PARALLELISM)') $(if $(CONTROLS),--controls)
+	@CLUSTER=$(CLUSTER) PYTHONPATH=examples:tests:operator $(PYTHON) -m demo $(if $(DATA),--data $(DATA)) $(if $(SHIFT),--shift $(SHIFT)) $(if $(PARALLELISM),--parallelism '$(PARALLELISM)') $(if $(ENGINE),--engine $(ENGINE)) $(if $(CONTROLS),--controls)
 
 .PHONY: test
 test: ## Lint, then every level of tests: unit, control_plane, cluster, and a short loop.

@@ -13,6 +13,7 @@ from demo.loop import SERVICE, Loop, Pace, run
 from demo.pools import Pools, account, from_folder, generated
 from demo.timeline import Timeline, clock
 from demo.traffic import Traffic
+from testcluster.console import Error
 
 NAMESPACE = "support-desk"
 # The tests use this pace; `make demo` uses the full one.
@@ -27,7 +28,11 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    document = demo(timeline, pools, SHORT if options.short else Pace(), options)
+    try:
+        document = demo(timeline, pools, SHORT if options.short else Pace(), options)
+    except Error as error:  # of the set-up: it names what to do
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     report.write(document, options.report)
     print(report.table(document))
     print(f"\n{options.report} written after {clock(time.monotonic() - timeline.started)}")
@@ -36,7 +41,7 @@ def main() -> int:
 
 def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespace) -> dict[str, Any]:
     """Run the demo once. Returns the report."""
-    installed = install.install(timeline, options.cluster)
+    installed = install.install(timeline, options.cluster, options.engine)
     kube, namespace = installed.kube, options.namespace
     install.namespace_with_claim(installed, namespace)
     install.put_data(installed, namespace, pools)
@@ -45,6 +50,8 @@ def demo(timeline: Timeline, pools: Pools, pace: Pace, options: argparse.Namespa
     rendered = kube.run("kustomize", str(install.ROOT / folder))
     if options.parallelism:
         rendered = manifests.divided(rendered, options.parallelism)
+    if options.engine == "vllm":
+        rendered = manifests.on_vllm(rendered)
     kube.run("apply", "-n", namespace, "-f", "-", stdin=rendered)
     timeline.event(f"{folder} applied")
     loop = Loop(kube, namespace, timeline, pools, pace)
@@ -78,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         "--parallelism",
         type=manifests.parallelism,
         help="how the workers of every training divide the model, such as pipeline=2 (see compute.parallelism)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=install.ENGINES,
+        default=install.BUILT_IN,
+        help="the engine that serves and by which versions are judged; vllm is built for CPUs, which takes minutes and "
+        "gigabytes the first time",
     )
     parser.add_argument("--controls", action="store_true", help="add two candidates that the gates must refuse")
     parser.add_argument("--short", action="store_true", help="run the shorter form that the tests use")

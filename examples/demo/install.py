@@ -17,11 +17,15 @@ from demo.reads import Obj
 from demo.timeline import Timeline
 from testcluster import providers  # the tool of `make cluster`
 from testcluster.binaries import binary
+from testcluster.console import Error
 from testcluster.paths import KUBECONFIG
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "driftloop-system"
 MONITORING = "driftloop-monitoring"
+IMAGES = ["operator", "trainer", "server", "monitoring"]
+BUILT_IN = "built-in"
+ENGINES = (BUILT_IN, "vllm")
 CLAIM = "driftloop"
 DATA = "support-desk/data"  # folder in the claim
 PROMETHEUS = f"http://prometheus.{MONITORING}.svc:9090"
@@ -38,13 +42,13 @@ class Installed:
     provider: providers.Provider
 
 
-def install(timeline: Timeline, cluster: str) -> Installed:
-    """Set up cluster, images, chart and monitoring. Existing parts are kept and updated."""
+def install(timeline: Timeline, cluster: str, engine: str = BUILT_IN) -> Installed:
+    """Set up cluster, images, chart and monitoring. Existing parts are kept and updated. `engine`: one of ENGINES."""
     provider = providers.choose(cluster)
     provider.up()
     providers.remember(provider)
     timeline.event("cluster up")
-    images = _images(provider)
+    images = _images(provider, [*IMAGES, "vllm"] if engine == "vllm" else IMAGES)
     timeline.event("images built and loaded")
     helm = [str(binary("helm")), "--kubeconfig", str(KUBECONFIG)]
     installed = Installed(Kube(binary("kubectl"), KUBECONFIG), helm, images, provider)
@@ -54,12 +58,14 @@ def install(timeline: Timeline, cluster: str) -> Installed:
     return installed
 
 
-def _images(provider: providers.Provider) -> dict[str, str]:
+def _images(provider: providers.Provider, names: list[str]) -> dict[str, str]:
     """Image references by name: built here, or for the user's own cluster from DRIFTLOOP_IMAGES (JSON)."""
     if given := os.environ.get("DRIFTLOOP_IMAGES"):
         references: dict[str, str] = json.loads(given)
+        if missing := [name for name in names if name not in references and name != "monitoring"]:
+            raise Error(f"DRIFTLOOP_IMAGES has no image {', '.join(missing)}: add it")
         return references
-    return provider.provide_images(["operator", "trainer", "server", "monitoring"])
+    return provider.provide_images(names)
 
 
 def _helm(installed: Installed, release: str, chart: str, namespace: str, values: Obj) -> None:
@@ -81,7 +87,7 @@ def _helm(installed: Installed, release: str, chart: str, namespace: str, values
 
 
 def _chart(installed: Installed) -> None:
-    images = {name: _image(installed.images[name]) for name in ("operator", "trainer", "server")}
+    images = {name: _image(reference) for name, reference in installed.images.items() if name != "monitoring"}
     values = {
         "images": images | {"pullPolicy": "IfNotPresent"},
         "prometheusUrl": PROMETHEUS,

@@ -1,4 +1,4 @@
-"""The manifests of the demo, with the parallelism that was asked for."""
+"""The manifests of the demo, with the parallelism and the engine that were asked for."""
 
 import argparse
 import re
@@ -11,6 +11,14 @@ from pydantic import ValidationError
 from demo.reads import Obj
 from driftloop.api.finetunejob import Parallelism
 
+# vLLM on nodes without GPUs. With bfloat16, its attention uses AMX without asking the kernel for it if no matrix is
+# large enough for oneDNN to ask first, and is killed by SIGILL (not reported).
+VLLM: Obj = {
+    "type": "vllm",
+    "dtype": "float32",
+    "args": ["--enforce-eager"],  # compiling takes longer than such a small model gains
+    "resources": {"requests": {"cpu": "200m", "memory": "2Gi"}, "limits": {"memory": "6Gi"}},
+}
 MOST_WORKERS = 16  # of a node (compute.workersPerNode), as the short form trains on a single one
 
 
@@ -37,6 +45,18 @@ def divided(manifests: str, axes: Obj) -> str:
     """The YAML documents with `axes` as the parallelism of every training, also of the service's retraining."""
     objects: list[Obj] = list(yaml.safe_load_all(manifests))
     return yaml.safe_dump_all([_divided(each, axes) for each in objects], sort_keys=False)
+
+
+def on_vllm(manifests: str) -> str:
+    """The YAML documents with vLLM as the engine of the service, by which its versions are also judged.
+
+    The service has one replica, as each vLLM takes gigabytes. The image is the operator's (`images.vllm`).
+    """
+    objects: list[Obj] = list(yaml.safe_load_all(manifests))
+    for each in objects:
+        if each["kind"] == "InferenceService":
+            each["spec"] |= {"engine": VLLM, "replicas": 1}
+    return yaml.safe_dump_all(objects, sort_keys=False)
 
 
 def _divided(manifest: Obj, axes: Obj) -> Obj:

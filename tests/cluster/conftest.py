@@ -7,7 +7,7 @@ import pytest
 
 from cluster.interruptions import INTERRUPTS, MAIN, Interruption, NodeLoss, interrupt, lose_node
 from cluster.lab import LONG, TRAINED, Lab, only_on, operator_pod, tiny_pools
-from cluster.looprun import LoopRun, begun
+from cluster.looprun import NAMESPACE, LoopRun, begun
 from demo.install import Installed, install, namespace_with_claim, put_data
 from demo.timeline import Timeline
 from parts import runs
@@ -80,7 +80,7 @@ def node_lost(lab: Lab, trained: str) -> Iterator[NodeLoss]:
 @pytest.fixture(scope="session")
 def loop(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopRun]:
     """The whole loop, started. It takes 15 minutes, so tests of other faults run in parallel."""
-    with begun(tmp_path_factory.mktemp("loop")) as run:
+    with begun(tmp_path_factory.mktemp("loop"), NAMESPACE, "--controls") as run:
         yield run
 
 

@@ -1,4 +1,4 @@
-"""One run of the whole loop in its short form with the controls, as in `make demo CONTROLS=1`, in the background.
+"""One run of the whole loop in its short form, as in `make demo`, in the background.
 
 Meanwhile the operator is killed once at every stage, and all promises must still hold.
 """
@@ -30,6 +30,7 @@ class Killer:
     """Kills the operator when a stage is first seen."""
 
     kube: Kube
+    namespace: str
     seen: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -48,7 +49,7 @@ class Killer:
 
     def _list(self, kind: str) -> list[Obj]:
         try:
-            return self.kube.list(kind, NAMESPACE)
+            return self.kube.list(kind, self.namespace)
         except ReadError:  # before the CRDs are installed
             return []
 
@@ -93,12 +94,12 @@ class LoopRun:
 
 
 @contextmanager
-def begun(folder: Path) -> Iterator[LoopRun]:
-    """Start a run in the background. It is stopped at the end of this context."""
-    command = [*(sys.executable, "-m", "demo", "--short", "--controls", "--namespace", NAMESPACE)]
+def begun(folder: Path, namespace: str, *options: str) -> Iterator[LoopRun]:
+    """Start a run with the demo's `options` in the background. It is stopped at the end of this context."""
+    command = [sys.executable, "-m", "demo", "--short", "--namespace", namespace, *options]
     command += ["--report", str(_report(folder))]
     environment = os.environ | {"PYTHONPATH": "examples:tests:operator"}
-    killer = Killer(Kube(binary("kubectl"), KUBECONFIG))
+    killer = Killer(Kube(binary("kubectl"), KUBECONFIG), namespace)
     thread = threading.Thread(target=killer.run)
     with _output(folder).open("wb") as output:
         process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT)

@@ -1,16 +1,21 @@
-"""A service moves to vLLM and back under load, and vLLM's pods drain and fail as those of the built-in engine do."""
+"""The whole loop on vLLM. And a service moves to vLLM and back under load, and drains and fails there as elsewhere."""
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.lab import TRAINED, Lab, tiny_pools
+from cluster.looprun import STAGES, begun
 from demo.install import CLAIM
+from demo.kube import Kube
+from demo.manifests import VLLM
 from demo.reads import Obj
 from demo.traffic import Traffic
 from driftloop.contract.names import METRICS_PORT
+from driftloop.controller.vocabulary.labels import VERSION
 from driftloop_server.engine.metrics import EngineMetrics
 from testcluster import wait
 from testcluster.client import Cluster
@@ -25,11 +30,7 @@ BUILT_IN: Obj = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "
 def vllm(cluster: Cluster) -> Obj:
     """The settings of the engine vLLM."""
     image = cluster.provider.provide_images(["vllm"])["vllm"]
-    resources = {"requests": {"cpu": "200m", "memory": "2Gi"}, "limits": {"memory": "6Gi"}}
-    # With bfloat16, vLLM's attention uses AMX without asking the kernel for it if no matrix is large enough for oneDNN
-    # to ask first, and is killed by SIGILL (not reported).
-    engine = {"type": "vllm", "image": image, "dtype": "float32", "args": ["--enforce-eager"]}
-    return engine | {"resources": resources}
+    return VLLM | {"image": image}
 
 
 def service(engine: Obj) -> Obj:
@@ -99,6 +100,13 @@ def metric_names(lab: Lab) -> set[str]:
     return {family.name for family in text_string_to_metric_families(text) if family.name.startswith("vllm:")}
 
 
+def judged_by(kube: Kube, namespace: str, version: str) -> set[str]:
+    """The images of the engines in the evaluation pods of a version."""
+    jobs = [job for job in kube.list("jobs", namespace) if job["metadata"]["labels"].get(VERSION) == version]
+    containers = [each for job in jobs for each in job["spec"]["template"]["spec"]["initContainers"]]
+    return {each["image"] for each in containers if each["name"] == "engine"}
+
+
 def lost_nothing(traffic: Traffic) -> bool:
     beyond = traffic.sent("moves") + 30
     wait.until(lambda: traffic.sent("moves") > beyond, "more requests", 180)
@@ -134,3 +142,22 @@ def test_a_service_moves_to_vllm_drains_there_rolls_back_and_returns_and_loses_n
     revision_after(lab, drained)
     assert vllm["image"] not in engines(lab)
     assert lost_nothing(traffic), traffic.totals()
+
+
+def test_the_whole_loop_runs_on_vllm_through_kills_of_the_operator(tmp_path: Path) -> None:
+    with begun(tmp_path, "loop-on-vllm", "--engine", "vllm") as run:
+        ended = run.end()
+
+    report = ended.report
+    assert sorted(ended.killed_at) == sorted(STAGES)
+    assert report["requests"]["failed"] == 0, report["requests"]["errors"]
+    assert report["requests"]["refused"] == 0, report["requests"]
+    assert report["alert"]["alarmsBeforeShift"] == 0
+    before, after = report["versions"][-2:]
+    assert after["accuracyShifted"] >= before["accuracyShifted"] + 0.3
+    assert after["accuracyInDomain"] >= before["accuracyInDomain"] - 0.03
+    service = ended.kube.get("inferenceservice", "support-desk", "loop-on-vllm")
+    assert service is not None
+    assert service["status"]["stable"]["engine"] == "vllm"
+    for version in (before, after):
+        assert judged_by(ended.kube, "loop-on-vllm", version["name"]) == {report["cluster"]["images"]["vllm"]}

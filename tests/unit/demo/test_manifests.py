@@ -7,6 +7,7 @@ import yaml
 
 from demo import manifests
 from demo.reads import Obj
+from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import Parallelism
 
 ROOT = Path(__file__).parents[3]
@@ -76,6 +77,24 @@ def test_every_training_of_the_demo_gets_the_parallelism() -> None:
 )
 def test_a_node_has_the_workers_that_the_parallelism_needs(nodes: int, axes: Obj, workers: int) -> None:
     assert manifests.workers_per_node(nodes, Parallelism.model_validate(axes)) == workers
+
+
+def test_the_service_runs_on_vllm_by_the_operators_image_and_its_versions_are_judged_by_its_engine() -> None:
+    before, after = (list(yaml.safe_load_all(text)) for text in (documents(), manifests.on_vllm(documents())))
+    (*jobs, service), (*plain, plain_service) = after, before
+    assert service["spec"].pop("engine") == manifests.VLLM
+    assert service["spec"].pop("replicas") == 1
+    del plain_service["spec"]["engine"], plain_service["spec"]["replicas"]
+    assert [*jobs, service] == [*plain, plain_service]
+    template = service["spec"]["retraining"]["jobTemplate"]["spec"]
+    assert all("engine" not in job["evaluation"] for job in (plain[1]["spec"], template))  # the service's then
+    Engine.model_validate(manifests.VLLM)
+
+
+def test_the_makefile_passes_the_engine_on() -> None:
+    command = ["make", "-n", "-o", ".venv/ready", "demo", "ENGINE=vllm"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--engine vllm" in shown
 
 
 def test_the_makefile_passes_the_parallelism_on_as_one_argument() -> None:
