@@ -249,14 +249,22 @@ class Arm:
         return await self._with_retries("POST", path, body if isinstance(body, str) else json.dumps(body))
 
     async def try_post(self, path: str, body: dict[str, Any]) -> Reply:
-        """POST a JSON document that the model may be unable to answer: then the status is 0, as for any failure to.
+        """POST a JSON document that the model may be unable to answer, or may even end at: that is a reply, too."""
+        return await self._retried("POST", path, json.dumps(body), patient=False)
 
-        Raises StageFailure with a retry if the model does not answer other requests either.
+    async def wait_back(self, seconds: float) -> None:
+        """Wait until the model answers a short request, as after a restart of its engine.
+
+        After `seconds` raises StageFailure with a retry.
         """
-        reply = await self._retried("POST", path, json.dumps(body), patient=False)
-        if reply.is_gone:
-            await self.generate("Hello", max_tokens=1)
-        return reply
+        body, reply = json.dumps(self.request("Hello", max_tokens=1)), Reply(0, "no answer yet")
+        try:
+            async with asyncio.timeout(seconds):
+                while reply.status != 200:
+                    reply = await self._once("POST", self._url + self.path, body, seconds=self._patience)
+                    await asyncio.sleep(READY_POLL if reply.status != 200 else 0)
+        except TimeoutError:
+            raise self._unreachable(reply) from None
 
     async def _with_retries(self, method: str, path: str, body: str | None) -> Reply:
         return self._answered(await self._retried(method, path, body))
@@ -275,9 +283,12 @@ class Arm:
 
     def _answered(self, reply: Reply) -> Reply:
         if reply.is_gone:
-            message = f"{self.version} stopped answering: {reply.error or reply.body[:300]}"
-            raise StageFailure(StageReason.UNREACHABLE, message, EXIT_RETRY)
+            raise self._unreachable(reply)
         return reply
+
+    def _unreachable(self, reply: Reply) -> StageFailure:
+        message = f"{self.version} stopped answering: {reply.error or reply.body[:300]}"
+        return StageFailure(StageReason.UNREACHABLE, message, EXIT_RETRY)
 
     async def _once(self, method: str, url: str, body: str | None = None, *, seconds: float) -> Reply:
         try:

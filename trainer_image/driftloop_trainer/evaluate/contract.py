@@ -103,31 +103,50 @@ def with_conduct(api: ApiCheck, candidate: Conduct, stable: Conduct | None) -> A
     return api.model_copy(update={"passed": api.passed + answered, "failed": failed})
 
 
-async def conduct_of(arm: Arm, recorded: Sequence[Request], features: Sequence[Request]) -> Conduct:
-    """Send the requests, and see what is wrong with the answers. Raises StageFailure like Arm.try_post."""
-    return Conduct(await _faults(arm, features), await _faults(arm, recorded))
+async def conduct_of(arm: Arm, recorded: Sequence[Request], features: Sequence[Request], restart: float) -> Conduct:
+    """Send the requests, and see what is wrong with the answers.
+
+    `restart`: seconds that an engine which ends at a request has to come back. Raises StageFailure with a retry if it
+    does not.
+    """
+    return Conduct(await _faults(arm, features, restart), await _faults(arm, recorded, restart))
 
 
-async def _faults(arm: Arm, requests: Sequence[Request]) -> dict[str, str | None]:
+async def _faults(arm: Arm, requests: Sequence[Request], restart: float) -> dict[str, str | None]:
     """What is wrong with the answer to each request, by its name; None if it is answered as it should be.
 
-    Raises StageFailure with a retry if the model can't be reached.
+    A request at which an engine ends takes the others with it. So those that failed are asked again, one by one.
     """
-    found = await gathered(_fault(arm, request) for request in requests)
-    return dict(zip((request.name for request in requests), found, strict=True))
+    replies = await gathered(_reply(arm, request) for request in requests)
+    found: dict[str, str | None] = {}
+    for request, together in zip(requests, replies, strict=True):
+        reply = await _alone(arm, request, restart) if _is_lost(together) else together
+        found[request.name] = fault_of(request, reply)
+    return found
 
 
-async def _fault(arm: Arm, request: Request) -> str | None:
+async def _alone(arm: Arm, request: Request, restart: float) -> Reply:
+    await arm.wait_back(restart)
+    reply = await _reply(arm, request)
+    if _is_lost(reply):
+        await arm.wait_back(restart)
+    return reply
+
+
+def _is_lost(reply: Reply) -> bool:
+    """Whether the model did not answer, or failed at the request or at another one."""
+    return reply.is_gone or reply.status >= 500
+
+
+async def _reply(arm: Arm, request: Request) -> Reply:
     body = {name: value for name, value in request.body.items() if value is not None}
     if not request.is_refused:
         body["model"] = arm.model
-    found: str | None = None
     for _ in range(_ATTEMPTS):
         reply = await arm.try_post(request.path, body)
-        found = fault_of(request, reply)
-        if found is None or reply.status == 0:
+        if _is_lost(reply) or fault_of(request, reply) is None:
             break
-    return found
+    return reply
 
 
 def fault_of(request: Request, reply: Reply) -> str | None:
@@ -147,8 +166,8 @@ def fault_of(request: Request, reply: Reply) -> str | None:
 
 
 def _refusal_fault(request: Request, reply: Reply) -> str | None:
-    if reply.status == 0:
-        return f"no answer ({reply.body})"[:_MAX_FAULT]
+    if reply.is_gone:
+        return f"no answer ({reply.error or reply.body})"[:_MAX_FAULT]
     if not reply.error:
         return f"status {reply.status} without an error in OpenAI's form"
     if request.is_refused and 400 <= reply.status < 500:

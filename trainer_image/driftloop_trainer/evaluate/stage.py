@@ -169,7 +169,7 @@ async def _answer_all(task: AnswerTask, suites: Sequence[Suite], requests: Seque
         await arm.get_to_know()
         once = Once(arm, must_answer=True)  # missing answers would make the candidate look better
         answered = {suite.name: (suite, await once.ask_all(suite)) for suite in suites}
-        conduct = await conduct_of(arm, requests, FEATURES)
+        conduct = await conduct_of(arm, requests, FEATURES, task.startup_timeout_seconds)
     write_answers(folder, arm, answered)
     conduct.write(folder)
     return arm
@@ -188,7 +188,8 @@ async def _compare_all(
         await candidate.get_to_know()
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
         stable = kept.conduct if kept else None
-        conduct = await conduct_of(candidate, requests, FEATURES if stable else [])
+        features = FEATURES if stable else []
+        conduct = await conduct_of(candidate, requests, features, task.startup_timeout_seconds)
         api = with_conduct(await check_api(candidate, prompts, task.max_tokens), conduct, stable)
         conduct.write(folder)
         log.info("API: %d checks passed, failed: %s, uncertain: %s", api.passed, api.failed, api.uncertain)

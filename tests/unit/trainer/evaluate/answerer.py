@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +27,7 @@ class Answerer:
         faults: frozenset[str] = frozenset(),
         statuses: list[int] | None = None,
         ready_after: int = 0,
+        restart: float = 2.5,
         thoughts: str = "",
         separates: bool = False,
     ) -> None:
@@ -34,11 +36,13 @@ class Answerer:
         self.faults = faults
         self.statuses = statuses or []
         self.ready_after = ready_after
+        self.restart = restart  # seconds until a fragile engine is back
         self.thoughts, self.separates = thoughts, separates  # what each answer begins with; as vLLM's reasoning parser
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.conversations: list[list[dict[str, Any]]] = []
         self.most_at_once = 0
+        self.back_at = 0.0  # when its engine is back, on the clock time.monotonic
         self._running = 0
 
     def app(self) -> web.Application:
@@ -74,6 +78,12 @@ class Answerer:
             return _error(404, "there is no such model")
         if "hang" in self.faults and body.get("tools"):
             await asyncio.sleep(3600)
+        if (
+            "fragile" in self.faults and "max_completion_tokens" in body
+        ):  # its engine ends, and comes back after a while
+            self.back_at = time.monotonic() + self.restart
+        if time.monotonic() < self.back_at:
+            return _error(503, "no engine listens", code=ENGINE_UNAVAILABLE)
         prompt = prompt_of(body)
         self.asked.append(prompt)
         self.bodies.append(body)

@@ -157,6 +157,24 @@ async def test_a_model_that_hangs_at_a_feature_is_judged_by_the_others(stable_ha
     assert [fault.partition(" (")[0] for fault in failed] == expected
 
 
+@pytest.mark.parametrize(("stable_ends", "expected"), [(True, []), (False, ["max_completion_tokens: no answer"])])
+async def test_an_engine_that_ends_at_a_feature_is_judged_by_the_others_when_it_is_back(
+    stable_ends: bool, expected: list[str]
+) -> None:
+    """vLLM ended at the first request for logprobs, and with it each attempt of the evaluation."""
+    fragile = Answerer(RIGHT, faults=frozenset({"fragile"}))
+    arms = (Answerer(RIGHT), fragile) if stable_ends else (fragile, Answerer(RIGHT))
+    failed = (await run(*arms, startup_timeout_seconds=20)).api.failed
+    assert [fault.partition(" (")[0] for fault in failed] == expected
+
+
+async def test_an_engine_that_does_not_come_back_from_a_feature_is_tried_again() -> None:
+    ended = Answerer(RIGHT, faults=frozenset({"fragile"}), restart=math.inf)
+    with pytest.raises(StageFailure, match="v1 stopped answering: no engine listens") as failure:
+        await run(Answerer(RIGHT), ended, startup_timeout_seconds=1)
+    assert failure.value.exit_code == EXIT_RETRY
+
+
 async def test_a_request_that_cannot_be_sent_is_told_with_its_line(claim: Path) -> None:
     for request, fault in (
         ({"text": "x"}, "line 2: path must be one of"),
