@@ -304,6 +304,12 @@ TRAINING_ROWS = (
                 ],
             ),
             Panel(
+                "Start until the first step",
+                [("{{pod}}", f"driftloop_training_start_seconds{{{TRAINED}}} > 0")],
+                "s",
+                "Ray, the other pods, the model and the last checkpoint: what a lost pod costs besides its steps.",
+            ),
+            Panel(
                 "Nodes", [("{{pod}}", f"driftloop_training_nodes{{{TRAINED}}} > 0")], about="Only with compute.elastic."
             ),
         ),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ class Exporters:
         self.drift = DriftCounters(parse_profile(build_profile(["where is my parcel"])), self.proxy)
         self.proxy.shadow_of("r2")
         board = free_port()
-        self.board = Board(board, total=90)
+        self.board = Board(board, total=90, born=time.time() - 20)
         caches = Caches()
         drift = {"logEvidence": "9", "threshold": "5", "alarm": True, "trainingDistance": {"oov": "0.5"}}
         drift |= {"shift": {"oov": "0.8"}, "changePoint": "2026-01-01T00:00:00Z"}

@@ -937,6 +937,11 @@ class Progress(ApiModel):
         "For kto: beta times the logarithm of that difference; mean over its rows.",
     )
     nodes: int | None = Field(None, description="With compute.elastic: the number of nodes that train now.")
+    start_seconds: int | None = Field(
+        None,
+        description="Seconds from the start of the pod that leads the training until its first step: Ray, the other "
+        "pods, the model and the last checkpoint. After a lost pod it is that of the new one.",
+    )
     tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
     eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")
     peak_memory_bytes_per_worker: dict[str, int] | None = Field(

@@ -63,6 +63,7 @@ class Metric:
     TRAIN_VALIDATION_LOSS = "driftloop_training_validation_loss"  # + kind: last | best; none before a validation
     TRAIN_BEST_STEP = "driftloop_training_best_step"  # of the lowest validation loss; 0 without one
     TRAIN_PEAK_MEMORY = "driftloop_training_peak_memory_bytes"  # of one worker; + kind, one of MEMORY_KINDS
+    TRAIN_START_SECONDS = "driftloop_training_start_seconds"  # of pod index 0, until its first step; 0 before it
     TRAIN_CHECKPOINT_STEP = "driftloop_training_checkpoint_step"  # 0 without a checkpoint
     TRAIN_CHECKPOINT_TIME = "driftloop_training_checkpoint_time_seconds"  # Unix time
 

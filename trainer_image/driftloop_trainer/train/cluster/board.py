@@ -12,15 +12,18 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from driftloop.contract.names import METRICS_PORT, Metric
+from driftloop_trainer.train.cluster.processtime import process_start
 from driftloop_trainer.train.progress import Progress
 
 _INTERVAL = 0.5  # seconds between messages
 
 
 class Board:
-    """Serves the latest progress on a port."""
+    """Serves the latest progress on a port. `born`: when the pod started, in Unix seconds."""
 
-    def __init__(self, port: int, total: int) -> None:
+    def __init__(self, port: int, total: int, born: float) -> None:
+        self._born = born
+        self._started = False
         registry = CollectorRegistry()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -39,6 +42,7 @@ class Board:
         }
         self._gauges["total"].set(total)
         self._peak = gauge(Metric.TRAIN_PEAK_MEMORY, "Most memory of one worker so far.", "kind")
+        self._start = gauge(Metric.TRAIN_START_SECONDS, "Seconds from the start of this pod until its first step.")
         self._nodes = gauge(Metric.TRAIN_NODES, "Nodes that train now.")
         self._validation = gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", "kind")
         self._reward = gauge(Metric.TRAIN_REWARD, "Reward of better over worse answers in the last step.", "kind")
@@ -50,6 +54,9 @@ class Board:
 
     def show(self, progress: Progress) -> None:
         """Replace what is served."""
+        if not self._started:
+            self._started = True
+            self._start.set(time.time() - self._born)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(progress, name))
         for kind, size in progress.peak_memory.items():
@@ -64,7 +71,7 @@ def start_board(total: int) -> Any:
     """Start the board on this node, where the driver is, and return its handle."""
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here)
-    return actor.remote(METRICS_PORT, total)
+    return actor.remote(METRICS_PORT, total, process_start())
 
 
 class Reporter:

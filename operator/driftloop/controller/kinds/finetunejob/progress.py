@@ -44,6 +44,7 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
         reward_accuracy=_short(reward.get("accuracy")),
         reward_margin=_short(reward.get("margin")),
         nodes=nodes,
+        start_seconds=_count(metrics.get(Metric.TRAIN_START_SECONDS)) or None,
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
         peak_memory_bytes_per_worker=peak or None,
         peak_memory=memory(peak),

@@ -28,6 +28,7 @@ METRICS = {
     Metric.TRAIN_LOSS: 0.123456,
     Metric.TRAIN_TOKENS_PER_SECOND: 1234.6,
     Metric.TRAIN_ETA_SECONDS: 65.2,
+    Metric.TRAIN_START_SECONDS: 23.4,
 }
 
 
@@ -56,6 +57,7 @@ def test_metrics_become_progress() -> None:
         percent=33,
         eta_seconds=65,
         eta="1m05s",
+        start_seconds=23,
         loss="0.1235",
         tokens_per_second=1235,
         peak_memory_bytes_per_worker={"allocated": 62 << 30, "reserved": 65 << 30},
@@ -155,7 +157,7 @@ def test_a_loss_that_is_no_number_is_left_out() -> None:
     assert found.loss is None
 
 
-@given(values=st.lists(st.floats(), min_size=5, max_size=5))
+@given(values=st.lists(st.floats(), min_size=len(METRICS), max_size=len(METRICS)))
 def test_whatever_a_pod_reports_percent_is_between_0_and_100(values: list[float]) -> None:
     found = read(samples(dict(zip(METRICS, values, strict=True))), NOW)
     assert found is None or 0 <= found.percent <= 100
