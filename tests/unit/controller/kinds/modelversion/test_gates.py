@@ -8,6 +8,7 @@ from driftloop.api.metric import Judge, Metric
 from driftloop.api.modelversion import BaselineStatus, Gate, ModelArtefact, ModelVersionSpec, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
+from driftloop.contract.looks import alpha_of
 from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline
 from driftloop.controller.kinds.modelversion.gates import judge, non_inferiority, summary, verdict
@@ -513,7 +514,7 @@ def test_bounds_of_a_share_hold_it_and_rise_with_it(items: int, data: st.DataObj
 def test_the_floor_passes_only_if_its_lower_bound_does(items: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, items))
     gate = the_gate(FLOOR, measured(FLOOR, items, correct))
-    assert (gate.verdict == "Pass") == (share_bounds(items, items, correct, 0.0)[0] >= FLOOR.minimum)
+    assert (gate.verdict == "Pass") == (share_bounds(items, items, correct, 0.0, alpha_of(1))[0] >= FLOOR.minimum)
     if correct / items <= FLOOR.minimum:
         assert gate.verdict == "Fail"
 
