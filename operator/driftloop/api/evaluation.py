@@ -5,9 +5,11 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from driftloop.api.base import ApiModel, Digest, QueueName, StorageUri, cel, rule
+from driftloop.api.base import ApiModel, Digest, Name, QueueName, StorageUri, cel, rule
 from driftloop.api.engine import Engine
 from driftloop.api.suite import SuiteSpec
+
+MOST_ANCHORED = 8  # suites of an evaluation with an anchor: a termination message holds no more results
 
 
 class Contract(ApiModel):
@@ -35,7 +37,18 @@ class EvaluationSettings(ApiModel):
                 "self.reasoningTags.size() != 1",
                 "reasoningTags needs a start and an end, or nothing",
                 ".reasoningTags",
-            )
+            ),
+            rule(
+                "!has(self.anchor) || self.suites.exists(s, has(s.totalDelta))",
+                "anchor needs a suite with totalDelta, the loss that is accepted against it",
+                ".anchor",
+            ),
+            rule(
+                f"self.suites.size() <= {MOST_ANCHORED} || !self.suites.exists(s, has(s.totalDelta))",
+                f"an evaluation with totalDelta has at most {MOST_ANCHORED} suites, as its results must fit into a "
+                "termination message",
+                ".suites",
+            ),
         )
     )
 
@@ -56,6 +69,12 @@ class EvaluationSettings(ApiModel):
         None,
         description="Requests of the applications that use the model. The gate api also needs each of them to be "
         "answered in the form that OpenAI's API has, unless the stable version does not answer it either.",
+    )
+    anchor: Name | None = Field(
+        None,
+        description="ModelVersion of this namespace from which suites with `totalDelta` count the loss. If absent: the "
+        "anchor that the stable version was compared with, and if it has none, the stable version itself. So it stays "
+        "the version that was stable when `totalDelta` was set.",
     )
     concurrency: int = Field(8, ge=1, le=1024, description="Number of items that are asked at the same time.")
     engine: Engine | None = Field(

@@ -125,6 +125,29 @@ class ModelVersionSpec(ApiModel):
 Verdict = Literal["Pass", "Fail", "Inconclusive", "NotApplicable"]
 
 
+class AnchorGate(ApiModel):
+    """The loss against the anchor, in a suite with totalDelta. All versions since the anchor share one budget."""
+
+    version: Name = Field(description="The ModelVersion that is the anchor.")
+    value: str | None = Field(None, max_length=16, description="Accuracy of the anchor on the same items.")
+    difference: str | None = Field(
+        None, max_length=16, description="Accuracy of this version minus that of the anchor, paired by item."
+    )
+    lower: str | None = Field(
+        None, max_length=16, description="One-sided lower bound of the difference, which the verdict uses."
+    )
+    total_delta: str = Field(max_length=16, description="The accepted loss of all versions since the anchor.")
+    left: str | None = Field(
+        None,
+        max_length=16,
+        description="What certainly remains of totalDelta: totalDelta + lower. A version without anything left does "
+        "not pass.",
+    )
+    items_needed: int | None = Field(None, description="Number of items needed for totalDelta.")
+    look: int = Field(description="Number of this comparison with the anchor on the same items.")
+    alpha: str = Field(max_length=16, description="Probability with which this look may pass by chance.")
+
+
 class Gate(ApiModel):
     """Result of one gate. Mean scores and differences are shares in [0, 1], as decimal strings."""
 
@@ -172,9 +195,20 @@ class Gate(ApiModel):
         None,
         description="Number of items that the suite needs for the next look. If it has fewer, add items or use others.",
     )
+    anchor: AnchorGate | None = Field(
+        None,
+        description="retention with totalDelta: the comparison with the anchor. The verdict needs both comparisons.",
+    )
     uses: int | None = Field(
         None, description="Number of versions that these items have judged, also against other stable versions."
     )
+
+
+class AnchorStatus(ApiModel):
+    """The version from which suites with totalDelta count the loss."""
+
+    version: Name = Field(description="The ModelVersion.")
+    digest: Digest = Field(description="Digest of its artefact.")
 
 
 class SuitePlan(ApiModel):
@@ -188,6 +222,9 @@ class SuitePlan(ApiModel):
         description="Smallest number of independent items with which the gate can pass at this look, for the best "
         "possible answers.",
     )
+    anchor_look: int | None = Field(
+        None, description="Number of this look at the items with the anchor, in a suite with totalDelta."
+    )
 
 
 class EvaluationPlan(ApiModel):
@@ -195,6 +232,9 @@ class EvaluationPlan(ApiModel):
 
     baseline: Digest | None = Field(
         None, description="Digest of the stable version with which the looks compare. If absent, there is none."
+    )
+    anchor: AnchorStatus | None = Field(
+        None, description="The anchor, from which suites with totalDelta count the loss. Later versions inherit it."
     )
     suites: list[SuitePlan] = Field(default=[], max_length=16, description="One entry per suite.")
 

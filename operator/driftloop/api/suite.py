@@ -21,6 +21,21 @@ class SuiteSpec(ApiModel):
                 "a judge compares two versions: use kind target or retention, or another metric",
                 ".kind",
             ),
+            rule(
+                "!has(self.totalDelta) || self.kind == 'retention'",
+                "totalDelta limits the loss of a retention suite: remove it, or use kind retention",
+                ".totalDelta",
+            ),
+            rule(
+                "!has(self.totalDelta) || (self.totalDelta > 0.0 && self.totalDelta >= self.delta)",
+                "totalDelta must be above 0 and at least delta, which one version may already lose",
+                ".totalDelta",
+            ),
+            rule(
+                "!has(self.totalDelta) || self.metric.type != 'judge'",
+                "a judge compares with the stable version only: remove totalDelta, or use another metric",
+                ".totalDelta",
+            ),
             rule("!has(self.topP) || self.temperature > 0.0", "topP needs a temperature above 0", ".topP"),
             rule("!has(self.seed) || self.temperature > 0.0", "seed needs a temperature above 0", ".seed"),
         )
@@ -41,6 +56,11 @@ class SuiteSpec(ApiModel):
     digest: Digest | None = Field(None, description="SHA-256 of the items file at `uri`. It is checked before use.")
     delta: Fraction = Field(
         0.05, description="retention: largest accepted loss of accuracy (mean score) against the stable version."
+    )
+    total_delta: Fraction | None = Field(
+        None,
+        description="retention: largest accepted loss against the anchor (`evaluation.anchor`), of all versions since "
+        "then together. Without it each version may lose almost `delta` against the one before. At least `delta`.",
     )
     min_gain: Fraction = Field(
         0.0,

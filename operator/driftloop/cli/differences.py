@@ -89,6 +89,12 @@ def gate_text(gate: Gate) -> str:
         parts.append(f"{gate.value} of 1" + (f", stable {gate.baseline}" if gate.baseline is not None else ""))
     if gate.difference is not None:
         parts.append(f"difference {gate.difference} [{gate.lower or '?'}, {gate.upper or '?'}]")
+    if gate.anchor is not None:
+        anchor = gate.anchor
+        parts.append(
+            f"since {anchor.version} {anchor.difference or '?'} [{anchor.lower or '?'}, …], at least "
+            f"{anchor.left or '?'} of {anchor.total_delta} left"
+        )
     if gate.items is not None:
         parts.append(f"n {gate.items}")
     return ", ".join(parts)

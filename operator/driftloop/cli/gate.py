@@ -10,8 +10,8 @@ from pathlib import Path
 
 from driftloop.cli.exits import Exit
 from driftloop.cli.gating import folder
-from driftloop.cli.gating.evaluation import BASELINE, CANDIDATE, EVIDENCE, evaluation_of, judged
-from driftloop.cli.gating.order import Order, order_of
+from driftloop.cli.gating.evaluation import ANCHOR, BASELINE, CANDIDATE, EVIDENCE, Models, evaluation_of, judged
+from driftloop.cli.gating.order import Against, Order, order_of
 from driftloop.cli.gating.processes import NotJudged
 from driftloop.cli.gating.report import Judged, Report, Side, Unjudged
 from driftloop.cli.gating.table import table
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.TERMINATED))  # ends the processes on its way out
     try:
-        order = order_of(parsed.filename, parsed.model, parsed.baseline, parsed.no_baseline, parsed.items, parsed.look)
+        against = Against(parsed.baseline, parsed.no_baseline, parsed.look, parsed.anchor, parsed.anchor_look)
+        order = order_of(parsed.filename, parsed.model, against, parsed.items)
         _refuse_missing_packages()
         if parsed.report is not None:
             folder.clear(parsed.report)
@@ -53,7 +54,8 @@ def _run(order: Order, work: Workspace, target: Path | None) -> Report:
     baseline = work.artefact(BASELINE, order.baseline) if order.baseline else None
     outcome: Judged | Unjudged
     try:
-        outcome = judged(evaluation_of(order, candidate, baseline, work, progress.show))
+        anchor = work.artefact(ANCHOR, order.anchor) if order.anchor else None
+        outcome = judged(evaluation_of(order, Models(candidate, baseline, anchor), work, progress.show))
     except NotJudged as error:
         outcome = Unjudged(str(error))
     finally:
@@ -78,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=usage("gate"),
         description="Judges a model by the suites of an evaluation, on this machine and without a cluster. The "
-        "processes and the gates are those of a ModelVersion: the baseline is asked first, then the model, each in "
-        "the built-in engine on the loopback interface.",
+        "processes and the gates are those of a ModelVersion: the baseline is asked first, then the anchor "
+        "if there is one, then the model, each in the built-in engine on the loopback interface.",
         epilog="Exit status: 0 every gate passed or does not apply; 1 the model could not be judged, or a gate is "
         "inconclusive; 2 a wrong option or file, or a missing package; 6 a gate failed; 130 or 143 interrupted.",
     )
@@ -117,6 +119,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of this comparison among those with the same baseline on the same items. Each later one must be "
         "more certain, so that all of them together pass a worse model in at most 5 %% (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--anchor",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the model from which suites with totalDelta count the loss, such as the first one that served; "
+        "at the first comparison it is the baseline",
+    )
+    parser.add_argument(
+        "--anchor-look",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="number of this comparison among those with the same anchor on the same items (default: %(default)s)",
     )
     parser.add_argument(
         "--report",

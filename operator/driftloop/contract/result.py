@@ -127,6 +127,18 @@ class TrainResult(ApiModel):
     skipped_steps: Count = 0  # their loss or gradient was not finite, so they changed no weight
 
 
+class AnchorResult(ApiModel):
+    """The paired comparison with the anchor. The fields are those of SuiteResult, with the anchor as baseline."""
+
+    correct: Sum  # of the anchor's scores
+    gained: Count | None = None
+    lost: Count | None = None
+    error: float = Field(ge=0)  # standard error of the paired difference
+    lower: float | None = None
+    upper: float | None = None
+    look: Count | None = None  # number of this look at the items with the anchor; None: the first
+
+
 class SuiteResult(ApiModel):
     """Paired results of one suite. Standard errors are those of the mean, clustered by item cluster.
 
@@ -151,6 +163,7 @@ class SuiteResult(ApiModel):
     cut: Count | None = None  # answers of the candidate that the token limit cut; None: none
     baseline_cut: Count | None = None  # the same for the baseline
     look: Count | None = None  # number of this look at the items; None: the first
+    anchor: AnchorResult | None = None  # of a suite with totalDelta
 
 
 class ApiCheck(ApiModel):
@@ -183,6 +196,7 @@ class EvaluateResult(ApiModel):
     digest: Digest
     candidate_digest: Digest
     baseline_digest: Digest | None = None
+    anchor_digest: Digest | None = None
     api: ApiCheck
     suites: list[SuiteResult] = Field(max_length=16)
     engine: str = Field("", max_length=128)

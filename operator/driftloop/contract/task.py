@@ -156,6 +156,8 @@ class EvaluateTask(ApiModel):
     looks: dict[str, int] = Field(
         {}
     )  # by suite, number of this look at its items (contract/looks.py); absent: the first
+    anchor: Baseline | None = None  # from which suites with totalDelta count the loss
+    anchor_looks: dict[str, int] = Field({})  # the same as `looks`, for the comparison with the anchor
     max_tokens: int = 32  # for suites that set none
     reasoning_tags: tuple[str, str] | None = None  # start and end of thoughts that are not scored
     contract: Contract | None = None  # recorded requests to the API

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from driftloop.api.modelversion import Gate
+from driftloop.api.modelversion import AnchorGate, Gate
 from driftloop.cli import ancestry, differences
 from driftloop.cli.ancestry import Generation, job_of
 from driftloop.cli.approve import approval, obstacle
@@ -165,3 +165,15 @@ def test_only_a_version_that_awaits_approval_is_approved(found: str | None, code
 def test_the_annotation_names_the_version_itself() -> None:
     assert obstacle({"status": {"phase": "AwaitingApproval"}}) is None
     assert approval("v1", "team")["metadata"]["annotations"] == {"driftloop.dev/approve": "v1"}
+
+
+def test_the_loss_since_the_anchor_and_what_is_left_are_shown() -> None:
+    anchor = AnchorGate(
+        version="v0", difference="-0.0300", lower="-0.0440", total_delta="0.1000", left="0.0560", look=1, alpha="0.03"
+    )
+    gate = Gate(
+        name="old", kind="retention", verdict="Pass", message="", value="0.9000", baseline="0.9020", anchor=anchor
+    )
+    assert differences.gate_text(gate) == (
+        "Pass, 0.9000 of 1, stable 0.9020, since v0 -0.0300 [-0.0440, …], at least 0.0560 of 0.1000 left"
+    )

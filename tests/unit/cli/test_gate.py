@@ -121,6 +121,21 @@ def test_a_worse_model_fails_its_gates(folder: Path, tmp_path: Path, capsys: pyt
     assert (suite.get("failures"), suite.get("errors")) == ("2", "0")
 
 
+def test_a_model_is_compared_with_the_anchor_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worse model is as good as its baseline, and has lost too much since the anchor."""
+    suites = tmp_path / "suites.yaml"
+    suites.write_text(SUITES.replace("delta: 0.3,", "delta: 0.3, totalDelta: 0.3,"))
+    against = ("--baseline", str(folder / "worse"), "--anchor", str(folder / "good"))
+    found = options(folder, "worse", *against, "--suites", str(suites), "-o", "json")
+    assert main(found) == Exit.GATE_FAILED
+    old = next(gate for gate in json.loads(capsys.readouterr().out)["gates"] if gate["name"] == "old")
+    assert (old["verdict"], old["baseline"], old["anchor"]["value"]) == ("Fail", "0.5000", "1.0000")
+    assert old["anchor"]["left"] == "0.0000"
+    assert old["message"].startswith("against the anchor (anchor): 0 gained, 20 lost of 40 items")
+
+
 def test_a_first_model_is_judged_by_its_floors_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(options(folder, "good", "--no-baseline", "-o", "json")) == Exit.DONE
     document = json.loads(capsys.readouterr().out)

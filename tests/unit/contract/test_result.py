@@ -4,8 +4,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from driftloop.api.evaluation import MOST_ANCHORED
 from driftloop.contract import result
 from driftloop.contract.result import (
+    AnchorResult,
     ApiCheck,
     EvaluateResult,
     ModelFacts,
@@ -51,6 +53,15 @@ def test_sixteen_suites_fit_into_a_termination_message(graded: dict[str, Any]) -
         suites=[suite(f"suite-{i}", **graded) for i in range(16)],
     )
     assert result.decode(result.encode(found)) == found
+
+
+def test_eight_suites_with_an_anchor_fit_into_a_termination_message() -> None:
+    anchor = AnchorResult(correct=1234.5678, error=0.012346, lower=-0.01235, upper=0.01234, look=1000)
+    longest = [suite(f"{i:063d}", **JUDGED, anchor=anchor, look=1000) for i in range(MOST_ANCHORED)]
+    found = of_suites(*longest, faults=8).model_copy(update={"anchor_digest": DIGEST})
+    fitted = result.decode(result.encode(result.fitting_evaluation(found)))
+    assert isinstance(fitted, EvaluateResult)
+    assert [entry.anchor for entry in fitted.suites] == [anchor] * MOST_ANCHORED
 
 
 def of_suites(*suites: SuiteResult, faults: int = 0) -> EvaluateResult:

@@ -105,7 +105,7 @@ class Once:
             self._answers[key] = asyncio.ensure_future(self._request(*key))
         answer = await self._answers[key]
         if self._must_answer and answer.is_missing and (answer.status >= 500 or answer.status == 429):
-            message = f"the stable version {self.arm.version} could not answer: {answer.error}"
+            message = f"version {self.arm.version}, which is compared with, could not answer: {answer.error}"
             raise StageFailure(StageReason.BASELINE_FAILED, message, EXIT_RETRY)
         return answer
 
@@ -171,8 +171,8 @@ class KeptAnswers:
             return None
         if [question for question, _ in answered] != [item.question for item in suite.items]:
             message = (
-                f"suite {suite.name}: the stable version was asked different items, as the suite's file has changed "
-                "since. Set the suite's digest to detect such changes"
+                f"suite {suite.name}: the version that is compared with was asked different items, as the suite's file "
+                "has changed since. Set the suite's digest to detect such changes"
             )
             raise StageFailure(StageReason.ANSWERS_MISMATCH, message)
         return [answer for _, answer in answered]

@@ -1,4 +1,4 @@
-"""Two stages, each with one served model in its pod: ask the stable version; ask the candidate and compare."""
+"""Two stages, each with one served model in its pod: ask a version to compare with; ask the candidate and compare."""
 
 import asyncio
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from driftloop.api.suite import SuiteSpec
 from driftloop.contract.looks import alpha_of
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnswerResult, EvaluateResult, SuiteResult, encode, fitting_evaluation
@@ -33,7 +34,7 @@ from driftloop_trainer.evaluate.client import Answer, Arm
 from driftloop_trainer.evaluate.contract import FEATURES, conduct_of, with_conduct
 from driftloop_trainer.evaluate.judge.verdicts import Pair
 from driftloop_trainer.evaluate.judging import Judgement, Judging, judge_keys
-from driftloop_trainer.evaluate.statistics import Judged, suite_result
+from driftloop_trainer.evaluate.statistics import Judged, anchor_result, suite_result
 from driftloop_trainer.folders import finished, open_folder, record
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,13 @@ class ItemAnswers:
     item: Item
     candidate: Answer
     baseline: Answer | None
+    anchor: Answer | None = None
     pair: Pair | None = None  # a judge's verdicts
+
+    def against_anchor(self) -> Judged:
+        """The item's scores with the anchor as baseline."""
+        anchor = self._score(self.anchor) if self.anchor else None
+        return Judged(cluster=self.item.cluster, candidate=self._score(self.candidate), baseline=anchor)
 
     def judged(self) -> Judged:
         candidate, baseline = self._scores()
@@ -67,6 +74,7 @@ class ItemAnswers:
         candidate, baseline = self._scores()
         evidence = item | {"expected": self.item.completion, "candidate": self._scored(self.candidate, candidate)}
         evidence |= {"verdicts": asdict(self.pair)} if self.pair else {}
+        evidence |= {"anchor": self._scored(self.anchor, self._score(self.anchor))} if self.anchor else {}
         if self.baseline is None or baseline is None:
             return evidence
         return evidence | {"baseline": self._scored(self.baseline, baseline)}
@@ -133,7 +141,10 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
             return earlier
         suites = load_suites(task.suites, task.max_tokens, scratch, task.reasoning_tags)
         requests = load_requests(task.contract, scratch) if task.contract else []
-        kept = _kept_answers(task.baseline, scratch) if task.baseline else None
+        kept = Kept(
+            _kept_answers(task.baseline, scratch / "answers") if task.baseline else None,
+            _kept_answers(task.anchor, scratch / "anchor") if task.anchor else None,
+        )
         evidence = _folder(scratch, "evidence")
         result = asyncio.run(_compare_all(task, suites, requests, kept, evidence))
         manifest = publish(evidence, task.output)
@@ -144,17 +155,41 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
 
 def _is_about(result: EvaluateResult, task: EvaluateTask) -> bool:
     """Whether the result has the same models, suites and looks. The baseline may have been replaced since."""
-    baseline = task.baseline.digest if task.baseline else None
-    same_models = (result.candidate_digest, result.baseline_digest) == (task.candidate.digest, baseline)
-    looks = [(suite.name, task.looks.get(suite.name, 1)) for suite in task.suites]
-    return same_models and [(suite.name, suite.look or 1) for suite in result.suites] == looks
+    expected = (task.candidate.digest, *(other.digest if other else None for other in (task.baseline, task.anchor)))
+    same_models = (result.candidate_digest, result.baseline_digest, result.anchor_digest) == expected
+    looks = [(suite.name, task.looks.get(suite.name, 1), _anchor_look(suite, task)) for suite in task.suites]
+    found = [
+        (suite.name, suite.look or 1, (suite.anchor.look or 1) if suite.anchor else None) for suite in result.suites
+    ]
+    return same_models and found == looks
+
+
+def _anchor_look(suite: SuiteSpec, task: EvaluateTask) -> int | None:
+    """The number of this look with the anchor; None if the suite is not compared with it."""
+    return task.anchor_looks.get(suite.name, 1) if task.anchor and suite.total_delta is not None else None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The answers of other versions, which the candidate's are compared with."""
+
+    stable: KeptAnswers | None
+    anchor: KeptAnswers | None = None
+
+    def of_stable(self, suite: Suite) -> list[Answer] | None:
+        """The stable version's answers to a suite; None if it was not asked."""
+        return self.stable.of(suite) if self.stable else None
+
+    def of_anchor(self, suite: Suite) -> list[Answer] | None:
+        """The anchor's answers to a suite; None if it was not asked."""
+        return self.anchor.of(suite) if self.anchor else None
 
 
 def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:
-    """The verified answers of the stable version, from the previous stage."""
+    """The verified answers of a version, from the stage that asked it."""
     if baseline.answers is None:
         return None
-    folder = open_folder(baseline.answers, scratch / "answers", baseline.answers_digest)
+    folder = open_folder(baseline.answers, scratch, baseline.answers_digest)
     kept = KeptAnswers(folder)
     if kept.digest != baseline.digest:
         message = f"{baseline.answers} has answers of {kept.digest}, not of {baseline.version} ({baseline.digest})"
@@ -179,7 +214,7 @@ async def _compare_all(
     task: EvaluateTask,
     suites: Sequence[Suite],
     requests: Sequence[Request],
-    kept: KeptAnswers | None,
+    kept: Kept,
     folder: Path,
 ) -> EvaluateResult:
     async with aiohttp.ClientSession() as session:
@@ -187,28 +222,30 @@ async def _compare_all(
         await candidate.wait_ready(task.startup_timeout_seconds)
         await candidate.get_to_know()
         prompts = [item.question.prompt for suite in suites for item in suite.items] or ["Hello"]
-        stable = kept.conduct if kept else None
+        stable = kept.stable.conduct if kept.stable else None
         features = FEATURES if stable else []
         conduct = await conduct_of(candidate, requests, features, task.startup_timeout_seconds)
         api = with_conduct(await check_api(candidate, prompts, task.max_tokens), conduct, stable)
         conduct.write(folder)
         log.info("API: %d checks passed, failed: %s, uncertain: %s", api.passed, api.failed, api.uncertain)
         once = Once(candidate)
-        pairs = [_paired(suite, await once.ask_all(suite), kept.of(suite) if kept else None) for suite in suites]
+        pairs = [_paired(suite, await once.ask_all(suite), kept) for suite in suites]
         judgements = await _judge_all(task, session, suites, pairs, folder)
-    results = _write_items(folder, suites, pairs, judgements, task.looks)
+    results = _write_items(folder, task, suites, pairs, judgements)
     result = EvaluateResult(
         uri=task.output,
         digest=task.candidate.digest,  # replaced by the evidence's digest once it is written
         candidate_digest=task.candidate.digest,
         baseline_digest=task.baseline.digest if task.baseline else None,
+        anchor_digest=task.anchor.digest if task.anchor else None,
         api=api,
         suites=results,
         engine=candidate.engine,
     )
     arms = {candidate.version: about(candidate)}
-    if task.baseline and kept:
-        arms[task.baseline.version] = kept.about
+    for other, answers in ((task.baseline, kept.stable), (task.anchor, kept.anchor)):
+        if other and answers:
+            arms[other.version] = answers.about
     document = {
         "task": task.dump(),
         "arms": arms,
@@ -243,10 +280,10 @@ async def _judge_all(
 
 def _write_items(
     folder: Path,
+    task: EvaluateTask,
     suites: Sequence[Suite],
     pairs: Sequence[Sequence[ItemAnswers]],
     judgements: Mapping[str, Judgement],
-    looks: Mapping[str, int],
 ) -> list[SuiteResult]:
     """Write one line per item, and return the results of the suites."""
     results = []
@@ -260,8 +297,11 @@ def _write_items(
             unjudged = suite.judge is not None and judgement is None  # there is nothing to compare with
             judged = [] if unjudged else [entry.judged() for entry in answered]
             trust = judgement.trust if judgement else None
-            look = looks.get(suite.name, 1)
-            results.append(suite_result(suite.name, judged, suite.scorer.is_graded, trust, look))
+            look = task.looks.get(suite.name, 1)
+            result = suite_result(suite.name, judged, suite.scorer.is_graded, trust, look)
+            anchored = [entry.against_anchor() for entry in answered if entry.anchor]
+            found = anchor_result(anchored, suite.scorer.is_graded, task.anchor_looks.get(suite.name, 1))
+            results.append(result.model_copy(update={"anchor": found}))
     return results
 
 
@@ -272,10 +312,12 @@ def _client(
     return Arm(arm, session, task.concurrency, longest, task.request_timeout_seconds)
 
 
-def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer] | None) -> list[ItemAnswers]:
-    others = baseline if baseline is not None else [None] * len(candidate)
-    answered = zip(suite.items, candidate, others, strict=True)
-    pairs = [ItemAnswers(suite, item, one, other) for item, one, other in answered]
+def _paired(suite: Suite, candidate: Sequence[Answer], kept: Kept) -> list[ItemAnswers]:
+    nothing = [None] * len(candidate)
+    answered = zip(
+        suite.items, candidate, kept.of_stable(suite) or nothing, kept.of_anchor(suite) or nothing, strict=True
+    )
+    pairs = [ItemAnswers(suite, *each) for each in answered]
     for pair in pairs:
         _refuse_other_tokens(pair)
     return pairs
@@ -283,13 +325,15 @@ def _paired(suite: Suite, candidate: Sequence[Answer], baseline: Sequence[Answer
 
 def _refuse_other_tokens(pair: ItemAnswers) -> None:
     """Raise StageFailure if the versions have different tokenizers: then their probabilities of a token differ, too."""
-    one, other = pair.candidate.likelihood, pair.baseline.likelihood if pair.baseline else None
-    if one and other and one.tokens != other.tokens:
-        raise StageFailure(
-            StageReason.BAD_METRIC,
-            f"suite {pair.suite.name}: item {pair.item.id}: its completion has {one.tokens} tokens, and {other.tokens} "
-            "with the stable version's tokenizer or template: use another metric than logprob",
-        )
+    one = pair.candidate.likelihood
+    for name, answer in (("stable version", pair.baseline), ("anchor", pair.anchor)):
+        other = answer.likelihood if answer else None
+        if one and other and one.tokens != other.tokens:
+            raise StageFailure(
+                StageReason.BAD_METRIC,
+                f"suite {pair.suite.name}: item {pair.item.id}: its completion has {one.tokens} tokens, and "
+                f"{other.tokens} with the {name}'s tokenizer or template: use another metric than logprob",
+            )
 
 
 def _folder(scratch: Path, name: str) -> Path:

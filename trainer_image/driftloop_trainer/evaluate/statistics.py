@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from driftloop.contract.looks import alpha_of
-from driftloop.contract.result import SuiteResult
+from driftloop.contract.result import AnchorResult, SuiteResult
 from driftloop_trainer.evaluate.judge.verdicts import Trust
 from driftloop_trainer.evaluate.meanbounds import clustered_error, lower_bound, upper_bound
 
@@ -66,6 +66,24 @@ def suite_result(
         "difference_standard_error": _rounded(error),
     }
     return alone.model_copy(update=paired | bounds)
+
+
+def anchor_result(judged: Sequence[Judged], is_graded: bool, look: int) -> AnchorResult | None:
+    """The comparison with the anchor, which is the baseline in `judged`; None without one."""
+    if not judged:
+        return None
+    found = suite_result("", judged, is_graded, look=look)
+    if found.baseline_correct is None or found.difference_standard_error is None:
+        return None
+    return AnchorResult(
+        correct=found.baseline_correct,
+        gained=found.gained,
+        lost=found.lost,
+        error=found.difference_standard_error,
+        lower=found.lower,
+        upper=found.upper,
+        look=found.look,
+    )
 
 
 def _bounds(values: Sequence[float], clusters: Sequence[str], least: float, look: int) -> dict[str, float]:

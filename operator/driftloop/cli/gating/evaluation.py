@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from driftloop.api.engine import Engine
-from driftloop.api.modelversion import BaselineStatus, ModelArtefact, ModelVersionSpec
+from driftloop.api.modelversion import AnchorStatus, BaselineStatus, ModelArtefact, ModelVersionSpec
 from driftloop.cli.gating.order import HERE, Order
 from driftloop.cli.gating.processes import NotJudged, Process, free_ports, running, wait_for
 from driftloop.cli.gating.report import Judged
@@ -25,7 +25,7 @@ from driftloop.controller.kinds.modelversion import gates, tasks
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline, is_compared
 
 NAME = "gate"  # of family, service and namespace in the tasks
-CANDIDATE, BASELINE = "candidate", "baseline"
+CANDIDATE, BASELINE, ANCHOR = "candidate", "baseline", "anchor"
 EVIDENCE = join(CLAIM, "evidence")
 _ASKED = re.compile(r"(\S+): (\d+)/(\d+) items")
 
@@ -33,36 +33,49 @@ Show = Callable[[Going], None]
 
 
 @dataclass(frozen=True)
+class Models:
+    """The model to judge, and those that it is compared with."""
+
+    candidate: ModelArtefact
+    baseline: ModelArtefact | None
+    anchor: ModelArtefact | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """An evaluation that is run here."""
 
     spec: ModelVersionSpec  # the candidate as a version
-    baseline: ModelArtefact | None
+    models: Models
     looks: dict[str, int]
+    anchor_looks: dict[str, int]
     work: Workspace
     show: Show
 
 
-def evaluation_of(
-    order: Order, candidate: ModelArtefact, baseline: ModelArtefact | None, work: Workspace, show: Show
-) -> Evaluation:
+def evaluation_of(order: Order, models: Models, work: Workspace, show: Show) -> Evaluation:
     """The evaluation of an order."""
     suites = work.suites(order.evaluation.suites, order.items)
     contract = work.contract(order.evaluation.contract, order.requests)
     evaluation = order.evaluation.model_copy(update={"suites": suites, "contract": contract})
-    spec = ModelVersionSpec(family=NAME, artefact=candidate, evaluation=evaluation)
-    return Evaluation(spec, baseline, {suite.name: order.look for suite in suites}, work, show)
+    spec = ModelVersionSpec(family=NAME, artefact=models.candidate, evaluation=evaluation)
+    names = [suite.name for suite in suites]
+    return Evaluation(
+        spec, models, dict.fromkeys(names, order.look), dict.fromkeys(names, order.anchor_look), work, show
+    )
 
 
 def judged(evaluation: Evaluation) -> Judged:
     """The verdict about the candidate. Raises NotJudged."""
-    spec, baseline = evaluation.spec, evaluation.baseline
-    answers = None
+    spec, models = evaluation.spec, evaluation.models
+    baseline, stable, of_anchor = models.baseline, None, None
     if baseline is not None and is_compared(spec.evaluation):
-        answers = _answers(evaluation, baseline)
-    result = _result(evaluation, answers)
-    compared = _compared(baseline)
-    found = gates.judge(spec, result, compared, looks=evaluation.looks)
+        stable = _answers(evaluation, BASELINE, baseline)
+    if models.anchor is not None:
+        of_anchor = _answers(evaluation, ANCHOR, models.anchor)
+    result = _result(evaluation, tasks.Answers(stable, of_anchor))
+    anchored = gates.Anchored(_anchor(models.anchor), evaluation.anchor_looks) if models.anchor else None
+    found = gates.judge(spec, result, _compared(baseline), looks=evaluation.looks, anchored=anchored)
     return Judged(tuple(found), gates.verdict(found), gates.summary(found), result.engine)
 
 
@@ -72,30 +85,42 @@ def _compared(baseline: ModelArtefact | None) -> BaselineStatus | NoBaseline:
     return BaselineStatus(version=BASELINE, digest=baseline.digest, service=NAME)
 
 
-def _answers(evaluation: Evaluation, baseline: ModelArtefact) -> AnswerResult:
-    with _served(evaluation, BASELINE, baseline) as (arm, engine):
-        task = tasks.answer_task(evaluation.spec, arm, join(CLAIM, "answers"))
-        found = _asked(evaluation, BASELINE, task, engine)
+def _anchor(anchor: ModelArtefact) -> AnchorStatus:
+    return AnchorStatus(version=ANCHOR, digest=anchor.digest)
+
+
+def _answers(evaluation: Evaluation, version: str, artefact: ModelArtefact) -> AnswerResult:
+    asks = tasks.anchor_task if version == ANCHOR else tasks.answer_task
+    with _served(evaluation, version, artefact) as (arm, engine):
+        task = asks(evaluation.spec, arm, join(CLAIM, "answers", version))
+        found = _asked(evaluation, version, task, engine)
     match found:
         case AnswerResult():
             return found
         case PrepareResult() | TrainResult() | EvaluateResult() | StageError() | None:
-            raise NotJudged(f"{BASELINE}: the evaluation reported no answers")
+            raise NotJudged(f"{version}: the evaluation reported no answers")
         case never:
             assert_never(never)
 
 
-def _result(evaluation: Evaluation, answers: AnswerResult | None) -> EvaluateResult:
-    spec, baseline = evaluation.spec, None
-    if evaluation.baseline is not None:
-        baseline = Baseline(
-            version=BASELINE,
-            digest=evaluation.baseline.digest,
-            answers=answers.uri if answers else None,
-            answers_digest=answers.digest if answers else None,
-        )
+def _baseline(baseline: ModelArtefact | None, answers: AnswerResult | None) -> Baseline | None:
+    match _compared(baseline):
+        case BaselineStatus() as stable:
+            return tasks.compared(stable, answers)
+        case NoBaseline():
+            return None
+        case never:
+            assert_never(never)
+
+
+def _result(evaluation: Evaluation, answers: tasks.Answers) -> EvaluateResult:
+    spec, models = evaluation.spec, evaluation.models
+    baseline = _baseline(models.baseline, answers.stable)
     with _served(evaluation, CANDIDATE, spec.artefact) as (arm, engine):
         task = tasks.evaluate_task(spec, arm, baseline, evaluation.looks, EVIDENCE)
+        if models.anchor:
+            anchor = tasks.compared(_anchor(models.anchor), answers.anchor)
+            task = tasks.with_anchor(task, anchor, evaluation.anchor_looks)
         found = _asked(evaluation, CANDIDATE, task, engine)
     match found:
         case EvaluateResult():

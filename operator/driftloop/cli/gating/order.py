@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from driftloop.api.base import API_VERSION
+from driftloop.api.evaluation import MOST_ANCHORED
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.modelversion import ModelVersion, VersionEvaluation
 from driftloop.api.suite import SuiteSpec
 from driftloop.cli.faults import faults_of
 from driftloop.cli.manifests import BadInput, documents, read_text, source_name
 from driftloop.controller.kinds.engines import obstacle, type_of
+from driftloop.controller.kinds.modelversion.anchor import is_anchored
 from driftloop.controller.kinds.modelversion.comparison import is_compared
 from driftloop.controller.vocabulary.plan import Settings
 
@@ -33,6 +35,8 @@ class Order:
     items: dict[str, Path]  # files on this machine, by suite; the others are at the suites' URIs
     requests: Path | None = None  # file on this machine with the recorded requests; None: they are at their URI
     look: int = 1  # number of this comparison with the baseline on these items
+    anchor: Path | None = None  # from which suites with totalDelta count the loss
+    anchor_look: int = 1  # number of this comparison with the anchor on these items
 
     @property
     def compares(self) -> bool:
@@ -40,22 +44,57 @@ class Order:
         return is_compared(self.evaluation)
 
 
-def order_of(
-    filename: str, model: Path, baseline: Path | None, without_baseline: bool, items: Path | None, look: int
-) -> Order:
+@dataclass(frozen=True)
+class Against:
+    """The options that say what the model is compared with."""
+
+    baseline: Path | None
+    without_baseline: bool
+    look: int = 1
+    anchor: Path | None = None
+    anchor_look: int = 1
+
+
+def order_of(filename: str, model: Path, against: Against, items: Path | None) -> Order:
     """The order of these options. Raises BadInput."""
-    evaluation = evaluation_of(filename)
-    for name, folder in (("--model", model), ("--baseline", baseline), ("--items", items)):
+    evaluation, baseline = evaluation_of(filename), against.baseline
+    for name, folder in (
+        ("--model", model),
+        ("--baseline", baseline),
+        ("--anchor", against.anchor),
+        ("--items", items),
+    ):
         if folder is not None and not folder.is_dir():
             raise BadInput(f"{name}: {folder} is not a folder")
     paired = [suite.name for suite in evaluation.suites if _compares(suite)]
-    if paired and baseline is None and not without_baseline:
+    if paired and baseline is None and not against.without_baseline:
         raise BadInput(
             f"suite {paired[0]} compares with another model: set --baseline to its folder, or --no-baseline if there "
             "is none"
         )
+    if fault := _anchor_fault(evaluation, against):
+        raise BadInput(fault)
     files, requests = dict(_item_files(evaluation.suites, items)), _requests_file(evaluation, items)
-    return Order(evaluation, model, None if without_baseline else baseline, files, requests, look)
+    return Order(
+        evaluation, model, baseline, files, requests, against.look, against.anchor, anchor_look=against.anchor_look
+    )
+
+
+def _anchor_fault(evaluation: VersionEvaluation, against: Against) -> str | None:
+    """What is wrong with --anchor; None if nothing."""
+    anchored = [suite.name for suite in evaluation.suites if suite.total_delta is not None]
+    if anchored and against.baseline is not None and against.anchor is None:
+        return (
+            f"suite {anchored[0]} has a totalDelta: set --anchor to the folder of the model from which the loss is "
+            "counted (the baseline, if this is the first comparison), or remove totalDelta"
+        )
+    if against.anchor is None:
+        return None
+    if not anchored:
+        return (
+            "--anchor: no suite has a totalDelta, the loss that is accepted against it: set it, or leave --anchor out"
+        )
+    return None if against.baseline is not None else "--anchor: set --baseline too"
 
 
 def evaluation_of(filename: str) -> VersionEvaluation:
@@ -100,7 +139,11 @@ def _fault(evaluation: VersionEvaluation) -> str | None:
         return f"evaluation.suites: {twice} occurs twice. Give each suite a name of its own"
     if len(evaluation.reasoning_tags) == 1:
         return "evaluation.reasoningTags: needs a start and an end, or nothing"
+    if len(suites) > MOST_ANCHORED and is_anchored(evaluation):
+        return f"evaluation.suites: with totalDelta at most {MOST_ANCHORED} suites are possible"
     for suite in suites:
+        if fault := _total_fault(suite):
+            return f"suite {suite.name}: {fault}"
         if suite.metric.type == "judge" and suite.metric.judge is None:
             return f"suite {suite.name}: metric.type judge needs a judge. Set metric.judge"
         if suite.metric.type == "judge" and not _compares(suite):
@@ -111,6 +154,16 @@ def _fault(evaluation: VersionEvaluation) -> str | None:
     if (chosen := type_of(engine, HERE)) != "transformers":
         return f"evaluation.engine.type: {chosen} runs only as an image. Remove it: the built-in engine runs here"
     return obstacle(engine, HERE)
+
+
+def _total_fault(suite: SuiteSpec) -> str | None:
+    if suite.total_delta is None:
+        return None
+    if suite.kind != "retention":
+        return "totalDelta limits the loss of a retention suite. Remove it, or use kind retention"
+    if suite.total_delta == 0 or suite.total_delta < suite.delta:
+        return f"totalDelta must be above 0 and at least delta, which is {suite.delta:g}"
+    return "a judge compares with one model only. Remove totalDelta" if suite.metric.type == "judge" else None
 
 
 def _compares(suite: SuiteSpec) -> bool:

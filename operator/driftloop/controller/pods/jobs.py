@@ -31,6 +31,7 @@ from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
 PREPARE, TRAIN, EVALUATE = "prepare", "train", "evaluate"  # values of the label STAGE, and names of the containers
+CANDIDATE, BASELINE, ANCHOR = "candidate", "baseline", "anchor"  # values of the label ARM
 QUEUE = "kueue.x-k8s.io/queue-name"
 RAY_PORT = 6379
 TOKEN_KEY = "token"  # noqa: S105 - the name of a Secret's key
@@ -201,7 +202,7 @@ class EvaluationRun:
 
 
 def answer_name(version: Obj, key: str) -> str:
-    """Name of the answer Job; `key` identifies the stable version and the engine."""
+    """Name of an answer Job; `key` identifies the version that is asked, and the engine."""
     return child_name(version, f"base-{key}")
 
 
@@ -210,16 +211,16 @@ def evaluate_name(version: Obj, key: str, attempt: int = 1) -> str:
     return child_name(version, f"eval-{key}" + (f"-{attempt}" if attempt > 1 else ""))
 
 
-def answer_job(version: Obj, name: str, task: AnswerTask, run: EvaluationRun) -> Obj:
-    """The answer Job. Its pod serves the stable version, and its client stores the answers."""
-    return _evaluation_job(version, name, run, _Client(task, "baseline", asked_uris(task.suites, task.contract)))
+def answer_job(version: Obj, name: str, task: AnswerTask, run: EvaluationRun, arm: str = BASELINE) -> Obj:
+    """An answer Job. Its pod serves the stable version or the anchor, and its client stores the answers."""
+    return _evaluation_job(version, name, run, _Client(task, arm, asked_uris(task.suites, task.contract)))
 
 
 def evaluate_job(version: Obj, name: str, task: EvaluateTask, run: EvaluationRun) -> Obj:
-    """The evaluate Job. Its pod serves the version, and its client compares the answers with the stable version's."""
-    answers = task.baseline.answers if task.baseline else None
-    reads = [answers, *asked_uris(task.suites, task.contract)]
-    return _evaluation_job(version, name, run, _Client(task, "candidate", reads))
+    """The evaluate Job. Its pod serves the version, and its client compares its answers with the stored ones."""
+    answers = [compared.answers for compared in (task.baseline, task.anchor) if compared]
+    reads = [*answers, *asked_uris(task.suites, task.contract)]
+    return _evaluation_job(version, name, run, _Client(task, CANDIDATE, reads))
 
 
 def evaluate_policy(version: Obj, settings: Settings) -> Obj:
@@ -251,7 +252,7 @@ class _Client:
 
     task: AnswerTask | EvaluateTask
     arm: str  # value of the label ARM
-    reads: Sequence[str | None]  # URIs of the items and of the stable version's answers
+    reads: Sequence[str | None]  # URIs of the items and of stored answers
 
 
 def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client) -> Obj:

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     REJECTED = "Rejected"
     UNDECIDED = "Undecided"
     BASELINE_NOT_FOUND = "BaselineNotFound"
+    ANCHOR_NOT_FOUND = "AnchorNotFound"
 
     # InferenceService.
     DEPLOYING = "Deploying"

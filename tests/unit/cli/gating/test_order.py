@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from driftloop.cli.gating.order import Order, evaluation_of, order_of
+from driftloop.cli.gating.order import Against, Order, evaluation_of, order_of
 from driftloop.cli.manifests import BadInput
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -49,8 +49,8 @@ def refusal(file: Path, *documents: dict[str, Any]) -> str:
 
 def ordered(file: Path, *suites: dict[str, Any], **options: Any) -> Order:
     source = written(file, {"suites": list(suites)})
-    defaults = {"model": file.parent, "baseline": None, "without_baseline": False, "items": None, "look": 1}
-    return order_of(source, **(defaults | options))
+    model, items = options.pop("model", file.parent), options.pop("items", None)
+    return order_of(source, model, Against(**({"baseline": None, "without_baseline": False} | options)), items)
 
 
 @pytest.mark.parametrize("form", [version, job, dict])
@@ -123,3 +123,37 @@ def test_items_that_only_a_cluster_has_must_be_in_the_folder(file: Path, place: 
 def test_a_folder_that_does_not_exist_is_named(file: Path, option: str) -> None:
     with pytest.raises(BadInput, match=rf"--{option}: .*/missing is not a folder"):
         ordered(file, FLOOR, **{option: file.parent / "missing"})
+
+
+TOTAL = OLD | {"totalDelta": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("suite", "options", "message"),
+    [
+        (TOTAL, {}, "suite old has a totalDelta: set --anchor to the folder of the model"),
+        (OLD, {"anchor": True}, "--anchor: no suite has a totalDelta"),
+        (TOTAL, {"anchor": True, "baseline": None, "without_baseline": True}, "--anchor: set --baseline too"),
+    ],
+)
+def test_an_anchor_and_a_total_need_each_other(
+    file: Path, suite: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    given = {"baseline": file.parent} | options | ({"anchor": file.parent} if options.get("anchor") else {})
+    with pytest.raises(BadInput, match=message):
+        ordered(file, suite, **given)
+    found = ordered(file, TOTAL, baseline=file.parent, anchor=file.parent, anchor_look=3)
+    assert (found.anchor, found.anchor_look) == (file.parent, 3)
+
+
+@pytest.mark.parametrize(
+    ("suites", "message"),
+    [
+        ([FLOOR | {"totalDelta": 0.1}], "suite least: totalDelta limits the loss of a retention suite"),
+        ([OLD | {"totalDelta": 0.01}], "suite old: totalDelta must be above 0 and at least delta, which is 0.05"),
+        ([TOTAL | {"metric": JUDGE}], "suite old: a judge compares with one model only"),
+        ([TOTAL, *(FLOOR | {"name": f"f{n}"} for n in range(8))], "with totalDelta at most 8 suites are possible"),
+    ],
+)
+def test_a_total_that_can_not_be_judged_is_refused(file: Path, suites: list[dict[str, Any]], message: str) -> None:
+    assert message in refusal(file, {"suites": suites})

@@ -575,3 +575,54 @@ async def test_a_stop_that_later_answers_lack_is_looked_at_again() -> None:
     said = {prompt: f"{text} indeed" for prompt, text in RIGHT.items()}
     api = (await run(Answerer(said, faults=frozenset({"tie"})), max_tokens=1)).api
     assert (api.failed, api.uncertain) == ([], [])
+
+
+ANCHOR = "sha256:" + "c" * 64
+TOTAL: list[dict[str, object]] = [
+    {**SUITES[0], "totalDelta": 0.1},
+    {**SUITES[0], "name": "least", "kind": "floor", "minimum": 0.5},
+]
+
+
+async def anchored(first: Answerer, **fields: object) -> dict[str, object]:
+    """The answers of the anchor, as a part of the task."""
+    async with serving(first, "v0", ANCHOR) as arm:
+        task = {"family": "desk", "arm": arm, "suites": TOTAL[:1], "startup_timeout_seconds": 5}
+        task |= {"output": "pvc://claim/evaluations/anchor"}
+        kept = await asyncio.to_thread(stage.answer, AnswerTask.model_validate(task))
+    compared = {"version": "v0", "digest": ANCHOR, "answers": kept.uri, "answers_digest": kept.digest}
+    return {"anchor": compared, "suites": TOTAL} | fields
+
+
+async def test_a_suite_with_a_total_is_compared_with_the_anchor_too(claim: Path) -> None:
+    result = await run(Answerer(wrong(1, 2)), Answerer(wrong(2, 3, 4)), **await anchored(Answerer(wrong(9))))
+    old, least = result.suites
+    assert (old.baseline_correct, old.gained, old.lost) == (37, 2, 1)
+    assert old.anchor is not None
+    assert (old.anchor.correct, old.anchor.gained, old.anchor.lost) == (39, 1, 2)
+    assert old.anchor.error > 0
+    assert (least.anchor, result.anchor_digest) == (None, ANCHOR)
+    rows = [json.loads(line) for line in (claim / "evaluations/1/items.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows if row["suite"] == "old" and not row["anchor"]["right"]] == ["9"]
+    assert set(json.loads((claim / "evaluations/1/result.json").read_text())["arms"]) == {"v0", "v1", "v2"}
+
+
+async def test_a_result_of_another_look_with_the_anchor_is_not_used_again() -> None:
+    same = await anchored(Answerer(RIGHT))
+    first = await run(Answerer(wrong(1)), Answerer(RIGHT), **same)
+    assert first.suites[0].anchor is not None
+    assert await run(Answerer(wrong(1, 2)), Answerer(RIGHT), **same) == first
+    later = await run(Answerer(wrong(1, 2)), Answerer(RIGHT), **same, anchor_looks={"old": 2})
+    assert later.suites[0].anchor is not None
+    assert (later.suites[0].anchor.look, later.suites[0].anchor.lost) == (2, 2)
+
+
+async def test_scores_between_0_and_1_have_bounds_for_the_look_with_the_anchor() -> None:
+    graded = [{**TOTAL[0], "metric": {"type": "chrf"}}]
+    task = await anchored(Answerer(wrong(9)), suites=graded, anchor_looks={"old": 3})
+    (suite,) = (await run(Answerer(wrong(1, 2)), Answerer(RIGHT), **task)).suites
+    assert suite.anchor is not None
+    assert suite.anchor.lower is not None
+    assert suite.lower is not None
+    assert suite.anchor.gained is None
+    assert suite.anchor.lower < (suite.correct - suite.anchor.correct) / suite.items < (suite.anchor.upper or 0)

@@ -18,13 +18,18 @@ def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
         yield from named_by_label(changed, KIND, JOB)
     if changed["kind"] in ("ModelVersion", "InferenceService"):
         for job in unfinished(objects.list(KIND, changed["metadata"]["namespace"])):
-            if _starts_from(field(job, "spec", "model", "from"), changed):
+            if _starts_from(field(job, "spec", "model", "from"), changed) or _is_anchor(job, changed):
                 yield key(job)
     if changed["kind"] == KIND:
         for job in unfinished(objects.list(KIND, changed["metadata"]["namespace"])):
             if field(job, "spec", "resumeFrom") == changed["metadata"]["name"]:
                 yield key(job)
     yield from users_of_claim(changed, KIND, objects)
+
+
+def _is_anchor(job: Obj, changed: Obj) -> bool:
+    named = field(job, "spec", "evaluation", "anchor")
+    return changed["kind"] == "ModelVersion" and bool(named == changed["metadata"]["name"])
 
 
 def _starts_from(source: object, changed: Obj) -> bool:

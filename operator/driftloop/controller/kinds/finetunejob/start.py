@@ -218,6 +218,14 @@ def feedback_not_taken(case: Case) -> Problem | None:
     return Blocked(Reason.NO_FEEDBACK_STORAGE, message)
 
 
+def anchor_absent(case: Case) -> Problem | None:
+    """The ModelVersion of evaluation.anchor does not exist yet."""
+    name = case.spec.evaluation.anchor
+    if name is None or versions.by_name(case.observed.versions, name):
+        return None
+    return _absent(Reason.VERSION_NOT_FOUND, "evaluation.anchor", "ModelVersion", name)
+
+
 def resumed_job_absent(case: Case) -> Problem | None:
     """The FineTuneJob of resumeFrom does not exist yet."""
     name = case.spec.resume_from
@@ -314,6 +322,7 @@ CHECKS: tuple[Callable[[Case], Problem | None], ...] = (
     held_out_percent_changed,
     feedback_service_absent,
     feedback_not_taken,
+    anchor_absent,
     resumed_job_absent,
     resumed_job_not_failed,
     resumed_job_differs,

@@ -19,10 +19,12 @@ from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.modelversion import approval, gates, tasks
+from driftloop.controller.kinds.modelversion.anchor import Anchor, anchor_of, anchors_of
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
 from driftloop.controller.kinds.modelversion.evaluation import ATTEMPTS, Evaluation, evaluation_of, is_current
-from driftloop.controller.kinds.modelversion.looks import looks_of, plan_of, uses_of
+from driftloop.controller.kinds.modelversion.looks import anchor_looks_of, looks_of, plan_of, uses_of
 from driftloop.controller.kinds.modelversion.observed import Observed
+from driftloop.controller.kinds.modelversion.tasks import Answers
 from driftloop.controller.kinds.serving_memory import DoesNotFit, memory_plan
 from driftloop.controller.kinds.stage import Stage, lost_result
 from driftloop.controller.pods import jobs
@@ -102,10 +104,17 @@ def _protection(comparison: Comparison) -> tuple[Action, ...]:
     """Set or remove the label with which the admission policy refuses to delete a version in use."""
     observed = comparison.observed
     merged_onto = versions.adapters_at_work(observed.version, observed.adapters, observed.deployments)
-    value = "true" if comparison.services or merged_onto else None
+    value = "true" if comparison.services or merged_onto or _is_anchor(observed) else None
     if labels(observed.version).get(IN_USE) == value:
         return ()
     return (Label(Key("ModelVersion", observed.namespace, observed.name), observed.uid, {IN_USE: value}),)
+
+
+def _is_anchor(observed: Observed) -> bool:
+    """Whether a stable version of the family was compared with this one as its anchor, as the next one will be."""
+    names = {versions.stable_version(service, observed.deployments) for service in observed.services}
+    stable = (version for version in observed.versions if version["metadata"]["name"] in names)
+    return any(anchor.version == observed.name for version in stable if (anchor := anchors_of(version)))
 
 
 def _delete_needless(observed: Observed) -> tuple[Action, ...]:
@@ -120,12 +129,30 @@ def _delete_needless(observed: Observed) -> tuple[Action, ...]:
 
 def _step(comparison: Comparison) -> Step:
     match comparison.baseline:
-        case Unknown(reason, message):
-            return Step("Pending", conditions.stalled(reason, message), requeue_after=RECHECK_SECONDS)
+        case Unknown() as unknown:
+            return _cannot_compare(unknown)
         case Baseline() | NoBaseline() as baseline:
-            evaluation = evaluation_of(comparison, baseline)
+            return _step_beside(comparison, baseline)
         case never:
             assert_never(never)
+
+
+def _step_beside(comparison: Comparison, baseline: Baseline | NoBaseline) -> Step:
+    match anchor_of(comparison.observed, baseline):
+        case Unknown() as unknown:
+            return _cannot_compare(unknown)
+        case Anchor() | None as anchor:
+            return _evaluation_step(evaluation_of(comparison, baseline, anchor))
+        case never:
+            assert_never(never)
+
+
+def _cannot_compare(unknown: Unknown) -> Step:
+    stalled = conditions.stalled(unknown.reason, unknown.message)
+    return Step("Pending", stalled, requeue_after=RECHECK_SECONDS)
+
+
+def _evaluation_step(evaluation: Evaluation) -> Step:
     step = _evaluate_step(evaluation, evaluation.latest) if evaluation.latest else _start(evaluation, attempt=1)
     superseded = tuple(delete_job(job) for job in evaluation.superseded if not finished(job))
     changes = {"plan": plan_of(evaluation)} | step.changes
@@ -147,7 +174,7 @@ def _engine_fault(comparison: Comparison) -> str | None:
 
 
 def _start(evaluation: Evaluation, attempt: int) -> Step:
-    """Start an attempt. First one pod asks the stable version, then another pod asks the candidate."""
+    """Start an attempt. Pods ask one after the other: the stable version, the anchor, the candidate."""
     observed = evaluation.observed
     match evaluation.baseline:
         case Baseline() as stable:
@@ -156,6 +183,7 @@ def _start(evaluation: Evaluation, attempt: int) -> Step:
             artefacts = [observed.spec.artefact]
         case never:
             assert_never(never)
+    artefacts += [evaluation.anchor.artefact] if evaluation.anchor else []
     if fault := _engine_fault(evaluation.comparison):
         return Step("Pending", conditions.stalled(Reason.ENGINE_NOT_POSSIBLE, fault), requeue_after=RECHECK_SECONDS)
     asked = observed.spec.evaluation
@@ -175,13 +203,13 @@ def _ask_in_turn(evaluation: Evaluation, attempt: int) -> Step:
         case Baseline() as stable if evaluation.answers_name is not None:
             return _ask_stable(evaluation, stable, attempt)
         case Baseline() | NoBaseline():
-            return _create_evaluate(evaluation, None, attempt)
+            return _ask_anchor(evaluation, None, attempt)
         case never:
             assert_never(never)
 
 
 def _ask_stable(evaluation: Evaluation, stable: Baseline, attempt: int) -> Step:
-    """Ask the stable version, and with its answers the candidate. Raises TaskTooLarge."""
+    """Ask the stable version, and with its answers the others. Raises TaskTooLarge."""
     activity = (
         f"the stable version {stable.status.version} is asked first, for the comparison ({evaluation.engine_text})"
     )
@@ -190,16 +218,37 @@ def _ask_stable(evaluation: Evaluation, stable: Baseline, attempt: int) -> Step:
         return _evaluating(activity, (_policy(evaluation), Create(body)))
     match evaluation.answers.outcome:
         case AnswerResult() as answers:
-            return _create_evaluate(evaluation, answers, attempt)
+            return _ask_anchor(evaluation, answers, attempt)
         case Running() | Broken() | Lost() as outcome:
             return _without_result(evaluation, evaluation.answers.job, outcome, activity)
         case never:
             assert_never(never)
 
 
-def _create_evaluate(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Step:
+def _ask_anchor(evaluation: Evaluation, answers: AnswerResult | None, attempt: int) -> Step:
+    """Ask the anchor if there is one, and then the candidate. Raises TaskTooLarge."""
+    anchor = evaluation.anchor
+    if anchor is None:
+        return _create_evaluate(evaluation, Answers(answers), attempt)
+    activity = f"the anchor {anchor.status.version} is asked, for the loss since then ({evaluation.engine_text})"
+    if evaluation.anchor_answers is None:
+        body = tasks.anchor_job(evaluation, anchor)
+        return _evaluating(activity, (_policy(evaluation), Create(body)))
+    match evaluation.anchor_answers.outcome:
+        case AnswerResult() as of_anchor:
+            return _create_evaluate(evaluation, Answers(answers, of_anchor), attempt)
+        case Broken(reason, message):
+            lost = Broken(reason, f"the anchor {anchor.status.version} could not be asked: {message}")
+            return _without_result(evaluation, evaluation.anchor_answers.job, lost, activity)
+        case Running() | Lost() as outcome:
+            return _without_result(evaluation, evaluation.anchor_answers.job, outcome, activity)
+        case never:
+            assert_never(never)
+
+
+def _create_evaluate(evaluation: Evaluation, answers: Answers, attempt: int) -> Step:
     """Create the evaluate Job. Raises TaskTooLarge."""
-    body = tasks.evaluate_job(evaluation, answers, attempt, looks_of(plan_of(evaluation)))
+    body = tasks.evaluate_job(evaluation, answers, attempt, plan_of(evaluation))
     return _evaluating(_activity(evaluation, body), (_policy(evaluation), Create(body)))
 
 
@@ -261,7 +310,9 @@ def _judge(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:
         message = f"the evaluation returned {result.uri!r} as the location of its evidence, which is not a storage URI"
         return Step("Failed", conditions.stalled(Reason.INVALID_RESULT, message))
     observed, compared = evaluation.observed, tasks.compared_with(job)
-    judged = gates.judge(observed.spec, result, compared, uses_of(observed), looks_of(plan_of(evaluation)))
+    plan = plan_of(evaluation)
+    anchored = gates.Anchored(plan.anchor, anchor_looks_of(plan)) if plan.anchor else None
+    judged = gates.judge(observed.spec, result, compared, uses_of(observed), looks_of(plan), anchored)
     summary = gates.summary(judged)
     changes: dict[str, Any] = {
         "gates": judged,

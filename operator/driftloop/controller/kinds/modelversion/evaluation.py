@@ -1,6 +1,6 @@
 """An evaluation of a version: which Jobs it needs, and the outcomes of the existing ones. Pure.
 
-The name of a Job contains a hash of baseline and engine, because another baseline or engine needs a new evaluation.
+The name of a Job contains a hash of baseline, anchor and engine, because other ones need a new evaluation.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from driftloop.api.engine import Engine
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask
 from driftloop.controller.kinds.engines import engine_hash
+from driftloop.controller.kinds.modelversion.anchor import Anchor
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, stage
@@ -31,11 +32,14 @@ class Evaluation:
 
     comparison: Comparison  # the facts of this reconcile
     baseline: Baseline | NoBaseline  # the baseline in `comparison`, which is not Unknown here
-    key: str  # eight hex digits: a hash of baseline, engine and retry annotation
+    anchor: Anchor | None  # from which suites with totalDelta count the loss
+    key: str  # eight hex digits: a hash of baseline, anchor, engine and retry annotation
     names: tuple[str, ...]  # names of the evaluate Jobs, one per attempt
     answers_name: str | None  # name of the answer Job; None if no suite compares
     latest: Stage[EvaluateResult] | None  # the evaluate Job that counts
     answers: Stage[AnswerResult] | None  # the answer Job
+    anchor_name: str | None  # name of the answer Job of the anchor; None without one. If it is the stable version: its
+    anchor_answers: Stage[AnswerResult] | None  # that Job
 
     @property
     def observed(self) -> Observed:
@@ -45,7 +49,12 @@ class Evaluation:
     @property
     def superseded(self) -> tuple[Obj, ...]:
         """Jobs that this evaluation does not need."""
-        needed = {*self.names, self.answers_name, self.latest.job["metadata"]["name"] if self.latest else None}
+        needed = {
+            *self.names,
+            self.answers_name,
+            self.anchor_name,
+            self.latest.job["metadata"]["name"] if self.latest else None,
+        }
         return tuple(job for job in self.observed.jobs if job["metadata"]["name"] not in needed)
 
     @property
@@ -58,26 +67,40 @@ class Evaluation:
         return f"engine {engine.type}, {gpus}{'' if chosen else advice}"
 
 
-def evaluation_of(comparison: Comparison, baseline: Baseline | NoBaseline) -> Evaluation:
+def evaluation_of(comparison: Comparison, baseline: Baseline | NoBaseline, anchor: Anchor | None = None) -> Evaluation:
     """The evaluation that the version needs now, with the outcomes of its Jobs."""
     observed = comparison.observed
-    key = _hash(baseline.digest, engine_hash(comparison.engine), observed.annotations.get(RETRY))
+    key = _hash(
+        baseline.digest,
+        engine_hash(comparison.engine),
+        observed.annotations.get(RETRY),
+        *([anchor.digest] if anchor else []),
+    )
     names = tuple(jobs.evaluate_name(observed.version, key, attempt) for attempt in range(1, ATTEMPTS + 1))
     answers_name = _answers_name(comparison, baseline)
+    anchor_name = _anchor_name(comparison, baseline, anchor, answers_name) if anchor else None
     return Evaluation(
         comparison=comparison,
         baseline=baseline,
+        anchor=anchor,
         key=key,
         names=names,
         answers_name=answers_name,
         latest=_stage(comparison, _latest(comparison, names), EvaluateResult),
         answers=_stage(comparison, _named(observed, answers_name), AnswerResult),
+        anchor_name=anchor_name,
+        anchor_answers=_stage(comparison, _named(observed, anchor_name), AnswerResult),
     )
 
 
 def answers_key(baseline: Baseline, engine: Engine) -> str:
     """Eight hex digits that identify the stable version's answers, which all attempts and retries share."""
     return _hash(baseline.digest, engine_hash(engine))
+
+
+def anchor_key(anchor: Anchor, engine: Engine) -> str:
+    """Eight hex digits that identify the anchor's answers, which all attempts and retries share."""
+    return _hash("anchor", anchor.digest, engine_hash(engine))
 
 
 def is_current(comparison: Comparison) -> bool:
@@ -99,6 +122,19 @@ def _answers_name(comparison: Comparison, baseline: Baseline | NoBaseline) -> st
             return jobs.answer_name(comparison.observed.version, answers_key(baseline, comparison.engine))
         case Baseline() | NoBaseline():
             return None
+        case never:
+            assert_never(never)
+
+
+def _anchor_name(
+    comparison: Comparison, baseline: Baseline | NoBaseline, anchor: Anchor, answers_name: str | None
+) -> str | None:
+    """The Job that asks the anchor. If it is the stable version, it is asked once."""
+    match baseline:
+        case Baseline() as stable if stable.digest == anchor.digest:
+            return answers_name
+        case Baseline() | NoBaseline():
+            return jobs.answer_name(comparison.observed.version, anchor_key(anchor, comparison.engine))
         case never:
             assert_never(never)
 

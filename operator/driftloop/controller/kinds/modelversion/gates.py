@@ -5,6 +5,9 @@ if all tests pass (intersection-union test, Berger 1982). Repeated looks at the 
 together err in at most 5 %, and each look has its share (contract/looks.py). Missing data is inconclusive, and
 inconclusive is never a pass.
 
+A retention suite with totalDelta has a second test: against the anchor (anchor.py), with the same rule and totalDelta
+in place of delta. It passes only if both tests pass, which again needs no correction.
+
 Sources of the formulas:
 - paired questions and clustered standard errors: Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640; the
   client computes both, this module judges;
@@ -15,9 +18,10 @@ Sources of the formulas:
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from driftloop.api.modelversion import BaselineStatus, Gate, ModelVersionSpec, Verdict
+from driftloop.api.modelversion import AnchorGate, AnchorStatus, BaselineStatus, Gate, ModelVersionSpec, Verdict
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import (
     Z_POWER,
@@ -31,9 +35,17 @@ from driftloop.contract.bounds import (
     z_quantile,
 )
 from driftloop.contract.looks import Look
-from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
+from driftloop.contract.result import AnchorResult, ApiCheck, EvaluateResult, SuiteResult
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline
 from driftloop.controller.kinds.modelversion.measurement import settings_of
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """The comparison with the anchor."""
+
+    anchor: AnchorStatus
+    looks: Mapping[str, int]  # by suite, number of this look at its items with the anchor; absent: the first
 
 
 def judge(
@@ -42,17 +54,21 @@ def judge(
     compared: BaselineStatus | NoBaseline,
     uses: Mapping[str, int] | None = None,
     looks: Mapping[str, int] | None = None,
+    anchored: Anchored | None = None,
 ) -> list[Gate]:
     """One gate per check: digest, api, then the suites in the order of the spec.
 
     `compared` is what the version had to be compared with. `uses` is, per suite, the number of versions that were
     judged before by exactly the same items; `looks` is the number of this look at them (absent: the first).
+    `anchored` is the comparison with the anchor, None without one.
     """
     measured = {suite.name: suite for suite in result.suites}
-    gates = [_digest_gate(spec, result, baseline_of(compared)), _api_gate(result.api)]
+    gates = [_digest_gate(spec, result, baseline_of(compared), anchored), _api_gate(result.api)]
     for suite in spec.evaluation.suites:
         look = Look((looks or {}).get(suite.name, 1))
         gate = _suite_gate(suite, measured.get(suite.name), compared, look)
+        if suite.total_delta is not None and gate.verdict != "NotApplicable":
+            gate = _with_anchor(gate, suite, measured.get(suite.name), anchored)
         about = {"metric": suite.metric.type, "settings": settings_of(suite, spec.evaluation.max_tokens)}
         counts = {"uses": (uses or {}).get(suite.name, 0) + 1, "look": look.number, "alpha": f"{look.alpha:.6f}"}
         gates.append(gate.model_copy(update=about | counts))
@@ -99,16 +115,28 @@ def summary(gates: Sequence[Gate]) -> str:
     applied = [gate for gate in gates if gate.verdict == "Pass"]
     rest = len(gates) - len(applied)
     unproven = ", no suite judged it" if verdict(gates) == "Unproven" else ""
-    return f"{len(applied)} of {len(gates)} passed" + (f", {rest} not applicable" if rest else "") + unproven
+    counted = f"{len(applied)} of {len(gates)} passed" + (f", {rest} not applicable" if rest else "") + unproven
+    budgets = [f"{gate.name}: {_budget(gate.anchor)}" for gate in gates if gate.anchor]
+    return "; ".join([counted, *budgets])[:256]
 
 
-def _digest_gate(spec: ModelVersionSpec, result: EvaluateResult, baseline: BaselineStatus | None) -> Gate:
+def _budget(anchor: AnchorGate) -> str:
+    return f"at least {anchor.left} of {anchor.total_delta} is left since {anchor.version}"
+
+
+def _digest_gate(
+    spec: ModelVersionSpec, result: EvaluateResult, baseline: BaselineStatus | None, anchored: Anchored | None
+) -> Gate:
     if result.candidate_digest != spec.artefact.digest:
         message = f"the pod served {result.candidate_digest}, but the version is {spec.artefact.digest}"
         return Gate(name="digest", kind="digest", verdict="Fail", message=message)
     expected = baseline.digest if baseline else None
     if result.baseline_digest != expected:
         message = f"compared with {result.baseline_digest or 'nothing'}, not {expected or 'nothing'}: evaluate again"
+        return Gate(name="digest", kind="digest", verdict="Inconclusive", message=message)
+    anchor = anchored.anchor.digest if anchored else None
+    if result.anchor_digest != anchor:
+        message = f"the anchor was {result.anchor_digest or 'nothing'}, not {anchor or 'nothing'}: evaluate again"
         return Gate(name="digest", kind="digest", verdict="Inconclusive", message=message)
     return Gate(name="digest", kind="digest", verdict="Pass", message="the served model is the version's artefact")
 
@@ -224,9 +252,15 @@ def _difference(suite: SuiteSpec, result: SuiteResult, look: Look) -> Difference
     return paired_difference(result.items, result.clusters, result.gained or 0, result.lost or 0, error, alpha)
 
 
-def _paired_gate(suite: SuiteSpec, result: SuiteResult, look: Look) -> Gate:
+_STABLE = "the stable version"
+
+
+def _paired_gate(suite: SuiteSpec, result: SuiteResult, look: Look, against: str = _STABLE) -> Gate:
     difference = _difference(suite, result, look)
-    judged, message, needed = (_target if suite.kind == "target" else _retention)(suite, result, difference, look)
+    if suite.kind == "target":
+        judged, message, needed = _target(suite, result, difference, look)
+    else:
+        judged, message, needed = _retention(suite, result, difference, look, against)
     next_needed = _next_needed(suite, result, look)
     return Gate(
         name=suite.name,
@@ -247,6 +281,57 @@ def _paired_gate(suite: SuiteSpec, result: SuiteResult, look: Look) -> Gate:
         delta=_decimal(suite.min_gain if suite.kind == "target" else suite.delta),
         cut=result.cut,
     )
+
+
+def _with_anchor(gate: Gate, suite: SuiteSpec, result: SuiteResult | None, anchored: Anchored | None) -> Gate:
+    """The gate of a suite with totalDelta: it passes only if the loss against the anchor is below totalDelta too."""
+    if anchored is None or result is None or result.anchor is None:
+        return _both(gate, "Inconclusive", "the anchor was not asked these items: evaluate again", None)
+    look = Look(anchored.looks.get(suite.name, 1))
+    total = suite.model_copy(update={"delta": suite.total_delta})
+    found = _against_anchor(total, result, result.anchor, look)
+    own = AnchorGate(
+        version=anchored.anchor.version,
+        value=found.baseline,
+        difference=found.difference,
+        lower=found.lower,
+        total_delta=_decimal(total.delta),
+        left=_decimal(max(0.0, total.delta + float(found.lower))) if found.lower is not None else None,
+        items_needed=found.items_needed,
+        look=look.number,
+        alpha=f"{look.alpha:.6f}",
+    )
+    return _both(gate, found.verdict, f"against the anchor ({own.version}): {found.message}", own)
+
+
+def _against_anchor(total: SuiteSpec, result: SuiteResult, anchor: AnchorResult, look: Look) -> Gate:
+    """The gate of a suite whose delta is totalDelta, with the anchor in place of the stable version."""
+    compared = {
+        "baseline_correct": anchor.correct,
+        "baseline_cut": None,
+        "gained": anchor.gained,
+        "lost": anchor.lost,
+        "difference_standard_error": anchor.error,
+        "lower": anchor.lower,
+        "upper": anchor.upper,
+        "look": anchor.look,
+        "errors": 0,
+        "cut": None,
+    }
+    seen = result.model_copy(update=compared)
+    if fault := _fault(total, seen, look):
+        return _unjudged(total, "Inconclusive", fault, seen)
+    return _paired_gate(total, seen, look, "the anchor")
+
+
+_WORST: tuple[Verdict, ...] = ("Fail", "Inconclusive", "Pass")
+
+
+def _both(gate: Gate, verdict: Verdict, message: str, anchor: AnchorGate | None) -> Gate:
+    """The gate with the worse of two verdicts, and the message of the worse one first."""
+    worse = min(gate.verdict, verdict, key=_WORST.index)
+    messages = [gate.message, message] if gate.verdict == worse else [message, gate.message]
+    return gate.model_copy(update={"verdict": worse, "message": "; ".join(messages)[:1024], "anchor": anchor})
 
 
 def _next_needed(suite: SuiteSpec, result: SuiteResult, look: Look) -> int | None:
@@ -306,9 +391,11 @@ def _target(suite: SuiteSpec, result: SuiteResult, difference: Difference, look:
     return judged, f"a gain above {gain} is not certain at {look.certainty}; needs n >= {needed}", needed
 
 
-def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference, look: Look) -> Finding:
+def _retention(
+    suite: SuiteSpec, result: SuiteResult, difference: Difference, look: Look, against: str = _STABLE
+) -> Finding:
     judged, delta = non_inferiority(difference, suite.delta), _decimal(suite.delta)
-    if judged != "Fail" and difference.lower <= 0 and (empty := _measures_nothing(suite, result)):
+    if judged != "Fail" and difference.lower <= 0 and (empty := _measures_nothing(suite, result, against)):
         return "Inconclusive", empty, None
     if suite.delta == 0 and judged != "Pass":
         return judged, "delta 0 requires a better version, and no gain is shown", None
@@ -324,8 +411,8 @@ def _retention(suite: SuiteSpec, result: SuiteResult, difference: Difference, lo
 _CHECK_SUITE = "the suite measures nothing, check the answers in the evidence, the items and maxTokens"
 
 
-def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
-    """Why a loss can't be seen: the stable version's mean score is not certainly above delta. None if it is."""
+def _measures_nothing(suite: SuiteSpec, result: SuiteResult, against: str) -> str | None:
+    """Why a loss can't be seen: the mean score of the other version is not certainly above delta. None if it is."""
     certain = share_bounds(result.items, result.clusters, result.baseline_correct or 0, 0.0)[0]
     if certain > suite.delta:
         return None
@@ -333,7 +420,7 @@ def _measures_nothing(suite: SuiteSpec, result: SuiteResult) -> str | None:
         least = f"has a mean score of only {_decimal((result.baseline_correct or 0) / result.items)}"
     else:
         least = f"is right on only {result.baseline_correct} of {result.items} items"
-    return f"the stable version {least}, so a loss of {_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
+    return f"{against} {least}, so a loss of {_decimal(suite.delta)} could not be seen: {_CHECK_SUITE}"
 
 
 def _leaves_no_room(suite: SuiteSpec, result: SuiteResult, look: Look) -> str | None:

@@ -1,7 +1,8 @@
 """The number of each look at the items of a suite, fixed before the evaluation runs. Pure.
 
 All comparisons with one stable version on one set of items err together in at most 5 %, so each look has a number of
-its own. The number is in the status of the version from before its evaluation, and in the task of its evaluate Job.
+its own. The comparisons with the anchor are counted in the same way, by themselves. The number is in the status of the
+version from before its evaluation, and in the task of its evaluate Job.
 Versions that begin at the same moment do not see each other's numbers, so each leaves those of older versions free.
 A number that nobody took in the end only makes later looks stricter.
 
@@ -10,8 +11,9 @@ overlap of a set of items with an earlier one.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from driftloop.api.modelversion import EvaluationPlan, SuitePlan
+from driftloop.api.modelversion import AnchorStatus, EvaluationPlan, SuitePlan
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items
 from driftloop.contract.looks import Look
@@ -25,19 +27,29 @@ from driftloop.controller.vocabulary.plan import Obj
 def plan_of(evaluation: Evaluation) -> EvaluationPlan:
     """The plan of the evaluation: that of its evaluate Job, else the recorded one, else a new one."""
     observed, digest = evaluation.observed, evaluation.baseline.digest
+    anchor = evaluation.anchor.status if evaluation.anchor else None
     task = evaluate_task_of(evaluation.latest.job) if evaluation.latest else None
     if task is not None:
-        return _plan(observed, task.baseline.digest if task.baseline else None, task.looks)
+        asked = AnchorStatus(version=task.anchor.version, digest=task.anchor.digest) if task.anchor else None
+        return _plan(observed, task.baseline.digest if task.baseline else None, task.looks, asked, task.anchor_looks)
     recorded = observed.status.plan
-    if recorded is not None and recorded.baseline == digest:
+    if recorded is not None and (recorded.baseline, recorded.anchor) == (digest, anchor):
         return recorded
     suites = observed.spec.evaluation.suites
-    return _plan(observed, digest, {suite.name: _number(suite, observed, digest) for suite in suites})
+    looks = {suite.name: _number(suite, observed, digest) for suite in suites}
+    anchored = [suite for suite in suites if anchor and suite.total_delta is not None]
+    anchor_looks = {suite.name: _number(suite, observed, anchor.digest, _AT_ANCHOR) for suite in anchored if anchor}
+    return _plan(observed, digest, looks, anchor, anchor_looks)
 
 
 def looks_of(plan: EvaluationPlan) -> dict[str, int]:
     """The numbers of the looks, by suite."""
     return {suite.name: suite.look for suite in plan.suites}
+
+
+def anchor_looks_of(plan: EvaluationPlan) -> dict[str, int]:
+    """The numbers of the looks with the anchor, by suite with totalDelta."""
+    return {suite.name: suite.anchor_look for suite in plan.suites if suite.anchor_look is not None}
 
 
 def uses_of(observed: Observed) -> dict[str, int]:
@@ -50,29 +62,50 @@ def uses_of(observed: Observed) -> dict[str, int]:
     }
 
 
-def _plan(observed: Observed, baseline: str | None, looks: dict[str, int]) -> EvaluationPlan:
-    return EvaluationPlan(
-        baseline=baseline,
-        suites=[_suite_plan(suite, looks.get(suite.name, 1)) for suite in observed.spec.evaluation.suites],
+def _plan(
+    observed: Observed,
+    baseline: str | None,
+    looks: dict[str, int],
+    anchor: AnchorStatus | None,
+    anchor_looks: dict[str, int],
+) -> EvaluationPlan:
+    suites = observed.spec.evaluation.suites
+    plans = [_suite_plan(suite, looks.get(suite.name, 1), anchor_looks.get(suite.name)) for suite in suites]
+    return EvaluationPlan(baseline=baseline, anchor=anchor, suites=plans)
+
+
+def _suite_plan(suite: SuiteSpec, number: int, at_anchor: int | None) -> SuitePlan:
+    return SuitePlan(
+        name=suite.name,
+        look=number,
+        alpha=f"{Look(number).alpha:.6f}",
+        least_items=least_items(suite, number),
+        anchor_look=at_anchor,
     )
 
 
-def _suite_plan(suite: SuiteSpec, number: int) -> SuitePlan:
-    alpha = f"{Look(number).alpha:.6f}"
-    return SuitePlan(name=suite.name, look=number, alpha=alpha, least_items=least_items(suite, number))
+@dataclass(frozen=True)
+class _Kind:
+    """Where a version's plan records its looks of one kind."""
+
+    digest: tuple[str, ...]  # path of the digest of the version that it is compared with
+    look: str  # name of the number
 
 
-def _number(suite: SuiteSpec, observed: Observed, baseline: str | None) -> int:
+_AT_STABLE, _AT_ANCHOR = _Kind(("baseline",), "look"), _Kind(("anchor", "digest"), "anchorLook")
+
+
+def _number(suite: SuiteSpec, observed: Observed, compared: str | None, kind: _Kind = _AT_STABLE) -> int:
     """One more than the highest recorded number, and than the number of looks that older versions may take."""
     highest, before = 0, 0
     for version in _others(observed):
         if not (names := _suites_with(version, suite)):
             continue
         plan = field(version, "status", "plan")
-        if plan is not None and field(plan, "baseline") == baseline:
-            highest = max([highest, *_recorded(plan, names)])
+        if plan is not None and field(plan, *kind.digest) == compared:
+            highest = max([highest, *_recorded(plan, names, kind)])
             before += _age(version) < _age(observed.version)
-        elif (plan is None and _looked(version, baseline)) or _may_look(version, observed):
+        elif (plan is None and _looked(version, compared)) or _may_look(version, observed):
             before += 1
     return max(highest, before) + 1
 
@@ -88,8 +121,8 @@ def _suites_with(version: Obj, suite: SuiteSpec) -> set[str]:
     return {entry["name"] for entry in suites if (entry.get("digest") or entry.get("uri")) == key}
 
 
-def _recorded(plan: Obj, names: set[str]) -> list[int]:
-    numbers = [field(entry, "look") for entry in field(plan, "suites") or [] if field(entry, "name") in names]
+def _recorded(plan: Obj, names: set[str], kind: _Kind) -> list[int]:
+    numbers = [field(entry, kind.look) for entry in field(plan, "suites") or [] if field(entry, "name") in names]
     return [look for look in numbers if isinstance(look, int)]
 
 

@@ -1,19 +1,34 @@
 """The Jobs of an evaluation, with the tasks of their clients and the facts recorded on them. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_never
 
 from pydantic import ValidationError
 
-from driftloop.api.modelversion import BaselineStatus, ModelArtefact, ModelVersionSpec, VersionEvaluation
+from driftloop.api.modelversion import (
+    AnchorStatus,
+    BaselineStatus,
+    EvaluationPlan,
+    ModelArtefact,
+    ModelVersionSpec,
+    VersionEvaluation,
+)
 from driftloop.contract import task as tasks
 from driftloop.contract.result import AnswerResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, EvaluationArm, ServeTask
 from driftloop.contract.uris import join
 from driftloop.controller.kinds.engines import engine_hash, task_fields
+from driftloop.controller.kinds.modelversion.anchor import Anchor
 from driftloop.controller.kinds.modelversion.comparison import Baseline, NoBaseline
-from driftloop.controller.kinds.modelversion.evaluation import Evaluation, answers_key, evaluate_task_of
+from driftloop.controller.kinds.modelversion.evaluation import (
+    Evaluation,
+    anchor_key,
+    answers_key,
+    evaluate_task_of,
+)
+from driftloop.controller.kinds.modelversion.looks import anchor_looks_of, looks_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.pods import jobs
 from driftloop.controller.pods.outcome import finished_at
@@ -26,6 +41,14 @@ from driftloop.controller.vocabulary.plan import Obj
 _NO_TIMEOUT = 86_400  # seconds, for the proxy: the evaluation's client has its own timeout
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The stored answers that a candidate's are compared with."""
+
+    stable: AnswerResult | None  # None if no suite compares
+    anchor: AnswerResult | None = None  # None without an anchor
+
+
 def answer_task(spec: ModelVersionSpec, arm: EvaluationArm, output: str) -> AnswerTask:
     """The task to ask the stable version, which `arm` serves, the items of all suites that compare."""
     return AnswerTask(
@@ -35,6 +58,13 @@ def answer_task(spec: ModelVersionSpec, arm: EvaluationArm, output: str) -> Answ
         output=output,
         **_limits(spec.evaluation),
     )
+
+
+def anchor_task(spec: ModelVersionSpec, arm: EvaluationArm, output: str) -> AnswerTask:
+    """The task to ask the anchor, which `arm` serves, the items of the suites with totalDelta."""
+    suites = [suite for suite in spec.evaluation.suites if suite.total_delta is not None]
+    limits = _limits(spec.evaluation) | {"contract": None}  # only the stable version's requests count
+    return AnswerTask(family=spec.family, arm=arm, suites=suites, output=output, **limits)
 
 
 def evaluate_task(
@@ -56,6 +86,21 @@ def evaluate_task(
     )
 
 
+def with_anchor(task: EvaluateTask, anchor: tasks.Baseline, looks: Mapping[str, int]) -> EvaluateTask:
+    """The task, in which suites with totalDelta are compared with the anchor too."""
+    return task.model_copy(update={"anchor": anchor, "anchor_looks": dict(looks)})
+
+
+def compared(version: BaselineStatus | AnchorStatus, answers: AnswerResult | None) -> tasks.Baseline:
+    """A version to compare with, and its stored answers."""
+    return tasks.Baseline(
+        version=version.version,
+        digest=version.digest,
+        answers=answers.uri if answers else None,
+        answers_digest=answers.digest if answers else None,
+    )
+
+
 def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
     """The Job that asks the stable version the items of all suites that compare. Raises TaskTooLarge."""
     observed, key = evaluation.observed, answers_key(stable, evaluation.comparison.engine)
@@ -65,23 +110,34 @@ def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
     return jobs.answer_job(observed.version, name, task, _run(evaluation, served, {SERVICE: stable.status.service}))
 
 
-def evaluate_job(evaluation: Evaluation, answers: AnswerResult | None, attempt: int, looks: Mapping[str, int]) -> Obj:
-    """The Job that asks the version all items and compares its answers with the stable version's.
+def anchor_job(evaluation: Evaluation, anchor: Anchor) -> Obj:
+    """The Job that asks the anchor the items of the suites with totalDelta. Raises TaskTooLarge."""
+    observed, key = evaluation.observed, anchor_key(anchor, evaluation.comparison.engine)
+    served = _serve(evaluation, anchor.status.version, anchor.artefact)
+    task = anchor_task(observed.spec, _arm(served), join(_folder(observed), f"anchor-{key}"))
+    name = jobs.answer_name(observed.version, key)
+    return jobs.answer_job(observed.version, name, task, _run(evaluation, served, {}), jobs.ANCHOR)
 
-    `looks` has the number of this look at the items, by suite. Raises TaskTooLarge.
+
+def evaluate_job(evaluation: Evaluation, answers: Answers, attempt: int, plan: EvaluationPlan) -> Obj:
+    """The Job that asks the version all items and compares its answers with the stored ones.
+
+    `plan` has the numbers of the looks at the items. Raises TaskTooLarge.
     """
     observed, key = evaluation.observed, evaluation.key
     served = _serve(evaluation, observed.name, observed.spec.artefact)
     baseline: tasks.Baseline | None = None
     match evaluation.baseline:
         case Baseline() as stable:
-            baseline, notes = _baseline(stable, answers), {SERVICE: stable.status.service}
+            baseline, notes = compared(stable.status, answers.stable), {SERVICE: stable.status.service}
         case NoBaseline(why):
             notes = {NO_BASELINE: why}
         case never:
             assert_never(never)
     output = join(_folder(observed), key if attempt == 1 else f"{key}-{attempt}")
-    task = evaluate_task(observed.spec, _arm(served), baseline, looks, output)
+    task = evaluate_task(observed.spec, _arm(served), baseline, looks_of(plan), output)
+    if evaluation.anchor:
+        task = with_anchor(task, compared(evaluation.anchor.status, answers.anchor), anchor_looks_of(plan))
     name = jobs.evaluate_name(observed.version, key, attempt)
     notes[ENGINE] = engine_hash(evaluation.comparison.engine)
     return jobs.evaluate_job(observed.version, name, task, _run(evaluation, served, notes))
@@ -120,15 +176,6 @@ def compared_with(job: Obj) -> BaselineStatus | NoBaseline:
         )
     except ValidationError:
         return nothing  # the annotation was removed; the digest gate then reports a comparison with the wrong version
-
-
-def _baseline(stable: Baseline, answers: AnswerResult | None) -> tasks.Baseline:
-    return tasks.Baseline(
-        version=stable.status.version,
-        digest=stable.digest,
-        answers=answers.uri if answers else None,
-        answers_digest=answers.digest if answers else None,
-    )
 
 
 def _folder(observed: Observed) -> str:

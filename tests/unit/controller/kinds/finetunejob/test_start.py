@@ -107,6 +107,7 @@ FEEDBACK = {"feedback": {"service": "dask"}}
         ({"model": {"from": {"versionRef": {"name": "v0"}}}}, Reason.VERSION_NOT_FOUND, "model.from.versionRef", "v0"),
         ({"model": {"from": {"serving": {"name": "dask"}}}}, Reason.SERVICE_NOT_FOUND, "model.from.serving", "dask"),
         ({"data": FEEDBACK}, Reason.SERVICE_NOT_FOUND, "data.feedback.service", "dask"),
+        ({"evaluation": {"anchor": "v0"}}, Reason.VERSION_NOT_FOUND, "evaluation.anchor", "v0"),
     ],
 )
 def test_what_refers_to_nothing_waits_and_names_field_and_fix(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from driftloop.contract.result import AnyResult, ApiCheck, EvaluateResult, StageError, encode
+from driftloop.contract.result import AnchorResult, AnyResult, ApiCheck, EvaluateResult, StageError, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
 from driftloop.controller.kinds.modelversion.decide import decide
 from driftloop.controller.pods import jobs
@@ -708,6 +708,91 @@ def test_an_older_version_that_could_not_be_judged_is_tried_again_too() -> None:
     run.cluster.finish("evaluate", evaluated(digest("2"), digest("3")))
     run.step(**served)
     assert run.status["phase"] == "Approved"
+
+
+OLD = {"name": "new", "kind": "retention", "uri": "pvc://shared/new.jsonl", "totalDelta": 0.1}
+SINCE_ZERO = {"anchor": {"version": "support-0", "digest": digest("0")}, "suites": []}
+ZERO = approved(version("support-0", "0"))
+LATER_STABLE = version("support-1", "1") | {"status": {"phase": "Approved", "plan": SINCE_ZERO}}
+
+
+class AnchoredRun(Run):
+    """A version whose stable version was compared with the anchor support-0."""
+
+    def __init__(self) -> None:
+        super().__init__(evaluation={"suites": [OLD], "storage": "pvc://shared/evaluations"})
+        self.observed: dict[str, Any] = SERVED | {"versions": (ZERO, LATER_STABLE, self.body)}
+
+    def evaluate(self, lost: int) -> None:
+        """Let all three answer. Of 1,000 items `lost` are lost against the anchor."""
+        for character in ("1", "0"):
+            self.step(**self.observed)
+            self.cluster.finish("evaluate", answered(digest(character)))
+        self.step(**self.observed)
+        found = evaluated(digest("2"), digest("1"), correct=900)
+        anchor = AnchorResult(correct=900 - 10 + lost, gained=10, lost=lost, error=0.008)
+        suites = [found.suites[0].model_copy(update={"anchor": anchor})]
+        found = found.model_copy(update={"suites": suites, "anchor_digest": digest("0")})
+        self.cluster.finish("evaluate", found)
+        self.step(**self.observed)
+
+
+def test_the_anchor_is_asked_after_the_stable_version_and_before_the_candidate() -> None:
+    run = AnchoredRun()
+    run.evaluate(lost=40)
+    assert sorted(run.asked) == ["support-0", "support-1", "support-2 against support-1"]
+    assert {job["metadata"]["labels"][ARM] for job in run.cluster.of_kind("Job")} == {"baseline", "anchor", "candidate"}
+    assert (run.status["phase"], run.status["plan"]["anchor"]) == ("Approved", SINCE_ZERO["anchor"])
+    anchor = run.status["gates"][2]["anchor"]
+    assert (anchor["version"], anchor["totalDelta"], anchor["look"]) == ("support-0", "0.1000", 1)
+    assert (
+        run.status["gateSummary"] == f"3 of 3 passed; new: at least {anchor['left']} of 0.1000 is left since support-0"
+    )
+
+
+def test_a_version_that_uses_up_the_total_is_rejected_though_it_is_as_good_as_the_stable_one() -> None:
+    run = AnchoredRun()
+    run.evaluate(lost=110)
+    assert run.status["phase"] == "Rejected"
+    assert run.status["gateSummary"].startswith("new: Fail: against the anchor (support-0): 10 gained, 110 lost")
+
+
+def test_an_anchor_that_is_the_stable_version_is_asked_once() -> None:
+    run = AnchoredRun()
+    run.observed = SERVED | {"versions": (STABLE, run.body)}
+    run.begin(**run.observed)
+    assert run.asked == ["support-1", "support-2 against support-1"]
+    task = run.task
+    assert task.anchor is not None
+    assert task.baseline is not None
+    assert (task.anchor.answers, task.anchor_looks) == (task.baseline.answers, {"new": 1})
+
+
+def test_nothing_is_evaluated_while_the_anchor_is_gone() -> None:
+    run = AnchoredRun()
+    plan = run.step(**SERVED | {"versions": (LATER_STABLE, run.body)})
+    assert (run.condition("Stalled")["reason"], plan.writes) == ("AnchorNotFound", ())
+    run.step(**run.observed)
+    assert run.status["phase"] == "Evaluating"
+
+
+def test_an_anchor_that_cannot_be_asked_fails_the_evaluation_and_is_named() -> None:
+    run = AnchoredRun()
+    run.step(**run.observed)
+    run.cluster.finish("evaluate", answered(digest("1")))
+    run.step(**run.observed)
+    run.cluster.finish("evaluate", StageError(reason="StorageUnreadable", message="gone"))
+    run.step(**run.observed)
+    assert run.status["phase"] == "Failed"
+    assert run.condition("Stalled")["message"].startswith("the anchor support-0 could not be asked: gone")
+
+
+def test_the_anchor_of_what_serves_is_labelled_as_the_next_evaluation_needs_it() -> None:
+    anchor = Run()
+    anchor.body = ZERO
+    label = Label(Key("ModelVersion", "team", "support-0"), ZERO["metadata"]["uid"], {IN_USE: "true"})
+    assert label in anchor.step(**SERVED | {"versions": (ZERO, LATER_STABLE)}).writes
+    assert label not in anchor.step(**SERVED | {"versions": (ZERO, STABLE)}).writes
 
 
 def run_through(survive: int | None) -> tuple[Obj, list[tuple[str, str]], list[str]]:

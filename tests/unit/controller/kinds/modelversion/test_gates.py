@@ -5,13 +5,20 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from driftloop.api.metric import Judge, Metric
-from driftloop.api.modelversion import BaselineStatus, Gate, ModelArtefact, ModelVersionSpec, VersionEvaluation
+from driftloop.api.modelversion import (
+    AnchorStatus,
+    BaselineStatus,
+    Gate,
+    ModelArtefact,
+    ModelVersionSpec,
+    VersionEvaluation,
+)
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import least_items, paired_difference, share_bounds
 from driftloop.contract.looks import alpha_of
-from driftloop.contract.result import ApiCheck, EvaluateResult, SuiteResult
+from driftloop.contract.result import AnchorResult, ApiCheck, EvaluateResult, SuiteResult
 from driftloop.controller.kinds.modelversion.comparison import NoBaseline
-from driftloop.controller.kinds.modelversion.gates import judge, non_inferiority, summary, verdict
+from driftloop.controller.kinds.modelversion.gates import Anchored, judge, non_inferiority, summary, verdict
 from driftloop.controller.kinds.versions import has_shown_gain
 
 CANDIDATE, STABLE = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -529,3 +536,110 @@ def test_every_number_fits_its_field(pair: tuple[int, int, int, int, float]) -> 
     Gate.model_validate(gate.dump())
     assert gate.difference is not None
     assert not gate.difference.startswith("-0.0000")
+
+
+FIRST = "sha256:" + "c" * 64
+ANCHORED = Anchored(AnchorStatus(version="v0", digest=FIRST), {})
+TOTAL = RETENTION.model_copy(update={"total_delta": 0.08})
+
+
+def since_anchor(anchor: AnchorResult | None, anchored: Anchored | None = ANCHORED, suite: SuiteSpec = TOTAL) -> Gate:
+    """The gate of a suite in which the stable version differs little from the candidate."""
+    found = evaluation(measured(suite, 1000, 900, gained=10, lost=12, anchor=anchor), anchor_digest=FIRST)
+    return judge(version(suite), found, BASELINE, anchored=anchored)[-1]
+
+
+def lost_since(lost: int) -> AnchorResult:
+    return AnchorResult(correct=900 - 10 + lost, gained=10, lost=lost, error=0.0)
+
+
+def test_many_small_losses_add_up_against_the_anchor() -> None:
+    """Each version was within delta of the one before, so that all of them were approved."""
+    assert since_anchor(None, None, RETENTION).verdict == "Pass"
+    gate = since_anchor(lost_since(110))
+    assert gate.verdict == "Fail"
+    assert gate.message.startswith(
+        "against the anchor (v0): 10 gained, 110 lost of 1000 items: a loss of 0.0800 or more"
+    )
+    assert "; 10 gained, 12 lost of 1000 items: at 96.96 % the loss is below 0.0500" in gate.message
+
+
+def test_a_loss_within_both_limits_passes_and_what_remains_of_the_total_is_shown() -> None:
+    gate = since_anchor(lost_since(40))
+    assert (gate.verdict, gate.baseline, gate.delta) == ("Pass", "0.9020", "0.0500")
+    anchor = gate.anchor
+    assert anchor is not None
+    assert (anchor.version, anchor.value, anchor.difference, anchor.total_delta) == (
+        "v0",
+        "0.9300",
+        "-0.0300",
+        "0.0800",
+    )
+    assert float(anchor.left or "") == pytest.approx(0.08 + float(anchor.lower or ""))
+    gates = judge(
+        version(TOTAL),
+        evaluation(measured(TOTAL, 1000, 900, gained=10, lost=12, anchor=lost_since(40)), anchor_digest=FIRST),
+        BASELINE,
+        anchored=ANCHORED,
+    )
+    assert summary(gates) == f"3 of 3 passed; old: at least {anchor.left} of 0.0800 is left since v0"
+
+
+def test_a_total_that_is_used_up_leaves_nothing_and_not_less() -> None:
+    anchor = since_anchor(lost_since(110)).anchor
+    assert anchor is not None
+    assert anchor.left == "0.0000"
+
+
+def test_a_failed_comparison_with_the_stable_version_is_not_mended_by_the_anchor() -> None:
+    found = evaluation(measured(TOTAL, 1000, 900, gained=10, lost=110, anchor=lost_since(10)), anchor_digest=FIRST)
+    gate = judge(version(TOTAL), found, BASELINE, anchored=ANCHORED)[-1]
+    assert gate.verdict == "Fail"
+    assert gate.message.startswith("10 gained, 110 lost of 1000 items: a loss of 0.0500 or more")
+
+
+@pytest.mark.parametrize("anchored", [None, ANCHORED])
+def test_an_anchor_that_was_not_asked_is_never_taken_for_no_loss(anchored: Anchored | None) -> None:
+    gate = since_anchor(None, anchored)
+    assert gate.verdict == "Inconclusive"
+    assert "the anchor was not asked these items: evaluate again" in gate.message
+
+
+def test_another_anchor_than_the_expected_is_never_approved() -> None:
+    found = evaluation(measured(TOTAL, 1000, 900, anchor=lost_since(10)), anchor_digest=STABLE)
+    gates = judge(version(TOTAL), found, BASELINE, anchored=ANCHORED)
+    assert (gates[0].verdict, verdict(gates)) == ("Inconclusive", "Rejected")
+
+
+def test_later_looks_with_the_anchor_are_stricter() -> None:
+    later = Anchored(ANCHORED.anchor, {"old": 30})
+    assert since_anchor(lost_since(60)).verdict == "Pass"
+    gate = since_anchor(lost_since(60).model_copy(update={"look": 30}), later)
+    assert gate.verdict != "Pass"
+    assert gate.look == 1
+    assert gate.anchor is not None
+    assert (gate.anchor.look, gate.anchor.alpha) == (30, "0.000034")
+
+
+def test_a_score_between_0_and_1_needs_bounds_of_the_same_look_with_the_anchor() -> None:
+    graded = TOTAL.model_copy(update={"metric": Metric(type="chrf")})
+    anchor = AnchorResult(correct=920, error=0.01, lower=-0.04, upper=0.0)
+    found = evaluation(measured(graded, 1000, 900, lower=-0.01, upper=0.01, anchor=anchor), anchor_digest=FIRST)
+    assert judge(version(graded), found, BASELINE, anchored=ANCHORED)[-1].verdict == "Pass"
+    later = Anchored(ANCHORED.anchor, {"old": 2})
+    assert judge(version(graded), found, BASELINE, anchored=later)[-1].verdict == "Inconclusive"
+
+
+def test_an_anchor_that_is_never_right_shows_no_loss_and_passes_nothing() -> None:
+    zero = AnchorResult(correct=0, gained=900, lost=0, error=0.0)
+    assert since_anchor(zero).verdict == "Pass"  # a certain gain
+    equal = evaluation(
+        measured(TOTAL, 1000, 0, anchor=AnchorResult(correct=0, gained=0, lost=0, error=0.0)), anchor_digest=FIRST
+    )
+    gate = judge(version(TOTAL), equal, BASELINE, anchored=ANCHORED)[-1]
+    assert gate.verdict == "Inconclusive"
+
+
+def test_without_a_stable_version_a_total_does_not_apply() -> None:
+    found = evaluation(measured(TOTAL, 1000, 900), baseline_digest=None)
+    assert judge(version(TOTAL), found, NONE_STABLE)[-1].verdict == "NotApplicable"

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driftloop.api.modelversion import AnchorStatus, ModelArtefact
+from driftloop.controller.kinds.modelversion.anchor import Anchor
 from driftloop.controller.kinds.modelversion.comparison import Baseline, NoBaseline, comparison_of
 from driftloop.controller.kinds.modelversion.evaluation import evaluation_of
-from driftloop.controller.kinds.modelversion.looks import looks_of, plan_of
+from driftloop.controller.kinds.modelversion.looks import anchor_looks_of, looks_of, plan_of
 from driftloop.controller.vocabulary.plan import Obj
 from unit.controller.stages import (
     NOW,
@@ -25,6 +27,25 @@ from unit.controller.stages import (
 DESK = service()
 STABLE = approved(version("support-1", "1"))
 ITEMS = digest("d")
+
+
+OLD = {"name": "old", "kind": "retention", "uri": "pvc://shared/old.jsonl", "digest": digest("d"), "totalDelta": 0.1}
+SINCE_FIRST = Anchor(
+    AnchorStatus(version="support-1", digest=digest("1")),
+    ModelArtefact(uri="pvc://shared/versions/support-1", digest=digest("1")),
+)
+
+
+def anchored(number: int, look: int | None = None, anchor: str = digest("1"), baseline: str = digest("3")) -> Obj:
+    """Version `number` with a total; if it was compared with an anchor, with the number of that look."""
+    body = version(
+        f"support-{number}", f"{number % 10}", f"2026-01-01T11:{number:02}:00Z", evaluation={"suites": [OLD]}
+    )
+    if look is None:
+        return approved(body)
+    suites = [{"name": "old", "look": 1, "alpha": "0.03", "anchorLook": look}]
+    plan = {"baseline": baseline, "anchor": {"version": "support-1", "digest": anchor}, "suites": suites}
+    return body | {"status": {"phase": "Approved", "plan": plan}}
 
 
 def look_of(own: Obj, *others: Obj, stable: Obj | None = STABLE, status: Obj | None = None) -> int:
@@ -120,3 +141,29 @@ def test_versions_that_begin_at_the_same_moment_take_different_looks() -> None:
     """None of them sees the status of the others yet."""
     taken = [look_of(named(n), *(named(other) for other in (2, 3, 4) if other != n)) for n in (2, 3, 4)]
     assert taken == [1, 2, 3]
+
+
+def anchor_look_of(*others: Obj, status: Obj | None = None) -> int:
+    """The number of version 9's look with the anchor, while version 4 is stable."""
+    own = anchored(9) | {"status": {}}
+    served: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-4"),)}
+    observed = observe_version(own, Cluster(), status or {}, versions=(STABLE, *others, own), **served)
+    comparison = comparison_of(observed, SETTINGS, NOW)
+    assert isinstance(comparison.baseline, Baseline)
+    plan = plan_of(evaluation_of(comparison, comparison.baseline, SINCE_FIRST))
+    assert plan.anchor == SINCE_FIRST.status
+    return anchor_looks_of(plan)["old"]
+
+
+def test_looks_with_the_anchor_go_on_when_another_version_becomes_stable() -> None:
+    assert anchor_look_of(anchored(4)) == 1
+    assert anchor_look_of(anchored(3, 1), anchored(4, 2)) == 3
+    assert anchor_look_of(anchored(3, 7, anchor=digest("f")), anchored(4)) == 1
+
+
+def test_a_recorded_plan_with_another_anchor_does_not_count() -> None:
+    suites = [{"name": "old", "look": 1, "alpha": "0.03", "anchorLook": 5}]
+    plan = {"baseline": digest("4"), "anchor": {"version": "support-1", "digest": digest("1")}, "suites": suites}
+    assert anchor_look_of(anchored(4), status={"plan": plan}) == 5
+    other = plan | {"anchor": {"version": "support-1", "digest": digest("f")}}
+    assert anchor_look_of(anchored(4), status={"plan": other}) == 1

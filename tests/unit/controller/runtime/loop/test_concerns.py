@@ -129,3 +129,10 @@ def test_an_adapter_concerns_the_versions_onto_which_it_is_merged() -> None:
     adapter = obj("ModelVersion", "adapter", spec={"artefact": {"uri": "pvc://v/a", "bases": ["pvc://v/base"]}})
     assert keys(adapter, base, other) == {("ModelVersion", "adapter"), ("ModelVersion", "base")}
     assert keys(base, adapter, other) == {("ModelVersion", "base")}
+
+
+def test_a_version_concerns_the_jobs_that_name_it_as_their_anchor() -> None:
+    version = obj("ModelVersion", "v1", spec={"family": "f"})
+    waits = obj("FineTuneJob", "waits", spec={"evaluation": {"anchor": "v1"}}, phase="Pending")
+    other = obj("FineTuneJob", "other", spec={"evaluation": {"anchor": "v2"}}, phase="Pending")
+    assert keys(version, waits, other) == {("ModelVersion", "v1"), ("FineTuneJob", "waits")}
