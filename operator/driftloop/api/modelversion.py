@@ -215,12 +215,27 @@ class SuitePlan(ApiModel):
     """What a suite's evaluation requires. It is fixed before the evaluation runs."""
 
     name: str = Field(max_length=63, description="Name of the suite.")
+    items: int | None = Field(None, description="Number of independent items; absent if it is not known yet.")
+    delta: str | None = Field(
+        None, max_length=16, description="The accepted loss, the required gain or the required minimum, by kind."
+    )
     look: int = Field(description="Number of this look at the items, as in `gates`.")
     alpha: str = Field(max_length=16, description="Probability with which this look may pass by chance.")
     least_items: int | None = Field(
         None,
         description="Smallest number of independent items with which the gate can pass at this look, for the best "
         "possible answers.",
+    )
+    planned_items: int | None = Field(
+        None,
+        description="retention: number of independent items with which an equally good version passes in 80 %, if it "
+        "answers a tenth of them differently. Absent for scores between 0 and 1, for which it depends on the answers.",
+    )
+    enough: Literal["Yes", "Rarely", "No", "Unknown"] | None = Field(
+        None,
+        description="Whether `items` are enough. Yes: at least `plannedItems`. Rarely: at least `leastItems`, but "
+        "fewer than planned. No: not even the best possible answers of an equally good version pass. Unknown: `items` "
+        "or `plannedItems` is absent.",
     )
     anchor_look: int | None = Field(
         None, description="Number of this look at the items with the anchor, in a suite with totalDelta."

@@ -54,6 +54,13 @@ class SuiteSpec(ApiModel):
         "messages, and completion; optional: tools, id and cluster.",
     )
     digest: Digest | None = Field(None, description="SHA-256 of the items file at `uri`. It is checked before use.")
+    independent_items: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Number of independent items, if it is known: similar ones (a cluster) count as one. A job sets it "
+        "in its version for suites with `items`. Only the plan in the version's status uses it.",
+    )
     delta: Fraction = Field(
         0.05, description="retention: largest accepted loss of accuracy (mean score) against the stable version."
     )

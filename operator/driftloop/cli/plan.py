@@ -13,6 +13,7 @@ from driftloop.api.finetunejob import Compute, FineTuneJob, FineTuneJobSpec, Pla
 from driftloop.cli.decoder import MODEL_TYPES, UnknownModel, decoder_facts
 from driftloop.cli.exits import Exit
 from driftloop.cli.faults import faults_of, from_errors
+from driftloop.cli.items import gate_plans
 from driftloop.cli.manifests import BadInput, Manifest, one_job, read_text
 from driftloop.cli.options import add_output, positive
 from driftloop.cli.program import usage
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document: Json = {"accepted": False, "reason": reason, "message": message}
             text, status = f"{reason}: {message}", Exit.FAILED
         case TrainingPlan() as found:
+            gates = [gate.dump() for gate in gate_plans(question.spec, question.rows)]
             document = {"accepted": True, "model": question.model.model_type, "plan": found.status.dump()}
+            document |= {"gates": gates} if gates else {}
             text, status = "\n".join(described(question, found)), Exit.DONE
         case never:
             assert_never(never)
@@ -189,6 +192,8 @@ def described(question: Question, planned: TrainingPlan) -> Iterator[str]:
     known = question.rows is not None or question.spec.training.max_steps is not None
     yield _line("steps", f"{status.total_steps:,}" if known else "unknown: set --rows")
     yield from _memory(status)
+    for number, text in enumerate(line for gate in gate_plans(question.spec, question.rows) for line in gate.text()):
+        yield _line("" if number else "gates", text)
 
 
 def _trained(status: PlanStatus) -> str:

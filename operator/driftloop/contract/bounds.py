@@ -21,7 +21,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import assert_never
+from typing import Literal, assert_never
 
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.looks import ALPHA, alpha_of
@@ -122,6 +122,53 @@ def least_items(suite: SuiteSpec, look: int = 1) -> int | None:
     counts = range(1, _MOST)
     position = bisect_left(counts, True, key=lambda items: _could_pass(suite, items, alpha_of(look)))
     return counts[position] if position < len(counts) else None
+
+
+def bound_of(suite: SuiteSpec) -> float:
+    """What the suite requires: the accepted loss, the gain or the minimum, by its kind."""
+    match suite.kind:
+        case "floor":
+            return suite.minimum
+        case "target":
+            return suite.min_gain
+        case "retention":
+            return suite.delta
+        case never:
+            assert_never(never)
+
+
+@dataclass(frozen=True)
+class ItemsNeeded:
+    """The numbers of independent items that a suite needs. None: no number, or it depends on the answers."""
+
+    least: int | None  # to pass at all, with the best possible answers
+    planned: int | None  # that an equal version passes in 80 %, for retention with scores of 0 and 1
+
+    def enough(self, items: int | None) -> Literal["Yes", "Rarely", "No", "Unknown"]:
+        """Whether so many items are enough. Rarely: an equal version passes, but in less than 80 %."""
+        if items is None:
+            return "Unknown"
+        if self.least is None or items < self.least:
+            return "No"
+        if self.planned is None:
+            return "Unknown"
+        return "Yes" if items >= self.planned else "Rarely"
+
+
+def items_needed(suite: SuiteSpec, look: int = 1, anchor_look: int | None = None) -> ItemsNeeded:
+    """The items that a suite needs at this look; with an `anchor_look` also those for its totalDelta."""
+    found = [(suite, look)]
+    if anchor_look is not None and suite.total_delta is not None:
+        found.append((suite.model_copy(update={"delta": suite.total_delta}), anchor_look))
+    least = [least_items(each, number) for each, number in found]
+    planned = [planned_items(each.delta, number) for each, number in found]
+    counts = suite.kind == "retention" and not suite.metric.is_graded
+    return ItemsNeeded(_most(least), _most(planned) if counts else None)
+
+
+def _most(numbers: list[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return max(known) if len(known) == len(numbers) else None
 
 
 def planned_items(delta: float, look: int = 1, differing: float = DIFFERING) -> int | None:

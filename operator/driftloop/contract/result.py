@@ -62,6 +62,7 @@ class SuiteItems(ApiModel):
     uri: str = Field("", max_length=512)  # empty: in ITEMS_FOLDER of the prepared folder
     digest: Digest  # sha256 of the file
     items: Count
+    clusters: Count | None = None  # of similar items, each of which counts as one; None: not counted
 
 
 class PrepareResult(ApiModel):

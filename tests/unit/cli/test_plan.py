@@ -136,6 +136,22 @@ def test_float8_is_shown_or_refused(shell: Shell) -> None:
     assert printed.startswith("Float8Unsupported: training.float8 is true, which needs all weights to be trained")
 
 
+def test_the_items_that_each_gate_needs_are_printed(shell: Shell) -> None:
+    old = {"name": "old", "kind": "retention", "items": "data"}
+    suites = [old, {"name": "least", "kind": "floor", "uri": "pvc://shared/items.jsonl", "minimum": 0.9}]
+    job = manifest(evaluation={"suites": suites})
+    _, text = shell.plan(job, "--rows", "900")
+    assert "old: retention, delta 0.05, look 1 may err in 3.04 %: 88 items at least, 340 for an equal version" in text
+    assert "old: about 100 items, few" in text
+    assert "least: floor, minimum 0.9, look 1 may err in 3.04 %: " in text
+    assert "least: about" not in text
+    assert "old: about 2,000 items, enough" in shell.plan(job, "--rows", "20000")[1]
+    assert "about" not in shell.plan(job)[1]
+    document = json.loads(shell.plan(job, "--rows", "900", "-o", "json")[1])
+    expected = {"name": "old", "kind": "retention", "delta": 0.05, "least": 88, "planned": 340}
+    assert document["gates"][0] == expected | {"items": 100, "enough": "Rarely"}
+
+
 def test_a_new_model_is_planned_from_the_manifest_alone(shell: Shell) -> None:
     status, printed = shell.run("-f", str(EXAMPLES / "base.yaml"))
     assert status == 0

@@ -6,6 +6,7 @@ import pytest
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import (
     graded_difference,
+    items_needed,
     least_items,
     paired_difference,
     planned_items,
@@ -151,3 +152,31 @@ def test_with_the_planned_items_an_equal_version_passes_in_four_of_five(delta: f
 
 def test_no_number_of_items_shows_that_nothing_at_all_is_lost() -> None:
     assert planned_items(0.0) is None
+
+
+def test_the_items_of_a_suite_are_enough_few_or_too_few() -> None:
+    needed = items_needed(suite("retention", delta=0.05))
+    assert (needed.least, needed.planned) == (88, 340)
+    assert [needed.enough(items) for items in (None, 87, 88, 339, 340)] == ["Unknown", "No", "Rarely", "Rarely", "Yes"]
+    assert (items_needed(suite("retention", delta=0.05), look=2).least or 0) == 135
+
+
+def test_what_an_equal_version_needs_is_not_guessed_for_other_suites() -> None:
+    for each in (suite("floor"), suite("target"), suite("retention", **GRADED)):
+        needed = items_needed(each)
+        assert needed.planned is None
+        assert needed.least is not None
+        assert [needed.enough(items) for items in (None, needed.least - 1, needed.least)] == [
+            "Unknown",
+            "No",
+            "Unknown",
+        ]
+    assert items_needed(suite("floor", minimum=1.0)).enough(10**6) == "No"
+
+
+def test_a_late_look_with_the_anchor_may_need_more_items_than_the_stable_version() -> None:
+    total = suite("retention", delta=0.05, total_delta=0.06)
+    assert items_needed(total, 1, 1) == items_needed(suite("retention", delta=0.05))
+    late = items_needed(total, 1, 40)
+    assert late.planned == items_needed(suite("retention", delta=0.06), 40).planned
+    assert (late.least or 0) > 88

@@ -148,7 +148,9 @@ def prepared(**changes: Any) -> PrepareResult:
         "longest_row_tokens": 60,
         "tokenizer_digest": digest("e"),
         "model": facts(),
-        "suites": [SuiteItems(name="new", uri="pvc://shared/work/new.jsonl", digest=digest("d"), items=100)],
+        "suites": [
+            SuiteItems(name="new", uri="pvc://shared/work/new.jsonl", digest=digest("d"), items=100, clusters=90)
+        ],
     }
     return PrepareResult(**(given | changes))
 

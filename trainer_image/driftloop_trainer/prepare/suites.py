@@ -84,4 +84,5 @@ def write_suite(items: list[dict[str, Any]], suite: SuiteSpec, folder: Path) -> 
         name=suite.name,
         digest=f"sha256:{hashlib.sha256(content).hexdigest()}",
         items=len(items),
+        clusters=len({item["cluster"] for item in items}),
     )

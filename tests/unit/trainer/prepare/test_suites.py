@@ -103,6 +103,13 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     assert told.items == 2
 
 
+def test_similar_items_count_as_one_in_the_number_that_the_plan_uses(tmp_path: Path) -> None:
+    items = suite_items([row("a"), row("b"), row("c")], SUITE)
+    alike = [item | {"cluster": "same" if number < 2 else "other"} for number, item in enumerate(items)]
+    told = write_suite(alike, SUITE, tmp_path)
+    assert (told.items, told.clusters) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [

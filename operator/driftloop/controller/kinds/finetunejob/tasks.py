@@ -240,9 +240,10 @@ def _bounded(suite: SuiteSpec, spec: FineTuneJobSpec) -> SuiteSpec:
 
 
 def _resolved(suite: SuiteSpec, data: PrepareResult) -> SuiteSpec:
-    items = next((written for written in data.suites if written.name == suite.name), None)
+    items = next((found for found in data.suites if found.name == suite.name), None)
     if items is not None:
-        return suite.model_copy(update={"items": None, "uri": data.items_uri(items), "digest": items.digest})
+        written = {"items": None, "uri": data.items_uri(items), "digest": items.digest}
+        return suite.model_copy(update=written | {"independent_items": items.clusters})
     if suite.uri is None:
         raise InvalidResult(f"prepare wrote no items for suite {suite.name}")
     return suite

@@ -26,6 +26,7 @@ from driftloop.api.suite import SuiteSpec
 from driftloop.contract.bounds import (
     Z_POWER,
     Difference,
+    bound_of,
     graded_difference,
     least_items,
     paired_difference,
@@ -181,7 +182,7 @@ def _unjudged(suite: SuiteSpec, verdict: Verdict, message: str, result: SuiteRes
         message=message,
         value=value,
         items=result.items if result else None,
-        delta=_decimal({"floor": suite.minimum, "target": suite.min_gain, "retention": suite.delta}[suite.kind]),
+        delta=_decimal(bound_of(suite)),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from driftloop.api.modelversion import AnchorStatus, EvaluationPlan, SuitePlan
 from driftloop.api.suite import SuiteSpec
-from driftloop.contract.bounds import least_items
+from driftloop.contract.bounds import bound_of, items_needed
 from driftloop.contract.looks import Look
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.modelversion.evaluation import Evaluation, evaluate_task_of
@@ -75,11 +75,16 @@ def _plan(
 
 
 def _suite_plan(suite: SuiteSpec, number: int, at_anchor: int | None) -> SuitePlan:
+    needed = items_needed(suite, number, at_anchor)
     return SuitePlan(
         name=suite.name,
+        items=suite.independent_items,
+        delta=f"{bound_of(suite):.4f}",
         look=number,
         alpha=f"{Look(number).alpha:.6f}",
-        least_items=least_items(suite, number),
+        least_items=needed.least,
+        planned_items=needed.planned,
+        enough=needed.enough(suite.independent_items),
         anchor_look=at_anchor,
     )
 

@@ -188,8 +188,8 @@ def test_the_version_keeps_where_it_came_from() -> None:
     assert (spec.lineage.job, spec.lineage.job_uid, spec.lineage.data_digest) == ("tune", UID, digest("c"))
     assert spec.lineage.trainer_image == "trainer:1"
     assert spec.artefact.digest == digest("f")
-    assert [(s.name, s.items, s.uri, s.digest) for s in spec.evaluation.suites] == [
-        ("new", None, "pvc://shared/work/new.jsonl", digest("d"))
+    assert [(s.name, s.items, s.uri, s.digest, s.independent_items) for s in spec.evaluation.suites] == [
+        ("new", None, "pvc://shared/work/new.jsonl", digest("d"), 90)
     ]
     assert spec.evaluation.storage == "pvc://shared/work/evaluations"
     assert "ownerReferences" not in run.version["metadata"]

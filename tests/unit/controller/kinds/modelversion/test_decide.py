@@ -350,7 +350,7 @@ def test_a_later_look_at_the_same_items_is_stricter_and_says_so() -> None:
     rejected = version("support-0", "0") | {"status": {"phase": "Rejected", "plan": plan}}
     observed: dict[str, Any] = SERVED | {"versions": (STABLE, rejected, run.body)}
     run.step(**observed)
-    suite = {"name": "new", "look": 2, "alpha": "0.007599", "leastItems": 10}
+    suite = {"name": "new", "delta": "0.0000", "look": 2, "alpha": "0.007599", "leastItems": 10, "enough": "Unknown"}
     assert run.status["plan"] == {"baseline": digest("1"), "suites": [suite]}  # before the evaluation runs
     run.begin(**observed)
     assert run.task.looks == {"new": 2}

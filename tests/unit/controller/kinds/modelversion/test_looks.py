@@ -167,3 +167,15 @@ def test_a_recorded_plan_with_another_anchor_does_not_count() -> None:
     assert anchor_look_of(anchored(4), status={"plan": plan}) == 5
     other = plan | {"anchor": {"version": "support-1", "digest": digest("f")}}
     assert anchor_look_of(anchored(4), status={"plan": other}) == 1
+
+
+@pytest.mark.parametrize(("items", "enough"), [(None, "Unknown"), (80, "No"), (200, "Rarely"), (500, "Yes")])
+def test_the_plan_says_whether_the_items_are_enough_before_the_evaluation(items: int | None, enough: str) -> None:
+    suite = {"name": "old", "kind": "retention", "uri": "pvc://shared/old.jsonl", "independentItems": items}
+    own = version("support-9", "9", "2026-01-01T11:30:00Z", evaluation={"suites": [suite]})
+    served: dict[str, Any] = {"services": [DESK], "deployments": (deployment(DESK, "support-1"),)}
+    comparison = comparison_of(observe_version(own, Cluster(), {}, versions=(STABLE, own), **served), SETTINGS, NOW)
+    assert isinstance(comparison.baseline, Baseline)
+    (found,) = plan_of(evaluation_of(comparison, comparison.baseline)).suites
+    assert (found.items, found.delta, found.least_items, found.planned_items) == (items, "0.0500", 88, 340)
+    assert found.enough == enough
