@@ -180,7 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=usage("detect"),
         description="Detects drift of the requests to any model server, without the operator. Reads the requests of a "
         "log, or the counters of Driftloop's proxy in Prometheus. The detector is that of an InferenceService: the "
-        "first requests define what is normal, and later ones are compared with it. No prompt is printed or stored.",
+        "first requests define what is normal, and later ones are compared with it. At an alarm it names words that "
+        "many more requests have than before, and lines that have them. No prompt is printed or stored.",
         epilog=f"Lines of a log: {KNOWN}. Exit status: 0 requests were compared and have not drifted; 1 nothing was "
         "compared, for example while the baseline is learned; 2 a wrong option or file, or no line is a request; 4 "
         "Prometheus gives no answer; 7 drift; 130 or 143 interrupted, with what was read kept in --state.",

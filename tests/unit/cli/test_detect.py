@@ -78,6 +78,12 @@ def test_a_shift_is_an_alarm_in_every_format_and_nothing_is_one_before(
     assert found["message"].startswith("drift: ")
     assert max(abs(shift) for shift in found["shift"].values()) > 0.5
     assert found["changePoint"] >= LATER.isoformat()[:13]
+    topics = found["alarms"][0]["topics"]
+    assert "pedelec" in {term for topic in topics for term in topic["terms"]}
+    places = [name.rpartition(" line ") for topic in topics for name in topic["examples"]]
+    text = shifted.read_text().splitlines()
+    assert {source for source, _, _ in places} == {str(shifted)}
+    assert all("bike" in text[int(n) - 1] or "pedelec" in text[int(n) - 1] for _, _, n in places[:3])
 
 
 def _letters(number: int) -> str:
@@ -97,6 +103,23 @@ def test_no_prompt_is_printed_or_stored(tmp_path: Path, capsys: pytest.CaptureFi
     assert "line" in printed.out
     for secret in ("zanzibar", "pegasus"):
         assert secret not in printed.out + printed.err + state.read_text()
+
+
+def test_a_growing_log_is_compared_with_its_beginning_by_a_later_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, state = tmp_path / "log", tmp_path / "state"
+    old = list(plain(requests(OLD, HOURS)))
+    assert run(capsys, written(log, iter(old)), "--state", state)[0] == Exit.DONE
+    new = list(plain(requests(NEW, 3, LATER, seed=2)))
+    rotated = written(tmp_path / "rotated", iter(new))
+    code, found = run(capsys, written(log, iter([*old, *new])), "--state", state, "--until-alarm")
+    assert (code, found["requests"]["readEarlier"]) == (Exit.DRIFTED, len(old))
+    assert "pedelec" in {term for topic in found["alarms"][0]["topics"] for term in topic["terms"]}
+    state.unlink()
+    run(capsys, written(log, iter(old)), "--state", state)
+    code, found = run(capsys, rotated, "--state", state)
+    assert (code, found["alarms"][0]["topics"]) == (Exit.DRIFTED, None)
 
 
 def test_a_state_lets_each_run_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

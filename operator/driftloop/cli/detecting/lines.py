@@ -21,6 +21,11 @@ class Numbered:
     number: int
     content: str | Unreadable
 
+    @property
+    def name(self) -> str:
+        """The line's place, for people."""
+        return f"{self.source} line {self.number}"
+
 
 def lines(names: list[str]) -> Iterator[Numbered]:
     """The lines of all sources, one after the other. Raises BadInput if a source can't be opened or read."""

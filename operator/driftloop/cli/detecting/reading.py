@@ -88,12 +88,13 @@ class Reader:
             return False
         if self.since is not None and request.at < self.since:
             self.counts.earlier += 1
+            self.stream.remember(request.at, request.text, request.user, line.name)
             return False
         if self._is_repeated(request.identity):
             self.counts.repeated += 1
             return False
         self.counts.requests += 1
-        return self.stream.take(request.at, request.text, request.user)
+        return self.stream.take(request.at, request.text, request.user, line.name)
 
     def _is_repeated(self, identity: str | None) -> bool:
         if identity is None:

@@ -7,7 +7,8 @@ from driftloop.api.inferenceservice import Drift, DriftStatus
 from driftloop.cli.detecting.reading import Counts
 from driftloop.cli.detecting.stream import Alarm
 from driftloop.cli.exits import Exit
-from driftloop.controller.drift.change import sentence
+from driftloop.contract.topics import FEWEST
+from driftloop.controller.drift.change import more, sentence
 from driftloop.controller.drift.memory import known, remembered, rows
 from driftloop.controller.drift.watch import missing
 from driftloop.controller.vocabulary.conditions import timestamp
@@ -64,8 +65,19 @@ class Report:
         lines = [f"not readable: {fault}" for fault in self.counts.faults] if self.counts else []
         if self.counts and self.counts.unreadable > len(self.counts.faults):
             lines.append(f"not readable: {self.counts.unreadable - len(self.counts.faults)} more lines")
-        lines += [_told(alarm) for alarm in self.alarms[:-1]]
-        return "\n".join([*lines, self.verdict.message])
+        for alarm in self.alarms[:-1]:
+            lines += [_told(alarm), *self._about(alarm)]
+        return "\n".join([*lines, self.verdict.message, *(self._about(self.alarms[-1]) if self.alarms else ())])
+
+    def _about(self, alarm: Alarm) -> list[str]:
+        """What the requests of an alarm are about. Counters tell nothing about it."""
+        if self.counts is None:
+            return []
+        if alarm.topics is None:
+            return [f"  what they are about is unknown: this run has fewer than {FEWEST} requests before or after it"]
+        if not alarm.topics:
+            return ["  no word is in many more requests than before"]
+        return [f"  {more(topic)}: {', '.join(topic.examples)}" for topic in alarm.topics]
 
     def document(self) -> dict[str, Any]:
         """The result for programs."""
@@ -77,6 +89,7 @@ class Report:
                     "raised": timestamp(alarm.raised),
                     "ended": timestamp(alarm.ended) if alarm.ended else None,
                     "message": alarm.message,
+                    "topics": [vars(topic) for topic in alarm.topics] if alarm.topics is not None else None,
                 }
                 for alarm in self.alarms
             ],

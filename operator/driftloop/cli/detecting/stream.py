@@ -11,8 +11,10 @@ from typing import Any
 from driftloop.api.inferenceservice import Drift, DriftStatus
 from driftloop.contract.shares import Shares
 from driftloop.contract.textstats import MAX_CHARACTERS, build_profile, parse_profile
+from driftloop.contract.topics import Sample, Topic, asked, topics
 from driftloop.controller.drift.change import sentence
 from driftloop.controller.drift.detector import Counters
+from driftloop.controller.drift.memory import design_effect, remembered
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 
@@ -31,6 +33,7 @@ class Alarm:
     raised: datetime
     message: str
     ended: datetime | None = None
+    topics: tuple[Topic, ...] | None = None  # that grew; None: too few requests are known from before, or since
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Stream:
     shares: Shares = field(default_factory=Shares)
     alarms: list[Alarm] = field(default_factory=list)
     left_out: int = 0  # requests beyond the share of their text or user
+    sample: Sample = field(default_factory=Sample)  # of this run's requests, from which topics are found
+    _earlier: Shares = field(default_factory=Shares)
     _texts: list[str] = field(default_factory=list)
     _window: dict[str, list[float]] = field(default_factory=dict)
     _last: datetime | None = None
@@ -62,11 +67,12 @@ class Stream:
         """Whether there is an alarm now."""
         return self.status.alarm
 
-    def take(self, at: datetime, text: str, user: str | None) -> bool:
-        """Count a request. Returns whether a window has ended."""
+    def take(self, at: datetime, text: str, user: str | None, name: str = "") -> bool:
+        """Count a request. `name` says where it is. Returns whether a window has ended."""
         if not self.shares.admits(text, user):
             self.left_out += 1
             return False
+        self.sample.add(asked(at, text, user, name))
         if self._profile is None:
             self._collect(at, text)
             return False
@@ -76,10 +82,17 @@ class Stream:
         self._last = max(at, self._last or at)
         return ended
 
+    def remember(self, at: datetime, text: str, user: str | None, name: str) -> None:
+        """A request that an earlier run has counted: topics are compared with it."""
+        if self._earlier.admits(text, user):
+            self.sample.add(asked(at, text, user, name))
+
     def end(self) -> None:
         """End the window with its last request. What comes in the same second is not read any more."""
         if self._profile is not None and self._last is not None:
             self._check(max(_second(self._last) + timedelta(seconds=1), self._begin + timedelta(seconds=1)))
+        if self.status.alarm and self.alarms:
+            self._explain()
 
     @property
     def _begin(self) -> datetime:
@@ -127,14 +140,22 @@ class Stream:
         self._last = None
         self._clear()
         self.alarms = noted(self.alarms, before, self.status, until)
+        if self.status.alarm and not before.alarm:
+            self._explain()
+
+    def _explain(self) -> None:
+        """Find the topics of the latest alarm, with all requests since the change."""
+        sides = self.sample.split(parse_timestamp(self.status.change_point or ""))
+        grown = topics(*sides, together=design_effect(remembered(self.status)))
+        self.alarms = [*self.alarms[:-1], replace(self.alarms[-1], topics=grown)]
 
 
 def noted(alarms: list[Alarm], before: DriftStatus, after: DriftStatus, until: datetime) -> list[Alarm]:
     """The alarms after a check: a new one, or the last one with its latest figures or its end."""
     if after.alarm:
         goes_on = before.alarm and alarms
-        raised = alarms[-1].raised if goes_on else until
-        return [*(alarms[:-1] if goes_on else alarms), Alarm(raised, sentence(after))][-MAX_ALARMS:]
+        alarm = replace(alarms[-1], message=sentence(after)) if goes_on else Alarm(until, sentence(after))
+        return [*(alarms[:-1] if goes_on else alarms), alarm][-MAX_ALARMS:]
     if before.alarm and alarms:
         return [*alarms[:-1], replace(alarms[-1], ended=until)]
     return alarms

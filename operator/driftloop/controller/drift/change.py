@@ -6,6 +6,7 @@ The requests since the change point are compared with the baseline at that time 
 from datetime import datetime
 
 from driftloop.api.inferenceservice import DriftStatus
+from driftloop.contract.topics import Topic
 from driftloop.controller.drift.detector import FEEDBACK, WATCHED, normal_scores, signal_evidence
 from driftloop.controller.drift.memory import decode, remembered, rows
 from driftloop.controller.vocabulary.conditions import parse_timestamp
@@ -45,6 +46,17 @@ def sentence(status: DriftStatus) -> str:
     number = rows({signal.signal: tuple(signal.counts) for signal in status.changed})
     since = f" since {status.change_point}" if status.change_point else ""
     return f"drift: {parts}{since}{f' ({number} requests)' if number else ''}"
+
+
+def more(topic: Topic) -> str:
+    """A topic that grew, such as `more requests with "refund": 1.4 % before, 12 % since (59)`."""
+    named = ", ".join(f'"{term}"' for term in topic.terms)
+    shares = f"{_percent(topic.before)} before, {_percent(topic.since)} since"
+    return f"more requests with {named}: {shares} ({topic.requests})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def _part(status: DriftStatus, signal: str) -> str:

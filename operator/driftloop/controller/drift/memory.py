@@ -66,6 +66,11 @@ def seen(memory: Memory) -> dict[str, Counts]:
     return dict(counted(Memory(block=known(memory)), memory.block).block)
 
 
+def design_effect(memory: Memory) -> float:
+    """How many requests count as one: the most of any text signal."""
+    return max((memory.normals.get(signal, Normal()).spread.design_effect for signal in SIGNALS), default=1.0)
+
+
 def rows(counts: Mapping[str, Counts]) -> int:
     """Number of requests. Each one is in one bin of every text signal."""
     return max((sum(bins) for signal, bins in counts.items() if signal in SIGNALS), default=0)

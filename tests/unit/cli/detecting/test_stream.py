@@ -7,6 +7,7 @@ import pytest
 
 from driftloop.api.inferenceservice import Drift, DriftStatus
 from driftloop.cli.detecting.stream import SUBJECT, Stream
+from driftloop.contract.shares import Shares
 from driftloop.contract.textstats import build_profile, parse_profile
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.drift.memory import remembered, rows, seen
@@ -56,6 +57,39 @@ def test_requests_of_the_same_kind_raise_no_alarm_and_a_new_product_does() -> No
     change_point = parse_timestamp(shifted.status.change_point or "")
     assert since - timedelta(minutes=30) <= change_point <= shifted.alarms[0].raised
     assert shifted.alarms[0].message.startswith("drift: ")
+
+
+def test_an_alarm_says_what_the_new_requests_are_about_and_where_they_are() -> None:
+    since = START + timedelta(hours=16)
+    found, texts = stream(), {}
+    for number, (at, text, user) in enumerate([*requests(OLD, 16), *requests(NEW, 3, since)], 1):
+        texts[f"log line {number}"] = text
+        found.take(at, text, user, f"log line {number}")
+    raised = found.alarms[0].topics
+    found.end()
+    told = found.alarms[0].topics
+    assert raised
+    assert told
+    assert {"pedelec", "bike"} <= {term for topic in told for term in topic.terms}
+    assert all(topic.since > 0.05 > topic.before for topic in told)
+    assert [topic.terms[0] in texts[name].casefold() for topic in told for name in topic.examples] == [True] * 9
+    assert told[0].requests > raised[0].requests  # at the end all requests since the change are known
+
+
+def test_requests_of_an_earlier_run_are_compared_with_and_not_counted_again() -> None:
+    since = START + timedelta(hours=16)
+    first = given(stream(), list(requests(OLD, 16)))
+    first.end()
+    alone, with_log = (stream(status=first.status, shares=Shares()) for _ in range(2))
+    for at, text, user in requests(OLD, 16):
+        with_log.remember(at, text, user, "")
+        with_log.remember(at, "ping", "bot", "")
+    for found in (alone, with_log):
+        given(found, list(requests(NEW, 3, since))).end()
+    assert alone.status == with_log.status
+    assert with_log.alarms[0].topics
+    assert "pedelec" in {term for topic in with_log.alarms[0].topics for term in topic.terms}
+    assert alone.alarms[0].topics is None
 
 
 def test_the_first_requests_make_the_reference_and_are_not_part_of_the_baseline() -> None:
