@@ -494,6 +494,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.canary.minRequests", 0, "spec.canary.minRequests"),
     (service, "spec.canary.maxLatencyRatio", 0.5, "spec.canary.maxLatencyRatio"),
     (service, "spec.feedback", {}, "spec.feedback.storage: Required"),
+    (service, "spec.drift.topics", True, "spec.drift.topics.*set feedback, or remove drift.topics"),
     (service, f"{TEMPLATE}.data.feedback", {"service": "support"}, "spec.feedback.*set spec.feedback.storage"),
     (service, "spec.apiKeys", {"name": "Desk"}, "spec.apiKeys.name"),
     (service, "spec.apiKeys", {}, "spec.apiKeys.name.*Required"),

@@ -40,6 +40,8 @@ RetrainingTriggerKind = Literal["Drift", "Alert", "MaxAge"]
 AnalysisVerdict = Literal["Running", "Paused", "NextStep", "Promote", "RollBack"]
 ShadowVerdict = Literal["Running", "Paused", "Pass", "RollBack"]
 Health = Literal["Good", "Bad", "Unknown"]
+Term = Annotated[str, Field(min_length=1, max_length=128)]
+RowId = Annotated[str, Field(min_length=1, max_length=512)]
 AlertSource = Literal["Webhook", "Poll"]
 
 
@@ -225,6 +227,13 @@ class Drift(ApiModel):
         description="Minutes that a change must last, about, before it raises an alarm. Fractions are allowed. A "
         "shorter burst of requests raises none. 0: no minimum.",
     )
+    topics: bool = Field(
+        False,
+        description="Whether an alarm says what the new requests are about: words that far more requests have than "
+        "before, in status.drift.topics. Only words that several prompts of stored ratings (consent: true) have are "
+        "named. They can be read by whoever may read this object, or reach the metrics port of its pods. A change is a "
+        "new revision.",
+    )
 
 
 class RetrainingTrigger(ApiModel):
@@ -331,6 +340,11 @@ class InferenceServiceSpec(ApiModel):
                 "has(self.gateway) || !has(self.canary) || !has(self.canary.steps)",
                 "weights need a Gateway: set gateway, or remove canary.steps",
                 ".canary.steps",
+            ),
+            rule(
+                "!has(self.drift) || !has(self.drift.topics) || !self.drift.topics || has(self.feedback)",
+                "only words of stored prompts are named: set feedback, or remove drift.topics",
+                ".drift.topics",
             ),
         )
     )
@@ -580,6 +594,22 @@ class Learned(ApiModel):
     signals: list[LearnedSignal] = Field(default=[], max_length=16, description="What was learned, per signal.")
 
 
+class DriftTopic(ApiModel):
+    """What more requests are about than before: words, or pairs of words, that the same requests have."""
+
+    terms: list[Term] = Field(
+        min_length=1, max_length=3, description="The words. The numbers are those of the first entry."
+    )
+    before: str = Field(max_length=16, description="Share of the requests before the change, as a decimal string.")
+    since: str = Field(max_length=16, description="Share of the requests since the change, as a decimal string.")
+    requests: int = Field(ge=0, description="Requests since the change that have it, in the sample of one pod.")
+    rows: list[RowId] = Field(
+        default=[],
+        max_length=3,
+        description="The ids of stored ratings since the change that show it best, if there are any.",
+    )
+
+
 class DriftStatus(ApiModel):
     """State of the drift detector. Evidence and `consumedUntil` are written together, so that they always agree."""
 
@@ -628,6 +658,13 @@ class DriftStatus(ApiModel):
         description="During an alarm, how far the signals that drifted have moved from the baseline since "
         "changePoint: the mean score in standard deviations, as a decimal string.",
     )
+    topics: list[DriftTopic] = Field(
+        default=[],
+        max_length=3,
+        description="During an alarm, what the new requests are about, if spec.drift.topics allows it.",
+    )
+    topics_at: Timestamp | None = Field(None, description="When a pod told the topics. Without it they are unknown.")
+    unnamed_topics: int = Field(0, ge=0, description="Topics that grew too, but whose words may not be named.")
     message: str | None = Field(
         None,
         max_length=512,

@@ -38,6 +38,8 @@ ENDINGS = ("complete", "cut", "empty", "refused")
 # Where the candidate's proxy tells which copies it wants, and the header of its service's own pods.
 SHADOW_PATH = "/driftloop/shadow"
 SHADOW_HEADER = "X-Driftloop-Shadow"
+# On METRICS_PORT: what the pod's new requests are about, if spec.drift.topics allows it.
+TOPICS_PATH = "/driftloop/topics"
 # Headers by which a client of a service with a Gateway chooses its arm of a canary (`candidate` or `stable`), or stays
 # with the same arm (a number from 0 to 99, such as hash(user) % 100).
 VERSION_HEADER = "driftloop-version"

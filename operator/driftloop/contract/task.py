@@ -202,6 +202,7 @@ class ServeTask(ApiModel):
     shadow_url: str | None = None  # where a candidate in the shadow takes copies of requests; None: no copies
     shadow_percent: float = 0.0  # share of stable's requests that this pod wants, as a candidate in the shadow
     shadow_latency_ratio: float = 1.5  # a pair differs in time if one takes that many times longer per token
+    drift_topics: bool = False  # whether the pod may name words of stored prompts (proxy/topics.py)
     held_out_salt: str | None = None  # from the lineage of the served version; the family if absent
     held_out_percent: int = HELD_OUT_PERCENT
     engine_port: int = ENGINE_PORT

@@ -23,6 +23,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, pairwise
 
+from pydantic import Field
+
+from driftloop.api.base import ApiModel
+from driftloop.api.inferenceservice import DriftTopic
 from driftloop.contract.textstats import words
 
 KEPT = 5_000  # last requests, and as many of the earlier ones
@@ -34,7 +38,8 @@ RATE = 0.05  # false discoveries among the terms that are kept
 TOPICS = 3  # that are named,
 OTHERS = 2  # each with so many further terms
 EXAMPLES = 3  # and so many requests
-MAX_WORDS = 200  # of a text
+MAX_WORDS = 64  # of a text: 2,000 long ones take 30 MiB
+MAX_CHARACTERS = 40  # of a word; longer ones are not read
 
 _ALIKE = 0.4  # requests with both of two terms, as a share of those with one of them, for one topic (Jaccard)
 
@@ -64,6 +69,26 @@ class Topic:
     since: float  # share of the requests
     requests: int  # since the change
     examples: tuple[str, ...]  # names of the requests that show it best
+
+
+def told(topic: Topic, rows: Sequence[str]) -> DriftTopic:
+    """The topic as the status has it, with the ids of stored ratings."""
+    return DriftTopic(
+        terms=list(topic.terms),
+        before=f"{topic.before:.4f}",
+        since=f"{topic.since:.4f}",
+        requests=topic.requests,
+        rows=list(rows[:EXAMPLES]),
+    )
+
+
+class TopicsReport(ApiModel):
+    """The answer of a serving pod about its requests."""
+
+    before: int = Field(ge=0)  # requests before the change that it knows
+    since: int = Field(ge=0)  # requests since the change that it knows
+    grown: int | None = Field(None, ge=0)  # topics that grew, also those that may not be named; None: unknown
+    topics: list[DriftTopic] = Field([], max_length=TOPICS)
 
 
 class Sample:
@@ -101,21 +126,24 @@ def terms_of(text: str) -> frozenset[str]:
     >>> sorted(terms_of("Freeze my card"))
     ['card', 'freeze', 'freeze my', 'my', 'my card']
     """
-    tokens = words(text)[:MAX_WORDS]
+    tokens = [word for word in words(text)[:MAX_WORDS] if len(word) <= MAX_CHARACTERS]
     return frozenset([*tokens, *(" ".join(pair) for pair in pairwise(tokens))])
 
 
-def topics(before: Sequence[Asked], since: Sequence[Asked], together: float = 1.0) -> tuple[Topic, ...] | None:
+def topics(
+    before: Sequence[Asked], since: Sequence[Asked], together: float = 1.0, named: Collection[str] | None = None
+) -> tuple[Topic, ...] | None:
     """The topics that grew, the one with most evidence first. None if too few requests are known on one side.
 
-    `together`: requests that count as one.
+    `together`: requests that count as one. `named`: the only terms that may be named; None: all.
     """
     if min(len(before), len(since)) < FEWEST:
         return None
     sides = _Sides(before, since, together)
-    grown = _discoveries(sides.evidence(_shared(since)), _tested(sides))
+    grown = _discoveries(sides.evidence(shared(since, TEXTS, USERS)), _tested(sides))
     found: list[Topic] = []
     left, least = sides, min(grown.values(), default=0.0)
+    grown = {term: value for term, value in grown.items() if named is None or term in named}
     while len(found) < TOPICS:
         strong = {term: value for term, value in left.evidence(grown).items() if value >= least}
         if not strong:
@@ -180,15 +208,15 @@ def _tested(sides: _Sides) -> int:
     return sum(count >= TEXTS for count in counts.values())
 
 
-def _shared(since: Sequence[Asked]) -> set[str]:
-    """The terms that are in several texts and come from several users."""
-    texts = {request.text: request.terms for request in since}
-    users: dict[int | str, frozenset[str]] = {}
-    for number, request in enumerate(since):
+def shared(requests: Sequence[Asked], texts: int, users: int) -> set[str]:
+    """The terms that are in so many different texts, and come from so many users."""
+    by_text = Counter(chain.from_iterable({request.text: request.terms for request in requests}.values()))
+    terms: dict[int | str, frozenset[str]] = {}
+    for number, request in enumerate(requests):
         user = f"unknown {number}" if request.user is None else request.user
-        users[user] = users.get(user, frozenset()) | request.terms
-    by_text, by_user = (Counter(chain.from_iterable(terms.values())) for terms in (texts, users))
-    return {term for term, count in by_text.items() if count >= TEXTS and by_user[term] >= USERS}
+        terms[user] = terms.get(user, frozenset()) | request.terms
+    by_user = Counter(chain.from_iterable(terms.values()))
+    return {term for term, count in by_text.items() if count >= texts and by_user[term] >= users}
 
 
 def _counted(requests: Sequence[Asked], terms: Collection[str]) -> Counter[str]:

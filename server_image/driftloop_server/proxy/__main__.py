@@ -37,6 +37,7 @@ from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
 from driftloop_server.proxy.tls import Certificate
+from driftloop_server.proxy.topics import Topics
 from driftloop_server.proxy.upstream import Upstream
 from driftloop_server.stage import serve_task
 
@@ -127,7 +128,8 @@ async def serve(
         metrics, memory = ProxyMetrics(task), Memory()
         signer = Signer(keys.signing.encode(), task.service_uid)
         readiness = Readiness(upstream, task.service)
-        drift = DriftCounters(read_profile(Path(task.model_dir)), metrics)
+        topics = Topics() if task.drift_topics else None
+        drift = DriftCounters(read_profile(Path(task.model_dir)), metrics, topics)
         connections = Connections(options.connection_requests, options.connection_seconds)
         cors = Cors(task.allowed_origins)
         door = Door(clients, metrics, signer.shadow_token)
@@ -150,11 +152,12 @@ async def serve(
         apps = [(api, task.api_port)]
         if task.feedback_uri:
             segments = Segments(task.feedback_uri, socket.gethostname())
-            apps.append((Feedback(task, keys.token, signer, memory, segments, metrics).app(), task.feedback_port))
+            feedback = Feedback(task, keys.token, signer, memory, segments, metrics, topics)
+            apps.append((feedback.app(), task.feedback_port))
         for app, _ in apps:
             connections.watch(app)
         # Listeners close in reverse order. The probes' port is the last, and the engine stops when it is closed.
-        probes = Probes(readiness, metrics, upstream).app()
+        probes = Probes(readiness, metrics, upstream, topics).app()
         tls = certificate.context if certificate else None
         runners = [await _listen(probes, task.metrics_port, cancel=False)]
         runners += [await _listen(app, port, cancel=app is api, tls=tls) for app, port in apps]

@@ -12,6 +12,7 @@ from driftloop.contract.names import Metric
 from driftloop.contract.shares import Shares
 from driftloop.contract.textstats import PROFILE, Profile, bin_label, load_profile
 from driftloop_server.proxy.metrics import LABELS, ProxyMetrics
+from driftloop_server.proxy.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ def read_profile(folder: Path) -> Profile | None:
 class DriftCounters:
     """Counts texts into bins. Without a profile it exports nothing, as a count of 0 would look like `no drift`."""
 
-    def __init__(self, profile: Profile | None, metrics: ProxyMetrics) -> None:
-        self._profile, self._shares = profile, Shares()
+    def __init__(self, profile: Profile | None, metrics: ProxyMetrics, topics: Topics | None = None) -> None:
+        self._profile, self._shares, self._topics = profile, Shares(), topics
         if profile is None:
             return
         labels, registry = [*LABELS, "signal", "bin"], metrics.registry
@@ -51,3 +52,5 @@ class DriftCounters:
             return
         for signal, index in self._profile.bins(text).items():
             self._counter.labels(*self._constant, signal, bin_label(index)).inc()
+        if self._topics:
+            self._topics.count(text, user)

@@ -21,6 +21,7 @@ from driftloop_server.proxy.identity import Forged, ResponseId, Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.segments import STORAGE_ERRORS, Segments
+from driftloop_server.proxy.topics import Topics
 from driftloop_server.proxy.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Feedback:
         memory: Memory,
         segments: Segments,
         metrics: ProxyMetrics,
+        topics: Topics | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._task = task
@@ -111,6 +113,7 @@ class Feedback:
         self._memory = memory
         self._segments = segments
         self._metrics = metrics
+        self._topics = topics
         self._clock = clock
         self._cap = UserCap(task.feedback_max_per_user_per_hour)
         self._weights: dict[str, Weights] = {}
@@ -202,6 +205,9 @@ class Feedback:
             raise ApiError(
                 503, "the feedback can't be stored now: try again", code="storage", headers={"Retry-After": "5"}
             ) from error
+        if self._topics:
+            at = datetime.fromtimestamp(rated.identity.created, UTC)
+            self._topics.consented(at, rated.answer.prompt.text, rated.body.user, rated.body.response_id)
         if rated.trainable:
             self._metrics.eligible(rated.identity.revision, rated.identity.version, row_side)
         return row_side

@@ -3,8 +3,10 @@
 from aiohttp import web
 from prometheus_client import generate_latest
 
+from driftloop.contract.names import TOPICS_PATH
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.readiness import Readiness
+from driftloop_server.proxy.topics import Topics
 from driftloop_server.proxy.upstream import Upstream
 
 
@@ -12,13 +14,16 @@ class Probes:
     """Serves the state of the pod.
 
     /healthz: this process runs. /readyz: the engine generates tokens. /enginez: the engine does not hang.
-    /metrics: of the proxy and the engine.
+    /metrics: of the proxy and the engine. TOPICS_PATH: what its requests are about, if the service allows it.
     """
 
-    def __init__(self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream) -> None:
+    def __init__(
+        self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream, topics: Topics | None = None
+    ) -> None:
         self._readiness = readiness
         self._metrics = metrics
         self._upstream = upstream
+        self._topics = topics
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -26,6 +31,8 @@ class Probes:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/metrics", self.metrics)
+        if self._topics:
+            app.router.add_get(TOPICS_PATH, self._topics.get)
         return app
 
     async def healthz(self, request: web.Request) -> web.Response:

@@ -5,12 +5,13 @@ The requests since the change point are compared with the baseline at that time 
 
 from datetime import datetime
 
-from driftloop.api.inferenceservice import DriftStatus
+from driftloop.api.inferenceservice import DriftStatus, DriftTopic
 from driftloop.contract.topics import Topic
 from driftloop.controller.drift.detector import FEEDBACK, WATCHED, normal_scores, signal_evidence
 from driftloop.controller.drift.memory import decode, remembered, rows
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 
+MAX_MESSAGE = 512  # characters of status.drift.message
 NOUNS = {"surprisal": "surprisal", "oov": "the share of unknown words", "length": "length"}
 
 
@@ -41,18 +42,34 @@ def shifts(status: DriftStatus) -> dict[str, float]:
 
 
 def sentence(status: DriftStatus) -> str:
-    """The change in a sentence, such as `drift: surprisal rose by 0.82 standard deviations since …`."""
+    """The change in a sentence, such as `drift: surprisal rose by 0.82 standard deviations since …`, with topics."""
     parts = ", ".join(_part(status, signal) for signal in moved(status))
     number = rows({signal.signal: tuple(signal.counts) for signal in status.changed})
     since = f" since {status.change_point}" if status.change_point else ""
-    return f"drift: {parts}{since}{f' ({number} requests)' if number else ''}"
+    return "; ".join([f"drift: {parts}{since}{f' ({number} requests)' if number else ''}", *_about(status)])
 
 
-def more(topic: Topic) -> str:
+def shortened(message: str, length: int = MAX_MESSAGE) -> str:
+    """The message, as far as the status can have it."""
+    return message if len(message) <= length else f"{message[: length - 2]} …"
+
+
+def more(topic: Topic | DriftTopic) -> str:
     """A topic that grew, such as `more requests with "refund": 1.4 % before, 12 % since (59)`."""
     named = ", ".join(f'"{term}"' for term in topic.terms)
-    shares = f"{_percent(topic.before)} before, {_percent(topic.since)} since"
+    shares = f"{_percent(float(topic.before))} before, {_percent(float(topic.since))} since"
     return f"more requests with {named}: {shares} ({topic.requests})"
+
+
+def _about(status: DriftStatus) -> list[str]:
+    """What the new requests are about. Nothing while it is unknown."""
+    if status.topics_at is None:
+        return []
+    if not status.topics and not status.unnamed_topics:
+        return ["no word is in many more requests than before"]
+    hidden = status.unnamed_topics
+    unnamed = [f"{hidden} more topic{'s' if hidden > 1 else ''} in words of too few stored prompts"] if hidden else []
+    return [*map(more, status.topics), *unnamed]
 
 
 def _percent(share: float) -> str:

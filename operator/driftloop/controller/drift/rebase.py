@@ -10,7 +10,7 @@ Without an alarm, the first requests of the next version become its baseline in 
 """
 
 from driftloop.api.inferenceservice import DriftStatus
-from driftloop.controller.drift.change import sentence
+from driftloop.controller.drift.change import MAX_MESSAGE, sentence, shortened
 
 
 def hand_over(status: DriftStatus, version: str, gained: bool) -> DriftStatus:
@@ -24,5 +24,6 @@ def hand_over(status: DriftStatus, version: str, gained: bool) -> DriftStatus:
     origin = status.held_from or status.version
     if origin == version:  # back to the version that the evidence is about
         return status.model_copy(update={"version": version, "held_from": None, "message": None})
-    message = f"{sentence(status)}; the alarm of {origin} is held: {version} has not shown a gain on a target suite"
+    held = f"the alarm of {origin} is held: {version} has not shown a gain on a target suite"
+    message = f"{shortened(sentence(status), MAX_MESSAGE - len(held) - 2)}; {held}"
     return status.model_copy(update={"version": version, "held_from": origin, "message": message})

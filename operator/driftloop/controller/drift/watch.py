@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import Drift, DriftStatus, Health, Learned, ReferenceSignal
 from driftloop.contract.names import SIGNALS
-from driftloop.controller.drift.change import sentence, shifts
+from driftloop.controller.drift.change import sentence, shifts, shortened
 from driftloop.controller.drift.detector import (
     FEEDBACK,
     WATCHED,
@@ -126,10 +126,11 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
             "changed": [] if at_rest else _added(status.changed, learnable),
             "health": health(collected),
             "training_distance": training_distance(seen(memory), counters) or status.training_distance,
+            **({} if alarm else {"topics": [], "topics_at": None, "unnamed_topics": 0}),
         }
     )
     told = after.model_copy(update={"shift": {s: decimal(v) for s, v in shifts(after).items()} if alarm else {}})
-    return told.model_copy(update={"message": f"{sentence(told)}; {progress}" if alarm else progress})
+    return told.model_copy(update={"message": shortened(f"{sentence(told)}; {progress}") if alarm else progress})
 
 
 def missing(status: DriftStatus, spec: Drift) -> str | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.reasons import Reason
 from driftloop.controller.vocabulary.samples import Sample
@@ -25,6 +26,10 @@ class Metrics(Queries, Protocol):
 
     async def scrape(self, pod: Obj, port: int) -> list[Sample]:
         """Read /metrics of a pod. Raises MetricsUnavailable."""
+        ...
+
+    async def topics(self, pod: Obj, since: datetime, together: float) -> TopicsReport:
+        """Ask a serving pod what its requests since then are about. Raises MetricsUnavailable."""
         ...
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.api.inferenceservice import DriftStatus, ReferenceSignal
-from driftloop.controller.drift.change import sentence, shifts
+from driftloop.api.inferenceservice import DriftStatus, DriftTopic, ReferenceSignal
+from driftloop.controller.drift.change import MAX_MESSAGE, sentence, shifts, shortened
 from driftloop.controller.drift.detector import FEEDBACK, WATCHED
 from driftloop.controller.drift.memory import Memory, baseline, closed, counted, entered, stored
 
@@ -85,3 +85,30 @@ def test_every_status_has_one_sentence_that_fits(changed: dict[str, tuple[int, .
     assert told.startswith("drift: ")
     assert len(told) < 350  # the message has 512 characters, and also says what requests are compared with
     assert "\n" not in told
+
+
+REFUND = DriftTopic(terms=["refund", "my refund"], before="0.0144", since="0.1182", requests=59, rows=["resp-1"])
+ASKED = "2026-01-05T11:59:00Z"
+
+
+@pytest.mark.parametrize(
+    ("topics", "unnamed", "told"),
+    [
+        ([REFUND], 0, '; more requests with "refund", "my refund": 1.4 % before, 12 % since (59)'),
+        ([], 2, "; 2 more topics in words of too few stored prompts"),
+        ([], 0, "; no word is in many more requests than before"),
+    ],
+)
+def test_the_sentence_says_what_the_requests_are_about(topics: list[DriftTopic], unnamed: int, told: str) -> None:
+    status = alarm({"oov": HIGH}, {"oov": "20"}, topics=topics, unnamed_topics=unnamed, topics_at=ASKED)
+    unknown = status.model_copy(update={"topics": [], "unnamed_topics": 0, "topics_at": None})
+    assert sentence(status) == sentence(unknown) + told
+
+
+def test_a_message_is_as_long_as_the_status_can_have_it() -> None:
+    long = REFUND.model_copy(update={"terms": ["x" * 81] * 3})
+    told = sentence(alarm({"oov": HIGH}, {"oov": "20"}, topics=[long] * 3, topics_at=ASKED))
+    assert len(told) > MAX_MESSAGE
+    assert len(shortened(told)) == MAX_MESSAGE
+    assert DriftStatus(message=shortened(told)).message == shortened(told)
+    assert shortened("short") == "short"

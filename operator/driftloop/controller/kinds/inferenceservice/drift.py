@@ -3,12 +3,13 @@
 from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import DriftStatus
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.kinds.inferenceservice.observed import Version
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.traffic import SETTLE
-from driftloop.controller.vocabulary.conditions import parse_timestamp
+from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 from driftloop.controller.vocabulary.plan import Event
 from driftloop.controller.vocabulary.reasons import Reason
 
@@ -29,10 +30,21 @@ def check_drift(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, 
     before = before or DriftStatus()
     state = hand_over(before, stable.version, _has_gained_since(before.change_point, situation.serving))
     held = state.held_from is not None
+    if not held:
+        state = with_topics(state, situation.observed.topics, situation.now)
     after = state if held else watch(state, stable.version, situation.observed.counters, spec, situation.now)
     rises = after.alarm and not held and not (before.alarm and before.version == after.version)
     event = Event("Warning", Reason.DRIFT_DETECTED, f"{stable.version}: {after.message}")
     return after, (event,) if rises else ()
+
+
+def with_topics(status: DriftStatus, report: TopicsReport | None, now: datetime) -> DriftStatus:
+    """The state with what a pod told about the requests of an alarm."""
+    if report is None or not status.alarm:
+        return status
+    unnamed = max(0, (report.grown or 0) - len(report.topics))
+    update = {"topics": report.topics, "topics_at": timestamp(now), "unnamed_topics": unnamed}
+    return status.model_copy(update=update)
 
 
 def _has_gained_since(change_point: str | None, serving: Version | None) -> bool:

@@ -1,5 +1,6 @@
 """Read the input for a decision on an InferenceService: caches, and metrics from Prometheus. Writes nothing."""
 
+import asyncio
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -7,6 +8,7 @@ from typing import assert_never
 
 from driftloop.api.inferenceservice import ColdStart, InferenceService, InferenceServiceStatus
 from driftloop.contract.reasons import StageReason
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.inferenceservice.coldstart import cold_start
 from driftloop.controller.kinds.inferenceservice.observed import (
@@ -17,7 +19,7 @@ from driftloop.controller.kinds.inferenceservice.observed import (
     parse_revision,
     parse_version,
 )
-from driftloop.controller.kinds.inferenceservice.questions import Questions, questions
+from driftloop.controller.kinds.inferenceservice.questions import Questions, TopicsQuestion, questions
 from driftloop.controller.kinds.inferenceservice.route import canary_name
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.kinds.serving_nodes import gpu_memory
@@ -29,9 +31,11 @@ from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Key, Obj
+from driftloop.controller.vocabulary.samples import MetricsUnavailable
 from driftloop.controller.vocabulary.world import RouteUnknown, World
 
 # A Secret of the user is missing. A restarted proxy reads it, and its engine may run already.
+MOST_PODS = 8  # that are asked about their requests
 _AWAITED = frozenset({StageReason.NO_CERTIFICATE, StageReason.NO_KEYS})
 
 
@@ -86,7 +90,7 @@ def _revisions(service: Obj, status: InferenceServiceStatus, world: World) -> It
         revision = parse_revision(deployment)
         if revision is None:
             continue
-        pods = _pods(revision, service, world)
+        pods = _pods(revision.revision, service, world)
         revision = replace(revision, cold_start=cold_start(pods, _known_start(revision, status)))
         short = revision.available < revision.replicas
         yield _with_problem(revision, deployment, pods) if short else revision
@@ -97,10 +101,28 @@ def _known_start(revision: Revision, status: InferenceServiceStatus) -> ColdStar
     return next((entry.cold_start for entry in known), None)
 
 
-def _pods(revision: Revision, service: Obj, world: World) -> list[Obj]:
+async def _asked(pods: list[Obj], question: TopicsQuestion, world: World) -> TopicsReport | None:
+    """The answer of the pod that knows most requests since the change; None if no pod knows enough.
+
+    Each pod gets requests by chance, so one pod's share of a topic is about that of all.
+    """
+    ready = [pod for pod in pods if is_true(field(pod, "status", "conditions") or [], "Ready")][:MOST_PODS]
+    answers = await asyncio.gather(*(_answer(pod, question, world) for pod in ready))
+    known = [answer for answer in answers if answer is not None and answer.grown is not None]
+    return max(known, key=lambda answer: answer.since, default=None)
+
+
+async def _answer(pod: Obj, question: TopicsQuestion, world: World) -> TopicsReport | None:
+    try:
+        return await world.metrics.topics(pod, question.since, question.together)
+    except MetricsUnavailable:
+        return None
+
+
+def _pods(revision: str, service: Obj, world: World) -> list[Obj]:
     """The revision's pods without Terminating ones."""
     meta = service["metadata"]
-    labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision.revision}
+    labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision}
     pods = world.list("Pod", meta["namespace"], labels)
     return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
@@ -137,6 +159,9 @@ async def _with_metrics(observed: Observed, needed: Questions, world: World) -> 
     if needed.counters:
         version, since, until = needed.counters.version, needed.counters.since, needed.counters.until
         observed = replace(observed, counters=await read_batch(world.metrics, namespace, name, version, since, until))
+    if needed.topics:
+        pods = _pods(needed.topics.revision, observed.service, world)
+        observed = replace(observed, topics=await _asked(pods, needed.topics, world))
     if needed.samples:
         observed = replace(observed, samples=await eligible_samples(world, namespace, name, needed.samples))
     return observed

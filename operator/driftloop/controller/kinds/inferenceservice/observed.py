@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobPhase
 from driftloop.api.inferenceservice import ColdStart, InferenceServiceSpec, InferenceServiceStatus
 from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, ModelVersionPhase, Trigger
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
@@ -169,6 +170,7 @@ class Observed:
     arms: Arms | None = None  # requests of both revisions of a canary
     shadow_counts: ShadowCounts | None = None  # answers in the shadow, beside those of stable
     counters: Counters | None = None  # requests of the window that drift is checked for
+    topics: TopicsReport | None = None  # what a pod's new requests are about, during an alarm
     samples: int | None = None  # corrections that a retraining could use
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods; empty: unknown
 

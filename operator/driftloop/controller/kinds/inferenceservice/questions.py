@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from driftloop.controller.drift.memory import design_effect, remembered
 from driftloop.controller.kinds.inferenceservice.drift import window
 from driftloop.controller.kinds.inferenceservice.retraining.step import samples_since
 from driftloop.controller.kinds.inferenceservice.situation import Situation
@@ -11,6 +12,7 @@ from driftloop.controller.vocabulary.conditions import parse_timestamp, timestam
 # Interval of the queries for a paused canary. A query covers the time since the start of the analysis. For a service
 # with little traffic that becomes days, and in the end more samples than Prometheus allows per query.
 PAUSED_SECONDS = 60.0
+TOPICS_PAUSE = timedelta(seconds=60)  # between two answers about topics
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,34 @@ class CountersQuestion:
 
 
 @dataclass(frozen=True)
+class TopicsQuestion:
+    """What the requests to a revision are about since a change."""
+
+    revision: str  # name of the revision
+    since: datetime  # the change
+    together: float  # requests that count as one
+
+
+@dataclass(frozen=True)
 class Questions:
     """The queries of one reconcile; None where a query is not needed now."""
 
     arms: ArmsQuestion | None  # during an analysis
     shadow: ArmsQuestion | None  # while the candidate is in the shadow
     counters: CountersQuestion | None  # when a window of the drift detector has ended
+    topics: TopicsQuestion | None  # once a minute during an alarm
     samples: datetime | None  # time from which corrections count, if a retraining was triggered
 
 
 def questions(situation: Situation) -> Questions:
     """All queries that this reconcile needs."""
-    return Questions(_arms(situation), _shadow(situation), _counters(situation), samples_since(situation))
+    return Questions(
+        _arms(situation),
+        _shadow(situation),
+        _counters(situation),
+        _topics(situation),
+        samples_since(situation),
+    )
 
 
 def arms_due(situation: Situation) -> bool:
@@ -82,6 +100,18 @@ def _arms(situation: Situation) -> ArmsQuestion | None:
     if stable is None or candidate is None or candidate.analysis_started is None or not arms_due(situation):
         return None
     return ArmsQuestion(stable.revision, candidate.revision, candidate.analysis_started)
+
+
+def _topics(situation: Situation) -> TopicsQuestion | None:
+    stable, spec, drift = situation.stable, situation.observed.spec.drift, situation.observed.status.drift
+    if stable is None or drift is None or not (spec.enabled and spec.topics and drift.alarm):
+        return None
+    if drift.version != stable.version or drift.held_from is not None or drift.change_point is None:
+        return None
+    if drift.topics_at is not None and situation.now - parse_timestamp(drift.topics_at) < TOPICS_PAUSE:
+        return None
+    together = design_effect(remembered(drift))
+    return TopicsQuestion(stable.revision, parse_timestamp(drift.change_point), together)
 
 
 def _counters(situation: Situation) -> CountersQuestion | None:

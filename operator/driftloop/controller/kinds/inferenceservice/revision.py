@@ -104,6 +104,7 @@ def serve_task(observed: Observed, version: Version, revision: str, settings: Se
         shadow_url=shadow_url(observed, settings),
         shadow_percent=shadow.percent,
         shadow_latency_ratio=spec.canary.max_latency_ratio,
+        drift_topics=spec.drift.topics,
         held_out_salt=version.held_out_salt,
         held_out_percent=_held_out_percent(observed, version),
         **ports,
@@ -186,7 +187,8 @@ def _engine_fields(engine: Engine, settings: Settings) -> Any:
 
 def _added_fields(spec: InferenceServiceSpec) -> dict[str, Any]:
     """The fields that later releases added, if they are set. If they are not, an old revision keeps its hash."""
-    return spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(_ADDED_FIELDS))
+    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=set(_ADDED_FIELDS))
+    return fields | ({"driftTopics": True} if spec.drift.topics else {})
 
 
 def _set_fields(model: ApiModel | None) -> Any:

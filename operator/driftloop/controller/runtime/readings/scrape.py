@@ -13,12 +13,17 @@ LIMIT = 2 << 20  # bytes
 
 async def scrape(session: aiohttp.ClientSession, pod: Obj, port: int, seconds: float = 3.0) -> list[Sample]:
     """The finite samples of the pod's `/metrics` on `port`. Raises MetricsUnavailable."""
+    text = await fetch(session, f"{url_of(pod, port)}/metrics", None, LIMIT, seconds)
+    return parse(text.decode(errors="replace"))
+
+
+def url_of(pod: Obj, port: int) -> str:
+    """Where a pod's port is. Raises MetricsUnavailable."""
     address = field(pod, "status", "podIP")
     if not address:
         raise MetricsUnavailable(f"pod {pod['metadata']['name']} has no IP yet")
     host = f"[{address}]" if ":" in address else address
-    text = await fetch(session, f"http://{host}:{port}/metrics", None, LIMIT, seconds)
-    return parse(text.decode(errors="replace"))
+    return f"http://{host}:{port}"
 
 
 def parse(text: str) -> list[Sample]:

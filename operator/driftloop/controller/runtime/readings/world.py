@@ -5,11 +5,14 @@ from datetime import UTC, datetime
 
 import aiohttp
 
+from driftloop.contract.names import METRICS_PORT
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.runtime.kube.caches import Caches, matching
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.kube.routes import Routes
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.scrape import scrape
+from driftloop.controller.runtime.readings.topics import read_topics
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.samples import Sample
 from driftloop.controller.vocabulary.world import Objects
@@ -29,6 +32,10 @@ class Metrics:
     async def scrape(self, pod: Obj, port: int) -> list[Sample]:
         """Read /metrics of a pod. Raises MetricsUnavailable."""
         return await scrape(self._session, pod, port)
+
+    async def topics(self, pod: Obj, since: datetime, together: float) -> TopicsReport:
+        """Ask a serving pod what its requests since then are about. Raises MetricsUnavailable."""
+        return await read_topics(self._session, pod, METRICS_PORT, since, together)
 
 
 class World:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus
+from driftloop.api.inferenceservice import DriftStatus, DriftTopic, InferenceServiceStatus
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.inferenceservice.drift import check_drift, window
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Version
@@ -55,6 +56,33 @@ def test_an_alarm_is_told_once() -> None:
     state, events = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
     assert state.alarm
     assert events == ["DriftDetected"]
+
+
+def test_an_alarm_tells_the_topics_and_forgets_them_when_it_ends() -> None:
+    alarm, _ = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    topic = DriftTopic(terms=["refund"], before="0.0100", since="0.2000", requests=40, rows=["resp-1"])
+    report = TopicsReport(before=900, since=200, grown=3, topics=[topic])
+    counters = Counters(until=NOW, bins=SHIFTED)
+    status = InferenceServiceStatus(drift=alarm)
+    told, _ = check_drift(
+        situation_of(replace(serving(), status=status, counters=counters, topics=report), SETTINGS, NOW)
+    )
+    assert told is not None
+    assert (told.topics, told.topics_at, told.unnamed_topics) == ([topic], timestamp(NOW), 2)
+    assert '"refund": 1 % before, 20 % since (40); 2 more topics' in (told.message or "")
+    kept, _ = seen(serving(told), SHIFTED)
+    assert (kept.topics, kept.topics_at) == ([topic], timestamp(NOW))
+    calm, _ = seen(serving(told.model_copy(update={"evidence": {}})), NORMAL)
+    assert not calm.alarm
+    assert (calm.topics, calm.topics_at, calm.unnamed_topics) == ([], None, 0)
+
+
+def test_topics_without_an_alarm_are_not_told() -> None:
+    calm, _ = seen(serving(), *[NORMAL] * 5)
+    report = TopicsReport(before=900, since=200, grown=1)
+    status = InferenceServiceStatus(drift=calm)
+    told, _ = check_drift(situation_of(replace(serving(), status=status, topics=report), SETTINGS, NOW))
+    assert told == calm
 
 
 def promoted(state: DriftStatus, gained: bool) -> Observed:

@@ -8,6 +8,7 @@ import pytest
 
 from driftloop.api.inferenceservice import RevisionStatus
 from driftloop.contract.names import ALERT_NAME
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.kinds.inferenceservice.observe import observe
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of
@@ -38,6 +39,21 @@ class Asked:
         raise MetricsUnavailable("down")
 
 
+class Told(Asked):
+    """Pods that know so many requests since the change; None: a pod that does not answer."""
+
+    def __init__(self, **pods: int | None) -> None:
+        super().__init__()
+        self.pods, self.questions = pods, list[tuple[str, str, float]]()
+
+    async def topics(self, pod: Obj, since: datetime, together: float) -> TopicsReport:
+        name = pod["metadata"]["name"]
+        self.questions.append((name, timestamp(since), together))
+        if (known := self.pods[name]) is None:
+            raise MetricsUnavailable("no answer")
+        return TopicsReport(before=900, since=known, grown=1 if known >= 20 else None)
+
+
 class Routed:
     """One HTTPRoute, and which ones were asked for."""
 
@@ -52,8 +68,8 @@ class Routed:
 class Cluster:
     """The caches, and a clock that stands still."""
 
-    def __init__(self, *objects: Obj) -> None:
-        self.asked, self._caches, self._number = Asked(), Caches(), 0
+    def __init__(self, *objects: Obj, asked: Asked | None = None) -> None:
+        self.asked, self._caches, self._number = asked or Asked(), Caches(), 0
         self.routes = Routed()
         for obj in objects:
             self.put(obj)
@@ -291,6 +307,57 @@ async def test_counters_are_read_when_a_window_is_over(seconds: float, asks: boo
     cluster = Cluster(service(status={"drift": drift}), served("v1", "stable"))
     assert (await cluster.look()).counters is None
     assert bool(cluster.asked.queries) is asks
+
+
+ALARM = {"version": "v1", "consumedUntil": timestamp(ago(1)), "alarm": True, "changePoint": timestamp(ago(900))}
+NAMING = {"drift": {"topics": True}}
+
+
+def ready_pod(name: str, revision: str, ready: str = "True") -> Obj:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {SERVICE: "desk", STAGE: "serve", REVISION: revision}},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    }
+
+
+async def told_by(spec: Obj, drift: Obj, **pods: int | None) -> tuple[TopicsReport | None, Told]:
+    asked, stable = Told(**pods), served("v1", "stable")
+    of = stable["metadata"]["labels"][REVISION]
+    objects = [ready_pod(name, of, "False" if name == "unready" else "True") for name in pods]
+    found = await Cluster(service(spec, {"drift": drift}), stable, *objects, asked=asked).look()
+    return found.topics, asked
+
+
+async def test_the_pod_with_most_requests_since_the_change_tells_the_topics() -> None:
+    topics, asked = await told_by(NAMING, ALARM, p1=40, p2=70, p3=None, p4=19, unready=500)
+    assert topics is not None
+    assert topics.since == 70
+    assert asked.questions == [(name, timestamp(ago(900)), 2.0) for name in ("p1", "p2", "p3", "p4")]
+
+
+async def test_topics_are_unknown_without_an_answer() -> None:
+    assert (await told_by(NAMING, ALARM, p1=None, p2=19))[0] is None
+    assert (await told_by(NAMING, ALARM))[0] is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "drift", "asks"),
+    [
+        (NAMING, ALARM | {"topicsAt": timestamp(ago(60))}, True),
+        (NAMING, ALARM | {"topicsAt": timestamp(ago(59))}, False),
+        ({}, ALARM, False),
+        ({"drift": {"topics": True, "enabled": False}}, ALARM, False),
+        (NAMING, ALARM | {"alarm": False}, False),
+        (NAMING, ALARM | {"heldFrom": "v0"}, False),
+        (NAMING, ALARM | {"version": "v0"}, False),
+    ],
+)
+async def test_pods_are_asked_once_a_minute_during_an_alarm_if_the_service_allows_it(
+    spec: Obj, drift: Obj, asks: bool
+) -> None:
+    assert bool((await told_by(spec, drift, p1=40))[1].questions) is asks
 
 
 async def test_samples_are_read_when_something_asks_for_a_retraining() -> None:

@@ -33,6 +33,7 @@ V1 = version("v1")
         {"tls": {"secretName": "desk-tls"}},
         {"modelCache": {"storage": "pvc://copies/models", "maxSize": "200Gi"}},
         {"feedback": {"storage": "pvc://shared/feedback"}},
+        {"drift": {"topics": True}},
         {"podOverrides": {"nodeSelector": {"gpu": "yes"}}},
     ],
 )
@@ -45,7 +46,7 @@ def test_what_makes_the_pods_makes_another_revision(spec: Obj) -> None:
     [
         {"replicas": 7},
         {"canary": {"minRequests": 7}},
-        {"drift": {"enabled": False}},
+        {"drift": {"enabled": False, "topics": False}},
         retraining(),
         {"model": {"family": "desk", "version": "v1"}},
         {"engine": {"type": "transformers", "maxNumSeqs": 32}},  # the defaults, spelled out

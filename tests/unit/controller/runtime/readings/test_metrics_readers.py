@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -9,9 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from driftloop.contract.topics import TopicsReport
 from driftloop.controller.runtime.readings import fetch
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.scrape import parse, scrape
+from driftloop.controller.runtime.readings.topics import read_topics
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 
 
@@ -108,6 +111,34 @@ async def test_a_pod_is_scraped_by_its_address(session: aiohttp.ClientSession) -
         assert await scrape(session, pod, server.port) == [Sample({"__name__": "a", "x": "1"}, 2.5)]
     with pytest.raises(MetricsUnavailable, match="no IP"):
         await scrape(session, {"metadata": {"name": "p"}}, 9090)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"before": 90, "since": 40, "grown": 0, "topics": []}, None),
+        ({"before": 90}, "not an answer about topics"),
+        ({"before": 90, "since": 40, "topics": [{"terms": ["x"]}] * 4}, "not an answer about topics"),
+        (404, "404"),
+        (429, "429"),
+    ],
+)
+async def test_a_pod_is_asked_about_its_topics(session: aiohttp.ClientSession, answer: Any, fault: str | None) -> None:
+    async def page(request: web.Request) -> web.Response:
+        assert dict(request.query) == {"since": "2026-03-01T12:00:00+00:00", "together": "1.50"}
+        return web.Response(status=answer) if isinstance(answer, int) else web.json_response(answer)
+
+    app = web.Application()
+    app.add_routes([web.get("/driftloop/topics", page)])
+    async with TestServer(app, host="127.0.0.1") as server:
+        assert server.port is not None
+        pod = {"metadata": {"name": "p"}, "status": {"podIP": "127.0.0.1"}}
+        asking = read_topics(session, pod, server.port, datetime(2026, 3, 1, 12, tzinfo=UTC), 1.5)
+        if fault is None:
+            assert await asking == TopicsReport(before=90, since=40, grown=0)
+        else:
+            with pytest.raises(MetricsUnavailable, match=fault):
+                await asking
 
 
 def test_a_page_of_another_format_is_no_answer() -> None:
