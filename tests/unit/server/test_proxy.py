@@ -163,8 +163,10 @@ async def test_each_answered_request_falls_into_one_bin_of_each_signal(client: A
         )
 
     before = {signal: bins(signal) for signal in ("surprisal", "oov", "length")}
-    await chat(client)
-    await client.completions.create(model="desk", prompt="my card", max_tokens=2)
+    # Texts of no other test, as the proxy does not count one that is sent again and again.
+    asked: Any = [{"role": "user", "content": "which bin has this question"}]
+    await client.chat.completions.create(model="desk", messages=asked, max_tokens=2)
+    await client.completions.create(model="desk", prompt="and which bin has this one", max_tokens=2)
     with pytest.raises(openai.BadRequestError):
         await client.completions.create(model="desk", prompt="my card", max_tokens=3000)
     assert {signal: bins(signal) for signal in before} == {signal: count + 2 for signal, count in before.items()}
