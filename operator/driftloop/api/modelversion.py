@@ -211,6 +211,16 @@ class AnchorStatus(ApiModel):
     digest: Digest = Field(description="Digest of its artefact.")
 
 
+class StoredAnswers(ApiModel):
+    """The answers of the anchor, which later versions use again."""
+
+    key: str = Field(
+        max_length=16, description="Hash of the anchor, the engine, the items and the settings of answers."
+    )
+    uri: StorageUri = Field(description="Folder with the answers.")
+    digest: Digest = Field(description="Digest of the folder. It is verified before use.")
+
+
 class SuitePlan(ApiModel):
     """What a suite's evaluation requires. It is fixed before the evaluation runs."""
 
@@ -295,6 +305,11 @@ class ModelVersionStatus(ApiModel):
         description="Summary, such as 4 of 4 passed, or the first failed gate, or else the first inconclusive one.",
     )
     baseline: BaselineStatus | None = Field(None, description="The version that this one was compared with.")
+    anchor_answers: StoredAnswers | None = Field(
+        None,
+        description="The answers of the anchor. A later version with the same anchor, engine, items and settings does "
+        "not ask the anchor again.",
+    )
     engine: str | None = Field(None, max_length=16, description="Hash of the engine that produced the evidence.")
     evaluated: Timestamp | None = Field(
         None, description="When the evaluation that produced the evidence ended. Absent in older versions."

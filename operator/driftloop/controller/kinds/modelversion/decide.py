@@ -24,6 +24,7 @@ from driftloop.controller.kinds.modelversion.comparison import Baseline, Compari
 from driftloop.controller.kinds.modelversion.evaluation import ATTEMPTS, Evaluation, evaluation_of, is_current
 from driftloop.controller.kinds.modelversion.looks import anchor_looks_of, looks_of, plan_of, uses_of
 from driftloop.controller.kinds.modelversion.observed import Observed
+from driftloop.controller.kinds.modelversion.storedanswers import stored_answers, to_store
 from driftloop.controller.kinds.modelversion.tasks import Answers
 from driftloop.controller.kinds.serving_memory import DoesNotFit, memory_plan
 from driftloop.controller.kinds.stage import Stage, lost_result
@@ -232,11 +233,13 @@ def _ask_anchor(evaluation: Evaluation, answers: AnswerResult | None, attempt: i
         return _create_evaluate(evaluation, Answers(answers), attempt)
     activity = f"the anchor {anchor.status.version} is asked, for the loss since then ({evaluation.engine_text})"
     if evaluation.anchor_answers is None:
+        if stored := stored_answers(evaluation, anchor):
+            return _with_anchor(evaluation, anchor, Answers(answers, stored), attempt)
         body = tasks.anchor_job(evaluation, anchor)
         return _evaluating(activity, (_policy(evaluation), Create(body)))
     match evaluation.anchor_answers.outcome:
         case AnswerResult() as of_anchor:
-            return _create_evaluate(evaluation, Answers(answers, of_anchor), attempt)
+            return _with_anchor(evaluation, anchor, Answers(answers, of_anchor), attempt)
         case Broken(reason, message):
             lost = Broken(reason, f"the anchor {anchor.status.version} could not be asked: {message}")
             return _without_result(evaluation, evaluation.anchor_answers.job, lost, activity)
@@ -244,6 +247,13 @@ def _ask_anchor(evaluation: Evaluation, answers: AnswerResult | None, attempt: i
             return _without_result(evaluation, evaluation.anchor_answers.job, outcome, activity)
         case never:
             assert_never(never)
+
+
+def _with_anchor(evaluation: Evaluation, anchor: Anchor, answers: Answers, attempt: int) -> Step:
+    """Create the evaluate Job, and record where the anchor's answers are. Raises TaskTooLarge."""
+    step = _create_evaluate(evaluation, answers, attempt)
+    stored = to_store(evaluation, anchor, answers.anchor) if answers.anchor else None
+    return replace(step, changes=step.changes | {"anchor_answers": stored})
 
 
 def _create_evaluate(evaluation: Evaluation, answers: Answers, attempt: int) -> Step:

@@ -719,8 +719,8 @@ LATER_STABLE = version("support-1", "1") | {"status": {"phase": "Approved", "pla
 class AnchoredRun(Run):
     """A version whose stable version was compared with the anchor support-0."""
 
-    def __init__(self) -> None:
-        super().__init__(evaluation={"suites": [OLD], "storage": "pvc://shared/evaluations"})
+    def __init__(self, **suite: Any) -> None:
+        super().__init__(evaluation={"suites": [OLD | suite], "storage": "pvc://shared/evaluations"})
         self.observed: dict[str, Any] = SERVED | {"versions": (ZERO, LATER_STABLE, self.body)}
 
     def evaluate(self, lost: int) -> None:
@@ -766,6 +766,46 @@ def test_an_anchor_that_is_the_stable_version_is_asked_once() -> None:
     assert task.anchor is not None
     assert task.baseline is not None
     assert (task.anchor.answers, task.anchor_looks) == (task.baseline.answers, {"new": 1})
+
+
+def after_another(**suite: Any) -> AnchoredRun:
+    """A run of suite `new` with these settings, after another version stored the anchor's answers to items d."""
+    first, second = AnchoredRun(digest=digest("d")), AnchoredRun(**suite)
+    first.evaluate(lost=40)
+    other = version("support-9", "9") | {"status": first.status}
+    second.observed |= {"versions": (ZERO, LATER_STABLE, other, second.body)}
+    second.step(**second.observed)
+    second.cluster.finish("evaluate", answered(digest("1")))
+    return second
+
+
+def test_the_answers_of_the_anchor_are_used_again_by_the_next_version() -> None:
+    run = after_another(digest=digest("d"), delta=0.04)
+    run.step(**run.observed)
+    assert run.asked == ["support-1", "support-2 against support-1"]
+    anchor, stored = run.task.anchor, run.status["anchorAnswers"]
+    assert anchor is not None
+    assert (anchor.digest, anchor.answers, anchor.answers_digest) == (digest("0"), stored["uri"], stored["digest"])
+
+
+@pytest.mark.parametrize("suite", [{"digest": digest("e")}, {"digest": digest("d"), "maxTokens": 7}, {}])
+def test_answers_to_other_items_or_with_other_settings_are_not_used(suite: Obj) -> None:
+    run = after_another(**suite)
+    run.step(**run.observed)
+    assert sorted(run.asked) == ["support-0", "support-1"]
+
+
+def test_a_retry_asks_the_anchor_anew_as_stored_answers_may_be_gone() -> None:
+    run = after_another(digest=digest("d"))
+    run.body["metadata"]["annotations"] = {RETRY: "1"}
+    run.step(**run.observed)
+    assert sorted(run.asked) == ["support-0", "support-1"]
+
+
+def test_answers_to_items_that_may_change_are_not_stored() -> None:
+    run = AnchoredRun()
+    run.evaluate(lost=40)
+    assert "anchorAnswers" not in run.status
 
 
 def test_nothing_is_evaluated_while_the_anchor_is_gone() -> None:
