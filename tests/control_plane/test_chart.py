@@ -286,7 +286,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "driftloop.dev/modelversions/status": ("get", "patch"),
     "driftloop.dev/inferenceservices/status": ("get", "patch"),
     "batch/jobs": (*READ, "create", "patch", "delete"),
-    "/pods": READ,
+    "/pods": (*READ, "create", "delete"),
     "/pods/status": ("patch",),
     "apps/deployments": (*READ, "create", "patch", "delete"),
     "/services": (*READ, "create", "patch", "delete"),

@@ -437,7 +437,12 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.evaluation.reasoningTags", ["<think>"], "spec.evaluation.reasoningTags.*a start and an end"),
     (service, "spec.engine.type", "sglang", "spec.engine.type.*vllm"),
     (service, "spec.engine", {"type": "transformers", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),
-    (service, "spec.engine", {"parallelism": {"tensor": 2}, "gpus": 4}, "engine.gpus must be parallelism.tensor x"),
+    (
+        service,
+        "spec.engine",
+        {"parallelism": {"tensor": 2}, "gpus": 4},
+        "times engine.nodes must be parallelism.tensor x",
+    ),
     (
         service,
         "spec.engine",
@@ -453,6 +458,32 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         )
         for argument in ("--tensor-parallel-size=2", "--pipeline_parallel", "-tp", "-pp=2")
     ),
+    (service, "spec.engine.nodes", 0, "spec.engine.nodes.*greater than or equal to 1"),
+    (service, "spec.engine", {"type": "transformers", "nodes": 2}, "spec.engine.nodes.*above 1 needs engine.type vllm"),
+    (service, "spec.engine", CUSTOM | {"nodes": 2}, "spec.engine.nodes.*above 1 needs engine.type vllm"),
+    (
+        service,
+        "spec.engine",
+        {"gpus": 4, "nodes": 2, "parallelism": {"tensor": 4}},
+        "spec.engine.gpus.*times engine.nodes must be parallelism.tensor x",
+    ),
+    (
+        service,
+        "spec.engine",
+        {"type": "vllm", "nodes": 2, "parallelism": {"pipeline": 3}},
+        "spec.engine.nodes.*must divide parallelism.tensor x",
+    ),
+    *(
+        (
+            service,
+            "spec.engine",
+            {"type": "vllm", "nodes": 2, "args": [argument]},
+            "spec.engine.args.*engine.nodes sets -n, -r",
+        )
+        for argument in ("-n=3", "-r", "--distributed_executor_backend=ray", "--distributed-exec")
+    ),
+    (service, "spec.engine.args", ["--nnodes", "2"], "spec.engine.args.*the operator sets"),
+    (service, "spec.engine.args", ["--headless"], "spec.engine.args.*the operator sets"),
     (service, "spec.engine", {"image": "my/server", "gpus": 2}, "spec.engine.gpus.*above 1 needs engine.type vllm"),
     (service, "spec.engine.args", ["--max-loras=2", "--model=other"], "spec.engine.args.*the operator sets"),
     (service, "spec.engine.args", ["--trust_remote_code"], "spec.engine.args.*--trust-remote-code"),

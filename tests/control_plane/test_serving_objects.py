@@ -8,6 +8,7 @@ import yaml
 
 from control_plane.harness import Cluster
 from driftloop.controller.kinds.inferenceservice.decide import decide
+from driftloop.controller.pods.group import worker
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj
 from testcluster.console import Error
 from testcluster.paths import REPOSITORY
@@ -66,6 +67,18 @@ def test_every_object_is_taken_as_it_is(restricted: Cluster, engine: Obj) -> Non
         "Deployment",
         "Pod",
     ]
+
+
+def test_the_objects_of_a_replica_over_nodes_are_taken_with_a_worker(restricted: Cluster) -> None:
+    engine = {"type": "vllm", "image": "vllm/vllm-openai:v0.20.0", "gpus": 8, "nodes": 2}
+    bodies = rendered(restricted.namespace, engine)
+    kinds = [dry_run(restricted, body)["kind"] for body in bodies]
+    assert kinds.count("NetworkPolicy") == 2
+    deployment = dry_run(restricted, next(body for body in bodies if body["kind"] == "Deployment"))
+    meta = {"name": "leader", "namespace": restricted.namespace, "uid": "0f3c"}
+    leader = {"metadata": meta, "spec": {"nodeName": "node-1"}, "status": {"podIP": "10.0.0.7"}}
+    of_leader = worker(deployment["spec"]["template"], leader, 1, 0)
+    assert dry_run(restricted, of_leader)["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
 
 
 def test_the_example_of_a_custom_engine_is_accepted_with_its_pod(restricted: Cluster) -> None:

@@ -65,7 +65,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   verbs: [get, list, watch, create, delete, patch] # only annotations are patched: Kueue and others own fields of a Job
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, create, delete] # only of a replica over several pods: its workers, and a leader without them
 - apiGroups: [""]
   resources: [pods/status]
   verbs: [patch] # sets the phase of a pod on a lost node to Failed, as the pod garbage collector does

@@ -51,9 +51,14 @@ OWNED_ARGUMENTS = (
     "api-key",
     "config",
     "data-parallel-rank",
+    "headless",
     "host",
     "load-format",
+    "master-addr",
+    "master-port",
     "model",
+    "nnodes",
+    "node-rank",
     "port",
     "revision",
     "root-path",
@@ -81,17 +86,23 @@ _IS_PARALLEL = (
     "['--tensor-parallel-size', '--pipeline-parallel-size']"
     ".exists(name, name.startsWith(a.split('=')[0].replace('_', '-')) && a.size() > 3))"
 )
+# What `nodes` sets, beside the owned arguments of which these are short forms.
+_IS_OF_GROUP = (
+    "a == '-n' || a.startsWith('-n=') || a == '-r' || a.startsWith('-r=') || "
+    "(a.startsWith('--') && '--distributed-executor-backend'.startsWith(a.split('=')[0].replace('_', '-')) && "
+    "a.size() > 3)"
+)
 
 
 class EngineParallelism(ApiModel):
-    """How the processes of one pod divide the model. Each has its own GPU."""
+    """How the processes of a replica divide the model. Each has its own GPU."""
 
     tensor: int = Field(
         1,
         ge=1,
         le=16,
         description="Processes that share the matrices of every layer. They exchange much, so it needs fast links "
-        "between the GPUs. It must divide the model's attention heads.",
+        "between the GPUs, so keep it within a pod. It must divide the model's attention heads.",
     )
     pipeline: int = Field(
         1,
@@ -122,10 +133,26 @@ class Engine(ApiModel):
                 ".parallelism",
             ),
             rule(
+                "self.nodes == 1 || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))",
+                "engine.nodes above 1 needs engine.type vllm: no other engine is started over several pods",
+                ".nodes",
+            ),
+            rule(
                 "!has(self.parallelism) || self.gpus == 0 || "
-                "self.parallelism.tensor * self.parallelism.pipeline == self.gpus",
-                "engine.gpus must be parallelism.tensor x parallelism.pipeline",
+                "self.parallelism.tensor * self.parallelism.pipeline == self.gpus * self.nodes",
+                "engine.gpus, the GPUs per pod, times engine.nodes must be parallelism.tensor x parallelism.pipeline",
                 ".gpus",
+            ),
+            rule(
+                "!has(self.parallelism) || self.parallelism.tensor * self.parallelism.pipeline % self.nodes == 0",
+                "engine.nodes must divide parallelism.tensor x parallelism.pipeline: each pod has the same number of "
+                "processes",
+                ".nodes",
+            ),
+            rule(
+                f"self.nodes == 1 || !self.args.exists(a, {_IS_OF_GROUP})",
+                "engine.nodes sets -n, -r and --distributed-executor-backend: remove them from args",
+                ".args",
             ),
             rule(
                 f"!has(self.parallelism) || !self.args.exists(a, {_IS_PARALLEL})",
@@ -218,10 +245,18 @@ class Engine(ApiModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Data type of the weights.")
     gpus: int = Field(0, ge=0, le=16, description="GPUs per pod. The engine transformers uses at most one.")
     gpu_resource: GpuResource = NVIDIA_GPU
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Pods per replica. Above 1, a replica is a group: a leader that answers, and workers that hold the "
+        "rest of the model. It is ready, drained and counted as one, and restarted as one if a pod is lost. Needs vLLM "
+        "0.12 or later. Prefer a pod with more GPUs where a node has them: between nodes links are slower.",
+    )
     parallelism: EngineParallelism | None = Field(
         None,
-        description="How vLLM divides the model over the GPUs of a pod, or without GPUs over processes. If absent, all "
-        "GPUs share every layer (tensor).",
+        description="How vLLM divides the model over the GPUs of a replica, or without GPUs over processes. If absent, "
+        "the GPUs of a pod share every layer (tensor), and each pod has a part of the layers (pipeline).",
     )
     gpu_memory: Quantity | None = Field(
         None,
@@ -233,5 +268,5 @@ class Engine(ApiModel):
 
     @property
     def divided(self) -> EngineParallelism:
-        """How the model is divided: as set, else over all GPUs by tensor."""
-        return self.parallelism or EngineParallelism(tensor=max(1, self.gpus))
+        """How the model is divided: as set, else in a pod by tensor, and over pods by pipeline."""
+        return self.parallelism or EngineParallelism(tensor=max(1, self.gpus), pipeline=self.nodes)

@@ -11,7 +11,7 @@ DEFAULT_READINESS_PATH = "/health"
 # A pod gets template and values within its task, in an environment variable of at most 64 KiB (contract/task.py).
 MAX_TEMPLATE_BYTES = 40 << 10
 # Fields of the engine that the first release did not have.
-_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "parallelism")
+_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "nodes", "parallelism")
 _VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
 
 
@@ -55,7 +55,7 @@ def engine_hash(engine: Engine) -> str:
 
     Without fields that later releases added and that are not set, so that older evidence keeps its hash.
     """
-    unset = {name for name in _ADDED_FIELDS if getattr(engine, name) is None}
+    unset = {name for name in _ADDED_FIELDS if getattr(engine, name) == Engine.model_fields[name].default}
     document = json.dumps([engine.model_dump_json(exclude={"resources", "gpu_memory", "gpu_resource", *unset})])
     return hashlib.sha256(document.encode()).hexdigest()[:8]
 
@@ -85,6 +85,8 @@ def _not_runnable(engine: Engine, settings: Settings) -> str | None:
                 f"engine.gpus: {engine.gpus} needs vLLM, and there is no image of it: set engine.image with "
                 f"engine.type: vllm, or {_VLLM_IMAGE}, or use one GPU"
             )
+        case "transformers" if engine.nodes > 1:
+            return "engine.nodes needs vLLM, which auto runs only with GPUs: set engine.type: vllm, or remove it"
         case "transformers" if engine.divided.processes > 1:
             return "engine.parallelism needs vLLM, which auto runs only with GPUs: set engine.type: vllm, or remove it"
         case "vllm" | "transformers" | "custom":

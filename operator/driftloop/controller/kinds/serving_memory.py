@@ -1,4 +1,4 @@
-"""Whether the GPUs of a serving pod can hold a model and the cache of one request, before a pod asks for them. Pure.
+"""Whether the GPUs of a replica can hold a model and the cache of one request, before a pod asks for them. Pure.
 
     weights x bytes / (tensor x pipeline)  +  working memory  +  cache  =  what the engine may use of each GPU
 
@@ -21,7 +21,7 @@ VLLM_USES, BUILT_IN_USES = 0.9, 0.95
 # CUDA, NCCL, CUDA graphs and a forward pass of 8,192 tokens. For Llama 3 of 8B parameters on an H100, vLLM printed
 # 3.05 GiB on one GPU and 4.84 GiB on each of two: https://github.com/vllm-project/vllm/pull/10511
 WORKING_ALONE, WORKING_TOGETHER = 3 << 30, 5 << 30
-MOST_GPUS = 16
+MOST_GPUS = MOST_NODES = 16
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _UTILIZATION, _CONTEXT = "--gpu-memory-utilization", "--max-model-len"
 # They change what weights or cache need in ways that are not planned.
@@ -63,6 +63,8 @@ def _on_vllm(engine: Engine, model: ModelShape, gpu: int) -> ServingPlan | DoesN
         return None
     if model.attention_heads % engine.divided.tensor:
         return DoesNotFit(_uneven(engine, model))
+    if engine.divided.pipeline > model.layers:
+        return DoesNotFit(_too_many_stages(engine, model))
     planned = _divided(_Load(int(uses * gpu), _vllm_element(engine), int(context), model), engine.divided)
     return planned if planned.cache_tokens >= planned.context_tokens else DoesNotFit(_too_large(engine, model, planned))
 
@@ -82,7 +84,7 @@ def _on_built_in(engine: Engine, model: ModelShape, gpu: int) -> ServingPlan | D
 
 @dataclass(frozen=True)
 class _Load:
-    """What the GPUs of a pod have to hold."""
+    """What the GPUs of a replica have to hold."""
 
     available: int  # bytes per GPU that the engine may use
     element: int  # bytes per element of weights and cache
@@ -115,7 +117,8 @@ def _context(engine: Engine, model: ModelShape) -> int:
 
 def _too_large(engine: Engine, model: ModelShape, planned: ServingPlan) -> str:
     parts = (
-        f"engine.gpus: {engine.gpus}: of each GPU {engine.type} may use {_gib(planned.available_bytes)}; the weights "
+        f"engine.gpus: {engine.gpus}{_nodes(engine)}: of each GPU {engine.type} may use "
+        f"{_gib(planned.available_bytes)}; the weights "
         f"take {_gib(planned.weights_bytes)}, CUDA and a forward pass about {_gib(planned.working_bytes)}"
     )
     if not planned.cache_bytes:
@@ -130,8 +133,11 @@ def _advice(engine: Engine, model: ModelShape, planned: ServingPlan) -> str:
     ways = []
     if planned.cache_tokens >= 16:
         ways.append(f"engine.maxModelLen: {planned.cache_tokens} or less")
-    if gpus := _fewest_gpus(engine, model, planned):
-        ways.append(f"engine.gpus: {gpus}{' without engine.parallelism' if engine.parallelism else ''}")
+    without = " without engine.parallelism" if engine.parallelism else ""
+    if engine.nodes == 1 and (gpus := _fewest_gpus(engine, model, planned)):
+        ways.append(f"engine.gpus: {gpus}{without}")
+    elif nodes := _fewest_nodes(engine, model, planned):
+        ways.append(f"engine.nodes: {nodes}{without}")
     return f"Set {', or '.join([*ways, 'GPUs with more memory (podOverrides.nodeSelector)'])}"
 
 
@@ -148,6 +154,22 @@ def _fewest_gpus(engine: Engine, model: ModelShape, planned: ServingPlan) -> int
     return None
 
 
+def _fewest_nodes(engine: Engine, model: ModelShape, planned: ServingPlan) -> int | None:
+    """The fewest pods with the same GPUs each that hold it, a part of the layers each; None if no number does."""
+    if engine.type != "vllm" or model.attention_heads % engine.gpus:
+        return None
+    load = _Load(planned.available_bytes, _vllm_element(engine), planned.context_tokens, model)
+    for nodes in range(engine.nodes + 1, min(MOST_NODES, model.layers) + 1):
+        more = _divided(load, EngineParallelism(tensor=engine.gpus, pipeline=nodes))
+        if more.cache_tokens >= more.context_tokens:
+            return nodes
+    return None
+
+
+def _nodes(engine: Engine) -> str:
+    return f", engine.nodes: {engine.nodes}" if engine.nodes > 1 else ""
+
+
 def _uneven(engine: Engine, model: ModelShape) -> str:
     field = "engine.parallelism.tensor" if engine.parallelism else "engine.gpus"
     *even, last = [str(size) for size in range(1, MOST_GPUS + 1) if model.attention_heads % size == 0]
@@ -155,6 +177,11 @@ def _uneven(engine: Engine, model: ModelShape) -> str:
         f"{field}: {engine.divided.tensor} does not divide the model's {model.attention_heads} attention heads: set "
         f"{' or '.join([', '.join(even), last] if even else [last])}"
     )
+
+
+def _too_many_stages(engine: Engine, model: ModelShape) -> str:
+    field = "engine.parallelism.pipeline" if engine.parallelism else "engine.nodes"
+    return f"{field}: {engine.divided.pipeline} is more than the model's {model.layers} layers: lower it"
 
 
 def _is_unplanned(engine: Engine) -> bool:

@@ -9,6 +9,7 @@ from driftloop.contract.names import SCRATCH_DIR, TASK_ENV, VOLUMES
 from driftloop.contract.uris import claims_of
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
+FETCH, ENGINE = "fetch", "engine"  # names of containers of a pod that serves a model
 USER = 65532  # the user "nonroot" of the distroless base images
 
 # A kubelet restarts in less time. With the default of 300 s, training would wait that long for a lost node's pod.

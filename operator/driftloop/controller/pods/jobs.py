@@ -25,6 +25,7 @@ from driftloop.controller.pods.common import (
     scratch_with_shm,
     task_env,
 )
+from driftloop.controller.pods.group import peers
 from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_volumes
 from driftloop.controller.vocabulary.labels import ARM, ATTEMPT, FAMILY, JOB, STAGE, VERSION
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
@@ -189,7 +190,7 @@ def job_policy(job: Obj, settings: Settings) -> Obj:
         {"from": [{"podSelector": {"matchLabels": own}}]},
         {"ports": [{"port": METRICS_PORT, "protocol": "TCP"}]},
     ]
-    return _policy(_metadata(job, network_name(job), {**settings.labels, **own}), own, ingress)
+    return _policy(_metadata(job, network_name(job), {**settings.labels, **own}), {"matchLabels": own}, ingress)
 
 
 @dataclass(frozen=True)
@@ -223,10 +224,17 @@ def evaluate_job(version: Obj, name: str, task: EvaluateTask, run: EvaluationRun
     return _evaluation_job(version, name, run, _Client(task, CANDIDATE, reads))
 
 
-def evaluate_policy(version: Obj, settings: Settings) -> Obj:
-    """The NetworkPolicy of an evaluation: no other pod can reach its pods, or it could answer instead of the model."""
+def evaluate_policy(version: Obj, nodes: int, settings: Settings) -> Obj:
+    """The NetworkPolicy of an evaluation: no other pod can reach its pods, or it could answer instead of the model.
+
+    If the engine is spread over `nodes` pods, these reach each other.
+    """
     labels = {VERSION: version["metadata"]["name"], STAGE: EVALUATE}
-    return _policy(_metadata(version, child_name(version, "eval"), {**settings.labels, **labels}), labels, [])
+    metadata = _metadata(version, child_name(version, "eval"), {**settings.labels, **labels})
+    if nodes == 1:
+        return _policy(metadata, {"matchLabels": labels}, [])
+    own = peers({VERSION: version["metadata"]["name"]}, EVALUATE)
+    return _policy(metadata, own, [{"from": [{"podSelector": own}]}])
 
 
 def task_of(job: Obj) -> AnyTask | None:
@@ -360,13 +368,13 @@ def _one_per_node(labels: dict[str, str]) -> Obj:
     return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
-def _policy(metadata: Obj, pods: dict[str, str], ingress: list[Obj]) -> Obj:
-    """A NetworkPolicy that allows only `ingress` to the pods with these labels."""
+def _policy(metadata: Obj, pods: Obj, ingress: list[Obj]) -> Obj:
+    """A NetworkPolicy that allows only `ingress` to the selected pods."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": metadata,
-        "spec": {"podSelector": {"matchLabels": pods}, "policyTypes": ["Ingress"], "ingress": ingress},
+        "spec": {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": ingress},
     }
 
 

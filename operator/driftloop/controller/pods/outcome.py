@@ -128,7 +128,7 @@ def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], 
     """
     failed, waits = [], []
     for pod in pods:
-        if (overdue := _overdue_at(pod)) is None:
+        if (overdue := overdue_at(pod)) is None:
             continue
         if now >= overdue:
             failed.append(_fail(pod))
@@ -369,7 +369,7 @@ def _statuses(pod: Obj) -> Iterator[Obj]:
     yield from field(pod, "status", "containerStatuses") or []
 
 
-def _overdue_at(pod: Obj) -> datetime | None:
+def overdue_at(pod: Obj) -> datetime | None:
     """When a Terminating pod counts as lost; None for a pod that is not Terminating or whose end is reported."""
     deleted = pod["metadata"].get("deletionTimestamp")
     if not deleted or phase(pod) not in ("Pending", "Running"):

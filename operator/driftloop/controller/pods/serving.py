@@ -12,7 +12,10 @@ from driftloop.api.base import PodOverrides, Resources
 from driftloop.api.engine import MODEL_VARIABLE, NAME_VARIABLE, PORT_VARIABLE, Engine
 from driftloop.contract.names import API_KEYS_DIR, TASK_ENV, TLS_DIR
 from driftloop.contract.task import ServeTask
+from driftloop.controller.pods import group
 from driftloop.controller.pods.common import (
+    ENGINE,
+    FETCH,
     LOST_NODE_TOLERATIONS,
     mounts_for,
     pod_metadata,
@@ -26,7 +29,6 @@ from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.quantity import quantity
 
 SERVE = "serve"  # value of the label STAGE
-FETCH, ENGINE = "fetch", "engine"  # names of containers
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
 _API_KEYS, _TLS = "api-keys", "tls"  # names of volumes
 API, FEEDBACK = "api", "feedback"  # names of ports
@@ -75,7 +77,8 @@ class Arm:
         match self.engine.type:
             case "vllm":
                 container["command"] = _vllm_command(self.task, self.engine)
-                container["env"] = [*_vllm_defaults(self.engine), *container["env"], *_OFFLINE]
+                own = [*_OFFLINE, *([group.ADDRESS] if self.engine.nodes > 1 else [])]
+                container["env"] = [*_vllm_defaults(self.engine), *container["env"], *own]
             case "custom":
                 container = _custom(container, self.task, self.engine)
             case "transformers" | "auto":
@@ -191,8 +194,9 @@ def _vllm_defaults(engine: Engine) -> list[Obj]:
     # On a CPU vLLM takes 92 % of the node's memory for its cache, whatever the container's limit is, and does not start
     # if that is not free: https://docs.vllm.ai/en/latest/getting_started/installation/cpu/
     limit = engine.resources.limits.get("memory")
-    # Each process takes as much.
-    gib = max(1, quantity(limit) // (4 * engine.divided.processes) >> 30) if limit else 1
+    # Each process of the pod takes as much.
+    processes = max(1, engine.divided.processes // engine.nodes)
+    gib = max(1, quantity(limit) // (4 * processes) >> 30) if limit else 1
     return [*_VLLM_DEFAULTS, {"name": "VLLM_CPU_KVCACHE_SPACE", "value": str(gib)}]
 
 
@@ -222,6 +226,8 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
         options["--tensor-parallel-size"] = str(engine.divided.tensor)
     if engine.divided.pipeline > 1:
         options["--pipeline-parallel-size"] = str(engine.divided.pipeline)
+    if engine.nodes > 1:
+        options |= group.leader_options(engine.nodes)
     return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]
 
 

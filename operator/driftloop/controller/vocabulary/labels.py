@@ -11,6 +11,7 @@ ARM = f"{GROUP}/arm"  # candidate | baseline | anchor, on the Jobs and pods of a
 FAMILY = f"{GROUP}/family"
 SERVICE = f"{GROUP}/service"  # name of the InferenceService
 REVISION = f"{GROUP}/revision"
+LEADER = f"{GROUP}/leader"  # name of the leader, on workers of a replica over several nodes
 ROLE = f"{GROUP}/role"  # stable | candidate | retired | failed, on Deployments
 # Set on every child and on its pod template. Caches and watches select by it.
 MANAGED_BY = ("app.kubernetes.io/managed-by", "driftloop")

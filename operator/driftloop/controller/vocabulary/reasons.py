@@ -102,6 +102,7 @@ class Reason(StrEnum):
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     PODS_NOT_READY = "PodsNotReady"
     PODS_BROKEN = "PodsBroken"
+    GROUP_RESTARTED = "GroupRestarted"
     DRIFT_DETECTED = "DriftDetected"
     RETRAINING_PROPOSED = "RetrainingProposed"
     RETRAINING_STARTED = "RetrainingStarted"

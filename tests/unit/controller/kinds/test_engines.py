@@ -51,6 +51,17 @@ def test_a_divided_model_needs_vllm() -> None:
     assert obstacle(Engine(type="vllm", parallelism=divided), WITH_VLLM) is None
 
 
+def test_several_nodes_need_vllm() -> None:
+    assert "engine.nodes needs vLLM, which auto runs only with GPUs" in str(obstacle(Engine(nodes=2), WITH_VLLM))
+    assert obstacle(Engine(nodes=2, gpus=1), WITH_VLLM) is None
+    assert obstacle(Engine(nodes=2, type="vllm"), WITH_VLLM) is None
+
+
+def test_the_number_of_nodes_is_part_of_the_evidence_and_one_is_what_it_was_without_the_field() -> None:
+    assert engine_hash(Engine(nodes=1)) == engine_hash(Engine())
+    assert engine_hash(Engine(nodes=2)) != engine_hash(Engine())
+
+
 def test_a_template_that_no_task_holds_is_explained_with_what_to_shorten() -> None:
     assert obstacle(Engine(chat_template="x" * 32_768), BARE) is None
     problem = str(obstacle(Engine(chat_template="\u554f" * 20_000), BARE))  # three bytes each

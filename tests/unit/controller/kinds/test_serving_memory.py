@@ -79,6 +79,34 @@ def test_heads_that_the_gpus_do_not_divide_are_refused_with_the_numbers_that_do(
     planned(engine(gpus=3, parallelism=EngineParallelism(pipeline=3)), shape())
 
 
+def test_pods_of_a_group_hold_a_part_of_the_layers_each() -> None:
+    large = shape(parameters=405_853_388_800, layers=126, attention_heads=128, cache_elements=258_048)
+    alone = planned(engine(gpus=16), large)
+    spread = planned(engine(gpus=8, nodes=2), large)
+    assert spread.weights_bytes == pytest.approx(alone.weights_bytes, rel=0.01)
+    assert spread.cache_tokens > spread.context_tokens
+    message = refused(engine(gpus=4, nodes=2), large)
+    assert message.startswith(
+        "engine.gpus: 4, engine.nodes: 2: of each GPU vllm may use 71.3 GiB; the weights take 94.5"
+    )
+    assert "Set engine.nodes: 3, or GPUs" in message
+    planned(engine(gpus=4, nodes=3), large)
+
+
+def test_a_model_that_no_pod_holds_is_refused_with_the_number_of_pods_that_do() -> None:
+    large = shape(parameters=405_853_388_800, layers=126, attention_heads=10, cache_elements=258_048)
+    assert "Set engine.nodes: 6, or GPUs" in refused(engine(gpus=2), large)
+    planned(engine(gpus=2, nodes=6), large)
+
+
+def test_more_stages_than_layers_are_refused() -> None:
+    assert refused(engine(nodes=16), shape(layers=8)) == (
+        "engine.nodes: 16 is more than the model's 8 layers: lower it"
+    )
+    axes = EngineParallelism(pipeline=16)
+    assert refused(engine(nodes=16, parallelism=axes), shape(layers=8)).startswith("engine.parallelism.pipeline: 16 is")
+
+
 def test_the_memory_of_the_smallest_node_counts_unless_the_service_names_another() -> None:
     small = memory_plan(engine(), shape(), (24 * GIB, 80 * GIB))
     assert isinstance(small, ServingPlan)

@@ -10,6 +10,7 @@ from driftloop.controller.kinds.inferenceservice.gateway import is_allowed
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name, shadow_name
 from driftloop.controller.kinds.inferenceservice.route import canary_name, http_route
+from driftloop.controller.pods.group import peers, worker_stage
 from driftloop.controller.pods.serving import API, FEEDBACK, SERVE, SIGNING_KEY, TOKEN, tls_port
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import child_name, controlled_by, owner_reference
@@ -19,11 +20,15 @@ from driftloop.controller.vocabulary.world import RouteUnknown
 
 
 def first_children(observed: Observed, settings: Settings, only: str | None = None) -> tuple[Action, ...]:
-    """The objects that must exist before the first pod: the NetworkPolicy and the Service.
+    """The objects that must exist before the first pod: the NetworkPolicies and the Service.
 
     `only`: the revision that has all users, while another one is hidden.
     """
-    return Apply(network_policy(observed, settings)), Apply(service(observed, settings, only))
+    policies = [
+        network_policy(observed, settings),
+        *([workers_policy(observed, settings)] if observed.has_groups else []),
+    ]
+    return *(Apply(body) for body in policies), Apply(service(observed, settings, only))
 
 
 def other_children(
@@ -136,18 +141,38 @@ def disruption_budget(observed: Observed, settings: Settings) -> Obj:
 
 
 def network_policy(observed: Observed, settings: Settings) -> Obj:
-    """Allows the API from anywhere, corrections and metrics from inside the cluster, and no access to the engine."""
+    """Allows the API from anywhere, corrections and metrics from inside the cluster, and no access to the engine.
+
+    Except for workers: vLLM's engines connect to each other on ports that they choose.
+    """
     inside: list[Obj] = [{"namespaceSelector": {}}]
+    workers: list[Obj] = [{"podSelector": {"matchLabels": _worker_labels(observed)}}]
     spec = {
         "podSelector": {"matchLabels": pod_labels(observed)},
         "policyTypes": ["Ingress"],
         "ingress": [
             {"ports": _tcp(API_PORT, API_TLS_PORT)},
             {"from": inside, "ports": _tcp(FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT)},
+            *([{"from": workers}] if observed.has_groups else []),
         ],
     }
     name = child_name(observed.service, "pods")
     return _object(observed, "networking.k8s.io/v1", "NetworkPolicy", name, {"spec": spec}, settings)
+
+
+def workers_policy(observed: Observed, settings: Settings) -> Obj:
+    """Lets only leaders and workers of the service reach its workers, whose engines execute what they are sent."""
+    spec = {
+        "podSelector": {"matchLabels": _worker_labels(observed)},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": peers({SERVICE: observed.name}, SERVE)}]}],
+    }
+    name = child_name(observed.service, "workers")
+    return _object(observed, "networking.k8s.io/v1", "NetworkPolicy", name, {"spec": spec}, settings)
+
+
+def _worker_labels(observed: Observed) -> dict[str, str]:
+    return {SERVICE: observed.name, STAGE: worker_stage(SERVE)}
 
 
 def _delete(body: Obj) -> Delete:

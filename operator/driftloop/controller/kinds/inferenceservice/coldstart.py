@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from driftloop.api.inferenceservice import ColdStart
 from driftloop.controller.kinds.inferenceservice.observed import moment
-from driftloop.controller.pods.serving import ENGINE, FETCH
+from driftloop.controller.pods.common import ENGINE, FETCH
 from driftloop.controller.vocabulary.conditions import find
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj

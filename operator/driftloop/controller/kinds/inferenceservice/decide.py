@@ -5,6 +5,7 @@ from typing import assert_never
 
 from driftloop.api.base import Condition
 from driftloop.api.inferenceservice import DriftStatus, InferenceServiceStatus, RevisionStatus, ServingPlan
+from driftloop.controller.kinds.groups import keep_together
 from driftloop.controller.kinds.inferenceservice.children import (
     first_children,
     keys_secret,
@@ -37,7 +38,8 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     drift, drift_events = check_drift(situation)
     retraining = retrain(situation)
     status = _status(situation, rollout, drift, retraining)
-    waits = [rollout.requeue_after, retraining.requeue_after, CHECK_SECONDS if drift else None]
+    kept = keep_together((group for revision in observed.revisions for group in revision.groups), now)
+    waits = [rollout.requeue_after, retraining.requeue_after, kept.requeue_after, CHECK_SECONDS if drift else None]
     # The first pods are created only after their NetworkPolicy and Service. Later these two are independent of the
     # rollout: if one of them is refused, a canary must still be rolled back.
     # The same goes for a hidden revision, whose pods the Service must not select.
@@ -57,6 +59,7 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
                     *rollout.beside,
                 )
             ),
+            *kept.groups,
             Group((), ("drift",), events=drift_events),
             Group(retraining.actions, ("retraining",), _status_if_refused(retraining), retraining.events),
         ),

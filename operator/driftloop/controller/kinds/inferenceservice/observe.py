@@ -10,6 +10,7 @@ from driftloop.api.inferenceservice import ColdStart, InferenceService, Inferenc
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.kinds import versions
+from driftloop.controller.kinds.groups import PodGroup, groups_of
 from driftloop.controller.kinds.inferenceservice.coldstart import cold_start
 from driftloop.controller.kinds.inferenceservice.observed import (
     Keys,
@@ -23,8 +24,10 @@ from driftloop.controller.kinds.inferenceservice.questions import Questions, Top
 from driftloop.controller.kinds.inferenceservice.route import canary_name
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.kinds.serving_nodes import gpu_memory
+from driftloop.controller.pods.common import ENGINE
+from driftloop.controller.pods.group import worker_stage
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
-from driftloop.controller.pods.serving import ENGINE, SERVE
+from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batch, shadow_counts
 from driftloop.controller.vocabulary.conditions import is_true
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
@@ -90,8 +93,12 @@ def _revisions(service: Obj, status: InferenceServiceStatus, world: World) -> It
         revision = parse_revision(deployment)
         if revision is None:
             continue
-        pods = _pods(revision.revision, service, world)
+        leaders = _pods(revision.revision, service, SERVE, world)
+        pods = _present(leaders)
         revision = replace(revision, cold_start=cold_start(pods, _known_start(revision, status)))
+        if revision.nodes > 1:
+            workers = _pods(revision.revision, service, worker_stage(SERVE), world)
+            revision = replace(revision, groups=groups_of(deployment["spec"]["template"], leaders, workers))
         short = revision.available < revision.replicas
         yield _with_problem(revision, deployment, pods) if short else revision
 
@@ -119,21 +126,25 @@ async def _answer(pod: Obj, question: TopicsQuestion, world: World) -> TopicsRep
         return None
 
 
-def _pods(revision: str, service: Obj, world: World) -> list[Obj]:
-    """The revision's pods without Terminating ones."""
+def _pods(revision: str, service: Obj, stage: str, world: World) -> list[Obj]:
+    """The revision's pods of a stage."""
     meta = service["metadata"]
-    labels = {SERVICE: meta["name"], STAGE: SERVE, REVISION: revision}
-    pods = world.list("Pod", meta["namespace"], labels)
+    return world.list("Pod", meta["namespace"], {SERVICE: meta["name"], STAGE: stage, REVISION: revision})
+
+
+def _present(pods: Iterable[Obj]) -> list[Obj]:
+    """The pods that are not Terminating."""
     return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
 
 def _with_problem(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revision:
     """The revision with the reason why its pods do not serve."""
     waiting = [pod for pod in pods if not is_true(field(pod, "status", "conditions") or [], "Ready")]
-    revision = replace(revision, unstarted=not any(started(pod, ENGINE) for pod in waiting))
-    match serving_problem(pods) or refused_pods(deployment):
+    revision = replace(revision, unstarted=not any(_has_started(pod, revision.groups) for pod in waiting))
+    workers = _present(worker for group in revision.groups for worker in group.workers)
+    match serving_problem([*pods, *workers]) or refused_pods(deployment):
         case None:
-            return revision
+            return replace(revision, problem=_incomplete(revision, waiting))
         case Running(reason, message) | Broken(reason, message) if reason in _AWAITED:
             return replace(revision, problem=f"{reason}: {message}", unstarted=True)
         case Running(reason, message):
@@ -142,6 +153,18 @@ def _with_problem(revision: Revision, deployment: Obj, pods: list[Obj]) -> Revis
             return replace(revision, problem=f"{reason}: {message}", broken=True)
         case never:
             assert_never(never)
+
+
+def _has_started(pod: Obj, groups: Iterable[PodGroup]) -> bool:
+    """Whether the engine of a pod runs or has run, with those of its workers."""
+    group = next((group for group in groups if group.leader is pod), None)
+    return group.has_started if group else started(pod, ENGINE)
+
+
+def _incomplete(revision: Revision, waiting: list[Obj]) -> str:
+    """How far the first group is that is not ready, if a replica is a group."""
+    unready = (group for group in revision.groups if group.leader in waiting)
+    return next((progress for group in unready if (progress := group.progress)), "")
 
 
 async def _with_metrics(observed: Observed, needed: Questions, world: World) -> Observed:
@@ -160,7 +183,7 @@ async def _with_metrics(observed: Observed, needed: Questions, world: World) -> 
         version, since, until = needed.counters.version, needed.counters.since, needed.counters.until
         observed = replace(observed, counters=await read_batch(world.metrics, namespace, name, version, since, until))
     if needed.topics:
-        pods = _pods(needed.topics.revision, observed.service, world)
+        pods = _present(_pods(needed.topics.revision, observed.service, SERVE, world))
         observed = replace(observed, topics=await _asked(pods, needed.topics, world))
     if needed.samples:
         observed = replace(observed, samples=await eligible_samples(world, namespace, name, needed.samples))

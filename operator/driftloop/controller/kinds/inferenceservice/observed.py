@@ -12,8 +12,10 @@ from driftloop.api.inferenceservice import ColdStart, InferenceServiceSpec, Infe
 from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, ModelVersionPhase, Trigger
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.drift.detector import Counters
+from driftloop.controller.kinds.groups import PodGroup
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
 from driftloop.controller.kinds.versions import has_shown_gain
+from driftloop.controller.pods.group import nodes_of
 from driftloop.controller.pods.serving import has_tls
 from driftloop.controller.traffic import Arms, ShadowCounts
 from driftloop.controller.vocabulary.conditions import parse_timestamp
@@ -109,6 +111,8 @@ class Revision:
     shadow_started: datetime | None = None  # since when it gets copies of requests
     can_shadow: bool = False  # whether its pods can send copies of their requests
     cold_start: ColdStart | None = None  # how long the start of a pod took
+    nodes: int = 1  # pods per replica
+    groups: tuple[PodGroup, ...] = ()  # its leaders with their workers; empty if a replica is one pod
 
     @property
     def in_shadow(self) -> bool:
@@ -194,6 +198,11 @@ class Observed:
         """The ModelVersion of that name."""
         return next((version for version in self.versions if version.name == name), None)
 
+    @property
+    def has_groups(self) -> bool:
+        """Whether a replica may be several pods: in the spec, or in a revision that still has pods."""
+        return self.spec.engine.nodes > 1 or any(revision.nodes > 1 for revision in self.revisions)
+
     def role(self, role: Role) -> Revision | None:
         """The revision in that role. Between two writes of a promotion two may have it; then the later one counts."""
         in_role = [revision for revision in self.revisions if revision.role == role]
@@ -268,6 +277,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         weight=_number(notes.get(WEIGHT)),
         shadow_started=moment(notes.get(SHADOW_STARTED)),
         can_shadow=CAN_SHADOW in notes,
+        nodes=nodes_of(obj["spec"]["template"]),
     )
 
 

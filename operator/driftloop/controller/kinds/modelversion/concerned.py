@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from driftloop.controller.kinds.concerns import is_pod_of, named_by_label, users_of_claim
 from driftloop.controller.kinds.versions import bases
+from driftloop.controller.pods.group import worker_stage
 from driftloop.controller.pods.jobs import EVALUATE
 from driftloop.controller.vocabulary.labels import VERSION
 from driftloop.controller.vocabulary.objects import field, key
@@ -15,7 +16,7 @@ KIND = "ModelVersion"
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
     """The version of a pod or Deployment, those of a service's family, those that use a claim, an adapter's bases."""
-    if is_pod_of(changed, (EVALUATE,)) or changed["kind"] == "Deployment":
+    if is_pod_of(changed, (EVALUATE, worker_stage(EVALUATE))) or changed["kind"] == "Deployment":
         yield from named_by_label(changed, KIND, VERSION)
     if changed["kind"] == "InferenceService":
         family = field(changed, "spec", "model", "family")

@@ -18,6 +18,7 @@ from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import obstacle
+from driftloop.controller.kinds.groups import keep_together
 from driftloop.controller.kinds.modelversion import approval, gates, tasks
 from driftloop.controller.kinds.modelversion.anchor import Anchor, anchor_of, anchors_of
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown, comparison_of
@@ -39,6 +40,7 @@ from driftloop.controller.pods.outcome import (
     finished,
     finished_at,
     lost_pods,
+    serving_problem,
 )
 from driftloop.controller.vocabulary import conditions
 from driftloop.controller.vocabulary.labels import IN_USE, RETRY
@@ -69,6 +71,9 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
     if observed.version["metadata"].get("deletionTimestamp"):
         return Plan()  # Kubernetes deletes the objects that it owns
     failed, wait = lost_pods(observed.pods, now)
+    kept = keep_together(observed.groups, now)
+    waits = [seconds for seconds in (wait, kept.requeue_after) if seconds is not None]
+    wait = min(waits, default=None)
     comparison = comparison_of(observed, settings, now)
     beside, services = (*failed, *_protection(comparison)), list(comparison.services)
     if not _settled(comparison):
@@ -77,11 +82,12 @@ def decide(observed: Observed, settings: Settings, now: datetime) -> Plan:
         step = approval.unproven(comparison, observed.status.gate_summary or "")
     else:
         status = observed.status.model_copy(update={"services": services}).dump()
-        return Plan(beside=independent((*beside, *_delete_needless(observed))), status=status, requeue_after=wait)
+        needless = independent((*beside, *_delete_needless(observed)))
+        return Plan(beside=(*kept.groups, *needless), status=status, requeue_after=wait)
     retried = observed.annotations.get(RETRY) if step.phase in JUDGED else observed.status.retried
     step = replace(step, changes=step.changes | {"services": services, "retried": retried})
     plan = steps.to_plan(step, observed.version, observed.status, now, beside, wait)
-    return replace(plan, beside=(Group((), ("services",)), *plan.beside))
+    return replace(plan, beside=(Group((), ("services",)), *kept.groups, *plan.beside))
 
 
 def _settled(comparison: Comparison) -> bool:
@@ -302,14 +308,25 @@ def _evaluating(message: str, actions: tuple[Action, ...], reason: str = Reason.
 
 def _in_progress(evaluation: Evaluation, running: Running, activity: str) -> Step:
     """The step for a running Job. Its policy exists already, so now a failed write of it stops nothing."""
-    benign = running.reason in BENIGN
-    reason, message = (Reason.EVALUATING, activity) if benign else (running.reason, f"{activity}: {running.message}")
+    if running.reason in BENIGN:
+        running = Running(Reason.EVALUATING, _waits_for_group(evaluation.observed))
+    reason, message = running.reason, f"{activity}: {running.message}" if running.message else activity
     progressing = conditions.progressing(reason, message)
     return Step("Evaluating", progressing, beside=(_policy(evaluation),), requeue_after=SETTLE_SECONDS)
 
 
+def _waits_for_group(observed: Observed) -> str:
+    """Why the engine does not answer yet, if it is spread over several pods; empty if all of them run."""
+    for group in observed.groups:
+        if progress := group.progress:
+            problem = serving_problem(list(group.workers))
+            return f"{progress}: {problem.message}" if problem else progress
+    return ""
+
+
 def _policy(evaluation: Evaluation) -> Apply:
-    return Apply(jobs.evaluate_policy(evaluation.observed.version, evaluation.comparison.settings))
+    comparison = evaluation.comparison
+    return Apply(jobs.evaluate_policy(evaluation.observed.version, comparison.engine.nodes, comparison.settings))
 
 
 def _judge(evaluation: Evaluation, job: Obj, result: EvaluateResult) -> Step:

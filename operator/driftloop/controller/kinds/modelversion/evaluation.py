@@ -62,6 +62,7 @@ class Evaluation:
         """The engine, for a message; with advice if it is the default engine."""
         engine = self.comparison.engine
         gpus = f"{engine.gpus} GPU{'s' if engine.gpus > 1 else ''}" if engine.gpus else "no GPU"
+        gpus += f" in each of {engine.nodes} pods" if engine.nodes > 1 else ""
         chosen = self.observed.spec.evaluation.engine is not None or bool(self.observed.services)
         advice = "; no InferenceService follows the family: set evaluation.engine to use another engine"
         return f"engine {engine.type}, {gpus}{'' if chosen else advice}"

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from driftloop.api.modelversion import JUDGED, ModelVersion
+from driftloop.controller.kinds.groups import PodGroup, groups_of
 from driftloop.controller.kinds.modelversion.comparison import comparison_of
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.serving_nodes import gpu_memory
 from driftloop.controller.kinds.versions import at_work, bases, follows, stable_version
-from driftloop.controller.vocabulary.labels import VERSION
+from driftloop.controller.pods.group import nodes_of, worker_stage
+from driftloop.controller.pods.jobs import EVALUATE
+from driftloop.controller.vocabulary.labels import STAGE, VERSION
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import labels
 from driftloop.controller.vocabulary.plan import Key, Obj
@@ -30,6 +33,7 @@ async def observe(key: Key, world: World) -> Observed | None:
         status=parsed.status,
         jobs=tuple(children),
         pods=tuple(pod for job in children for pod in world.owned("Pod", namespace, job["metadata"]["uid"])),
+        groups=tuple(group for job in children for group in _groups(job, version, world)),
         services=tuple(service for service in services if follows(service, parsed.spec.family)),
         deployments=(deployments := tuple(world.list("Deployment", namespace))),
         adapters=tuple(_adapters(deployments, namespace, world)),
@@ -37,6 +41,15 @@ async def observe(key: Key, world: World) -> Observed | None:
     )
     observed = replace(observed, versions=tuple(_versions(observed, world)))
     return replace(observed, gpu_memory=await _gpu_memory(observed, world))
+
+
+def _groups(job: Obj, version: Obj, world: World) -> tuple[PodGroup, ...]:
+    meta, template = version["metadata"], job["spec"]["template"]
+    if nodes_of(template) == 1:
+        return ()
+    leaders = world.owned("Pod", meta["namespace"], job["metadata"]["uid"])
+    workers = world.list("Pod", meta["namespace"], {VERSION: meta["name"], STAGE: worker_stage(EVALUATE)})
+    return groups_of(template, leaders, workers)
 
 
 def _adapters(deployments: Iterable[Obj], namespace: str, world: World) -> Iterator[Obj]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from driftloop.api.modelversion import ModelVersionSpec, ModelVersionStatus
+from driftloop.controller.kinds.groups import PodGroup
 from driftloop.controller.vocabulary.objects import annotations
 from driftloop.controller.vocabulary.plan import Obj
 
@@ -17,6 +18,7 @@ class Observed:
     status: ModelVersionStatus = field(default_factory=ModelVersionStatus)  # as previously written
     jobs: tuple[Obj, ...] = ()  # controlled by this ModelVersion
     pods: tuple[Obj, ...] = ()  # of those Jobs
+    groups: tuple[PodGroup, ...] = ()  # those pods with their workers; empty if the engine is one pod
     services: tuple[Obj, ...] = ()  # InferenceServices of the family, by name
     deployments: tuple[Obj, ...] = ()  # all Deployments in the namespace that the operator created
     # All ModelVersions in the namespace; if it is not evaluated again, only the stable ones.

@@ -5,6 +5,7 @@ from dataclasses import replace
 from driftloop.controller.kinds.inferenceservice.children import (
     disruption_budget,
     feedback_service,
+    first_children,
     keys_secret,
     network_policy,
     other_children,
@@ -13,8 +14,12 @@ from driftloop.controller.kinds.inferenceservice.children import (
     url,
 )
 from driftloop.controller.kinds.inferenceservice.children import service as api_service
+from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import deployment
-from driftloop.controller.vocabulary.plan import Apply, Delete
+from driftloop.controller.pods.group import peers
+from driftloop.controller.pods.serving import SERVE
+from driftloop.controller.vocabulary.labels import SERVICE, STAGE
+from driftloop.controller.vocabulary.plan import Apply, Delete, Obj
 from unit.controller.kinds.inferenceservice.builders import NOW, SETTINGS, carried, revision, service, version
 
 
@@ -89,6 +94,29 @@ def test_a_drain_takes_one_pod_at_a_time_and_is_never_held_up_by_a_broken_one() 
 def test_no_rule_lets_anybody_at_the_engine() -> None:
     rules = network_policy(service(), SETTINGS)["spec"]["ingress"]
     assert {port["port"] for rule in rules for port in rule["ports"]} == {8080, 8081, 8443, 8444, 9090}
+
+
+def test_only_leaders_and_workers_of_a_service_reach_each_others_engines() -> None:
+    assert policies(service()).keys() == {"desk-937c0346-pods"}
+    found = policies(service({"engine": {"type": "vllm", "nodes": 2}}))
+    leaders, workers = found["desk-937c0346-pods"], found["desk-937c0346-workers"]
+    of_workers = {"matchLabels": {SERVICE: "desk", STAGE: "serve-worker"}}
+    assert leaders["ingress"][-1] == {"from": [{"podSelector": of_workers}]}
+    assert leaders["podSelector"] == {"matchLabels": {SERVICE: "desk", STAGE: "serve"}}
+    assert workers["podSelector"] == of_workers
+    assert workers["ingress"] == [{"from": [{"podSelector": peers({SERVICE: "desk"}, SERVE)}]}]
+
+
+def test_a_revision_in_groups_keeps_its_policies_after_the_spec_has_changed() -> None:
+    without = service(versions=(version("v1"),))
+    grouped = replace(without, revisions=(revision(without, version("v1"), "stable", 2, nodes=2),))
+    assert policies(grouped).keys() == {"desk-937c0346-pods", "desk-937c0346-workers"}
+
+
+def policies(found: Observed) -> dict[str, Obj]:
+    """The specs of the NetworkPolicies, by name."""
+    bodies = [action.body for action in first_children(found, SETTINGS) if isinstance(action, Apply)]
+    return {body["metadata"]["name"]: body["spec"] for body in bodies if body["kind"] == "NetworkPolicy"}
 
 
 def test_the_service_of_the_candidate_stays_until_its_route_is_gone() -> None:

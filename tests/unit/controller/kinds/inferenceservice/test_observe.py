@@ -12,6 +12,7 @@ from driftloop.contract.topics import TopicsReport
 from driftloop.controller.kinds.inferenceservice.observe import observe
 from driftloop.controller.kinds.inferenceservice.observed import Observed
 from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of
+from driftloop.controller.pods.group import worker
 from driftloop.controller.runtime.kube.caches import Caches
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.kube.routes import Routes
@@ -211,6 +212,35 @@ async def test_a_ready_pod_does_not_say_that_the_engine_of_a_waiting_one_ran() -
     [found] = (await Cluster(service(), body, *pods).look()).revisions
     assert found.unstarted
     assert found.problem.startswith("Unschedulable")
+
+
+async def test_a_revision_in_groups_has_its_leaders_with_their_workers_and_says_how_far_they_are() -> None:
+    spec: Obj = {"engine": {"type": "vllm", "image": "vllm:1", "nodes": 2}}
+    of = version("v1", uri="pvc://shared/v1")
+    hashed = revision_of(built(spec), of, SETTINGS)
+    body = deployment(built(spec), of, hashed, 1, SETTINGS, ago(600)) | {"status": {"replicas": 1}}
+    leader: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "lead", "namespace": "team", "uid": "uid-lead", **body["spec"]["template"]["metadata"]},
+        "spec": {"nodeName": "node-1"},
+        "status": {"podIP": "10.0.0.7"},
+    }
+    cluster = Cluster(service(spec), body, leader, worker(body["spec"]["template"], leader, 1, 0))
+    [found] = (await cluster.look()).revisions
+    [group] = found.groups
+    assert (found.nodes, group.name, len(group.workers)) == (2, "lead", 1)
+    assert found.problem == "0 of 2 pods of the group lead run their engine"
+    running = {"podIP": "10.0.0.7", "initContainerStatuses": [{"name": "engine", "state": {"running": {}}}]}
+    cluster.put(leader | {"status": running})
+    [found] = (await cluster.look()).revisions
+    assert found.problem == "1 of 2 pods of the group lead run their engine"
+    assert found.unstarted  # its worker may wait for a node
+    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+    stuck = worker(body["spec"]["template"], leader, 1, 0)
+    cluster.put(stuck | {"status": {"containerStatuses": [{"name": "engine", "state": {"waiting": waiting}}]}})
+    [found] = (await cluster.look()).revisions
+    assert found.problem.startswith("ImagePullBackOff: container engine of lead-")
 
 
 async def test_the_start_of_a_revisions_pod_is_read_once() -> None:

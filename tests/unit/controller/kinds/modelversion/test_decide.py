@@ -7,9 +7,11 @@ import pytest
 
 from driftloop.contract.result import AnchorResult, AnyResult, ApiCheck, EvaluateResult, StageError, encode
 from driftloop.contract.task import AnswerTask, EvaluateTask
+from driftloop.controller.kinds.groups import groups_of
 from driftloop.controller.kinds.modelversion.decide import decide
 from driftloop.controller.pods import jobs
-from driftloop.controller.vocabulary.labels import APPROVE_VERSION, ARM, IN_USE, RETRY
+from driftloop.controller.pods.group import peers
+from driftloop.controller.vocabulary.labels import APPROVE_VERSION, ARM, IN_USE, RETRY, STAGE, VERSION
 from driftloop.controller.vocabulary.plan import Apply, Create, Delete, Key, Label, Obj, Plan
 from unit.controller.stages import (
     NOW,
@@ -484,6 +486,29 @@ def test_no_pod_asks_for_more_gpus_than_a_serving_pod() -> None:
             run.cluster.finish("evaluate", answered(digest("1")))
     working = [job for job in run.cluster.of_kind("Job") if not job.get("status")]
     assert len(working) == 1
+
+
+def test_an_engine_over_several_pods_judges_with_its_workers_which_go_with_the_pod_that_asks() -> None:
+    run, desk = Run(), service(engine={"type": "vllm", "image": "vllm:1", "gpus": 8, "nodes": 2})
+    run.step(services=[desk])
+    job = run.cluster.job("evaluate")
+    [policy] = run.cluster.of_kind("NetworkPolicy")
+    own = peers({VERSION: "support-2"}, "evaluate")
+    assert (policy["spec"]["podSelector"], policy["spec"]["ingress"]) == (own, [{"from": [{"podSelector": own}]}])
+
+    leader = pod_of(job)
+    leader |= {"spec": {"nodeName": "node-1"}, "status": leader["status"] | {"podIP": "10.0.0.7"}}
+    groups = groups_of(job["spec"]["template"], [leader], [])
+    plan = run.step(services=[desk], pods=(leader,), groups=groups)
+    [made] = [action.body for action in plan.writes if isinstance(action, Create) and action.body["kind"] == "Pod"]
+    assert made["metadata"]["labels"][STAGE] == "evaluate-worker"
+    message = run.condition("Reconciling")["message"]
+    assert "(engine vllm, 8 GPUs in each of 2 pods): 0 of 2 pods of the group" in message
+
+    ended = leader | {"status": leader["status"] | {"phase": "Succeeded"}}
+    groups = groups_of(job["spec"]["template"], [ended], [made | {"metadata": made["metadata"] | {"uid": "u"}}])
+    plan = run.step(services=[desk], pods=(ended,), groups=groups)
+    assert [action.name for action in plan.writes if isinstance(action, Delete)] == [made["metadata"]["name"]]
 
 
 def test_where_no_suite_compares_the_stable_version_is_asked_nothing() -> None:

@@ -48,6 +48,8 @@ def test_a_pod_whose_owner_is_not_cached_concerns_whom_its_labels_name() -> None
         ("InferenceService", "support")
     }
     assert keys(obj("Pod", "b", version="v", stage="evaluate", job="j")) == {("ModelVersion", "v")}
+    assert keys(obj("Pod", "w", service="support", stage="serve-worker")) == {("InferenceService", "support")}
+    assert keys(obj("Pod", "x", version="v", stage="evaluate-worker")) == {("ModelVersion", "v")}
     assert keys(obj("Pod", "c", job="j", stage="train")) == {("FineTuneJob", "j")}
     assert keys(obj("Pod", "d", job="j", stage="no-such-stage")) == set()
 
