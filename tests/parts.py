@@ -21,7 +21,7 @@ PARTS: Mapping[str, str] = {
     "trainings": "trainings on the cluster that the loop has none of",
     "autoscaling": "a HorizontalPodAutoscaler scales a service by the proxy's metric, also in a canary",
     "gateway": "canaries by weight behind a real Gateway, Traefik",
-    "vllm": "rollouts, drain and rollback with vLLM as the engine",
+    "vllm": "rollouts, drain and rollback with vLLM as the engine, and replicas over two nodes",
 }
 FUZZ = "fuzz"
 ALL = "all"
