@@ -1,6 +1,6 @@
 """Whether the topics that an alarm names are the new ones, how often chance names one, and what a request costs.
 
-    PYTHONPATH=operator:bench python bench/drift_topics.py --data FOLDER [--runs 100]
+    PYTHONPATH=operator:bench python bench/drift_topics.py --data FOLDER [--runs 100] [--before 5000] [--since 400]
 
 FOLDER has banking77's train.csv. Each run draws requests of some intents before the change. Since the change a share of
 the requests has new intents, which were not there before. Counted are the runs in which a topic is named, the topics of
@@ -20,7 +20,6 @@ from pathlib import Path
 
 from driftloop.contract.topics import Asked, Sample, asked, topics
 
-BEFORE, SINCE = 5_000, 400
 CHANGE = datetime(2026, 1, 2, tzinfo=UTC)
 CASES = ((0, 0.0), (1, 0.05), (1, 0.1), (1, 0.3), (3, 0.3), (26, 0.5))  # new intents and their share of the requests
 Row = tuple[str, str]  # text and intent
@@ -37,18 +36,18 @@ class Run:
     seconds: float
 
 
-def run(rows: list[Row], new: int, share: float, seed: int) -> Run:
+def run(rows: list[Row], new: int, share: float, sides: tuple[int, int], together: float, seed: int) -> Run:
     """Draw requests, and find their topics."""
     rng = random.Random(seed)  # noqa: S311 - a seeded order
     intents = sorted({intent for _, intent in rows})
     fresh = set(rng.sample(intents, new))
     old_rows = [row for row in rows if row[1] not in fresh]
     new_rows = [row for row in rows if row[1] in fresh]
-    before = [sent(rng.choice(old_rows), -1 - number) for number in range(BEFORE)]
-    since = [sent(rng.choice(new_rows if rng.random() < share else old_rows), number) for number in range(SINCE)]
-    began = time.perf_counter()
-    found = topics(before, since) or ()
-    seconds = time.perf_counter() - began
+    before = [sent(rng.choice(old_rows), -1 - number) for number in range(sides[0])]
+    since = [sent(rng.choice(new_rows if rng.random() < share else old_rows), number) for number in range(sides[1])]
+    began = time.process_time()
+    found = topics(before, since, together) or ()
+    seconds = time.process_time() - began
     right = 0
     for topic in found:
         kinds = [request.name in fresh for request in since if topic.terms[0] in request.terms]
@@ -66,10 +65,10 @@ def microseconds(rows: list[Row]) -> float:
     """What it costs to remember a request."""
     sample, times = Sample(), []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         for row in rows:
             sample.add(sent(row, 0))
-        times.append((time.perf_counter() - began) / len(rows))
+        times.append((time.process_time() - began) / len(rows))
     return min(times) * 1e6
 
 
@@ -77,6 +76,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with banking77's train.csv")
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--before", type=int, default=5_000, help="requests before the change")
+    parser.add_argument("--since", type=int, default=400, help="requests since the change")
+    parser.add_argument("--together", type=float, default=1.0, help="requests that count as one")
     arguments = parser.parse_args()
     with (arguments.data / "train.csv").open(newline="") as file:
         rows = [(row["text"], row["category"]) for row in csv.DictReader(file)]
@@ -84,7 +86,8 @@ def main() -> int:
     print("|---|---|---|---|---|")
     seconds = []
     for new, share in CASES:
-        runs = [run(rows, new, share, seed) for seed in range(arguments.runs)]
+        sides = (arguments.before, arguments.since)
+        runs = [run(rows, new, share, sides, arguments.together, seed) for seed in range(arguments.runs)]
         seconds += [one.seconds for one in runs]
         named, topical = sum(one.named > 0 for one in runs), sum(one.named for one in runs)
         right = f"{sum(one.right for one in runs)} of {topical}"

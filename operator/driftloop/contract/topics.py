@@ -22,6 +22,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, pairwise
+from sys import intern
 
 from pydantic import Field
 
@@ -38,7 +39,7 @@ RATE = 0.05  # false discoveries among the terms that are kept
 TOPICS = 3  # that are named,
 OTHERS = 2  # each with so many further terms
 EXAMPLES = 3  # and so many requests
-MAX_WORDS = 64  # of a text: 2,000 long ones take 30 MiB
+MAX_WORDS = 64  # of a text: 5,000 requests take 10 MiB, and 40 MiB if all are long
 MAX_CHARACTERS = 40  # of a word; longer ones are not read
 
 _ALIKE = 0.4  # requests with both of two terms, as a share of those with one of them, for one topic (Jaccard)
@@ -94,8 +95,8 @@ class TopicsReport(ApiModel):
 class Sample:
     """The last requests, and a uniform sample of the earlier ones (Vitter 1985, algorithm R). Its size is bounded."""
 
-    def __init__(self, size: int = KEPT) -> None:
-        self._size, self._passed = size, 0
+    def __init__(self, last: int = KEPT, earlier: int = KEPT) -> None:
+        self._most, self._most_earlier, self._passed = last, earlier, 0
         self._last: deque[Asked] = deque()
         self._earlier: list[Asked] = []
         self._random = random.Random(0)  # noqa: S311 - a sample, not a secret
@@ -103,12 +104,12 @@ class Sample:
     def add(self, request: Asked) -> None:
         """Add a request. The oldest of the last ones then takes the place of an earlier one, or is forgotten."""
         self._last.append(request)
-        if len(self._last) <= self._size:
+        if len(self._last) <= self._most:
             return
         oldest, self._passed = self._last.popleft(), self._passed + 1
-        if len(self._earlier) < self._size:
+        if len(self._earlier) < self._most_earlier:
             self._earlier.append(oldest)
-        elif (place := self._random.randrange(self._passed)) < self._size:
+        elif (place := self._random.randrange(self._passed)) < self._most_earlier:
             self._earlier[place] = oldest
 
     def split(self, change: datetime) -> tuple[list[Asked], list[Asked]]:
@@ -127,7 +128,7 @@ def terms_of(text: str) -> frozenset[str]:
     ['card', 'freeze', 'freeze my', 'my', 'my card']
     """
     tokens = [word for word in words(text)[:MAX_WORDS] if len(word) <= MAX_CHARACTERS]
-    return frozenset([*tokens, *(" ".join(pair) for pair in pairwise(tokens))])
+    return frozenset(map(intern, [*tokens, *(" ".join(pair) for pair in pairwise(tokens))]))
 
 
 def topics(

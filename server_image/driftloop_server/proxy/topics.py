@@ -15,7 +15,7 @@ from aiohttp import web
 from driftloop.api.inferenceservice import DriftTopic
 from driftloop.contract.topics import Asked, Sample, Topic, TopicsReport, asked, shared, told, topics
 
-KEPT = 1_000  # last requests, and as many of the earlier ones: 30 MiB if all are long
+LAST, EARLIER = 1_000, 4_000  # requests that are kept; many earlier ones make a new word stand out sooner
 STORED = 1_000  # last stored ratings
 CONSENTED = 2  # stored prompts, of different texts, and users (if the ratings name users), that must have a term
 PAUSE = 5.0  # seconds between two answers: each takes a tenth of a second of a CPU
@@ -26,7 +26,7 @@ class Topics:
     """Remembers the terms of requests and of stored ratings."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._sample = Sample(KEPT)
+        self._sample = Sample(LAST, EARLIER)
         self._stored: deque[Asked] = deque(maxlen=STORED)
         self._clock, self._answered = clock, float("-inf")
 

@@ -131,7 +131,7 @@ def test_a_tail_too_small_for_a_float_has_a_logarithm() -> None:
 
 
 def test_a_sample_keeps_the_last_requests_and_some_of_all_earlier_ones() -> None:
-    sample = Sample(100)
+    sample = Sample(100, 100)
     for request in sent([f"text {number}" for number in range(1000)], since=True):
         sample.add(request)
     before, since = sample.split(CHANGE + timedelta(seconds=901))
@@ -142,12 +142,12 @@ def test_a_sample_keeps_the_last_requests_and_some_of_all_earlier_ones() -> None
 
 
 def test_a_change_before_the_last_requests_is_found_among_the_earlier_ones() -> None:
-    sample = Sample(100)
+    sample = Sample(100, 200)
     for request in sent([f"text {number}" for number in range(1000)], since=True):
         sample.add(request)
     before, since = sample.split(CHANGE + timedelta(seconds=500))
-    assert 25 < len(before) < 85
-    assert len(before) + len(since) == 200
+    assert 80 < len(before) < 140
+    assert len(before) + len(since) == 300
 
 
 def test_a_long_text_has_a_bounded_number_of_terms() -> None:
