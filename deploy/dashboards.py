@@ -188,6 +188,12 @@ SERVICE_ROWS = (
                 about="In standard deviations of the baseline.",
             ),
             Panel(
+                "During an alarm: share of the requests about topics that grew",
+                [("{{topic}}: {{side}}", f"max by (topic, side) (driftloop_drift_topic_share{{{DECIDED}}})")],
+                "percentunit",
+                about="Before the change and since then. Empty without spec.drift.topics.",
+            ),
+            Panel(
                 "During an alarm: time since the change began",
                 [("since", f"time() - max(driftloop_drift_changed_at_seconds{{{DECIDED}}})")],
                 "s",

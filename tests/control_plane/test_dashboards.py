@@ -72,6 +72,7 @@ class Exporters:
         caches = Caches()
         drift = {"logEvidence": "9", "threshold": "5", "alarm": True, "trainingDistance": {"oov": "0.5"}}
         drift |= {"shift": {"oov": "0.8"}, "changePoint": "2026-01-01T00:00:00Z"}
+        drift |= {"topics": [{"terms": ["refund"], "before": "0.01", "since": "0.2", "requests": 40}]}
         for kind, status in (
             ("FineTuneJob", {"phase": "Training"}),
             ("ModelVersion", {"phase": "Approved"}),

@@ -163,10 +163,18 @@ def test_the_alert_says_what_changed_by_how_much_and_since_when(watched: Watched
     since = Gauge("driftloop_drift_changed_at_seconds", "Since.", labels, registry=watched.operator.registry)
     shift.labels("team", "drifted", "surprisal").set(0.817)
     shift.labels("team", "other", "length").set(-2)
+    topic = Gauge(
+        "driftloop_drift_topic_share", "Topic.", (*labels, "topic", "side"), registry=watched.operator.registry
+    )
     since.labels("team", "drifted").set(1_767_225_600)
+    for side, share in (("before", 0.01), ("since", 0.2)):
+        topic.labels("team", "drifted", "refund, my refund", side).set(share)
     evidence(watched.operator, {"drifted": 6})
-    told = "since 2026-01-01T00:00:00Z, surprisal +0.82 standard deviations (log evidence 6.0). Driftloop starts"
-    (text,) = eventually(lambda: [each for each in watched.prometheus.descriptions() if "since" in each])
+    told = (
+        'since 2026-01-01T00:00:00Z, surprisal +0.82 standard deviations, more requests with "refund, my refund" (now '
+        "20%) (log evidence 6.0). Driftloop starts"
+    )
+    (text,) = eventually(lambda: [each for each in watched.prometheus.descriptions() if "refund" in each])
     assert told in text
     assert "length" not in text
 

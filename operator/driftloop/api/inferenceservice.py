@@ -231,8 +231,8 @@ class Drift(ApiModel):
         False,
         description="Whether an alarm says what the new requests are about: words that far more requests have than "
         "before, in status.drift.topics. Only words that several prompts of stored ratings (consent: true) have are "
-        "named. They can be read by whoever may read this object, or reach the metrics port of its pods. A change is a "
-        "new revision.",
+        "named. They can be read by whoever may read this object, its alert or the operator's metrics, or reaches the "
+        "metrics port of its pods. A change is a new revision.",
     )
 
 

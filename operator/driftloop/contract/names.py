@@ -99,6 +99,7 @@ class Metric:
     DRIFT_ALARM = "driftloop_drift_alarm"  # 1 while the evidence is above the threshold
     # During an alarm only; the alert's text has them.
     DRIFT_SHIFT = "driftloop_drift_shift"  # + signal; in standard deviations
+    DRIFT_TOPIC = "driftloop_drift_topic_share"  # + topic, side: before | since; with spec.drift.topics
     DRIFT_CHANGED_AT = "driftloop_drift_changed_at_seconds"  # Unix time of the start of the change
 
 

@@ -97,6 +97,11 @@ def drift(services: Iterable[Obj]) -> Iterator[Metric]:
         "During an alarm, how far a signal has moved from the baseline, in standard deviations.",
         labels=[*labels, "signal"],
     )
+    topics = GaugeMetricFamily(
+        names.Metric.DRIFT_TOPIC,
+        "During an alarm, share of the requests about a topic that grew, before and since the change.",
+        labels=[*labels, "topic", "side"],
+    )
     since = GaugeMetricFamily(
         names.Metric.DRIFT_CHANGED_AT, "During an alarm, Unix time of the start of the change.", labels=labels
     )
@@ -110,11 +115,15 @@ def drift(services: Iterable[Obj]) -> Iterator[Metric]:
             for signal, value in (state.get(name) or {}).items():
                 if (number := _number(value)) is not None:
                     signals.add_metric([*label_values, signal], number)
+        for topic in state.get("topics") or ():
+            for side in ("before", "since"):
+                if (number := _number(topic.get(side))) is not None:
+                    topics.add_metric([*label_values, ", ".join(topic.get("terms") or ()), side], number)
         if state:
             alarm.add_metric(label_values, float(bool(state.get("alarm"))))
         if state.get("alarm") and state.get("changePoint"):
             since.add_metric(label_values, parse_timestamp(state["changePoint"]).timestamp())
-    yield from (evidence, threshold, distance, alarm, shift, since)
+    yield from (evidence, threshold, distance, alarm, shift, topics, since)
 
 
 def _number(text: object) -> float | None:

@@ -33,6 +33,7 @@ def test_a_services_drift_is_told_and_ends_with_it() -> None:
         "trainingDistance": {"oov": "0.5", "length": "?"},
         "shift": {"oov": "-0.25"},
         "changePoint": "2026-01-01T00:00:00Z",
+        "topics": [{"terms": ["refund", "my refund"], "before": "0.01", "since": "0.2", "requests": 40}],
     }
     caches.put(service(state))
     text = page(caches)
@@ -43,6 +44,9 @@ def test_a_services_drift_is_told_and_ends_with_it() -> None:
     of = labels.removesuffix("}") + ',signal="oov"}'
     assert f"driftloop_drift_training_distance{of} 0.5" in text
     assert f"driftloop_drift_shift{of} -0.25" in text
+    for side, share in (("before", "0.01"), ("since", "0.2")):
+        topic = labels.removesuffix("}") + f',side="{side}",topic="refund, my refund"}}'
+        assert f"driftloop_drift_topic_share{topic} {share}" in text
     assert f"driftloop_drift_changed_at_seconds{labels} 1.7672256e+09" in text
     assert 'signal="length"' not in text
     assert 'driftloop_objects{kind="InferenceService",phase="Serving"} 1.0' in text
