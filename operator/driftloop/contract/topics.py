@@ -28,6 +28,7 @@ from pydantic import Field
 
 from driftloop.api.base import ApiModel
 from driftloop.api.inferenceservice import DriftTopic
+from driftloop.contract.text import normalise
 from driftloop.contract.textstats import words
 
 KEPT = 5_000  # last requests, and as many of the earlier ones
@@ -57,8 +58,8 @@ class Asked:
 
 
 def asked(at: datetime, text: str, user: str | None, name: str = "") -> Asked:
-    """A request with this text."""
-    return Asked(at, terms_of(text), hash(text), None if user is None else hash(user), name)
+    """A request with this text. Another case or other spaces make no other text."""
+    return Asked(at, terms_of(text), hash(normalise(text).casefold()), None if user is None else hash(user), name)
 
 
 @dataclass(frozen=True)

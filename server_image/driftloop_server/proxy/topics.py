@@ -75,4 +75,4 @@ def _named(topic: Topic, stored: list[Asked]) -> DriftTopic:
     """The topic with the ids of stored ratings about it: those with most of its terms, the latest first."""
     about = [request for request in reversed(stored) if topic.terms[0] in request.terms]
     best = sorted(about, key=lambda request: -len(request.terms.intersection(topic.terms)))
-    return told(topic, [request.name for request in best])
+    return told(topic, list(dict.fromkeys(request.name for request in best)))  # an answer can be rated twice

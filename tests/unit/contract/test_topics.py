@@ -73,6 +73,8 @@ def test_few_texts_or_one_text_again_and_again_name_nothing() -> None:
     before, usual = sent(drawn(OLD, 1000, seed=1)), drawn(OLD, 200, seed=2)
     secret = [f"{text} secret" for text in OLD[: TEXTS - 1]]
     assert "secret" not in _named(before, sent([*usual, *(10 * secret)], since=True))
+    spaced = [f"My  Secret{' ' * number}{'!' * (number % 2)}" for number in range(40)]
+    assert "secret" not in _named(before, sent([*usual, *spaced], since=True))
     assert "secret" in _named(before, sent([*usual, *(f"{text} secret" for text in OLD[:40])], since=True))
 
 

@@ -70,6 +70,13 @@ async def test_words_of_stored_prompts_are_named_with_the_latest_ratings_about_t
     assert topic.rows == ["resp-19", "resp-18", "resp-17"]
 
 
+async def test_an_answer_that_was_rated_twice_is_one_example(pod: Pod, client: Client) -> None:
+    for _ in range(2):
+        pod.store(NEW[:2])
+    (topic,) = (await told(client, pod)).topics
+    assert topic.rows == ["resp-1", "resp-0"]
+
+
 async def test_words_of_no_stored_prompt_are_not_named_but_counted(pod: Pod, client: Client) -> None:
     pod.store(OLD)
     report = await told(client, pod)
