@@ -33,9 +33,10 @@ pytestmark = pytest.mark.timeout(2400)  # all cases may take half of it beside o
 QLORA = {"qlora": True}
 DROPOUT = {"lora": True, "dropout": 0.3}
 GRID = {"world_size": 4, "tensor": 2, "micro_size": 1, "save_steps": 100}  # two rows of two, which share each matrix
-# Gemma 3 with both of its kinds of layers. Smollm3's own padding token is beyond the small vocabulary.
+# Gemma 3 with both of its kinds of layers. The own padding tokens of two types are beyond the small vocabulary.
 GEMMA3 = {"model_type": "gemma3_text", "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
-UNUSUAL: dict[str, dict[str, Any]] = {"gemma3_text": GEMMA3, "smollm3": {"pad_token_id": PAD}}
+PADDED = {"pad_token_id": PAD}
+UNUSUAL: dict[str, dict[str, Any]] = {"gemma3_text": GEMMA3, "phi3": PADDED, "smollm3": PADDED}
 
 
 def typed(model_type: str, tied: bool) -> dict[str, Any]:

@@ -50,9 +50,11 @@ from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
 # Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
-TENSOR_TYPES = ("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3")
-PIPELINE_TYPES = TENSOR_TYPES  # those that are cut into stages exactly (same file)
-CONTEXT_TYPES = (*TENSOR_TYPES, "mixtral")  # those whose tokens are shared exactly (same file)
+TENSOR_TYPES = ("gemma", "gemma3_text", "granite", "llama", "mistral", "phi", "qwen2", "qwen3", "smollm3", "starcoder2")
+# Those that are cut into stages exactly (same file). Of the last three, attention can't be split by its heads: a norm
+# covers all of them, or one matrix has queries, keys and values.
+PIPELINE_TYPES = (*TENSOR_TYPES, "olmo2", "olmo3", "phi3")
+CONTEXT_TYPES = (*PIPELINE_TYPES, "mixtral")  # those whose tokens are shared exactly (same file)
 
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
