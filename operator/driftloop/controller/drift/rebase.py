@@ -19,7 +19,7 @@ def hand_over(status: DriftStatus, version: str, gained: bool) -> DriftStatus:
         return status
     if gained:
         return DriftStatus(first_baseline=status.first_baseline)
-    if status.version == version or not status.alarm:
+    if not status.alarm:
         return status
     origin = status.held_from or status.version
     if origin == version:  # back to the version that the evidence is about

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import DriftStatus
 from driftloop.contract.topics import TopicsReport
+from driftloop.controller.drift.change import sentence, shortened
 from driftloop.controller.drift.rebase import hand_over
 from driftloop.controller.drift.watch import watch
 from driftloop.controller.kinds.inferenceservice.observed import Version
@@ -27,7 +28,7 @@ def check_drift(situation: Situation) -> tuple[DriftStatus | None, tuple[Event, 
         return None, ()
     if stable is None:
         return before, ()
-    before = before or DriftStatus()
+    before = (before or DriftStatus()) if spec.topics else without_topics(before or DriftStatus())
     state = hand_over(before, stable.version, _has_gained_since(before.change_point, situation.serving))
     held = state.held_from is not None
     if not held:
@@ -45,6 +46,14 @@ def with_topics(status: DriftStatus, report: TopicsReport | None, now: datetime)
     unnamed = max(0, (report.grown or 0) - len(report.topics))
     update = {"topics": report.topics, "topics_at": timestamp(now), "unnamed_topics": unnamed}
     return status.model_copy(update=update)
+
+
+def without_topics(status: DriftStatus) -> DriftStatus:
+    """The state without words of prompts, as the service does not allow them any more."""
+    if status.topics_at is None:
+        return status
+    bare = status.model_copy(update={"topics": [], "topics_at": None, "unnamed_topics": 0})
+    return bare.model_copy(update={"message": shortened(sentence(bare))})
 
 
 def _has_gained_since(change_point: str | None, serving: Version | None) -> bool:

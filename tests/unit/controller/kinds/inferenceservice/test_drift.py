@@ -18,11 +18,12 @@ NORMAL = {"surprisal": [100.0, 100.0], "oov": [180.0, 20.0], "length": [100.0, 1
 SHIFTED = {"surprisal": [0.0, 200.0], "oov": [0.0, 200.0], "length": [100.0, 100.0], "feedback": [5.0, 60.0]}
 
 
-def serving(drift: DriftStatus | None = None, enabled: bool = True) -> Observed:
+def serving(drift: DriftStatus | None = None, enabled: bool = True, topics: bool = True) -> Observed:
     observed = service(
         {
             "drift": {
                 "enabled": enabled,
+                "topics": topics,
                 "baselineRequests": 200,
                 "baselineMinimumHours": 0,
                 "minimumDurationMinutes": 0,
@@ -77,6 +78,34 @@ def test_an_alarm_tells_the_topics_and_forgets_them_when_it_ends() -> None:
     assert (calm.topics, calm.topics_at, calm.unnamed_topics) == ([], None, 0)
 
 
+TOLD = {
+    "topics": [DriftTopic(terms=["refund"], before="0.0100", since="0.2000", requests=40)],
+    "topics_at": timestamp(NOW),
+    "unnamed_topics": 2,
+}
+
+
+def test_words_are_forgotten_at_once_when_they_may_not_be_named_any_more() -> None:
+    alarm, _ = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    told = alarm.model_copy(update=TOLD | {"message": 'more requests with "refund"'})
+    state, _ = seen(serving(told, topics=False))
+    assert (state.alarm, state.topics, state.topics_at, state.unnamed_topics) == (True, [], None, 0)
+    assert (state.message or "").startswith("drift: ")
+    assert "refund" not in (state.message or "")
+
+
+def test_a_held_alarm_forgets_the_words_too() -> None:
+    alarm, _ = seen(serving(), *[NORMAL] * 5, *[SHIFTED] * 12)
+    held, _ = seen(promoted(alarm.model_copy(update=TOLD), gained=False))
+    assert '"refund"' in (held.message or "")
+    again, _ = seen(promoted(held, gained=False))
+    assert again == held
+    state, _ = seen(promoted(held, gained=False, topics=False))
+    assert (state.held_from, state.topics) == ("v1", [])
+    assert "refund" not in (state.message or "")
+    assert "the alarm of v1 is held" in (state.message or "")
+
+
 def test_topics_without_an_alarm_are_not_told() -> None:
     calm, _ = seen(serving(), *[NORMAL] * 5)
     report = TopicsReport(before=900, since=200, grown=1)
@@ -85,10 +114,10 @@ def test_topics_without_an_alarm_are_not_told() -> None:
     assert told == calm
 
 
-def promoted(state: DriftStatus, gained: bool) -> Observed:
+def promoted(state: DriftStatus, gained: bool, topics: bool = True) -> Observed:
     """Another version serves, with that alarm in the status."""
     v2 = version("v2", 100, gained=gained, judged=NOW)
-    observed = replace(serving(state), versions=(V1, v2))
+    observed = replace(serving(state, topics=topics), versions=(V1, v2))
     return replace(observed, revisions=(revision(observed, v2, "stable", 2),))
 
 
