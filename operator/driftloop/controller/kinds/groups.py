@@ -114,10 +114,10 @@ def _after_drain(group: PodGroup, now: datetime) -> Keeping:
 
 @dataclass(frozen=True)
 class _Loss:
-    """A worker that is lost, and since when; None: it will not come back."""
+    """A worker that is lost."""
 
     message: str
-    since: datetime | None = None
+    since: datetime | None = None  # from when a leader that is not ready has `PATIENCE`; None: it has none
 
 
 def _loss(leader: Obj, workers: Iterable[Obj], missing: Iterable[str]) -> _Loss | None:
@@ -128,7 +128,8 @@ def _loss(leader: Obj, workers: Iterable[Obj], missing: Iterable[str]) -> _Loss 
         if pod["metadata"].get("deletionTimestamp"):
             return _Loss(f"{name} is being deleted")
         if phase(pod) in _ENDED:
-            return _Loss(f"{name} has ended: {field(pod, 'status', 'reason') or phase(pod)}")
+            # A node may refuse each new one: the start of such a group must not be repeated without a pause.
+            return _Loss(f"{name} has ended: {field(pod, 'status', 'reason') or phase(pod)}", _created(pod))
         ended = field(status, "state", "terminated") or field(status, "lastState", "terminated")
         if ended and ended.get("finishedAt") and since and parse_timestamp(ended["finishedAt"]) >= since:
             return _Loss(
@@ -174,6 +175,11 @@ def _started(leader: Obj) -> datetime | None:
     """When the leader's engine was started; None if it does not run."""
     since = field(_engine(leader), "state", "running", "startedAt")
     return parse_timestamp(since) if since else None
+
+
+def _created(pod: Obj) -> datetime | None:
+    created = field(pod, "metadata", "creationTimestamp")
+    return parse_timestamp(created) if created else None
 
 
 def _was_ready(leader: Obj) -> bool:

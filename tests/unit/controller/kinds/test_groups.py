@@ -127,6 +127,16 @@ def test_a_starting_leader_may_end_by_itself_within_a_minute_of_a_worker_s_crash
     assert deleted(kept(leader(), *workers(leader(), containerStatuses=crashed(60)))) == ["lead"]
 
 
+def test_a_group_whose_worker_its_node_refuses_is_made_at_most_once_a_minute() -> None:
+    """Each new leader would get a worker that is refused at once, without the back-off of a kubelet."""
+    refused = workers(leader(), phase="Failed", reason="UnexpectedAdmissionError")
+    refused[0]["metadata"]["creationTimestamp"] = ago(2)
+    early = kept(leader(), *refused)
+    assert (early.groups, early.requeue_after) == ((), 58)
+    refused[0]["metadata"]["creationTimestamp"] = ago(60)
+    assert deleted(kept(leader(), *refused)) == ["lead"]
+
+
 def test_a_crash_before_the_leader_s_engine_has_started_is_the_kubelet_s_to_repeat() -> None:
     assert kept(leader(), *workers(leader(), containerStatuses=crashed(200))) == Keeping()
     waiting = leader(state={"waiting": {"reason": "PodInitializing"}})
