@@ -63,7 +63,7 @@ def _anchor_beside(observed: Observed, stable: Baseline) -> Anchor | Unknown:
         inherited = anchors_of(versions.by_name(observed.versions, stable.status.version))
     name = named or (inherited.version if inherited else stable.status.version)
     if name == observed.name:
-        return Unknown(Reason.ANCHOR_NOT_FOUND, f"evaluation.anchor names this version itself: {_REMEDY}")
+        return Unknown(Reason.ANCHOR_NOT_FOUND, _itself(observed, stable, named is not None))
     try:
         artefact = ModelArtefact.model_validate(field(versions.by_name(observed.versions, name), "spec", "artefact"))
     except ValidationError:
@@ -72,6 +72,16 @@ def _anchor_beside(observed: Observed, stable: Baseline) -> Anchor | Unknown:
         message = f"the anchor, ModelVersion {name}, is another model now: its digest was {inherited.digest}: {_REMEDY}"
         return Unknown(Reason.ANCHOR_NOT_FOUND, message)
     return Anchor(AnchorStatus(version=name, digest=artefact.digest), artefact)
+
+
+def _itself(observed: Observed, stable: Baseline, is_named: bool) -> str:
+    if is_named:
+        return f"evaluation.anchor names this version itself: {_REMEDY}"
+    return (
+        f"this version is the anchor of the stable version {stable.status.version}, so it was created again after it. "
+        "As the anchor it needs no evaluation. To serve its model again, create a ModelVersion of another name with "
+        "the same artefact"
+    )
 
 
 _REMEDY = (

@@ -85,3 +85,10 @@ def test_an_anchor_that_is_gone_is_not_the_same_as_none(own: Obj, others: tuple[
     assert anchor.reason == "AnchorNotFound"
     assert anchor.message.startswith(message)
     assert "whose evaluation.anchor names another one" in anchor.message
+
+
+def test_an_anchor_that_was_created_again_is_told_what_it_is() -> None:
+    """It is younger than the stable version, and got the message about evaluation.anchor, which it does not set."""
+    anchor = found(candidate(), since("support-9", "9"), stable="support-3")
+    assert isinstance(anchor, Unknown)
+    assert anchor.message.startswith("this version is the anchor of the stable version support-3")
