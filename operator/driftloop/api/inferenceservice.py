@@ -40,6 +40,7 @@ RetrainingTriggerKind = Literal["Drift", "Alert", "MaxAge"]
 AnalysisVerdict = Literal["Running", "Paused", "NextStep", "Promote", "RollBack"]
 ShadowVerdict = Literal["Running", "Paused", "Pass", "RollBack"]
 Health = Literal["Good", "Bad", "Unknown"]
+Share = Annotated[str, Field(pattern=r"^[01]\.[0-9]+$", max_length=16)]
 Term = Annotated[str, Field(min_length=1, max_length=128)]
 RowId = Annotated[str, Field(min_length=1, max_length=512)]
 AlertSource = Literal["Webhook", "Poll"]
@@ -600,8 +601,8 @@ class DriftTopic(ApiModel):
     terms: list[Term] = Field(
         min_length=1, max_length=3, description="The words. The numbers are those of the first entry."
     )
-    before: str = Field(max_length=16, description="Share of the requests before the change, as a decimal string.")
-    since: str = Field(max_length=16, description="Share of the requests since the change, as a decimal string.")
+    before: Share = Field(description="Share of the requests before the change, as a decimal string.")
+    since: Share = Field(description="Share of the requests since the change, as a decimal string.")
     requests: int = Field(ge=0, description="Requests since the change that have it, in the sample of one pod.")
     rows: list[RowId] = Field(
         default=[],

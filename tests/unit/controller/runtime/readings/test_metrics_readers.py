@@ -113,12 +113,17 @@ async def test_a_pod_is_scraped_by_its_address(session: aiohttp.ClientSession) -
         await scrape(session, {"metadata": {"name": "p"}}, 9090)
 
 
+TOPIC = {"terms": ["x"], "before": "0.0100", "since": "0.2000", "requests": 40}
+
+
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
         ({"before": 90, "since": 40, "grown": 0, "topics": []}, None),
         ({"before": 90}, "not an answer about topics"),
         ({"before": 90, "since": 40, "topics": [{"terms": ["x"]}] * 4}, "not an answer about topics"),
+        ({"before": 90, "since": 40, "topics": [TOPIC | {"before": "few"}]}, "not an answer about topics"),
+        ({"before": 90, "since": 40, "topics": [TOPIC | {"since": "nan"}]}, "not an answer about topics"),
         (404, "404"),
         (429, "429"),
     ],
