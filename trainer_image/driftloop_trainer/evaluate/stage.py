@@ -144,6 +144,7 @@ def evaluate(task: EvaluateTask) -> EvaluateResult:
         kept = Kept(
             _kept_answers(task.baseline, scratch / "answers") if task.baseline else None,
             _kept_answers(task.anchor, scratch / "anchor") if task.anchor else None,
+            frozenset(suite.name for suite in task.suites if suite.total_delta is not None),
         )
         evidence = _folder(scratch, "evidence")
         result = asyncio.run(_compare_all(task, suites, requests, kept, evidence))
@@ -174,15 +175,16 @@ class Kept:
     """The answers of other versions, which the candidate's are compared with."""
 
     stable: KeptAnswers | None
-    anchor: KeptAnswers | None = None
+    anchor: KeptAnswers | None = None  # if it is the stable version, also to suites without totalDelta
+    anchored: frozenset[str] = frozenset()  # names of the suites with totalDelta
 
     def of_stable(self, suite: Suite) -> list[Answer] | None:
         """The stable version's answers to a suite; None if it was not asked."""
         return self.stable.of(suite) if self.stable else None
 
     def of_anchor(self, suite: Suite) -> list[Answer] | None:
-        """The anchor's answers to a suite; None if it was not asked."""
-        return self.anchor.of(suite) if self.anchor else None
+        """The anchor's answers to a suite with totalDelta; None for others, and if it was not asked."""
+        return self.anchor.of(suite) if self.anchor and suite.name in self.anchored else None
 
 
 def _kept_answers(baseline: Baseline, scratch: Path) -> KeptAnswers | None:

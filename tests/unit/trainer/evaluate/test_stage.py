@@ -626,3 +626,17 @@ async def test_scores_between_0_and_1_have_bounds_for_the_look_with_the_anchor()
     assert suite.lower is not None
     assert suite.anchor.gained is None
     assert suite.anchor.lower < (suite.correct - suite.anchor.correct) / suite.items < (suite.anchor.upper or 0)
+
+
+async def test_the_stable_version_as_the_anchor_is_compared_only_in_suites_with_a_total() -> None:
+    """Its answers are to all suites that compare. A pod that was lost after the evaluation asked everything again."""
+    async with Umpire().serving() as url:
+        judged = judged_by(url)[0] | {"name": "judged"}
+        suites = [TOTAL[0], {**SUITES[0], "name": "new", "kind": "target"}, judged]
+        stable = Answerer(wrong(9))
+        kept = await answers(stable, suites=suites)
+        compared = {"version": "v1", "digest": STABLE, "answers": kept.uri, "answers_digest": kept.digest}
+        first = await run(Answerer(wrong(1, 2)), stable, suites=suites, anchor=compared)
+        again = await run(Answerer(RIGHT), stable, suites=suites, anchor=compared)
+    assert [suite.anchor is not None for suite in first.suites] == [True, False, False]
+    assert again == first
