@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
-from driftloop.api.engine import Engine
 from driftloop.contract.result import AnswerResult, EvaluateResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask
 from driftloop.controller.kinds.engines import engine_hash
@@ -17,7 +16,7 @@ from driftloop.controller.kinds.modelversion.comparison import Baseline, Compari
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, stage
 from driftloop.controller.pods import jobs
-from driftloop.controller.pods.outcome import outcome
+from driftloop.controller.pods.outcome import Broken, outcome
 from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.plan import Obj
 
@@ -94,14 +93,26 @@ def evaluation_of(comparison: Comparison, baseline: Baseline | NoBaseline, ancho
     )
 
 
-def answers_key(baseline: Baseline, engine: Engine) -> str:
-    """Eight hex digits that identify the stable version's answers, which all attempts and retries share."""
-    return _hash(baseline.digest, engine_hash(engine))
+def answers_key(comparison: Comparison, baseline: Baseline) -> str:
+    """Eight hex digits that identify the stable version's answers."""
+    return _shared_key(comparison, baseline.digest, engine_hash(comparison.engine))
 
 
-def anchor_key(anchor: Anchor, engine: Engine) -> str:
-    """Eight hex digits that identify the anchor's answers, which all attempts and retries share."""
-    return _hash("anchor", anchor.digest, engine_hash(engine))
+def anchor_key(comparison: Comparison, anchor: Anchor) -> str:
+    """Eight hex digits that identify the anchor's answers."""
+    return _shared_key(comparison, "anchor", anchor.digest, engine_hash(comparison.engine))
+
+
+def _shared_key(comparison: Comparison, *parts: str) -> str:
+    """A hash that all attempts and retries share. If its answer Job has failed, a retry has one of its own."""
+    observed, retry = comparison.observed, comparison.observed.annotations.get(RETRY)
+    shared, own = _hash(*parts), _hash(*parts, retry)
+    if retry is None:
+        return shared
+    if _named(observed, jobs.answer_name(observed.version, own)):
+        return own
+    answers = _stage(comparison, _named(observed, jobs.answer_name(observed.version, shared)), AnswerResult)
+    return own if answers and isinstance(answers.outcome, Broken) else shared
 
 
 def is_current(comparison: Comparison) -> bool:
@@ -120,7 +131,7 @@ def is_current(comparison: Comparison) -> bool:
 def _answers_name(comparison: Comparison, baseline: Baseline | NoBaseline) -> str | None:
     match baseline:
         case Baseline() if comparison.is_compared:
-            return jobs.answer_name(comparison.observed.version, answers_key(baseline, comparison.engine))
+            return jobs.answer_name(comparison.observed.version, answers_key(comparison, baseline))
         case Baseline() | NoBaseline():
             return None
         case never:
@@ -135,7 +146,7 @@ def _anchor_name(
         case Baseline() as stable if stable.digest == anchor.digest:
             return answers_name
         case Baseline() | NoBaseline():
-            return jobs.answer_name(comparison.observed.version, anchor_key(anchor, comparison.engine))
+            return jobs.answer_name(comparison.observed.version, anchor_key(comparison, anchor))
         case never:
             assert_never(never)
 

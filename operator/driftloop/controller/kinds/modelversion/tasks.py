@@ -103,7 +103,7 @@ def compared(version: BaselineStatus | AnchorStatus, answers: AnswerResult | Non
 
 def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
     """The Job that asks the stable version the items of all suites that compare. Raises TaskTooLarge."""
-    observed, key = evaluation.observed, answers_key(stable, evaluation.comparison.engine)
+    observed, key = evaluation.observed, answers_key(evaluation.comparison, stable)
     served = _serve(evaluation, stable.status.version, stable.artefact)
     task = answer_task(observed.spec, _arm(served), join(_folder(observed), f"baseline-{key}"))
     name = jobs.answer_name(observed.version, key)
@@ -112,7 +112,7 @@ def answer_job(evaluation: Evaluation, stable: Baseline) -> Obj:
 
 def anchor_job(evaluation: Evaluation, anchor: Anchor) -> Obj:
     """The Job that asks the anchor the items of the suites with totalDelta. Raises TaskTooLarge."""
-    observed, key = evaluation.observed, anchor_key(anchor, evaluation.comparison.engine)
+    observed, key = evaluation.observed, anchor_key(evaluation.comparison, anchor)
     served = _serve(evaluation, anchor.status.version, anchor.artefact)
     task = anchor_task(observed.spec, _arm(served), join(_folder(observed), f"anchor-{key}"))
     name = jobs.answer_name(observed.version, key)

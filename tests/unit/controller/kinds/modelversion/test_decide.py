@@ -893,3 +893,26 @@ def test_a_crash_after_any_write_ends_as_the_clean_run(survive: int) -> None:
 
 def test_the_clean_run_costs_three_objects_and_approves() -> None:
     assert (len(CLEAN[2]), CLEAN[0]["phase"]) == (3, "Approved")  # a policy, and a Job for each version
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_retry_asks_the_version_again_that_could_not_be_asked_once_for_each_word(answers: int) -> None:
+    """The failed Job of the stable version or of the anchor was looked at again, and the retry had no effect."""
+    run = AnchoredRun()
+    run.step(**run.observed)
+    for character in ("1",)[:answers]:
+        run.cluster.finish("evaluate", answered(digest(character)))
+        run.step(**run.observed)
+    asked, error = len(run.asked), StageError(reason="NotReady", message="it was not ready in 600 s")
+    for word in ("after the node came back", "again"):
+        run.cluster.fail("evaluate", terminated("evaluate", 75, encode(error)), reason="BackoffLimitExceeded")
+        run.step(**run.observed)
+        assert run.status["phase"] == "Failed"
+        assert run.step(**run.observed).writes == ()
+        run.body["metadata"]["annotations"] = {RETRY: word}
+        run.step(**run.observed)
+        asked += 1
+        assert (run.status["phase"], len(run.asked)) == ("Evaluating", asked)
+    run.cluster.finish("evaluate", answered(digest("10"[answers])))
+    run.step(**run.observed)
+    assert (run.status["phase"], len(run.asked)) == ("Evaluating", asked + 1)
