@@ -58,7 +58,9 @@ class ModelCache:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(size)
+            if not self._make_room(size):
+                log.warning("no copy is kept: unfinished ones, which other pods make or left, take modelCache.maxSize")
+                return
             with self._partial() as partial:
                 for path in (*(entry.path for entry in manifest.files), MANIFEST):
                     (partial / path).parent.mkdir(parents=True, exist_ok=True)
@@ -70,20 +72,27 @@ class ModelCache:
     def _copy(self, digest: str) -> Path:
         return self._folder / digest.replace(":", "-")
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, size: int) -> bool:
+        """Delete old copies until there is room; False if there would be none without any copy."""
+        room = self._limit - size
         for partial in self._folder.glob(f"{_PARTIAL}*"):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(partial, ignore_errors=True)
+            else:
+                room -= _size(partial)
+        if room < 0:
+            return False
         copies = sorted(
             (path for path in self._folder.iterdir() if _is_copy(path)), key=lambda path: path.stat().st_mtime
         )
         sizes = {path: _size(path) for path in copies}
         for path in copies:
-            if sum(sizes.values()) + size <= self._limit:
-                return
+            if sum(sizes.values()) <= room:
+                break
             log.info("the copy %s is deleted, to make room", path.name)
             shutil.rmtree(path, ignore_errors=True)
             del sizes[path]
+        return True
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:

@@ -95,6 +95,34 @@ def test_what_killed_pods_left_is_deleted_after_a_day(claim: Path, tmp_path: Pat
     assert names(claim) == sorted([".partial-new", copy_of(claim, manifest).name])
 
 
+def unfinished(claim: Path, number: int) -> None:
+    """So many copies that other pods make, or left when they were killed."""
+    for name in range(number):
+        (claim / f".partial-{name}").mkdir()
+        (claim / f".partial-{name}/weights").write_text("x" * SIZE)
+
+
+def test_unfinished_copies_take_room(claim: Path, tmp_path: Path) -> None:
+    cache = ModelCache(URI, 4 * SIZE)
+    first = kept(cache, tmp_path, "a")
+    unfinished(claim, 2)
+    second = kept(cache, tmp_path, "b")
+    assert (copy_of(claim, first).exists(), copy_of(claim, second).exists()) == (False, True)
+
+
+def test_no_copy_is_added_to_unfinished_ones_that_leave_no_room(
+    claim: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each pod that is killed while it copies leaves one: a few restarts would fill the node's disk."""
+    cache = ModelCache(URI, 4 * SIZE)
+    kept(cache, tmp_path, "a")
+    unfinished(claim, 4)
+    before = names(claim)
+    kept(cache, tmp_path, "b")
+    assert names(claim) == before
+    assert "unfinished ones" in caplog.text
+
+
 def test_a_claim_that_cannot_be_written_costs_only_the_copy(
     claim: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
