@@ -14,7 +14,6 @@ from driftloop.api.modelversion import BaselineStatus, ModelArtefact, VersionEva
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.engines import resolved
 from driftloop.controller.kinds.modelversion.observed import Observed
-from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.reasons import Reason
@@ -79,7 +78,7 @@ def comparison_of(observed: Observed, settings: Settings, now: datetime) -> Comp
         engine=resolved(_engine(observed, baseline), settings),
         is_candidate=_is_candidate(observed, baseline),
         is_compared=is_compared(observed.spec.evaluation),
-        wants_retry=observed.annotations.get(RETRY) not in (None, observed.status.retried),
+        wants_retry=observed.wants_retry,
         services=tuple(versions.services_of(observed.name, observed.deployments)),
     )
 

@@ -70,7 +70,7 @@ async def _gpu_memory(observed: Observed, world: World) -> tuple[int, ...]:
 def _versions(observed: Observed, world: World) -> list[Obj]:
     """All ModelVersions while this one may be evaluated, to count the looks at its items; then only the stable ones."""
     namespace = observed.namespace
-    if observed.status.phase not in JUDGED:
+    if observed.status.phase not in JUDGED or observed.wants_retry:
         return world.list("ModelVersion", namespace)
     names = {name for service in observed.services if (name := stable_version(service, observed.deployments))}
     serving = (world.get("ModelVersion", namespace, name) for name in sorted(names))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from driftloop.api.modelversion import ModelVersionSpec, ModelVersionStatus
 from driftloop.controller.kinds.groups import PodGroup
+from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.objects import annotations
 from driftloop.controller.vocabulary.plan import Obj
 
@@ -31,6 +32,11 @@ class Observed:
     def annotations(self) -> dict[str, str]:
         """Annotations of the version, by which people approve or retry it."""
         return annotations(self.version)
+
+    @property
+    def wants_retry(self) -> bool:
+        """Whether the retry annotation has a new value."""
+        return self.annotations.get(RETRY) not in (None, self.status.retried)
 
     @property
     def name(self) -> str:
