@@ -31,7 +31,7 @@ def version(lab: Lab, trained: str) -> Iterator[Obj]:
     lab.judged(version["metadata"]["name"])
     folder = f"/volumes/{version['spec']['artefact']['uri'].removeprefix('pvc://')}"
     copies = {"storage": f"pvc://{CLAIM}/{COPIES}", "maxSize": "1Gi"}
-    lab.apply(served(replicas=1, feedback=None, modelCache=copies) | {"metadata": {"name": NAME}})
+    lab.apply(served(replicas=1, modelCache=copies) | {"metadata": {"name": NAME}})
     wait.until(lambda: list(pods(lab).values()) == [True], "the first pod", 240)
     lab.shell(f"mv {folder} {folder}.gone")
     yield version
