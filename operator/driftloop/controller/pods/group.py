@@ -19,6 +19,8 @@ _HOST = "VLLM_HOST_IP"
 ADDRESS: Obj = {"name": _HOST, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
 _OWN_ADDRESS = f"$({_HOST})"
 _NODES, _RANK, _LEADER = "--nnodes", "--node-rank", "--master-addr"
+# Parts of the leader alone. Kueue adds the gates to the Job of an evaluation, and removes them from its pods only.
+_OF_LEADER = ("topologySpreadConstraints", "schedulingGates")
 # The Job controller adds them to a Job's template.
 _OF_JOB = ("batch.kubernetes.io/", "controller-uid", "job-name")
 
@@ -34,7 +36,9 @@ def leader_options(nodes: int) -> dict[str, str]:
 def nodes_of(template: Obj) -> int:
     """Pods per replica whose leader is created from `template`. A custom engine may have options of these names."""
     command = (_container(template, ENGINE) or {}).get("command") or []
-    return int(_value(command, _NODES) or 1) if _value(command, _LEADER) == _OWN_ADDRESS else 1
+    nodes = _value(command, _NODES) or ""
+    is_ours = command[:2] == ["vllm", "serve"] and _value(command, _LEADER) == _OWN_ADDRESS
+    return int(nodes) if is_ours and nodes.isdecimal() else 1
 
 
 def worker_stage(stage: str) -> str:
@@ -57,7 +61,7 @@ def worker(template: Obj, leader: Obj, rank: int, attempt: int) -> Obj:
     mounted = {mount["name"] for each in (fetch, container) for mount in each.get("volumeMounts") or []}
     meta = leader["metadata"]
     own = {LEADER: meta["name"]}
-    spec = {key: value for key, value in template["spec"].items() if key != "topologySpreadConstraints"} | {
+    spec = {key: value for key, value in template["spec"].items() if key not in _OF_LEADER} | {
         "affinity": _apart(leader, own),
         "initContainers": [fetch],
         "containers": [container],

@@ -44,6 +44,15 @@ def test_a_replica_of_one_pod_has_none_of_this() -> None:
 def test_a_custom_engine_with_such_options_is_not_a_group() -> None:
     command = ["python3", "-m", "sglang.launch_server", "--nnodes", "2", "--node-rank", "0"]
     assert nodes_of(template(Engine(type="custom", image="sglang:1", command=command))) == 1
+    address = ["--master-addr", "$(VLLM_HOST_IP)"]
+    assert nodes_of(template(Engine(type="custom", image="sglang:1", command=[*command, *address]))) == 1
+    assert nodes_of(template(Engine(type="custom", image="x:1", command=["serve", "--nnodes", "two", *address]))) == 1
+
+
+def test_a_worker_has_no_gate_that_only_its_leader_s_controller_removes() -> None:
+    held = spread()
+    held["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/topology"}]
+    assert "schedulingGates" not in worker(held, LEADER, 1, 0)["spec"]
 
 
 def test_a_worker_runs_the_same_engine_with_its_rank_at_the_leader_s_address() -> None:
