@@ -17,7 +17,8 @@ from demo.loop import SERVICE
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 DASHBOARDS = Path(__file__).parents[2] / "charts/driftloop/files/dashboards"
-# Panels of what the loop has not: a shadow, API keys, answers of 16 tokens, validation, preferences, elastic nodes.
+# Panels of what the loop has not: a shadow, API keys, answers of 16 tokens, validation, preferences, elastic nodes,
+# topics.
 WITHOUT_DATA = {
     "Shadow: who was worse",
     "Shadow: copies without a pair",
@@ -27,6 +28,7 @@ WITHOUT_DATA = {
     "Loss on rows that are set aside",
     "Reward",
     "Nodes",
+    "During an alarm: share of the requests about topics that grew",
     "Failures",  # of the operator: none, unless a kill hit a request
 }
 

@@ -16,7 +16,7 @@ from driftloop.controller.kinds.modelversion.comparison import Baseline, Compari
 from driftloop.controller.kinds.modelversion.observed import Observed
 from driftloop.controller.kinds.stage import Stage, stage
 from driftloop.controller.pods import jobs
-from driftloop.controller.pods.outcome import Broken, outcome
+from driftloop.controller.pods.outcome import Broken, Lost, Running, outcome
 from driftloop.controller.vocabulary.labels import RETRY
 from driftloop.controller.vocabulary.plan import Obj
 
@@ -112,7 +112,17 @@ def _shared_key(comparison: Comparison, *parts: str) -> str:
     if _named(observed, jobs.answer_name(observed.version, own)):
         return own
     answers = _stage(comparison, _named(observed, jobs.answer_name(observed.version, shared)), AnswerResult)
-    return own if answers and isinstance(answers.outcome, Broken) else shared
+    return own if answers and _has_failed(answers) else shared
+
+
+def _has_failed(stage: Stage[AnswerResult]) -> bool:
+    match stage.outcome:
+        case Broken():
+            return True
+        case AnswerResult() | Running() | Lost():
+            return False
+        case never:
+            assert_never(never)
 
 
 def is_current(comparison: Comparison) -> bool:
