@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from chart import chart, place
 from drift_months import born, live_day
 from drift_traffic import DAY, MINUTES, Floats, Ints, Traffic, per_minute, population
 from drift_traffic import day as simulated_day
@@ -212,53 +213,28 @@ def _requests(median: float) -> str:
 
 def svg(lines: Sequence[dict[str, object]]) -> str:
     """The share of months with a false alarm over the median delay, with a point per detector and stream."""
-    left, top, width, height = 60, 20, 430, 300
-    middle = top + height / 2
-    low, high = math.log10(30), math.log10(20_000)
     colours = ("#d62728", "#1f77b4", "#6baed6", "#2ca02c", "#98df8a", "#9467bd", "#c5b0d5", "#8c564b", "#c49c94")
-    names = list(dict.fromkeys(str(line["detector"]) for line in lines))
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 330} {top + height + 60}" '
-        'font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#999"/>',
-    ]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = top + height * (1 - share)
-        parts += [
-            f'<line x1="{left}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#eee"/>',
-            f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{share:.0%}</text>',
-        ]
-    for requests in (100, 1_000, 10_000):
-        x = left + width * (math.log10(requests) - low) / (high - low)
-        parts += [
-            f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{top + height}" stroke="#eee"/>',
-            f'<text x="{x:.0f}" y="{top + height + 16}" text-anchor="middle">{requests:,}</text>',
-        ]
-    parts += [
-        f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">requests from the shift until the '
-        "alarm, median (right edge: none)</text>",
-        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">months with a false '
-        "alarm</text>",
-    ]
-    for number, name in enumerate(names):
-        colour = colours[number % len(colours)]
-        for line in (each for each in lines if each["detector"] == name):
-            median = float(str(line["median"]))
-            if math.isnan(median):
-                continue
-            x = left + width * min(1.0, max(0.0, (math.log10(max(median, 1)) - low) / (high - low)))
-            y = top + height * (1 - int(str(line["false"])) / int(str(line["months"])))
-            fill = colour if line["stream"] == "simulated" else "white"
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{fill}" stroke="{colour}" stroke-width="2"/>')
-        y = top + 12 + 22 * number
-        parts += [
-            f'<circle cx="{left + width + 20}" cy="{y - 4}" r="6" fill="{colour}"/>',
-            f'<text x="{left + width + 34}" y="{y}">{name}</text>',
-        ]
-    y = top + 30 + 22 * len(names)
-    parts.append(f'<text x="{left + width + 14}" y="{y}">filled: simulated, hollow: banking77</text>')
-    return "\n".join([*parts, "</svg>", ""])
+    names = dict(zip(dict.fromkeys(str(line["detector"]) for line in lines), colours, strict=False))
+    seen = [line for line in lines if not math.isnan(float(str(line["median"])))]
+    return chart(
+        {_across(requests): f"{requests:,}" for requests in (100, 1_000, 10_000)},
+        "requests from the shift until the alarm, median (right edge: none)",
+        "months with a false alarm",
+        [_point(line, colour) for name, colour in names.items() for line in seen if line["detector"] == name],
+        names,
+        "filled: simulated, hollow: banking77",
+    )
+
+
+def _across(requests: float) -> float:
+    low, high = math.log10(30), math.log10(20_000)
+    return min(1.0, max(0.0, (math.log10(max(requests, 1)) - low) / (high - low)))
+
+
+def _point(line: dict[str, object], colour: str) -> str:
+    x, y = place(_across(float(str(line["median"]))), int(str(line["false"])) / int(str(line["months"])))
+    fill = colour if line["stream"] == "simulated" else "white"
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{fill}" stroke="{colour}" stroke-width="2"/>'
 
 
 def main() -> int:

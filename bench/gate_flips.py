@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from chart import chart, place, rule
 from numpy.typing import NDArray
 
 from driftloop.contract.bounds import DIFFERING, paired_difference, planned_items
@@ -224,56 +225,27 @@ def curves(trials: int) -> Iterator[Curve]:
 
 def svg(found: Sequence[Curve]) -> str:
     """The curves: the share of approved versions over the true loss."""
-    left, top, width, height = 60, 20, 430, 300
-    middle, colours = top + height / 2, ("#d62728", "#1f77b4", "#2ca02c")
+    names = dict(zip(dict.fromkeys(name for name, _, _ in found), ("#d62728", "#1f77b4", "#2ca02c"), strict=False))
+    return chart(
+        {_across(loss): f"{100 * loss:.0f}" for loss in (-0.04, -0.02, 0, 0.02, 0.04, 0.06, 0.08, 0.1)},
+        "what the version really lost, in points of accuracy",
+        "approved at the first look",
+        [*rule(_across(DELTA), "delta"), *(_drawn(curve, names[curve[0]]) for curve in found)],
+        names,
+        "solid: temperature 0, dashed: above 0",
+    )
 
-    def across(loss: float) -> float:
-        return left + width * (loss - LOSSES[0]) / (LOSSES[-1] - LOSSES[0])
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 330} {top + height + 60}" '
-        'font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<rect x="{left}" y="{top}" width="{width}" height="{height}" fill="none" stroke="#999"/>',
-    ]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = top + height * (1 - share)
-        parts += [
-            f'<line x1="{left}" x2="{left + width}" y1="{y:.0f}" y2="{y:.0f}" stroke="#eee"/>',
-            f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{share:.0%}</text>',
-        ]
-    for loss in (-0.04, -0.02, 0, 0.02, 0.04, 0.06, 0.08, 0.1):
-        x = across(loss)
-        parts += [
-            f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{top + height}" stroke="#eee"/>',
-            f'<text x="{x:.0f}" y="{top + height + 16}" text-anchor="middle">{100 * loss:.0f}</text>',
-        ]
-    x = across(DELTA)
-    parts += [
-        f'<line x1="{x:.0f}" x2="{x:.0f}" y1="{top}" y2="{top + height}" stroke="#999" stroke-dasharray="2 3"/>',
-        f'<text x="{x + 4:.0f}" y="{top + 12}">delta</text>',
-        f'<text x="{left + width / 2}" y="{top + height + 36}" text-anchor="middle">what the version really lost, in '
-        "points of accuracy</text>",
-        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">approved at the first '
-        "look</text>",
-    ]
-    names = list(dict.fromkeys(name for name, _, _ in found))
-    for name, hot, shares in found:
-        colour = colours[names.index(name)]
-        points = " ".join(
-            f"{across(loss):.1f},{top + height * (1 - share):.1f}" for loss, share in zip(LOSSES, shares, strict=True)
-        )
-        dashes = ' stroke-dasharray="6 4"' if hot else ""
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
-    for number, name in enumerate(names):
-        y = top + 12 + 22 * number
-        parts += [
-            f'<circle cx="{left + width + 20}" cy="{y - 4}" r="6" fill="{colours[number]}"/>',
-            f'<text x="{left + width + 34}" y="{y}">{name}</text>',
-        ]
-    y = top + 30 + 22 * len(names)
-    parts.append(f'<text x="{left + width + 14}" y="{y}">solid: temperature 0, dashed: above 0</text>')
-    return "\n".join([*parts, "</svg>", ""])
+def _across(loss: float) -> float:
+    return (loss - LOSSES[0]) / (LOSSES[-1] - LOSSES[0])
+
+
+def _drawn(curve: Curve, colour: str) -> str:
+    _, hot, shares = curve
+    places = (place(_across(loss), share) for loss, share in zip(LOSSES, shares, strict=True))
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dashes = ' stroke-dasharray="6 4"' if hot else ""
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
 
 
 def main() -> int:
