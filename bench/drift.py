@@ -14,7 +14,6 @@ environment of their own in ~/.cache/driftloop, with the versions below.
 """
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -34,6 +33,7 @@ from chart import chart, place
 from drift_months import born, live_day
 from drift_traffic import DAY, MINUTES, Floats, Ints, Traffic, per_minute, population
 from drift_traffic import day as simulated_day
+from intents import read_rows
 
 from driftloop.api.inferenceservice import Drift
 from driftloop.contract.names import SIGNALS
@@ -89,16 +89,15 @@ def simulated(seed: int, size: float = 0.3) -> Stream:
 
 def real(folder: Path, seed: int) -> Stream:
     """Requests of banking77, of which half have a new intent after the shift. Its signal is surprisal."""
-    with (folder / "train.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(folder / "train.csv")
     chooser = random.Random(seed)  # noqa: S311 - a seeded order
-    intents = sorted({row["category"] for row in rows})
+    intents = sorted({intent for _, intent in rows})
     chooser.shuffle(intents)
     new = set(intents[:NEW_INTENTS])
-    known = [row["text"] for row in rows if row["category"] not in new]
+    known = [text for text, intent in rows if intent not in new]
     chooser.shuffle(known)
     profile = parse_profile(build_profile(known[:PROFILE_TEXTS]))
-    texts = known[PROFILE_TEXTS:] + [row["text"] for row in rows if row["category"] in new]
+    texts = known[PROFILE_TEXTS:] + [text for text, intent in rows if intent in new]
     old = len(known) - PROFILE_TEXTS
     surprisal = np.array([profile.scores(text)["surprisal"] for text in texts])
     bins = {s: np.array([profile.bins(text)[s] for text in texts]) for s in SIGNALS}

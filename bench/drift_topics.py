@@ -9,7 +9,6 @@ every topic is a false one.
 """
 
 import argparse
-import csv
 import random
 import statistics
 import sys
@@ -17,6 +16,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from intents import read_rows
 
 from driftloop.contract.topics import Asked, Sample, asked, topics
 
@@ -80,8 +81,7 @@ def main() -> int:
     parser.add_argument("--since", type=int, default=400, help="requests since the change")
     parser.add_argument("--together", type=float, default=1.0, help="requests that count as one")
     arguments = parser.parse_args()
-    with (arguments.data / "train.csv").open(newline="") as file:
-        rows = [(row["text"], row["category"]) for row in csv.DictReader(file)]
+    rows = read_rows(arguments.data / "train.csv")
     print("| new intents | share of the requests | runs with a topic | topics about them | examples of them |")
     print("|---|---|---|---|---|")
     seconds = []
