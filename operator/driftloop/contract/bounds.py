@@ -161,9 +161,10 @@ def items_needed(suite: SuiteSpec, look: int = 1, anchor_look: int | None = None
     if anchor_look is not None and suite.total_delta is not None:
         found.append((suite.model_copy(update={"delta": suite.total_delta}), anchor_look))
     least = [least_items(each, number) for each, number in found]
+    if suite.kind != "retention" or suite.metric.is_graded:
+        return ItemsNeeded(_most(least), None)
     planned = [planned_items(each.delta, number) for each, number in found]
-    counts = suite.kind == "retention" and not suite.metric.is_graded
-    return ItemsNeeded(_most(least), _most(planned) if counts else None)
+    return ItemsNeeded(_most(least), _most(planned))
 
 
 def _most(numbers: list[int | None]) -> int | None:
