@@ -10,10 +10,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from driftloop.cli.gating.ports import free_ports
 from driftloop.contract.task import ServeTask
 from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop.podlib.storage import publish
-from unit.server.processes import KEYS, Artefact, Process, Start, answers, free_ports, start, wait_for
+from unit.server.processes import KEYS, Artefact, Process, Start, answers, start, wait_for
 
 CONTEXT = 256
 WORDS = ["my card has not arrived yet", "café naïve 東京 🙂", "I want to top up my account", "refund, please!"]

@@ -2,8 +2,9 @@
 
 import resource
 
+from driftloop.cli.gating.ports import free_ports
 from driftloop.contract.task import ServeTask
-from unit.server.processes import KEYS, Start, answers, free_ports, wait_for
+from unit.server.processes import KEYS, Start, answers, wait_for
 
 LOW = 256
 

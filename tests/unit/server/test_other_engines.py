@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from unit.server.processes import Process, Start, answers, free_ports, wait_for
+from driftloop.cli.gating.ports import free_ports
+from unit.server.processes import Process, Start, answers, wait_for
 
 Session = aiohttp.ClientSession
 TIMEOUT = 4  # seconds

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from unit.server.processes import TOKEN, Artefact, Process, Start, free_ports
+from driftloop.cli.gating.ports import free_ports
+from unit.server.processes import TOKEN, Artefact, Process, Start
 from unit.server.test_feedback import rows
 
 TOOL: Any = {"type": "function", "function": {"name": "rate", "parameters": {"type": "object"}}}

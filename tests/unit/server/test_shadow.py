@@ -6,9 +6,10 @@ from typing import Any
 
 import aiohttp
 
+from driftloop.cli.gating.ports import free_ports
 from driftloop.contract.names import SHADOW_PATH
 from driftloop.contract.task import ServeTask
-from unit.server.processes import Process, Start, answers, free_ports, wait_for
+from unit.server.processes import Process, Start, answers, wait_for
 
 SECRET = "my card number is unmistakable"
 

@@ -13,7 +13,8 @@ from typing import assert_never
 from driftloop.api.engine import Engine
 from driftloop.api.modelversion import AnchorStatus, BaselineStatus, ModelArtefact, ModelVersionSpec
 from driftloop.cli.gating.order import HERE, Order
-from driftloop.cli.gating.processes import NotJudged, Process, free_ports, running, wait_for
+from driftloop.cli.gating.ports import free_ports
+from driftloop.cli.gating.processes import NotJudged, Process, running, wait_for
 from driftloop.cli.gating.report import Judged
 from driftloop.cli.gating.workspace import CLAIM, Workspace
 from driftloop.cli.states import Going

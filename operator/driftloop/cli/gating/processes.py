@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -125,18 +124,6 @@ def wait_for(process: Process, seconds: float, beside: Sequence[Process] = ()) -
         time.sleep(POLL_SECONDS)
     if process.code != 0:
         raise process.failure
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface on which nobody listens now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 @contextmanager

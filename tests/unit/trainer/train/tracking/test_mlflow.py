@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from driftloop.cli.gating.ports import free_ports
 from driftloop_trainer.train.tracking.mlflow import MLflow
 from driftloop_trainer.train.tracking.reporting import Reporting
 from driftloop_trainer.train.tracking.tracker import Refused, Row, Training
-from unit.server.processes import free_ports
 
 pytestmark = [pytest.mark.long("trackers"), pytest.mark.timeout(900)]
 

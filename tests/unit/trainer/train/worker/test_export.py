@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from driftloop.cli.gating.ports import free_ports
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.task import ServeTask, TrainTask
 from driftloop_server.engine.model import load
@@ -25,7 +26,7 @@ from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.methods.reference import without_gradient
-from unit.server.processes import answers, free_ports, start, wait_for
+from unit.server.processes import answers, start, wait_for
 from unit.trainer import templates
 from unit.trainer.prepare.test_folder import LLAMA, TINY, folder, prepared
 from unit.trainer.templates import with_template
