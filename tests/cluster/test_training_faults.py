@@ -1,8 +1,11 @@
-"""Training with too few nodes, or with a foreign pod. Lost pods and nodes: test_interruptions.py, test_node_loss.py."""
+"""Too few nodes, too little memory, a foreign pod. Lost pods and nodes: test_interruptions.py, test_node_loss.py."""
+
+from contextlib import suppress
 
 import pytest
 
-from cluster.lab import Lab
+from cluster.lab import LONG, Lab
+from demo.kube import KubectlError
 from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -51,3 +54,23 @@ def test_a_deleted_job_leaves_nothing_in_the_cluster(lab: Lab, waiting: str) -> 
     assert {"jobs", "pods", "secrets"} <= set(left())
     lab.kube.run("delete", "finetunejob", waiting, "-n", lab.namespace)
     lab.kube.wait("nothing left", lambda: not left(), 90, tell=lambda: str(left()))
+
+
+@pytest.mark.long("faults")
+def test_a_process_that_the_kernel_kills_costs_a_checkpoint_interval_and_lowers_what_is_needed(lab: Lab) -> None:
+    """Only a process dies, as with cgroup v1 or the kubelet's singleProcessOOMKill: no status says OOMKilled."""
+    name = "greedy"
+    lab.pretrain(name, training=LONG)
+    reached = lab.checkpoint_beyond(name, 0)
+    (pod,) = lab.list("pods", f"driftloop.dev/job={name},batch.kubernetes.io/job-completion-index=1")
+    eater = ("python3", "-c", "b'x' * (8 << 30)")
+    with suppress(KubectlError):  # it is killed, or the worker and then the pod
+        lab.kube.run("exec", "-n", lab.namespace, pod["metadata"]["name"], "--", *eater)
+
+    status = lab.phase(name, "Succeeded")["status"]
+
+    (rung,) = status["adjustments"]
+    assert rung["reason"] == "OutOfMemory"
+    assert rung["message"].startswith("the kernel ended a process of this pod")
+    assert rung["perDeviceTrainBatchSize"] == 8  # 32 rows a step, two workers: half of 16
+    assert lab.train_result(name).resumed_from_step >= reached

@@ -1014,7 +1014,7 @@ class Adjustment(ApiModel):
     time: Timestamp = Field(description="When this was noticed.")
     reason: str = Field(
         max_length=63,
-        description="OutOfMemory: the GPU, or Ray ended a worker. OOMKilled: the kernel ended a container.",
+        description="OutOfMemory: a GPU, or a process that was ended. OOMKilled: the kernel ended a container.",
     )
     message: str = Field(max_length=512, description="What ran out of memory.")
     per_device_train_batch_size: int = Field(

@@ -63,7 +63,7 @@ class StageReason(StrEnum):
     BAD_ENTRYPOINT = "BadEntrypoint"  # training.entrypoint can't be called, or left no model that can be served (train)
     TRACKER_MISSING = "TrackerMissing"  # the trainer image lacks the library of a tracker in reportTo (prepare)
     NODES_MISSING = "NodesMissing"  # too few pods joined in time (train)
-    OUT_OF_MEMORY = "OutOfMemory"  # a GPU has too little memory, or Ray ended a worker for lack of it (train)
+    OUT_OF_MEMORY = "OutOfMemory"  # a GPU has too little memory, or Ray or the kernel ended a process for it (train)
     HEAD_GONE = "HeadGone"  # the pod with index 0 was lost too often (train)
     RAY_FAILED = "RayFailed"  # Ray did not start (train)
     NON_FINITE_LOSS = "NonFiniteLoss"  # the loss was not finite in too many steps (train)

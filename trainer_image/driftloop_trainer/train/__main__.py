@@ -10,6 +10,7 @@ from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, Serve
 from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
+from driftloop_trainer.train.cluster.kernel import end_after_kernel_kill
 from driftloop_trainer.train.cluster.lend import lend
 from driftloop_trainer.train.cluster.node import configure, start_head
 from driftloop_trainer.train.shutdown import stop_on_sigterm
@@ -31,6 +32,7 @@ def _train(task: TrainTask) -> AnyResult:
     """Control the training in pod 0, or add this pod's resources to it. Raises StageFailure."""
     configure(task.workers_per_node)
     stop_on_sigterm(task.grace_period_seconds)
+    end_after_kernel_kill()
     if os.environ.get(_INDEX, "0") != "0":
         lend(task)
     head = start_head(task.workers_per_node, task.gpus_per_node)

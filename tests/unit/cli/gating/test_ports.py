@@ -1,9 +1,9 @@
+import random
 import socket
 from pathlib import Path
 
 import pytest
 
-from driftloop.cli.gating import ports
 from driftloop.cli.gating.ports import free_ports
 
 
@@ -26,7 +26,7 @@ def test_no_port_can_be_taken_by_an_outgoing_connection_before_it_is_used() -> N
 def test_a_port_that_is_in_use_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        monkeypatch.setattr(ports.random, "sample", lambda *_: [taken])
+        monkeypatch.setattr(random, "sample", lambda *_: [taken])
 
         with pytest.raises(OSError, match="no free TCP port"):
             free_ports(1)
