@@ -109,9 +109,10 @@ def first_step(kube: Kube, selector: str) -> datetime:
     """When the leading pod logged its first step."""
 
     def line() -> str | None:
-        lead = f"{selector},batch.kubernetes.io/job-completion-index=0"
-        lines = kube.run("logs", "-n", NAMESPACE, "-l", lead, "--timestamps", "--tail=-1", timeout=60).splitlines()
-        return next((line for line in lines if FIRST in line), None)
+        pods = kube.list("pods", NAMESPACE, f"{selector},batch.kubernetes.io/job-completion-index=0")
+        names = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in ("Running", "Succeeded")]
+        logs = (kube.run("logs", "-n", NAMESPACE, name, "--timestamps") for name in names)
+        return next((line for log in logs for line in log.splitlines() if FIRST in line), None)
 
     return datetime.fromisoformat(kube.wait("the first step", line, 300).split(" ", 1)[0])
 

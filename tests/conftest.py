@@ -16,7 +16,7 @@ CLUSTER = "tests/cluster/"
 LIFECYCLE = f"{CLUSTER}test_lifecycle.py"  # creates its own clusters
 FILES = (
     *("testcluster", "interruptions", "operator_faults"),  # prerequisites of others, and the training that they share
-    *("parallelism", "trainings"),  # of `make test-long`: they need both nodes
+    *("parallelism", "elastic", "trainings"),  # of `make test-long`: they need both nodes
     *("bad_input", "node_loss"),  # one node is enough while the other is lost, also for the loop, which starts here
     *("serving_faults", "modelcache", "training_faults"),
     "loop",  # runs in parallel with the others and ends last

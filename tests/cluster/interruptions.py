@@ -79,9 +79,14 @@ class NodeLoss:
         """Bring the node back."""
         if self.lost:
             self.lost = False
-            self.lab.installed.provider.heal_node(self.node)
-            self.lab.kube.run("wait", f"node/{self.node}", "--for=condition=Ready", "--timeout=120s", timeout=130)
-            self.lab.kube.run("uncordon", self.node)
+            heal(self.lab, self.node)
+
+
+def heal(lab: Lab, node: str) -> None:
+    """Bring a lost node back."""
+    lab.installed.provider.heal_node(node)
+    lab.kube.run("wait", f"node/{node}", "--for=condition=Ready", "--timeout=120s", timeout=130)
+    lab.kube.run("uncordon", node)
 
 
 def lose_node(lab: Lab, name: str) -> NodeLoss:
