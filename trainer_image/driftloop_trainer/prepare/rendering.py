@@ -18,7 +18,7 @@ class Rendering:
     """The rows for training with their examples, and the numbers of dropped and reshaped rows by reason.
 
     `places`: for each example where users find its row. `unread`: the number of rows per message field that nothing
-    reads.
+    reads. `first`: by reason the place of the first row that was dropped for it.
     """
 
     rows: list[Row]
@@ -27,15 +27,16 @@ class Rendering:
     dropped: Counter[str]
     reshaped: Counter[str]
     unread: Counter[str]
+    first: dict[str, str]
 
 
 def render(rows: Iterable[Row], renderer: Renderer) -> Rendering:
     """Render all rows. Raises StageFailure if there are no examples, or a row of a source can't be rendered."""
     result, tokens = _rendered(rows, renderer)
     if not result.rows and tokens:
-        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result.dropped["masked"]))
+        raise StageFailure(StageReason.ALL_ROWS_TOO_LONG, _why_too_long(renderer, tokens, result))
     if not result.rows:
-        raise StageFailure(StageReason.ALL_ROWS_MASKED, _why_masked(result.dropped))
+        raise StageFailure(StageReason.ALL_ROWS_MASKED, _why_masked(result))
     return result
 
 
@@ -54,7 +55,7 @@ def render_validation(rows: list[Row], renderer: Renderer) -> Rendering:
 
 def _rendered(rows: Iterable[Row], renderer: Renderer) -> tuple[Rendering, list[int]]:
     """The rows as examples, and the tokens of those that are too long."""
-    result = Rendering([], [], [], Counter(), Counter(), Counter())
+    result = Rendering([], [], [], Counter(), Counter(), Counter(), {})
     tokens: list[int] = []
     for row in rows:
         try:
@@ -66,6 +67,9 @@ def _rendered(rows: Iterable[Row], renderer: Renderer) -> tuple[Rendering, list[
             result.dropped["feedback.notRendered"] += 1
             continue
         if rendered.dropped:
+            if rendered.dropped not in result.first:
+                result.first[rendered.dropped] = row.where
+                log.info("the first row that is dropped as %s is %s", rendered.dropped, row.where)
             result.dropped[rendered.dropped] += 1
             tokens += [rendered.tokens] if rendered.dropped == "tooLong" else []
         else:
@@ -78,7 +82,8 @@ def _rendered(rows: Iterable[Row], renderer: Renderer) -> tuple[Rendering, list[
     return result, tokens
 
 
-def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
+def _why_too_long(renderer: Renderer, tokens: list[int], result: Rendering) -> str:
+    masked = result.dropped["masked"]
     others = f"; {masked} more have no token that counts in the loss" if masked else ""
     needed = min(max(tokens), renderer.context or max(tokens))
     advice = f"set training.maxLength to {needed}, enough for {sum(size <= needed for size in tokens)} of them"
@@ -88,14 +93,17 @@ def _why_too_long(renderer: Renderer, tokens: list[int], masked: int) -> str:
         )
     return (
         f"none of {len(tokens)} rows fits into {renderer.max_length} tokens with its answer, and an answer is never "
-        f"cut: they have {min(tokens)} to {max(tokens)} tokens{others}; {advice}"
+        f"cut: they have {min(tokens)} to {max(tokens)} tokens, such as {result.first['tooLong']}{others}; {advice}"
     )
 
 
-def _why_masked(dropped: Counter[str]) -> str:
-    if equal := dropped["equalAnswers"]:
-        return f"all {equal} pairs have the same tokens as chosen and rejected answers: correct data.sources"
+def _why_masked(result: Rendering) -> str:
+    if equal := result.dropped["equalAnswers"]:
+        return (
+            f"all {equal} pairs have the same tokens as chosen and rejected answers, such as "
+            f"{result.first['equalAnswers']}: correct data.sources"
+        )
     return (
-        f"none of {dropped['masked']} rows has a token that counts in the loss: with method sft and lossOn completion "
-        "each row needs a completion"
+        f"none of {result.dropped['masked']} rows has a token that counts in the loss, such as "
+        f"{result.first['masked']}: with method sft and lossOn completion each row needs a completion"
     )

@@ -56,6 +56,8 @@ def read_source(source: DataSource, part: Part, scratch: Path, method: TrainingM
             try:
                 rows.append(to_row(record, columns, part, source.name))
             except LeftOut as reason:
+                if str(reason) not in dropped:
+                    log.info("source %s: the first row that is left out as %s is %s", source.name, reason, record.place)
                 dropped[str(reason)] += 1
         spelled_bytes.check()
     except OSError as error:

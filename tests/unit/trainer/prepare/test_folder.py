@@ -104,11 +104,18 @@ def test_if_no_row_fits_the_lengths_and_what_would_do_are_named(volume: Path) ->
     with pytest.raises(StageFailure, match="AllRowsTooLong") as failure:
         prepared(volume, rows, None, maxLength=8)
     assert failure.value.message == (
-        "none of 2 rows fits into 8 tokens with its answer, and an answer is never cut: they have 52 to 602 tokens; "
-        "set training.maxLength to 512, enough for 1 of them"
+        "none of 2 rows fits into 8 tokens with its answer, and an answer is never cut: they have 52 to 602 tokens, "
+        "such as source rows, line 1; set training.maxLength to 512, enough for 1 of them"
     )
     with pytest.raises(StageFailure, match="the model's own context is 512: shorten the rows"):
         prepared(volume, rows[1:], None, maxLength=4096)
+
+
+def test_if_no_pair_differs_one_is_named(volume: Path) -> None:
+    """The template shows both answers as the same tokens."""
+    pair = {"prompt": "hi", "chosen": "no", "rejected": "no<|im_end|>"}
+    with pytest.raises(StageFailure, match="all 2 pairs have the same tokens .*, such as source rows, line 1: correct"):
+        prepared(volume, [pair, pair | {"prompt": "hello"}], templates.CHATML, method="dpo")
 
 
 def test_the_first_example_is_kept_for_people_with_what_counts_marked(

@@ -312,11 +312,16 @@ def test_a_pair_keeps_all_messages_that_its_conversations_share(volume: Path, tm
         ({"chosen": [ASKED, GOOD], "rejected": [ASKED, GOOD, ASKED, BAD]}, "differsEarlier"),
     ],
 )
-def test_a_pair_with_nothing_to_learn_from_is_dropped_and_counted(
-    volume: Path, tmp_path: Path, record: dict[str, Any], reason: str
+def test_a_pair_with_nothing_to_learn_from_is_dropped_counted_and_the_first_is_named(
+    volume: Path, tmp_path: Path, record: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows, dropped = read_pairs(volume, tmp_path, record, {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": "b"})
-    assert (len(rows), dropped) == (1, {reason: 1})
+    caplog.set_level("INFO")
+    useful = {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": "b"}
+    rows, dropped = read_pairs(volume, tmp_path, useful, record, record)
+    assert (len(rows), dropped) == (1, {reason: 2})
+    assert [line for line in caplog.messages if reason in line] == [
+        f"source s: the first row that is left out as {reason} is line 2"
+    ]
 
 
 @pytest.mark.parametrize(
