@@ -289,6 +289,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, "spec.compute.env", [{"name": "RAY_AUTH_MODE", "value": "none"}], "spec.compute.env.*RAY_.*remove them"),
     (job, "spec.compute.env", [{"name": "HOME", "value": "/root"}], "spec.compute.env.*sets this variable"),
     (job, "spec.compute.gpuResource", "gpu", "spec.compute.gpuResource"),
+    (job, "spec.compute.gpuClaimTemplate", "h100s", "spec.compute.gpusPerNode.*gpuClaimTemplate needs gpusPerNode"),
+    (service, "spec.engine.gpuClaimTemplate", "h100s", "spec.engine.gpus.*gpuClaimTemplate needs engine.gpus"),
     (job, "spec.podOverrides.schedulerName", "Gang", "spec.podOverrides.schedulerName"),
     (job, "spec.compute.nodes", 513, "spec.compute.nodes.*512"),
     (job, "spec.compute", {"gpusPerNode": 4, "workersPerNode": 2}, "spec.compute.workersPerNode.*must be 1"),

@@ -61,11 +61,13 @@ def bodies(plan: Plan) -> list[Obj]:
     return [action.body for action in plan.writes if isinstance(action, Create | Apply)]
 
 
-def rendered(gpus: int, **more: Any) -> list[Obj]:
+def rendered(gpus: int, claim_template: str | None = None, **more: Any) -> list[Obj]:
     """All objects of the stages of a job and of its version, without custom resources."""
     compute = {"nodes": 2, "resources": {"limits": {"memory": "2Gi", "cpu": "1"}}}
     if gpus:
         compute |= {"gpusPerNode": gpus, "workersPerNode": gpus, "queueName": "gpus"}
+    if claim_template:
+        compute["gpuClaimTemplate"] = claim_template
     body, cluster, found = job(compute=compute, **more), Cluster(), []
     for stage, result in (("prepare", prepared()), ("train", trained())):
         plan = decide_job(observe_job(body, cluster), SETTINGS, NOW)
@@ -113,6 +115,15 @@ def test_the_restricted_standard_admits_a_pod_of_each_job(plane: ControlPlane, g
         pod = {"apiVersion": "v1", "kind": "Pod", **template}
         pod["metadata"] = template["metadata"] | {"name": f"pod-{index}", "namespace": "team"}
         assert "created" in dry_run(plane, pod)
+
+
+def test_a_pod_that_claims_its_gpus_is_accepted(plane: ControlPlane) -> None:
+    (train,) = (obj for obj in rendered(8, "h100s") if "completionMode" in obj.get("spec", {}))
+    template = train["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", **template}
+    pod["metadata"] = template["metadata"] | {"name": "claiming", "namespace": "team"}
+    assert "created" in dry_run(plane, train)
+    assert "created" in dry_run(plane, pod)
 
 
 def test_the_standard_is_enforced_at_all(plane: ControlPlane) -> None:

@@ -11,6 +11,7 @@ from driftloop.api.base import (
     Quantity,
     Resources,
     SecretKeyRef,
+    SubdomainName,
     Text,
     cel,
     exactly_one,
@@ -125,6 +126,11 @@ class Engine(ApiModel):
             rule(
                 "self.gpus <= 1 || self.type in ['vllm', 'custom'] || (self.type == 'auto' && !has(self.image))",
                 "engine.gpus above 1 needs engine.type vllm: the built-in engine uses one GPU",
+                ".gpus",
+            ),
+            rule(
+                "!has(self.gpuClaimTemplate) || self.gpus > 0",
+                "engine.gpuClaimTemplate needs engine.gpus: set it to the number of GPUs that the template claims",
                 ".gpus",
             ),
             rule(
@@ -245,6 +251,11 @@ class Engine(ApiModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Data type of the weights.")
     gpus: int = Field(0, ge=0, le=16, description="GPUs per pod. The engine transformers uses at most one.")
     gpu_resource: GpuResource = NVIDIA_GPU
+    gpu_claim_template: SubdomainName | None = Field(
+        None,
+        description="ResourceClaimTemplate of this namespace with the GPUs of one pod, for dynamic resource allocation "
+        "in place of gpuResource. gpus is the number of its GPUs.",
+    )
     nodes: int = Field(
         1,
         ge=1,

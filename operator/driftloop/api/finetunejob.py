@@ -20,6 +20,7 @@ from driftloop.api.base import (
     QueueName,
     Resources,
     StorageUri,
+    SubdomainName,
     Text,
     Timestamp,
     cel,
@@ -563,6 +564,11 @@ class Compute(ApiModel):
                 ".workersPerNode",
             ),
             rule(
+                "!has(self.gpuClaimTemplate) || self.gpusPerNode > 0",
+                "gpuClaimTemplate needs gpusPerNode: set it to the number of GPUs that the template claims",
+                ".gpusPerNode",
+            ),
+            rule(
                 "!has(self.env) || self.env.all(e, !e.name.startsWith('RAY_'))",
                 "the operator and Ray set variables that begin with RAY_: remove them",
                 ".env",
@@ -620,6 +626,11 @@ class Compute(ApiModel):
     )
     gpus_per_node: int = Field(0, ge=0, le=16, description="GPUs per pod. 0 trains on CPU.")
     gpu_resource: GpuResource = NVIDIA_GPU
+    gpu_claim_template: SubdomainName | None = Field(
+        None,
+        description="ResourceClaimTemplate of this namespace with the GPUs of one pod, for dynamic resource allocation "
+        "in place of gpuResource. gpusPerNode is the number of its GPUs.",
+    )
     env: list[EnvVar] = Field(
         default=[],
         max_length=64,

@@ -12,6 +12,7 @@ DEFAULT_READINESS_PATH = "/health"
 MAX_TEMPLATE_BYTES = 40 << 10
 # Fields of the engine that the first release did not have.
 _ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "nodes", "parallelism")
+_OF_HARDWARE = ("resources", "gpu_memory", "gpu_resource", "gpu_claim_template")  # they change no answer
 _VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
 
 
@@ -56,7 +57,7 @@ def engine_hash(engine: Engine) -> str:
     Without fields that later releases added and that are not set, so that older evidence keeps its hash.
     """
     unset = {name for name in _ADDED_FIELDS if getattr(engine, name) == Engine.model_fields[name].default}
-    document = json.dumps([engine.model_dump_json(exclude={"resources", "gpu_memory", "gpu_resource", *unset})])
+    document = json.dumps([engine.model_dump_json(exclude={*_OF_HARDWARE, *unset})])
     return hashlib.sha256(document.encode()).hexdigest()[:8]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.contract import task as tasks
@@ -19,6 +20,36 @@ LOST_NODE_TOLERATIONS: list[Obj] = [
 ]
 
 
+_GPUS = "gpus"  # name of the claim within a pod
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs of a pod's container: so many of an extended resource, or those of a claim that each pod gets.
+
+    https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
+    """
+
+    resource: str
+    number: int
+    claim_template: str | None = None
+
+    @property
+    def of_container(self) -> Obj:
+        """Their part in the `resources` of the container. The limit of an extended resource is also its request."""
+        if not self.number:
+            return {}
+        if self.claim_template is not None:
+            return {"claims": [{"name": _GPUS}]}
+        return {"limits": {self.resource: str(self.number)}}
+
+    @property
+    def of_pod(self) -> list[Obj]:
+        """The `resourceClaims` of the pod."""
+        claimed = self.number and self.claim_template is not None
+        return [{"name": _GPUS, "resourceClaimTemplateName": self.claim_template}] if claimed else []
+
+
 def restricted_container(
     name: str,
     image: str,
@@ -29,14 +60,14 @@ def restricted_container(
     env: Iterable[Obj] = (),
     ports: Mapping[str, int] | None = None,
     resources: Resources | None = None,
-    gpus: Mapping[str, int] | None = None,
+    gpus: Gpus | None = None,
     mounts: Iterable[Obj] = (),
     overrides: PodOverrides | None = None,
 ) -> Obj:
     """A container with a read-only root file system; with `pod_spec` it meets the restricted Pod Security Standard.
 
-    `ports` maps names to numbers, and `gpus` the resource of a GPU to their number. If a container crashes without a
-    termination message, Kubernetes uses the end of its log as the message, so that a condition can show the cause.
+    `ports` maps names to numbers. If a container crashes without a termination message, Kubernetes uses the end of its
+    log as the message, so that a condition can show the cause.
     """
     container: Obj = {
         "name": name,
@@ -57,17 +88,18 @@ def restricted_container(
         container["ports"] = [
             {"name": port_name, "containerPort": port, "protocol": "TCP"} for port_name, port in ports.items()
         ]
-    if requirements := container_resources(resources or Resources(), gpus or {}):
+    if requirements := container_resources(resources or Resources(), gpus):
         container["resources"] = requirements
     if overrides and overrides.storage_secret:
         container["envFrom"] = [{"secretRef": {"name": overrides.storage_secret.name}}]
     return container
 
 
-def container_resources(resources: Resources, gpus: Mapping[str, int]) -> Obj:
-    """The `resources` of a container. GPUs are an extended resource, so their limit is also their request."""
-    requirements = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
-    requirements["limits"] |= {name: str(number) for name, number in gpus.items() if number}
+def container_resources(resources: Resources, gpus: Gpus | None) -> Obj:
+    """The `resources` of a container; empty if nothing is wanted."""
+    of_gpus = gpus.of_container if gpus else {}
+    limits = {**resources.limits, **of_gpus.get("limits", {})}
+    requirements = {"requests": dict(resources.requests), **of_gpus, "limits": limits}
     return {key: value for key, value in requirements.items() if value}
 
 
@@ -80,6 +112,7 @@ def pod_spec(
     restart_policy: str | None = None,
     grace_seconds: int | None = None,
     tolerations: Iterable[Obj] = (),
+    gpus: Gpus | None = None,
 ) -> Obj:
     """A pod spec with the platform's overrides, and without an API token, service links and root."""
     spec: Obj = {
@@ -108,6 +141,7 @@ def pod_spec(
         "runtimeClassName": overrides.runtime_class_name,
         "schedulerName": overrides.scheduler_name,
         "serviceAccountName": overrides.service_account_name,
+        "resourceClaims": gpus.of_pod if gpus else [],
         "imagePullSecrets": [{"name": secret.name} for secret in overrides.image_pull_secrets],
     }
     return spec | {key: value for key, value in optional.items() if value not in (None, [], {})}

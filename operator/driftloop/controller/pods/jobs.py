@@ -17,6 +17,7 @@ from driftloop.contract.names import EXIT_BAD_INPUT, JUDGE_KEY_ENV, METRICS_PORT
 from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTask, TrainTask, decode
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
+    Gpus,
     mounts_for,
     pod_metadata,
     pod_spec,
@@ -114,6 +115,8 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     reads = [task.model.uri, *task.model.bases, task.data_uri, task.training.code]
     claims, claim_mounts = mounts_for([task.runs, task.output], read=reads)
     scratches, scratch_mounts = scratch_with_shm()
+    compute = placement.compute
+    gpus = Gpus(compute.gpu_resource, compute.gpus_per_node, compute.gpu_claim_template)
     container = restricted_container(
         TRAIN,
         task.training.image or placement.settings.trainer_image,
@@ -123,7 +126,7 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         env=[*(variable.rendered() for variable in placement.compute.env), *task_env(task), *_ray_env(job)],
         ports={"metrics": METRICS_PORT, "ray": RAY_PORT},
         resources=placement.compute.resources,
-        gpus={placement.compute.gpu_resource: placement.compute.gpus_per_node},
+        gpus=gpus,
         mounts=[*scratch_mounts, *claim_mounts],
         overrides=placement.overrides,
     )
@@ -133,6 +136,8 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     template = _template(job, container, [*scratches, *claims], placement)
     template["spec"]["terminationGracePeriodSeconds"] = task.grace_period_seconds
     template["spec"]["subdomain"] = network_name(job)
+    if gpus.of_pod:
+        template["spec"]["resourceClaims"] = gpus.of_pod
     if task.nodes > 1:
         template["spec"]["affinity"] = _one_per_node(_selector(job, TRAIN))
     spec = {
@@ -290,6 +295,7 @@ def _evaluation_job(version: Obj, name: str, run: EvaluationRun, client: _Client
         restart_policy="Never",
         grace_seconds=GRACE_SECONDS,
         tolerations=LOST_NODE_TOLERATIONS,
+        gpus=arm.gpus,
     )
     labels = {VERSION: version["metadata"]["name"], FAMILY: task.family, STAGE: EVALUATE, ARM: client.arm}
     spec = {

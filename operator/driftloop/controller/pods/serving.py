@@ -17,6 +17,7 @@ from driftloop.controller.pods.common import (
     ENGINE,
     FETCH,
     LOST_NODE_TOLERATIONS,
+    Gpus,
     mounts_for,
     pod_metadata,
     pod_spec,
@@ -53,6 +54,11 @@ class Arm:
     settings: Settings  # settings of the operator
     overrides: PodOverrides  # pod settings of the platform
 
+    @property
+    def gpus(self) -> Gpus:
+        """The GPUs of the engine."""
+        return Gpus(self.engine.gpu_resource, self.engine.gpus, self.engine.gpu_claim_template)
+
     def fetch(self) -> Obj:
         """The container that writes the model. The other containers mount it read-only."""
         _, claims = mounts_for([self.task.cache_uri], read=[self.task.artefact_uri, *self.task.artefact_bases])
@@ -71,7 +77,7 @@ class Arm:
             settings=self.settings,
             env=[*(variable.rendered() for variable in self.engine.env), *task_env(self.task)],
             resources=self.engine.resources,
-            gpus={self.engine.gpu_resource: self.engine.gpus},
+            gpus=self.gpus,
             mounts=[_read_only(self._model()), *_scratch_mounts()],
         )
         match self.engine.type:
@@ -166,6 +172,7 @@ def serving_template(
         overrides=overrides,
         grace_seconds=task.drain_seconds + GRACE_MARGIN_SECONDS,
         tolerations=LOST_NODE_TOLERATIONS,
+        gpus=arm.gpus,
     )
     spec["topologySpreadConstraints"] = [
         {

@@ -59,6 +59,7 @@ def test_several_nodes_need_vllm() -> None:
 
 def test_the_number_of_nodes_is_part_of_the_evidence_and_one_is_what_it_was_without_the_field() -> None:
     assert engine_hash(Engine(nodes=1)) == engine_hash(Engine())
+    assert engine_hash(Engine(gpus=1, gpu_claim_template="h100s")) == engine_hash(Engine(gpus=1))
     assert engine_hash(Engine(nodes=2)) != engine_hash(Engine())
 
 

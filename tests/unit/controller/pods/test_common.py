@@ -7,6 +7,7 @@ from driftloop.api.suite import SuiteSpec
 from driftloop.contract.task import EvaluateTask, EvaluationArm, decode
 from driftloop.contract.uris import claim_of
 from driftloop.controller.pods.common import (
+    Gpus,
     TaskTooLarge,
     container_resources,
     missing_claim,
@@ -81,9 +82,9 @@ def test_pods_name_the_scheduler_that_places_them_only_if_it_is_another_one() ->
 
 
 def test_gpus_are_a_limit_and_nothing_is_said_where_nothing_is_wanted() -> None:
-    assert container_resources(Resources(), {"nvidia.com/gpu": 2}) == {"limits": {"nvidia.com/gpu": "2"}}
-    assert container_resources(Resources(), {"nvidia.com/gpu": 0}) == {}
-    assert container_resources(Resources(), {}) == {}
+    assert container_resources(Resources(), Gpus("nvidia.com/gpu", 2)) == {"limits": {"nvidia.com/gpu": "2"}}
+    for none in (Gpus("nvidia.com/gpu", 0), Gpus("nvidia.com/gpu", 0, "h100s"), None):
+        assert container_resources(Resources(), none) == {}
 
 
 def test_a_task_is_read_back_as_it_was_and_holds_no_dollar() -> None:

@@ -115,6 +115,17 @@ def test_gpus_of_another_kind_are_asked_for_by_their_resource() -> None:
     assert "nvidia.com/gpu" not in limits
 
 
+def test_gpus_of_a_claim_are_in_each_pod_of_the_training_alone() -> None:
+    claimed = {"gpusPerNode": 2, "gpuClaimTemplate": "h100s"}
+    trains = pod(train_job(compute=claimed))
+    (claim,) = trains["resourceClaims"]
+    assert claim["resourceClaimTemplateName"] == "h100s"
+    resources = trains["containers"][0]["resources"]
+    assert resources["claims"] == [{"name": claim["name"]}]
+    assert "nvidia.com/gpu" not in resources.get("limits", {})
+    assert "resourceClaims" not in pod(prepare_job(compute=claimed))
+
+
 def test_variables_of_the_users_go_to_training_alone_and_replace_none_of_the_operators() -> None:
     variables = {"env": [{"name": "NCCL_SOCKET_IFNAME", "value": "eth0"}]}
     assert environment(pod(train_job(compute=variables))["containers"][0])["NCCL_SOCKET_IFNAME"] == "eth0"

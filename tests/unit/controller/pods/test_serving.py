@@ -184,6 +184,15 @@ def test_an_engine_on_a_slice_of_a_gpu_asks_for_that_resource() -> None:
     assert limits == {"nvidia.com/mig-3g.40gb": "1"}
 
 
+def test_gpus_of_a_claim_go_to_the_engine_alone() -> None:
+    pod = template(Engine(type="vllm", image="vllm:1", gpus=2, gpu_claim_template="h100s"))
+    (claim,) = pod["spec"]["resourceClaims"]
+    assert claim["resourceClaimTemplateName"] == "h100s"
+    resources = {name: container["resources"] for name, container in containers(pod).items()}
+    assert [name for name, wanted in resources.items() if "claims" in wanted] == ["engine"]
+    assert resources["engine"] == {"claims": [{"name": claim["name"]}]}
+
+
 def test_only_the_proxy_gets_the_clients_keys_and_starts_without_them() -> None:
     pod = template(changes={"api_keys_secret": "desk-clients"})
     (volume,) = (each for each in pod["spec"]["volumes"] if "secret" in each)

@@ -114,7 +114,7 @@ def test_if_no_row_fits_the_lengths_and_what_would_do_are_named(volume: Path) ->
 def test_if_no_pair_differs_one_is_named(volume: Path) -> None:
     """The template shows both answers as the same tokens."""
     pair = {"prompt": "hi", "chosen": "no", "rejected": "no<|im_end|>"}
-    with pytest.raises(StageFailure, match="all 2 pairs have the same tokens .*, such as source rows, line 1: correct"):
+    with pytest.raises(StageFailure, match=r"all 2 pairs have the same tokens .* such as source rows, line 1"):
         prepared(volume, [pair, pair | {"prompt": "hello"}], templates.CHATML, method="dpo")
 
 
