@@ -227,6 +227,8 @@ class Cluster:
             match action:
                 case Create(body) | Apply(body):
                     self._put(body)
+                case Delete(kind="Pod"):
+                    self.pods = [pod for pod in self.pods if pod["metadata"]["uid"] != action.uid]
                 case Delete():
                     self.writes.append(f"delete {action.kind} {action.name}")
                     del self.objects[action.kind, action.name]

@@ -8,7 +8,7 @@ from driftloop.api.base import Condition
 from driftloop.api.finetunejob import FineTuneJobStatus
 from driftloop.api.modelversion import ModelVersionStatus
 from driftloop.controller.vocabulary import conditions
-from driftloop.controller.vocabulary.plan import Action, Obj, Plan, independent
+from driftloop.controller.vocabulary.plan import Action, Group, Obj, Plan, independent
 
 Phase = TypeVar("Phase", bound=str)
 
@@ -23,6 +23,7 @@ class Step(Generic[Phase]):
     requeue_after: float | None = None
     changes: dict[str, Any] = field(default_factory=dict)  # further fields of the status
     beside: tuple[Action, ...] = ()  # independent actions: if one is refused, the others still run
+    groups: tuple[Group, ...] = ()  # the same with Events
 
 
 def to_plan(
@@ -46,7 +47,7 @@ def to_plan(
     waits = [seconds for seconds in (step.requeue_after, wait) if seconds is not None]
     return Plan(
         actions=step.actions,
-        beside=independent((*beside, *step.beside)),
+        beside=(*independent((*beside, *step.beside)), *step.groups),
         status=new,
         events=conditions.transition(old, step.conditions),
         requeue_after=min(waits, default=None),

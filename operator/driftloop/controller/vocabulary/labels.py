@@ -49,3 +49,5 @@ CHECKPOINT_TIME = f"{GROUP}/checkpoint-time"  # chooses which pods to evict
 NO_BASELINE = f"{GROUP}/no-baseline"  # on an evaluation's Job: there is no version to compare with
 ENGINE = f"{GROUP}/engine"  # on an evaluation's Job: hash of the engine
 APPLIED = f"{GROUP}/applied"  # on an applied object: hash of the applied body
+
+INDEX = "batch.kubernetes.io/job-completion-index"  # Kubernetes' own, on pods of a Job

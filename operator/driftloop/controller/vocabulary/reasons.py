@@ -113,6 +113,7 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     PODS_REFUSED = "PodsRefused"
     RETRYING = "Retrying"
+    WORKER_MAKES_ROOM = "WorkerMakesRoom"
     STOPPING = "Stopping"
     INVALID_RESULT = "InvalidResult"
     RESULT_LOST = "ResultLost"

@@ -13,6 +13,7 @@ from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.finetunejob import ladder, progress, tasks
+from driftloop.controller.kinds.finetunejob.leading import make_room
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, plan_of_running
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy, remedy_after
@@ -204,7 +205,8 @@ def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
             changes["progress"] = known = progress.newer(observed.status.progress, observed.progress)
             beside = (*_network(stages), *_checkpoint_shown(train.job, known))
             step = _in_progress(_training(observed, known), running, beside)
-            return replace(step, changes=changes, requeue_after=progress.READ_EVERY.total_seconds())
+            room = make_room(train.job, observed.pods, observed.spec.compute.elastic, stages.now)
+            return replace(step, changes=changes, groups=room, requeue_after=progress.READ_EVERY.total_seconds())
         case Broken(reason, message) if reason in OUT_OF_MEMORY:
             return _failed(reason, _out_of_memory(stages, message), changes)
         case Broken(reason, message):

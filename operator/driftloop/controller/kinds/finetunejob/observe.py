@@ -11,14 +11,12 @@ from driftloop.controller.kinds.finetunejob import progress
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.pods.jobs import PREPARE, TRAIN
 from driftloop.controller.vocabulary.conditions import parse_timestamp
-from driftloop.controller.vocabulary.labels import JOB, STAGE
+from driftloop.controller.vocabulary.labels import INDEX, JOB, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by, is_stage_pod, version_name
 from driftloop.controller.vocabulary.objects import field, labels, phase
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable
 from driftloop.controller.vocabulary.world import World
-
-INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 async def observe(key: Key, world: World) -> Observed | None:

@@ -13,7 +13,7 @@ from driftloop.contract.result import AnyResult, StageError, ValidationResult, e
 from driftloop.contract.task import PrepareTask, TrainTask
 from driftloop.controller.kinds.finetunejob.decide import decide
 from driftloop.controller.pods import jobs
-from driftloop.controller.vocabulary.labels import ATTEMPT, CHECKPOINT_STEP, CHECKPOINT_TIME, TRIGGER
+from driftloop.controller.vocabulary.labels import ATTEMPT, CHECKPOINT_STEP, CHECKPOINT_TIME, INDEX, TRIGGER
 from driftloop.controller.vocabulary.plan import Annotate, Create, Delete, FailPod, Obj, Plan
 from unit.controller.stages import (
     EARLIER,
@@ -807,3 +807,19 @@ def test_suspension_is_announced_by_the_generation_that_was_looked_at() -> None:
     run.suspend()
     run.step()
     assert {entry["observedGeneration"] for entry in run.status["conditions"]} == {2}
+
+
+def test_a_worker_makes_room_for_a_leading_pod_that_no_node_takes_and_an_event_says_so() -> None:
+    run = Run(compute={"nodes": 2, "elastic": {"minNodes": 1, "waitSeconds": 60}})
+    run.until_training()
+    lead, worker = (pod_of(run.cluster.job("train"), index=index) for index in (0, 1))
+    for pod, index, created in ((lead, 0, "2026-01-01T11:00:01Z"), (worker, 1, EARLIER)):
+        pod["metadata"] |= {"creationTimestamp": created, "resourceVersion": "7"}
+        pod["metadata"]["labels"][INDEX] = str(index)
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": EARLIER}
+    lead["status"] = {"phase": "Pending", "conditions": [waits]}
+    run.cluster.pods += [lead, worker]
+    plan = run.step()
+    (group,) = (group for group in plan.beside if group.events)
+    assert [action.name for action in group.actions if isinstance(action, Delete)] == [worker["metadata"]["name"]]
+    assert group.events[0].reason == "WorkerMakesRoom"
