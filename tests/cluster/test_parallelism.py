@@ -24,6 +24,7 @@ def test_a_lost_worker_of_a_mesh_costs_a_checkpoint_interval_and_its_model_is_se
     lost = interrupt(lab, name, [MAIN])[MAIN]
     status = lab.phase(name, "Succeeded")["status"]
     assert status["plan"]["strategy"] == mesh
+    assert mesh in lab.kube.run("get", "finetunejob", name, "-n", lab.namespace)
     assert lost.resumed >= lost.seen > 0, "a checkpoint was lost"
     assert lab.train_result(name).steps == STEPS
     # Its API was checked in a serving pod. It has no suites, so a person must approve it.
