@@ -9,7 +9,7 @@ from testcluster import wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200), pytest.mark.long("faults")]
 
-STEPS = 4000  # enough for Kubernetes to notice the loss, after 40 to 60 s, and the return
+STEPS = 100_000  # it never ends by itself, as Kubernetes needs minutes to notice the loss and the return
 
 
 def test_a_training_shrinks_with_a_lost_node_grows_when_it_is_back_and_loses_no_checkpoint(lab: Lab) -> None:
@@ -30,14 +30,13 @@ def test_a_training_shrinks_with_a_lost_node_grows_when_it_is_back_and_loses_no_
     assert "1 of 2 nodes" in fewer["message"]
 
     wait.until(lambda: training_on(lab, name, 2) is not None, "both nodes to train", 300)
-    lab.phase(name, "Succeeded")
-
     starts = list(lab.starts(name))
+    lab.checkpoint_beyond(name, starts[-1])
+    lab.kube.run("delete", "finetunejob", name, "-n", lab.namespace)
+
     assert len(starts) == 3, starts  # on two nodes, on one, on two
-    assert starts[1] >= seen
     assert starts == sorted(starts)
-    assert lab.train_result(name).steps == STEPS
-    assert lab.train_result(name).nodes == 2
+    assert starts[1] >= seen
 
 
 def training_on(lab: Lab, name: str, nodes: int) -> Obj | None:
