@@ -204,6 +204,7 @@ class Bench:
         environment = os.environ | {
             "DRIFTLOOP_TASK_FILE": str(self.folder / "task.json"),
             "DRIFTLOOP_VOLUMES": str(self.folder),
+            "DRIFTLOOP_DISK": str(self.folder),
             "DRIFTLOOP_TERMINATION_LOG": str(self.folder / "result"),
             "RAY_TMPDIR": str(self.folder),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from driftloop.contract.names import TASK_ENV, TASK_FILE_ENV, TERMINATION_ENV, VOLUMES_ENV
+from driftloop.contract.names import DISK_ENV, TASK_ENV, TASK_FILE_ENV, TERMINATION_ENV, VOLUMES_ENV
 
 
 def parse_arguments(module: str, description: str) -> None:
@@ -17,6 +17,7 @@ def parse_arguments(module: str, description: str) -> None:
             f"  {TASK_ENV}: the task as a JSON document (driftloop/contract/task.py)\n"
             f"  {TASK_FILE_ENV}: a file with the task\n"
             f"  {VOLUMES_ENV}: the folder with the volumes: pvc://CLAIM is the folder CLAIM in it (default /volumes)\n"
+            f"  {DISK_ENV}: a folder for copies that are too large for memory (default /disk if there is one)\n"
             f"  {TERMINATION_ENV}: the file for the result (default /dev/termination-log)\n"
             "exit codes: 0 done; 78 the input is wrong, so a retry doesn't help; 75 retry"
         ),

@@ -16,11 +16,13 @@ MODEL_DIR = "/model"
 API_KEYS_DIR = "/etc/driftloop/api-keys"  # the Secret of spec.apiKeys, one file per client
 TLS_DIR = "/etc/driftloop/tls"  # the Secret of spec.tls
 SCRATCH_DIR = "/tmp"  # noqa: S108 - a volume of the pod
+DISK_DIR = "/disk"  # the pod's volume on the disk of its node
 
 # Environment of the pods.
 TASK_ENV = "DRIFTLOOP_TASK"
 TASK_FILE_ENV = "DRIFTLOOP_TASK_FILE"  # file with a document that is too large for the environment
 VOLUMES_ENV = "DRIFTLOOP_VOLUMES"  # replaces VOLUMES outside a pod
+DISK_ENV = "DRIFTLOOP_DISK"  # replaces DISK_DIR outside a pod
 TERMINATION_ENV = "DRIFTLOOP_TERMINATION_LOG"  # replaces TERMINATION_LOG outside a pod
 JUDGE_KEY_ENV = "DRIFTLOOP_JUDGE_KEY_{}"  # API key of the judge of a suite, by its position in the task
 

@@ -15,6 +15,7 @@ class StageReason(StrEnum):
     TASK_UNREADABLE = "TaskUnreadable"  # the task document can't be read (fetch, engine, proxy)
     STORAGE_UNREADABLE = "StorageUnreadable"  # storage fails or the URI is missing (prepare, train, evaluate, fetch)
     DIGEST_MISMATCH = "DigestMismatch"  # a folder or file has the wrong digest (prepare, train, evaluate, fetch)
+    DISK_FULL = "DiskFull"  # the pod's volume on the disk of its node is too small (prepare, train)
     UNEXPECTED = "Unexpected"  # any other error (prepare, train, evaluate)
 
     # Data.

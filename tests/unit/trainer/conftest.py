@@ -35,8 +35,10 @@ RUN = "pvc://claim/runs/uid"
 
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that is pvc://claim."""
+    """The folder that is pvc://claim. The pod's disk is another one."""
     monkeypatch.setenv("DRIFTLOOP_VOLUMES", str(tmp_path / "volumes"))
+    monkeypatch.setenv("DRIFTLOOP_DISK", str(tmp_path / "disk"))
+    (tmp_path / "disk").mkdir()
     folder = tmp_path / "volumes" / "claim"
     folder.mkdir(parents=True)
     return folder

@@ -98,10 +98,12 @@ def begin(folder: Path, name: str, index: int, pause: float) -> subprocess.Popen
     """Start the pod `index` of the task `name`."""
     task = json.loads((folder / f"{name}.json").read_text())
     (folder / ROWS / name).mkdir(parents=True, exist_ok=True)
+    (folder / f"disk-{index}").mkdir(exist_ok=True)
     environment = os.environ | {
         "DRIFTLOOP_TASK": json.dumps(task),
         "DRIFTLOOP_TERMINATION_LOG": str(folder / f"{name}-{index}.result"),
         "DRIFTLOOP_VOLUMES": str(folder / "volumes"),
+        "DRIFTLOOP_DISK": str(folder / f"disk-{index}"),
         "JOB_COMPLETION_INDEX": str(index),
         "RAY_TMPDIR": str(folder),
         "RAY_worker_niceness": "0",  # by default Ray's workers give way to all other processes of the machine

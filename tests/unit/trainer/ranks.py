@@ -17,9 +17,11 @@ EXCHANGE_TIMEOUT = timedelta(seconds=400)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment of a rank. Its volumes are the folders in `folder`."""
+    """The environment of a rank. Its volumes and its disk are folders in `folder`."""
+    (folder / "disk").mkdir(exist_ok=True)
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return os.environ | {"DRIFTLOOP_VOLUMES": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    folders = {"DRIFTLOOP_VOLUMES": str(folder), "DRIFTLOOP_DISK": str(folder / "disk")}
+    return os.environ | folders | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
 
 def run_script(name: str, folder: Path, timeout: float = 500) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from driftloop.api.finetunejob import FineTuneJobSpec
-from driftloop.contract.names import VOLUMES_ENV
+from driftloop.contract.names import DISK_ENV, VOLUMES_ENV
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult, PrepareResult, StageError, TrainResult, decode
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask, encode
@@ -80,6 +80,7 @@ def run(claim: Path, module: str, task: PrepareTask | TrainTask, libraries: Path
         "DRIFTLOOP_TASK": encode(task),
         "DRIFTLOOP_TERMINATION_LOG": str(told),
         VOLUMES_ENV: str(claim.parent),
+        DISK_ENV: str(root),
         "RAY_TMPDIR": str(root),
         "HOME": str(root),
         "HF_HUB_OFFLINE": "1",

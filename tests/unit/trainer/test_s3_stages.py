@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from driftloop.api.finetunejob import FineTuneJobSpec
-from driftloop.contract.names import VOLUMES_ENV
+from driftloop.contract.names import DISK_ENV, VOLUMES_ENV
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult, PrepareResult, StageError, TrainResult, decode
 from driftloop.contract.task import FeedbackSource, ModelSource, PrepareTask, ServeTask, TrainTask, encode
@@ -92,6 +92,7 @@ class Pods:
             "DRIFTLOOP_TASK": encode(task),
             "DRIFTLOOP_TERMINATION_LOG": str(told),
             VOLUMES_ENV: str(self.folder / "no-volumes"),
+            DISK_ENV: str(self.folder),
             "RAY_TMPDIR": str(self.folder),
             "HOME": str(self.folder),  # where Ray would find a token of the user's
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -10,6 +10,7 @@ from driftloop.contract.task import PrepareTask
 from driftloop.podlib.heavy import loading
 from driftloop_trainer.compiler import check_compiler
 from driftloop_trainer.data.requests import load_requests
+from driftloop_trainer.disk import disk
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.gather import gather
 from driftloop_trainer.prepare.suites import check_suites
@@ -23,7 +24,7 @@ def prepare(task: PrepareTask) -> PrepareResult:
 
     Raises StageFailure, StorageError or ManifestError.
     """
-    with tempfile.TemporaryDirectory(prefix="prepare-") as name:
+    with tempfile.TemporaryDirectory(prefix="prepare-", dir=disk()) as name:
         scratch = Path(name)
         if earlier := finished(task.output, PrepareResult, scratch / "earlier"):
             log.info("%s is already complete: nothing to do", task.output)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.contract import task as tasks
-from driftloop.contract.names import SCRATCH_DIR, TASK_ENV, VOLUMES
+from driftloop.contract.names import DISK_DIR, SCRATCH_DIR, TASK_ENV, VOLUMES
 from driftloop.contract.uris import claims_of
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
@@ -164,6 +164,11 @@ def scratch_with_shm(prefix: str = "") -> tuple[list[Obj], list[Obj]]:
     """Volumes and mounts of /tmp and /dev/shm in memory. `prefix` keeps the volumes apart from other containers'."""
     paths = {f"{prefix}tmp": SCRATCH_DIR, f"{prefix}shm": "/dev/shm"}  # noqa: S108
     return [memory_volume(name) for name in paths], [{"name": name, "mountPath": path} for name, path in paths.items()]
+
+
+def disk() -> tuple[list[Obj], list[Obj]]:
+    """Volume and mount on the node's disk, for what is too large for memory."""
+    return [{"name": "disk", "emptyDir": {}}], [{"name": "disk", "mountPath": DISK_DIR}]
 
 
 def memory_volume(name: str) -> Obj:

@@ -18,6 +18,7 @@ from driftloop.contract.task import AnswerTask, AnyTask, EvaluateTask, PrepareTa
 from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
     Gpus,
+    disk,
     mounts_for,
     pod_metadata,
     pod_spec,
@@ -85,6 +86,7 @@ def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: 
         [task.output], read=[task.model.uri, *task.model.bases, *data_uris(task), *feedback]
     )
     scratches, scratch_mounts = scratch_with_shm()
+    disks, disk_mounts = disk()
     container = restricted_container(
         PREPARE,
         placement.settings.trainer_image,
@@ -92,7 +94,7 @@ def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: 
         settings=placement.settings,
         env=task_env(task),
         resources=placement.compute.resources,
-        mounts=[*scratch_mounts, *claim_mounts],
+        mounts=[*scratch_mounts, *disk_mounts, *claim_mounts],
         overrides=placement.overrides,
     )
     spec = {
@@ -100,7 +102,7 @@ def prepare_job(job: Obj, task: PrepareTask, placement: Placement, annotations: 
         "activeDeadlineSeconds": placement.compute.active_deadline_seconds,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": _failure_policy(),
-        "template": _template(job, container, [*scratches, *claims], placement),
+        "template": _template(job, container, [*scratches, *disks, *claims], placement),
     }
     labels = _labels(job, PREPARE, placement.settings) | _queue(placement.compute.queue_name)
     return _job(_metadata(job, prepare_name(job), labels), annotations, spec)
@@ -117,6 +119,7 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     scratches, scratch_mounts = scratch_with_shm()
     compute = placement.compute
     gpus = Gpus(compute.gpu_resource, compute.gpus_per_node, compute.gpu_claim_template)
+    disks, disk_mounts = disk()
     container = restricted_container(
         TRAIN,
         task.training.image or placement.settings.trainer_image,
@@ -127,13 +130,13 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         ports={"metrics": METRICS_PORT, "ray": RAY_PORT},
         resources=placement.compute.resources,
         gpus=gpus,
-        mounts=[*scratch_mounts, *claim_mounts],
+        mounts=[*scratch_mounts, *disk_mounts, *claim_mounts],
         overrides=placement.overrides,
     )
     if task.training.tracking.secret is not None:
         secret = {"secretRef": {"name": task.training.tracking.secret.name}}
         container["envFrom"] = [*container.get("envFrom", []), secret]
-    template = _template(job, container, [*scratches, *claims], placement)
+    template = _template(job, container, [*scratches, *disks, *claims], placement)
     template["spec"]["terminationGracePeriodSeconds"] = task.grace_period_seconds
     template["spec"]["subdomain"] = network_name(job)
     if gpus.of_pod:

@@ -4,6 +4,7 @@ import pytest
 
 from driftloop.api.finetunejob import FineTuneJob
 from driftloop.api.modelversion import Lineage
+from driftloop.contract.names import DISK_DIR
 from driftloop.contract.task import ModelSource, PrepareTask, TrainTask
 from driftloop.controller.pods import jobs
 from driftloop.controller.vocabulary.labels import JOB, STAGE
@@ -253,3 +254,12 @@ def test_only_training_pods_get_the_credentials_of_trackers() -> None:
 def test_training_pods_have_the_grace_period_that_was_asked_for() -> None:
     assert pod(train_job())["terminationGracePeriodSeconds"] == 30
     assert pod(train_job(compute={"gracePeriodSeconds": 240}))["terminationGracePeriodSeconds"] == 240
+
+
+@pytest.mark.parametrize("body", [train_job(), prepare_job()], ids=["train", "prepare"])
+def test_rows_have_room_on_the_disk_of_the_node(body: Obj) -> None:
+    """What lies in the other volumes of a pod counts as its memory."""
+    (volume,) = (volume for volume in pod(body)["volumes"] if volume["name"] == "disk")
+    mounts = {m["mountPath"]: m["name"] for m in pod(body)["containers"][0]["volumeMounts"]}
+    assert volume["emptyDir"] == {}
+    assert mounts[DISK_DIR] == "disk"

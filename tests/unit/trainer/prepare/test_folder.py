@@ -1,6 +1,7 @@
 """What prepare tells of the rows as tokens, and what it refuses before any training."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,14 @@ def test_a_labelled_answer_is_one_row_with_the_answer_of_another_question_beside
         "weight to 1."
     ]
     assert (folder(volume) / SAMPLE).read_text().startswith("good:\n")
+
+
+def test_what_is_written_before_it_is_stored_is_on_the_disk_and_not_in_memory(volume: Path) -> None:
+    disk = Path(os.environ["DRIFTLOOP_DISK"])
+    before = disk.stat().st_mtime_ns
+    prepared(volume, [{"prompt": "hi", "completion": "yes"}], templates.CHATML)
+    assert disk.stat().st_mtime_ns > before
+    assert list(disk.iterdir()) == []
 
 
 def segments(data: Dataset) -> tuple[list[Tokens], list[Tokens]]:

@@ -32,6 +32,7 @@ from driftloop_trainer.train.cluster.processgroup import ProcessGroup
 from driftloop_trainer.train.cluster.shortage import shortage
 from driftloop_trainer.train.cluster.size import Size, wait_until_noticed
 from driftloop_trainer.train.cluster.trainer import Trainer
+from driftloop_trainer.train.localdata import local_data
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import ask_for_resize, forget_resize, stop_on_sigterm
 
@@ -71,7 +72,7 @@ def check_inputs(task: TrainTask, scratch: Path) -> tuple[ManifestEntry, ...]:
     check_model_files(base, task.model.uri, task.model.bases)
     verify_weights(task.model.uri, base)
     verify_bases(task.model.uri, task.model.bases)
-    open_folder(task.data_uri, scratch / "data", task.data_digest)
+    local_data(task.data_uri, task.data_digest)
     return () if task.merge_adapter else tuple(base_files(task.model.uri, task.model.bases, base))
 
 

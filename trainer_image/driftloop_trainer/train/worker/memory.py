@@ -21,8 +21,8 @@ class OutOfMemory(StageFailure):
 def peak_memory(device: torch.device) -> dict[str, int]:
     """Bytes by what they are: on a GPU what torch has allocated and reserved there, on CPUs the resident memory.
 
-    CUDA itself and NCCL are not in `allocated` and `reserved`. `resident` includes the pages of libraries, which the
-    workers of a pod share.
+    CUDA itself and NCCL are not in `allocated` and `reserved`. `resident` includes the pages of libraries and of the
+    rows, which the workers of a pod share, and which the kernel drops when memory is short.
     """
     if device.type == "cuda":
         statistics = torch.cuda.memory_stats(device)

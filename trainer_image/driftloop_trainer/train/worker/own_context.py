@@ -14,7 +14,7 @@ import torch.distributed as dist
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.storage import local_path, put_file
-from driftloop_trainer.dataset import FILE, IGNORED, Dataset
+from driftloop_trainer.dataset import FILE, IGNORED
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import START, Checkpoint, Position, Run
@@ -23,6 +23,7 @@ from driftloop_trainer.train.tracking.choice import SENT_AGAIN, trackers_of
 from driftloop_trainer.train.tracking.reporting import Reporting
 from driftloop_trainer.train.worker.checkpoint import check_owner, from_rank_0, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
+from driftloop_trainer.train.worker.data import shared_data
 from driftloop_trainer.train.worker.memory import largest, peak_memory
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.meter import Meter, Step, Trained
@@ -64,8 +65,8 @@ class Context:
         self._task, self._run, self._worker, self._report = task, run, worker, report
         self.scratch, self.output, self._own = (self._shared(name) for name in ("scratch", "output", "trackers"))
         self.model = self._opened(task.model.uri or "", "base", task.model.digest, task.model.bases)
-        self.data = self._opened(task.data_uri, "data", task.data_digest)
-        self.dataset = Dataset(self.data / FILE)
+        prepared = shared_data(task.data_uri, task.data_digest)
+        self.data, self.dataset = prepared.folder, prepared.dataset(FILE)
         self.curve, self.track = Curve(), track
         self._meter = Meter(task.total_steps)
         self.begun = self._last = START

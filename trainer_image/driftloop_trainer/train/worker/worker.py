@@ -19,6 +19,7 @@ from driftloop_trainer.dataset import FILE, VALIDATION, Dataset
 from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
+from driftloop_trainer.train.localdata import LocalData
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
@@ -26,6 +27,7 @@ from driftloop_trainer.train.tracking.choice import SENT_AGAIN, trackers_of
 from driftloop_trainer.train.tracking.reporting import reporting
 from driftloop_trainer.train.worker.checkpoint import check_owner, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
+from driftloop_trainer.train.worker.data import shared_data
 from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.float8 import lacking_gpu
 from driftloop_trainer.train.worker.loading import ShardedModel, load_sharded
@@ -72,7 +74,11 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
     task = assignment.task
     if task.training.float8 and (lacking := lacking_gpu(device_of_worker())) is not None:
         return Outcome(failure=lacking)
-    inputs, first = _load(task, scratch), dist.get_rank() == 0
+    try:
+        data = shared_data(task.data_uri, task.data_digest)
+    except StageFailure as failure:  # on all ranks
+        return Outcome(failure=failure)
+    inputs, first = _load(task, data, scratch), dist.get_rank() == 0
     model, optimizer = inputs.sharded.model, inputs.optimizer
     try:
         loop = _loop(task, run, inputs)
@@ -116,20 +122,19 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
     )
 
 
-def _load(task: TrainTask, scratch: Path) -> _Inputs:
-    """Read the data, and load this rank's part of the model; every rank calls it."""
+def _load(task: TrainTask, data: LocalData, scratch: Path) -> _Inputs:
+    """Open the data, and load this rank's part of the model; every rank calls it."""
     device = device_of_worker()
     uri = task.model.uri or ""
     base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
-    data = open_folder(task.data_uri, scratch / "data", task.data_digest)
     mesh = Mesh.of(device.type, task.parallelism)
     sharded = load_sharded(base, uri, task.training, mesh, device, task.model.bases)
     optimizer = build_optimizer(sharded.model, task.training)
-    dataset, pad_id = Dataset(data / FILE), load_tokenizer(base, uri).pad_token_id
-    set_aside = Dataset(data / VALIDATION) if task.training.validation else None
+    dataset, pad_id = data.dataset(FILE), load_tokenizer(base, uri).pad_token_id
+    set_aside = data.dataset(VALIDATION) if task.training.validation else None
     if set_aside is not None:
         dataset.packed = set_aside.packed = dataset.packed or set_aside.packed
-    return _Inputs(device, base, data, sharded, optimizer, dataset, set_aside, pad_id)
+    return _Inputs(device, base, data.folder, sharded, optimizer, dataset, set_aside, pad_id)
 
 
 def _loop(task: TrainTask, run: Run, inputs: _Inputs) -> Loop:

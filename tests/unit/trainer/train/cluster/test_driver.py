@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError, publish
+from driftloop_trainer.dataset import FILE, write_dataset
 from driftloop_trainer.folders import finished
 from driftloop_trainer.prepare.newmodel import new_config, save_new_model
 from driftloop_trainer.train.assignment import Outcome
 from driftloop_trainer.train.cluster.driver import check_inputs, check_resumed, settle, to_result, trained_weights
+from driftloop_trainer.train.localdata import local_data
 from driftloop_trainer.train.run import Run, Superseded
 from driftloop_trainer.train.validation import Validated
 from driftloop_trainer.train.worker.card import model_card
@@ -197,6 +200,19 @@ def test_inputs_are_checked_before_any_worker_starts(volume: Path, tmp_path: Pat
     with pytest.raises(ManifestError, match="expected sha256:0000"):
         check_inputs(task(), tmp_path)
     check_inputs(task(dataDigest=manifest.digest), tmp_path)
+
+
+def test_the_driver_leaves_the_rows_to_the_workers_of_its_pod(volume: Path, tmp_path: Path, tokenizer: Any) -> None:
+    save_new_model(new_config(NewModel(architecture=ARCHITECTURE), tokenizer), tokenizer, 0, volume / "model")
+    (volume / "data").mkdir()
+    write_dataset(volume / "data", [[5, 6]], [[5, 6]], [[2]])
+    manifest = Manifest.of(volume / "data")
+    manifest.write(volume / "data")
+    uri = f"file://{volume}/data"
+    check_inputs(task(dataUri=uri, dataDigest=manifest.digest), tmp_path / "scratch")
+    shutil.rmtree(volume / "data")
+    assert local_data(uri, manifest.digest).dataset(FILE).ids(0).tolist() == [5, 6]
+    assert not list((tmp_path / "scratch").glob("**/*.parquet"))
 
 
 def test_the_card_names_where_the_model_came_from() -> None:
