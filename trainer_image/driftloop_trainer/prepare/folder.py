@@ -277,10 +277,10 @@ def _write_sequences(folder: Path, part: Part, name: str) -> None:
     good = [row.label for row in rendering.rows if row.label is not None]
     write_dataset(
         folder,
-        [[token for position in sequence for token in examples[position].ids] for sequence in sequences],
-        [[label for position in sequence for label in examples[position].labels] for sequence in sequences],
-        [[len(examples[position].ids) for position in sequence] for sequence in sequences],
-        [[rendering.places[position // per_row] for position in sequence] for sequence in sequences],
+        ([token for position in sequence for token in examples[position].ids] for sequence in sequences),
+        ([label for position in sequence for label in examples[position].labels] for sequence in sequences),
+        ([len(examples[position].ids) for position in sequence] for sequence in sequences),
+        ([rendering.places[position // per_row] for position in sequence] for sequence in sequences),
         good or None,
         name,
     )

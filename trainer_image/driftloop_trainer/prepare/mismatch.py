@@ -22,7 +22,7 @@ def with_mismatches(rows: Sequence[Row], examples: Sequence[Example], max_length
     return [
         text
         for example, other in zip(examples, others, strict=True)
-        for text in (example, mismatched(example, examples[other], max_length))
+        for text in (example, mismatched(example, examples[other], max_length).compact())
     ]
 
 

@@ -6,6 +6,7 @@ counts. Some templates render a message differently once others follow (Qwen3 dr
 last message differently); then the next answer starts another example.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ Span = tuple[int, int]  # a range of positions of tokens that count: start, and 
 class Example:
     """Token ids, and the ascending spans of the tokens that count in the loss."""
 
-    ids: list[int]
+    ids: Sequence[int]
     spans: tuple[Span, ...]
 
     @property
@@ -41,6 +42,10 @@ class Example:
     def trained(self) -> int:
         """Number of tokens that count in the loss."""
         return sum(end - start for start, end in self._counted())
+
+    def compact(self) -> "Example":
+        """The same example with four bytes per token. In a list they take about ten times as many."""
+        return replace(self, ids=array("i", self.ids))
 
     def _counted(self) -> list[Span]:
         return [(max(1, start), end) for start, end in self.spans if end > max(1, start)]

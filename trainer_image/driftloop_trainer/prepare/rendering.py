@@ -74,7 +74,7 @@ def _rendered(rows: Iterable[Row], renderer: Renderer) -> tuple[Rendering, list[
             tokens += [rendered.tokens] if rendered.dropped == "tooLong" else []
         else:
             result.rows.append(row)
-            result.examples.extend(rendered.examples)
+            result.examples.extend(example.compact() for example in rendered.examples)
             result.places.extend([row.where] * len(rendered.examples))
             result.reshaped.update(rendered.reshaped)
             result.reshaped["unreadFields"] += bool(row.unread)
