@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec, Validation
@@ -40,6 +39,7 @@ from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.nexttoken import NextToken
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.validate import Validator, use_best
+from unit.trainer.float64 import compute_in_float64
 from unit.trainer.ranks import EXCHANGE_TIMEOUT, run_ranks
 
 BATCH, STEPS, PAD = 7, 5, 0  # seven rows over two ranks: an uneven share
@@ -89,11 +89,7 @@ def tiny_model(
     model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
         config, dtype=torch.float64, experts_implementation="eager"
     )
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = partial(_normalised, module)
-        if type(module).__name__.endswith("TopKRouter"):
-            module.forward = partial(_routed, module)
+    compute_in_float64(model)
     if broken_token is not None:
         with torch.no_grad():
             model.get_input_embeddings().weight[broken_token] = torch.inf
@@ -103,22 +99,6 @@ def tiny_model(
     if float8:
         use_float8(decoder_layers(model), emulate=True)
     return model.to(torch.float64)
-
-
-def _normalised(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """RMSNorm as in transformers, which computes it in float32: there one bit of difference becomes 1e-7."""
-    is_gemma = "Gemma" in type(norm).__name__  # whose weights are the difference from 1
-    epsilon = norm.eps if is_gemma else norm.variance_epsilon
-    scaled = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + epsilon)
-    normalised: torch.Tensor = (1.0 + norm.weight if is_gemma else norm.weight) * scaled
-    return normalised
-
-
-def _routed(router: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mixtral's router as in transformers, which computes the shares of the experts in float32."""
-    logits = functional.linear(hidden.reshape(-1, router.hidden_dim), router.weight)
-    shares, experts = logits.softmax(-1).topk(router.top_k)
-    return logits, shares / shares.sum(-1, keepdim=True), experts
 
 
 def adapter_of(case: dict[str, Any]) -> Adapter:

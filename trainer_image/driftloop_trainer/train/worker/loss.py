@@ -8,7 +8,6 @@ loss that weighs its tokens or rows computes the logits again in the backward pa
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,9 +58,8 @@ def _losses(model: Any, batch: Batch, of_chunks: OfChunks) -> torch.Tensor:
 
 
 def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
-    """The output of a stage that is not the last of its pipeline: in place of the logits, as it has no output layer."""
-    tokens = torch.arange(batch.ids.shape[1], device=batch.ids.device)  # a slice would be a view, of which FSDP warns
-    return _forward(model, replace(batch, kept=tokens))
+    """The output of a stage that is not the last of its pipeline, for all tokens: in place of the logits."""
+    return _forward(model, batch)
 
 
 def _forward(model: Any, batch: Batch) -> torch.Tensor:

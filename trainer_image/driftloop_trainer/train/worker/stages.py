@@ -3,6 +3,11 @@
 So a stage runs transformers' own forward pass, its parameters have the names that they have in the whole model, and
 checkpoints and exported models do not depend on the number of stages. A worker with several stages has the modules of
 all of them, and takes those of the others out while it computes one.
+
+A model also computes without modules. What it does to embeddings before the first layer (granite multiplies them,
+starcoder2 drops some) is only the first stage's, as other stages put what they received in the place of that layer.
+What it does to logits (gemma2 caps them, cohere and granite scale them) is only the last stage's, as others run no more
+than the decoder.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -12,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import CausalLMOutput
 
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
@@ -29,13 +35,16 @@ class Elsewhere(nn.Module):
 
 
 class Received(nn.Module):
-    """Stands for the embeddings: it returns what the previous stage has computed of the same tokens."""
+    """Stands for the first layer: it returns what the previous stage has computed of the same tokens.
+
+    It stands for the embeddings, too, but what follows them never reaches a layer: it only shows the shape of states.
+    """
 
     def __init__(self, states: torch.Tensor | None = None) -> None:
         super().__init__()
         self._states = states
 
-    def forward(self, _: torch.Tensor) -> torch.Tensor:
+    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
         """The states that were received."""
         assert self._states is not None
         return self._states
@@ -77,7 +86,7 @@ def keep_stages(model: Any, own: Collection[int], stages: int) -> None:
     The first stage has what is before the layers (the embeddings), the last one has what is after them (the final norm
     and the output layer). Tied embeddings are a parameter of the first stage and another one of the last stage.
     """
-    _take_out(model, own, stages, Received())
+    _take_out(model, own, stages, None)
 
 
 @contextmanager
@@ -86,7 +95,7 @@ def only(model: Any, stage: int, stages: int, states: torch.Tensor) -> Iterator[
 
     The first stage begins with the tokens. FSDP must know the whole model by then: see `Pipeline`.
     """
-    put_back = _take_out(model, (stage,), stages, Received(states))
+    put_back = _take_out(model, (stage,), stages, states)
     try:
         yield
     finally:
@@ -94,10 +103,10 @@ def only(model: Any, stage: int, stages: int, states: torch.Tensor) -> Iterator[
             put()
 
 
-def _take_out(model: Any, kept: Collection[int], stages: int, received: Received) -> list[Callable[[], None]]:
+def _take_out(model: Any, kept: Collection[int], stages: int, states: torch.Tensor | None) -> list[Callable[[], None]]:
     """Replace the modules of the stages that are not in `kept`. Returns what puts each of them back.
 
-    `received` stands for the embeddings.
+    `states`: what the previous stage has computed.
     """
     decoder, modules = model.get_decoder(), list(model.config.base_model_pp_plan)
     layers = getattr(decoder, _LAYERS)
@@ -108,14 +117,23 @@ def _take_out(model: Any, kept: Collection[int], stages: int, received: Received
         layers[number] = Elsewhere()
     if 0 not in kept:
         put_back.append(partial(model.set_input_embeddings, model.get_input_embeddings()))
-        model.set_input_embeddings(received)
+        model.set_input_embeddings(Received(None if states is None else states.detach()))
+        layers[0] = Received(states)
     if stages - 1 not in kept:
         put_back.append(partial(model.set_output_embeddings, model.get_output_embeddings()))
         model.set_output_embeddings(Elsewhere())
         for name in modules[modules.index(_LAYERS) + 1 :]:
             put_back.append(partial(setattr, decoder, name, getattr(decoder, name)))
             setattr(decoder, name, Elsewhere())
+        bare = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT calls its forward directly
+        put_back.append(partial(setattr, bare, "forward", bare.forward))
+        bare.forward = partial(_decoded, decoder)
     return put_back
+
+
+def _decoded(decoder: nn.Module, *inputs: Any, logits_to_keep: Any = 0, **options: Any) -> CausalLMOutput:
+    """What a stage that is not the last one returns: the states of all tokens, in place of logits."""
+    return CausalLMOutput(logits=decoder(*inputs, **options).last_hidden_state)
 
 
 def twin(model: Any, own: Collection[int], stages: int) -> nn.Parameter | None:

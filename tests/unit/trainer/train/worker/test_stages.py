@@ -12,6 +12,8 @@ from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.train.worker.stages import check_stages, keep_stages, layers_of, only, own_layers, twin
 from unit.trainer.sharded_run import tiny_model
 
+IDS = torch.arange(12).reshape(2, 6)
+
 
 @given(stages=st.integers(1, 64), more=st.integers(0, 200))
 def test_each_layer_is_in_one_stage_and_sizes_differ_by_one_at_most(stages: int, more: int) -> None:
@@ -37,18 +39,42 @@ def test_stages_after_each_other_compute_what_the_whole_model_does(
     model_type: str, tied: bool, workers: int, each: int
 ) -> None:
     fields: dict[str, Any] = {"model_type": model_type, "tie_word_embeddings": tied}
-    stages = workers * each
-    whole, parts = tiny_model(num_hidden_layers=max(3, stages), **fields), cut(workers, each, **fields)
+    whole, parts = tiny_model(num_hidden_layers=max(3, workers * each), **fields), cut(workers, each, **fields)
     kept = [list(part.state_dict()) for part in parts]
     assert sorted(name for names in kept for name in names) == sorted(whole.state_dict())
-    ids = torch.arange(12).reshape(2, 6)
-    states = torch.empty(0)
-    for stage in range(stages):
-        part = parts[stage % workers]
-        with only(part, stage, stages, states):
-            states = part(ids, use_cache=False).logits
-    assert torch.equal(states, whole(ids, use_cache=False).logits)
+    assert torch.equal(after_each_other(parts, each), whole(IDS, use_cache=False).logits)
     assert [list(part.state_dict()) for part in parts] == kept
+
+
+BETWEEN_MODULES: dict[str, dict[str, Any]] = {
+    "cohere": {"logit_scale": 0.5},
+    "gemma2": {"final_logit_softcapping": 0.5},
+    "granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0},
+    "phi": {"embd_pdrop": 0.5},
+    "starcoder2": {"embedding_dropout": 0.5, "residual_dropout": 0.0},
+}
+
+
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("model_type", BETWEEN_MODULES)
+def test_what_a_model_computes_without_modules_is_computed_by_one_stage(model_type: str, each: int) -> None:
+    """Embeddings are multiplied or partly dropped before the first layer, and logits are scaled or capped."""
+    fields = BETWEEN_MODULES[model_type] | {"model_type": model_type, "pad_token_id": 0}
+    whole, parts = tiny_model(num_hidden_layers=max(3, 2 * each), **fields), cut(2, each, **fields)
+    torch.manual_seed(1)
+    expected = whole(IDS, use_cache=False).logits
+    torch.manual_seed(1)
+    assert torch.equal(after_each_other(parts, each), expected)
+
+
+def after_each_other(parts: list[Any], each: int) -> torch.Tensor:
+    """What the last stage returns. Each worker has `each` stages."""
+    workers, states = len(parts), torch.empty(0)
+    for stage in range(workers * each):
+        part = parts[stage % workers]
+        with only(part, stage, workers * each, states):
+            states = part(IDS, use_cache=False).logits
+    return states
 
 
 def test_a_stage_that_fails_leaves_the_others_in_their_place() -> None:
