@@ -28,39 +28,17 @@ from driftloop_trainer.weights import is_rearranged, meta_model, tied_names
 # mpt) or its mask (falcon, gpt_oss) ignores position ids. https://github.com/huggingface/transformers/issues/32937
 PACKING_TYPES = frozenset(
     (
-        *(
-            "apertus",
-            "arcee",
-            "cohere",
-            "cohere2",
-            "ernie4_5",
-            "exaone4",
-            "gemma",
-            "gemma2",
-            "gemma3_text",
-            "glm",
-            "glm4",
-        ),
-        *("glm4_moe", "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "granitemoe", "helium", "hunyuan_v1_dense"),
-        *(
-            "llama",
-            "ministral",
-            "mistral",
-            "mixtral",
-            "nemotron",
-            "olmo2",
-            "olmo3",
-            "phi",
-            "phi3",
-            "qwen2",
-            "qwen2_moe",
-        ),
-        *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
+        *("apertus", "arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text"),
+        *("glm", "glm4", "glm4_moe", "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "granitemoe", "helium"),
+        *("hunyuan_v1_dense", "hyperclovax", "internlm3", "iquestcoder", "jais2", "llama", "ministral", "ministral3"),
+        *("mistral", "mixtral", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2", "qwen2_moe"),
+        *("qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma"),
     )
 )
-# Types whose packed rows are kept apart by transformers' mask: gemma2 caps its scores, which torch's kernels don't;
-# gpt_neo and gptj compute attention themselves; nemotron, qwen2_moe and stablelm don't pass on what attention needs.
-MASKED_TYPES = frozenset(("gemma2", "gpt_neo", "gptj", "nemotron", "qwen2_moe", "stablelm"))
+# Types whose packed rows are kept apart by transformers' mask: gemma2 and vaultgemma cap their scores, which torch's
+# kernels don't; gpt_neo and gptj compute attention themselves; nemotron, qwen2_moe and stablelm don't pass on what
+# attention needs.
+MASKED_TYPES = frozenset(("gemma2", "gpt_neo", "gptj", "nemotron", "qwen2_moe", "stablelm", "vaultgemma"))
 # The others attend within each row, without a mask (worker/attention.py), each tested with a tiny model: loss and
 # gradient are those of the rows alone.
 DOCUMENT_TYPES = PACKING_TYPES - MASKED_TYPES
@@ -68,10 +46,10 @@ DOCUMENT_TYPES = PACKING_TYPES - MASKED_TYPES
 # (cohere, gemma2, granite), so the loss needs all of them at once.
 CHUNKED_TYPES = frozenset(
     (
-        *("apertus", "arcee", "ernie4_5", "exaone4", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neo"),
-        *("gpt_neox", "gptj", "helium", "hunyuan_v1_dense", "llama", "ministral", "mistral", "mixtral", "nemotron"),
-        *("olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3"),
-        *("stablelm", "starcoder2"),
+        *("apertus", "arcee", "cwm", "ernie4_5", "exaone4", "gemma", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neo"),
+        *("gpt_neox", "gptj", "helium", "hunyuan_v1_dense", "internlm3", "iquestcoder", "jais2", "llama", "ministral"),
+        *("ministral3", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2"),
+        *("qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"),
     )
 )
 # transformers lists these types as causal, but unless `is_decoder` is set they see the tokens that they should predict.
