@@ -21,6 +21,7 @@ from driftloop.podlib.heavy import loading
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.nf4 import linear_parameters
 from driftloop_trainer.osf import with_osf
+from driftloop_trainer.tensorplan import left_whole
 from driftloop_trainer.weights import is_rearranged, meta_model, tied_names
 
 # Types that support packing, each tested with a tiny model: rows packed into one sequence get the same loss as alone.
@@ -209,7 +210,7 @@ def model_facts(config: Any, adapter: Adapter, *, merged: bool = True) -> ModelF
             "another form, can't be a version alone: set it to true",
         )
     shared = {name for first, *others in tied_names(bare) if others for name in (first, *others)}
-    own = _count(bare)
+    own, unsplit = _count(bare), left_whole(bare)
     with loading(), torch.device("meta"):
         model = with_adapter(bare, adapter)
     if tied := [name for name in _adapted_modules(model) if f"{name}.weight" in shared]:
@@ -239,6 +240,7 @@ def model_facts(config: Any, adapter: Adapter, *, merged: bool = True) -> ModelF
         chunked_loss=config.model_type in CHUNKED_TYPES,
         document_attention=config.model_type in DOCUMENT_TYPES,
         position_scaling=position_scaling(getattr(text, "rope_parameters", None)),
+        left_whole=unsplit,
         bare_parameters=own,
         dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch."),
         cache_elements=_cache_elements(config),

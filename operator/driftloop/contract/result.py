@@ -49,6 +49,7 @@ class ModelFacts(ApiModel):
     chunked_loss: bool = False  # its logits are computed for some tokens at a time
     document_attention: bool = False  # with packing no mask keeps its rows apart
     position_scaling: str = Field("", max_length=64)  # its rotary positions depend on the longest row, by this rule
+    left_whole: str = Field("", max_length=64)  # a module with weights that tensor parallelism would not split
     loaded_whole: bool = False  # its weights are rearranged when they are read, so rank 0 reads the whole model
     bare_parameters: Count = 0  # without an adapter: those that are served. 0: not recorded
     dtype: str = Field("", max_length=16)  # of the weights that are served

@@ -24,6 +24,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn import functional
 
 from driftloop_trainer.models import plain_name
+from driftloop_trainer.tensorplan import planned_kinds, starred
 from driftloop_trainer.weights import tied_names
 
 
@@ -132,14 +133,13 @@ def styles(model: Any) -> dict[str, ParallelStyle]:
 
 def _planned(model: Any) -> dict[str, str]:
     """The kinds of the bare model's modules that are split, by name, with `*` for the number of a layer."""
-    kinds = {f"{model.base_model_prefix}.{key}": kind for key, kind in model.config.base_model_tp_plan.items()}
     vocabulary = {"tokens": model.get_input_embeddings(), "head": model.get_output_embeddings()}
     names = {id(module): plain_name(name) for name, module in model.named_modules()}
-    return kinds | {names[id(module)]: kind for kind, module in vocabulary.items()}
+    return planned_kinds(model) | {names[id(module)]: kind for kind, module in vocabulary.items()}
 
 
 def _kind(kinds: dict[str, str], name: str) -> str:
-    key = ".".join("*" if part.isdigit() else part for part in plain_name(name).split("."))
+    key = starred(plain_name(name))
     adapter = re.fullmatch(r"(.+)\.lora_([AB])\.\w+", key)
     if adapter is None:
         return kinds.get(key, "replicated")

@@ -369,6 +369,9 @@ def _not_split(model: ModelFacts, tensor: int) -> Refusal | None:
     field = f"compute.parallelism.tensor is {tensor}"
     if model.model_type not in TENSOR_TYPES:
         return Refusal(Reason.TENSOR_PARALLELISM, _not_tested(field, model, TENSOR_TYPES))
+    if model.left_whole:
+        message = f"{field}, but the model's {model.left_whole} has weights and can't be split: set it to 1"
+        return Refusal(Reason.TENSOR_PARALLELISM, message)
     parts = {
         "attention heads": model.num_attention_heads,
         "key-value heads": model.num_key_value_heads,

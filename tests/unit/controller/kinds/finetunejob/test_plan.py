@@ -232,6 +232,7 @@ def test_workers_that_share_each_matrix_read_the_same_rows() -> None:
     ("changes", "message"),
     [
         ({"model_type": "mixtral"}, "not tested for models of type mixtral, only for gemma, .*: set it to 1"),
+        ({"left_whole": "self_attn.q_norm"}, "but the model's self_attn.q_norm has weights .*: set it to 1"),
         ({"num_key_value_heads": 2}, "does not divide the model's 2 key-value heads: set it to 2"),
         ({"num_attention_heads": 9, "num_key_value_heads": 3}, "9 attention heads and 3 key-value heads: set it to 1"),
         ({"intermediate_size": 1001}, "1001 columns of the MLP: set it to 1"),
