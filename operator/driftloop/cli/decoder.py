@@ -25,42 +25,62 @@ class UnknownModel(ValueError):
 
 @dataclass(frozen=True)
 class _Family:
-    """How the layers of a model type differ from Llama's, and the values of fields that its config.json may lack."""
+    """How the layers of a model type differ from Llama's, and the values of fields that its config.json may lack.
+
+    `biases`, `output_bias`, `mlp_bias`: the fields that the type reads for the biases of the queries, keys and values,
+    of the attention's output, and of the MLP; "" if there are none.
+    """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    biases: frozenset[str] = frozenset(("attention_bias",))  # the fields for biases that the type reads
-    qkv_bias: bool = False  # the biases of q, k and v, without a field
-    qk_norms: bool = False  # a norm per head for q and for k
-    norms: int = 2  # norms per layer of the width of the model
+    biases: str = "attention_bias"
+    output_bias: str = "attention_bias"
+    mlp_bias: str = ""
+    always_biased: bool = False  # the queries, keys and values, without a field
+    gated: bool = True  # the MLP has a third matrix
+    qk_norms: int = 0  # 1: a norm for q and for k per head, 2: one over all heads
+    norms: int = 2  # norms per layer of the width of the model; without them none follows the layers
+    norm_biases: bool = False
     chunked_loss: bool = True  # false where the model scales or caps its logits
     document_attention: bool = True  # false where the model caps its scores
 
 
-_LLAMA_BIASES = frozenset(("attention_bias", "mlp_bias"))
+def _lacking(heads: int | None, positions: int, **others: Any) -> dict[str, Any]:
+    """Values of fields that a config.json may lack. `heads`: of keys and values; None: as many as of queries."""
+    return {"num_key_value_heads": heads, "max_position_embeddings": positions} | others
+
+
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
 _FAMILIES = {
-    "gemma": _Family(_GEMMA | {"num_key_value_heads": 16, "max_position_embeddings": 8192}),
-    "gemma2": _Family(
-        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 8192},
-        norms=4,
-        chunked_loss=False,
-        document_attention=False,
+    "arcee": _Family(_lacking(None, 4096), mlp_bias="mlp_bias", gated=False),
+    "cohere2": _Family(_lacking(None, 8192, tie_word_embeddings=True), norms=1, chunked_loss=False),
+    "cwm": _Family(_lacking(8, 131_072, head_dim=128), biases="", output_bias="", mlp_bias="mlp_bias"),
+    "ernie4_5": _Family(
+        _lacking(2, 131_072, head_dim=128, tie_word_embeddings=True),
+        biases="use_bias",
+        output_bias="use_bias",
+        mlp_bias="use_bias",
     ),
-    "gemma3_text": _Family(
-        _GEMMA | {"num_key_value_heads": 4, "max_position_embeddings": 131_072},
-        norms=4,
-        qk_norms=True,
-        chunked_loss=False,
+    "exaone4": _Family(_lacking(32, 2048), biases="", output_bias="", qk_norms=1),
+    "gemma": _Family(_lacking(16, 8192, **_GEMMA)),
+    "gemma2": _Family(_lacking(4, 8192, **_GEMMA), norms=4, chunked_loss=False, document_attention=False),
+    "gemma3_text": _Family(_lacking(4, 131_072, **_GEMMA), norms=4, qk_norms=1, chunked_loss=False),
+    "granite": _Family(_lacking(None, 2048), mlp_bias="mlp_bias", chunked_loss=False),
+    "jais2": _Family(
+        _lacking(None, 8192, attention_bias=True, mlp_bias=True), mlp_bias="mlp_bias", gated=False, norm_biases=True
     ),
-    "granite": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES, chunked_loss=False),
-    "llama": _Family({"max_position_embeddings": 2048}, biases=_LLAMA_BIASES),
-    "mistral": _Family({"num_key_value_heads": 8, "max_position_embeddings": 131_072}, biases=frozenset()),
-    "qwen2": _Family({"num_key_value_heads": 32, "max_position_embeddings": 32_768}, biases=frozenset(), qkv_bias=True),
-    "qwen3": _Family({"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768}, qk_norms=True),
-    "smollm3": _Family(
-        {"num_key_value_heads": 4, "tie_word_embeddings": True, "max_position_embeddings": 32_768},
-        biases=_LLAMA_BIASES,
+    "llama": _Family(_lacking(None, 2048), mlp_bias="mlp_bias"),
+    "ministral3": _Family(_lacking(8, 262_144, head_dim=128), biases="", output_bias=""),
+    "mistral": _Family(_lacking(8, 131_072), biases="", output_bias=""),
+    "olmo": _Family(_lacking(None, 2048), norms=0),
+    "olmo2": _Family(_lacking(None, 2048), qk_norms=2),
+    "olmo3": _Family(_lacking(None, 2048), qk_norms=2),
+    "qwen2": _Family(_lacking(32, 32_768), biases="", output_bias="", always_biased=True),
+    "qwen3": _Family(_lacking(32, 32_768, head_dim=128), qk_norms=1),
+    "seed_oss": _Family(
+        _lacking(8, 524_288, head_dim=128, attention_bias=True), output_bias="attention_out_bias", mlp_bias="mlp_bias"
     ),
+    "smollm3": _Family(_lacking(4, 32_768, tie_word_embeddings=True), mlp_bias="mlp_bias"),
+    "vaultgemma": _Family(_lacking(4, 8192, **_GEMMA), chunked_loss=False, document_attention=False),
 }
 MODEL_TYPES = tuple(_FAMILIES)
 
@@ -78,7 +98,9 @@ class _Config(BaseModel):
     head_dim: PositiveInt | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
+    attention_out_bias: bool = False
     mlp_bias: bool = False
+    use_bias: bool = False
 
     @property
     def head_width(self) -> int:
@@ -111,10 +133,11 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
         known = ", ".join(MODEL_TYPES)
         raise UnknownModel(f"model_type {model_type!r} can't be counted without a cluster; these can: {known}")
     config = _Config.model_validate({**family.defaults, **fields})
-    layer = sum(linear.parameters for linear in _layer(config, family)) + family.norms * config.hidden_size
-    layer += 2 * config.head_width * family.qk_norms
+    norm = config.hidden_size * (2 if family.norm_biases else 1)
+    layer = sum(linear.parameters for linear in _layer(config, family)) + family.norms * norm
+    layer += _qk_norms(config, family)
     embedding = config.vocab_size * config.hidden_size
-    outside = embedding * (1 if config.tie_word_embeddings else 2) + config.hidden_size
+    outside = embedding * (1 if config.tie_word_embeddings else 2) + (norm if family.norms else 0)
     base = config.num_hidden_layers * layer + outside
     trained, added = _adapter_parameters(config, family, adapter)
     if adapter.type == "osf":
@@ -141,18 +164,29 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
 
 
 def _layer(config: _Config, family: _Family) -> Iterator[_Linear]:
-    """The linear layers of one decoder layer: attention with grouped keys and values, and a gated MLP."""
+    """The linear layers of one decoder layer: attention with grouped keys and values, and an MLP."""
     hidden, width = config.hidden_size, config.head_width
     queries = config.num_attention_heads * width
     keys = (config.num_key_value_heads or config.num_attention_heads) * width
-    biased = config.attention_bias and "attention_bias" in family.biases
+    biased = _is_set(config, family.biases) or family.always_biased
     for name, outputs in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        yield _Linear(f"self_attn.{name}", hidden, outputs, biased or family.qkv_bias)
-    yield _Linear("self_attn.o_proj", queries, hidden, biased)
-    biased = config.mlp_bias and "mlp_bias" in family.biases
-    for name in ("gate_proj", "up_proj"):
+        yield _Linear(f"self_attn.{name}", hidden, outputs, biased)
+    yield _Linear("self_attn.o_proj", queries, hidden, _is_set(config, family.output_bias))
+    biased = _is_set(config, family.mlp_bias)
+    for name in ("gate_proj", "up_proj") if family.gated else ("up_proj",):
         yield _Linear(f"mlp.{name}", hidden, config.intermediate_size, biased)
     yield _Linear("mlp.down_proj", config.intermediate_size, hidden, biased)
+
+
+def _is_set(config: _Config, name: str) -> bool:
+    """Whether the field is true; false without a field."""
+    return bool(name) and bool(getattr(config, name))
+
+
+def _qk_norms(config: _Config, family: _Family) -> int:
+    """Parameters of the norms of queries and keys in a layer."""
+    heads = config.num_attention_heads + (config.num_key_value_heads or config.num_attention_heads)
+    return config.head_width * {0: 0, 1: 2, 2: heads}[family.qk_norms]
 
 
 def _adapter_parameters(config: _Config, family: _Family, adapter: Adapter) -> tuple[int, int]:
