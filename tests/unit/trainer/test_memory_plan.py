@@ -30,6 +30,9 @@ def architecture(hidden: int, inner: int, layers: int, heads: int, *, tied: bool
 
 MODELS = {
     "1b": architecture(2048, 8192, 16, 32, tied=True),
+    "2b": architecture(
+        2304, 9216, 6, 8, tied=True, model_type="gemma2", num_key_value_heads=4, head_dim=256, vocab_size=256_000
+    ),
     "3b": architecture(3072, 8192, 28, 24, tied=True),
     "8b": architecture(4096, 14_336, 32, 32),
     "14b": architecture(5120, 17_408, 40, 40, model_type="qwen3", head_dim=128, vocab_size=151_936),
@@ -68,6 +71,7 @@ CASES = {
     "1b": Case("1b", rows=4, checkpointing=False),
     "1b checkpointing": Case("1b", rows=4),
     "1b fsdp4 accumulating": Case("1b", 4, rows=2, batches=2, checkpointing=False),
+    "2b capped": Case("2b", checkpointing=False),
     "3b fsdp8 lora": Case("3b", 8, length=4000, checkpointing=False, adapter=LORA),
     "3b fsdp8 lora dropout": Case("3b", 8, checkpointing=False, adapter=LORA | {"lora_dropout": 0.1}),
     "8b lora": Case("8b", rows=2, length=4000, adapter=LORA),
@@ -91,6 +95,7 @@ MAIN = ["1b fsdp4 accumulating"]
 def test_the_plan_knows_what_the_tracker_counts(name: str) -> None:
     case = CASES[name]
     planned, counted = planned_memory(case), tracked_memory(case)
+    planned["activations"] += planned["scores"]  # the tracker can't tell scores from other activations
     least = counted[TOTAL] // 500  # parts that differ by less do not matter
     far = {
         part: (planned[part], counted[part])

@@ -28,6 +28,8 @@ RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
 UNSHARDED_GRADIENTS = 1 << 30
 # Types that normalise the queries and the keys of each head.
 QK_NORM_TYPES = ("gemma3_text", "qwen3", "qwen3_moe")
+# Types that cap the scores of their attention, which torch has no kernel for, and their logits.
+CAPPED_TYPES = ("gemma2", "vaultgemma")
 # Copies of the vocabulary's gradient while the loss of some tokens at a time adds up to it: the sum, the next addend,
 # and the next sum (autograd does not add in place).
 VOCABULARY_GRADIENTS = 3
@@ -138,7 +140,7 @@ def _fixed(worker: _Worker, micro: int, *, on_gpu: bool) -> dict[str, int]:
     masked = worker.training.packing and not worker.model.document_attention
     return {
         "mask": _mask(worker, micro) if masked else 0,
-        "scores": _scores(worker) if on_gpu and not worker.training.bf16 else 0,
+        "scores": _scores(worker, on_gpu=on_gpu),
         "runtime": GPU_RUNTIME_BYTES if on_gpu else RUNTIME_BYTES,
     }
 
@@ -336,9 +338,10 @@ def _widest(model: ModelFacts) -> int:
 def _logits(worker: _Worker) -> int:
     """Log-softmax and its gradient in float32, and the logits and their gradient in half precision.
 
-    Every worker of a group has them whole.
+    Every worker of a group has them whole. Logits that are capped are kept as they were after tanh, too.
     """
-    return worker.chunk * worker.model.vocab_size * (2 * FLOAT + (2 * HALF if worker.training.bf16 else 0))
+    capped = worker.width * (worker.model.model_type in CAPPED_TYPES)
+    return worker.chunk * worker.model.vocab_size * (2 * FLOAT + (2 * HALF if worker.training.bf16 else 0) + capped)
 
 
 def _kept_activations(worker: _Worker) -> int:
@@ -385,16 +388,21 @@ def _mask(worker: _Worker, rows: int) -> int:
     return rows * worker.training.max_length**2 * (1 + worker.width * _storing_layers(worker))
 
 
-def _scores(worker: _Worker) -> int:
-    """Bytes that attention in float32 keeps on a GPU, where torch has no kernel for it that keeps less.
+def _scores(worker: _Worker, *, on_gpu: bool) -> int:
+    """Bytes that attention keeps where torch has no kernel for it that keeps less.
 
-    The softmax of each layer, rows x heads x length x length, and two more of that size while one is computed. The
-    keys and values of all heads, and the scaled queries and keys.
+    That is float32 on a GPU, and scores that are capped. In numbers of float32 for each score: the softmax of each
+    layer (and if they are capped as much again, the capped ones and what is multiplied with the values), and two more
+    while one is computed. In float32 on a GPU also the keys and values of all heads, and the scaled queries and keys.
     """
-    layers, heads = _storing_layers(worker), worker.model.num_attention_heads
-    softmax = (layers + 2) * heads * worker.tokens * worker.length
-    states = layers * worker.tokens * (4 * worker.model.hidden_size - 2 * _keys(worker.model))
-    return FLOAT * (softmax + states) // worker.tensor
+    layers, heads, model = _storing_layers(worker), worker.model.num_attention_heads, worker.model
+    score = FLOAT * heads * worker.tokens * worker.length
+    if model.model_type in CAPPED_TYPES:
+        return (2 * layers + 2) * score // worker.tensor
+    if not on_gpu or worker.training.bf16:
+        return 0
+    states = layers * worker.tokens * (4 * model.hidden_size - 2 * _keys(model))
+    return ((layers + 2) * score + FLOAT * states) // worker.tensor
 
 
 def _storing_layers(worker: _Worker) -> int:

@@ -231,7 +231,7 @@ def test_workers_that_share_each_matrix_read_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mixtral"}, "not tested for models of type mixtral, only for gemma, .*: set it to 1"),
+        ({"model_type": "mixtral"}, "not tested for models of type mixtral, only for .*gemma, .*: set it to 1"),
         ({"left_whole": "self_attn.q_norm"}, "but the model's self_attn.q_norm has weights .*: set it to 1"),
         ({"num_key_value_heads": 2}, "does not divide the model's 2 key-value heads: set it to 2"),
         ({"num_attention_heads": 9, "num_key_value_heads": 3}, "9 attention heads and 3 key-value heads: set it to 1"),
@@ -330,7 +330,11 @@ def test_workers_that_share_rows_read_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("axes", "changes", "message"),
     [
-        ({"context": 2}, {"model_type": "gpt2"}, "not tested for models of type gpt2, only for gemma, .*: set it to 1"),
+        (
+            {"context": 2},
+            {"model_type": "gpt2"},
+            "not tested for models of type gpt2, only for .*gemma, .*: set it to 1",
+        ),
         ({"context": 8}, {}, "context is 8, which does not divide the model's 4 key-value heads: set it to 4"),
         ({"context": 4, "tensor": 2}, {}, "does not divide a worker's 2 key-value heads: set it to 2"),
         ({"context": 2}, {"position_scaling": "dynamic"}, "rope_type dynamic positions depend on the longest row"),
@@ -418,6 +422,18 @@ def test_several_stages_per_worker_keep_the_activations_of_more_passes(each: int
     assert several["weights"] == one["weights"]
     whole = LLAMA_8B.num_layers // 2 * training.max_length * LLAMA_8B.hidden_size * 4  # one micro-batch's
     assert several["activations"] - one["activations"] == pytest.approx((passes / each - 2) * whole, abs=whole // 100)
+
+
+def test_a_model_that_caps_its_scores_and_logits_keeps_both() -> None:
+    """Of each score the softmax and as much again, and of each logit what tanh returned (2b in test_memory_plan.py)."""
+    training = TrainingSpec(train_batch_size=16, bf16=True)
+    capped, plain = (
+        memory_per_worker(training, prepared(model=model_of(model_type=of, chunked_loss=False)), 1, 1, on_gpu=True)
+        for of in ("gemma2", "llama")
+    )
+    assert plain["scores"] == 0
+    assert capped["scores"] == 4 * (2 * 4 + 2) * 8 * 60 * 60
+    assert capped["logits"] - plain["logits"] == 2 * 60 * 2048
 
 
 def test_what_is_split_takes_less_memory_and_what_is_whole_does_not() -> None:
