@@ -426,6 +426,12 @@ class TrainingSpec(ApiModel):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations: uses less memory, and is a fifth slower."
     )
+    logits_memory: Quantity | None = Field(
+        None,
+        description="Most memory of the logits of a forward pass in float32, such as 64Mi; 256Mi if absent. Where they "
+        "take more, the loss is computed for some tokens at a time, at least 64. Less memory is slower; the result is "
+        "the same. A few types of models, such as gemma2 and cohere, need all logits, so it has no effect on them.",
+    )
     bf16: bool | None = Field(
         None,
         description="Compute in bfloat16 with float32 master weights. If absent, true with GPUs and false on CPU.",
@@ -1032,6 +1038,9 @@ class Adjustment(ApiModel):
         description="Maximum number of rows per forward pass of a worker in the later attempts."
     )
     gradient_checkpointing: bool = Field(description="Whether the later attempts recompute activations.")
+    logits_memory: Quantity | None = Field(
+        None, description="Most memory of the logits in the later attempts. If absent, it was not lowered."
+    )
 
 
 class DataStatus(ApiModel):

@@ -211,6 +211,7 @@ class StageError(ApiModel):
     result_version: int = RESULT_VERSION
     reason: str = Field(max_length=63)
     message: str = Field(max_length=2048)
+    phase: str | None = Field(None, max_length=16)  # of a lack of memory beside the steps: contract/phase.py
 
 
 AnyResult = PrepareResult | TrainResult | AnswerResult | EvaluateResult | StageError

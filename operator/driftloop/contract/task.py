@@ -24,6 +24,7 @@ from driftloop.api.finetunejob import (
 )
 from driftloop.api.modelversion import Lineage
 from driftloop.api.suite import SuiteSpec
+from driftloop.contract.loss import LOGITS_BYTES
 from driftloop.contract.names import (
     API_PORT,
     ENGINE_PORT,
@@ -97,6 +98,7 @@ class TrainTask(ApiModel):
     gradient_reduction: GradientReduction = "step"
     checkpoints: CheckpointMode = "asynchronous"
     per_device_train_batch_size: int
+    logits_bytes: int = LOGITS_BYTES  # of the tokens whose logits are computed at a time
     total_steps: int
     head: str  # stable DNS name of pod index 0
     startup_timeout_seconds: int

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from driftloop.contract.manifest import ManifestError
 from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_DONE, EXIT_RETRY
+from driftloop.contract.phase import BesideSteps
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult, StageError, emit
 from driftloop.podlib.storage import StorageError
@@ -19,10 +20,20 @@ _MESSAGE_BYTES = 1900  # JSON may need two bytes per character, and a terminatio
 
 
 class StageFailure(Exception):
-    """A container can't continue. `message` explains what to fix. `exit_code` tells whether a retry may help."""
+    """A container can't continue. `message` explains what to fix. `exit_code` tells whether a retry may help.
 
-    def __init__(self, reason: StageReason, message: str, exit_code: int = EXIT_BAD_INPUT) -> None:
+    `phase`: what a training that lacked memory did beside its steps.
+    """
+
+    def __init__(
+        self,
+        reason: StageReason,
+        message: str,
+        exit_code: int = EXIT_BAD_INPUT,
+        phase: BesideSteps | None = None,
+    ) -> None:
         super().__init__(reason, message, exit_code)
+        self.phase = phase
         self.reason = reason
         self.message = message
         self.exit_code = exit_code
@@ -59,7 +70,7 @@ def report(failure: StageFailure, cause: Exception | None = None) -> int:
     """Log the failure, with the traceback of `cause`, and write it as termination message. Returns its exit code."""
     log.error("%s", failure, exc_info=cause)
     try:
-        emit(StageError(reason=failure.reason, message=bounded(failure.message)))
+        emit(StageError(reason=failure.reason, message=bounded(failure.message), phase=failure.phase))
     except OSError as error:  # outside a pod this file does not exist
         log.error("termination message not written: %s", error)
     return failure.exit_code

@@ -21,6 +21,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import masking_utils
 
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
+from driftloop.controller.kinds.finetunejob.memory import logits_bytes
 from driftloop.podlib.nf4 import BLOCK
 from driftloop_trainer.models import config_for, decoder_layers, with_adapter
 from driftloop_trainer.nf4 import matrices, quantise
@@ -28,6 +29,7 @@ from driftloop_trainer.train.worker import context
 from driftloop_trainer.train.worker.attention import attend_by_document
 from driftloop_trainer.train.worker.batches import Batch
 from driftloop_trainer.train.worker.loop import build_optimizer
+from driftloop_trainer.train.worker.loss import limit_logits
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.methods.method import Sums
 from driftloop_trainer.train.worker.methods.nexttoken import token_sums
@@ -136,6 +138,7 @@ def tracked(
         model = with_adapter(bare, training.adapter)
         if training.adapter.type == "qlora":
             quantise(decoder_layers(model))
+        limit_logits(model, logits_bytes(training))
         shapes = {parameter.shape for parameter in model.parameters() if parameter.ndim > 1}
         shard(model, mesh, bf16=bool(training.bf16), gradient_checkpointing=training.gradient_checkpointing)
         batch = _full(rows, training.max_length)

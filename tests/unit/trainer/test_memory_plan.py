@@ -53,6 +53,7 @@ class Case:
     checkpointing: bool = True
     adapter: dict[str, Any] = field(default_factory=dict)
     parallelism: Parallelism = field(default_factory=Parallelism)
+    logits: str | None = None
 
     @property
     def groups(self) -> int:
@@ -62,7 +63,8 @@ class Case:
     def training(self) -> TrainingSpec:
         fields = {"train_batch_size": self.rows * self.batches * self.groups, "max_length": self.length, "bf16": True}
         return TrainingSpec.model_validate(
-            fields | {"gradient_checkpointing": self.checkpointing, "adapter": self.adapter}
+            fields
+            | {"gradient_checkpointing": self.checkpointing, "adapter": self.adapter, "logits_memory": self.logits}
         )
 
 
@@ -74,6 +76,8 @@ CASES = {
     "2b capped": Case("2b", checkpointing=False),
     "3b fsdp8 lora": Case("3b", 8, length=4000, checkpointing=False, adapter=LORA),
     "3b fsdp8 lora dropout": Case("3b", 8, checkpointing=False, adapter=LORA | {"lora_dropout": 0.1}),
+    "8b lora, few logits": Case("8b", rows=2, length=4000, adapter=LORA, logits="64Mi"),
+    "1b fsdp4, fewest logits": Case("1b", 4, rows=2, logits="16Mi"),
     "8b lora": Case("8b", rows=2, length=4000, adapter=LORA),
     "8b fsdp8 qlora": Case("8b", 8, length=4000, adapter={"type": "qlora"}),
     "70b qlora": Case("70b", length=2000, adapter={"type": "qlora"}),

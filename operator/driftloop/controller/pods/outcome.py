@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from driftloop.contract.logs import message_of
 from driftloop.contract.names import EXIT_BAD_INPUT, EXIT_RETRY
+from driftloop.contract.phase import BesideSteps, known, phase_of
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import (
     AnswerResult,
@@ -71,10 +72,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Broken:
-    """The stage has failed and is not retried."""
+    """The stage has failed and is not retried. `phase`: what a training that lacked memory did beside its steps."""
 
     reason: str
     message: str
+    phase: BesideSteps | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def memory_shortage(job: Obj, pods: Iterable[Obj]) -> Broken | None:
     if not short or any(cause.exit_code == EXIT_BAD_INPUT and cause not in short for cause in causes):
         return None
     last = max(short, key=lambda cause: cause.finished)
-    return Broken(last.reason, last.message.removesuffix(_MORE_MEMORY))
+    return Broken(last.reason, last.message.removesuffix(_MORE_MEMORY), last.phase)
 
 
 def lost_pods(pods: Iterable[Obj], now: datetime) -> tuple[tuple[FailPod, ...], float | None]:
@@ -193,6 +195,7 @@ class _Cause:
     reason: str
     message: str
     exit_code: int
+    phase: BesideSteps | None = None
 
 
 def _success(job: Obj, pods: list[Obj], container: str, now: datetime) -> Outcome:
@@ -229,7 +232,7 @@ def _failure(condition: Obj, pods: list[Obj], now: datetime) -> Outcome:
     if condition.get("reason") == "DeadlineExceeded":
         return Broken("DeadlineExceeded", condition.get("message") or "the stage exceeded its time limit")
     if cause := _worst(pods):
-        return Broken(cause.reason, cause.message)
+        return Broken(cause.reason, cause.message, cause.phase)
     since = condition.get("lastTransitionTime")
     if since and now < parse_timestamp(since) + RESULT_GRACE:
         return Running(Reason.STOPPING, "failed; waiting for the reason")
@@ -324,11 +327,13 @@ def _cause(pod: str, container: str, terminated: Obj) -> _Cause:
     code, message = terminated["exitCode"], terminated.get("message") or ""
     when, where = terminated.get("finishedAt") or "", f"container {container} of {pod}"
     if error := _stage_error(message):
-        return _Cause(4 if code == EXIT_BAD_INPUT else 3, when, error.reason, error.message, code)
+        rank = 4 if code == EXIT_BAD_INPUT else 3
+        return _Cause(rank, when, error.reason, error.message, code, known(error.phase))
+    phase = phase_of(message)
     if terminated.get("reason") == OOM_KILLED:
-        return _Cause(2, when, OOM_KILLED, f"{where} used more memory than its limit{_MORE_MEMORY}", code)
+        return _Cause(2, when, OOM_KILLED, f"{where} used more memory than its limit{_MORE_MEMORY}", code, phase)
     # Here the message is the end of the log, and its last line is where Python prints the error.
-    tail = shorten(message_of(message.strip().rsplit("\n", 1)[-1]), _LOG_TAIL)
+    tail = f"during {phase}" if phase else shorten(message_of(message.strip().rsplit("\n", 1)[-1]), _LOG_TAIL)
     last_line = f": {tail}" if tail else ""
     rank = 0 if code in _SIGNALLED else 1
     return _Cause(rank, when, Reason.STAGE_FAILED, f"{where} exited with {code}{last_line}", code)

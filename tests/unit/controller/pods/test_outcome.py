@@ -257,6 +257,19 @@ def test_the_last_lack_of_memory_is_told_without_advice() -> None:
     assert memory_shortage(FAILED, [later, killed]) == Broken("OutOfMemory", "rank 3: CUDA out of memory")
 
 
+def test_what_an_attempt_could_not_hold_is_known_from_the_pod_even_if_the_kernel_killed_it() -> None:
+    phase = '{"kind": "Phase", "phase": "export"}'
+    killed = terminated("train", 137, phase, reason="OOMKilled")
+    reported = terminated("train", 78, encode(StageError(reason="OutOfMemory", message="no memory", phase="loading")))
+    newer = terminated("train", 78, encode(StageError(reason="OutOfMemory", message="no memory", phase="unheard of")))
+    for status, expected in ((killed, "export"), (reported, "loading"), (newer, None), (OOM, None)):
+        short = memory_shortage(FAILED, [pod_of(FAILED, status, phase="Failed")])
+        assert short is not None
+        assert short.phase == expected
+    ended = found(FAILED, pod_of(FAILED, terminated("train", 137, phase), phase="Failed"))
+    assert ended == Broken("StageFailed", "container train of stage-0-abcde exited with 137: during export", "export")
+
+
 @pytest.mark.parametrize(
     ("body", "pods"),
     [

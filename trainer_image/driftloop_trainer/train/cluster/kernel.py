@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+from driftloop.contract.phase import told
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure, report
 
@@ -48,4 +49,4 @@ def _watch(root: Path, before: int) -> None:
     while (kernel_kills(root) or 0) <= before:
         time.sleep(_POLL)
     message = "the kernel ended a process of this pod, as the pod had reached its memory limit"
-    os._exit(report(StageFailure(StageReason.OUT_OF_MEMORY, message)))
+    os._exit(report(StageFailure(StageReason.OUT_OF_MEMORY, message, phase=told())))

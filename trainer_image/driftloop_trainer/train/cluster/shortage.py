@@ -5,6 +5,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from driftloop.contract.phase import told
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure, bounded
 
@@ -51,4 +52,5 @@ def _of_rank(rank: int, error: Exception) -> StageFailure | None:
 
 
 def _by_ray(ended: str, error: OutOfMemoryError) -> StageFailure:
-    return StageFailure(StageReason.OUT_OF_MEMORY, bounded(f"a pod has no memory left, so Ray ended {ended}: {error}"))
+    message = bounded(f"a pod has no memory left, so Ray ended {ended}: {error}")
+    return StageFailure(StageReason.OUT_OF_MEMORY, message, phase=told())

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from driftloop.contract.loss import chunk_tokens
+from driftloop.contract.loss import LOGITS_BYTES, chunk_tokens
 from driftloop_trainer.dataset import IGNORED
 from driftloop_trainer.models import CHUNKED_TYPES
 from driftloop_trainer.train.worker.attention import attends_by_document
@@ -26,6 +26,12 @@ from driftloop_trainer.train.worker.compiled import loss_backend
 Head = Callable[[torch.Tensor], torch.Tensor]
 ChunkLoss = Callable[[Head, torch.Tensor, torch.Tensor], torch.Tensor]
 OfChunks = Callable[..., torch.Tensor]
+_MARK = "logits_bytes"
+
+
+def limit_logits(model: Any, most: int) -> None:
+    """Compute the logits of `model` for so few tokens at a time that they take at most so many bytes in float32."""
+    setattr(model, _MARK, most)
 
 
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
@@ -47,7 +53,7 @@ def token_losses(model: Any, batch: Batch) -> torch.Tensor:
 
 def _losses(model: Any, batch: Batch, of_chunks: OfChunks) -> torch.Tensor:
     """What `of_chunks` returns, or the loss of each of the flat targets if they are few."""
-    size = chunk_tokens(model.config.get_text_config().vocab_size)
+    size = chunk_tokens(model.config.get_text_config().vocab_size, getattr(model, _MARK, LOGITS_BYTES))
     if model.config.model_type not in CHUNKED_TYPES or batch.targets.numel() <= size:
         return _cross_entropy(_forward(model, batch).flatten(0, 1), batch.targets.flatten())
     backend = loss_backend(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from driftloop.contract.phase import BesideSteps
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure, bounded
 
@@ -13,8 +14,8 @@ from driftloop.podlib.ending import StageFailure, bounded
 class OutOfMemory(StageFailure):
     """A rank whose GPU has no memory left. `message`: torch's, which has the numbers."""
 
-    def __init__(self, rank: int, message: str) -> None:
-        super().__init__(StageReason.OUT_OF_MEMORY, bounded(f"rank {rank}: {message}"))
+    def __init__(self, rank: int, message: str, phase: BesideSteps | None = None) -> None:
+        super().__init__(StageReason.OUT_OF_MEMORY, bounded(f"rank {rank}: {message}"), phase=phase)
         self.args = (rank, message)  # pickle rebuilds an exception from these
 
 

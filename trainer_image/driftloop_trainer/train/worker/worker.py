@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from driftloop.contract.phase import tell, told
 from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
@@ -32,6 +33,7 @@ from driftloop_trainer.train.worker.export import Export, export
 from driftloop_trainer.train.worker.float8 import lacking_gpu
 from driftloop_trainer.train.worker.loading import ShardedModel, load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
+from driftloop_trainer.train.worker.loss import limit_logits
 from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.mesh import Mesh, device_of_worker
 from driftloop_trainer.train.worker.meter import Trained
@@ -67,7 +69,7 @@ def work(assignment: Assignment, report: Callable[[Progress], None]) -> Outcome:
                 return train_own(assignment.task, run, report, Path(scratch))
             return _work(assignment, run, report, Path(scratch))
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(dist.get_rank(), str(error)) from error
+            raise OutOfMemory(dist.get_rank(), str(error), told()) from error
 
 
 def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], scratch: Path) -> Outcome:
@@ -78,7 +80,10 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
         data = shared_data(task.data_uri, task.data_digest)
     except StageFailure as failure:  # on all ranks
         return Outcome(failure=failure)
+    if not run.has_started():  # else the same model has been loaded before, and something else takes the memory
+        tell("loading")
     inputs, first = _load(task, data, scratch), dist.get_rank() == 0
+    tell(None)
     model, optimizer = inputs.sharded.model, inputs.optimizer
     try:
         loop = _loop(task, run, inputs)
@@ -104,7 +109,9 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
     # Each driver has its own folder, so that a driver that is superseded from now on does not overwrite another model.
     uri, facts = join(task.output, run.token), _facts(trained, exported)
     plan = Export(task, inputs.base, inputs.data, facts, uri, curve, assignment.base_files)
+    tell("export")
     digest = export(inputs.sharded, plan, scratch)
+    tell(None)
     return Outcome(
         uri=uri,
         digest=digest,
@@ -129,6 +136,7 @@ def _load(task: TrainTask, data: LocalData, scratch: Path) -> _Inputs:
     base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
     mesh = Mesh.of(device.type, task.parallelism)
     sharded = load_sharded(base, uri, task.training, mesh, device, task.model.bases)
+    limit_logits(sharded.model, task.logits_bytes)
     optimizer = build_optimizer(sharded.model, task.training)
     dataset, pad_id = data.dataset(FILE), load_tokenizer(base, uri).pad_token_id
     set_aside = data.dataset(VALIDATION) if task.training.validation else None

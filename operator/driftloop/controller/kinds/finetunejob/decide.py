@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from driftloop.api.finetunejob import ENDED, DataStatus, FineTuneJobPhase, Progress
+from driftloop.contract.phase import BesideSteps
 from driftloop.contract.result import PrepareResult, TrainResult
 from driftloop.controller.kinds import step as steps
 from driftloop.controller.kinds.engines import obstacle
@@ -207,8 +208,8 @@ def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
             step = _in_progress(_training(observed, known), running, beside)
             room = make_room(train.job, observed.pods, observed.spec.compute.elastic, stages.now)
             return replace(step, changes=changes, groups=room, requeue_after=progress.READ_EVERY.total_seconds())
-        case Broken(reason, message) if reason in OUT_OF_MEMORY:
-            return _failed(reason, _out_of_memory(stages, message), changes)
+        case Broken(reason, message, phase) if reason in OUT_OF_MEMORY:
+            return _failed(reason, _out_of_memory(stages, message, phase), changes)
         case Broken(reason, message):
             return _failed(reason, message, changes)
         case Lost():
@@ -232,19 +233,21 @@ def _less_memory(stages: Stages, train: Obj) -> Step | None:
         actions = () if deleted else (delete_job(train),)
         return Step("Training", conditions.progressing(Reason.LOWERING_MEMORY, message), actions, SETTLE_SECONDS)
     shortage = None if deleted else memory_shortage(train, stages.observed.pods)
-    rung = ladder.next_rung(task, shortage, stages.now) if shortage else None
+    data = stages.prepare.result if stages.prepare else None
+    rung = ladder.next_rung(task, data, shortage, stages.now) if shortage else None
     if rung is None:
         return None
     condition = conditions.progressing(Reason.LOWERING_MEMORY, ladder.adjustment_message(task, rung))
     return Step("Training", condition, (), AT_ONCE_SECONDS, {"adjustments": [*stages.adjustments, rung]})
 
 
-def _out_of_memory(stages: Stages, message: str) -> str:
+def _out_of_memory(stages: Stages, message: str, phase: BesideSteps | None) -> str:
     """The message of a job for which nothing is left to lower, with the smallest change of its spec that would fit."""
+    when = f" (during {phase}, which no smaller step helps)" if phase else ""
     data, tried = stages.prepare.result if stages.prepare else None, stages.observed.status.plan
     if data is None or tried is None:
-        return message
-    return f"{message}: {remedy_after(tried, stages.spec, data, stages.observed.gpu_memory)}"
+        return f"{message}{when}"
+    return f"{message}{when}: {remedy_after(tried, phase, stages.spec, data, stages.observed.gpu_memory)}"
 
 
 def _checkpoint_shown(train: Obj, known: Progress | None) -> tuple[Action, ...]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
 from driftloop.contract.course import trained_examples_per_sequence
 from driftloop.contract.interleaving import in_equal_rounds, rounds
-from driftloop.contract.loss import chunk_tokens
+from driftloop.contract.loss import LOGITS_BYTES, chunk_tokens
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.vocabulary.quantity import quantity
 
 FLOAT, HALF = 4, 2  # bytes
 NF4 = 0.5 + HALF / 64  # bytes of a number in 4 bits, of which 64 have a scale: see driftloop_trainer/nf4.py
@@ -87,7 +88,14 @@ class _Worker:
     @property
     def chunk(self) -> int:
         """Tokens whose logits exist at a time."""
-        return min(self.tokens, chunk_tokens(self.model.vocab_size)) if self.model.chunked_loss else self.tokens
+        if not self.model.chunked_loss:
+            return self.tokens
+        return min(self.tokens, chunk_tokens(self.model.vocab_size, logits_bytes(self.training)))
+
+
+def logits_bytes(training: TrainingSpec) -> int:
+    """Bytes in float32 of the tokens whose logits are computed at a time."""
+    return LOGITS_BYTES if training.logits_memory is None else quantity(training.logits_memory)
 
 
 def memory_per_worker(

@@ -9,10 +9,13 @@ from itertools import combinations, islice
 from typing import Any, assert_never
 
 from driftloop.api.finetunejob import Elastic, FineTuneJobSpec, PlanStatus
+from driftloop.contract.phase import BesideSteps
 from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.axes import ways
-from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS
+from driftloop.controller.kinds.finetunejob.ladder import LOGITS
+from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS, logits_bytes
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, impossible, plan, resolved
+from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
 MOST_SHARING = 64  # the API's limit of compute.parallelism.context
@@ -31,12 +34,13 @@ class _Case:
     data: PrepareResult
     gpu_memory: tuple[int, ...]
     tried: PlanStatus | None = None  # a plan that ran out of memory
+    phase: BesideSteps | None = None  # in which it did, if not in its steps
     changes: tuple[str, ...] = ()
 
     def fits(self) -> bool:
         match plan(self.spec, self.data, self.gpu_memory):
             case TrainingPlan(status=status):
-                return self.tried is None or _needs_less(status, self.tried)
+                return self.tried is None or _needs_less(status, self.tried, self.phase)
             case Refusal():
                 return False
             case never:
@@ -61,17 +65,27 @@ def plan_or_remedy(
             assert_never(never)
 
 
-def remedy_after(tried: PlanStatus, spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] = ()) -> str:
-    """The smallest change of `spec` after its plan `tried` ran out of memory, so the estimate was too low."""
-    return _advice(_first_that_fits(_Case(spec, data, tuple(gpu_memory), tried)))
+def remedy_after(
+    tried: PlanStatus,
+    phase: BesideSteps | None,
+    spec: FineTuneJobSpec,
+    data: PrepareResult,
+    gpu_memory: Sequence[int] = (),
+) -> str:
+    """The smallest change of `spec` after its plan `tried` ran out of memory, so the estimate was too low.
+
+    `phase`: in which it did, if not in its steps.
+    """
+    return _advice(_first_that_fits(_Case(spec, data, tuple(gpu_memory), tried, phase)))
 
 
-def _needs_less(changed: PlanStatus, tried: PlanStatus) -> bool:
+def _needs_less(changed: PlanStatus, tried: PlanStatus, phase: BesideSteps | None) -> bool:
     """Whether a plan fits though `tried` did not. Each is compared with the memory that is available to it, if known.
 
     `tried` needed more than what was available to it. So the estimates are too low by at least that factor.
     """
-    needs, needed = changed.memory_bytes_per_worker["total"], tried.memory_bytes_per_worker["total"]
+    part = phase if phase in tried.memory_bytes_per_worker else "total"
+    needs, needed = changed.memory_bytes_per_worker[part], tried.memory_bytes_per_worker[part]
     has, had = changed.available_bytes_per_worker, tried.available_bytes_per_worker
     return needs / has <= LESS * needed / had if has and had else needs <= LESS * needed
 
@@ -114,6 +128,14 @@ def _checkpointing(case: _Case) -> _Case | None:
     if case.spec.training.gradient_checkpointing:
         return None
     return case.changed("training", "training.gradientCheckpointing: true", gradient_checkpointing=True)
+
+
+def _logits(case: _Case) -> _Case | None:
+    """The loss of fewer tokens at a time."""
+    least = LOGITS[-1]
+    if logits_bytes(case.spec.training) <= quantity(least) or not case.data.model.chunked_loss:
+        return None
+    return case.changed("training", f"training.logitsMemory: {least}", logits_memory=least)
 
 
 def _bf16(case: _Case) -> _Case | None:
@@ -248,6 +270,7 @@ def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | No
 _CHANGES: tuple[_Change, ...] = (
     _one_replica,
     _checkpointing,
+    _logits,
     _bf16,
     _lora,
     _qlora,

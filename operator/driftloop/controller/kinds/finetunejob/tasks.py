@@ -14,6 +14,7 @@ from driftloop.contract.modelfolder import MAX_ADAPTERS
 from driftloop.contract.result import ModelFacts, PrepareResult, TrainResult
 from driftloop.contract.task import AnswerTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
 from driftloop.contract.uris import join
+from driftloop.controller.kinds.finetunejob.memory import logits_bytes
 from driftloop.controller.kinds.finetunejob.observed import Observed
 from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, resolved
 from driftloop.controller.kinds.finetunejob.stages import Stages
@@ -95,6 +96,7 @@ def train_task(stages: Stages, prepared: Prepared, plan: TrainingPlan, lineage: 
         gradient_reduction=plan.status.gradient_reduction,
         checkpoints=plan.status.checkpoints,
         per_device_train_batch_size=plan.per_device_train_batch_size,
+        logits_bytes=logits_bytes(spec.training),
         total_steps=plan.status.total_steps,
         head=jobs.head_name(observed.job, attempt, stages.settings),
         startup_timeout_seconds=spec.compute.startup_timeout_seconds,

@@ -340,7 +340,7 @@ def test_a_stages_own_reason_becomes_the_jobs(stage: str) -> None:
 # Too little memory.
 
 OOM_KILLED = terminated("train", 137, reason="OOMKilled")
-LEAST = {"trainBatchSize": 32, "perDeviceTrainBatchSize": 1, "gradientCheckpointing": True}
+LEAST = {"trainBatchSize": 32, "perDeviceTrainBatchSize": 1, "gradientCheckpointing": True}  # its rows are short
 
 
 def train_task(run: Run) -> TrainTask:
@@ -442,6 +442,21 @@ def test_where_nothing_can_be_lowered_the_job_fails_with_the_change_that_would_f
         assert run.condition(type_)["reason"] == "OOMKilled"
     assert "memory limit" in run.condition("Failed")["message"]
     assert "it would fit with compute.resources.limits.memory: 3Gi" in run.condition("Failed")["message"]
+
+
+def test_an_attempt_that_could_not_load_the_model_ends_with_the_change_that_lets_it_be_loaded() -> None:
+    run = Run(training={"trainBatchSize": 32, "perDeviceTrainBatchSize": 32})
+    run.until_training()
+    error = StageError(reason="OutOfMemory", message="the kernel ended a process", phase="loading")
+    run.cluster.fail("train", terminated("train", 78, encode(error)), reason="FailedIndexes")
+    run.step()
+    told = run.condition("Failed")
+    assert "adjustments" not in run.status
+    assert told["reason"] == "OutOfMemory"
+    assert told["message"].startswith(
+        "the kernel ended a process (during loading, which no smaller step helps): it would fit with "
+    )
+    assert not any(words in told["message"] for words in ("gradientCheckpointing", "logitsMemory", "bf16"))
 
 
 def test_what_is_no_lack_of_the_pods_memory_lowers_nothing() -> None:

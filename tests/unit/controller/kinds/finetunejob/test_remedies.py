@@ -86,6 +86,7 @@ def test_the_changes_are_tried_in_the_order_that_the_guide_gives() -> None:
     names = {
         "one_replica": "`dataReplicate: 1`",
         "checkpointing": "gradientCheckpointing",
+        "logits": "logitsMemory",
         "bf16": "bf16",
         "lora": "LoRA",
         "qlora": "QLoRA",

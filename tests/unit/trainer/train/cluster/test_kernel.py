@@ -48,13 +48,14 @@ def test_kills_by_the_kernel_are_read_from_both_versions_of_cgroups(
     assert kernel_kills(tmp_path) == kills
 
 
-@pytest.mark.parametrize(("name", "content"), [(EVENTS, V2), (CONTROL, V1)])
+@pytest.mark.parametrize(("name", "content", "phase"), [(EVENTS, V2, "loading"), (CONTROL, V1, None)])
 def test_a_pod_ends_as_out_of_memory_after_the_kernel_has_killed_one_of_its_processes(
-    tmp_path: Path, name: str, content: str
+    tmp_path: Path, name: str, content: str, phase: str | None
 ) -> None:
     """Under cgroup v1 the rest of the pod lived on, and Ray started the worker again at the same size."""
     write(tmp_path, name, content.format(4))  # kills of an earlier container count for nothing
     log = tmp_path / "termination"
+    log.write_text(json.dumps({"kind": "Phase", "phase": phase}) if phase else "")
     pod = subprocess.Popen(
         [sys.executable, "-c", POD, str(tmp_path)], env={TERMINATION_ENV: str(log)}, stdout=subprocess.PIPE
     )
@@ -69,6 +70,7 @@ def test_a_pod_ends_as_out_of_memory_after_the_kernel_has_killed_one_of_its_proc
         told = json.loads(log.read_text())
         assert told["reason"] == "OutOfMemory"
         assert "the kernel ended a process of this pod" in told["message"]
+        assert told.get("phase") == phase
     finally:
         pod.kill()
         pod.wait()

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
@@ -7,7 +8,8 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from driftloop.contract.names import EXIT_BAD_INPUT
+from driftloop.contract.names import EXIT_BAD_INPUT, TERMINATION_ENV
+from driftloop.contract.phase import tell
 from driftloop_trainer.train.cluster.shortage import FinalShortage, shortage
 from driftloop_trainer.train.worker.memory import OutOfMemory
 from driftloop_trainer.train.worker.own import BrokenEntrypoint
@@ -32,6 +34,19 @@ def test_a_lack_of_memory_is_found_among_the_failures_that_it_causes(failures: d
     assert (found.reason, found.exit_code) == ("OutOfMemory", EXIT_BAD_INPUT)
     assert told in found.message
     assert FinalShortage(FailureConfig(max_failures=3)).make_decision(error) is FailureDecision.RAISE
+
+
+def test_what_the_workers_did_when_memory_lacked_reaches_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "termination"))
+    (tmp_path / "termination").touch()
+    tell("loading")
+    on_gpu = OutOfMemory(3, "CUDA out of memory.", "export")  # it knows itself
+    for failure, phase in ((on_gpu, "export"), (BY_RAY, "loading")):
+        found = shortage(pickle.loads(pickle.dumps(WorkerGroupError("workers failed", {3: failure}))))
+        assert found is not None
+        assert found.phase == phase
 
 
 def test_a_bug_in_a_training_of_the_users_own_is_not_tried_again() -> None:

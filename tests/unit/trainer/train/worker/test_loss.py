@@ -47,7 +47,7 @@ def differing(model_type: str, monkeypatch: pytest.MonkeyPatch) -> float:
     model, batch = model_of(model_type), batch_of()
     whole, gradients = with_gradients(model, batch)
     monkeypatch.setattr(loss, "CHUNKED_TYPES", {model_type})
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: 5)
     forward = model.get_output_embeddings().forward
     chunked, others = with_gradients(model, batch)
     assert model.get_output_embeddings().forward == forward
@@ -70,8 +70,8 @@ def test_the_check_finds_types_that_change_their_logits(model_type: str, monkeyp
     assert differing(model_type, monkeypatch) > 1e-3
 
 
-def seen_chunks(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> list[int]:
-    """The tokens whose logits were computed at a time. `weighted`: with a weight for each token."""
+def watched_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens whose logits are computed at a time from now on."""
     seen: list[int] = []
     cross_entropy = loss._cross_entropy
 
@@ -80,7 +80,13 @@ def seen_chunks(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> list[int]:
         return cross_entropy(logits, targets)
 
     monkeypatch.setattr(loss, "_cross_entropy", watched)
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
+    return seen
+
+
+def seen_chunks(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> list[int]:
+    """The tokens whose logits were computed at a time. `weighted`: with a weight for each token."""
+    seen = watched_chunks(monkeypatch)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: 5)
     model, batch = model_of("llama"), batch_of()
     losses = loss.token_losses(model, batch) * torch.arange(11) if weighted else loss.loss_sum(model, batch)
     losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -106,7 +112,7 @@ def test_an_output_layer_that_is_partly_or_not_trained_gets_its_gradients(
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     whole, gradients = with_gradients(model, batch)
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: 5)
     chunked, others = with_gradients(model, batch)
     assert chunked == pytest.approx(whole, rel=1e-6)
     assert gradients.keys() == others.keys()
@@ -114,10 +120,26 @@ def test_an_output_layer_that_is_partly_or_not_trained_gets_its_gradients(
 
 
 def test_the_gradient_is_scaled_like_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: 5)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: 5)
     model, batch = model_of("llama"), batch_of()
     _, gradients = with_gradients(model, batch)
     model.zero_grad()
     (loss.loss_sum(model, batch) / 4).backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, gradients[name] / 4, rtol=1e-5, atol=1e-7), name
+
+
+def test_fewer_logits_exist_at_a_time_if_they_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched_chunks(monkeypatch)
+    model = model_of("llama")
+    ids = torch.randint(3, 60, (2, 101))
+    batch = Batch(ids, ids[:, 1:].clone(), torch.arange(100), None)
+    whole, gradients = with_gradients(model, batch)
+    vocabulary = model.config.vocab_size
+    for most, size in ((150 * vocabulary * 4, 150), (1, 64)):
+        loss.limit_logits(model, most)
+        seen.clear()
+        chunked, others = with_gradients(model, batch)
+        assert seen == [size] * (200 // size) + [200 % size]
+        assert chunked == pytest.approx(whole, rel=1e-6)
+        assert all(torch.allclose(gradients[name], others[name], rtol=1e-4, atol=1e-5) for name in gradients)

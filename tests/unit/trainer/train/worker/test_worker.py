@@ -1,32 +1,95 @@
 import pickle
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from driftloop.contract.names import EXIT_BAD_INPUT
-from driftloop_trainer.train.assignment import Assignment
+from driftloop.contract.names import EXIT_BAD_INPUT, TERMINATION_ENV
+from driftloop.contract.phase import BesideSteps, told
+from driftloop.contract.task import TrainTask
+from driftloop_trainer.train.assignment import Assignment, Outcome
+from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.worker import worker
+from driftloop_trainer.train.worker.export import export
 from driftloop_trainer.train.worker.memory import OutOfMemory
+from unit.trainer import templates
+from unit.trainer.conftest import taken_over
+from unit.trainer.prepare.test_folder import prepared
 from unit.trainer.train.cluster.test_driver import task
+from unit.trainer.train.worker import test_export
 
+pytestmark = pytest.mark.usefixtures("one_rank")
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.10 GiB is free."
 )
 
 
-def test_a_gpu_without_memory_ends_the_rank_with_its_own_reason(tmp_path: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        with (
-            patch.object(worker, "_work", side_effect=torch.OutOfMemoryError(CUDA)),  # there is no GPU here
-            pytest.raises(OutOfMemory) as ended,
-        ):
-            worker.work(Assignment(task(), "0000-a", board=None), lambda _: None)
-    finally:
-        dist.destroy_process_group()
+def test_a_gpu_without_memory_ends_the_rank_with_its_own_reason() -> None:
+    with (
+        patch.object(worker, "_work", side_effect=torch.OutOfMemoryError(CUDA)),  # there is no GPU here
+        pytest.raises(OutOfMemory) as ended,
+    ):
+        worker.work(Assignment(task(), "0000-a", board=None), lambda _: None)
     failure = pickle.loads(pickle.dumps(ended.value))  # on its way to the driver
     assert (failure.reason, failure.exit_code) == ("OutOfMemory", EXIT_BAD_INPUT)
     assert failure.message == f"rank 0: {CUDA}"
+
+
+@pytest.fixture
+def job(volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainTask:
+    """A training of two steps in a pod, whose kubelet has made the file of the termination message."""
+    (tmp_path / "termination").touch()
+    monkeypatch.setenv(TERMINATION_ENV, str(tmp_path / "termination"))
+    prepared(volume, test_export.ROWS, templates.CHATML)
+    return test_export.task(volume).model_copy(update={"total_steps": 2})
+
+
+def run(job: TrainTask, token: str = "0000-a", report: Any = lambda _: None) -> Outcome:
+    return worker.work(Assignment(job, taken_over(token).token, board=None), report)
+
+
+def test_a_worker_tells_what_it_does_beside_its_steps(job: TrainTask) -> None:
+    seen: list[tuple[str, BesideSteps | None]] = []
+    load = worker._load
+
+    def loading(*arguments: Any) -> Any:
+        seen.append(("load", told()))
+        return load(*arguments)
+
+    def exporting(*arguments: Any) -> str:
+        seen.append(("export", told()))
+        return export(*arguments)
+
+    with patch.object(worker, "_load", loading), patch.object(worker, "export", exporting):
+        run(job, report=lambda progress: seen.append((f"step {progress.step}", told())))
+    assert seen == [("load", "loading"), ("step 1", None), ("step 2", None), ("export", "export")]
+    assert told() is None
+
+
+@pytest.mark.parametrize(("where", "phase"), [("_load", "loading"), ("_loop", None), ("export", "export")])
+def test_a_gpu_without_memory_is_known_with_what_it_could_not_hold(job: TrainTask, where: str, phase: str) -> None:
+    with (
+        patch.object(worker, where, side_effect=torch.OutOfMemoryError(CUDA)),
+        pytest.raises(OutOfMemory) as ended,
+    ):
+        run(job)
+    assert pickle.loads(pickle.dumps(ended.value)).phase == phase
+
+
+def test_a_model_that_was_loaded_before_does_not_lack_memory_for_its_loading(job: TrainTask) -> None:
+    Run(job.runs, "0000-a").record_start(0, world_size=1, nodes=1)
+    with (
+        patch.object(worker, "_load", side_effect=torch.OutOfMemoryError(CUDA)),
+        pytest.raises(OutOfMemory) as ended,
+    ):
+        run(job, token="0000-b")
+    assert ended.value.phase is None
+
+
+def test_the_logits_are_limited_as_the_task_says(job: TrainTask) -> None:
+    found: list[int] = []
+    with patch.object(worker, "limit_logits", lambda _model, most: found.append(most)):
+        run(job.model_copy(update={"logits_bytes": 64 << 20}))
+    assert found == [64 << 20]

@@ -59,7 +59,7 @@ def dpo_of(dataset: Dataset) -> Dpo:
 def test_loss_measures_and_gradient_are_those_of_trl(
     dataset: Dataset, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: chunk)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: chunk)
     dpo, model = dpo_of(dataset), model_of(0.0)
     sums = dpo.sums(model, dpo.batch([0, 1, 2])) / dpo.count(np.arange(3))
     sums[0].backward()  # type: ignore[no-untyped-call]

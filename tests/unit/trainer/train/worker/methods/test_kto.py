@@ -66,7 +66,7 @@ def kto_of(dataset: Dataset, phase: float = 1.0) -> Kto:
 
 @pytest.mark.parametrize("chunk", [1000, 3])
 def test_loss_and_gradient_are_those_of_trl(dataset: Dataset, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: chunk)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: chunk)
     kto, model = kto_of(dataset), model_of(0.0)
     batch = kto.batch(ALL)
     summed = kto.step_sums(model, [batch], 4)(model, batch) / kto.count(np.arange(4))

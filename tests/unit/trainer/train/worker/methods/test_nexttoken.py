@@ -28,7 +28,7 @@ TRL = {"completion": (2.812408447265625, 0.7465872537015786), "all": (2.81432390
 def test_loss_and_gradient_are_those_of_trl(
     loss_on: str, micro_batches: list[list[int]], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "chunk_tokens", lambda _: chunk)
+    monkeypatch.setattr(loss, "chunk_tokens", lambda *_: chunk)
     labels = [[*(prompt if loss_on == "all" else [IGNORED] * len(prompt)), *answer] for prompt, answer in ROWS]
     labels = [[IGNORED, *row[1:]] for row in labels]  # no token precedes the first one
     write_dataset(tmp_path, [[*prompt, *answer] for prompt, answer in ROWS], labels, [[len(row)] for row in labels])
