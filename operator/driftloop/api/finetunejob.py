@@ -1022,6 +1022,13 @@ class PlanStatus(ApiModel):
     available_bytes_per_worker: int | None = Field(
         None, description="Bytes available to one worker, of the pod's memory limit or, with GPUs, of its GPU."
     )
+    memory_bytes_per_pod: dict[str, int] | None = Field(
+        None,
+        max_length=16,
+        description="With GPUs: estimated bytes of a pod beside the memory of its GPUs, by purpose. runtime: Python, "
+        "torch and Ray. loading and export: before and after the training, with runtime. checkpoint: the copy that is "
+        "written. total: the most at one time. resources.limits.memory, if it is set, has to hold it.",
+    )
 
 
 class Adjustment(ApiModel):

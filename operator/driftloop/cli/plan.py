@@ -228,6 +228,8 @@ def _memory(status: PlanStatus) -> Iterator[str]:
     for name, size in parts.items():
         if size:
             yield f"  {name:<{LABEL_WIDTH - 2}}{size_of(size):>8}{NOTES.get(name, '')}"
+    if pod := status.memory_bytes_per_pod:
+        yield _line("pod memory", f"{size_of(pod['total'])} {unit} of each pod, beside its GPUs")
 
 
 def _line(label: str, text: str) -> str:

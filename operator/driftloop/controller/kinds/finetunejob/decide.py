@@ -25,6 +25,7 @@ from driftloop.controller.pods import jobs
 from driftloop.controller.pods.common import TaskTooLarge
 from driftloop.controller.pods.outcome import (
     BENIGN,
+    OOM_KILLED,
     OUT_OF_MEMORY,
     Broken,
     Lost,
@@ -209,7 +210,7 @@ def _train_step(stages: Stages, train: Stage[TrainResult]) -> Step:
             room = make_room(train.job, observed.pods, observed.spec.compute.elastic, stages.now)
             return replace(step, changes=changes, groups=room, requeue_after=progress.READ_EVERY.total_seconds())
         case Broken(reason, message, phase) if reason in OUT_OF_MEMORY:
-            return _failed(reason, _out_of_memory(stages, message, phase), changes)
+            return _failed(reason, _out_of_memory(stages, reason, message, phase), changes)
         case Broken(reason, message):
             return _failed(reason, message, changes)
         case Lost():
@@ -241,11 +242,12 @@ def _less_memory(stages: Stages, train: Obj) -> Step | None:
     return Step("Training", condition, (), AT_ONCE_SECONDS, {"adjustments": [*stages.adjustments, rung]})
 
 
-def _out_of_memory(stages: Stages, message: str, phase: BesideSteps | None) -> str:
+def _out_of_memory(stages: Stages, reason: str, message: str, phase: BesideSteps | None) -> str:
     """The message of a job for which nothing is left to lower, with the smallest change of its spec that would fit."""
     when = f" (during {phase}, which no smaller step helps)" if phase else ""
     data, tried = stages.prepare.result if stages.prepare else None, stages.observed.status.plan
-    if data is None or tried is None:
+    of_pod = reason == OOM_KILLED and stages.spec.compute.gpus_per_node > 0  # the message names its memory limit
+    if data is None or tried is None or of_pod:
         return f"{message}{when}"
     return f"{message}{when}: {remedy_after(tried, phase, stages.spec, data, stages.observed.gpu_memory)}"
 

@@ -2,7 +2,8 @@
 
 The rungs, in this order: half of the rows per forward pass, down to one row, then gradient checkpointing, then the loss
 of fewer tokens at a time. None of them changes the rows of a step or the result: more passes are accumulated, and the
-loss is the same sum over tokens. None of them helps an attempt that could not hold the model itself.
+loss is the same sum over tokens. None of them helps an attempt that could not hold the model itself, or a pod with GPUs
+whose own memory is too small: what they lower is in the memory of the GPU.
 """
 
 import json
@@ -15,7 +16,7 @@ from driftloop.api.finetunejob import Adjustment, FineTuneJobSpec
 from driftloop.contract.result import PrepareResult
 from driftloop.contract.task import TrainTask
 from driftloop.controller.kinds.finetunejob.memory import memory_per_worker
-from driftloop.controller.pods.outcome import Broken
+from driftloop.controller.pods.outcome import OOM_KILLED, Broken
 from driftloop.controller.vocabulary.conditions import shorten, timestamp
 from driftloop.controller.vocabulary.quantity import quantity
 
@@ -32,7 +33,8 @@ def next_rung(task: TrainTask, data: PrepareResult | None, shortage: Broken, now
     """
     rows, checkpointing = task.per_device_train_batch_size, task.training.gradient_checkpointing
     logits = _fewer_logits(task, data) if rows == 1 and checkpointing else None
-    if shortage.phase is not None or (rows == 1 and checkpointing and logits is None):
+    of_pod = task.gpus_per_node > 0 and shortage.reason == OOM_KILLED
+    if shortage.phase is not None or of_pod or (rows == 1 and checkpointing and logits is None):
         return None
     return Adjustment(
         attempt=task.attempt,

@@ -418,18 +418,53 @@ def _storing_layers(worker: _Worker) -> int:
 
 
 def _loading(worker: _Worker) -> int:
-    """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first."""
+    """Bytes while the weights are read: the shards, and the whole model where rank 0 has to read it first.
+
+    Then each worker receives a weight at a time, whole, and copies its part.
+    """
     model = worker.model
     shards = math.ceil(FLOAT * model.parameters / worker.workers)
-    return RUNTIME_BYTES + shards + FLOAT * model.parameters * model.loaded_whole
+    whole = FLOAT * model.parameters + 2 * _gathered_weight(model) if model.loaded_whole else 0
+    return RUNTIME_BYTES + shards + whole
 
 
 def _exporting(worker: _Worker) -> int:
-    """Bytes while the model is written: shards and moments, a gathered weight, and a weight file with its copy."""
-    model, workers = worker.model, worker.workers
+    """Bytes while the model is written: shards and moments, a gathered weight, and what is written."""
+    model = worker.model
+    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / worker.workers)
+    return RUNTIME_BYTES + shards + _gathered_weight(model) + _written(worker)
+
+
+def _gathered_weight(model: ModelFacts) -> int:
+    """Bytes of a weight that is written: at most those of a layer, or of the embeddings."""
+    return FLOAT * max(model.largest_layer_parameters, model.embedding_parameters)
+
+
+def _written(worker: _Worker) -> int:
+    """Bytes of what a worker writes: a weight file with its copy in /tmp.
+
+    Of a model that rank 0 has to write whole: the trained weights and the model that they are loaded into, and then
+    that model and its files in /tmp.
+    """
+    model = worker.model
     if model.loaded_whole:
-        files = FLOAT * model.parameters
-    else:
-        files = 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / workers))
-    shards = math.ceil(FLOAT * (model.parameters + ADAM_STATES * model.trainable_parameters) / workers)
-    return RUNTIME_BYTES + shards + FLOAT * max(model.largest_layer_parameters, model.embedding_parameters) + files
+        return 2 * FLOAT * model.parameters
+    return 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / worker.workers))
+
+
+def memory_per_pod(
+    training: TrainingSpec, data: PrepareResult, groups: int, in_pod: int, parallelism: Parallelism | None = None
+) -> dict[str, int]:
+    """The estimated memory of a pod with GPUs, beside theirs, in bytes: that of its `in_pod` workers.
+
+    Python, torch and Ray take what they take on CPUs; what CUDA takes of it was not measured, and is not counted.
+    A worker reads its slice of a weight at a time. When the model is written, each worker has a file, and one of them
+    at a time adds a weight to it. Rank 0 alone has the whole of a model that transformers can't load and save in parts.
+    The copy for a checkpoint is added by the plan.
+    """
+    worker = _worker(training, data, groups, 1, parallelism or Parallelism())
+    runtime, weight = in_pod * RUNTIME_BYTES, _gathered_weight(data.model)
+    whole = FLOAT * data.model.parameters * data.model.loaded_whole
+    loading = runtime + in_pod * math.ceil(weight / worker.workers) + whole
+    export = runtime + weight + (2 * whole or in_pod * _written(worker))
+    return {"runtime": runtime, "loading": loading, "export": export, "total": max(loading, export)}

@@ -37,6 +37,7 @@ from driftloop.controller.kinds.finetunejob.memory import (
     UNSHARDED_GRADIENTS,
     gradient_reduction,
     largest_stage,
+    memory_per_pod,
     memory_per_worker,
 )
 from driftloop.controller.kinds.finetunejob.why import (
@@ -201,8 +202,35 @@ def _plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int])
     if share.available is not None and share.memory["total"] > share.available:
         needed = f"a worker needs {gib(share.memory['total'])} of {gib(share.available)} for one row"
         return Refusal(Reason.DOES_NOT_FIT, _does_not_fit(share.memory, share.available), needed)
+    if refusal := _small_pod(spec, data):
+        return refusal
     status = _status(spec, data, share)
     return TrainingPlan(_workers_per_node(compute), _groups(compute), share.rows, compute.axes, status)
+
+
+def _small_pod(spec: FineTuneJobSpec, data: PrepareResult) -> Refusal | None:
+    """Why a pod with GPUs has too little memory beside theirs; None if it has enough, or if that is not known."""
+    if (memory := lacking_in_pod(spec, data)) is None:
+        return None
+    limit = spec.compute.resources.limits["memory"]
+    cause = f"a pod needs about {gib(memory['total'])} beside its GPUs, but compute.resources.limits.memory is {limit}"
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in memory.items() if name != "total")
+    return Refusal(Reason.DOES_NOT_FIT, f"{cause} (at most {parts})", cause)
+
+
+def lacking_in_pod(spec: FineTuneJobSpec, data: PrepareResult) -> dict[str, int] | None:
+    """What a pod with GPUs needs beside their memory, if that is more than its limit; else None."""
+    memory, limit = _pod_memory(resolved(spec), data, spec.compute), spec.compute.resources.limits.get("memory")
+    if spec.training.entrypoint or limit is None or memory is None or memory["total"] <= quantity(limit):
+        return None
+    return memory
+
+
+def _pod_memory(training: TrainingSpec, data: PrepareResult, compute: Compute) -> dict[str, int] | None:
+    """What a pod with GPUs needs beside their memory, without the copy for a checkpoint; None without GPUs."""
+    if not compute.gpus_per_node:
+        return None
+    return memory_per_pod(training, data, _groups(compute), _workers_per_node(compute), compute.axes)
 
 
 def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanStatus:
@@ -212,6 +240,10 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
     stage = largest_stage(model, parallelism)
     reduction, gradients = gradient_reduction(stage), FLOAT * stage.trainable_parameters
     checkpoints, memory = with_checkpoint_copy(share.memory, training, compute)
+    pod = _pod_memory(training, data, compute)
+    if pod is not None and checkpoints == "asynchronous":
+        copy = _workers_per_node(compute) * checkpoint_copy(share.memory, training)
+        pod |= {"checkpoint": copy, "total": max(pod["total"], pod["runtime"] + copy)}
     larger = _larger(training, data, compute, share.rows)
     return PlanStatus(
         strategy=_strategy(groups, parallelism),
@@ -234,6 +266,7 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
         },
         memory_bytes_per_worker=memory,
         available_bytes_per_worker=share.available,
+        memory_bytes_per_pod=pod,
     )
 
 
@@ -461,12 +494,9 @@ def with_checkpoint_copy(
     """How checkpoints are written, and the memory of a worker with the copy that is written during the training.
 
     The copy is in the pod's memory, also with GPUs, whose part of the pod's memory is not in `memory`. If the pod's
-    limit has no room for it, the training waits for its checkpoints. The copy is freed before the export. It has the
-    trained weights and their moments, which are of the same size; for osf also the weights that are kept.
+    limit has no room for it, the training waits for its checkpoints. The copy is freed before the export.
     """
-    in_pod = _workers_per_node(compute)
-    trained = math.ceil(memory["optimizer"] / ADAM_STATES)
-    copy = memory["optimizer"] + (memory["weights"] if training.adapter.type == "osf" else trained)
+    in_pod, copy = _workers_per_node(compute), checkpoint_copy(memory, training)
     used = GPU_RUNTIME_BYTES if compute.gpus_per_node else memory["training"]
     limit = compute.resources.limits.get("memory")
     if limit is not None and used + copy > quantity(limit) // in_pod:
@@ -479,6 +509,15 @@ def with_checkpoint_copy(
         "training": needed,
         "total": max(memory["total"], needed),
     }
+
+
+def checkpoint_copy(memory: dict[str, int], training: TrainingSpec) -> int:
+    """Bytes of a worker's copy for a checkpoint: the trained weights and their moments, which are of the same size.
+
+    For osf also the weights that are kept.
+    """
+    trained = math.ceil(memory["optimizer"] / ADAM_STATES)
+    return memory["optimizer"] + (memory["weights"] if training.adapter.type == "osf" else trained)
 
 
 def available_per_worker(compute: Compute, gpu_memory: Sequence[int] = ()) -> list[int]:

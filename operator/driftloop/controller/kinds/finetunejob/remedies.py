@@ -14,13 +14,21 @@ from driftloop.contract.result import ModelFacts, PrepareResult
 from driftloop.controller.kinds.finetunejob.axes import ways
 from driftloop.controller.kinds.finetunejob.ladder import LOGITS
 from driftloop.controller.kinds.finetunejob.memory import LINEAR_LAYERS, logits_bytes
-from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, impossible, plan, resolved
+from driftloop.controller.kinds.finetunejob.plan import (
+    Refusal,
+    TrainingPlan,
+    impossible,
+    lacking_in_pod,
+    plan,
+    resolved,
+)
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
 MOST_SHARING = 64  # the API's limit of compute.parallelism.context
 MOST_NODES, MORE_NODES = 512, 8  # the API's limit, and how many times the job's nodes are suggested at most
 GPU_MEMORY = (16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # sizes on the market, in GiB
+GIB = 1 << 30
 MOST_MEMORY = 4096  # the largest memory limit of a pod that is suggested, in GiB
 # Only a change that lowers the estimate by this much is proposed after a training that ran out of memory.
 LESS = 0.9
@@ -140,6 +148,12 @@ def _logits(case: _Case) -> _Case | None:
 
 def _bf16(case: _Case) -> _Case | None:
     return None if resolved(case.spec).bf16 else case.changed("training", "training.bf16: true", bf16=True)
+
+
+def _pod_memory(case: _Case) -> _Case | None:
+    """The least memory of a pod beside its GPUs, if it has less."""
+    lacking = lacking_in_pod(case.spec, case.data)
+    return None if lacking is None else _with_memory(case, math.ceil(lacking["total"] / GIB))
 
 
 def _one_replica(case: _Case) -> _Case | None:
@@ -268,6 +282,7 @@ def _least(values: Sequence[int], changed: Callable[[int], _Case]) -> _Case | No
 
 
 _CHANGES: tuple[_Change, ...] = (
+    _pod_memory,
     _one_replica,
     _checkpointing,
     _logits,

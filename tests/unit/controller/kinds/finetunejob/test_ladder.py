@@ -90,6 +90,13 @@ def test_nothing_is_lowered_for_an_attempt_that_could_not_hold_the_model(phase: 
     assert next_rung(attempt(1, rows), data_of(4096), replace(SHORT, phase=phase), NOW) is None
 
 
+def test_nothing_is_lowered_for_a_pod_with_gpus_whose_own_memory_is_too_small() -> None:
+    on_gpus = attempt(1, 32).model_copy(update={"gpus_per_node": 8})
+    assert next_rung(on_gpus, data_of(4096), SHORT, NOW) is None
+    rung = next_rung(on_gpus, data_of(4096), Broken("OutOfMemory", "rank 3: CUDA out of memory"), NOW)
+    assert rung is not None
+
+
 def test_the_plan_of_an_attempt_with_the_loss_of_fewer_tokens_needs_less() -> None:
     spec = FineTuneJob.model_validate(job(training={"maxLength": 4096, "perDeviceTrainBatchSize": 1})).spec
     rung = next_rung(attempt(1, 1, checkpointing=True), data_of(4096), SHORT, NOW)

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from driftloop.api.finetunejob import Adapter, FineTuneJob, FineTuneJobSpec, Parallelism, TrainingSpec
 from driftloop.contract.course import Course
+from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts
 from driftloop.controller.kinds.finetunejob.memory import largest_stage, memory_per_worker
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, micro_batches, plan, resolved
+from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
+from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 from unit.controller.stages import facts, job, prepared
 
@@ -180,7 +183,7 @@ def test_a_training_of_the_users_own_is_not_refused_by_the_estimate_of_the_built
 
 @pytest.mark.parametrize(
     "compute",
-    [{"nodes": 1}, {"nodes": 1, "gpusPerNode": 8, "workersPerNode": 8, "resources": {"limits": {"memory": "1Gi"}}}],
+    [{"nodes": 1}, {"nodes": 1, "gpusPerNode": 8, "workersPerNode": 8, "resources": {"limits": {"memory": "64Gi"}}}],
     ids=["no limit", "a GPU's memory is not known"],
 )
 def test_where_the_room_is_unknown_the_estimate_only_reports(compute: dict[str, object]) -> None:
@@ -643,7 +646,8 @@ def test_more_workers_load_and_export_a_model_that_none_could_hold_whole() -> No
 def test_the_whole_of_a_model_whose_weights_are_rearranged_is_counted() -> None:
     data = prepared(model=LLAMA_1B.model_copy(update={"loaded_whole": True}))
     memory = memory_per_worker(TrainingSpec(train_batch_size=16), data, 16, 1, on_gpu=False)
-    assert min(memory["loading"], memory["export"]) > 4 * LLAMA_1B.parameters
+    assert memory["loading"] > 4 * LLAMA_1B.parameters
+    assert memory["export"] > 8 * LLAMA_1B.parameters  # the trained weights, and the model that they are loaded into
 
 
 LLAMA_1B = facts(
@@ -694,3 +698,55 @@ def test_a_pair_takes_the_memory_of_two_rows_and_a_labelled_answer_that_of_one()
         for method, micro in (("sft", 2), ("dpo", 1), ("kto", 2))
     )
     assert single == pair == labelled
+
+
+WHOLE_8B = LLAMA_8B.model_copy(update={"loaded_whole": True})
+
+
+def with_pod_memory(limit: str, gpus: int = 8, **compute: object) -> FineTuneJobSpec:
+    fields = {"nodes": 1, "gpusPerNode": gpus, "gpuMemory": H100, "resources": {"limits": {"memory": limit}}} | compute
+    return spec(compute=fields, training={"maxLength": 1024, "gradientCheckpointing": True})
+
+
+@pytest.mark.parametrize("model", [LLAMA_8B, WHOLE_8B], ids=["in parts", "whole"])
+def test_a_pod_whose_own_memory_is_too_small_is_refused_before_it_takes_its_gpus(model: ModelFacts) -> None:
+    data = prepared(model=model, longest_row_tokens=1024)
+    refused = plan_or_remedy(with_pod_memory("2Gi"), data)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == Reason.DOES_NOT_FIT
+    assert refused.message.startswith("a pod needs about ")
+    assert (
+        "beside its GPUs, but compute.resources.limits.memory is 2Gi (at most runtime 4.00 GiB, lo" in refused.message
+    )
+    named = re.search(r": it would fit with compute.resources.limits.memory: (\d+Gi)$", refused.message)
+    assert named is not None
+    found = planned(plan_or_remedy(with_pod_memory(named[1]), data))
+    less = f"{int(named[1].removesuffix('Gi')) - 1}Gi"
+    assert isinstance(plan_or_remedy(with_pod_memory(less), data), Refusal)
+    pod = found.status.memory_bytes_per_pod
+    assert pod is not None
+    assert quantity(less) < max(pod["loading"], pod["export"]) <= quantity(named[1])
+
+
+def test_a_pod_without_a_limit_is_not_refused_and_its_need_is_shown_with_the_copy_for_a_checkpoint() -> None:
+    data = prepared(model=LLAMA_8B, longest_row_tokens=1024)
+    status = planned(plan(gpu_job(maxLength=1024, gradientCheckpointing=True), data)).status
+    pod = status.memory_bytes_per_pod
+    assert pod is not None
+    assert pod["checkpoint"] == 12 * LLAMA_8B.parameters
+    assert pod["total"] == pod["runtime"] + pod["checkpoint"]
+    assert planned(plan(spec(), prepared())).status.memory_bytes_per_pod is None
+
+
+def test_a_pod_has_the_whole_model_once_to_load_and_twice_to_export_where_one_worker_has_to_hold_it() -> None:
+    parts, whole = (
+        planned(
+            plan(with_pod_memory("512Gi"), prepared(model=model, longest_row_tokens=1024))
+        ).status.memory_bytes_per_pod
+        for model in (LLAMA_8B, WHOLE_8B)
+    )
+    assert parts is not None
+    assert whole is not None
+    assert whole["loading"] - parts["loading"] == 4 * LLAMA_8B.parameters
+    files = 8 * 2 * WEIGHT_FILE_BYTES
+    assert whole["export"] - (parts["export"] - files) == 8 * LLAMA_8B.parameters

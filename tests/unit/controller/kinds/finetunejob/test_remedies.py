@@ -84,6 +84,7 @@ def test_the_changes_are_tried_in_the_order_that_the_guide_gives() -> None:
     guide = Path(__file__).parents[5] / "docs/install.md"
     sentence = " ".join(guide.read_text().split()).partition("The plan tries these changes in order: ")[2]
     names = {
+        "pod_memory": "memory of the pod beside its GPUs",
         "one_replica": "`dataReplicate: 1`",
         "checkpointing": "gradientCheckpointing",
         "logits": "logitsMemory",
