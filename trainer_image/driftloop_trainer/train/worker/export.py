@@ -256,15 +256,30 @@ def _write_file(tensors: dict[str, torch.Tensor], uri: str, scratch: Path) -> Ma
 def _write_whole(model: nn.Module, plan: Export, folder: Path, dtype: torch.dtype) -> list[ManifestEntry]:
     """Write the weights into rank 0's `folder`, for architectures that transformers loads and saves as a whole."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    weights = get_model_state_dict(model, options=options)
+    weights: Any = get_model_state_dict(model, options=options)
     if dist.get_rank() != 0:
         return []
     with with_weights(plan.base, plan.task.model.uri or "", plan.task.model.bases) as files:
         fresh = load_model(files, plan.task.training.adapter)
-    differing = fresh.load_state_dict(weights, strict=False)
-    if differing.unexpected_keys:
-        raise RuntimeError(f"the base model does not have these trained weights: {differing.unexpected_keys[:5]}")
+    load_trained(fresh, weights)
+    weights.clear()  # what is saved is written to memory: /tmp
     if plan.task.training.adapter.type != "none":
         fresh = fresh.merge_and_unload()
     fresh.to(dtype).save_pretrained(folder)
     return []
+
+
+def load_trained(base: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load the trained weights into the model that the training started from. Raises RuntimeError.
+
+    A trained weight that is missing would be published as it was before the training.
+    """
+    unexpected = base.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise RuntimeError(f"the base model does not have these trained weights: {unexpected[:5]}")
+    names: dict[nn.Parameter, list[str]] = {}  # those of tied weights together
+    for name, parameter in base.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    trained = [of_one for parameter, of_one in names.items() if parameter.requires_grad]
+    if missing := [first for first, *others in trained if weights.keys().isdisjoint((first, *others))]:
+        raise RuntimeError(f"the trained values of these weights are missing: {missing[:5]}")

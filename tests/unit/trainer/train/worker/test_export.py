@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from driftloop.api.finetunejob import Adapter
 from driftloop.cli.gating.ports import free_ports
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.task import ServeTask, TrainTask
 from driftloop_server.engine.model import load
 from driftloop_trainer.dataset import FILE, Dataset
+from driftloop_trainer.models import config_for, with_adapter
 from driftloop_trainer.train.run import Position, Run
-from driftloop_trainer.train.worker.export import Export, export, files_of
+from driftloop_trainer.train.worker.export import Export, export, files_of, load_trained
 from driftloop_trainer.train.worker.loading import load_sharded
 from driftloop_trainer.train.worker.loop import Loop, build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
@@ -299,3 +301,33 @@ def test_weight_files_have_all_weights_once_in_order_and_no_more_than_fits(
     files = files_of(sizes, most, ranks)
     assert [name for file in files for name in file] == list(sizes)
     assert all(len(file) == 1 or sum(sizes[name] for name in file) <= most for file in files)
+
+
+def base_with(adapter: str) -> Any:
+    """A model with tied embeddings, as it is before a training."""
+    torch.manual_seed(0)
+    config = config_for(HEADS | {"model_type": "llama", "vocab_size": 64, "tie_word_embeddings": True})
+    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return with_adapter(model, Adapter(type=adapter, r=2))
+
+
+@pytest.mark.parametrize(("adapter", "lost"), [("none", "layers.0.mlp.up_proj.weight"), ("lora", "q_proj.lora_B")])
+def test_a_model_is_not_published_with_a_weight_as_it_was_before_the_training(adapter: str, lost: str) -> None:
+    model = base_with(adapter)
+    trained = {name: parameter + 1 for name, parameter in model.named_parameters() if parameter.requires_grad}
+    load_trained(model, trained)
+    assert all(torch.equal(model.get_parameter(name), value) for name, value in trained.items())
+    incomplete = {name: value for name, value in trained.items() if lost not in name}
+    assert len(incomplete) == len(trained) - 1
+    with pytest.raises(RuntimeError, match=f"the trained values of these weights are missing: .*{lost}"):
+        load_trained(base_with(adapter), incomplete)
+    with pytest.raises(RuntimeError, match=r"the base model does not have these trained weights: \['other'\]"):
+        load_trained(base_with(adapter), trained | {"other": torch.zeros(1)})
+
+
+def test_a_tied_weight_may_have_either_of_its_names() -> None:
+    model = base_with("none")
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    trained["lm_head.weight"] = trained.pop("model.embed_tokens.weight") + 1
+    load_trained(model, trained)
+    assert torch.equal(model.get_input_embeddings().weight, trained["lm_head.weight"])
