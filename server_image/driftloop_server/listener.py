@@ -4,9 +4,24 @@ aiohttp answers some errors itself, without the middlewares: malformed HTTP, and
 (not reported).
 """
 
+import ssl
+
 from aiohttp import web
 
 from driftloop_server.openai_api import INTERNAL_ERROR, ApiError, error_response, refusal_of
+
+# Idle connections are closed by the clients. If the proxy closed one, it could lose a request that is on its way.
+KEEPALIVE = 3600.0
+
+
+async def listen(app: web.Application, port: int, *, cancel: bool, tls: ssl.SSLContext | None = None) -> web.AppRunner:
+    """Serve `app` on a port of the pod. `cancel`: end the handler of a request whose client has left."""
+    runner = ApiRunner(
+        app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
+    )
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", port, ssl_context=tls).start()  # noqa: S104 - a pod's port; NetworkPolicies guard it
+    return runner
 
 
 class ApiRunner(web.AppRunner):

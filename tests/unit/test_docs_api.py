@@ -14,7 +14,7 @@ from driftloop_server.engine.requests import (
     CompletionRequest,
 )
 from driftloop_server.openai_api import MAX_SEARCHED
-from driftloop_server.proxy.app import BODY_SECONDS, MAX_BODY, SMALL
+from driftloop_server.proxy.bodies import BODY_SECONDS, MAX_BODY, SMALL
 from driftloop_server.proxy.feedback import WINDOW, FeedbackBody
 from driftloop_server.proxy.pace import BODIES, REFUSALS
 

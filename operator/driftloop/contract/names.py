@@ -42,6 +42,8 @@ SHADOW_PATH = "/driftloop/shadow"
 SHADOW_HEADER = "X-Driftloop-Shadow"
 # On METRICS_PORT: what the pod's new requests are about, if spec.drift.topics allows it.
 TOPICS_PATH = "/driftloop/topics"
+# On METRICS_PORT: how busy the pod is (contract/activity.py).
+ACTIVITY_PATH = "/driftloop/activity"
 # Headers by which a client of a service with a Gateway chooses its arm of a canary (`candidate` or `stable`), or stays
 # with the same arm (a number from 0 to 99, such as hash(user) % 100).
 VERSION_HEADER = "driftloop-version"
@@ -93,6 +95,11 @@ class Metric:
     DRIFT_BIN = "driftloop_drift_bin_total"  # counter, + signal, bin (00, 01 ...)
     DRIFT_REFERENCE = "driftloop_drift_reference_mass"  # gauge, + signal, bin
     DRIFT_REFERENCE_ROWS = "driftloop_drift_reference_rows"  # gauge: number of rows that the masses come from
+
+    # Door, with scaleToZero: every series has the label inference_service.
+    DOOR_HELD = "driftloop_door_held_requests"  # gauge: requests that wait for a serving pod
+    DOOR_REQUESTS = "driftloop_door_requests_total"  # + code
+    DOOR_WAIT = "driftloop_door_wait_seconds"  # histogram: until a serving pod took the request
 
     # Operator: labels inference_namespace, inference_service.
     DRIFT_LOG_EVIDENCE = "driftloop_drift_log_evidence"

@@ -213,7 +213,24 @@ class ServeTask(ApiModel):
     metrics_port: int = METRICS_PORT
 
 
-AnyTask = PrepareTask | TrainTask | AnswerTask | EvaluateTask | ServeTask
+class DoorTask(ApiModel):
+    """Settings of the door, which holds requests while the service has no serving pod."""
+
+    kind: Literal["Door"] = "Door"
+    task_version: int = TASK_VERSION
+    service: str  # name in /v1/models, and value of the label inference_service
+    pods_url: str  # where a serving pod answers, once one is ready
+    hold_seconds: int  # a request that is held for longer gets 503
+    linger_seconds: int  # a door that stops goes on as before for so long, until another one is ready
+    drain_seconds: int  # linger_seconds, and the time to end the requests that it then holds or passes on
+    request_timeout_seconds: int = 3600
+    allowed_origins: tuple[str, ...] = ()  # web pages that may call the API from a browser
+    api_keys_secret: str | None = None  # its clients and the hashes of their keys are in API_KEYS_DIR; None: no keys
+    api_port: int = API_PORT
+    metrics_port: int = METRICS_PORT
+
+
+AnyTask = PrepareTask | TrainTask | AnswerTask | EvaluateTask | ServeTask | DoorTask
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(Task)
 

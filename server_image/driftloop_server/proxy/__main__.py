@@ -7,25 +7,22 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
-from aiohttp import web
-
-from driftloop.contract.names import API_KEYS_DIR, TLS_DIR
+from driftloop.contract.names import TLS_DIR
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import ServeTask
 from driftloop.podlib import logs
 from driftloop.podlib.ending import BadInput, StageFailure, report
 from driftloop_server.descriptors import raise_limit
-from driftloop_server.listener import ApiRunner
+from driftloop_server.listener import listen
+from driftloop_server.proxy.activity import Busy
 from driftloop_server.proxy.app import Api
-from driftloop_server.proxy.clients import Clients, Door
-from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections
+from driftloop_server.proxy.clients import Clients, KeyCheck, clients_of
+from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections, drain
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters, read_profile
 from driftloop_server.proxy.feedback import Feedback
@@ -44,7 +41,6 @@ from driftloop_server.stage import serve_task
 log = logging.getLogger("driftloop_server.proxy")
 
 SIGNING_KEY_ENV = "DRIFTLOOP_SIGNING_KEY"
-API_KEYS_ENV = "DRIFTLOOP_API_KEYS"  # replaces API_KEYS_DIR outside a pod
 TLS_ENV = "DRIFTLOOP_TLS"  # replaces TLS_DIR outside a pod
 TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
 MIN_SECRET = 16  # characters
@@ -52,8 +48,6 @@ MIN_SECRET = 16  # characters
 # Kubernetes sends SIGTERM while it removes the pod from the endpoints, not afterwards, so new connections still arrive:
 # https://github.com/kubernetes/kubernetes/issues/106476
 LINGER_SECONDS = 4.0
-# Idle connections are closed by the clients. If the proxy closed one, it could lose a request that is on its way.
-KEEPALIVE = 3600.0
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,20 +73,6 @@ class Keys:
                 f"feedback needs {SIGNING_KEY_ENV} and {TOKEN_ENV}, each with at least {MIN_SECRET} characters",
             )
         self.signing = self.signing or secrets.token_hex(32)
-
-
-def clients_of(task: ServeTask) -> Clients | None:
-    """Those who may call the API; None for everybody. Raises BadInput if nobody could: the pod would never serve."""
-    if task.api_keys_secret is None:
-        return None
-    clients = Clients(Path(os.environ.get(API_KEYS_ENV, API_KEYS_DIR)))
-    if not clients:
-        raise BadInput(
-            StageReason.NO_KEYS,
-            f"spec.apiKeys: Secret {task.api_keys_secret} has no API key that can be read: create it with an entry per "
-            'client, such as team-a: {"sha256": ["HEX"]}',
-        )
-    return clients
 
 
 def certificate_of(task: ServeTask) -> Certificate | None:
@@ -125,14 +105,14 @@ async def serve(
         Upstream(engine, task.request_timeout_seconds, task.readiness_path) as upstream,
         AsyncExitStack() as running,
     ):
-        metrics, memory = ProxyMetrics(task), Memory()
+        metrics, memory, busy = ProxyMetrics(task), Memory(), Busy()
         signer = Signer(keys.signing.encode(), task.service_uid)
         readiness = Readiness(upstream, task.service)
         topics = Topics() if task.drift_topics else None
         drift = DriftCounters(read_profile(Path(task.model_dir)), metrics, topics)
         connections = Connections(options.connection_requests, options.connection_seconds)
         cors = Cors(task.allowed_origins)
-        door = Door(clients, metrics, signer.shadow_token)
+        key_check = KeyCheck(clients, metrics.client, signer.shadow_token)
         mirror = await running.enter_async_context(mirror_of(task, keys, signer, metrics))
         wanted = Settings(revision=task.revision, percent=task.shadow_percent, latency_ratio=task.shadow_latency_ratio)
         api = Api(
@@ -145,45 +125,36 @@ async def serve(
             drift,
             readiness,
             cors,
-            door,
+            key_check,
             mirror,
             wanted,
+            busy,
         ).app()
         apps = [(api, task.api_port)]
         if task.feedback_uri:
             segments = Segments(task.feedback_uri, socket.gethostname())
-            feedback = Feedback(task, keys.token, signer, memory, segments, metrics, topics)
+            feedback = Feedback(task, keys.token, signer, memory, segments, metrics, busy, topics)
             apps.append((feedback.app(), task.feedback_port))
         for app, _ in apps:
             connections.watch(app)
         # Listeners close in reverse order. The probes' port is the last, and the engine stops when it is closed.
-        probes = Probes(readiness, metrics, upstream, topics).app()
+        probes = Probes(readiness, metrics, upstream, busy, topics).app()
         tls = certificate.context if certificate else None
-        runners = [await _listen(probes, task.metrics_port, cancel=False)]
-        runners += [await _listen(app, port, cancel=app is api, tls=tls) for app, port in apps]
+        runners = [await listen(probes, task.metrics_port, cancel=False)]
+        runners += [await listen(app, port, cancel=app is api, tls=tls) for app, port in apps]
         renewing = asyncio.create_task(certificate.watch()) if certificate else None
         watching = asyncio.create_task(readiness.watch())
         mirroring = asyncio.create_task(mirror.watch(task.revision))
         log.info("%s: API on port %d, engine %s", task.version, task.api_port, task.engine_type)
         await _first(watching, asyncio.create_task(terminated.wait()))
         readiness.draining = connections.draining = True
-        await _drain(connections, task.drain_seconds, LINGER_SECONDS if keys.of_a_service else 0)
+        await drain(connections, task.drain_seconds, LINGER_SECONDS if keys.of_a_service else 0)
         watching.cancel()
         if renewing:
             renewing.cancel()
         mirroring.cancel()
         for runner in reversed(runners):
             await runner.cleanup()
-
-
-async def _listen(app: web.Application, port: int, *, cancel: bool, tls: ssl.SSLContext | None = None) -> web.AppRunner:
-    # Handlers are cancelled so that the engine stops generating for a client that has left.
-    runner = ApiRunner(
-        app, access_log=None, handler_cancellation=cancel, keepalive_timeout=KEEPALIVE, shutdown_timeout=1
-    )
-    await runner.setup()
-    await web.TCPSite(runner, "0.0.0.0", port, ssl_context=tls).start()  # noqa: S104 - a pod's port; NetworkPolicies guard it
-    return runner
 
 
 async def _first(*tasks: asyncio.Task[None] | asyncio.Task[Literal[True]]) -> None:
@@ -193,16 +164,6 @@ async def _first(*tasks: asyncio.Task[None] | asyncio.Task[Literal[True]]) -> No
         task.result()
 
 
-async def _drain(connections: Connections, seconds: float, linger: float) -> None:
-    """Keep accepting requests for `linger` seconds, then wait for running ones; at most `seconds` in total."""
-    log.info("draining: %d requests are running", connections.running)
-    deadline = time.monotonic() + seconds
-    await asyncio.sleep(min(linger, seconds))
-    while time.monotonic() < deadline and not connections.quiet():  # noqa: ASYNC110 - no event for idleness
-        await asyncio.sleep(0.1)
-    log.info("drained: %d requests are still running and are aborted", connections.running)
-
-
 def main() -> None:
     options = arguments()
     logs.setup()
@@ -210,7 +171,7 @@ def main() -> None:
     try:
         task = serve_task()
         keys = Keys(task)
-        asyncio.run(serve(task, keys, clients_of(task), certificate_of(task), options))
+        asyncio.run(serve(task, keys, clients_of(task.api_keys_secret), certificate_of(task), options))
     except StageFailure as error:
         sys.exit(report(error))
 

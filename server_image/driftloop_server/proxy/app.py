@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -32,8 +31,10 @@ from driftloop_server.openai_api import (
     no_such_model,
     parse_json,
 )
+from driftloop_server.proxy.activity import Busy
 from driftloop_server.proxy.answers import AnswerTooLong, EventRewriter, rewrite
-from driftloop_server.proxy.clients import CLIENT_NAME, COPIED, Door
+from driftloop_server.proxy.bodies import SMALL, Bodies
+from driftloop_server.proxy.clients import CLIENT_NAME, COPIED, KeyCheck, client_of
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.formats import Choices, Format, Responses
@@ -41,15 +42,12 @@ from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, Outcome, ProxyMetrics
 from driftloop_server.proxy.mirror import Answered, Mirror, Settings, digest
-from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace
+from driftloop_server.proxy.pace import REFUSALS, Pace
 from driftloop_server.proxy.readiness import Readiness
-from driftloop_server.proxy.room import Room
+from driftloop_server.proxy.relay import ClientGone, pass_blocks, to_client
 from driftloop_server.proxy.upstream import MAX_ANSWER, Upstream, broken_off, read_bounded
 from driftloop_server.proxy.weights import Weights
 
-MAX_BODY = 4 << 20  # bytes of a request
-SMALL = 1 << 16  # bytes: bodies up to this size don't wait and are parsed at once
-BODY_SECONDS = 30.0  # time in which the whole body must arrive
 # Headers for tracing. No other header of the client is passed on to the engine.
 _TRACING = ("traceparent", "tracestate", "X-Request-Id")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
@@ -61,10 +59,6 @@ _BEGAN = web.RequestKey("began", float)  # monotonic time of its arrival
 _COPY = web.RequestKey("copy", bytes)  # its body, if a copy goes to a candidate in the shadow
 _TEXT = web.RequestKey("text", str)  # the answer to it
 _OUTCOME = web.RequestKey("outcome", Outcome)  # of its answer
-
-
-class ClientGone(Exception):
-    """The client's connection broke. aiohttp raises the same error for the engine's connection."""
 
 
 class Api:
@@ -81,9 +75,10 @@ class Api:
         drift: DriftCounters,
         readiness: Readiness,
         cors: Cors,
-        door: Door,
+        key_check: KeyCheck,
         mirror: Mirror,
         wanted: Settings,
+        busy: Busy,
     ) -> None:
         self._version, self._revision = version, revision
         self._upstream = upstream
@@ -92,23 +87,22 @@ class Api:
         self._metrics = metrics
         self._drift = drift
         self._readiness = readiness
-        self._cors, self._door = cors, door
+        self._cors, self._key_check = cors, key_check
         self._mirror, self._wanted = mirror, wanted
-        self._bodies, self._refusals = Pace(BODIES), Pace(REFUSALS)
-        self._room = Room()
+        self._bodies, self._refusals = Bodies(), Pace(REFUSALS)
         self._weights = Weights()
+        self._busy = busy
 
     def app(self) -> web.Application:
-        outer = [self._cors.preflight, self._slow_down, self._door.check]
+        outer = [self._cors.preflight, self._slow_down, self._key_check.check]
         app = web.Application(middlewares=[*outer, self._measure, errors_as_json])
         app.on_response_prepare.append(self._cors.mark)
         app.router.add_get(SHADOW_PATH, self.shadow)
         add_route(app, "GET", MODELS, self.models)
         add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
-        add_route(app, "POST", COMPLETIONS, self.generate)
-        add_route(app, "POST", CHAT, self.generate)
-        add_route(app, "POST", RESPONSES, self.generate)
-        add_route(app, "POST", EMBEDDINGS, self.embed)
+        for path in (COMPLETIONS, CHAT, RESPONSES):
+            add_route(app, "POST", path, self._busy.counted(self.generate))
+        add_route(app, "POST", EMBEDDINGS, self._busy.counted(self.embed))
         return app
 
     async def shadow(self, request: web.Request) -> web.Response:
@@ -134,28 +128,18 @@ class Api:
         raise no_such_model(requested, str(cards[0].get("id")) if cards else "none")
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        with self._room.holding() as hold:
-            return await self._generate(request, await self._body(request, hold))
+        async with self._bodies.reading(request) as body:
+            return await self._generate(request, body)
 
     async def embed(self, request: web.Request) -> web.StreamResponse:
         """Pass an answer on unchanged: it generates nothing, so it counts for no drift, and nobody rates it."""
-        with self._room.holding() as hold:
-            body = await self._body(request, hold)
+        async with self._bodies.reading(request) as body:
             if not is_unicode(body):
                 parse_json(body)
             async with self._upstream.request("POST", EMBEDDINGS, body, _forwarded(request)) as answer:
                 if answer.status != 200:
                     return await _passed_on(answer)
                 return await self._in_blocks(request, answer)
-
-    async def _body(self, request: web.Request, hold: Callable[[int], None]) -> bytes:
-        """Read the body. Room for it is held as soon as its length is known. Raises ApiError 408, 413, 429."""
-        length = request.content_length or 0
-        hold(min(length, MAX_BODY))
-        await self._take_turn(request, length)
-        body = await _read(request, length, hold)
-        await self._take_turn(request, len(body) - length)  # a chunked or compressed body is longer than declared
-        return body
 
     async def _generate(self, request: web.Request, body: bytes) -> web.StreamResponse:
         # Parsing a long body delays all answers, so it waits until the engine has accepted the request. Invalid Unicode
@@ -177,11 +161,6 @@ class Api:
                 return await self._stream(request, answer, identity, prompt)
             return await self._whole(request, answer, identity, prompt)
 
-    async def _take_turn(self, request: web.Request, size: int) -> None:
-        """Delay a long body. If its length is declared, it waits unread and takes no memory."""
-        if size > SMALL:
-            await asyncio.sleep(self._bodies.delay(_client(request), size))
-
     async def _whole(
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
     ) -> web.Response:
@@ -202,14 +181,14 @@ class Api:
         events = EventRewriter(identity, _format(request))
         first_token = None
         try:
-            await _to_client(response.prepare(request))
+            await to_client(response.prepare(request))
             async for block in answer.content.iter_any():
                 rewritten = events.feed(block)
                 if first_token is None and events.begun:
                     first_token = time.monotonic() - request[_BEGAN]
                 if rewritten:
-                    await _to_client(response.write(rewritten))
-            await _to_client(response.write(events.flush()))
+                    await to_client(response.write(rewritten))
+            await to_client(response.write(events.flush()))
             if events.failed:
                 request[_CODE] = 500  # the client got a 200 and then the engine's error event
             else:
@@ -221,7 +200,7 @@ class Api:
             request[_CODE] = failure.status
             message = error_body(failure.status, failure.message, code=failure.code)
             with suppress(ClientGone):
-                await _to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
+                await to_client(response.write(b"data: " + json.dumps(message).encode() + b"\n\n"))
         finally:
             request[_OUTCOME] = Outcome(events.tokens, first_token, events.ending)
             self._remember(request, identity, Answer(prompt, events.text, events.whole))
@@ -230,17 +209,12 @@ class Api:
     async def _in_blocks(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Pass a long answer on without holding it. If the engine fails meanwhile, the connection is aborted."""
         response = web.StreamResponse(headers={"Content-Type": answer.headers.get("Content-Type", "application/json")})
-        response.content_length = answer.content_length
         try:
-            await _to_client(response.prepare(request))
-            async for block in answer.content.iter_any():
-                await _to_client(response.write(block))
+            await pass_blocks(request, answer, response)
         except ClientGone:
             request[_CODE] = CLIENT_GONE
         except (aiohttp.ClientError, TimeoutError) as error:
             request[_CODE] = broken_off(error, self._upstream.timeout).status
-            if request.transport is not None:
-                request.transport.abort()
         return response
 
     def _remember(self, request: web.Request, identity: str, answer: Answer) -> None:
@@ -268,7 +242,7 @@ class Api:
         """Delay the answers of a client whose requests are refused one after another. The delay is not measured."""
         response = await handler(request)
         if 400 <= response.status < 500 and not request.get(COPIED):
-            await asyncio.sleep(self._refusals.delay(_client(request)))
+            await asyncio.sleep(self._refusals.delay(client_of(request)))
         return response
 
     @web.middleware
@@ -278,7 +252,7 @@ class Api:
         if request.get(COPIED):  # of no user
             return await handler(request)
         is_sample = not _is_chosen(request)
-        counts = is_sample and _path(request) in GENERATING and self._weights.counts(_client(request))
+        counts = is_sample and _path(request) in GENERATING and self._weights.counts(client_of(request))
         self._metrics.in_progress.inc()
         try:
             response = await handler(request)
@@ -321,16 +295,11 @@ def _format(request: web.Request) -> Format:
     return Responses() if _path(request) == RESPONSES else Choices()
 
 
-def _client(request: web.Request) -> str:
-    """Who sends the request: the name that its API key belongs to, else its address."""
-    return request.get(CLIENT_NAME) or request.remote or ""
-
-
 def _forwarded(request: web.Request) -> dict[str, str]:
     """Headers for the engine: tracing, and the client, among whom the engine shares its time."""
     tracing = {name: request.headers.get(name, "") for name in _TRACING}
     valid = {name: value for name, value in tracing.items() if _HEADER_VALUE.fullmatch(value)}
-    client = _client(request)
+    client = client_of(request)
     return valid | ({CLIENT: client} if client else {})
 
 
@@ -340,33 +309,6 @@ def _cards(body: bytes) -> list[dict[str, Any]]:
         return [card for card in json.loads(body)["data"] if isinstance(card, dict)]
     except (ValueError, TypeError, KeyError) as error:
         raise ApiError(502, "the engine's list of models can't be read", code="engine_failed") from error
-
-
-async def _to_client(sending: Awaitable[object]) -> None:
-    try:
-        await sending
-    except ConnectionError as error:
-        raise ClientGone from error
-
-
-async def _read(request: web.Request, held: int, hold: Callable[[int], None]) -> bytes:
-    """Read the body. `held`: bytes that room is held for already. Raises ApiError 408, 413, 429.
-
-    Not with `request.read()`: aiohttp keeps its result as long as the request (not reported).
-    """
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while len(body) <= MAX_BODY and (block := await request.content.readany()):
-                body += block
-                if len(body) > held:
-                    hold(len(body) - held)
-                    held = len(body)
-    except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-    if len(body) > MAX_BODY:
-        raise ApiError(413, f"the body is too large: at most {MAX_BODY} bytes are allowed", code="body_too_large")
-    return bytes(body)
 
 
 async def _passed_on(answer: aiohttp.ClientResponse) -> web.Response:

@@ -8,6 +8,7 @@ guess that a slow hash would protect. Kubernetes updates the mounted folder with
 import hashlib
 import hmac
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, ValidationError
 
 from driftloop.api.base import ApiModel
-from driftloop.contract.names import SHADOW_HEADER
+from driftloop.contract.names import API_KEYS_DIR, SHADOW_HEADER
+from driftloop.contract.reasons import StageReason
+from driftloop.podlib.ending import BadInput
 from driftloop_server.openai_api import ApiError, Handler, error_response
-from driftloop_server.proxy.metrics import ProxyMetrics
 
 log = logging.getLogger(__name__)
 
-CLIENT_NAME = web.RequestKey("client", str)  # set by `Door` on each request that may pass
-COPIED = web.RequestKey("copied", bool)  # set by `Door`: a copy of a request to another pod
+CLIENT_NAME = web.RequestKey("client", str)  # set by `KeyCheck` on each request that may pass
+COPIED = web.RequestKey("copied", bool)  # set by `KeyCheck`: a copy of a request to another pod
+API_KEYS_ENV = "DRIFTLOOP_API_KEYS"  # replaces API_KEYS_DIR outside a pod
 MAX_CLIENTS = 1000
 RELOAD_SECONDS = 10.0
 _MAX_ENTRY = 4096  # bytes
@@ -75,6 +78,20 @@ class Clients:
             log.log(logging.INFO if self._by_hash else logging.ERROR, "API keys have changed: %d keys", len(self))
 
 
+def clients_of(secret: str | None) -> Clients | None:
+    """Those who may call the API; None for everybody. Raises BadInput if nobody could: the pod would never serve."""
+    if secret is None:
+        return None
+    clients = Clients(Path(os.environ.get(API_KEYS_ENV, API_KEYS_DIR)))
+    if not clients:
+        raise BadInput(
+            StageReason.NO_KEYS,
+            f"spec.apiKeys: Secret {secret} has no API key that can be read: create it with an entry per "
+            'client, such as team-a: {"sha256": ["HEX"]}',
+        )
+    return clients
+
+
 class Quota:
     """A token bucket per client: a minute's requests at once, then one after another."""
 
@@ -94,11 +111,14 @@ class Quota:
         return 0.0
 
 
-class Door:
-    """Lets only clients with a key in. Without `clients` everybody may enter."""
+class KeyCheck:
+    """Lets only clients with a key in. Without `clients` everybody may enter.
 
-    def __init__(self, clients: Clients | None, metrics: ProxyMetrics, shadow_token: str) -> None:
-        self._clients, self._metrics, self._shadow_token = clients, metrics, shadow_token.encode()
+    `count` is called with the name of a known client whose request is refused, and the status code.
+    """
+
+    def __init__(self, clients: Clients | None, count: Callable[[str, int], None], shadow_token: str) -> None:
+        self._clients, self._count, self._shadow_token = clients, count, shadow_token.encode()
         self._quota = Quota()
 
     @web.middleware
@@ -111,7 +131,7 @@ class Door:
         if client is None:
             return error_response(_unknown(request))
         if wait := self._quota.wait(client):
-            self._metrics.client(client.name, 429)
+            self._count(client.name, 429)
             return error_response(_too_many(client, wait))
         request[CLIENT_NAME] = client.name
         return await handler(request)
@@ -120,6 +140,11 @@ class Door:
         """Whether a pod of the service sends it: a copy of a user's request, to which nobody gets the answer."""
         given = request.headers.get(SHADOW_HEADER, "").encode(errors="surrogateescape")
         return hmac.compare_digest(given, self._shadow_token)
+
+
+def client_of(request: web.Request) -> str:
+    """Who sends the request: the name that its API key belongs to, else its address."""
+    return request.get(CLIENT_NAME) or request.remote or ""
 
 
 def _key(request: web.Request) -> str:

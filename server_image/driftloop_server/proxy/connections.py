@@ -4,6 +4,8 @@ A client with pooled connections stays with its first pods. So a connection ends
 An answer with the header `Connection: close` tells the client, so that no request is sent on a closed connection.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from driftloop_server.openai_api import Handler
+
+log = logging.getLogger(__name__)
 
 MAX_REQUESTS = 1000
 # A canary waits until its pods have enough requests, so clients must find them soon. A new connection inside the
@@ -78,6 +82,16 @@ class Connections:
         if self.draining or due:
             response.force_close()
             response.headers["Connection"] = "close"  # aiohttp has prepared the headers before (not reported)
+
+
+async def drain(connections: Connections, seconds: float, linger: float) -> None:
+    """Keep accepting requests for `linger` seconds, then wait for running ones; at most `seconds` in total."""
+    log.info("draining: %d requests are running", connections.running)
+    deadline = time.monotonic() + seconds
+    await asyncio.sleep(min(linger, seconds))
+    while time.monotonic() < deadline and not connections.quiet():  # noqa: ASYNC110 - no event for idleness
+        await asyncio.sleep(0.1)
+    log.info("drained: %d requests are still running and are aborted", connections.running)
 
 
 def _closing(transport: object) -> bool:

@@ -17,6 +17,7 @@ from driftloop.contract.prompts import prompt_from
 from driftloop.contract.task import ServeTask
 from driftloop.contract.text import Side, is_blank, side
 from driftloop_server.openai_api import ApiError, add_route, errors_as_json, read_json
+from driftloop_server.proxy.activity import Busy
 from driftloop_server.proxy.identity import Forged, ResponseId, Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
@@ -104,6 +105,7 @@ class Feedback:
         memory: Memory,
         segments: Segments,
         metrics: ProxyMetrics,
+        busy: Busy,
         topics: Topics | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -113,6 +115,7 @@ class Feedback:
         self._memory = memory
         self._segments = segments
         self._metrics = metrics
+        self._busy = busy
         self._topics = topics
         self._clock = clock
         self._cap = UserCap(task.feedback_max_per_user_per_hour)
@@ -129,6 +132,10 @@ class Feedback:
 
     async def post(self, request: web.Request) -> web.Response:
         self._authenticate(request)
+        with self._busy.running():
+            return await self._rated(request)
+
+    async def _rated(self, request: web.Request) -> web.Response:
         body = parse_feedback(await read_json(request))
         now = self._clock()
         identity = self._identify(body, now)

@@ -3,7 +3,8 @@
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from driftloop.contract.names import TOPICS_PATH
+from driftloop.contract.names import ACTIVITY_PATH, TOPICS_PATH
+from driftloop_server.proxy.activity import Busy
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.topics import Topics
@@ -14,15 +15,17 @@ class Probes:
     """Serves the state of the pod.
 
     /healthz: this process runs. /readyz: the engine generates tokens. /enginez: the engine does not hang.
-    /metrics: of the proxy and the engine. TOPICS_PATH: what its requests are about, if the service allows it.
+    /metrics: of the proxy and the engine. ACTIVITY_PATH: how busy the pod is. TOPICS_PATH: what its requests are about,
+    if the service allows it.
     """
 
     def __init__(
-        self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream, topics: Topics | None = None
+        self, readiness: Readiness, metrics: ProxyMetrics, upstream: Upstream, busy: Busy, topics: Topics | None = None
     ) -> None:
         self._readiness = readiness
         self._metrics = metrics
         self._upstream = upstream
+        self._busy = busy
         self._topics = topics
 
     def app(self) -> web.Application:
@@ -31,6 +34,7 @@ class Probes:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/enginez", self.enginez)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get(ACTIVITY_PATH, self._busy.get)
         if self._topics:
             app.router.add_get(TOPICS_PATH, self._topics.get)
         return app

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from driftloop.cli.gating.ports import free_ports
-from driftloop.contract.task import ServeTask
+from driftloop.contract.task import DoorTask, ServeTask
 from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop.podlib.storage import publish
 from unit.server.processes import KEYS, Artefact, Process, Start, answers, start, wait_for
@@ -107,7 +107,7 @@ def launch(tmp_path: Path) -> Iterator[Start]:
     """Starts a container's process: `launch(module, task, *args, **environment)`."""
     started: list[Process] = []
 
-    def run(module: str, task: ServeTask, *args: str, **environment: str) -> Process:
+    def run(module: str, task: ServeTask | DoorTask, *args: str, **environment: str) -> Process:
         started.append(start(module, task, tmp_path / f"{len(started)}.log", *args, **environment))
         return started[-1]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from driftloop.contract.task import ServeTask, encode
+from driftloop.contract.task import DoorTask, ServeTask, encode
 
 TOKEN = "the-feedback-token-of-desk"
 SIGNING_KEY = "the-signing-key-of-desk"
@@ -87,7 +87,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
-def start(module: str, task: ServeTask, output: Path, *args: str, **environment: str) -> Process:
+def start(module: str, task: ServeTask | DoorTask, output: Path, *args: str, **environment: str) -> Process:
     """Run one of the pod's containers as a process."""
     variables = {
         "PATH": os.environ["PATH"],
@@ -100,5 +100,5 @@ def start(module: str, task: ServeTask, output: Path, *args: str, **environment:
         popen = subprocess.Popen(
             [sys.executable, "-m", f"driftloop_server.{module}", *args], env=variables, stdout=stream, stderr=stream
         )
-    ports = {name: getattr(task, f"{name}_port") for name in ("engine", "api", "feedback", "metrics")}
+    ports = {name: getattr(task, f"{name}_port", 0) for name in ("engine", "api", "feedback", "metrics")}
     return Process(popen, output, ports)

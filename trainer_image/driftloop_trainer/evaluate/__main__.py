@@ -5,7 +5,15 @@ from typing import assert_never
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
-from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, from_environment
+from driftloop.contract.task import (
+    AnswerTask,
+    DoorTask,
+    EvaluateTask,
+    PrepareTask,
+    ServeTask,
+    TrainTask,
+    from_environment,
+)
 from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
@@ -18,7 +26,7 @@ def _stage() -> AnyResult:
             return answer(task)
         case EvaluateTask() as task:
             return evaluate(task)
-        case PrepareTask() | TrainTask() | ServeTask() as other:
+        case PrepareTask() | TrainTask() | ServeTask() | DoorTask() as other:
             raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Answer or Evaluate, not {other.kind}")
         case never:
             assert_never(never)

@@ -6,7 +6,15 @@ from typing import assert_never
 
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import AnyResult
-from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask, from_environment
+from driftloop.contract.task import (
+    AnswerTask,
+    DoorTask,
+    EvaluateTask,
+    PrepareTask,
+    ServeTask,
+    TrainTask,
+    from_environment,
+)
 from driftloop.podlib import logs
 from driftloop.podlib.ending import StageFailure, exit_on_sigterm, run_stage
 from driftloop_trainer.cli import parse_arguments
@@ -22,7 +30,7 @@ def _stage() -> AnyResult:
     match from_environment():
         case TrainTask() as task:
             return _train(task)
-        case PrepareTask() | AnswerTask() | EvaluateTask() | ServeTask() as other:
+        case PrepareTask() | AnswerTask() | EvaluateTask() | ServeTask() | DoorTask() as other:
             raise StageFailure(StageReason.BAD_TASK, f"expected a task of kind Train, not {other.kind}")
         case never:
             assert_never(never)

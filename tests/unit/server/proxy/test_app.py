@@ -14,8 +14,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from driftloop.contract.names import SHADOW_HEADER, Metric
 from driftloop.contract.task import ServeTask
 from driftloop_server.openai_api import COMPLETIONS
-from driftloop_server.proxy.app import MAX_BODY, SMALL, Api
-from driftloop_server.proxy.clients import Door
+from driftloop_server.proxy.activity import Busy
+from driftloop_server.proxy.app import Api
+from driftloop_server.proxy.bodies import MAX_BODY, SMALL, Bodies
+from driftloop_server.proxy.clients import KeyCheck
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.mirror import Settings
@@ -88,10 +90,11 @@ async def client(
     async with TestServer(engine) as server, Upstream(str(server.make_url("/")), 5) as upstream:
         mirror = Mock(chosen=Mock(return_value=False))
         wanted = Settings(revision="r1", percent=0, latency_ratio=1.5)
-        door = Door(None, Mock(), "secret")
-        api = Api("v1", "r1", upstream, Mock(), Mock(), metrics, Mock(), Mock(), Cors(()), door, mirror, wanted)
-        api._bodies = pace  # type: ignore[assignment]
-        api._room = room
+        key_check = KeyCheck(None, Mock(), "secret")
+        api = Api(
+            "v1", "r1", upstream, Mock(), Mock(), metrics, Mock(), Mock(), Cors(()), key_check, mirror, wanted, Busy()
+        )
+        api._bodies = Bodies(pace, room)  # type: ignore[arg-type]
         async with TestClient(TestServer(api.app())) as client:
             yield client
 

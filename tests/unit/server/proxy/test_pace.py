@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftloop_server.proxy.app import MAX_BODY
+from driftloop_server.proxy.bodies import MAX_BODY
 from driftloop_server.proxy.pace import BODIES, REFUSALS, Pace, Rate
 
 RATE = Rate(per_second=8, burst=32, longest=2.0)

@@ -12,7 +12,7 @@ from driftloop.api.modelversion import Lineage, ModelArtefact, ModelShape, Model
 from driftloop.api.suite import SuiteSpec
 from driftloop.contract.modelfolder import MAX_ADAPTERS
 from driftloop.contract.result import ModelFacts, PrepareResult, TrainResult
-from driftloop.contract.task import AnswerTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
+from driftloop.contract.task import AnswerTask, DoorTask, EvaluateTask, ModelSource, PrepareTask, ServeTask, TrainTask
 from driftloop.contract.uris import join
 from driftloop.controller.kinds.finetunejob.memory import logits_bytes
 from driftloop.controller.kinds.finetunejob.observed import Observed
@@ -205,7 +205,7 @@ def prepare_task_of(prepare: Obj) -> PrepareTask | None:
     match jobs.task_of(prepare):
         case PrepareTask() as task:
             return task
-        case TrainTask() | AnswerTask() | EvaluateTask() | ServeTask() | None:
+        case TrainTask() | AnswerTask() | EvaluateTask() | ServeTask() | DoorTask() | None:
             return None
         case never:
             assert_never(never)
@@ -216,7 +216,7 @@ def train_task_of(train: Obj) -> TrainTask | None:
     match jobs.task_of(train):
         case TrainTask() as task:
             return task
-        case PrepareTask() | AnswerTask() | EvaluateTask() | ServeTask() | None:
+        case PrepareTask() | AnswerTask() | EvaluateTask() | ServeTask() | DoorTask() | None:
             return None
         case never:
             assert_never(never)

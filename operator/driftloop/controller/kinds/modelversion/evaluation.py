@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from driftloop.contract.result import AnswerResult, EvaluateResult
-from driftloop.contract.task import AnswerTask, EvaluateTask, PrepareTask, ServeTask, TrainTask
+from driftloop.contract.task import AnswerTask, DoorTask, EvaluateTask, PrepareTask, ServeTask, TrainTask
 from driftloop.controller.kinds.engines import engine_hash
 from driftloop.controller.kinds.modelversion.anchor import Anchor
 from driftloop.controller.kinds.modelversion.comparison import Baseline, Comparison, NoBaseline, Unknown
@@ -180,7 +180,7 @@ def evaluate_task_of(job: Obj) -> EvaluateTask | None:
     match jobs.task_of(job):
         case EvaluateTask() as task:
             return task
-        case PrepareTask() | TrainTask() | AnswerTask() | ServeTask() | None:
+        case PrepareTask() | TrainTask() | AnswerTask() | ServeTask() | DoorTask() | None:
             return None
         case never:
             assert_never(never)

@@ -1,0 +1,108 @@
+"""The door's handlers. It lists the model itself, so that a list wakes no pod, and passes everything else on."""
+
+import asyncio
+
+import aiohttp
+from aiohttp import web
+
+from driftloop.contract.names import BUCKET_HEADER, VERSION_HEADER
+from driftloop_server.door.metrics import DoorMetrics
+from driftloop_server.door.pods import Pods
+from driftloop_server.openai_api import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    MODELS,
+    RESPONSES,
+    Handler,
+    add_route,
+    errors_as_json,
+    no_such_model,
+    parse_json,
+)
+from driftloop_server.proxy.activity import Busy
+from driftloop_server.proxy.bodies import Bodies
+from driftloop_server.proxy.clients import KeyCheck
+from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.metrics import CLIENT_GONE
+from driftloop_server.proxy.relay import ClientGone, pass_blocks
+from driftloop_server.proxy.upstream import broken_off
+
+# The pods check the key again, and read the other headers.
+_REQUEST_HEADERS = ("Authorization", "traceparent", "tracestate", "X-Request-Id", VERSION_HEADER, BUCKET_HEADER)
+_ANSWER_HEADERS = ("Content-Type", "Cache-Control", "Retry-After", "WWW-Authenticate")
+_CODE = web.RequestKey("code", int)  # of an answer that failed after its 200 was sent
+
+
+class Door:
+    """Serves the API of a service whose pods may be away."""
+
+    def __init__(
+        self, service: str, pods: Pods, busy: Busy, cors: Cors, key_check: KeyCheck, metrics: DoorMetrics
+    ) -> None:
+        self._service = service
+        self._pods, self._busy = pods, busy
+        self._cors, self._key_check = cors, key_check
+        self._metrics = metrics
+        self._bodies = Bodies()
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self._cors.preflight, self._key_check.check, self._measure, errors_as_json])
+        app.on_response_prepare.append(self._cors.mark)
+        add_route(app, "GET", MODELS, self.models)
+        add_route(app, "GET", MODELS + "/{model:.*[^/]}", self.model)
+        for path in (COMPLETIONS, CHAT, RESPONSES, EMBEDDINGS):
+            add_route(app, "POST", path, self.hold)
+        return app
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        if (requested := request.match_info["model"]) != self._service:
+            raise no_such_model(requested, self._service)
+        return web.json_response(self._card())
+
+    async def hold(self, request: web.Request) -> web.StreamResponse:
+        """Hold a request until a serving pod takes it. One that no pod could read wakes none."""
+        async with self._bodies.reading(request) as body:
+            parse_json(body)
+            with self._busy.running():
+                async with self._pods.answer(request.path, body, _forwarded(request)) as answer:
+                    return await self._pass(request, answer)
+
+    async def _pass(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        headers = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
+        response = web.StreamResponse(status=answer.status, headers=headers)
+        try:
+            await pass_blocks(request, answer, response)
+        except ClientGone:
+            request[_CODE] = CLIENT_GONE
+        except (aiohttp.ClientError, TimeoutError) as error:
+            request[_CODE] = broken_off(error, self._pods.timeout).status
+        return response
+
+    def _card(self) -> dict[str, object]:
+        return {"id": self._service, "object": "model", "created": 0, "owned_by": "driftloop"}
+
+    @web.middleware
+    async def _measure(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        code = CLIENT_GONE
+        try:
+            response = await handler(request)
+            code = request.get(_CODE, response.status)
+            return response
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except BaseException:
+            code = 500
+            raise
+        finally:
+            if request.method == "POST":
+                self._metrics.request(code)
+
+
+def _forwarded(request: web.Request) -> dict[str, str]:
+    """Headers for the pods. Not Origin: the door answers browsers itself."""
+    given = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+    return {"Content-Type": "application/json", "Accept-Encoding": "identity", **given}
