@@ -271,6 +271,14 @@ SERVICE_ROWS = (
                 [("{{pod}}", f"driftloop_requests_in_progress{{{SERVICE}}}")],
                 about="Of users, also while they wait for the engine. Autoscalers read it.",
             ),
+            Panel(
+                "Held at the door",
+                [
+                    ("held", f"sum(driftloop_door_held_requests{{{SERVICE}}})"),
+                    *quantiles("driftloop_door_wait_seconds", "inference_service", 0.95),
+                ],
+                about="Requests that wait for a pod, and for how many seconds they waited. Only with spec.scaleToZero.",
+            ),
         ),
     ),
 )

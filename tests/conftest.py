@@ -18,7 +18,7 @@ FILES = (
     *("testcluster", "interruptions", "operator_faults"),  # prerequisites of others, and the training that they share
     *("parallelism", "elastic", "trainings"),  # of `make test-long`: they need both nodes
     *("bad_input", "node_loss"),  # one node is enough while the other is lost, also for the loop, which starts here
-    *("serving_faults", "modelcache", "training_faults"),
+    *("serving_faults", "modelcache", "scale_to_zero", "training_faults"),
     "loop",  # runs in parallel with the others and ends last
 )
 ORDER = ("tests/control_plane/", *(f"{CLUSTER}test_{name}.py" for name in FILES), LIFECYCLE, "tests/unit/")

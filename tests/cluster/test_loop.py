@@ -18,12 +18,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 DASHBOARDS = Path(__file__).parents[2] / "charts/driftloop/files/dashboards"
 # Panels of what the loop has not: a shadow, API keys, answers of 16 tokens, validation, preferences, elastic nodes,
-# topics.
+# topics, scale to zero.
 WITHOUT_DATA = {
     "Shadow: who was worse",
     "Shadow: copies without a pair",
     "Requests by client",
     "Output tokens by client",
+    "Held at the door",
     "Per output token",
     "Loss on rows that are set aside",
     "Reward",

@@ -46,7 +46,7 @@ def judged(cluster: Cluster, name: str, phase: str = "Approved", against: str | 
 
 def deployment(cluster: Cluster, version: str) -> Any:
     """The Deployment of a version; None if there is none."""
-    found = [d for d in cluster.list("deployments") if d["metadata"]["labels"]["driftloop.dev/version"] == version]
+    found = [d for d in cluster.list("deployments") if d["metadata"]["labels"].get("driftloop.dev/version") == version]
     return found[0] if found else None
 
 

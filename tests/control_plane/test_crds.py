@@ -533,6 +533,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.apiKeys", {}, "spec.apiKeys.name.*Required"),
     (service, "spec.tls", {"secretName": "Desk"}, "spec.tls.secretName"),
     (service, "spec.tls", {}, "spec.tls.secretName.*Required"),
+    (service, "spec.scaleToZero", {"idleSeconds": 1}, "spec.scaleToZero.idleSeconds"),
+    (service, "spec.scaleToZero", {"holdSeconds": 0}, "spec.scaleToZero.holdSeconds"),
     (service, "spec.gateway", {}, "spec.gateway.name: Required"),
     (service, "spec.gateway", {"name": "g", "namespace": "edge"}, "spec.gateway.hostnames.*is shared: set hostnames"),
     (service, "spec.gateway", {"name": "g", "hostnames": ["10.0.0.1:80"]}, r"spec.gateway.hostnames\[0\]"),

@@ -30,7 +30,9 @@ from driftloop.api.engine import Engine
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.api.gateway import CanaryStep, GatewayRef
 
-ServicePhase = Literal["Pending", "Deploying", "Serving", "Shadow", "Canary", "Paused", "Degraded"]
+ServicePhase = Literal["Pending", "Deploying", "Serving", "Shadow", "Canary", "Paused", "Degraded", "Asleep", "Waking"]
+# Closing: idle for long enough, but the pods run until all requests go to the door.
+SleepState = Literal["Closing", "Asleep", "Waking"]
 RetrainingState = Literal["Idle", "Waiting", "AwaitingApproval", "Running", "Cooldown", "Blocked"]
 # Unavailable: the cluster, storage or Ray failed, so the result says nothing about the model and its data.
 # NotAccepted: the gates passed, but the service does not take the version.
@@ -312,6 +314,25 @@ class ModelCache(ApiModel):
     )
 
 
+class ScaleToZero(ApiModel):
+    """Without requests the service has no pods, and the next requests wait at its door until a pod is ready."""
+
+    idle_seconds: int = Field(
+        600,
+        ge=10,
+        le=2_592_000,
+        description="Seconds without a request after which the pods are taken away. Lists of models, and requests "
+        "without a valid API key, do not count.",
+    )
+    hold_seconds: int = Field(
+        300,
+        ge=1,
+        le=3600,
+        description="Seconds that a request waits for a pod. Then it fails with 503 and Retry-After. Set it above the "
+        "time that a pod needs to start (status.stable.coldStart), and the timeout of the clients above it.",
+    )
+
+
 class InferenceServiceSpec(ApiModel):
     """The service to run."""
 
@@ -343,6 +364,17 @@ class InferenceServiceSpec(ApiModel):
                 ".canary.steps",
             ),
             rule(
+                "!has(self.scaleToZero) || !has(self.tls)",
+                "the door speaks HTTP: remove tls or scaleToZero",
+                ".scaleToZero",
+            ),
+            rule(
+                "!has(self.scaleToZero) || !has(self.replicas) || self.replicas > 0",
+                "replicas is the number of pods while the service is awake: set at least 1, or remove scaleToZero. An "
+                "autoscaler must keep at least 1, too: minReplicas, or KEDA's minReplicaCount",
+                ".replicas",
+            ),
+            rule(
                 "!has(self.drift) || !has(self.drift.topics) || !self.drift.topics || has(self.feedback)",
                 "only words of stored prompts are named: set feedback, or remove drift.topics",
                 ".drift.topics",
@@ -358,6 +390,11 @@ class InferenceServiceSpec(ApiModel):
     )
     engine: Engine = Field(default=Engine(), description="The engine that runs the model.")
     replicas: int = Field(1, ge=0, le=1000, description="Number of pods of the service.")
+    scale_to_zero: ScaleToZero | None = Field(
+        None,
+        description="Take all pods away while no requests come. An autoscaler may own `replicas` beside it. Not "
+        "possible with tls.",
+    )
     drain_seconds: int = Field(30, ge=1, le=3600, description="Seconds that a stopping pod has to finish its streams.")
     request_timeout_seconds: int = Field(
         3600,
@@ -713,6 +750,18 @@ class RetrainingStatus(ApiModel):
     )
 
 
+class SleepStatus(ApiModel):
+    """How far a service with scaleToZero is between awake and asleep."""
+
+    state: SleepState = Field(description="Closing, Asleep or Waking.")
+    since: Timestamp = Field(description="Since when.")
+    unheard_since: Timestamp | None = Field(
+        None,
+        description="Since when the door has not answered the operator. After a minute the service is woken, as "
+        "requests may wait there.",
+    )
+
+
 class InferenceServiceStatus(ApiModel):
     """The last observed state."""
 
@@ -727,6 +776,7 @@ class InferenceServiceStatus(ApiModel):
     url: Text | None = Field(None, description="Address of the API inside the cluster.")
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is tried beside stable.")
+    sleep: SleepStatus | None = Field(None, description="With scaleToZero: absent while the service is awake.")
     waiting: WaitingVersion | None = Field(
         None, description="The newest Approved version that the service does not take, and what it lacks."
     )

@@ -31,7 +31,7 @@ from driftloop.controller.vocabulary.quantity import quantity
 
 SERVE = "serve"  # value of the label STAGE
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
-_API_KEYS, _TLS = "api-keys", "tls"  # names of volumes
+API_KEYS, _TLS = "api-keys", "tls"  # names of volumes
 API, FEEDBACK = "api", "feedback"  # names of ports
 _SCRATCH = "serve-"  # prefix of the memory volumes; an evaluation's client has its own volumes
 GRACE_MARGIN_SECONDS = 15  # time after the drain for the engine to stop, and for a slow kubelet
@@ -142,7 +142,7 @@ def has_tls(template: Obj) -> bool:
 
 def _secrets(task: ServeTask) -> list[tuple[str, str, str]]:
     """The Secrets of users that the proxy mounts: volume, name and path."""
-    chosen = [(_API_KEYS, task.api_keys_secret, API_KEYS_DIR), (_TLS, task.tls_secret, TLS_DIR)]
+    chosen = [(API_KEYS, task.api_keys_secret, API_KEYS_DIR), (_TLS, task.tls_secret, TLS_DIR)]
     return [(volume, secret, path) for volume, secret, path in chosen if secret is not None]
 
 

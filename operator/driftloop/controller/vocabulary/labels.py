@@ -4,7 +4,7 @@ from driftloop.api.base import GROUP
 
 # Labels of children and their pods.
 JOB = f"{GROUP}/job"  # name of the FineTuneJob
-STAGE = f"{GROUP}/stage"  # prepare | train | evaluate | serve
+STAGE = f"{GROUP}/stage"  # prepare | train | evaluate | serve | door
 ATTEMPT = f"{GROUP}/attempt"  # number of the attempt, on a train Job
 VERSION = f"{GROUP}/version"  # name of the ModelVersion
 ARM = f"{GROUP}/arm"  # candidate | baseline | anchor, on the Jobs and pods of an evaluation: the version that is asked
@@ -37,6 +37,7 @@ WEIGHT = f"{GROUP}/weight"  # percent of the Gateway's requests for the revision
 PROMOTED = f"{GROUP}/promoted"  # when the revision passed the analysis
 FAILED = f"{GROUP}/failed"  # why the revision was rolled back
 RETRIED = f"{GROUP}/retried"  # the revision failed while the retry annotation named it: this request is used up
+SLEEP = f"{GROUP}/sleep"  # with scaleToZero, on stable: Closing | Asleep | Waking, and since when
 COMMAND = f"{GROUP}/rollout-command"  # the last obeyed value of ROLLOUT with its time, as JSON
 
 # Annotations of other children.

@@ -61,6 +61,10 @@ class Reason(StrEnum):
     # InferenceService.
     DEPLOYING = "Deploying"
     SERVING = "Serving"
+    CLOSING = "Closing"
+    ASLEEP = "Asleep"
+    WAKING = "Waking"
+    AWAKE = "Awake"
     NOT_ACCEPTED = "NotAccepted"
     EVIDENCE_OUTDATED = "EvidenceOutdated"
     REVISION_FAILED = "RevisionFailed"

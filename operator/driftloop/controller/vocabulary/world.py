@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from driftloop.contract.activity import Activity
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.vocabulary.plan import Obj, Settings
 from driftloop.controller.vocabulary.reasons import Reason
@@ -30,6 +31,10 @@ class Metrics(Queries, Protocol):
 
     async def topics(self, pod: Obj, since: datetime, together: float) -> TopicsReport:
         """Ask a serving pod what its requests since then are about. Raises MetricsUnavailable."""
+        ...
+
+    async def activity(self, pod: Obj) -> Activity:
+        """Ask a serving pod, or the door, how busy it is. Raises MetricsUnavailable."""
         ...
 
 

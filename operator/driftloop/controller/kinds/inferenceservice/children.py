@@ -6,10 +6,18 @@ None of them depends on a revision, so that a rollout changes only Deployments.
 from typing import assert_never
 
 from driftloop.contract.names import API_PORT, API_TLS_PORT, FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT
+from driftloop.controller.kinds.inferenceservice.door import (
+    door_deployment,
+    door_labels,
+    is_at_door,
+    needs_door,
+    pods_name,
+)
 from driftloop.controller.kinds.inferenceservice.gateway import is_allowed
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision
 from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name, shadow_name
 from driftloop.controller.kinds.inferenceservice.route import canary_name, http_route
+from driftloop.controller.pods.door import DOOR
 from driftloop.controller.pods.group import peers, worker_stage
 from driftloop.controller.pods.serving import API, FEEDBACK, SERVE, SIGNING_KEY, TOKEN, tls_port
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
@@ -40,12 +48,14 @@ def other_children(
     """
     feedback = [feedback_service(observed, settings, only)] if observed.spec.feedback is not None else []
     copies = [shadow_service(observed, settings, shadow)] if shadow else []
-    wanted = {observed.name, *(body["metadata"]["name"] for body in (*feedback, *copies))}
+    door = [door_deployment(observed, settings), pods_service(observed, settings, only)] if needs_door(observed) else []
+    wanted = {observed.name, *(body["metadata"]["name"] for body in (*feedback, *copies, *door))}
     if observed.spec.gateway or observed.route:
         wanted.add(canary_name(observed.name))
     return (
-        *(Apply(body) for body in (*feedback, *copies, disruption_budget(observed, settings))),
+        *(Apply(body) for body in (*feedback, *copies, *door, disruption_budget(observed, settings))),
         *(_delete(body) for body in observed.services if body["metadata"]["name"] not in wanted),
+        *([_delete(observed.door)] if observed.door and not door else []),
     )
 
 
@@ -60,7 +70,7 @@ def routing(observed: Observed, settings: Settings, weight: int, revision: str |
     gateway = observed.spec.gateway
     if gateway is None or not is_allowed(observed, gateway, settings):
         return _without_route(observed)
-    canary = Apply(_service(observed, settings, canary_name(observed.name), API, revision))
+    canary = Apply(_service(observed, settings, canary_name(observed.name), API, _selector(observed, revision)))
     match observed.route:
         case RouteUnknown():
             return (canary,)
@@ -93,17 +103,24 @@ def url(observed: Observed, stable: Revision | None, settings: Settings) -> str:
 
 def service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
     """The Service to which users send requests. `only`: the one revision that it selects."""
-    return _service(observed, settings, observed.name, API, only)
+    if is_at_door(observed):
+        return _service(observed, settings, observed.name, API, door_labels(observed))
+    return _service(observed, settings, observed.name, API, _selector(observed, only))
+
+
+def pods_service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
+    """The Service by which the door reaches the pods."""
+    return _service(observed, settings, pods_name(observed.name), API, _selector(observed, only))
 
 
 def feedback_service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
     """The Service that receives corrections, separate from the API so that it can be exposed to other clients."""
-    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK, only)
+    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK, _selector(observed, only))
 
 
 def shadow_service(observed: Observed, settings: Settings, revision: str) -> Obj:
     """The Service to which stable's pods send copies of requests."""
-    return _service(observed, settings, shadow_name(observed), API, revision)
+    return _service(observed, settings, shadow_name(observed), API, _selector(observed, revision))
 
 
 def selects_all(observed: Observed) -> bool:
@@ -148,7 +165,7 @@ def network_policy(observed: Observed, settings: Settings) -> Obj:
     inside: list[Obj] = [{"namespaceSelector": {}}]
     workers: list[Obj] = [{"podSelector": {"matchLabels": _worker_labels(observed)}}]
     spec = {
-        "podSelector": {"matchLabels": pod_labels(observed)},
+        "podSelector": _pods_and_door(observed),
         "policyTypes": ["Ingress"],
         "ingress": [
             {"ports": _tcp(API_PORT, API_TLS_PORT)},
@@ -158,6 +175,13 @@ def network_policy(observed: Observed, settings: Settings) -> Obj:
     }
     name = child_name(observed.service, "pods")
     return _object(observed, "networking.k8s.io/v1", "NetworkPolicy", name, {"spec": spec}, settings)
+
+
+def _pods_and_door(observed: Observed) -> Obj:
+    if not needs_door(observed):
+        return {"matchLabels": pod_labels(observed)}
+    stages = {"key": STAGE, "operator": "In", "values": [SERVE, DOOR]}
+    return {"matchLabels": {SERVICE: observed.name}, "matchExpressions": [stages]}
 
 
 def workers_policy(observed: Observed, settings: Settings) -> Obj:
@@ -184,7 +208,12 @@ def _tcp(*ports: int) -> list[Obj]:
     return [{"protocol": "TCP", "port": port} for port in ports]
 
 
-def _service(observed: Observed, settings: Settings, name: str, target: str, revision: str | None) -> Obj:
+def _selector(observed: Observed, revision: str | None) -> dict[str, str]:
+    """What selects the serving pods; those of one revision only, if one is named."""
+    return pod_labels(observed) | ({REVISION: revision} if revision else {})
+
+
+def _service(observed: Observed, settings: Settings, name: str, target: str, selector: dict[str, str]) -> Obj:
     """A Service whose targets are ports by name, so that pods with and without HTTPS can be behind it.
 
     While a rollout changes between HTTP and HTTPS, both ports are served, each by the pods that have it.
@@ -192,7 +221,6 @@ def _service(observed: Observed, settings: Settings, name: str, target: str, rev
     ports = [_port("http", 80, target)]
     if observed.spec.tls or any(revision.has_tls for revision in observed.revisions):
         ports.append(_port("https", 443, tls_port(target)))
-    selector = pod_labels(observed) | ({REVISION: revision} if revision else {})
     spec = {"type": "ClusterIP", "selector": selector, "ports": ports}
     return _object(observed, "v1", "Service", name, {"spec": spec}, settings)
 

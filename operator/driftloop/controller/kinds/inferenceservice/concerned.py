@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from driftloop.controller.kinds.concerns import is_pod_of, named_by_label, users_of_claim
+from driftloop.controller.pods.door import DOOR
 from driftloop.controller.pods.group import worker_stage
 from driftloop.controller.pods.serving import SERVE
 from driftloop.controller.vocabulary.labels import SERVICE
@@ -14,8 +15,8 @@ KIND = "InferenceService"
 
 
 def concerned(changed: Obj, objects: Lookup) -> Iterator[Key]:
-    """The service of a pod or retraining job, the services of a version's family, the services that use a claim."""
-    if is_pod_of(changed, (SERVE, worker_stage(SERVE))) or changed["kind"] == "FineTuneJob":
+    """The service of a pod, door or retraining job, the services of a version's family, or those that use a claim."""
+    if is_pod_of(changed, (SERVE, worker_stage(SERVE), DOOR)) or changed["kind"] == "FineTuneJob":
         yield from named_by_label(changed, KIND, SERVICE)
     if changed["kind"] == "ModelVersion":
         family = field(changed, "spec", "family")

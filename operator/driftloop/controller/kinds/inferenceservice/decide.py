@@ -83,6 +83,7 @@ def _status(
         url=url(observed, situation.stable, situation.settings),
         stable=_revision_status(situation, situation.stable),
         candidate=_revision_status(situation, rollout.candidate),
+        sleep=rollout.sleep,
         waiting=rollout.waiting,
         proposal=proposal(situation),
         command=rollout.command,

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import assert_never
 
 from driftloop.api.inferenceservice import ColdStart, InferenceService, InferenceServiceStatus
+from driftloop.contract.activity import Activity
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.kinds import versions
 from driftloop.controller.kinds.groups import PodGroup, groups_of
 from driftloop.controller.kinds.inferenceservice.coldstart import cold_start
+from driftloop.controller.kinds.inferenceservice.door import door_name
+from driftloop.controller.kinds.inferenceservice.idle import Requests
 from driftloop.controller.kinds.inferenceservice.observed import (
     Keys,
     Observed,
@@ -20,11 +23,12 @@ from driftloop.controller.kinds.inferenceservice.observed import (
     parse_revision,
     parse_version,
 )
-from driftloop.controller.kinds.inferenceservice.questions import Questions, TopicsQuestion, questions
+from driftloop.controller.kinds.inferenceservice.questions import Questions, RequestsQuestion, TopicsQuestion, questions
 from driftloop.controller.kinds.inferenceservice.route import canary_name
 from driftloop.controller.kinds.inferenceservice.situation import situation_of
 from driftloop.controller.kinds.serving_nodes import gpu_memory
 from driftloop.controller.pods.common import ENGINE
+from driftloop.controller.pods.door import DOOR
 from driftloop.controller.pods.group import worker_stage
 from driftloop.controller.pods.outcome import Broken, Running, refused_pods, serving_problem, started
 from driftloop.controller.pods.serving import SERVE
@@ -38,7 +42,7 @@ from driftloop.controller.vocabulary.samples import MetricsUnavailable
 from driftloop.controller.vocabulary.world import RouteUnknown, World
 
 # A Secret of the user is missing. A restarted proxy reads it, and its engine may run already.
-MOST_PODS = 8  # that are asked about their requests
+MOST_PODS = 8  # that are asked about their requests at a time
 _AWAITED = frozenset({StageReason.NO_CERTIFICATE, StageReason.NO_KEYS})
 
 
@@ -64,10 +68,18 @@ async def observe(key: Key, world: World) -> Observed | None:
         revisions=tuple(_revisions(service, parsed.status, world)),
         jobs=tuple(job for job in jobs if job),
         services=services,
+        door=_door(service, world),
         route=await _route(key, parsed, services, world),
         gpu_memory=await gpu_memory(parsed.spec.engine, parsed.spec.pod_overrides, world),
     )
     return await _with_metrics(observed, questions(situation_of(observed, world.settings, world.now())), world)
+
+
+def _door(service: Obj, world: World) -> Obj | None:
+    """The Deployment of the service's door."""
+    meta = service["metadata"]
+    owned = _present(world.owned("Deployment", meta["namespace"], meta["uid"]))
+    return next((deployment for deployment in owned if deployment["metadata"]["name"] == door_name(service)), None)
 
 
 async def _route(
@@ -119,6 +131,34 @@ async def _asked(pods: list[Obj], question: TopicsQuestion, world: World) -> Top
     return max(known, key=lambda answer: answer.since, default=None)
 
 
+async def _requests(service: Obj, question: RequestsQuestion, world: World) -> Requests:
+    """What the door says, and the serving pods up to the first one that is not idle: then the others don't matter."""
+    meta = service["metadata"]
+    doors = world.list("Pod", meta["namespace"], {SERVICE: meta["name"], STAGE: DOOR})
+    said = dict(zip((door["metadata"]["name"] for door in doors), await _activities(doors, world), strict=True))
+    # One that stops may be gone, or on a lost node.
+    present = {door["metadata"]["name"] for door in _present(doors)}
+    heard = tuple(activity for name, activity in said.items() if activity is not None or name in present)
+    pods = _present(_pods(question.revision, service, SERVE, world)) if question.revision else []
+    known: list[Activity | None] = []
+    for first in range(0, len(pods), MOST_PODS):
+        known += await _activities(pods[first : first + MOST_PODS], world)
+        if any(pod is None or pod.running or (pod.idle_seconds or 0) < question.idle_seconds for pod in known):
+            break
+    return Requests(tuple(known), heard)
+
+
+async def _activities(pods: Iterable[Obj], world: World) -> list[Activity | None]:
+    return list(await asyncio.gather(*(_activity(pod, world) for pod in pods)))
+
+
+async def _activity(pod: Obj, world: World) -> Activity | None:
+    try:
+        return await world.metrics.activity(pod)
+    except MetricsUnavailable:
+        return None
+
+
 async def _answer(pod: Obj, question: TopicsQuestion, world: World) -> TopicsReport | None:
     try:
         return await world.metrics.topics(pod, question.since, question.together)
@@ -133,7 +173,7 @@ def _pods(revision: str, service: Obj, stage: str, world: World) -> list[Obj]:
 
 
 def _present(pods: Iterable[Obj]) -> list[Obj]:
-    """The pods that are not Terminating."""
+    """The objects that are not Terminating."""
     return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
 
@@ -185,6 +225,8 @@ async def _with_metrics(observed: Observed, needed: Questions, world: World) -> 
     if needed.topics:
         pods = _present(_pods(needed.topics.revision, observed.service, SERVE, world))
         observed = replace(observed, topics=await _asked(pods, needed.topics, world))
+    if needed.requests:
+        observed = replace(observed, requests=await _requests(observed.service, needed.requests, world))
     if needed.samples:
         observed = replace(observed, samples=await eligible_samples(world, namespace, name, needed.samples))
     return observed

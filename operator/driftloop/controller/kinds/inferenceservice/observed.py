@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ValidationError
 
 from driftloop.api.finetunejob import FineTuneJob, FineTuneJobPhase
-from driftloop.api.inferenceservice import ColdStart, InferenceServiceSpec, InferenceServiceStatus
+from driftloop.api.inferenceservice import ColdStart, InferenceServiceSpec, InferenceServiceStatus, SleepState
 from driftloop.api.modelversion import Gate, ModelShape, ModelVersion, ModelVersionPhase, Trigger
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.drift.detector import Counters
 from driftloop.controller.kinds.groups import PodGroup
 from driftloop.controller.kinds.inferenceservice.command import Record, parse_record
+from driftloop.controller.kinds.inferenceservice.idle import Requests
 from driftloop.controller.kinds.versions import has_shown_gain
 from driftloop.controller.pods.group import nodes_of
 from driftloop.controller.pods.serving import has_tls
@@ -33,6 +34,7 @@ from driftloop.controller.vocabulary.labels import (
     ROLE,
     SHADOW_STARTED,
     SINCE,
+    SLEEP,
     TRIGGER,
     VERSION,
     WEIGHT,
@@ -78,6 +80,14 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Sleep:
+    """How far a stable revision is between awake and asleep."""
+
+    state: SleepState  # Closing, Asleep or Waking
+    since: datetime  # since when
+
+
+@dataclass(frozen=True)
 class Revision:
     """A Deployment of this service."""
 
@@ -111,6 +121,7 @@ class Revision:
     shadow_started: datetime | None = None  # since when it gets copies of requests
     can_shadow: bool = False  # whether its pods can send copies of their requests
     cold_start: ColdStart | None = None  # how long the start of a pod took
+    sleep: Sleep | None = None  # None: awake
     nodes: int = 1  # pods per replica
     groups: tuple[PodGroup, ...] = ()  # its leaders with their workers; empty if a replica is one pod
 
@@ -175,6 +186,8 @@ class Observed:
     shadow_counts: ShadowCounts | None = None  # answers in the shadow, beside those of stable
     counters: Counters | None = None  # requests of the window that drift is checked for
     topics: TopicsReport | None = None  # what a pod's new requests are about, during an alarm
+    requests: Requests | None = None  # what its pods and its door say of their requests; None: not asked
+    door: Obj | None = None  # the Deployment of its door
     samples: int | None = None  # corrections that a retraining could use
     gpu_memory: tuple[int, ...] = ()  # bytes per GPU on the nodes that may run the pods; empty: unknown
 
@@ -277,6 +290,7 @@ def parse_revision(obj: Obj) -> Revision | None:
         weight=_number(notes.get(WEIGHT)),
         shadow_started=moment(notes.get(SHADOW_STARTED)),
         can_shadow=CAN_SHADOW in notes,
+        sleep=_sleep(notes.get(SLEEP)),
         nodes=nodes_of(obj["spec"]["template"]),
     )
 
@@ -310,6 +324,13 @@ def _trigger(document: str | None) -> Trigger | None:
 def _unavailable_since(conditions: Iterable[Obj]) -> datetime | None:
     unavailable = [c for c in conditions if c.get("type") == "Available" and c.get("status") == "False"]
     return moment(unavailable[0].get("lastTransitionTime")) if unavailable else None
+
+
+def _sleep(text: str | None) -> Sleep | None:
+    """None for another text: then the service counts as awake."""
+    word, _, since = (text or "").partition(" ")
+    state, begun = next((state for state in get_args(SleepState) if state == word), None), moment(since)
+    return Sleep(state, begun) if state and begun else None
 
 
 def _number(text: str | None) -> int | None:

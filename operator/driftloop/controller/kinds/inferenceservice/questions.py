@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import assert_never
 
 from driftloop.controller.drift.memory import design_effect, remembered
 from driftloop.controller.kinds.inferenceservice.drift import window
@@ -43,6 +44,14 @@ class TopicsQuestion:
 
 
 @dataclass(frozen=True)
+class RequestsQuestion:
+    """How busy the door is, and the pods of a revision."""
+
+    revision: str | None  # name of the revision; None: only the door is asked
+    idle_seconds: int  # a pod with a later request is not idle
+
+
+@dataclass(frozen=True)
 class Questions:
     """The queries of one reconcile; None where a query is not needed now."""
 
@@ -50,6 +59,7 @@ class Questions:
     shadow: ArmsQuestion | None  # while the candidate is in the shadow
     counters: CountersQuestion | None  # when a window of the drift detector has ended
     topics: TopicsQuestion | None  # once a minute during an alarm
+    requests: RequestsQuestion | None  # with scaleToZero, without a rollout
     samples: datetime | None  # time from which corrections count, if a retraining was triggered
 
 
@@ -60,6 +70,7 @@ def questions(situation: Situation) -> Questions:
         _shadow(situation),
         _counters(situation),
         _topics(situation),
+        _requests(situation),
         samples_since(situation),
     )
 
@@ -112,6 +123,24 @@ def _topics(situation: Situation) -> TopicsQuestion | None:
         return None
     together = design_effect(remembered(drift))
     return TopicsQuestion(stable.revision, parse_timestamp(drift.change_point), together)
+
+
+def _requests(situation: Situation) -> RequestsQuestion | None:
+    stable, scale_to_zero = situation.stable, situation.observed.spec.scale_to_zero
+    if stable is None or scale_to_zero is None:
+        return None
+    idle, state = scale_to_zero.idle_seconds, stable.sleep.state if stable.sleep else "Awake"
+    match state:
+        case "Awake" if situation.candidate:
+            return None
+        case "Awake" | "Closing":
+            return RequestsQuestion(stable.revision, idle)
+        case "Asleep":
+            return RequestsQuestion(None, idle)
+        case "Waking":
+            return None
+        case never:
+            assert_never(never)
 
 
 def _counters(situation: Situation) -> CountersQuestion | None:

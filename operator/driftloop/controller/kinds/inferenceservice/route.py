@@ -39,7 +39,8 @@ def http_route(observed: Observed, gateway: GatewayRef, settings: Settings, weig
     The timeout is set because some implementations end a long answer after 15 seconds by default.
     """
     rules = [*_chosen(observed), *_buckets(observed, weight)] if weight else []
-    timeouts = {"request": f"{observed.spec.request_timeout_seconds}s"}
+    held = observed.spec.scale_to_zero.hold_seconds if observed.spec.scale_to_zero else 0
+    timeouts = {"request": f"{observed.spec.request_timeout_seconds + held}s"}
     spec = {
         "parentRefs": [parent_ref(gateway)],
         **({"hostnames": gateway.hostnames} if gateway.hostnames else {}),

@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 
 import aiohttp
 
+from driftloop.contract.activity import Activity
 from driftloop.contract.names import METRICS_PORT
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.runtime.kube.caches import Caches, matching
 from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.kube.routes import Routes
+from driftloop.controller.runtime.readings.activity import read_activity
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.scrape import scrape
 from driftloop.controller.runtime.readings.topics import read_topics
@@ -36,6 +38,10 @@ class Metrics:
     async def topics(self, pod: Obj, since: datetime, together: float) -> TopicsReport:
         """Ask a serving pod what its requests since then are about. Raises MetricsUnavailable."""
         return await read_topics(self._session, pod, METRICS_PORT, since, together)
+
+    async def activity(self, pod: Obj) -> Activity:
+        """Ask a serving pod, or the door, how busy it is. Raises MetricsUnavailable."""
+        return await read_activity(self._session, pod, METRICS_PORT)
 
 
 class World:

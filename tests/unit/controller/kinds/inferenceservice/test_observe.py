@@ -7,10 +7,13 @@ from typing import Any, cast
 import pytest
 
 from driftloop.api.inferenceservice import RevisionStatus
+from driftloop.contract.activity import Activity
 from driftloop.contract.names import ALERT_NAME
 from driftloop.contract.topics import TopicsReport
-from driftloop.controller.kinds.inferenceservice.observe import observe
-from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.door import door_deployment
+from driftloop.controller.kinds.inferenceservice.idle import Requests
+from driftloop.controller.kinds.inferenceservice.observe import MOST_PODS, observe
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Sleep
 from driftloop.controller.kinds.inferenceservice.revision import deployment, revision_of
 from driftloop.controller.pods.group import worker
 from driftloop.controller.runtime.kube.caches import Caches
@@ -18,7 +21,7 @@ from driftloop.controller.runtime.kube.nodes import Nodes
 from driftloop.controller.runtime.kube.routes import Routes
 from driftloop.controller.runtime.readings.world import Metrics, World
 from driftloop.controller.vocabulary.conditions import timestamp
-from driftloop.controller.vocabulary.labels import ANALYSIS, REVISION, ROLE, SERVICE, STAGE
+from driftloop.controller.vocabulary.labels import ANALYSIS, REVISION, ROLE, SERVICE, SLEEP, STAGE
 from driftloop.controller.vocabulary.naming import owner_reference
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
@@ -433,3 +436,76 @@ async def test_the_route_is_read_only_for_a_gateway_or_while_one_may_be_left() -
         cluster = Cluster(*objects)
         assert ((await cluster.look()).route is not None) == bool(asked)
         assert cluster.routes.asked == asked
+
+
+class Busy(Asked):
+    """Pods and doors that say how busy they are; None: one that does not answer."""
+
+    def __init__(self, **said: Activity | None) -> None:
+        super().__init__()
+        self.said, self.looked = said, list[str]()
+
+    async def activity(self, pod: Obj) -> Activity:
+        name = pod["metadata"]["name"]
+        self.looked.append(name)
+        if (known := self.said[name]) is None:
+            raise MetricsUnavailable("no answer")
+        return known
+
+
+QUIET, USED = Activity(running=0, idle_seconds=700), Activity(running=0, idle_seconds=3)
+
+
+def resting(asked: Busy, stable: Obj, ending: tuple[str, ...] = (), spec: Obj | None = None) -> Cluster:
+    """A service with scaleToZero and pods whose names begin with d (a door) or p."""
+    cluster = Cluster(service({"scaleToZero": {}} if spec is None else spec), stable, asked=asked)
+    for name in asked.said:
+        revision = stable["metadata"]["labels"][REVISION]
+        stage = {STAGE: "door"} if name.startswith("d") else {STAGE: "serve", REVISION: revision}
+        end = {"deletionTimestamp": timestamp(NOW)} if name in ending else {}
+        meta = {"name": name, "labels": {SERVICE: "desk"} | stage} | end
+        cluster.put({"apiVersion": "v1", "kind": "Pod", "metadata": meta})
+    return cluster
+
+
+async def test_of_a_service_that_may_sleep_pods_and_door_are_asked() -> None:
+    asked = Busy(p1=QUIET, p2=QUIET, d1=Activity(running=0))
+    found = await resting(asked, served("v1", "stable")).look()
+    assert found.requests == Requests((QUIET, QUIET), (Activity(running=0),))
+    silent = Busy(p1=QUIET, p2=None, d1=None)
+    found = await resting(silent, served("v1", "stable")).look()
+    assert found.requests == Requests((QUIET, None), (None,))
+    assert (await resting(Busy(p1=QUIET), served("v1", "stable"), spec={}).look()).requests is None
+
+
+async def test_the_pods_of_a_service_that_is_used_are_not_all_asked() -> None:
+    asked = Busy(**{f"p{number:03}": USED for number in range(100)}, d1=Activity(running=0))
+    await resting(asked, served("v1", "stable")).look()
+    assert len(asked.looked) == 1 + MOST_PODS
+
+
+async def test_while_it_sleeps_only_doors_are_asked_also_those_that_stop_if_they_answer() -> None:
+    note = {SLEEP: f"Asleep {timestamp(ago(60))}"}
+    held = Activity(running=2, held=2, idle_seconds=0)
+    asked = Busy(p1=QUIET, d1=Activity(running=0), d2=held, d3=None)
+    found = await resting(asked, served("v1", "stable", 0, note), ending=("d2", "d3")).look()
+    assert found.requests == Requests((), (Activity(running=0), held))
+    [stable] = found.revisions
+    assert stable.sleep == Sleep("Asleep", ago(60))
+    waking = Busy(d1=held)
+    note = {SLEEP: f"Waking {timestamp(ago(60))}"}
+    assert (await resting(waking, served("v1", "stable", 0, note)).look()).requests is None
+
+
+@pytest.mark.parametrize("note", ["", "Asleep", "Asleep soon", "Drowsy 2026-03-01T12:00:00Z"])
+async def test_a_mark_that_cannot_be_read_is_none(note: str) -> None:
+    found = await resting(Busy(), served("v1", "stable", notes={SLEEP: note})).look()
+    assert found.revisions[0].sleep is None
+
+
+async def test_the_door_is_found_among_the_deployments() -> None:
+    door = door_deployment(built({"scaleToZero": {}}), SETTINGS)
+    found = await Cluster(service({"scaleToZero": {}}), served("v1", "stable"), door).look()
+    assert found.door is not None
+    assert found.door["metadata"]["name"] == door["metadata"]["name"]
+    assert [revision.version for revision in found.revisions] == ["v1"]

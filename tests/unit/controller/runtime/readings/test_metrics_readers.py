@@ -10,8 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from driftloop.contract.activity import Activity
+from driftloop.contract.names import ACTIVITY_PATH
 from driftloop.contract.topics import TopicsReport
 from driftloop.controller.runtime.readings import fetch
+from driftloop.controller.runtime.readings.activity import read_activity
 from driftloop.controller.runtime.readings.prometheus import Prometheus
 from driftloop.controller.runtime.readings.scrape import parse, scrape
 from driftloop.controller.runtime.readings.topics import read_topics
@@ -149,3 +152,33 @@ async def test_a_pod_is_asked_about_its_topics(session: aiohttp.ClientSession, a
 def test_a_page_of_another_format_is_no_answer() -> None:
     with pytest.raises(MetricsUnavailable, match="exposition format"):
         parse("<html>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ({"running": 2, "held": 1, "idleSeconds": 0}, None),
+        ({"running": 0}, None),
+        ({"running": -1}, "not an answer about requests"),
+        ({"running": 0, "idleSeconds": -5}, "not an answer about requests"),
+        ({}, "not an answer about requests"),
+        ([], "not an answer about requests"),
+        (404, "404"),
+    ],
+    ids=str,
+)
+async def test_a_pod_is_asked_how_busy_it_is(session: aiohttp.ClientSession, answer: Any, fault: str | None) -> None:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(status=answer) if isinstance(answer, int) else web.json_response(answer)
+
+    app = web.Application()
+    app.add_routes([web.get(ACTIVITY_PATH, page)])
+    async with TestServer(app, host="127.0.0.1") as server:
+        assert server.port is not None
+        pod = {"metadata": {"name": "p"}, "status": {"podIP": "127.0.0.1"}}
+        asking = read_activity(session, pod, server.port)
+        if fault is None:
+            assert await asking == Activity.model_validate(answer)
+        else:
+            with pytest.raises(MetricsUnavailable, match=fault):
+                await asking

@@ -10,6 +10,7 @@ from driftloop.api.inferenceservice import (
     RolloutCommand,
     ServicePhase,
     ShadowStatus,
+    SleepStatus,
     WaitingVersion,
 )
 from driftloop.controller.kinds.inferenceservice.children import keys_secret
@@ -29,6 +30,7 @@ from driftloop.controller.vocabulary.labels import (
     ROLE,
     SHADOW_STARTED,
     SINCE,
+    SLEEP,
     WEIGHT,
 )
 from driftloop.controller.vocabulary.plan import Action, Adjust, Create, Event
@@ -56,6 +58,7 @@ class Rollout:
     blocked: bool = False  # the spec can't be fulfilled
     requeue_after: float | None = POLL_SECONDS  # seconds until the next check; None: only a change matters
     beside: tuple[Action, ...] = ()  # independent of `actions` and of each other
+    sleep: SleepStatus | None = None  # with scaleToZero, how far it is; None: awake
     waiting: WaitingVersion | None = None  # an Approved version that the service does not take
     command: RolloutCommand | None = None  # a command of a person that was just obeyed, or ignored
 
@@ -104,6 +107,7 @@ def bring_up(situation: Situation, version: Version, phase: Literal["Deploying",
         actions = (Create(keys_secret(observed)), Create(body))
     else:
         reset = {SINCE: timestamp(situation.now), FAILED: None, ANALYSIS: None, PROMOTED: None, RETRIED: None}
+        reset |= {SLEEP: None}
         reset |= RELEASED | marks
         reset |= {COMMAND: None} if existing.is_held else {}  # a pause ends with the rollout that it was about
         actions = (

@@ -11,6 +11,7 @@ from driftloop.controller.kinds.inferenceservice.rollout.first import first
 from driftloop.controller.kinds.inferenceservice.rollout.moves import POLL_SECONDS, Rollout
 from driftloop.controller.kinds.inferenceservice.rollout.orders import Ignored, Order
 from driftloop.controller.kinds.inferenceservice.rollout.pair import Pair
+from driftloop.controller.kinds.inferenceservice.rollout.sleep import not_awake, or_closing
 from driftloop.controller.kinds.inferenceservice.rollout.steady import is_needed, steady
 from driftloop.controller.kinds.inferenceservice.rollout.sweep import failed_list, sweep
 from driftloop.controller.kinds.inferenceservice.selection import Choice, choose
@@ -38,8 +39,10 @@ def _step(situation: Situation, choice: Choice, order: Order | Ignored | None) -
     stable, candidate = situation.stable, situation.candidate
     if stable is None:
         return first(situation, choice)
+    if stable.sleep:
+        return not_awake(situation, stable, choice)
     if choice.version is None or choice.revision is None or choice.revision == stable.revision:
-        return steady(situation, stable, choice)
+        return or_closing(situation, stable, steady(situation, stable, choice))
     if candidate and (candidate.revision == choice.revision or _is_held_back(situation, candidate, choice.version)):
         return orders.step_of(Pair(situation, stable, candidate), order, canary)
     if candidate and not stable.available:
