@@ -99,6 +99,12 @@ def service(name: str = "support") -> Obj:
     return thing("InferenceService", name, spec)
 
 
+def sleeping() -> Obj:
+    found = service()
+    found["spec"]["scaleToZero"] = {}
+    return found
+
+
 def gated() -> Obj:
     found = service()
     found["spec"]["gateway"] = {"name": "public"}
@@ -535,6 +541,8 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (service, "spec.tls", {}, "spec.tls.secretName.*Required"),
     (service, "spec.scaleToZero", {"idleSeconds": 1}, "spec.scaleToZero.idleSeconds"),
     (service, "spec.scaleToZero", {"holdSeconds": 0}, "spec.scaleToZero.holdSeconds"),
+    (sleeping, "spec.replicas", 0, "spec.replicas.*while the service is awake: set at least 1"),
+    (sleeping, "spec.tls", {"secretName": "desk"}, "spec.scaleToZero.*the door speaks HTTP: remove tls"),
     (service, "spec.gateway", {}, "spec.gateway.name: Required"),
     (service, "spec.gateway", {"name": "g", "namespace": "edge"}, "spec.gateway.hostnames.*is shared: set hostnames"),
     (service, "spec.gateway", {"name": "g", "hostnames": ["10.0.0.1:80"]}, r"spec.gateway.hostnames\[0\]"),
@@ -571,7 +579,9 @@ def test_a_wrong_object_is_refused_with_a_message_that_names_the_field(
     assert re.search(message, str(caught.value)), caught.value
 
 
-@pytest.mark.parametrize("make", [job, gpus, pretraining, preferring, labelled, version, service, gated], ids=label)
+@pytest.mark.parametrize(
+    "make", [job, gpus, pretraining, preferring, labelled, version, service, gated, sleeping], ids=label
+)
 def test_the_server_fills_in_what_pydantic_would(plane: ControlPlane, make: Callable[[], Obj]) -> None:
     body = make()
     answer = plane.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
@@ -687,6 +697,15 @@ def test_an_autoscaler_can_scale_a_service(plane: ControlPlane) -> None:
     plane.kubectl("apply", "-f", "-", stdin=json.dumps(service("scaled")))
     plane.kubectl("scale", "inferenceservices.driftloop.dev/scaled", "--replicas=3")
     assert plane.kubectl("get", "dlsvc", "scaled", "-o", "jsonpath={.spec.replicas}") == "3"
+
+
+def test_an_autoscaler_of_a_service_that_sleeps_keeps_a_pod(plane: ControlPlane) -> None:
+    body = sleeping()
+    body["metadata"]["name"] = "sleeps"
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    plane.kubectl("scale", "inferenceservices.driftloop.dev/sleeps", "--replicas=2")
+    with pytest.raises(Error, match="minReplicaCount"):
+        plane.kubectl("scale", "inferenceservices.driftloop.dev/sleeps", "--replicas=0")
 
 
 def test_the_columns_tell_the_story(plane: ControlPlane) -> None:

@@ -226,7 +226,9 @@ class DoorTask(ApiModel):
     request_timeout_seconds: int = 3600
     allowed_origins: tuple[str, ...] = ()  # web pages that may call the API from a browser
     api_keys_secret: str | None = None  # its clients and the hashes of their keys are in API_KEYS_DIR; None: no keys
+    ratings_url: str | None = None  # where a serving pod takes ratings; None: the service takes none
     api_port: int = API_PORT
+    feedback_port: int = FEEDBACK_PORT
     metrics_port: int = METRICS_PORT
 
 

@@ -2,46 +2,59 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import sys
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 from prometheus_client import generate_latest
 
 from driftloop.contract.names import ACTIVITY_PATH
+from driftloop.contract.reasons import StageReason
 from driftloop.contract.task import DoorTask
 from driftloop.podlib import logs
-from driftloop.podlib.ending import StageFailure, report
+from driftloop.podlib.ending import BadInput, StageFailure, report
 from driftloop_server.descriptors import raise_limit
-from driftloop_server.door.app import Door
+from driftloop_server.door.app import Door, Holder, Ratings
 from driftloop_server.door.metrics import DoorMetrics
 from driftloop_server.door.pods import Pods
 from driftloop_server.listener import listen
 from driftloop_server.proxy.activity import Busy
+from driftloop_server.proxy.bodies import Bodies
 from driftloop_server.proxy.clients import Clients, KeyCheck, clients_of
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections, drain
 from driftloop_server.proxy.cors import Cors
+from driftloop_server.proxy.feedback import MIN_SECRET, TOKEN_ENV
 from driftloop_server.stage import door_task
 
 log = logging.getLogger("driftloop_server.door")
 
 
-async def serve(task: DoorTask, clients: Clients | None) -> None:
+async def serve(task: DoorTask, clients: Clients | None, token: str) -> None:
     """Serve until SIGTERM, then drain."""
     terminated = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, terminated.set)
-    busy, metrics = Busy(since_start=False), DoorMetrics(task.service)
+    busy, metrics, bodies = Busy(since_start=False), DoorMetrics(task.service), Bodies()
     connections = Connections(MAX_REQUESTS, MAX_SECONDS)
     # No other pod sends copies of requests to the door, so nobody knows this token.
     key_check = KeyCheck(clients, lambda client, code: metrics.request(code), secrets.token_hex(32))
-    async with Pods(task.pods_url, task.hold_seconds, task.request_timeout_seconds, busy, metrics) as pods:
-        cors = Cors(task.allowed_origins)
-        api = Door(task.service, pods, busy, cors, key_check, metrics).app()
-        connections.watch(api)
+    async with AsyncExitStack() as running:
+
+        async def holder(url: str) -> Holder:
+            pods = Pods(url, task.hold_seconds, task.request_timeout_seconds, busy, metrics)
+            return Holder(await running.enter_async_context(pods), busy, bodies, metrics)
+
+        door = Door(task.service, await holder(task.pods_url), Cors(task.allowed_origins), key_check)
+        apps = [(door.app(), task.api_port)]
+        if task.ratings_url:
+            apps.append((Ratings(token, await holder(task.ratings_url)).app(), task.feedback_port))
+        for app, _ in apps:
+            connections.watch(app)
         runners = [await listen(_probes(busy, metrics), task.metrics_port, cancel=False)]
-        runners.append(await listen(api, task.api_port, cancel=True))
+        runners += [await listen(app, port, cancel=True) for app, port in apps]
         log.info("door of %s on port %d, pods at %s", task.service, task.api_port, task.pods_url)
         await terminated.wait()
         connections.draining = True
@@ -67,12 +80,20 @@ def _probes(busy: Busy, metrics: DoorMetrics) -> web.Application:
     return app
 
 
+def _token(task: DoorTask) -> str:
+    """The token for ratings, from the environment. Raises BadInput if there is none: anybody could wake the service."""
+    token = os.environ.get(TOKEN_ENV, "")
+    if task.ratings_url and len(token) < MIN_SECRET:
+        raise BadInput(StageReason.NO_KEYS, f"ratings need {TOKEN_ENV} with at least {MIN_SECRET} characters")
+    return token
+
+
 def main() -> None:
     logs.setup()
     raise_limit()
     try:
         task = door_task()
-        asyncio.run(serve(task, clients_of(task.api_keys_secret)))
+        asyncio.run(serve(task, clients_of(task.api_keys_secret), _token(task)))
     except StageFailure as error:
         sys.exit(report(error))
 

@@ -25,7 +25,7 @@ from driftloop_server.proxy.clients import Clients, KeyCheck, clients_of
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections, drain
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.drift import DriftCounters, read_profile
-from driftloop_server.proxy.feedback import Feedback
+from driftloop_server.proxy.feedback import MIN_SECRET, TOKEN_ENV, Feedback
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
@@ -42,8 +42,6 @@ log = logging.getLogger("driftloop_server.proxy")
 
 SIGNING_KEY_ENV = "DRIFTLOOP_SIGNING_KEY"
 TLS_ENV = "DRIFTLOOP_TLS"  # replaces TLS_DIR outside a pod
-TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
-MIN_SECRET = 16  # characters
 
 # Kubernetes sends SIGTERM while it removes the pod from the endpoints, not afterwards, so new connections still arrive:
 # https://github.com/kubernetes/kubernetes/issues/106476

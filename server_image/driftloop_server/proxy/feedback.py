@@ -27,6 +27,9 @@ from driftloop_server.proxy.weights import Weights
 
 log = logging.getLogger(__name__)
 
+FEEDBACK = "/v1/feedback"  # the path
+TOKEN_ENV = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
+MIN_SECRET = 16  # characters
 MAX_BODY = 1 << 20  # bytes
 WINDOW = timedelta(days=7)  # time after an answer in which it can be rated
 MAX_HEARD = 50_000  # ratings that are remembered
@@ -94,6 +97,13 @@ class Rated:
         return has_answer and bool(prompt.text.strip()) and prompt.readable
 
 
+def check_token(request: web.Request, token: bytes) -> None:
+    """Raises ApiError 401 without the service's token."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token):
+        raise ApiError(401, "feedback needs the service's bearer token", headers={"WWW-Authenticate": "Bearer"})
+
+
 class Feedback:
     """The feedback endpoint. It has its own port and token, as not every client of the model may train it."""
 
@@ -127,11 +137,11 @@ class Feedback:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY)
-        add_route(app, "POST", "/v1/feedback", self.post)
+        add_route(app, "POST", FEEDBACK, self.post)
         return app
 
     async def post(self, request: web.Request) -> web.Response:
-        self._authenticate(request)
+        check_token(request, self._token)
         with self._busy.running():
             return await self._rated(request)
 
@@ -162,11 +172,6 @@ class Feedback:
         if revision not in self._weights and len(self._weights) >= MAX_REVISIONS:
             self._weights.clear()
         return self._weights.setdefault(revision, Weights())
-
-    def _authenticate(self, request: web.Request) -> None:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
-            raise ApiError(401, "feedback needs the service's bearer token", headers={"WWW-Authenticate": "Bearer"})
 
     def _identify(self, body: FeedbackBody, now: datetime) -> ResponseId:
         try:

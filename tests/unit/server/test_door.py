@@ -16,7 +16,7 @@ from driftloop.contract.activity import Activity
 from driftloop.contract.names import ACTIVITY_PATH, Metric
 from driftloop.contract.task import DoorTask
 from driftloop_server.door.pods import MOST_HELD
-from unit.server.processes import Process, Start, answers, free_ports, wait_for
+from unit.server.processes import KEYS, TOKEN, Process, Start, answers, free_ports, wait_for
 
 ASK = {"prompt": "my card", "max_tokens": 4, "temperature": 0}
 OpenDoor = Callable[..., Process]
@@ -216,6 +216,37 @@ async def test_a_door_that_stops_holds_its_requests_and_takes_new_ones_for_a_mom
         await asyncio.to_thread(lambda: pods(api_port=found.ports["pods"]))
         assert [status for status, _ in await asyncio.gather(early, late)] == [200, 200]
     assert await asyncio.to_thread(found.popen.wait, 60) == 0
+
+
+async def test_a_rating_with_the_token_waits_too_and_one_without_it_wakes_none(door: OpenDoor, pods: Start) -> None:
+    feedback, later = free_ports(2)
+    found = door(KEYS, feedback_port=feedback, ratings_url=f"http://127.0.0.1:{later}")
+    await asyncio.to_thread(lambda: pods(api_port=found.ports["pods"]))
+    async with aiohttp.ClientSession() as http:
+        _, answer = await ask(http, found.url)
+        rating = {
+            "response_id": answer["id"],
+            "rating": "positive",
+            "consent": False,
+            "prompt": ASK["prompt"],
+            "completion": "x",
+        }
+        before = activity(found).idle_seconds
+        async with http.post(f"http://127.0.0.1:{feedback}/v1/feedback", json=rating) as refused:
+            assert refused.status == 401
+        assert before is not None
+        assert (activity(found).idle_seconds or 0) >= before
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        url = f"http://127.0.0.1:{feedback}/v1/feedback"
+
+        async def rate() -> tuple[int, Any]:
+            async with http.post(url, json=rating, headers=headers) as taken:
+                return taken.status, await taken.json()
+
+        waiting = asyncio.create_task(rate())
+        await holds(found, 1)
+        await asyncio.to_thread(lambda: pods(feedback_port=later))
+        assert await waiting == (200, {"status": "counted", "side": None})
 
 
 def test_a_door_without_keys_that_it_needs_says_so_and_ends(tmp_path: Path, launch: Start) -> None:

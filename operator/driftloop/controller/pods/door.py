@@ -13,7 +13,16 @@ from driftloop.controller.pods.common import (
     scratch,
     task_env,
 )
-from driftloop.controller.pods.serving import API, API_KEYS, GRACE_MARGIN_SECONDS, HELPER
+from driftloop.controller.pods.serving import (
+    API,
+    API_KEYS,
+    FEEDBACK,
+    GRACE_MARGIN_SECONDS,
+    HELPER,
+    TOKEN,
+    TOKEN_VARIABLE,
+    secret_variable,
+)
 from driftloop.controller.vocabulary.labels import STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
@@ -22,20 +31,23 @@ DOOR = "door"  # value of the label STAGE
 LINGER_SECONDS = 20
 
 
-def door_template(task: DoorTask, *, labels: Mapping[str, str], settings: Settings, overrides: PodOverrides) -> Obj:
+def door_template(
+    task: DoorTask, *, labels: Mapping[str, str], settings: Settings, overrides: PodOverrides, keys_secret: str
+) -> Obj:
     """The pod template of the door's Deployment."""
     volumes, mounts = scratch()
     if task.api_keys_secret:
         # Optional, so that the door starts and names what is missing.
         volumes.append({"name": API_KEYS, "secret": {"secretName": task.api_keys_secret, "optional": True}})
         mounts.append({"name": API_KEYS, "mountPath": API_KEYS_DIR, "readOnly": True})
+    ports = {API: task.api_port} | ({FEEDBACK: task.feedback_port} if task.ratings_url else {})
     container = restricted_container(
         DOOR,
         settings.server_image,
         ["python", "-m", "driftloop_server.door"],
         settings=settings,
-        env=task_env(task),
-        ports={API: task.api_port, "metrics": task.metrics_port},
+        env=[*task_env(task), *(_token(keys_secret) if task.ratings_url else [])],
+        ports=ports | {"metrics": task.metrics_port},
         resources=HELPER,
         mounts=mounts,
     )
@@ -48,6 +60,11 @@ def door_template(task: DoorTask, *, labels: Mapping[str, str], settings: Settin
         tolerations=LOST_NODE_TOLERATIONS,
     )
     return {"metadata": pod_metadata({**labels, STAGE: DOOR}, own, settings), "spec": spec}
+
+
+def _token(secret: str) -> list[Obj]:
+    """With the token the door refuses ratings of others, so that they don't wake the service."""
+    return [secret_variable(TOKEN_VARIABLE, secret, TOKEN)]
 
 
 def _of_any_node(overrides: PodOverrides) -> PodOverrides:

@@ -31,6 +31,7 @@ from driftloop.controller.vocabulary.quantity import quantity
 
 SERVE = "serve"  # value of the label STAGE
 SIGNING_KEY, TOKEN = "signing-key", "token"  # keys in the service's Secret
+TOKEN_VARIABLE = "DRIFTLOOP_FEEDBACK_TOKEN"  # noqa: S105 - a name
 API_KEYS, _TLS = "api-keys", "tls"  # names of volumes
 API, FEEDBACK = "api", "feedback"  # names of ports
 _SCRATCH = "serve-"  # prefix of the memory volumes; an evaluation's client has its own volumes
@@ -138,6 +139,11 @@ def has_tls(template: Obj) -> bool:
     """Whether the pods of a Deployment serve HTTPS."""
     ports = (port for container in template["spec"]["containers"] for port in container.get("ports") or [])
     return any(port.get("name") == tls_port(API) for port in ports)
+
+
+def secret_variable(name: str, secret: str, key: str) -> Obj:
+    """A variable with the value of a key of a Secret."""
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
 
 
 def _secrets(task: ServeTask) -> list[tuple[str, str, str]]:
@@ -261,8 +267,8 @@ def _read_only(mount: Obj) -> Obj:
 
 
 def _keys(secret: str) -> list[Obj]:
-    names = {"DRIFTLOOP_SIGNING_KEY": SIGNING_KEY, "DRIFTLOOP_FEEDBACK_TOKEN": TOKEN}
-    return [{"name": env, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for env, key in names.items()]
+    names = {"DRIFTLOOP_SIGNING_KEY": SIGNING_KEY, TOKEN_VARIABLE: TOKEN}
+    return [secret_variable(env, secret, key) for env, key in names.items()]
 
 
 def _ports(task: ServeTask) -> list[Obj]:

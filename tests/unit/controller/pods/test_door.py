@@ -17,7 +17,13 @@ TASK = DoorTask(
 
 
 def template(task: DoorTask = TASK, overrides: PodOverrides | None = None) -> Obj:
-    return door_template(task, labels={SERVICE: "desk"}, settings=SETTINGS, overrides=overrides or PodOverrides())
+    return door_template(
+        task,
+        labels={SERVICE: "desk"},
+        settings=SETTINGS,
+        overrides=overrides or PodOverrides(),
+        keys_secret="desk-keys",
+    )
 
 
 def test_it_meets_the_restricted_standard_and_gets_no_api_token() -> None:
@@ -56,6 +62,16 @@ def test_it_needs_no_node_for_models_and_no_credentials_of_storage() -> None:
     assert "envFrom" not in spec["containers"][0]
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
     assert {"key": "team", "operator": "Exists"} in spec["tolerations"]
+
+
+def test_it_knows_the_token_of_ratings_only_if_the_service_takes_them() -> None:
+    [plain] = template()["spec"]["containers"]
+    [rated] = template(TASK.model_copy(update={"ratings_url": "http://desk-pods:81"}))["spec"]["containers"]
+    assert {port["name"]: port["containerPort"] for port in rated["ports"]}["feedback"] == 8081
+    key = {"secretKeyRef": {"name": "desk-keys", "key": "token"}}
+    assert {"name": "DRIFTLOOP_FEEDBACK_TOKEN", "valueFrom": key} in rated["env"]
+    assert "DRIFTLOOP_SIGNING_KEY" not in {entry["name"] for entry in rated["env"]}
+    assert "DRIFTLOOP_FEEDBACK_TOKEN" not in {entry["name"] for entry in plain["env"]}
 
 
 def test_it_checks_the_api_keys_of_the_service() -> None:

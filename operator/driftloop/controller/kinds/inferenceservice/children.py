@@ -7,6 +7,7 @@ from typing import assert_never
 
 from driftloop.contract.names import API_PORT, API_TLS_PORT, FEEDBACK_PORT, FEEDBACK_TLS_PORT, METRICS_PORT
 from driftloop.controller.kinds.inferenceservice.door import (
+    RATINGS_PORT,
     door_deployment,
     door_labels,
     is_at_door,
@@ -103,19 +104,19 @@ def url(observed: Observed, stable: Revision | None, settings: Settings) -> str:
 
 def service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
     """The Service to which users send requests. `only`: the one revision that it selects."""
-    if is_at_door(observed):
-        return _service(observed, settings, observed.name, API, door_labels(observed))
-    return _service(observed, settings, observed.name, API, _selector(observed, only))
+    return _service(observed, settings, observed.name, API, _entrance(observed, only))
 
 
 def pods_service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
     """The Service by which the door reaches the pods."""
-    return _service(observed, settings, pods_name(observed.name), API, _selector(observed, only))
+    body = _service(observed, settings, pods_name(observed.name), API, _selector(observed, only))
+    ratings = _port(FEEDBACK, RATINGS_PORT, FEEDBACK) | {"appProtocol": "http"}
+    return body | {"spec": body["spec"] | {"ports": [*body["spec"]["ports"], ratings]}}
 
 
 def feedback_service(observed: Observed, settings: Settings, only: str | None = None) -> Obj:
     """The Service that receives corrections, separate from the API so that it can be exposed to other clients."""
-    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK, _selector(observed, only))
+    return _service(observed, settings, f"{observed.name}-feedback", FEEDBACK, _entrance(observed, only))
 
 
 def shadow_service(observed: Observed, settings: Settings, revision: str) -> Obj:
@@ -206,6 +207,11 @@ def _delete(body: Obj) -> Delete:
 
 def _tcp(*ports: int) -> list[Obj]:
     return [{"protocol": "TCP", "port": port} for port in ports]
+
+
+def _entrance(observed: Observed, only: str | None) -> dict[str, str]:
+    """What selects the pods that users reach: the door while the service is not awake."""
+    return door_labels(observed) if is_at_door(observed) else _selector(observed, only)
 
 
 def _selector(observed: Observed, revision: str | None) -> dict[str, str]:

@@ -6,11 +6,14 @@ of its own, which always selects the serving pods.
 
 from driftloop.contract.task import DoorTask
 from driftloop.controller.kinds.inferenceservice.observed import Observed
+from driftloop.controller.kinds.inferenceservice.revision import keys_secret_name
 from driftloop.controller.pods.door import DOOR, LINGER_SECONDS, door_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj, Settings
+
+RATINGS_PORT = 81  # of the Service by which the door reaches the pods
 
 
 def door_name(service: Obj) -> str:
@@ -57,7 +60,11 @@ def door_deployment(observed: Observed, settings: Settings) -> Obj:
     """The Deployment of the door. An upgrade of the operator replaces its pod: the new one starts before it stops."""
     labels = door_labels(observed)
     template = door_template(
-        door_task(observed, settings), labels=labels, settings=settings, overrides=observed.spec.pod_overrides
+        door_task(observed, settings),
+        labels=labels,
+        settings=settings,
+        overrides=observed.spec.pod_overrides,
+        keys_secret=keys_secret_name(observed.service),
     )
     return {
         "apiVersion": "apps/v1",
@@ -82,10 +89,12 @@ def door_task(observed: Observed, settings: Settings) -> DoorTask:
     """The task of the door."""
     spec = observed.spec
     hold = spec.scale_to_zero.hold_seconds if spec.scale_to_zero else spec.drain_seconds
+    # The dot at the end saves look-ups in the search domains.
+    url = f"http://{pods_name(observed.name)}.{observed.namespace}.svc.{settings.cluster_domain}."
     return DoorTask(
         service=observed.name,
-        # The dot at the end saves look-ups in the search domains.
-        pods_url=f"http://{pods_name(observed.name)}.{observed.namespace}.svc.{settings.cluster_domain}.",
+        pods_url=url,
+        ratings_url=f"{url}:{RATINGS_PORT}" if spec.feedback else None,
         hold_seconds=hold,
         linger_seconds=LINGER_SECONDS,
         drain_seconds=LINGER_SECONDS + max(hold, spec.drain_seconds),

@@ -73,6 +73,15 @@ def quiet_seconds(facts: Facts) -> float | None:
     return min(pod.idle_seconds for pod in known if pod.idle_seconds is not None)
 
 
+def obstacle(facts: Facts) -> str | None:
+    """Why a service that may sleep can't; None: nothing is known to be in the way."""
+    if None in facts.requests.pods:
+        return "a pod does not say how busy it is: it belongs to an earlier release, or the operator can't reach it"
+    quiet = quiet_seconds(facts)
+    is_quiet = quiet is not None and facts.idle_seconds is not None and quiet >= facts.idle_seconds
+    return "its door is not ready" if is_quiet and (not facts.door_ready or is_silent(facts)) else None
+
+
 def next_look(facts: Facts) -> float:
     """Seconds until the pods can have been idle for long enough."""
     idle = facts.idle_seconds or 0

@@ -2,7 +2,12 @@
 
 from dataclasses import replace
 
-from driftloop.controller.kinds.inferenceservice.children import disruption_budget, network_policy, other_children
+from driftloop.controller.kinds.inferenceservice.children import (
+    disruption_budget,
+    feedback_service,
+    network_policy,
+    other_children,
+)
 from driftloop.controller.kinds.inferenceservice.children import service as api_service
 from driftloop.controller.kinds.inferenceservice.door import door_deployment, door_task, leads_to_door
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Sleep
@@ -46,6 +51,17 @@ def test_the_service_leads_to_the_door_by_the_port_that_clients_know() -> None:
     seen = api_service(asleep, SETTINGS)
     assert leads_to_door(replace(asleep, services=(seen,)))
     assert not leads_to_door(replace(asleep, services=(api_service(observed, SETTINGS),)))
+
+
+def test_ratings_take_the_same_way() -> None:
+    observed = service(SPEC | {"feedback": {"storage": "pvc://corrections/desk"}})
+    stable = revision(observed, version("v1"), "stable", 0, sleep=Sleep("Asleep", NOW))
+    asleep = replace(observed, revisions=(stable,))
+    assert feedback_service(asleep, SETTINGS)["spec"]["selector"] == {SERVICE: "desk", STAGE: "door"}
+    assert door_task(asleep, SETTINGS).ratings_url == "http://desk-pods.team.svc.cluster.local.:81"
+    assert door_task(service(SPEC), SETTINGS).ratings_url is None
+    ports = applied(asleep)["Service/desk-pods"]["spec"]["ports"]
+    assert {port["port"]: port["targetPort"] for port in ports} == {80: "api", 81: "feedback"}
 
 
 def test_the_network_policy_covers_the_door_and_the_budget_does_not_as_it_would_block_drains() -> None:

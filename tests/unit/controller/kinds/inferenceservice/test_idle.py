@@ -19,6 +19,7 @@ from driftloop.controller.kinds.inferenceservice.idle import (
     is_silent,
     next_look,
     next_state,
+    obstacle,
 )
 from unit.controller.kinds.inferenceservice.builders import NOW, ago
 
@@ -114,6 +115,14 @@ def test_the_pods_are_looked_at_when_they_can_have_been_idle_for_long_enough() -
     assert next_look(facts("Awake", requests=said(QUIET, Activity(running=3, idle_seconds=0)))) == IDLE
     assert next_look(facts("Awake", requests=said(None, None))) == IDLE
     assert next_look(facts("Awake", door_ready=False)) == LOOK_SECONDS
+
+
+def test_what_keeps_an_idle_service_awake_is_named() -> None:
+    assert obstacle(facts("Awake")) is None
+    assert obstacle(facts("Awake", requests=said(QUIET, Activity(running=1, idle_seconds=0)))) is None
+    assert "earlier release" in (obstacle(facts("Awake", requests=said(QUIET, None))) or "")
+    for changes in ({"door_ready": False}, {"requests": said(QUIET, QUIET, doors=(None,))}):
+        assert obstacle(facts("Awake", **changes)) == "its door is not ready"
 
 
 activities = st.builds(

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from driftloop.api.inferenceservice import SleepState, SleepStatus
 from driftloop.controller.kinds.inferenceservice.door import is_ready, leads_to_door
-from driftloop.controller.kinds.inferenceservice.idle import Facts, Requests, is_silent, next_look, next_state
+from driftloop.controller.kinds.inferenceservice.idle import Facts, Requests, is_silent, next_look, next_state, obstacle
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import (
     POLL_SECONDS,
@@ -64,7 +64,9 @@ def or_closing(situation: Situation, stable: Revision, step: Rollout) -> Rollout
         closing = (_mark(situation, stable, "Closing"),)
         return replace(step, reason=Reason.CLOSING, message=message, actions=closing)
     waits = [wait for wait in (step.requeue_after, next_look(facts)) if wait is not None]
-    return replace(step, requeue_after=min(waits))
+    why = obstacle(facts)
+    message = f"{step.message}. It can't sleep: {why}" if why else step.message
+    return replace(step, message=message, requeue_after=min(waits))
 
 
 def not_awake(situation: Situation, stable: Revision, choice: Choice) -> Rollout:

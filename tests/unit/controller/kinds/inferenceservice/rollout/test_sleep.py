@@ -1,19 +1,23 @@
 """The moves of a service that falls asleep and wakes, in the whole plan."""
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from driftloop.api.inferenceservice import InferenceServiceStatus, SleepState, SleepStatus
 from driftloop.contract.activity import Activity
 from driftloop.controller.kinds.inferenceservice.decide import decide
-from driftloop.controller.kinds.inferenceservice.door import door_deployment
+from driftloop.controller.kinds.inferenceservice.door import door_deployment, leads_to_door
 from driftloop.controller.kinds.inferenceservice.idle import Requests
-from driftloop.controller.kinds.inferenceservice.observed import Observed, Sleep
-from driftloop.controller.vocabulary.conditions import timestamp
+from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision, Sleep
+from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
 from driftloop.controller.vocabulary.labels import SERVICE, SLEEP, STAGE
 from driftloop.controller.vocabulary.plan import Adjust, Apply, Create, Delete, Obj, Plan
+from parts import examples
 from unit.controller.kinds.inferenceservice.builders import (
     NOW,
     SETTINGS,
@@ -138,6 +142,7 @@ def test_a_pod_that_cannot_be_asked_keeps_it_awake() -> None:
     observed = serving()
     found = plan(observed, Requests((QUIET, None), (EMPTY,)))
     assert (moves(found, observed), status(found).phase) == ([], "Serving")
+    assert "can't sleep" in status(found).conditions[0].message
     assert plan(observed, Requests((QUIET, Activity(running=0, idle_seconds=50)), (EMPTY,))).requeue_after == 10
 
 
@@ -213,3 +218,100 @@ def test_nothing_is_written_twice(state: SleepState | None) -> None:
     busy = Requests((Activity(running=1, idle_seconds=0),) * 2, (EMPTY,))
     requests = {None: busy, "Closing": ALL_QUIET, "Asleep": Requests((), (EMPTY,)), "Waking": None}[state]
     assert moves(plan(observed, requests), observed) == []
+
+
+class Simulated:
+    """A cluster around the decisions. Pods are ready two steps after they were wanted; a step takes two seconds."""
+
+    def __init__(self) -> None:
+        self.observed, self.now, self.last = serving(), NOW, NOW
+        self.came: datetime | None = None  # the last request at the door
+        self.held = self.starting = 0
+
+    @property
+    def stable(self) -> Revision:
+        return self.observed.revisions[0]
+
+    @property
+    def is_at_door(self) -> bool:
+        return leads_to_door(self.observed)
+
+    def request(self) -> None:
+        """A request, by the Service. It must find a pod, or the door."""
+        if self.is_at_door:
+            self.came = self.now
+            self.held += not self.stable.available
+        else:
+            assert self.stable.available, "the Service leads to pods that are not there"
+        if self.stable.available:
+            self.last = self.now
+
+    def operate(self, writes: int) -> None:
+        """A reconcile that is killed after so many writes."""
+        idle = Activity(running=0, idle_seconds=(self.now - self.last).total_seconds())
+        since = None if self.came is None else (self.now - self.came).total_seconds()
+        door = Activity(running=self.held, held=self.held, idle_seconds=0 if self.held else since)
+        requests = Requests((idle,) * self.stable.available, (door,))
+        found = decide(replace(self.observed, requests=requests), SETTINGS, self.now)
+        for action in found.writes[:writes]:
+            match action:
+                case Adjust(replicas=replicas, annotations=notes):
+                    self.adjust(self.stable.replicas if replicas is None else replicas, notes)
+                case Apply(body) if (body["kind"], body["metadata"]["name"]) == ("Service", "desk"):
+                    self.observed = replace(self.observed, services=(body,))
+        if writes >= len(found.writes):
+            self.observed = replace(self.observed, status=InferenceServiceStatus.model_validate(found.status))
+
+    def adjust(self, replicas: int, notes: dict[str, str | None]) -> None:
+        if replicas < self.stable.available:
+            assert self.is_at_door, "pods are taken away while the Service leads to them"
+            assert self.now - self.last >= timedelta(seconds=60), "pods are taken away that are not idle"
+        self.starting = 2 if replicas > self.stable.replicas else self.starting
+        word, _, since = (notes.get(SLEEP) or "").partition(" ")
+        mark = Sleep(word, parse_timestamp(since)) if word else None  # type: ignore[arg-type]
+        sleep = mark if SLEEP in notes else self.stable.sleep
+        available = min(self.stable.available, replicas)
+        changed = replace(self.stable, replicas=replicas, available=available, pods=replicas, sleep=sleep)
+        self.observed = replace(self.observed, revisions=(changed,))
+
+    def wait(self) -> None:
+        """Two seconds pass."""
+        self.now += timedelta(seconds=2)
+        self.starting = max(0, self.starting - 1)
+        if not self.starting and self.stable.available < self.stable.replicas:
+            # A pod that has just started is not idle.
+            self.last, self.held = self.now, 0
+            self.observed = replace(self.observed, revisions=(replace(self.stable, available=self.stable.replicas),))
+
+
+@examples(200)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12), st.booleans()), max_size=25))
+def test_every_request_finds_a_pod_or_the_door_whenever_the_operator_is_killed(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    """Each step: so many pauses, a reconcile that is killed after some writes, whether a request comes."""
+    cluster = Simulated()
+    for pauses, writes, comes in steps:
+        for _ in range(pauses):
+            cluster.wait()
+            cluster.operate(99)
+        cluster.operate(writes)
+        if comes:
+            cluster.request()
+    for _ in range(10):
+        cluster.wait()
+        cluster.operate(99)
+    assert cluster.held == 0, "requests wait at the door, and no pod starts"
+
+
+def test_the_simulated_service_sleeps_and_wakes() -> None:
+    cluster = Simulated()
+    seen = []
+    for step in range(60):
+        cluster.wait()
+        cluster.operate(99)
+        if step == 45:
+            cluster.request()
+        seen.append(cluster.stable.sleep.state if cluster.stable.sleep else "Awake")
+    assert list(dict.fromkeys(seen)) == ["Awake", "Closing", "Asleep", "Waking"]
+    assert (seen[-1], cluster.is_at_door, cluster.held) == ("Awake", False, 0)
