@@ -279,6 +279,12 @@ SERVICE_ROWS = (
                 ],
                 about="Requests that wait for a pod, and for how many seconds they waited. Only with spec.scaleToZero.",
             ),
+            Panel(
+                "Door: requests by code",
+                [("{{code}}", rate(f"driftloop_door_requests_total{{{SERVICE}}}", "code"))],
+                "reqps",
+                "Those that came while the service was asleep, or soon after. Only with spec.scaleToZero.",
+            ),
         ),
     ),
 )

@@ -25,6 +25,7 @@ WITHOUT_DATA = {
     "Requests by client",
     "Output tokens by client",
     "Held at the door",
+    "Door: requests by code",
     "Per output token",
     "Loss on rows that are set aside",
     "Reward",

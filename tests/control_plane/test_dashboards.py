@@ -19,6 +19,7 @@ from driftloop.contract.textstats import build_profile, parse_profile
 from driftloop.controller.process import health
 from driftloop.controller.runtime import metrics as operator
 from driftloop.controller.runtime.kube.caches import Caches
+from driftloop_server.door.metrics import DoorMetrics
 from driftloop_server.engine.metrics import EngineMetrics
 from driftloop_server.proxy.drift import DriftCounters
 from driftloop_server.proxy.metrics import Outcome, ProxyMetrics
@@ -61,10 +62,10 @@ def serving() -> ProxyMetrics:
 
 
 class Exporters:
-    """The metrics of a serving pod, a training and the operator, by the programs' own code, each on a port."""
+    """The metrics of a serving pod, a door, a training and the operator, by the programs' own code, each on a port."""
 
     def __init__(self) -> None:
-        self.proxy, self.engine = serving(), EngineMetrics("desk")
+        self.proxy, self.engine, self.door = serving(), EngineMetrics("desk"), DoorMetrics("desk")
         self.drift = DriftCounters(parse_profile(build_profile(["where is my parcel"])), self.proxy)
         self.proxy.shadow_of("r2")
         board = free_port()
@@ -83,10 +84,11 @@ class Exporters:
             caches.put({"apiVersion": api, "kind": kind, "metadata": metadata, "status": status})
         objects = CollectorRegistry()
         objects.register(health.ObjectMetrics(caches))
-        self.listeners, self.targets = [], {"train-0": [board], "serve-0": [], "operator-0": []}
+        self.listeners, self.targets = [], {"train-0": [board], "serve-0": [], "door-0": [], "operator-0": []}
         for pod, registry in (
             ("serve-0", self.proxy.registry),
             ("serve-0", self.engine.registry),
+            ("door-0", self.door.registry),
             ("operator-0", operator.REGISTRY),
             ("operator-0", objects),
         ):
@@ -104,6 +106,9 @@ class Exporters:
         self.proxy.eligible("r1", "desk-1", "train")
         self.proxy.shadow_pair("r2", "failed", "neither")
         self.proxy.shadow_dropped("r2", "busy")
+        self.door.held.set(2)
+        self.door.wait.observe(20)
+        self.door.request(200)
         self.drift.count("where is my parcel")
         self.engine.generation_tokens.inc(20)
         self.board.show_nodes(2)

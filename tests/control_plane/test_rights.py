@@ -57,6 +57,11 @@ def test_the_charts_rights_suffice(cluster: Cluster, operators: StartOperator, t
     install_gateway_api(cluster.plane)
     cluster.create(service(gateway={"name": "public"}))
     eventually(lambda: cluster.get("httproutes", "desk"))
+    # The Deployment of its door comes and goes.
+    cluster.kubectl("patch", "dlsvc", "desk", "--type=merge", "-p", json.dumps({"spec": {"scaleToZero": {}}}))
+    eventually(lambda: cluster.list("deployments"))
+    cluster.kubectl("patch", "dlsvc", "desk", "--type=merge", "-p", json.dumps({"spec": {"scaleToZero": None}}))
+    eventually(lambda: not cluster.list("deployments"))
     cluster.kubectl("patch", "dlsvc", "desk", "--type=merge", "-p", json.dumps({"spec": {"gateway": None}}))
     eventually(lambda: cluster.get("httproutes", "desk") is None)
     cluster.create(finetunejob("one"), inferenceservice("support"), modelversion("imported"))

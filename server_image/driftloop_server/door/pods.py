@@ -1,7 +1,8 @@
 """Hands requests to the serving pods once one is ready.
 
-The pods are reached by a Service that selects the ready ones. A request that no pod has taken can be sent again: nobody
-has read it. So a pod that stops while it is asked loses none.
+The pods are reached by a Service that selects the ready ones. A request that no pod has taken is held on. One whose
+connection ends before an answer has begun is sent again, at most twice: a pod that stops may close a connection that it
+has not read.
 """
 
 import asyncio
@@ -22,8 +23,7 @@ MOST_HELD = 256  # requests: as many as may wait in one built-in engine
 ASK_SECONDS = 0.5  # between two attempts to connect
 CONNECT_SECONDS = 3.0
 RETRY_AFTER = 10  # seconds
-# A pod that stops may close a connection before it has read the request. More often, something else is wrong.
-MOST_LOST = 3
+MOST_LOST = 3  # connections without an answer, for one request
 
 
 class Pods:

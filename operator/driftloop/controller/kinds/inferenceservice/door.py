@@ -51,9 +51,13 @@ def door_labels(observed: Observed) -> dict[str, str]:
     return {SERVICE: observed.name, STAGE: DOOR}
 
 
-def is_ready(door: Obj | None) -> bool:
-    """Whether the Deployment of the door has a ready pod."""
-    return bool(field(door or {}, "status", "availableReplicas"))
+def is_door_ready(observed: Observed) -> bool:
+    """Whether the door has a ready pod, and a way to the serving pods.
+
+    Another object may have the name of its Service, and would get the requests.
+    """
+    has_way = any(body["metadata"]["name"] == pods_name(observed.name) for body in observed.services)
+    return has_way and bool(field(observed.door or {}, "status", "availableReplicas"))
 
 
 def door_deployment(observed: Observed, settings: Settings) -> Obj:

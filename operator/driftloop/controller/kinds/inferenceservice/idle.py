@@ -43,7 +43,7 @@ class Facts:
     wanted: int  # pods while it is awake
     available: int  # pods that are available
     requests: Requests
-    door_ready: bool  # whether a door is ready for requests
+    door_ready: bool  # whether a door is ready for requests, and can reach the pods
     at_door: bool  # whether the Service is seen to lead to the door
     unheard_since: datetime | None = None  # since when the door has not answered
 
@@ -79,7 +79,9 @@ def obstacle(facts: Facts) -> str | None:
         return "a pod does not say how busy it is: it belongs to an earlier release, or the operator can't reach it"
     quiet = quiet_seconds(facts)
     is_quiet = quiet is not None and facts.idle_seconds is not None and quiet >= facts.idle_seconds
-    return "its door is not ready" if is_quiet and (not facts.door_ready or is_silent(facts)) else None
+    if is_quiet and (not facts.door_ready or is_silent(facts)):
+        return "its door is not ready, or the Service by which the door reaches the pods belongs to another owner"
+    return None
 
 
 def next_look(facts: Facts) -> float:

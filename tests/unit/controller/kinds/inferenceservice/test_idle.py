@@ -122,7 +122,7 @@ def test_what_keeps_an_idle_service_awake_is_named() -> None:
     assert obstacle(facts("Awake", requests=said(QUIET, Activity(running=1, idle_seconds=0)))) is None
     assert "earlier release" in (obstacle(facts("Awake", requests=said(QUIET, None))) or "")
     for changes in ({"door_ready": False}, {"requests": said(QUIET, QUIET, doors=(None,))}):
-        assert obstacle(facts("Awake", **changes)) == "its door is not ready"
+        assert "its door is not ready" in (obstacle(facts("Awake", **changes)) or "")
 
 
 activities = st.builds(

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from driftloop.api.inferenceservice import SleepState, SleepStatus
-from driftloop.controller.kinds.inferenceservice.door import is_ready, leads_to_door
+from driftloop.controller.kinds.inferenceservice.door import is_door_ready, leads_to_door
 from driftloop.controller.kinds.inferenceservice.idle import Facts, Requests, is_silent, next_look, next_state, obstacle
 from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import (
@@ -166,7 +166,7 @@ def _facts(situation: Situation, stable: Revision, undisturbed: bool) -> Facts:
         wanted=spec.replicas,
         available=stable.available,
         requests=requests,
-        door_ready=is_ready(observed.door),
+        door_ready=is_door_ready(observed),
         at_door=leads_to_door(observed),
     )
     before = observed.status.sleep.unheard_since if observed.status.sleep else None

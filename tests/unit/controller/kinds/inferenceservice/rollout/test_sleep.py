@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from driftloop.api.inferenceservice import InferenceServiceStatus, SleepState, SleepStatus
 from driftloop.contract.activity import Activity
 from driftloop.controller.kinds.inferenceservice.decide import decide
-from driftloop.controller.kinds.inferenceservice.door import door_deployment, leads_to_door
+from driftloop.controller.kinds.inferenceservice.door import door_deployment, door_name, leads_to_door
 from driftloop.controller.kinds.inferenceservice.idle import Requests
 from driftloop.controller.kinds.inferenceservice.observed import Observed, Revision, Sleep
 from driftloop.controller.vocabulary.conditions import parse_timestamp, timestamp
@@ -48,10 +48,18 @@ def serving(state: SleepState | None = None, seconds: float = 30, spec: Obj | No
         sleep=Sleep(state, ago(seconds)) if state else None,
     )
     selector = {SERVICE: "desk", STAGE: "door" if state else "serve"}
-    own = {"metadata": {"name": "desk", "namespace": "team", "uid": "uid"}, "spec": {"selector": selector}}
+    own = seen("desk", selector)
     door = door_deployment(observed, SETTINGS) | {"status": {"availableReplicas": 1}}
     door["metadata"]["uid"] = "uid-door"
-    return replace(observed, revisions=(stable,), services=(own | {"apiVersion": "v1", "kind": "Service"},), door=door)
+    return replace(
+        observed, revisions=(stable,), services=(own, seen("desk-pods", {SERVICE: "desk", STAGE: "serve"})), door=door
+    )
+
+
+def seen(name: str, selector: Obj) -> Obj:
+    """A Service of the service."""
+    metadata = {"name": name, "namespace": "team", "uid": f"uid-{name}"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": selector}}
 
 
 def plan(observed: Observed, requests: Requests | None = ALL_QUIET) -> Plan:
@@ -146,6 +154,14 @@ def test_a_pod_that_cannot_be_asked_keeps_it_awake() -> None:
     assert plan(observed, Requests((QUIET, Activity(running=0, idle_seconds=50)), (EMPTY,))).requeue_after == 10
 
 
+def test_a_door_whose_way_to_the_pods_belongs_to_another_owner_gets_no_requests() -> None:
+    observed = serving()
+    without = replace(observed, services=observed.services[:1])
+    found = plan(without)
+    assert moves(found, observed) == []
+    assert "another owner" in status(found).conditions[0].message
+
+
 def test_a_door_that_is_silent_for_a_minute_wakes_it() -> None:
     asleep = serving("Asleep", 600)
     silent = Requests((), (None,))
@@ -193,7 +209,8 @@ def test_without_the_setting_a_sleeping_service_wakes_before_its_door_goes() -> 
     found = plan(awake, None)
     assert selector(found) == {SERVICE: "desk", STAGE: "serve"}
     assert {(gone.kind, gone.name) for gone in found.writes if isinstance(gone, Delete)} == {
-        ("Deployment", "desk-" + awake.door["metadata"]["name"].removeprefix("desk-"))  # type: ignore[index]
+        ("Deployment", door_name(awake.service)),
+        ("Service", "desk-pods"),
     }
 
 
@@ -258,7 +275,7 @@ class Simulated:
                 case Adjust(replicas=replicas, annotations=notes):
                     self.adjust(self.stable.replicas if replicas is None else replicas, notes)
                 case Apply(body) if (body["kind"], body["metadata"]["name"]) == ("Service", "desk"):
-                    self.observed = replace(self.observed, services=(body,))
+                    self.observed = replace(self.observed, services=(body, self.observed.services[1]))
         if writes >= len(found.writes):
             self.observed = replace(self.observed, status=InferenceServiceStatus.model_validate(found.status))
 
