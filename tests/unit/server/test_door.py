@@ -12,11 +12,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from driftloop.cli.gating.ports import free_ports
 from driftloop.contract.activity import Activity
 from driftloop.contract.names import ACTIVITY_PATH, Metric
 from driftloop.contract.task import DoorTask
 from driftloop_server.door.pods import MOST_HELD
-from unit.server.processes import KEYS, TOKEN, Process, Start, answers, free_ports, wait_for
+from unit.server.processes import KEYS, TOKEN, Process, Start, answers, wait_for
 
 ASK = {"prompt": "my card", "max_tokens": 4, "temperature": 0}
 OpenDoor = Callable[..., Process]
