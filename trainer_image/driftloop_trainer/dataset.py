@@ -77,8 +77,8 @@ class Dataset:
 
 def write_dataset(
     folder: Path,
-    ids: Iterable[Sequence[int]],
-    labels: Iterable[Sequence[int]],
+    ids: Iterable[Sequence[int] | Tokens],
+    labels: Iterable[Sequence[int] | Tokens],
     segments: Iterable[Sequence[int]],
     rows: Iterable[Sequence[str]] | None = None,
     good: Iterable[bool] | None = None,

@@ -89,7 +89,7 @@ def test_what_a_process_left_that_died_is_deleted_and_made_again(volume: Path, d
     digest = prepared(volume / "prepared")
 
     def die() -> None:
-        localdata.flatten = lambda *_: os._exit(9)  # type: ignore[assignment]
+        vars(localdata)["flatten"] = lambda *_: os._exit(9)
         local_data(bucket(volume), digest)
 
     copier = get_context("fork").Process(target=die)
