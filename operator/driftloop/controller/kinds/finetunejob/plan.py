@@ -50,12 +50,31 @@ from driftloop.controller.kinds.finetunejob.why import (
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
-# Types of models whose matrices are split exactly (tests/unit/trainer/test_exactness.py).
-TENSOR_TYPES = ("gemma", "gemma3_text", "granite", "llama", "mistral", "phi", "qwen2", "qwen3", "smollm3", "starcoder2")
-# Those that are cut into stages exactly (same file). Of the last three, attention can't be split by its heads: a norm
-# covers all of them, or one matrix has queries, keys and values.
-PIPELINE_TYPES = (*TENSOR_TYPES, "olmo2", "olmo3", "phi3")
-CONTEXT_TYPES = (*PIPELINE_TYPES, "mixtral")  # those whose tokens are shared exactly (same file)
+# Types of models that are split and cut into stages exactly (tests/unit/trainer/test_exactness.py).
+_SPLIT_AND_CUT_TYPES = (
+    *("arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "gpt_neox"),
+    *("granite", "helium", "hyperclovax", "internlm3", "iquestcoder", "jais2", "llama", "ministral", "ministral3"),
+    *("mistral", "olmo", "phi", "qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2", "vaultgemma"),
+)
+# Types whose matrices are split exactly. transformers has no plan for stages of the last two.
+TENSOR_TYPES = (*_SPLIT_AND_CUT_TYPES, "nanochat", "nemotron")
+# Types that are cut into stages exactly. Of the others, the last line can't be split: a norm covers all heads (olmo2,
+# olmo3), a matrix has the queries, keys and values (phi3) or both sides of the gate (glm, glm4, phi3), an activation
+# has weights (apertus), or the plan has kinds that are not known to be exact (doge, granite_swa, minicpm3) or splits
+# the MLP alone (youtu).
+PIPELINE_TYPES = (
+    *_SPLIT_AND_CUT_TYPES,
+    *("apertus", "doge", "glm", "glm4", "granite_swa", "minicpm3", "olmo2", "olmo3", "phi3", "youtu"),
+)
+# Types whose tokens are shared exactly. The others cap their scores (gemma2, vaultgemma), have weights in their softmax
+# (granite_swa) or a mask of their own (doge), have values of another size than keys (minicpm3, youtu), or don't pass on
+# what attention needs (nemotron).
+CONTEXT_TYPES = (
+    *("apertus", "arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma3_text", "glm", "glm4"),
+    *("gpt_neox", "granite", "helium", "hunyuan_v1_dense", "hyperclovax", "internlm3", "iquestcoder", "jais2", "llama"),
+    *("ministral", "ministral3", "mistral", "mixtral", "nanochat", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2"),
+    *("qwen3", "seed_oss", "smollm3", "starcoder2"),
+)
 
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
