@@ -4,21 +4,33 @@ A part is compared with the most that the tracker counted of it at any time, and
 together. The lengths are no size of a matrix, by which the tracker tells gradients from activations.
 """
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed.pipelining.schedules import _get_warmup_ops
+from transformers import AutoModelForCausalLM
 
-from driftloop.api.finetunejob import Parallelism, TrainingSpec
+from driftloop.api.finetunejob import Adapter, Parallelism, TrainingSpec
 from driftloop.contract.interleaving import in_equal_rounds, rounds
+from driftloop.contract.result import ModelFacts
+from driftloop.contract.textstats import PROFILE, build_profile
 from driftloop.controller.kinds.finetunejob.memory import gradient_reduction, largest_stage, memory_per_worker, waiting
+from driftloop_trainer.dataset import write_turn_ends
 from driftloop_trainer.models import config_for, model_facts
 from parts import sweep
 from unit.controller.stages import prepared
+from unit.trainer import templates
 from unit.trainer.memory_tracker import PARTS, TOTAL, tracked
+from unit.trainer.templates import with_template
+from unit.trainer.train.worker.test_export import task_document
 
 LLAMA = {"model_type": "llama", "max_position_embeddings": 8192, "num_key_value_heads": 8, "vocab_size": 128_256}
 
@@ -135,6 +147,42 @@ def tracked_memory(case: Case) -> dict[str, int]:
         for rank in ranks
     ]
     return {part: max(found[part] for found in counted) for part in counted[0]}
+
+
+REARRANGED = {"model_type": "olmo_hybrid", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZES = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}
+
+
+@pytest.mark.long("memory")
+@pytest.mark.timeout(600)
+def test_the_plan_knows_what_a_model_takes_that_one_worker_loads_and_exports_whole(tmp_path: Path) -> None:
+    facts = _write_whole_models(tmp_path)
+    assert facts.loaded_whole
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "DRIFTLOOP_VOLUMES": str(tmp_path)}
+    script = Path(__file__).with_name("whole_memory.py")
+    ended = subprocess.run(
+        [sys.executable, script, tmp_path], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    measured = json.loads(ended.stdout.splitlines()[-1])
+    data = prepared(model=facts)
+    planned = memory_per_worker(TrainingSpec(), data, 1, 1, on_gpu=False)
+    ratios = {part: (planned[part] - planned["runtime"]) / size for part, size in measured.items()}
+    assert all(0.95 <= ratio <= 1.15 for ratio in ratios.values()), ratios
+
+
+def _write_whole_models(folder: Path) -> ModelFacts:
+    """The base model, a small one of the same type, the data and the task. Returns the facts about the base model."""
+    vocabulary = {"rearranged": 32_768, "small": 129}
+    for name, size in vocabulary.items():
+        config = config_for(REARRANGED | SIZES | {"vocab_size": size, "num_key_value_heads": 8})
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model.save_pretrained(folder / name)
+        with_template(templates.CHATML).save_pretrained(folder / name)
+    (folder / "data").mkdir()
+    write_turn_ends(folder / "data", [2])
+    (folder / "data" / PROFILE).write_text(json.dumps(build_profile(["hi"])))
+    (folder / "task.json").write_text(json.dumps(task_document()))
+    return model_facts(config_for(REARRANGED | SIZES | {"vocab_size": 32_768, "num_key_value_heads": 8}), Adapter())
 
 
 @given(workers=st.integers(2, 8), stages=st.integers(2, 4), batches=st.integers(1, 80), layers=st.integers(1, 4))
