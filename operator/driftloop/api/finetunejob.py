@@ -434,7 +434,8 @@ class TrainingSpec(ApiModel):
     )
     bf16: bool | None = Field(
         None,
-        description="Compute in bfloat16 with float32 master weights. If absent, true with GPUs and false on CPU.",
+        description="Compute in bfloat16 with float32 master weights. If absent, true with GPUs and false on CPU. With "
+        "false, also GPUs multiply in true float32, never in TF32.",
     )
     compile: bool | None = Field(
         None,

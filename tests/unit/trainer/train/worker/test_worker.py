@@ -88,6 +88,13 @@ def test_a_model_that_was_loaded_before_does_not_lack_memory_for_its_loading(job
     assert ended.value.phase is None
 
 
+def test_float32_stays_true_float32_where_bfloat16_is_not_wanted(job: TrainTask) -> None:
+    """TF32 has 10 bits of a fraction. torch's defaults keep it off, and no library in the worker may change them."""
+    run(job.model_copy(update={"training": job.training.model_copy(update={"bf16": False})}))
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
 def test_the_logits_are_limited_as_the_task_says(job: TrainTask) -> None:
     found: list[int] = []
     with patch.object(worker, "limit_logits", lambda _model, most: found.append(most)):
