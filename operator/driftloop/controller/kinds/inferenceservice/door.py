@@ -32,9 +32,8 @@ def needs_door(observed: Observed) -> bool:
 
 
 def is_at_door(observed: Observed) -> bool:
-    """Whether the Service must lead to the door."""
-    stable = observed.role("stable")
-    return stable is not None and stable.sleep is not None
+    """Whether the Service must lead to the door: a revision that serves is marked as not awake."""
+    return any(revision.sleep is not None for revision in observed.revisions if revision.role == "stable")
 
 
 def leads_to_door(observed: Observed) -> bool:
