@@ -30,7 +30,7 @@ def test_a_training_shrinks_with_a_lost_node_grows_when_it_is_back_and_loses_no_
     assert "1 of 2 nodes" in fewer["message"]
 
     wait.until(lambda: training_on(lab, name, 2) is not None, "both nodes to train", 300)
-    starts = list(lab.starts(name))
+    starts = list(lab.starts(name, 2))
     lab.checkpoint_beyond(name, starts[-1])
     lab.kube.run("delete", "finetunejob", name, "-n", lab.namespace)
 

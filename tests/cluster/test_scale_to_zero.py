@@ -85,7 +85,7 @@ def test_twenty_requests_at_once_are_held_and_answered_in_three_cycles(lab: Lab,
     for _ in range(3):
         falls_asleep(lab)
         assert send(lab, [0] * 20) == {"200": 20}
-        assert phase(lab) == "Serving"
+        wait.until(lambda: phase(lab) == "Serving", "the service to serve", 60)
         assert len(pods(lab)) == 1
 
 

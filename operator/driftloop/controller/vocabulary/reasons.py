@@ -134,6 +134,7 @@ UNAVAILABLE = frozenset(
         "BaselineFailed",
         "CheckpointUnreadable",
         "DeadlineExceeded",
+        "DiskFull",
         "Evicted",
         "FailedIndexes",
         "HeadGone",

@@ -267,7 +267,7 @@ def test_what_an_attempt_could_not_hold_is_known_from_the_pod_even_if_the_kernel
         assert short is not None
         assert short.phase == expected
     ended = found(FAILED, pod_of(FAILED, terminated("train", 137, phase), phase="Failed"))
-    assert ended == Broken("StageFailed", "container train of stage-0-abcde exited with 137: during export", "export")
+    assert ended == Broken("StageFailed", "container train of stage-0-abcde exited with 137: during export")
 
 
 @pytest.mark.parametrize(
