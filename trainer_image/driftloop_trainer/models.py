@@ -233,6 +233,7 @@ def model_facts(config: Any, adapter: Adapter, *, merged: bool = True) -> ModelF
         intermediate_size=getattr(text, "intermediate_size", None) or 0,
         num_attention_heads=getattr(text, "num_attention_heads", None) or 0,  # None for Mamba
         num_key_value_heads=getattr(text, "num_key_value_heads", None) or 0,
+        head_size=_head_size(text),
         vocab_size=getattr(text, "vocab_size", None) or vocabulary,
         max_position_embeddings=context_length(config) or 0,
         tied_embeddings=bool(getattr(config, "tie_word_embeddings", False)),
@@ -245,6 +246,12 @@ def model_facts(config: Any, adapter: Adapter, *, merged: bool = True) -> ModelF
         dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch."),
         cache_elements=_cache_elements(config),
     )
+
+
+def _head_size(text: Any) -> int:
+    """The size of an attention head; 0 if the configuration does not tell it (Mamba)."""
+    heads, width = getattr(text, "num_attention_heads", None), getattr(text, "hidden_size", None)
+    return getattr(text, "head_dim", None) or (width // heads if heads and width else 0)
 
 
 def _adapted_modules(model: nn.Module) -> list[str]:

@@ -984,6 +984,10 @@ GradientReduction = Literal["step", "microBatch"]
 CheckpointMode = Literal["asynchronous", "synchronous"]
 
 
+Attention = Literal["varlen", "perDocument", "mask", "sdpa"]
+Kernels = Literal["torch", "compiled", "float8"]
+
+
 class PlanStatus(ApiModel):
     """How the model is distributed over workers, and the memory that it needs."""
 
@@ -1008,8 +1012,23 @@ class PlanStatus(ApiModel):
     )
     compile: bool = Field(False, description="Whether each decoder layer is compiled, and the loss.")
     float8: bool = Field(False, description="Whether the linear layers multiply in float8.")
+    attention: Attention | None = Field(
+        None,
+        description="How rows attend. sdpa: torch's scaled_dot_product_attention over padded rows. varlen: packed rows "
+        "each by itself, in one call of a kernel for many lengths. perDocument: packed rows each by itself, one after "
+        "the other. mask: packed rows, kept apart by a mask of all pairs of tokens. Absent with training.entrypoint.",
+    )
+    kernels: Kernels | None = Field(
+        None,
+        description="What computes the layers: torch's own kernels, code that is compiled for the device, or the same "
+        "with matrices multiplied in float8. Absent with training.entrypoint.",
+    )
     reasons: dict[str, Annotated[str, Field(max_length=256)]] | None = Field(
-        None, max_length=8, description="Why the plan chose what it chose, by field of the plan."
+        None,
+        max_length=16,
+        description="Why the plan chose what it chose: by field of the plan, and for each axis of the strategy "
+        "(pipeline, replicate, fsdp, context, tensor). exactness begins with exact if a test compares such a training "
+        "with plain training, else with untested.",
     )
     memory_bytes_per_worker: dict[str, int] = Field(
         default={},

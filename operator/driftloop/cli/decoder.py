@@ -154,6 +154,7 @@ def decoder_facts(fields: Mapping[str, Any], adapter: Adapter) -> ModelFacts:
         intermediate_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads or config.num_attention_heads,
+        head_size=config.head_width,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         tied_embeddings=config.tie_word_embeddings,

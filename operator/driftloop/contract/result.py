@@ -43,6 +43,7 @@ class ModelFacts(ApiModel):
     intermediate_size: Count = 0
     num_attention_heads: Count = 0
     num_key_value_heads: Count = 0
+    head_size: Count = 0  # 0: not recorded
     vocab_size: Count
     max_position_embeddings: Count
     tied_embeddings: bool = False

@@ -39,6 +39,13 @@ CASES: dict[str, dict[str, Any]] = {
     "replicas of adapters": {"world_size": 4, "micro_size": 2, "replicas": 2, "adapter": LORA},
     "adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA},
     "osf": {"world_size": 2, "micro_size": 2, "adapter": OSF},
+    "qwen3": {"world_size": 2, "micro_size": 2, "model_type": "qwen3"},
+    "qwen3, replicas": {"world_size": 4, "micro_size": 1, "replicas": 2, "model_type": "qwen3"},
+    "qwen3, adapters": {"world_size": 2, "micro_size": 2, "adapter": LORA, "model_type": "qwen3"},
+    "qwen3, replicas of adapters": {
+        "world_size": 4, "micro_size": 1, "replicas": 2, "adapter": LORA, "model_type": "qwen3"
+    },
+    "qwen3, osf": {"world_size": 2, "micro_size": 2, "adapter": OSF, "model_type": "qwen3"},
     "killed": {"world_size": 2, "micro_size": 4, "run": "interrupted", "save_steps": 2, "stop_after": 3},
     "another job": {"world_size": 2, "micro_size": 4, "resume_from": "interrupted"},
     "resumed": {"world_size": 1, "micro_size": 3, "run": "interrupted"},
@@ -52,6 +59,17 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "labelled, osf": {"world_size": 2, "micro_size": 4, "adapter": OSF, "method": "kto"},
     "labelled, adapters": {"world_size": 2, "micro_size": 4, "adapter": LORA, "method": "kto"},
+    "labelled, qwen3": {"world_size": 2, "micro_size": 2, "model_type": "qwen3", "method": "kto"},
+    "labelled, qwen3, replicas": {
+        "world_size": 4, "micro_size": 1, "replicas": 2, "model_type": "qwen3", "method": "kto"
+    },
+    "labelled, qwen3, adapters": {
+        "world_size": 2, "micro_size": 2, "adapter": LORA, "model_type": "qwen3", "method": "kto"
+    },
+    "labelled, qwen3, replicas of adapters": {
+        "world_size": 4, "micro_size": 1, "replicas": 2, "adapter": LORA, "model_type": "qwen3", "method": "kto"
+    },
+    "labelled, qwen3, osf": {"world_size": 2, "micro_size": 2, "adapter": OSF, "model_type": "qwen3", "method": "kto"},
     "labelled, killed": {
         "world_size": 2, "micro_size": 4, "run": "relabelled", "save_steps": 2, "stop_after": 3, "method": "kto"
     },
@@ -73,7 +91,13 @@ def run_case(folder: Path, name: str) -> tuple[list[float], list[float]]:
     case = CASES[name]
     settings, micro_size = spec(case.get("save_steps", 100), case.get("method", "dpo")), case["micro_size"]
     mesh = Mesh.of("cpu", Parallelism(data_replicate=case.get("replicas", 1)))
-    model = shard(tiny_model(case.get("adapter")), mesh, bf16=False, gradient_checkpointing=False, unit_bytes=1)
+    model = shard(
+        tiny_model(case.get("adapter"), case.get("model_type", "llama")),
+        mesh,
+        bf16=False,
+        gradient_checkpointing=False,
+        unit_bytes=1,
+    )
     optimizer = build_optimizer(model, settings)
     run = Run(f"pvc://{case.get('run', name.replace(' ', '-').replace(',', ''))}", "0000-test")
     if dist.get_rank() == 0:

@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"{model_type}, packed adapters": {"model": {"model_type": model_type}, "data": "packed", "lora": True}
        for model_type in COMPILED_TYPES},
 }  # fmt: skip
+COMMON = {"world_size": 2, "micro_size": 4, "save_steps": 100, "recorded": True, "compiled": EAGER}
 MAIN = ("one rank", "adapters of packed rows, recomputed, in chunks")
 # Of a layer: for the first shape, for other rows and tokens, for one row; each with and without a gradient of its
 # input, and apart on both sides of the attention of packed rows. Of the loss: for the first chunk and for others.
@@ -56,9 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     folder = tmp_path_factory.mktemp("compiled")
     dataset(folder)
     packed_dataset(folder / "packed")
-    common = {"world_size": 2, "micro_size": 4, "save_steps": 100, "recorded": True, "compiled": EAGER}
     names = CASES if runs(request.config, "exactness") else MAIN
-    (folder / "cases.json").write_text(json.dumps([common | CASES[name] | {"name": name} for name in names]))
+    (folder / "cases.json").write_text(json.dumps([COMMON | CASES[name] | {"name": name} for name in names]))
     run_script("sharded_run.py", folder, timeout=1100)
     return folder
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
-from driftloop.controller.kinds.finetunejob.plan import CONTEXT_TYPES, PIPELINE_TYPES, TENSOR_TYPES
+from driftloop.controller.kinds.finetunejob.cells import CONTEXT_TYPES, PIPELINE_TYPES, SHARDED_TYPES, TENSOR_TYPES
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
@@ -89,13 +89,10 @@ def variants(types: Sequence[str]) -> Iterator[tuple[str, bool]]:
         yield from ((model_type, tied) for tied in (True, False) if model_type in BOTH or tied == (number % 2 == 0))
 
 
-# Types that FSDP2 alone shards: those that are divided in other ways, too, and more. Others are in RECORDED.
-MORE_SHARDED = {"deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt2", "gpt_oss", "granitemoe", "olmoe", "qwen2_moe"}
-MORE_SHARDED |= {"qwen3_moe", "stablelm"}
-SHARDED_TYPES = sorted({*TENSOR_TYPES, *PIPELINE_TYPES, *CONTEXT_TYPES, *MORE_SHARDED} - {"llama", "mixtral", "qwen3"})
+# Types that FSDP2 alone shards. The others are in RECORDED.
 SHARDS: dict[str, dict[str, Any]] = {
     f"shards of {model_type}": {"model": typed(model_type, number % 2 == 0)}
-    for number, model_type in enumerate(SHARDED_TYPES)
+    for number, model_type in enumerate(sorted({*SHARDED_TYPES} - {"llama", "mixtral", "qwen3"}))
 }
 SPLIT: dict[str, dict[str, Any]] = {
     f"{model_type} {'tied' if tied else 'untied'}": {"model": typed(model_type, tied)}

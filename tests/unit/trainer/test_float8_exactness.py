@@ -27,17 +27,19 @@ CASES: dict[str, dict[str, Any]] = {
     "reduced each time": {"micro_size": 1, "reduction": "microBatch"},
     "recomputed": {"checkpointing": True, "micro_size": 2},
     "in chunks": {"chunk": 8},
-    "replicas": {"world_size": 4, "replicate": 2, "micro_size": 1},
-    "stages": {"pipeline": 2, "micro_size": 2},
-    "several stages": {"pipeline": 2, "micro_size": 2, "stages_per_worker": 2, "model": {"num_hidden_layers": 4}},
+    "replicas": {"compiled": EAGER, "world_size": 4, "replicate": 2, "micro_size": 1},
+    "stages": {"compiled": EAGER, "pipeline": 2, "micro_size": 2},
+    "several stages": {"compiled": EAGER, "pipeline": 2, "micro_size": 2, "stages_per_worker": 2}
+    | {"model": {"num_hidden_layers": 4}},
     "compiled": {"compiled": EAGER, "micro_size": 2},
     "compiled, packed, recomputed": {"compiled": EAGER, "data": "packed", "micro_size": 2, "checkpointing": True},
-    **{model_type: {"model": {"model_type": model_type}} for model_type in COMPILED_TYPES},
-    **{f"{model_type}, packed": {"model": {"model_type": model_type}, "data": "packed"}
+    **{model_type: {"compiled": EAGER, "model": {"model_type": model_type}} for model_type in COMPILED_TYPES},
+    **{f"{model_type}, packed": {"compiled": EAGER, "model": {"model_type": model_type}, "data": "packed"}
        for model_type in COMPILED_TYPES},
 }  # fmt: skip
 KILLED = {"name": "killed", "save_steps": 2, "run": "interrupted", "stop_after": 3}
 RESUMED = {"name": "resumed", "world_size": 1, "micro_size": 3, "run": "interrupted"}
+COMMON = {"world_size": 2, "micro_size": 4, "save_steps": 100}
 MAIN = ("accumulated", "compiled, packed, recomputed")
 
 
@@ -47,10 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     folder = tmp_path_factory.mktemp("float8")
     dataset(folder)
     packed_dataset(folder / "packed")
-    common = {"world_size": 2, "micro_size": 4, "save_steps": 100}
     names = CASES if runs(request.config, "exactness") else MAIN
     cases = [{"name": name, "recorded": True} | CASES[name] for name in names] + [KILLED, RESUMED]
-    document = [common | case | {"model": in_float8(case)} for case in cases]
+    document = [COMMON | case | {"model": in_float8(case)} for case in cases]
     (folder / "cases.json").write_text(json.dumps(document))
     run_script("sharded_run.py", folder, timeout=1100)
     return folder

@@ -15,7 +15,7 @@ from driftloop.contract.course import Course
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
-from unit.trainer.preference_run import LORA, OSF, spec
+from unit.trainer.preference_run import CASES, LORA, OSF, spec
 from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, tiny_model
 
@@ -70,19 +70,21 @@ def loss_of(settings: TrainingSpec, ratios: list[list[torch.Tensor]], good: list
     return torch.stack(losses).mean()
 
 
-def plain_losses(data: Dataset, adapter: Adapter | None = None, method: str = "dpo") -> list[float]:
+def plain_losses(
+    data: Dataset, adapter: Adapter | None = None, method: str = "dpo", model_type: str = "llama"
+) -> list[float]:
     """The losses of the oracle."""
-    return plain_training(data, data, adapter, method)[0]
+    return plain_training(data, data, adapter, method, model_type)[0]
 
 
 def plain_training(
-    data: Dataset, aside: Dataset, adapter: Adapter | None = None, method: str = "dpo"
+    data: Dataset, aside: Dataset, adapter: Adapter | None = None, method: str = "dpo", model_type: str = "llama"
 ) -> tuple[list[float], list[float]]:
     """The oracle: two whole models, one row at a time without padding; torch's own clipping.
 
     Returns the loss of each step, and that of `aside` after each.
     """
-    tiny, settings = tiny_model(adapter), spec(method=method)
+    tiny, settings = tiny_model(adapter, model_type), spec(method=method)
     first = deepcopy(tiny)
     trained = [p for p in tiny.parameters() if p.requires_grad]
     groups = [
@@ -164,6 +166,13 @@ def test_adapters_on_labelled_answers_are_compared_with_the_model_without_them(
 ) -> None:
     expected = plain_losses(Dataset(folder / FILE), adapter, "kto")
     assert losses(folder, f"labelled, {name}") == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "model_type" in case])
+def test_another_type_of_model_has_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
+    case = CASES[name]
+    expected = plain_losses(Dataset(folder / FILE), case.get("adapter"), case.get("method", "dpo"), case["model_type"])
+    assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_killed_run_on_labelled_answers_goes_on_and_compares_with_the_same_weights(folder: Path) -> None:

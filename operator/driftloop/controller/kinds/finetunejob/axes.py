@@ -1,21 +1,18 @@
 """The ways to divide a model among which the plan chooses if `compute.parallelism` is absent, in order. Pure.
 
 All workers share the model in shards. Three more axes let fewer rows be computed at a time: each row is then cut over
-several workers. They are tried with the fewest cuts first, and only where a test shows that the result stays the same.
+several workers. They are tried with the fewest cuts first, and only where a test shows that the result stays the same
+(cells.py).
 """
 
 from collections.abc import Iterator
 
 from driftloop.api.finetunejob import Compute, FineTuneJobSpec, Parallelism
 from driftloop.contract.result import ModelFacts
+from driftloop.controller.kinds.finetunejob.cells import cell_of, is_exact
 
 SHARDS = Parallelism()
 MOST_TENSOR, MOST_STAGES = 16, 64  # the API's limits of compute.parallelism
-# Types and adapters for which each of the ways below is compared with plain training (tests/unit/trainer/
-# test_exactness.py). Others are divided further only if `compute.parallelism` asks for it.
-EXACT_TYPES = ("llama", "qwen3")
-EXACT_ADAPTERS = ("none", "lora")
-_EXACT_METHODS = ("sft", "pretrain")
 
 
 def ways(spec: FineTuneJobSpec, model: ModelFacts) -> Iterator[Parallelism]:
@@ -25,11 +22,8 @@ def ways(spec: FineTuneJobSpec, model: ModelFacts) -> Iterator[Parallelism]:
     those of a node that share matrices, and then the stages of a pipeline. A way may be refused for other reasons.
     """
     yield SHARDS
-    if not _is_exact(spec, model):
-        return
-    compute = spec.compute
-    possible = [way for way in _ways(compute) if compute.elastic is None or (way.context == way.pipeline == 1)]
-    yield from sorted(possible, key=lambda way: (workers_per_row(way), way.pipeline, way.tensor))
+    exact = [way for way in possible(spec.compute) if is_exact_in(spec, model, way)]
+    yield from sorted(exact, key=lambda way: (workers_per_row(way), way.pipeline, way.tensor))
 
 
 def workers_per_row(way: Parallelism) -> int:
@@ -39,10 +33,12 @@ def workers_per_row(way: Parallelism) -> int:
 
 def replicas(spec: FineTuneJobSpec, model: ModelFacts) -> Iterator[int]:
     """Numbers of replicas, the most first: nodes of GPUs, each or several together, that hold the model in shards."""
-    compute, training = spec.compute, spec.training
-    exact = training.method in _EXACT_METHODS or training.adapter.type in EXACT_ADAPTERS
-    if exact and model.model_type in EXACT_TYPES and compute.gpus_per_node > 1 and compute.elastic is None:
-        yield from (count for count in range(compute.nodes, 1, -1) if compute.nodes % count == 0)
+    compute = spec.compute
+    if compute.gpus_per_node < 2 or compute.elastic is not None:
+        return
+    for count in range(compute.nodes, 1, -1):
+        if compute.nodes % count == 0 and is_exact_in(spec, model, Parallelism(data_replicate=count)):
+            yield count
 
 
 def divided(spec: FineTuneJobSpec, way: Parallelism) -> FineTuneJobSpec:
@@ -50,15 +46,17 @@ def divided(spec: FineTuneJobSpec, way: Parallelism) -> FineTuneJobSpec:
     return spec.model_copy(update={"compute": spec.compute.model_copy(update={"parallelism": way})})
 
 
-def _is_exact(spec: FineTuneJobSpec, model: ModelFacts) -> bool:
-    training = spec.training
-    return (
-        training.entrypoint is None
-        and model.model_type in EXACT_TYPES
-        and training.method in _EXACT_METHODS
-        and training.adapter.type in EXACT_ADAPTERS
-        and (training.adapter.type == "none" or training.adapter.target_modules == ["all-linear"])
-    )
+def is_exact_in(spec: FineTuneJobSpec, model: ModelFacts, way: Parallelism) -> bool:
+    """Whether a test shows that this job, divided so, has the result of plain training."""
+    compiled = spec.training.compile is True or spec.training.float8  # else the plan compiles only what is exact
+    return is_exact(cell_of(divided(spec, way), model.model_type, compiled=compiled))
+
+
+def possible(compute: Compute) -> Iterator[Parallelism]:
+    """Ways to cut rows on these workers, which the API accepts."""
+    for way in _ways(compute):
+        if compute.elastic is None or way.context == way.pipeline == 1:
+            yield way
 
 
 def _ways(compute: Compute) -> Iterator[Parallelism]:

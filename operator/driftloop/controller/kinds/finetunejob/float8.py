@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from driftloop.api.finetunejob import FineTuneJobSpec
 from driftloop.contract.result import ModelFacts
-from driftloop.controller.kinds.finetunejob.compiling import untested
+from driftloop.controller.kinds.finetunejob.compiling import refused
 
 MULTIPLE = 16  # of the sizes of a matrix: the GPUs' kernels need it
 
@@ -12,13 +12,13 @@ MULTIPLE = 16  # of the sizes of a matrix: the GPUs' kernels need it
 def why_not_float8(spec: FineTuneJobSpec, model: ModelFacts) -> str | None:
     """Why the linear layers can't multiply in float8, though the spec demands it; None if they can, or don't have to.
 
-    The types of models are those that are compiled (tests/unit/trainer/test_float8_exactness.py).
+    The types of models are those that are compiled. Which settings are tested together is in cells.py.
     """
     if not spec.training.float8:
         return None
     if needs := next(_needs(spec), None):
         return f"training.float8 is true, which needs {needs}, or remove training.float8"
-    if against := list(untested(spec, model)):
+    if against := list(refused(spec, model)):
         return f"training.float8 is true, which is not tested with {' and '.join(against)}: remove training.float8"
     if spec.compute.axes.context > 1:
         # In float64 gradients differed by 2e-10 from those of one process.

@@ -27,8 +27,10 @@ from driftloop.api.finetunejob import (
 )
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.attention import attention_of, kernels_of, why_attention, why_kernels
 from driftloop.controller.kinds.finetunejob.axes import divided, replicas, ways, workers_per_row
-from driftloop.controller.kinds.finetunejob.compiling import is_compiled, untested, why_compiled
+from driftloop.controller.kinds.finetunejob.cells import CONTEXT_TYPES, PIPELINE_TYPES, TENSOR_TYPES
+from driftloop.controller.kinds.finetunejob.compiling import is_compiled, refused, why_compiled
 from driftloop.controller.kinds.finetunejob.float8 import why_not_float8
 from driftloop.controller.kinds.finetunejob.memory import (
     ADAM_STATES,
@@ -47,35 +49,12 @@ from driftloop.controller.kinds.finetunejob.why import (
     why_reduction,
     why_rows,
 )
+from driftloop.controller.kinds.finetunejob.whyaxes import Division, why_each_axis, why_exact
+from driftloop.controller.vocabulary.conditions import shorten
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
 
-# Types of models that are split and cut into stages exactly (tests/unit/trainer/test_exactness.py).
-_SPLIT_AND_CUT_TYPES = (
-    *("arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "gpt_neox"),
-    *("granite", "helium", "hyperclovax", "internlm3", "iquestcoder", "jais2", "llama", "ministral", "ministral3"),
-    *("mistral", "olmo", "phi", "qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2", "vaultgemma"),
-)
-# Types whose matrices are split exactly. transformers has no plan for stages of the last two.
-TENSOR_TYPES = (*_SPLIT_AND_CUT_TYPES, "nanochat", "nemotron")
-# Types that are cut into stages exactly. Of the others, the last line can't be split: a norm covers all heads (olmo2,
-# olmo3), a matrix has the queries, keys and values (phi3) or both sides of the gate (glm, glm4, phi3), an activation
-# has weights (apertus), or the plan has kinds that are not known to be exact (doge, granite_swa, minicpm3) or splits
-# the MLP alone (youtu).
-PIPELINE_TYPES = (
-    *_SPLIT_AND_CUT_TYPES,
-    *("apertus", "doge", "glm", "glm4", "granite_swa", "minicpm3", "olmo2", "olmo3", "phi3", "youtu"),
-)
-# Types whose tokens are shared exactly. The others cap their scores (gemma2, vaultgemma), have weights in their softmax
-# (granite_swa) or a mask of their own (doge), have values of another size than keys (minicpm3, youtu), or don't pass on
-# what attention needs (nemotron).
-CONTEXT_TYPES = (
-    *("apertus", "arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma3_text", "glm", "glm4"),
-    *("gpt_neox", "granite", "helium", "hunyuan_v1_dense", "hyperclovax", "internlm3", "iquestcoder", "jais2", "llama"),
-    *("ministral", "ministral3", "mistral", "mixtral", "nanochat", "olmo", "olmo2", "olmo3", "phi", "phi3", "qwen2"),
-    *("qwen3", "seed_oss", "smollm3", "starcoder2"),
-)
-
+MOST_REASON = 256  # characters of a reason in the status
 # Usable share of a GPU's memory. The driver needs some of it, and some is lost to fragmentation in the allocator.
 USABLE = 0.95
 
@@ -116,16 +95,16 @@ def plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int] =
     `compute.elastic`, a worker's rows and memory are those on the least number of nodes, where it needs the most.
     """
     if spec.compute.parallelism is not None:
-        return _divided_plan(spec, data, gpu_memory)
+        return _explained(spec, data.model, _divided_plan(spec, data, gpu_memory))
     sharded: Refusal | None = None  # why shards alone are not enough
     for way in ways(spec, data.model):
         if sharded is not None and sharded.reason == Reason.BATCH_TOO_SMALL and way.pipeline > 1:
             continue  # with hardly a row to a step, stages would wait for each other
         match _divided_plan(divided(spec, way), data, gpu_memory):
             case TrainingPlan() as found if sharded is None:
-                return _with_reason(_replicated(spec, data, gpu_memory, found), None)
+                return _with_reason(spec, data.model, _replicated(spec, data, gpu_memory, found), None)
             case TrainingPlan() as found:
-                return _with_reason(found, sharded)
+                return _with_reason(spec, data.model, found, sharded)
             case Refusal(Reason.DOES_NOT_FIT | Reason.BATCH_TOO_SMALL) as refusal:
                 sharded = sharded or refusal
             case Refusal() as refusal if sharded is None:
@@ -146,7 +125,8 @@ def plan_of_running(
         case TrainingPlan(parallelism=chosen) as found if chosen == way:
             return found
         case TrainingPlan() | Refusal():
-            return _divided_plan(divided(spec, way), data, gpu_memory)
+            running = divided(spec, way)
+            return _explained(running, data.model, _divided_plan(running, data, gpu_memory))
         case never:
             assert_never(never)
 
@@ -168,12 +148,36 @@ def _replicated(
     return sharded
 
 
-def _with_reason(chosen: TrainingPlan, sharded: Refusal | None) -> TrainingPlan:
+def _with_reason(
+    spec: FineTuneJobSpec, model: ModelFacts, chosen: TrainingPlan, sharded: Refusal | None
+) -> TrainingPlan:
     """The plan with the reason why the workers divide the model so. `sharded`: why shards alone are not enough."""
-    status, way = chosen.status, chosen.parallelism
-    reason = why_axes(workers_per_row(way), way.data_replicate, None if sharded is None else sharded.cause)
-    reasons = {**(status.reasons or {}), "strategy": reason}
-    return replace(chosen, status=status.model_copy(update={"reasons": reasons}))
+    way, cause = chosen.parallelism, None if sharded is None else sharded.cause
+    reason = why_axes(workers_per_row(way), way.data_replicate, cause)
+    return _with_reasons(chosen, {"strategy": reason} | _why_divided(spec, model, chosen, cause))
+
+
+def _explained(spec: FineTuneJobSpec, model: ModelFacts, planned: TrainingPlan | Refusal) -> TrainingPlan | Refusal:
+    """The plan of a job that sets the axes itself, with the reason for each axis."""
+    match planned:
+        case TrainingPlan():
+            return _with_reasons(planned, _why_divided(spec, model, planned, None))
+        case Refusal():
+            return planned
+        case never:
+            assert_never(never)
+
+
+def _why_divided(spec: FineTuneJobSpec, model: ModelFacts, planned: TrainingPlan, cause: str | None) -> dict[str, str]:
+    """The reason for each axis, and whether a test compares the whole with plain training."""
+    known = planned.status.available_bytes_per_worker is not None
+    division = Division(spec, model, planned.parallelism, cause, known)
+    return {**why_each_axis(division), "exactness": why_exact(division)}
+
+
+def _with_reasons(planned: TrainingPlan, reasons: dict[str, str]) -> TrainingPlan:
+    status = planned.status
+    return replace(planned, status=status.model_copy(update={"reasons": {**(status.reasons or {}), **reasons}}))
 
 
 def _divided_plan(spec: FineTuneJobSpec, data: PrepareResult, gpu_memory: Sequence[int]) -> TrainingPlan | Refusal:
@@ -264,6 +268,12 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
         copy = _workers_per_node(compute) * checkpoint_copy(share.memory, training)
         pod |= {"checkpoint": copy, "total": max(pod["total"], pod["runtime"] + copy)}
     larger = _larger(training, data, compute, share.rows)
+    compiled = is_compiled(spec, model)
+    attention, kernels = attention_of(training, spec, model), kernels_of(training, compiled=compiled)
+    why = {
+        "attention": None if attention is None else why_attention(attention, training, spec),
+        "kernels": None if kernels is None else why_kernels(kernels, model),
+    }
     return PlanStatus(
         strategy=_strategy(groups, parallelism),
         world_size=_world(compute),
@@ -274,15 +284,18 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
         per_device_train_batch_size=share.rows,
         gradient_reduction=reduction,
         checkpoints=checkpoints,
-        compile=is_compiled(spec, model),
+        compile=compiled,
         float8=training.float8,
+        attention=attention,
+        kernels=kernels,
         reasons={
             "strategy": "compute.parallelism says so",
             "perDeviceTrainBatchSize": why_rows(share.available, larger, parallelism.pipeline),
             "gradientReduction": why_reduction(reduction, gradients, UNSHARDED_GRADIENTS),
             "checkpoints": why_checkpoints(checkpoints, compute.resources.limits.get("memory")),
-            "compile": why_compiled(spec, model),
-        },
+            "compile": shorten(why_compiled(spec, model), MOST_REASON),
+        }
+        | {name: reason for name, reason in why.items() if reason is not None},
         memory_bytes_per_worker=memory,
         available_bytes_per_worker=share.available,
         memory_bytes_per_pod=pod,
@@ -357,7 +370,7 @@ def resolved(spec: FineTuneJobSpec) -> TrainingSpec:
 
 def _not_compiled(spec: FineTuneJobSpec, model: ModelFacts) -> Refusal | None:
     """Why this training can't be compiled, though the spec demands it; None if it can, or does not have to."""
-    against = list(untested(spec, model))
+    against = list(refused(spec, model))
     if not spec.training.compile or not against:
         return None
     message = f"training.compile is true, which is not tested with {' and '.join(against)}: remove training.compile"

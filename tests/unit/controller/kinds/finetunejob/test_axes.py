@@ -45,7 +45,8 @@ def test_answers_are_compared_in_replicas_only_where_that_is_exact() -> None:
     assert list(replicas(spec(2, method="dpo"), MODEL)) == [2]
     assert list(replicas(spec(2, method="dpo", adapter={"type": "osf"}), MODEL)) == []
     assert list(replicas(spec(2, adapter={"type": "osf"}), MODEL)) == [2]
-    assert list(replicas(spec(2), MODEL.model_copy(update={"model_type": "gemma"}))) == []
+    assert list(replicas(spec(2, method="dpo"), MODEL.model_copy(update={"model_type": "mistral"}))) == []
+    assert list(replicas(spec(2), MODEL.model_copy(update={"model_type": "gpt2"}))) == []
 
 
 def test_replicas_are_not_bought_with_smaller_micro_batches() -> None:
@@ -98,7 +99,7 @@ def test_the_status_says_why() -> None:
     [
         (spec(compute={"parallelism": {}}), MODEL),
         (spec(method="dpo"), MODEL),
-        (spec(adapter={"type": "osf"}), MODEL),
+        (spec(adapter={"type": "osf"}), MODEL.model_copy(update={"model_type": "qwen3"})),
         (spec(adapter={"type": "qlora"}), MODEL),
         (spec(adapter={"type": "lora", "targetModules": ["q_proj"]}), MODEL),
         (spec(entrypoint="own:train"), MODEL),
