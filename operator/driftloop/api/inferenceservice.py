@@ -288,7 +288,8 @@ class Retraining(ApiModel):
     max_jobs_per_day: int = Field(4, ge=1, le=1000, description="Maximum number of jobs per day.")
     job_template: JobTemplate = Field(
         description="The FineTuneJob to create. A drift alarm ends only with a version that shows a gain on a target "
-        "suite: give the job one with items: feedback. Without one, drift starts no job."
+        "suite: give the job one with items: feedback. Without one, drift starts no job. Set data.replay to the old "
+        "rows: on new rows alone a model forgets most of what it knew, and status.retraining.warning says so."
     )
 
 
@@ -727,6 +728,11 @@ class RetrainingStatus(ApiModel):
     state: RetrainingState | None = Field(None, description="Current state.")
     message: str | None = Field(
         None, max_length=512, description="The state in a sentence, such as Waiting: 212/500 samples."
+    )
+    warning: str | None = Field(
+        None,
+        max_length=512,
+        description="What the job of a retraining lacks: without data.replay it forgets old rows. It is no obstacle.",
     )
     trigger: RetrainingTriggerKind | None = Field(None, description="Why retraining is requested.")
     alert_key: str | None = Field(None, max_length=128, description="The alert that requests retraining.")

@@ -111,6 +111,7 @@ class Reason(StrEnum):
     RETRAINING_PROPOSED = "RetrainingProposed"
     RETRAINING_STARTED = "RetrainingStarted"
     RETRAINING_BLOCKED = "RetrainingBlocked"
+    RETRAINING_FORGETS = "RetrainingForgets"
 
     # A stage's Job.
     STARTING = "Starting"

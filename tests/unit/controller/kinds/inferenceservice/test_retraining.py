@@ -47,6 +47,9 @@ ROSE = DriftStatus(version="v1", last_alarm=timestamp(ago(90)))  # the alarm tha
 ON = ROSE.model_copy(update={"alarm": True})
 
 
+WARNED = RetrainingStatus(warning="has no replay")
+
+
 def name_of(ordinal: int, of: Version = V1) -> str:
     return job_name("desk", "uid-desk", of.uid, ordinal)
 
@@ -125,6 +128,50 @@ def test_drift_starts_no_job_whose_version_could_not_end_the_alarm() -> None:
     assert "kind target" in str(decision.status.message)
     aged = go(serving(spec | {"maxAgeSeconds": 60}, alerts=()))
     assert len(bodies(aged)) == 1  # it is not to end an alarm
+
+
+OLD_ROWS = {"sources": [{"name": "old", "uri": "pvc://shared/old.csv"}]}
+
+
+def without_replay() -> Obj:
+    spec = retraining_spec()
+    return {"jobTemplate": {"spec": spec | {"data": {"feedback": {"service": "desk"}}}}}
+
+
+@pytest.mark.parametrize("alerts", [(), (DRIFTED,)])
+def test_a_template_without_replay_is_warned_of_but_goes_on(alerts: tuple[AlertRecord, ...]) -> None:
+    decision = go(serving(without_replay(), alerts=alerts))
+    assert decision.status is not None
+    assert "11.5 % of the old questions" in str(decision.status.warning)
+    assert RetrainingStatus.model_validate(decision.status.dump()) == decision.status
+    forgets = [event for event in decision.events if event.reason == "RetrainingForgets"]
+    assert len(forgets) == 1
+    assert (state(decision), len(bodies(decision))) == (("Running", 1) if alerts else ("Idle", 0))
+    again = go(serving(without_replay(), alerts=alerts, status={"retraining": decision.status}))
+    assert not [event for event in again.events if event.reason == "RetrainingForgets"]
+    assert again.status is not None
+    assert again.status.warning == decision.status.warning
+
+
+def test_before_there_is_a_stable_version_it_is_warned_already() -> None:
+    observed = service(retraining(**without_replay()), status=InferenceServiceStatus(), versions=(V1,))
+    status = go(observed).status
+    assert status is not None
+    assert status.warning is not None
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.0])
+def test_what_says_what_it_replays_or_trains_a_new_model_is_not_warned_of(fraction: float) -> None:
+    spec = retraining_spec()
+    replayed = spec | {"data": {"feedback": {"service": "desk"}, "replay": OLD_ROWS | {"fraction": fraction}}}
+    new = spec | {
+        "model": {"from": {"config": {"architecture": {"model_type": "llama"}}}},
+        "data": {"sources": OLD_ROWS["sources"]},
+    }
+    for template in (replayed, new):
+        status = go(serving({"jobTemplate": {"spec": template}}, alerts=(), status={"retraining": WARNED})).status
+        assert status is not None
+        assert status.warning is None
 
 
 def test_names_fit_and_differ_by_service_version_and_ordinal() -> None:
@@ -401,7 +448,7 @@ def test_manual_approval_waits_for_the_annotation_with_the_proposals_name() -> N
     assert state(waiting) == "AwaitingApproval"
     assert waiting.status is not None
     assert f"{APPROVE}={name_of(0)}" in str(waiting.status.message)
-    assert [event.reason for event in waiting.events] == ["RetrainingProposed"]
+    assert [event.reason for event in waiting.events] == ["RetrainingProposed", "RetrainingForgets"]
     assert not bodies(go(serving(manual, annotations={APPROVE: "another"})))
     assert bodies(go(serving(manual, annotations={APPROVE: name_of(0)})))
 

@@ -1,9 +1,11 @@
 """Start a retraining, or report what prevents it. Pure."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from driftloop.api.inferenceservice import RetrainingStatus
 from driftloop.controller.kinds.inferenceservice.observed import Job, Observed
+from driftloop.controller.kinds.inferenceservice.retraining.forgetting import forgetting
 from driftloop.controller.kinds.inferenceservice.retraining.history import (
     Basis,
     History,
@@ -30,8 +32,13 @@ _MAX_HANDLED = 64  # answered alerts in the status
 
 def retrain(situation: Situation) -> Decision:
     """Start a retraining, or report what prevents it."""
-    if situation.observed.spec.retraining is None:
+    retraining = situation.observed.spec.retraining
+    if retraining is None:
         return Decision(None)
+    return _with_warning(_decision(situation), forgetting(retraining.job_template.spec), situation.observed)
+
+
+def _decision(situation: Situation) -> Decision:
     basis = basis_of(situation)
     if basis is None:
         return Decision(RetrainingStatus(state="Idle", message="waiting for a stable version"))
@@ -44,6 +51,22 @@ def retrain(situation: Situation) -> Decision:
         return Decision(status.model_copy(update={"state": "Idle", "message": "no trigger"}))
     case = Case(basis, history, trigger, status, proposal(basis, history.ordinal))
     return obstacle(case) or _start(case)
+
+
+def _with_warning(decision: Decision, warning: str | None, observed: Observed) -> Decision:
+    """The decision with a warning in its status, and an Event when there was none before."""
+    if warning is None or decision.status is None:
+        return decision
+    before = observed.status.retraining
+    is_known = before is not None and before.warning is not None
+    events = () if is_known else (Event("Warning", Reason.RETRAINING_FORGETS, f"spec.{warning}"),)
+    update = {"warning": warning}
+    return replace(
+        decision,
+        status=decision.status.model_copy(update=update),
+        events=(*decision.events, *events),
+        refused=None if decision.refused is None else decision.refused.model_copy(update=update),
+    )
 
 
 def samples_since(situation: Situation) -> datetime | None:
