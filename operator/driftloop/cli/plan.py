@@ -18,6 +18,7 @@ from driftloop.cli.manifests import BadInput, Manifest, one_job, read_text
 from driftloop.cli.options import add_output, positive
 from driftloop.cli.program import usage
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.controller.kinds.finetunejob.cells import AXES
 from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
 
@@ -80,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="config.json of the model that training starts from. Not needed if the manifest has model.from.config",
     )
+    parser.add_argument("--nodes", type=positive, metavar="N", help="pods, in place of compute.nodes")
+    parser.add_argument(
+        "--gpus-per-node", type=positive, metavar="N", help="GPUs per pod, in place of compute.gpusPerNode"
+    )
     parser.add_argument(
         "--gpu-memory",
         metavar="QUANTITY",
@@ -104,16 +109,44 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _question(parsed: argparse.Namespace) -> Question:
-    spec = job_spec(one_job([parsed.filename]))
+    spec = _on_other_nodes(job_spec(one_job([parsed.filename])), parsed.nodes, parsed.gpus_per_node)
     if parsed.gpu_memory is not None:
         spec = _with_gpu_memory(spec, parsed.gpu_memory)
     model = _facts(spec, parsed.model_config)
     return Question(spec, model, parsed.rows, parsed.longest_row or spec.training.max_length)
 
 
+def _on_other_nodes(spec: FineTuneJobSpec, nodes: int | None, gpus: int | None) -> FineTuneJobSpec:
+    """The job with these nodes and GPUs. Raises BadInput if the API would refuse the number, or the job on it."""
+    changes = {"nodes": nodes} if nodes is not None else {}
+    changes |= {"gpusPerNode": gpus, "workersPerNode": 1} if gpus is not None else {}
+    if not changes:
+        return spec
+    try:
+        compute = Compute.model_validate(spec.compute.dump() | changes)
+    except ValidationError as error:
+        faults = "; ".join(f"compute.{fault}" for fault in from_errors(error))
+        raise BadInput(f"--nodes, --gpus-per-node: {faults}") from error
+    if fault := _undivided(compute):
+        raise BadInput(f"--nodes, --gpus-per-node: {fault}")
+    return spec.model_copy(update={"compute": compute})
+
+
+def _undivided(compute: Compute) -> str | None:
+    """Why the axes of the job don't divide these workers, as the rules of the API say; None if they do."""
+    axes, in_node = compute.axes, compute.gpus_per_node or compute.workers_per_node
+    if compute.elastic is not None and compute.elastic.min_nodes > compute.nodes:
+        return f"compute.elastic.minNodes is {compute.elastic.min_nodes}, more than {compute.nodes} nodes"
+    if in_node % axes.tensor:
+        return f"compute.parallelism.tensor is {axes.tensor}, which does not divide the {in_node} workers of a node"
+    if compute.nodes * in_node % (axes.pipeline * axes.data_replicate * axes.context * axes.tensor):
+        return f"compute.parallelism does not divide {compute.nodes * in_node} workers"
+    return None
+
+
 def _with_gpu_memory(spec: FineTuneJobSpec, memory: str) -> FineTuneJobSpec:
     if not spec.compute.gpus_per_node:
-        raise BadInput("--gpu-memory: the job trains on CPUs; set spec.compute.gpusPerNode")
+        raise BadInput("--gpu-memory: the job trains on CPUs; set spec.compute.gpusPerNode, or --gpus-per-node")
     try:
         compute = Compute.model_validate(spec.compute.dump() | {"gpuMemory": memory})
     except ValidationError as error:
@@ -177,14 +210,19 @@ def _data(question: Question) -> PrepareResult:
 
 def described(question: Question, planned: TrainingPlan) -> Iterator[str]:
     """The lines that describe a plan."""
-    status = planned.status
+    status, reasons = planned.status, planned.status.reasons or {}
     yield _line("model", f"{question.model.model_type}, {status.parameters:,} parameters, {_trained(status)} trained")
     yield _line("strategy", _strategy(question.spec.compute, planned))
-    yield _line("", (status.reasons or {})["strategy"])
+    yield _line("", reasons["strategy"])
+    yield from (_line("", f"{axis}: {reasons[axis]}") for axis in AXES if axis != "stages")
+    yield _line("exactness", reasons["exactness"])
     yield _line("batch", _batch(question, planned))
-    yield _line("", (status.reasons or {})["perDeviceTrainBatchSize"])
+    yield _line("", reasons["perDeviceTrainBatchSize"])
     if status.world_size > 1:
         yield _line("reduction", f"gradients are added up {REDUCTION[status.gradient_reduction]}")
+    if status.attention is not None and status.kernels is not None:
+        yield _line("attention", f"{status.attention}: {reasons['attention']}")
+        yield _line("kernels", f"{status.kernels}: {reasons['kernels']}")
     if status.compile:
         yield _line("compiled", "each decoder layer and the loss")
     if status.float8:

@@ -9,6 +9,7 @@ from typing import Any
 from driftloop.cli.exits import HELP, Exit
 from driftloop.cli.faults import Fault, faults_of
 from driftloop.cli.manifests import BadInput, Manifest, manifests
+from driftloop.cli.notes import notes_of
 from driftloop.cli.options import add_cluster, add_output
 from driftloop.cli.program import usage
 
@@ -20,10 +21,16 @@ class Checked:
     manifest: Manifest
     faults: tuple[Fault, ...]
 
+    @property
+    def notes(self) -> list[str]:
+        """What is valid, but worth a note."""
+        return [] if self.faults else notes_of(self.manifest.document)
+
     def lines(self) -> list[str]:
         """The object in text output."""
         if not self.faults:
-            return [f"{self.manifest.title}: valid"]
+            notes = [f"{self.manifest.title}: note: {note}" for note in self.notes]
+            return [f"{self.manifest.title}: valid", *notes]
         return [f"{self.manifest.title}: {fault}" for fault in self.faults]
 
     def document(self) -> dict[str, Any]:
@@ -31,7 +38,7 @@ class Checked:
         manifest = self.manifest
         faults = [fault.dump() for fault in self.faults]
         identity = {"source": manifest.source, "kind": manifest.kind, "name": manifest.name}
-        return {**identity, "valid": not faults, "faults": faults}
+        return {**identity, "valid": not faults, "faults": faults, "notes": self.notes}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

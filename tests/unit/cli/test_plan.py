@@ -249,3 +249,41 @@ def test_the_help_names_every_option_and_the_models_that_can_be_counted(capsys: 
     printed = capsys.readouterr().out
     for word in ("--filename", "--model-config", "--gpu-memory", "--rows", "--longest-row", *MODEL_TYPES):
         assert word in printed
+
+
+def test_other_nodes_and_gpus_are_planned_in_place_of_the_manifests(shell: Shell) -> None:
+    status, printed = shell.plan(manifest(), "--nodes", "2", "--gpus-per-node", "4")
+    assert status == 0
+    assert "8 workers on 2 nodes, 4 GPUs per node" in printed
+    on_cpus = manifest(compute={"nodes": 1, "workersPerNode": 2})
+    assert "4 GPUs per node" in shell.plan(on_cpus, "--gpus-per-node", "4", "--gpu-memory", "80Gi")[1]
+    assert shell.plan(manifest())[1] == shell.plan(manifest(), "--nodes", "1", "--gpus-per-node", "8")[1]
+
+
+WORKERS = [
+    ({}, ("--nodes", "1000"), "compute.nodes: Input should be less than or equal to 512"),
+    ({}, ("--gpus-per-node", "17"), "compute.gpusPerNode: Input should be less than or equal to 16"),
+    ({"parallelism": {"tensor": 8}}, ("--gpus-per-node", "4"), "tensor is 8, which does not divide the 4 workers"),
+    ({"parallelism": {"pipeline": 8}}, ("--gpus-per-node", "3"), "compute.parallelism does not divide 3 workers"),
+    ({"nodes": 4, "elastic": {"minNodes": 2}}, ("--nodes", "1"), "compute.elastic.minNodes is 2, more than 1 node"),
+]
+
+
+@pytest.mark.parametrize(("compute", "options", "message"), WORKERS)
+def test_nodes_on_which_the_api_would_refuse_the_job_are_refused(
+    compute: dict[str, Any], options: tuple[str, str], message: str, shell: Shell
+) -> None:
+    job = manifest(compute={"nodes": 1, "gpusPerNode": 8, "gpuMemory": "80Gi"} | compute)
+    error = shell.refused("-f", shell.write("job.yaml", yaml.safe_dump(job)), "--model-config", shell.config, *options)
+    assert error.startswith("--nodes, --gpus-per-node: ")
+    assert message in error
+
+
+def test_the_plan_says_why_each_axis_and_whether_it_is_tested(shell: Shell) -> None:
+    printed = shell.plan(manifest())[1]
+    assert "replicate: there is one node" in printed
+    assert "exactness    exact: a test compares this with plain training: llama, sft, compiled, fsdp" in printed
+    assert "attention    sdpa: " in printed
+    parallelism = {"parallelism": {"pipeline": 2, "dataReplicate": 2, "tensor": 2}}
+    untested = manifest(compute={"nodes": 1, "gpusPerNode": 16, "gpuMemory": "80Gi"} | parallelism)
+    assert "exactness    untested: no test compares" in shell.plan(untested)[1]
