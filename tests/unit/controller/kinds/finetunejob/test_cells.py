@@ -16,7 +16,7 @@ from driftloop.controller.kinds.finetunejob.plan import TrainingPlan, plan
 from unit.controller.kinds.finetunejob.test_axes import MODEL, spec
 from unit.controller.stages import prepared
 
-TYPES = [*sorted({cell.model_type for cell in CELLS}), "gpt2", "qwen3_moe"]
+TYPES = [*sorted({cell.model_type for cell in CELLS}), "bloom", "qwen3_moe"]
 ADAPTERS: list[dict[str, Any]] = [{"type": kind} for kind in ("none", "lora", "qlora", "osf")]
 ADAPTERS += [{"type": "lora", "targetModules": ["q_proj"]}]
 JOBS = st.builds(
@@ -74,7 +74,7 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
         "untested: .*packed rows, compiled",
     ),
     ({}, {"packing": True}, "gemma", "untested: .*: gemma, sft, packed rows, fsdp"),
-    ({}, {}, "gpt2", "untested: .*: gpt2, sft, fsdp"),
+    ({}, {}, "bloom", "untested: .*: bloom, sft, fsdp"),
     ({}, {"entrypoint": "own:train"}, "llama", "untested: what training.entrypoint computes"),
 ]
 
