@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from driftloop.api.finetunejob import Adapter
-from driftloop.controller.kinds.finetunejob.plan import TENSOR_TYPES
+from driftloop.controller.kinds.finetunejob.cells import TENSOR_TYPES
 from driftloop_trainer.models import config_for, model_facts
 from unit.trainer.sharded_run import SIZES
 from unit.trainer.test_exactness import typed
