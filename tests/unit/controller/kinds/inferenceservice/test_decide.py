@@ -194,7 +194,7 @@ def test_an_alert_creates_the_job_in_the_same_plan_that_says_so() -> None:
     assert found.status is not None
     assert found.status["retraining"]["state"] == "Running"
     [group] = [group for group in found.beside if group.fields == ("retraining",)]
-    assert [event.reason for event in group.events] == ["RetrainingStarted"]
+    assert [event.reason for event in group.events] == ["RetrainingStarted", "RetrainingForgets"]
 
 
 def test_a_job_that_is_refused_is_asked_for_again_and_counts_as_no_retraining() -> None:
