@@ -17,7 +17,7 @@ def test_a_training_shrinks_with_a_lost_node_grows_when_it_is_back_and_loses_no_
     lab.pretrain(
         name,
         training={"maxSteps": STEPS, "saveSteps": 40},
-        compute={"elastic": {"minNodes": 1, "waitSeconds": 5}},
+        compute={"elastic": {"minNodes": 1, "waitSeconds": 5}, "backoffLimit": 0},  # no loss counts as a retry
     )
     seen = lab.checkpoint_beyond(name, 0)
     (node,) = nodes_without_operator(lab.kube)

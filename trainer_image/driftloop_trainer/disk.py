@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from driftloop.contract.names import DISK_DIR, DISK_ENV, EXIT_RETRY
+from driftloop.contract.names import DISK_DIR, DISK_ENV, DISK_LIMIT_ENV, EXIT_RETRY
 from driftloop.contract.reasons import StageReason
 from driftloop.podlib.ending import StageFailure
 
@@ -28,6 +28,13 @@ def room(folder: Path, needed: int, what: str) -> Iterator[None]:
 
     Another writer may take the room meanwhile, so an error of the block that comes from a full disk counts, too.
     """
+    if (limit := int(os.environ.get(DISK_LIMIT_ENV) or 0)) and needed > limit:
+        raise StageFailure(
+            StageReason.DISK_FULL,
+            f"{what} need {_gib(needed)} on the disk of the node, and the pod may have {_gib(limit)} there: raise "
+            "ephemeral-storage in compute.resources.limits",
+            EXIT_RETRY,
+        )
     if shutil.disk_usage(folder).free < needed:
         raise _too_full(folder, needed, what)
     try:

@@ -22,6 +22,7 @@ DISK_DIR = "/disk"  # the pod's volume on the disk of its node
 TASK_ENV = "DRIFTLOOP_TASK"
 TASK_FILE_ENV = "DRIFTLOOP_TASK_FILE"  # file with a document that is too large for the environment
 VOLUMES_ENV = "DRIFTLOOP_VOLUMES"  # replaces VOLUMES outside a pod
+DISK_LIMIT_ENV = "DRIFTLOOP_DISK_LIMIT"  # bytes that a container may write to the disk of its node
 DISK_ENV = "DRIFTLOOP_DISK"  # replaces DISK_DIR outside a pod
 TERMINATION_ENV = "DRIFTLOOP_TERMINATION_LOG"  # replaces TERMINATION_LOG outside a pod
 JUDGE_KEY_ENV = "DRIFTLOOP_JUDGE_KEY_{}"  # API key of the judge of a suite, by its position in the task

@@ -105,7 +105,7 @@ async def serve(
     ):
         metrics, memory, busy = ProxyMetrics(task), Memory(), Busy()
         signer = Signer(keys.signing.encode(), task.service_uid)
-        readiness = Readiness(upstream, task.service)
+        readiness = Readiness(upstream, task.service, busy.begin)
         topics = Topics() if task.drift_topics else None
         drift = DriftCounters(read_profile(Path(task.model_dir)), metrics, topics)
         connections = Connections(options.connection_requests, options.connection_seconds)

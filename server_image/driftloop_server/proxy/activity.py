@@ -18,6 +18,10 @@ class Busy:
         self._running = self._held = 0
         self._last = clock() if since_start else None
 
+    def begin(self) -> None:
+        """From now on there may be requests: before, the process was not idle, but not ready."""
+        self._last = self._clock()
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """A request, until the end of the block."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from driftloop_server.proxy.upstream import BUSY, Upstream
 
@@ -16,9 +17,11 @@ FAILURES = 2  # in a row before the pod is not ready: a single failure may be du
 class Readiness:
     """Probes the engine directly, so that probes are not counted as requests."""
 
-    def __init__(self, upstream: Upstream, model: str) -> None:
+    def __init__(self, upstream: Upstream, model: str, begins: Callable[[], None] = lambda: None) -> None:
+        """`begins`: called when the engine generates its first token."""
         self._upstream = upstream
         self._model = model
+        self._begins = begins
         self._proven_at: float | None = None
         self._failures = 0
         self._reason = "the engine has not generated a token yet"
@@ -36,6 +39,7 @@ class Readiness:
         """Record that the engine generated a token, for a probe or a client."""
         if self._proven_at is None:
             log.info("ready: the engine generated a token")
+            self._begins()
         self._proven_at = time.monotonic()
         self._failures = 0
 

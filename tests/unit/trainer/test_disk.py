@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.storage import StorageError
 from driftloop_trainer.disk import disk, room
 
@@ -57,6 +58,16 @@ def test_a_full_disk_is_a_failure_that_names_volume_and_fix(tmp_path: Path, writ
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace of its own needs root")
 def test_what_fits_is_written(tmp_path: Path) -> None:
     assert in_a_small_folder(tmp_path, 1 << 19, 1 << 19) == ""
+
+
+def test_what_is_more_than_the_pod_may_write_is_told_before_the_kubelet_evicts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIFTLOOP_DISK_LIMIT", "1048576")
+    with pytest.raises(StageFailure, match="raise ephemeral-storage in compute"), room(tmp_path, 2 << 20, "the rows"):
+        pass
+    with room(tmp_path, 1 << 20, "the rows"):
+        pass
 
 
 def test_other_errors_of_the_block_stay_what_they_are(tmp_path: Path) -> None:

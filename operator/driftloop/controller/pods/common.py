@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from driftloop.api.base import PodOverrides, Resources
 from driftloop.contract import task as tasks
-from driftloop.contract.names import DISK_DIR, SCRATCH_DIR, TASK_ENV, VOLUMES
+from driftloop.contract.names import DISK_DIR, DISK_LIMIT_ENV, SCRATCH_DIR, TASK_ENV, VOLUMES
 from driftloop.contract.uris import claims_of
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
@@ -169,6 +169,11 @@ def scratch_with_shm(prefix: str = "") -> tuple[list[Obj], list[Obj]]:
 def disk() -> tuple[list[Obj], list[Obj]]:
     """Volume and mount on the node's disk, for what is too large for memory."""
     return [{"name": "disk", "emptyDir": {}}], [{"name": "disk", "mountPath": DISK_DIR}]
+
+
+def disk_limit() -> Obj:
+    """The variable with the bytes that the container may write to the node's disk: without a limit, the node's own."""
+    return {"name": DISK_LIMIT_ENV, "valueFrom": {"resourceFieldRef": {"resource": "limits.ephemeral-storage"}}}
 
 
 def memory_volume(name: str) -> Obj:

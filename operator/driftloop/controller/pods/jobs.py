@@ -19,6 +19,7 @@ from driftloop.controller.pods.common import (
     LOST_NODE_TOLERATIONS,
     Gpus,
     disk,
+    disk_limit,
     mounts_for,
     pod_metadata,
     pod_spec,
@@ -126,7 +127,7 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
         ["python", "-m", "driftloop_trainer.train"],
         settings=placement.settings,
         # Of two variables with one name the later one counts.
-        env=[*(variable.rendered() for variable in placement.compute.env), *task_env(task), *_ray_env(job)],
+        env=[*(each.rendered() for each in placement.compute.env), *task_env(task), *_ray_env(job), disk_limit()],
         ports={"metrics": METRICS_PORT, "ray": RAY_PORT},
         resources=placement.compute.resources,
         gpus=gpus,

@@ -98,6 +98,17 @@ class FailPod:
 
 
 @dataclass(frozen=True)
+class Disrupt:
+    """Set the condition DisruptionTarget of a pod that the next action deletes, so that its Job counts no retry."""
+
+    namespace: str
+    name: str
+    uid: str
+    message: str
+    resource_version: str | None = None  # None: any version
+
+
+@dataclass(frozen=True)
 class Adjust:
     """Merge-patch replicas, labels and annotations of an existing Deployment. None removes a key.
 
@@ -116,7 +127,7 @@ class Adjust:
     resource_version: str | None = None  # None: any version
 
 
-Action = Create | Apply | Delete | Label | Annotate | FailPod | Adjust
+Action = Create | Apply | Delete | Label | Annotate | FailPod | Disrupt | Adjust
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def test_a_lost_node_is_borne_for_half_a_minute() -> None:
         assert seconds == {"node.kubernetes.io/not-ready": 30, "node.kubernetes.io/unreachable": 30}
 
 
+def test_a_training_knows_how_much_it_may_write_to_the_disk_of_its_node() -> None:
+    (variable,) = (each for each in pod(train_job())["containers"][0]["env"] if each["name"] == "DRIFTLOOP_DISK_LIMIT")
+    assert variable["valueFrom"] == {"resourceFieldRef": {"resource": "limits.ephemeral-storage"}}
+
+
 def test_gpus_go_to_training_alone() -> None:
     gpus = {"nodes": 2, "gpusPerNode": 8, "workersPerNode": 8}
     limits = pod(train_job(compute=gpus))["containers"][0]["resources"]["limits"]

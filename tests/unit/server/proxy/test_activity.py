@@ -26,6 +26,16 @@ def test_a_pod_is_idle_since_its_start_or_since_the_end_of_its_last_answer() -> 
     assert busy.activity == Activity(running=0, idle_seconds=3)
 
 
+def test_a_pod_is_not_idle_while_its_engine_starts() -> None:
+    """A model that loads for longer than idleSeconds was taken away as soon as it was there."""
+    clock = Clock()
+    busy = Busy(clock)
+    clock.now += 700
+    busy.begin()
+    clock.now += 2
+    assert busy.activity == Activity(running=0, idle_seconds=2)
+
+
 def test_a_door_without_a_request_says_so_after_any_time() -> None:
     clock = Clock()
     busy = Busy(clock, since_start=False)

@@ -16,7 +16,7 @@ from driftloop.controller.kinds.engines import obstacle
 from driftloop.controller.kinds.finetunejob import ladder, progress, tasks
 from driftloop.controller.kinds.finetunejob.leading import make_room
 from driftloop.controller.kinds.finetunejob.observed import Observed
-from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, plan_of_running
+from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, plan, plan_of_running, with_what_it_had
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy, remedy_after
 from driftloop.controller.kinds.finetunejob.stages import Stages, stages_of
 from driftloop.controller.kinds.finetunejob.start import Blocked, Refused, Start, Waiting, start
@@ -153,7 +153,8 @@ def _plan_step(stages: Stages, prepare: Obj, data: PrepareResult) -> Step:
     if task is None:
         return _failed(Reason.INVALID_RESULT, foreign_result(prepare).message)
     changes: dict[str, Any] = {"data": _data_status(data)}
-    match plan_or_remedy(stages.spec, data, observed.gpu_memory):
+    spec = with_what_it_had(stages.spec, data) if observed.status.attempt else stages.spec
+    match plan_or_remedy(spec, data, observed.gpu_memory):
         case Refusal(reason, message):
             return _failed(reason, message, changes)
         case TrainingPlan() as planned:

@@ -13,7 +13,7 @@ from driftloop.controller.vocabulary.conditions import find, parse_timestamp
 from driftloop.controller.vocabulary.labels import INDEX
 from driftloop.controller.vocabulary.naming import controlled_by
 from driftloop.controller.vocabulary.objects import field, labels, phase
-from driftloop.controller.vocabulary.plan import Delete, Event, Group, Obj
+from driftloop.controller.vocabulary.plan import Delete, Disrupt, Event, Group, Obj
 from driftloop.controller.vocabulary.reasons import Reason
 
 # Between two workers that make room: the scheduler needs some seconds, and the first may have been enough.
@@ -48,12 +48,15 @@ def _makes_room_now(workers: Iterable[Obj], lead: Obj, now: datetime) -> bool:
 
 def _deletion(worker: Obj, lead: Obj, waited: timedelta) -> Group:
     meta = worker["metadata"]
-    delete = Delete("v1", "Pod", meta["namespace"], meta["name"], meta["uid"], meta.get("resourceVersion"))
     message = (
         f"{meta['name']} ends, so that its node can take {lead['metadata']['name']}, which has waited for one for "
         f"{waited.total_seconds():.0f} s and leads the training"
     )
-    return Group((delete,), events=(Event("Warning", Reason.WORKER_MAKES_ROOM, message),))
+    place, uid = (meta["namespace"], meta["name"]), meta["uid"]
+    disrupt = Disrupt(*place, uid, message, meta.get("resourceVersion"))
+    return Group(
+        (disrupt, Delete("v1", "Pod", *place, uid)), events=(Event("Warning", Reason.WORKER_MAKES_ROOM, message),)
+    )
 
 
 def _waits_since(pod: Obj) -> datetime | None:

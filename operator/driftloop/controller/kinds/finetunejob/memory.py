@@ -449,22 +449,33 @@ def _written(worker: _Worker) -> int:
     model = worker.model
     if model.loaded_whole:
         return 2 * FLOAT * model.parameters
-    return 2 * min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * model.parameters / worker.workers))
+    return 2 * _weight_file(worker)
+
+
+def _weight_file(worker: _Worker) -> int:
+    return min(WEIGHT_FILE_BYTES, math.ceil(FLOAT * worker.model.parameters / worker.workers))
 
 
 def memory_per_pod(
-    training: TrainingSpec, data: PrepareResult, groups: int, in_pod: int, parallelism: Parallelism | None = None
+    training: TrainingSpec,
+    data: PrepareResult,
+    groups: int,
+    in_pod: int,
+    copies: int,
+    parallelism: Parallelism | None = None,
 ) -> dict[str, int]:
     """The estimated memory of a pod with GPUs, beside theirs, in bytes: that of its `in_pod` workers.
 
     Python, torch and Ray take what they take on CPUs; what CUDA takes of it was not measured, and is not counted.
     A worker reads its slice of a weight at a time. When the model is written, each worker has a file, and one of them
     at a time adds a weight to it. Rank 0 alone has the whole of a model that transformers can't load and save in parts.
-    The copy for a checkpoint is added by the plan.
+    `copies`: of a weight file that a worker holds: with the one in /tmp two, one where it is written to a claim, and
+    none if only an adapter is written. The copy for a checkpoint is added by the plan.
     """
     worker = _worker(training, data, groups, 1, parallelism or Parallelism())
     runtime, weight = in_pod * RUNTIME_BYTES, _gathered_weight(data.model)
     whole = FLOAT * data.model.parameters * data.model.loaded_whole
     loading = runtime + in_pod * math.ceil(weight / worker.workers) + whole
-    export = runtime + weight + (2 * whole or in_pod * _written(worker))
+    files = 2 * whole or copies * in_pod * _weight_file(worker)
+    export = runtime + (weight + files if copies else 0)
     return {"runtime": runtime, "loading": loading, "export": export, "total": max(loading, export)}

@@ -27,6 +27,7 @@ from driftloop.api.finetunejob import (
 )
 from driftloop.contract.course import Course
 from driftloop.contract.result import ModelFacts, PrepareResult
+from driftloop.contract.uris import claim_of
 from driftloop.controller.kinds.finetunejob.attention import attention_of, kernels_of, why_attention, why_kernels
 from driftloop.controller.kinds.finetunejob.axes import divided, replicas, ways, workers_per_row
 from driftloop.controller.kinds.finetunejob.cells import CONTEXT_TYPES, PIPELINE_TYPES, TENSOR_TYPES
@@ -243,17 +244,38 @@ def _small_pod(spec: FineTuneJobSpec, data: PrepareResult) -> Refusal | None:
 
 def lacking_in_pod(spec: FineTuneJobSpec, data: PrepareResult) -> dict[str, int] | None:
     """What a pod with GPUs needs beside their memory, if that is more than its limit; else None."""
-    memory, limit = _pod_memory(resolved(spec), data, spec.compute), spec.compute.resources.limits.get("memory")
+    memory, limit = _pod_memory(spec, data), spec.compute.resources.limits.get("memory")
     if spec.training.entrypoint or limit is None or memory is None or memory["total"] <= quantity(limit):
         return None
     return memory
 
 
-def _pod_memory(training: TrainingSpec, data: PrepareResult, compute: Compute) -> dict[str, int] | None:
+def with_what_it_had(spec: FineTuneJobSpec, data: PrepareResult) -> FineTuneJobSpec:
+    """The spec of a job that has trained before: if its pods have less memory than is estimated, as if they had that.
+
+    It had enough, or is told when it has not. The estimate is there to refuse a job before it takes GPUs.
+    """
+    if (memory := lacking_in_pod(spec, data)) is None:
+        return spec
+    limits = spec.compute.resources.limits | {"memory": str(memory["total"])}
+    resources = spec.compute.resources.model_copy(update={"limits": limits})
+    return spec.model_copy(update={"compute": spec.compute.model_copy(update={"resources": resources})})
+
+
+def _pod_memory(spec: FineTuneJobSpec, data: PrepareResult) -> dict[str, int] | None:
     """What a pod with GPUs needs beside their memory, without the copy for a checkpoint; None without GPUs."""
+    compute = spec.compute
     if not compute.gpus_per_node:
         return None
-    return memory_per_pod(training, data, _groups(compute), _workers_per_node(compute), compute.axes)
+    in_pod = _workers_per_node(compute)
+    return memory_per_pod(resolved(spec), data, _groups(compute), in_pod, _file_copies(spec), compute.axes)
+
+
+def _file_copies(spec: FineTuneJobSpec) -> int:
+    """How many copies of a weight file a worker that writes it holds in memory."""
+    if spec.training.adapter.type in ("lora", "qlora") and not spec.output.merge_adapter:
+        return 0
+    return 2 if claim_of(spec.storage) is None else 1
 
 
 def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanStatus:
@@ -263,7 +285,7 @@ def _status(spec: FineTuneJobSpec, data: PrepareResult, share: _Share) -> PlanSt
     stage = largest_stage(model, parallelism)
     reduction, gradients = gradient_reduction(stage), FLOAT * stage.trainable_parameters
     checkpoints, memory = with_checkpoint_copy(share.memory, training, compute)
-    pod = _pod_memory(training, data, compute)
+    pod = _pod_memory(spec, data)
     if pod is not None and checkpoints == "asynchronous":
         copy = _workers_per_node(compute) * checkpoint_copy(share.memory, training)
         pod |= {"checkpoint": copy, "total": max(pod["total"], pod["runtime"] + copy)}

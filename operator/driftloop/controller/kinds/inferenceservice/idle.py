@@ -46,13 +46,14 @@ class Facts:
     door_ready: bool  # whether a door is ready for requests, and can reach the pods
     at_door: bool  # whether the Service is seen to lead to the door
     unheard_since: datetime | None = None  # since when the door has not answered
+    given_up: bool = False  # whether the pods are late, and another revision should serve: its rollout may begin
 
 
 def next_state(facts: Facts) -> State:
     """The state that follows; often the same."""
     match facts.state:
         case "Awake":
-            return "Closing" if _may_close(facts) else "Awake"
+            return "Closing" if _may_close(facts) and _doors_are_quiet(facts) else "Awake"
         case "Closing":
             if not _may_close(facts) or _is_wanted(facts):
                 return "Awake"
@@ -60,7 +61,7 @@ def next_state(facts: Facts) -> State:
         case "Asleep":
             return "Waking" if _must_wake(facts) else "Asleep"
         case "Waking":
-            return "Awake" if facts.available > 0 or facts.wanted == 0 else "Waking"
+            return "Awake" if facts.available > 0 or facts.wanted == 0 or facts.given_up else "Waking"
         case never:
             assert_never(never)
 
@@ -104,6 +105,14 @@ def _may_close(facts: Facts) -> bool:
         return False
     quiet = quiet_seconds(facts)
     return quiet is not None and quiet >= facts.idle_seconds
+
+
+def _doors_are_quiet(facts: Facts) -> bool:
+    """Whether no request was at a door for as long. Those that waited for pods that started too late may come back."""
+    return all(
+        door is not None and (door.idle_seconds is None or door.idle_seconds >= (facts.idle_seconds or 0))
+        for door in facts.requests.doors
+    )
 
 
 def _must_wake(facts: Facts) -> bool:

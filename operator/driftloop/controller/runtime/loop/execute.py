@@ -43,6 +43,7 @@ from driftloop.controller.vocabulary.plan import (
     Apply,
     Create,
     Delete,
+    Disrupt,
     Event,
     FailPod,
     Group,
@@ -247,7 +248,9 @@ class Executor:
             case Annotate():
                 return await self._annotate(action)
             case FailPod():
-                return await self._fail_pod(action)
+                return await self._disrupt(action, "NodeLost", {"phase": "Failed"})
+            case Disrupt():
+                return await self._disrupt(action, "MakesRoom", {})
             case Adjust():
                 return await self._adjust(action)
             case _:
@@ -347,15 +350,15 @@ class Executor:
         patch["metadata"] = patch.get("metadata", {}) | _guard(action)
         return await self._merge(RESOURCES["Deployment"], action.namespace, action.name, patch)
 
-    async def _fail_pod(self, action: FailPod) -> bool:
+    async def _disrupt(self, action: FailPod | Disrupt, reason: str, status: Obj) -> bool:
         resource = RESOURCES["Pod"]
         pod = self._caches.get("Pod", action.namespace, action.name)
         if pod is None or pod["metadata"]["uid"] != action.uid or phase(pod) in ("Failed", "Succeeded"):
             return False
         metadata = {"name": action.name, "namespace": action.namespace, **_guard(action)}
         # The pod garbage collector sets this condition too. With it the Job's failure policy recognises a disruption.
-        disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "NodeLost", "message": action.message}
-        status = {"phase": "Failed", "conditions": [disrupted]}
+        disrupted = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": action.message}
+        status = status | {"conditions": [disrupted]}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
         write = self._api.apply(resource, body, subresource="status", force=True)
         return await self._guarded(write, resource, action.namespace, action.name)
@@ -465,7 +468,7 @@ def adjustment(action: Adjust, live: Obj) -> Obj:
     return patch
 
 
-def _guard(action: Adjust | FailPod) -> dict[str, str]:
+def _guard(action: Adjust | FailPod | Disrupt) -> dict[str, str]:
     """The preconditions of a write: it is refused for another object, or for a newer state of the same object."""
     version = action.resource_version
     return {"uid": action.uid} | ({"resourceVersion": version} if version is not None else {})

@@ -19,6 +19,7 @@ from driftloop.controller.vocabulary.plan import (
     Apply,
     Create,
     Delete,
+    Disrupt,
     FailPod,
     Key,
     Label,
@@ -79,7 +80,7 @@ def identity(action: Action, parent: Obj, live: Obj | None) -> Hashable:
             wanted: tuple[Hashable, ...] = (replicas, *sorted(labels.items()))
         case Apply(body):
             wanted = (digest(body),)
-        case Create() | Delete() | Label() | Annotate() | FailPod():
+        case Create() | Delete() | Label() | Annotate() | FailPod() | Disrupt():
             wanted = ()
         case never:
             assert_never(never)
@@ -94,7 +95,7 @@ def target(action: Action) -> tuple[str, str, str]:
             return body["kind"], body["metadata"]["namespace"], body["metadata"]["name"]
         case Adjust():
             return "Deployment", action.namespace, action.name
-        case FailPod():
+        case FailPod() | Disrupt():
             return "Pod", action.namespace, action.name
         case Delete():
             return action.kind, action.namespace, action.name

@@ -9,7 +9,7 @@ from driftloop.api.finetunejob import Elastic
 from driftloop.controller.kinds.finetunejob.leading import make_room
 from driftloop.controller.vocabulary.conditions import timestamp
 from driftloop.controller.vocabulary.labels import INDEX
-from driftloop.controller.vocabulary.plan import Delete, Obj
+from driftloop.controller.vocabulary.plan import Delete, Disrupt, Obj
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 JOB: Obj = {"metadata": {"uid": "train", "name": "train"}}
@@ -44,9 +44,11 @@ def lead(waited: float, reason: str = "Unschedulable") -> Obj:
 def ended(*pods: Obj, elastic: Elastic | None = ELASTIC) -> list[str]:
     found = []
     for group in make_room(JOB, pods, elastic, NOW):
-        (action,) = group.actions
+        mark, action = group.actions  # with the mark the Job counts no retry
+        assert isinstance(mark, Disrupt)
         assert isinstance(action, Delete)
-        assert (action.kind, action.resource_version) == ("Pod", "7")
+        assert (action.kind, action.uid) == ("Pod", mark.uid)
+        assert mark.resource_version == "7"
         (event,) = group.events
         assert event.reason == "WorkerMakesRoom"
         found.append(action.name)

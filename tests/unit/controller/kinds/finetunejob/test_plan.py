@@ -12,7 +12,14 @@ from driftloop.contract.course import Course
 from driftloop.contract.names import WEIGHT_FILE_BYTES
 from driftloop.contract.result import ModelFacts
 from driftloop.controller.kinds.finetunejob.memory import largest_stage, memory_per_worker
-from driftloop.controller.kinds.finetunejob.plan import Refusal, TrainingPlan, micro_batches, plan, resolved
+from driftloop.controller.kinds.finetunejob.plan import (
+    Refusal,
+    TrainingPlan,
+    micro_batches,
+    plan,
+    resolved,
+    with_what_it_had,
+)
 from driftloop.controller.kinds.finetunejob.remedies import plan_or_remedy
 from driftloop.controller.vocabulary.quantity import quantity
 from driftloop.controller.vocabulary.reasons import Reason
@@ -738,6 +745,27 @@ def test_a_pod_without_a_limit_is_not_refused_and_its_need_is_shown_with_the_cop
     assert planned(plan(spec(), prepared())).status.memory_bytes_per_pod is None
 
 
+def test_a_pod_is_not_refused_for_files_that_it_does_not_write() -> None:
+    """A release refused 8 GPUs with an adapter that is kept alone, and 20Gi: it said that the export took 22 GiB."""
+    job = with_pod_memory("20Gi").model_copy(update={"storage": "s3://bucket/models"})
+    adapter = job.training.model_copy(update={"adapter": Adapter.model_validate({"type": "lora"})})
+    alone = job.output.model_copy(update={"merge_adapter": False})
+    data = prepared(model=LLAMA_8B.model_copy(update={"trainable_parameters": 40_000_000}), longest_row_tokens=1024)
+    merged = job.model_copy(update={"training": adapter})
+    assert isinstance(plan(merged, data), Refusal)
+    pod = planned(plan(merged.model_copy(update={"output": alone}), data)).status.memory_bytes_per_pod
+    assert pod is not None
+    assert pod["export"] == pod["runtime"]
+
+
+def test_a_job_that_has_trained_before_is_not_refused_for_what_its_pods_had_then() -> None:
+    job, data = with_pod_memory("5Gi"), prepared(model=LLAMA_8B, longest_row_tokens=1024)
+    assert isinstance(plan(job, data), Refusal)
+    assert isinstance(plan(with_what_it_had(job, data), data), TrainingPlan)
+    enough = with_pod_memory("512Gi")
+    assert with_what_it_had(enough, data) == enough
+
+
 def test_a_pod_has_the_whole_model_once_to_load_and_twice_to_export_where_one_worker_has_to_hold_it() -> None:
     parts, whole = (
         planned(
@@ -748,5 +776,5 @@ def test_a_pod_has_the_whole_model_once_to_load_and_twice_to_export_where_one_wo
     assert parts is not None
     assert whole is not None
     assert whole["loading"] - parts["loading"] == 4 * LLAMA_8B.parameters
-    files = 8 * 2 * WEIGHT_FILE_BYTES
+    files = 8 * WEIGHT_FILE_BYTES  # written to a claim, without a copy in /tmp
     assert whole["export"] - (parts["export"] - files) == 8 * LLAMA_8B.parameters

@@ -89,6 +89,19 @@ def test_a_request_that_comes_while_the_service_closes_opens_it_again() -> None:
     assert next_state(facts("Closing", 5, requests=said(QUIET, QUIET, doors=(earlier,)))) == "Asleep"
 
 
+def test_a_service_whose_door_had_a_request_lately_does_not_close() -> None:
+    """Its pods may have started too late for the request, which comes again."""
+    late = Activity(running=0, idle_seconds=IDLE - 1)
+    assert next_state(facts("Awake", requests=said(QUIET, QUIET, doors=(late,)))) == "Awake"
+    long_ago = Activity(running=0, idle_seconds=IDLE)
+    assert next_state(facts("Awake", requests=said(QUIET, QUIET, doors=(EMPTY, long_ago)))) == "Closing"
+
+
+def test_a_service_that_can_not_wake_makes_way_for_another_revision() -> None:
+    assert next_state(facts("Waking", requests=Requests(), undisturbed=False)) == "Waking"
+    assert next_state(facts("Waking", requests=Requests(), undisturbed=False, given_up=True)) == "Awake"
+
+
 def test_a_request_that_has_left_again_wakes_too_and_so_does_one_at_a_door_that_stops() -> None:
     left = Activity(running=0, idle_seconds=50)
     assert next_state(facts("Asleep", 100, requests=said(doors=(left,)))) == "Waking"

@@ -456,6 +456,11 @@ class Busy(Asked):
 QUIET, USED = Activity(running=0, idle_seconds=700), Activity(running=0, idle_seconds=3)
 
 
+def running(name: str) -> bool:
+    """Whether a pod of these tests has not been evicted."""
+    return "evicted" not in name
+
+
 def resting(asked: Busy, stable: Obj, ending: tuple[str, ...] = (), spec: Obj | None = None) -> Cluster:
     """A service with scaleToZero and pods whose names begin with d (a door) or p."""
     cluster = Cluster(service({"scaleToZero": {}} if spec is None else spec), stable, asked=asked)
@@ -464,7 +469,9 @@ def resting(asked: Busy, stable: Obj, ending: tuple[str, ...] = (), spec: Obj | 
         stage = {STAGE: "door"} if name.startswith("d") else {STAGE: "serve", REVISION: revision}
         end = {"deletionTimestamp": timestamp(NOW)} if name in ending else {}
         meta = {"name": name, "labels": {SERVICE: "desk"} | stage} | end
-        cluster.put({"apiVersion": "v1", "kind": "Pod", "metadata": meta})
+        status = {"phase": "Running", "podIP": "10.0.0.1"} if running(name) else {"phase": "Failed"}
+        status = status if name != "d-new" else {"phase": "Pending"}
+        cluster.put({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "status": status})
     return cluster
 
 
@@ -476,6 +483,13 @@ async def test_of_a_service_that_may_sleep_pods_and_door_are_asked() -> None:
     found = await resting(silent, served("v1", "stable")).look()
     assert found.requests == Requests((QUIET, None), (None,))
     assert (await resting(Busy(p1=QUIET), served("v1", "stable"), spec={}).look()).requests is None
+
+
+async def test_pods_that_were_evicted_and_doors_that_are_not_there_yet_are_not_asked() -> None:
+    """The kubelet leaves evicted pods, and none of them ever answers."""
+    asked = Busy(**{"p1": QUIET, "p-evicted": None, "d1": QUIET, "d-evicted": None, "d-new": None})
+    found = await resting(asked, served("v1", "stable")).look()
+    assert found.requests == Requests((QUIET,), (QUIET,))
 
 
 async def test_the_pods_of_a_service_that_is_used_are_not_all_asked() -> None:

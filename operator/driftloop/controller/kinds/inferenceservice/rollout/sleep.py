@@ -72,7 +72,8 @@ def or_closing(situation: Situation, stable: Revision, step: Rollout) -> Rollout
 def not_awake(situation: Situation, stable: Revision, choice: Choice) -> Rollout:
     """The step of a service that closes, sleeps or wakes."""
     settled = situation.candidate is None and choice.revision in (None, stable.revision)
-    sleeper = Sleeper(situation, stable, choice, _facts(situation, stable, settled))
+    facts = _facts(situation, stable, settled)
+    sleeper = Sleeper(situation, stable, choice, replace(facts, given_up=not settled and _is_late(situation, facts)))
     match state := next_state(sleeper.facts):
         case "Awake":
             return _open(sleeper)
@@ -113,9 +114,7 @@ def _put_off(sleeper: Sleeper) -> str:
 
 def _wake(sleeper: Sleeper) -> Rollout:
     """Start the pods, and wait for them without a limit: the service sleeps again only after they have served."""
-    stable, facts, spec = sleeper.stable, sleeper.facts, sleeper.situation.observed.spec
-    deadline = timedelta(seconds=spec.canary.progress_deadline_seconds)
-    late = facts.state == "Waking" and facts.now - facts.since > deadline
+    stable, late = sleeper.stable, _is_late(sleeper.situation, sleeper.facts)
     message = f"{stable.version} wakes: {stable.available} of {sleeper.replicas} pods are ready"
     woken = Event("Normal", Reason.WAKING, f"{_why(sleeper)}: {stable.version} gets {sleeper.replicas} pods")
     return Rollout(
@@ -127,6 +126,12 @@ def _wake(sleeper: Sleeper) -> Rollout:
         blocked=late,
         requeue_after=POLL_SECONDS,
     )
+
+
+def _is_late(situation: Situation, facts: Facts) -> bool:
+    """Whether the pods of a service that wakes have had `canary.progressDeadlineSeconds` to be ready."""
+    deadline = timedelta(seconds=situation.observed.spec.canary.progress_deadline_seconds)
+    return facts.state == "Waking" and facts.now - facts.since > deadline
 
 
 def _why(sleeper: Sleeper) -> str:

@@ -7,7 +7,17 @@ from driftloop.controller.kinds.inferenceservice.observed import Revision
 from driftloop.controller.kinds.inferenceservice.rollout.moves import Rollout, retire, scale, unchanged
 from driftloop.controller.kinds.inferenceservice.situation import Situation
 from driftloop.controller.vocabulary.labels import RETRIED, RETRY
-from driftloop.controller.vocabulary.plan import Action, Adjust, Annotate, Apply, Create, Delete, FailPod, Label
+from driftloop.controller.vocabulary.plan import (
+    Action,
+    Adjust,
+    Annotate,
+    Apply,
+    Create,
+    Delete,
+    Disrupt,
+    FailPod,
+    Label,
+)
 
 _MAX_FAILED = 32  # failed revisions in the status
 
@@ -33,7 +43,7 @@ def _adjusted(action: Action) -> str | None:
     match action:
         case Adjust(uid=uid):
             return uid
-        case Create() | Apply() | Delete() | Label() | Annotate() | FailPod():
+        case Create() | Apply() | Delete() | Label() | Annotate() | FailPod() | Disrupt():
             return None
         case never:
             assert_never(never)

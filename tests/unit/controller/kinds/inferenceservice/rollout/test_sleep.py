@@ -228,6 +228,15 @@ def test_a_service_that_wakes_for_longer_than_the_deadline_needs_a_person() -> N
     assert "no GPUs" in conditions["Stalled"].message
 
 
+def test_a_service_whose_pods_can_not_start_is_left_for_another_version_after_the_deadline() -> None:
+    """It waited for ever for pods whose image was gone, whatever was set."""
+    waking = serving("Waking", 700, versions=(V1, V2))
+    broken = replace(waking, revisions=(replace(waking.revisions[0], problem="ImagePullBackOff"),))
+    assert moves(plan(broken, None), broken) == [(2, None)]
+    early = serving("Waking", 100, versions=(V1, V2))
+    assert moves(plan(early, None), early) == []
+
+
 @pytest.mark.parametrize("state", [None, "Closing", "Asleep", "Waking"])
 def test_nothing_is_written_twice(state: SleepState | None) -> None:
     """With the same facts, each plan of a state that lasts leaves the Deployment alone."""
