@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
 from driftloop.podlib.storage import StorageError
 from driftloop_trainer.dataset import FILE, IGNORED, VALIDATION, write_dataset
+from driftloop_trainer.flatrows import flatten
 from driftloop_trainer.train import localdata
 from driftloop_trainer.train.localdata import local_data
 
@@ -60,6 +63,22 @@ def test_from_a_bucket_the_first_process_copies_and_the_others_need_no_bucket(vo
     assert first.folder.is_relative_to(disk)
     assert (second.folder / "turn_ends.json").read_text() == "[7]"
     assert second.dataset(FILE).ids(0).tolist() == IDS[0]
+
+
+def test_a_worker_waits_for_one_that_still_makes_the_rows(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a new attempt deleted the files of one that had not ended yet, and both failed."""
+    digest, made = prepared(volume / "prepared"), list[Path]()
+
+    def slowly(parquet: Path, folder: Path) -> None:
+        made.append(folder)
+        time.sleep(0.5)
+        flatten(parquet, folder)
+
+    monkeypatch.setattr(localdata, "flatten", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(lambda _: local_data(bucket(volume), digest), range(3))
+    assert others == [first, first]
+    assert len(made) == 2  # of each file
 
 
 def test_other_rows_have_another_place(volume: Path, disk: Path) -> None:
