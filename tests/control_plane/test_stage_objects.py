@@ -63,7 +63,7 @@ def bodies(plan: Plan) -> list[Obj]:
 
 def rendered(gpus: int, claim_template: str | None = None, **more: Any) -> list[Obj]:
     """All objects of the stages of a job and of its version, without custom resources."""
-    compute = {"nodes": 2, "resources": {"limits": {"memory": "2Gi", "cpu": "1"}}}
+    compute = {"nodes": 2, "resources": {"limits": {"memory": "32Gi", "cpu": "1"}}}
     if gpus:
         compute |= {"gpusPerNode": gpus, "workersPerNode": gpus, "queueName": "gpus"}
     if claim_template:

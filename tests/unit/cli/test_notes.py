@@ -12,7 +12,7 @@ from driftloop.cli.notes import notes_of
 from unit.cli.test_plan import EXAMPLES, manifest
 
 COMPUTE = {"nodes": 1, "gpusPerNode": 8}
-NEW = {"from": {"config": {"architecture": {"model_type": "gpt2"}}}}
+NEW = {"from": {"config": {"architecture": {"model_type": "bloom"}}}}
 JOBS: list[tuple[dict[str, Any], str]] = [
     ({"training": {"method": "dpo", "adapter": {"type": "qlora"}}}, "any type of model, dpo, adapter qlora, fsdp"),
     (
@@ -23,7 +23,7 @@ JOBS: list[tuple[dict[str, Any], str]] = [
         {"training": {"compile": True, "adapter": {"type": "lora", "targetModules": ["q_proj"]}}},
         "lora on q_proj, compiled",
     ),
-    ({"model": NEW, "training": {"method": "pretrain"}}, "gpt2, sft, fsdp"),
+    ({"model": NEW, "training": {"method": "pretrain"}}, "bloom, sft, fsdp"),
 ]
 
 
