@@ -19,14 +19,13 @@ from driftloop.controller.pods.group import nodes_of, worker, worker_name
 from driftloop.controller.pods.outcome import overdue_at, started
 from driftloop.controller.vocabulary.conditions import find, is_true, parse_timestamp
 from driftloop.controller.vocabulary.naming import controlled_by
-from driftloop.controller.vocabulary.objects import field, phase
+from driftloop.controller.vocabulary.objects import field, has_ended, phase
 from driftloop.controller.vocabulary.plan import Create, Delete, Event, Group, Obj
 from driftloop.controller.vocabulary.reasons import Reason
 
 # How long a leader that is not ready may take to notice that a worker has ended. It is then replaced without the
 # kubelet's back-off, so this also bounds how often.
 PATIENCE = timedelta(seconds=60)
-_ENDED = ("Succeeded", "Failed")  # phases of a pod
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class PodGroup:
     def progress(self) -> str | None:
         """How many of the pods run their engine; None if all do, or if the leader has ended."""
         nodes = nodes_of(self.template)
-        if phase(self.leader) in _ENDED:
+        if has_ended(self.leader):
             return None
         there = sum(is_true(field(pod, "status", "conditions") or [], "Ready") for pod in self.workers)
         there += field(_engine(self.leader), "state", "running") is not None
@@ -85,7 +84,7 @@ def keep_together(groups: Iterable[PodGroup], now: datetime) -> Keeping:
 
 def _keep(group: PodGroup, now: datetime) -> Keeping:
     leader = group.leader
-    if phase(leader) in _ENDED:
+    if has_ended(leader):
         return _delete(group.workers)
     if leader["metadata"].get("deletionTimestamp"):
         return _after_drain(group, now)
@@ -127,7 +126,7 @@ def _loss(leader: Obj, workers: Iterable[Obj], missing: Iterable[str]) -> _Loss 
         name, status = pod["metadata"]["name"], _engine(pod)
         if pod["metadata"].get("deletionTimestamp"):
             return _Loss(f"{name} is being deleted")
-        if phase(pod) in _ENDED:
+        if has_ended(pod):
             # A node may refuse each new one: the start of such a group must not be repeated without a pause.
             return _Loss(f"{name} has ended: {field(pod, 'status', 'reason') or phase(pod)}", _created(pod))
         ended = field(status, "state", "terminated") or field(status, "lastState", "terminated")

@@ -33,3 +33,8 @@ def phase(obj: Obj) -> str | None:
     """`status.phase` if it is a string, else None."""
     value = field(obj, "status", "phase")
     return value if isinstance(value, str) else None
+
+
+def has_ended(pod: Obj) -> bool:
+    """Whether a pod has ended, however: it stays as an object, and never runs again."""
+    return phase(pod) in ("Succeeded", "Failed")

@@ -46,23 +46,8 @@ CONTEXT_TYPES = (
     *("qwen3", "seed_oss", "smollm3", "starcoder2"),
 )
 # Types that FSDP2 alone shards exactly.
-SHARDED_TYPES = tuple(
-    sorted(
-        {*TENSOR_TYPES, *PIPELINE_TYPES, *CONTEXT_TYPES}
-        | {
-            "deepseek_v3",
-            "ernie4_5_moe",
-            "glm4_moe",
-            "gpt2",
-            "gpt_oss",
-            "granitemoe",
-            "olmoe",
-            "qwen2_moe",
-            "qwen3_moe",
-        }
-        | {"stablelm"}
-    )
-)
+_MORE_SHARDED = ("deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt2", "gpt_oss", "granitemoe", "olmoe", "qwen2_moe")
+SHARDED_TYPES = tuple(sorted({*TENSOR_TYPES, *PIPELINE_TYPES, *CONTEXT_TYPES, *_MORE_SHARDED, "qwen3_moe", "stablelm"}))
 
 
 @dataclass(frozen=True)

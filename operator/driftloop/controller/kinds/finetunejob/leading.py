@@ -26,11 +26,10 @@ def make_room(train: Obj, pods: Iterable[Obj], elastic: Elastic | None, now: dat
     Only workers that are older than pod 0 make room, so each at most once.
     """
     own = [pod for pod in pods if controlled_by(pod, train["metadata"]["uid"])]
-    lead = next((pod for pod in own if _index(pod) == "0" and _waits_since(pod) is not None), None)
-    if elastic is None or lead is None:
+    waiting = ((pod, _waits_since(pod)) for pod in own if _index(pod) == "0")
+    lead, since = next(((pod, since) for pod, since in waiting if since is not None), (None, None))
+    if elastic is None or lead is None or since is None:
         return ()
-    since = _waits_since(lead)
-    assert since is not None
     workers = [pod for pod in own if _index(pod) != "0" and phase(pod) in ("Pending", "Running")]
     old = [pod for pod in workers if phase(pod) == "Running" and _created(pod) <= _created(lead)]
     if not old or now - since < timedelta(seconds=elastic.wait_seconds) or _makes_room_now(workers, lead, now):

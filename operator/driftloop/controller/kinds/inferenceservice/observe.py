@@ -36,13 +36,12 @@ from driftloop.controller.traffic import Arms, arms, eligible_samples, read_batc
 from driftloop.controller.vocabulary.conditions import is_true
 from driftloop.controller.vocabulary.labels import REVISION, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import controlled_by
-from driftloop.controller.vocabulary.objects import field, phase
+from driftloop.controller.vocabulary.objects import field, has_ended
 from driftloop.controller.vocabulary.plan import Key, Obj
 from driftloop.controller.vocabulary.samples import MetricsUnavailable
 from driftloop.controller.vocabulary.world import RouteUnknown, World
 
 # A Secret of the user is missing. A restarted proxy reads it, and its engine may run already.
-_ENDED = ("Succeeded", "Failed")  # phases of a pod
 MOST_PODS = 8  # that are asked about their requests at a time
 _AWAITED = frozenset({StageReason.NO_CERTIFICATE, StageReason.NO_KEYS})
 
@@ -141,7 +140,7 @@ async def _requests(service: Obj, question: RequestsQuestion, world: World) -> R
     present = {door["metadata"]["name"] for door in _present(doors)}
     heard = tuple(activity for name, activity in said.items() if activity is not None or name in present)
     pods = _present(_pods(question.revision, service, SERVE, world)) if question.revision else []
-    pods = [pod for pod in pods if phase(pod) not in _ENDED]
+    pods = [pod for pod in pods if not has_ended(pod)]
     known: list[Activity | None] = []
     for first in range(0, len(pods), MOST_PODS):
         known += await _activities(pods[first : first + MOST_PODS], world)
@@ -152,7 +151,7 @@ async def _requests(service: Obj, question: RequestsQuestion, world: World) -> R
 
 def _runs(door: Obj) -> bool:
     """Whether requests may be at a door: not if it has ended (an evicted pod stays), or has no address yet."""
-    return phase(door) not in _ENDED and bool(field(door, "status", "podIP"))
+    return not has_ended(door) and bool(field(door, "status", "podIP"))
 
 
 async def _activities(pods: Iterable[Obj], world: World) -> list[Activity | None]:

@@ -34,8 +34,8 @@ from driftloop.controller.runtime.kube.status import merge_patch, wanted_status,
 from driftloop.controller.runtime.loop.refusals import Refusals, identity, target
 from driftloop.controller.vocabulary.conditions import CHILDREN_REFUSED, MAX_EVENT, condition, find, merge, shorten
 from driftloop.controller.vocabulary.labels import MANAGED_BY
+from driftloop.controller.vocabulary.objects import has_ended
 from driftloop.controller.vocabulary.objects import key as key_of
-from driftloop.controller.vocabulary.objects import phase
 from driftloop.controller.vocabulary.plan import (
     Action,
     Adjust,
@@ -353,7 +353,7 @@ class Executor:
     async def _disrupt(self, action: FailPod | Disrupt, reason: str, status: Obj) -> bool:
         resource = RESOURCES["Pod"]
         pod = self._caches.get("Pod", action.namespace, action.name)
-        if pod is None or pod["metadata"]["uid"] != action.uid or phase(pod) in ("Failed", "Succeeded"):
+        if pod is None or pod["metadata"]["uid"] != action.uid or has_ended(pod):
             return False
         metadata = {"name": action.name, "namespace": action.namespace, **_guard(action)}
         # The pod garbage collector sets this condition too. With it the Job's failure policy recognises a disruption.
