@@ -7,6 +7,7 @@ from pathlib import Path
 from testcluster.binaries import binary
 from testcluster.console import Error, say
 from testcluster.controlplane import kubectl
+from testcluster.files import replace_text
 from testcluster.paths import KUBECONFIG
 
 
@@ -18,9 +19,7 @@ def up() -> None:
     context = subprocess.run(view, capture_output=True, text=True, check=False)
     if context.returncode != 0:
         raise Error(f"CLUSTER=current needs a current context in kubectl: {context.stderr.strip()}")
-    KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
-    KUBECONFIG.touch(mode=0o600)
-    KUBECONFIG.write_text(context.stdout)
+    replace_text(KUBECONFIG, context.stdout)
     say(f"kubeconfig: export KUBECONFIG={KUBECONFIG}\n{status()}")
 
 

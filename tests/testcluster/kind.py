@@ -7,6 +7,7 @@ import subprocess
 from testcluster import images
 from testcluster.console import Error, Step, say
 from testcluster.controlplane import kubectl
+from testcluster.files import replace_text
 from testcluster.paths import BUILD, KUBECONFIG, REPOSITORY
 from testcluster.storage import provide_volume
 
@@ -29,8 +30,7 @@ def up() -> None:
     if NAME not in _run("kind", "get", "clusters").split():
         with Step("create the kind cluster"):
             _run("kind", "create", "cluster", "--config", "kind-config.yaml", "--wait", "180s")
-    KUBECONFIG.touch(mode=0o600)
-    KUBECONFIG.write_text(_run("kind", "get", "kubeconfig", "--name", NAME))
+    replace_text(KUBECONFIG, _run("kind", "get", "kubeconfig", "--name", NAME))
     kubectl(KUBECONFIG, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s", seconds=150)
     add_volume("driftloop-shared")
     say(f"kubeconfig: export KUBECONFIG={KUBECONFIG}")

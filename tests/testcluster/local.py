@@ -26,6 +26,7 @@ from testcluster.controlplane import (
     kubectl,
     serving_certificate,
 )
+from testcluster.files import replace_text
 from testcluster.network import MACHINE, POD_CIDR, NodeNetwork
 from testcluster.node import DNS_DOMAIN, Node
 from testcluster.paths import KUBECONFIG, NAME, SHARED, STATE
@@ -165,7 +166,7 @@ def _cluster() -> Cluster:
     authority = Authority(STATE / "pki")
     ports = STATE / "ports.json"
     if not ports.exists():
-        ports.write_text(json.dumps({"etcd": free_port()}))
+        replace_text(ports, json.dumps({"etcd": free_port()}))
     return Cluster(authority, json.loads(ports.read_text())["etcd"])
 
 
@@ -176,7 +177,7 @@ def _start(cluster: Cluster) -> None:
         etcd.start()
         apiserver.start()
         wait.until(lambda: apiserver.check() and is_ready(SERVER, cluster.authority), "kube-apiserver", 120)
-        _write_kubeconfig(cluster.authority)
+        replace_text(KUBECONFIG, cluster.authority.kubeconfig(SERVER, "admin", ADMIN_GROUP))
     with Step("containerd on both nodes"):
         for node in NODES:
             containers.start(node)
@@ -194,12 +195,6 @@ def _start(cluster: Cluster) -> None:
         for node in NODES:
             wait.until(lambda node=node: _node_ready(node.name), f"{node.name}; see {LOGS}", 60)  # type: ignore[misc]
     provide_volume("driftloop-shared", SHARED)
-
-
-def _write_kubeconfig(authority: Authority) -> None:
-    KUBECONFIG.parent.mkdir(parents=True, exist_ok=True)
-    KUBECONFIG.touch(mode=0o600)
-    KUBECONFIG.write_text(authority.kubeconfig(SERVER, "admin", ADMIN_GROUP))
 
 
 def _clear() -> None:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from testcluster import current, kind, local
 from testcluster.console import Error
+from testcluster.files import replace_text
 from testcluster.paths import BUILD
 
 
@@ -37,5 +38,4 @@ def remember(provider: Provider | None) -> None:
     if provider is None:
         _CHOSEN.unlink(missing_ok=True)
         return
-    BUILD.mkdir(parents=True, exist_ok=True)
-    _CHOSEN.write_text(next(name for name, known in PROVIDERS.items() if known is provider))
+    replace_text(_CHOSEN, next(name for name, known in PROVIDERS.items() if known is provider))

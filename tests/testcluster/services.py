@@ -10,6 +10,7 @@ from pathlib import Path
 
 from testcluster import cgroups, wait
 from testcluster.console import Error
+from testcluster.files import replace_text
 from testcluster.paths import STATE
 
 LOGS = STATE / "logs"
@@ -48,9 +49,8 @@ class Service:
         for path, text in self.files.items():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(text)
-        for folder in (LOGS, _SPECS):
-            folder.mkdir(parents=True, exist_ok=True)
-        (_SPECS / f"{self.name}.json").write_text(json.dumps(asdict(self)))
+        LOGS.mkdir(parents=True, exist_ok=True)
+        replace_text(_SPECS / f"{self.name}.json", json.dumps(asdict(self)))
         # The shell joins the group before it becomes the program, so the process is never outside the group.
         join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroups.service_group(self.name) / "cgroup.procs")]
         # Not `ip netns exec`, which mounts a new /sys that hides the cgroups.
