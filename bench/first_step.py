@@ -6,14 +6,18 @@ It needs a cluster (`make images`), and installs Driftloop there. In each round 
 two nodes. Then a Job of the same two pods, with the same image and resources, starts Ray with `ray start` and trains
 the same model on the same prepared rows, sharded by FSDP2, in a script of thirty lines. Measured is from the creation
 of the Job to the line of the first step in its log; of the FineTuneJob also from `kubectl apply`, with the stage that
-prepares data and model, which the script has ready. Prints the medians, and the median of the rounds' ratios.
+prepares data and model, which the script has ready. Then another FineTuneJob loses its leading pod after a checkpoint,
+and measured is from the start of the pod in its place to the first step there. Prints the medians, and the median of
+the rounds' ratios.
 """
 
 import argparse
+import re
 from datetime import UTC, datetime
 from statistics import median
 
-from cluster.lab import Lab, tiny_pools
+from cluster.interruptions import lose_pod
+from cluster.lab import LONG, Lab, tiny_pools
 from demo import install
 from demo.kube import Kube, restricted_pod
 from demo.reads import Obj
@@ -21,7 +25,8 @@ from demo.timeline import Timeline
 from driftloop.controller.kinds.finetunejob.tasks import train_task_of
 
 NAMESPACE, BY_HAND = "first-step", "by-hand"
-FIRST = "step 1/"  # of both logs
+FIRST = re.compile(r"\bstep \d+/\d+ loss")  # the first such line of a log; both kinds of pods write one per step
+LEADING = "batch.kubernetes.io/job-completion-index=0"
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "3Gi"}}
 SCRIPT = """
 import sys, time
@@ -73,9 +78,10 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     lab = prepared()
     seconds = [one_round(lab, number) for number in range(rounds)]
-    for name, values in zip(("from apply", "from the Job", "by hand"), zip(*seconds, strict=True), strict=True):
+    names = ("from apply", "from the Job", "by hand", "from the pod after a lost head")
+    for name, values in zip(names, zip(*seconds, strict=True), strict=True):
         print(f"{name}: {median(values):.1f} s ({min(values):.1f} to {max(values):.1f})")
-    print(f"the Job / by hand: {median(own / hand for _, own, hand in seconds):.2f}")
+    print(f"the Job / by hand: {median(own / hand for _, own, hand, _ in seconds):.2f}")
     lab.kube.run("delete", "namespace", NAMESPACE, "--wait=false")
 
 
@@ -87,18 +93,38 @@ def prepared() -> Lab:
     return Lab(installed, NAMESPACE)
 
 
-def one_round(lab: Lab, number: int) -> tuple[float, float, float]:
-    """Seconds to the first step: from the apply of a FineTuneJob, from its Job, and by hand."""
+def one_round(lab: Lab, number: int) -> tuple[float, float, float, float]:
+    """Seconds to the first step: from the apply of a FineTuneJob, from its Job, by hand, and after a lost head."""
     name = f"ours-{number}"
     applied = datetime.now(UTC)
     lab.pretrain(name, training={"maxSteps": 4})
     lab.phase(name, "Succeeded")
     first = first_step(lab.kube, f"driftloop.dev/job={name},driftloop.dev/stage=train")
     (job,) = lab.list("jobs", f"driftloop.dev/job={name},driftloop.dev/stage=train")
-    by_hand = start_by_hand(lab, job)
-    seconds = ((first - applied).total_seconds(), (first - created(job)).total_seconds(), by_hand)
-    print("from apply {:.1f} s, from the Job {:.1f} s, by hand {:.1f} s".format(*seconds), flush=True)
+    from_apply, from_job = (first - applied).total_seconds(), (first - created(job)).total_seconds()
+    seconds = from_apply, from_job, start_by_hand(lab, job), after_a_lost_head(lab, f"lost-{number}")
+    print(
+        "from apply {:.1f} s, from the Job {:.1f} s, by hand {:.1f} s, lost head {:.1f} s".format(*seconds), flush=True
+    )
     return seconds
+
+
+def after_a_lost_head(lab: Lab, name: str) -> float:
+    """Seconds from the start of the pod that takes the place of a lost leading pod to its first step."""
+    selector = f"driftloop.dev/job={name},driftloop.dev/stage=train"
+    lab.pretrain(name, training=LONG)
+    lab.checkpoint_beyond(name, 0)
+    (lost,) = running(lab.kube, selector)
+    lose_pod(lab, name, 0)
+
+    def new_pod() -> Obj | None:
+        pods = running(lab.kube, selector)
+        return next((pod for pod in pods if pod["metadata"]["uid"] != lost["metadata"]["uid"]), None)
+
+    pod: Obj = lab.kube.wait(f"the new leading pod of {name}", new_pod, 120)
+    first = first_step(lab.kube, selector)
+    lab.kube.run("delete", "finetunejob", name, "-n", NAMESPACE, "--timeout=120s")
+    return (first - datetime.fromisoformat(pod["status"]["startTime"])).total_seconds()
 
 
 def created(job: Obj) -> datetime:
@@ -109,12 +135,18 @@ def first_step(kube: Kube, selector: str) -> datetime:
     """When the leading pod logged its first step."""
 
     def line() -> str | None:
-        pods = kube.list("pods", NAMESPACE, f"{selector},batch.kubernetes.io/job-completion-index=0")
-        names = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in ("Running", "Succeeded")]
+        names = [pod["metadata"]["name"] for pod in running(kube, selector)]
         logs = (kube.run("logs", "-n", NAMESPACE, name, "--timestamps") for name in names)
-        return next((line for log in logs for line in log.splitlines() if FIRST in line), None)
+        return next((line for log in logs for line in log.splitlines() if FIRST.search(line)), None)
 
     return datetime.fromisoformat(kube.wait("the first step", line, 300).split(" ", 1)[0])
+
+
+def running(kube: Kube, selector: str) -> list[Obj]:
+    """The leading pods that run or have succeeded, without those that are being deleted."""
+    pods = kube.list("pods", NAMESPACE, f"{selector},{LEADING}")
+    there = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    return [pod for pod in there if pod["status"]["phase"] in ("Running", "Succeeded")]
 
 
 def start_by_hand(lab: Lab, ours: Obj) -> float:
