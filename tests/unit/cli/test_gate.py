@@ -186,6 +186,8 @@ def test_an_earlier_report_does_not_outlive_a_run_that_is_interrupted_and_no_pro
     try:
         assert any("the engine loads the model" in line for line in running.stderr)
         started = wait_for_processes(scratch)
+        for process in started:  # so that they can't have ended before the signal
+            os.kill(process, signal.SIGSTOP)
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == Exit.INTERRUPTED
     finally:
