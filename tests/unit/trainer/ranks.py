@@ -4,9 +4,11 @@ They are forks because the imports of torch take longer than most cases.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,10 +28,21 @@ def environment(folder: Path) -> dict[str, str]:
 
 def run_script(name: str, folder: Path, timeout: float = 500) -> None:
     """Run the script `name`, beside this file, on `folder`. The log of all ranks is in ranks.log."""
-    command, log = [sys.executable, str(Path(__file__).with_name(name)), str(folder)], folder / "ranks.log"
+    command, log = [sys.executable, str(Path(__file__).parent / name), str(folder)], folder / "ranks.log"
     with log.open("w") as output:
-        ended = subprocess.run(command, env=environment(folder), stderr=output, timeout=timeout, check=False)
-    assert ended.returncode == 0, log.read_text()
+        script = subprocess.Popen(command, env=environment(folder), stderr=output, start_new_session=True)
+        try:
+            code = script.wait(timeout)
+        finally:
+            end_group(script)
+    assert code == 0, log.read_text()
+
+
+def end_group(script: "subprocess.Popen[bytes]") -> None:
+    """End a script that started a session, with its ranks: those of one that is killed alone would run on."""
+    with suppress(ProcessLookupError):
+        os.killpg(script.pid, signal.SIGKILL)
+    script.wait()
 
 
 def run_ranks(run_rank: Callable[[Path, int, int], None], folder: Path, world_size: int) -> None:
