@@ -1,13 +1,15 @@
 """False alarms and delays of the drift detector beside Evidently, river and frouros on the same streams.
 
-    PYTHONPATH=operator:bench python bench/drift.py [--data FOLDER] [--months 20] [--json FILE] [--plot docs/drift.svg]
+    PYTHONPATH=operator:server_image:bench python bench/drift.py [--data FOLDER] [--months 20] [--json FILE]
+        [--plot docs/drift.svg]
 
 Streams of 72,000 requests in 30 days: the simulated traffic of `drift_traffic.py`, and with --data (banking77's
 train.csv) real requests of 51 intents in random order. After each month without a change the stream shifts: by 0.3
 standard deviations of surprisal, or to requests half of which have one of 26 new intents. Counted are the months with a
 false alarm, and the requests from the shift until the next alarm.
 
-Driftloop reads what its proxy counts: three text signals and ratings. The others get only the signal that shifts, as
+Driftloop reads what its proxy counts: text signals (three of the simulated traffic, and novelty too of the real
+requests) and ratings. The others get only the signal that shifts, as
 numbers, so they can't raise false alarms about the others. All learn what is normal from the month itself: windows are
 compared with its first day, and ADWIN and Page-Hinkley adapt as they do. The other libraries are installed into an
 environment of their own in ~/.cache/driftloop, with the versions below.
@@ -24,7 +26,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,15 +38,16 @@ from drift_traffic import day as simulated_day
 from intents import read_rows
 
 from driftloop.api.inferenceservice import Drift
-from driftloop.contract.names import SIGNALS
-from driftloop.contract.textstats import build_profile, parse_profile
+from driftloop.contract.names import NOVELTY, SIGNALS
 from driftloop.controller.drift.detector import FEEDBACK
+from driftloop.podlib.novelty import profile_of
+from driftloop_server.proxy.drift import Reference
 
 RATE = 72_000 / (30 * DAY)
 DAYS, AFTER = 30, 5  # days before and after the shift
 REQUIREMENTS = ("evidently==0.7.23", "river==0.23.0", "frouros==0.9.0")
 NEW_INTENTS, PROFILE_TEXTS, SHARE_NEW = 26, 2_000, 0.5
-OURS = "Driftloop, defaults"
+OURS, WITHOUT = "Driftloop, defaults", "Driftloop without novelty"
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,12 @@ def real(folder: Path, seed: int) -> Stream:
     new = set(intents[:NEW_INTENTS])
     known = [text for text, intent in rows if intent not in new]
     chooser.shuffle(known)
-    profile = parse_profile(build_profile(known[:PROFILE_TEXTS]))
+    reference = Reference.of(profile_of(known[:PROFILE_TEXTS]))
     texts = known[PROFILE_TEXTS:] + [text for text, intent in rows if intent in new]
     old = len(known) - PROFILE_TEXTS
-    surprisal = np.array([profile.scores(text)["surprisal"] for text in texts])
-    bins = {s: np.array([profile.bins(text)[s] for text in texts]) for s in SIGNALS}
+    surprisal = np.array([reference.profile.scores(text)["surprisal"] for text in texts])
+    found_bins = [reference.bins(text) for text in texts]
+    bins = {signal: np.array([found[signal] for found in found_bins]) for signal in reference.masses()}
     rng, before = np.random.default_rng([77, seed]), 0
     minute, days, values = int(rng.integers(0, MINUTES)), [], []
     for number in range(DAYS + AFTER):
@@ -112,7 +116,7 @@ def real(folder: Path, seed: int) -> Stream:
         at = (second // 60).astype(np.int64).clip(max=MINUTES - 1)
         tables = {}
         for signal, found in bins.items():
-            width = len(profile.shares[signal])
+            width = len(reference.masses()[signal])
             tables[signal] = np.bincount(at * width + found[row], minlength=MINUTES * width).reshape(-1, width)
         tables[FEEDBACK] = np.zeros((MINUTES, 2), dtype=np.int64)
         days.append(tables)
@@ -120,23 +124,23 @@ def real(folder: Path, seed: int) -> Stream:
     return Stream("banking77", np.concatenate(values), before, days, minute)
 
 
-def ours(stream: Stream) -> Outcome:
+def ours(stream: Stream, name: str = OURS) -> Outcome:
     """Driftloop's detector. A month with a false alarm has no delay, because the alarm stays up."""
     life = born(Drift())
     for counts in stream.days[:DAYS]:
         life, alarm = live_day(life, counts)
         if alarm is not None:
-            return Outcome(stream.name, OURS, True, math.nan)
+            return Outcome(stream.name, name, True, math.nan)
     sent = 0
     for number, counts in enumerate(stream.days[DAYS:]):
         first = stream.minute if number == 0 else 0
         life, alarm = live_day(life, counts)
         if alarm is not None and number == 0 and alarm < first:
-            return Outcome(stream.name, OURS, True, math.nan)
+            return Outcome(stream.name, name, True, math.nan)
         sent += int(counts[SIGNALS[0]][first : MINUTES if alarm is None else alarm + 1].sum())
         if alarm is not None:
-            return Outcome(stream.name, OURS, False, sent)
-    return Outcome(stream.name, OURS, False, math.inf)
+            return Outcome(stream.name, name, False, sent)
+    return Outcome(stream.name, name, False, math.inf)
 
 
 def month(data: Path | None, folder: Path, seed: int) -> list[Outcome]:
@@ -147,6 +151,9 @@ def month(data: Path | None, folder: Path, seed: int) -> list[Outcome]:
         first_day = int(stream.days[0][SIGNALS[0]].sum())
         (folder / f"{stream.name} {seed}.json").write_text(json.dumps([first_day, stream.shift]))
         found.append(ours(stream))
+        if NOVELTY in stream.days[0]:
+            days = [{signal: table for signal, table in day.items() if signal != NOVELTY} for day in stream.days]
+            found.append(ours(replace(stream, days=days), WITHOUT))
     return found
 
 
@@ -198,8 +205,9 @@ def markdown(lines: Sequence[dict[str, object]]) -> str:
     for name in dict.fromkeys(str(line["detector"]) for line in lines):
         cells = [name]
         for stream in streams:
-            (line,) = [each for each in lines if (each["detector"], each["stream"]) == (name, stream)]
-            cells += [f"{line['false']} of {line['months']}", _requests(float(str(line["median"])))]
+            line = next((each for each in lines if (each["detector"], each["stream"]) == (name, stream)), None)
+            told = [f"{line['false']} of {line['months']}", _requests(float(str(line["median"])))] if line else []
+            cells += told or ["", ""]
         text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text)
 
@@ -212,7 +220,10 @@ def _requests(median: float) -> str:
 
 def svg(lines: Sequence[dict[str, object]]) -> str:
     """The share of months with a false alarm over the median delay, with a point per detector and stream."""
-    colours = ("#d62728", "#1f77b4", "#6baed6", "#2ca02c", "#98df8a", "#9467bd", "#c5b0d5", "#8c564b", "#c49c94")
+    colours = (
+        *("#d62728", "#ff9896", "#1f77b4", "#6baed6", "#2ca02c"),
+        *("#98df8a", "#9467bd", "#c5b0d5", "#8c564b", "#c49c94"),
+    )
     names = dict(zip(dict.fromkeys(str(line["detector"]) for line in lines), colours, strict=False))
     seen = [line for line in lines if not math.isnan(float(str(line["median"])))]
     return chart(

@@ -12,7 +12,7 @@ import numpy as np
 from drift_traffic import MINUTES, Floats, Ints
 
 from driftloop.api.inferenceservice import Drift, DriftStatus
-from driftloop.contract.names import SIGNALS
+from driftloop.contract.names import NOVELTY, SIGNALS
 from driftloop.controller.drift.detector import WATCHED, Reference, bets, smoothed, start_weight, threshold
 from driftloop.controller.drift.memory import Memory, closed, counted, entered, known, rows, seen
 from driftloop.controller.drift.pace import Pace, advance, expected_requests, independent_limit, limited
@@ -113,7 +113,7 @@ def _run(
     for signal in WATCHED:
         before = life.state.get(signal)
         reference = compared.get(signal)
-        if reference is None or len(reference.masses) != counts[signal].shape[1]:
+        if reference is None or signal not in counts or len(reference.masses) != counts[signal].shape[1]:
             if before is not None:
                 state[signal] = np.repeat(before[None], len(weights), axis=0)
             continue
@@ -138,11 +138,12 @@ def _run(
 def _evidence(state: State, windows: int) -> Floats:
     """`log_evidence` after each window."""
     windows = min((len(values) for values in state.values()), default=windows)
-    parts = np.full((windows, len(WATCHED)), -np.inf)
-    for column, signal in enumerate(WATCHED):
+    watched = [signal for signal in WATCHED if signal != NOVELTY or signal in state]
+    parts = np.full((windows, len(watched)), -np.inf)
+    for column, signal in enumerate(watched):
         if signal in state:
             parts[:, column] = np.logaddexp.reduce(state[signal], axis=1) - np.log(state[signal].shape[1])
-    return np.asarray(np.logaddexp.reduce(parts, axis=1) - np.log(len(WATCHED)))
+    return np.asarray(np.logaddexp.reduce(parts, axis=1) - np.log(len(watched)))
 
 
 def _learnable(memory: Memory, counts: dict[str, Ints], expected: Floats) -> dict[str, Ints]:

@@ -71,6 +71,12 @@ def of_all(series: str, by: str) -> str:
     return f"{rate(series, by)} / on () group_left sum(rate({series}[$__rate_interval]))"
 
 
+_SIGNALS = (
+    ("surprisal", "surprisal"),
+    ("oov", "unknown words"),
+    ("length", "length"),
+    ("novelty", "distance from all training texts"),
+)
 SERVICE_ROWS = (
     Row(
         "Requests",
@@ -212,7 +218,7 @@ SERVICE_ROWS = (
                     "percentunit",
                     "Shares of the bins, from the lowest values to the highest. A shift moves them.",
                 )
-                for signal, what in (("surprisal", "surprisal"), ("oov", "unknown words"), ("length", "length"))
+                for signal, what in _SIGNALS
             ),
         ),
     ),

@@ -13,15 +13,16 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from control_plane.harness import eventually, http
 from control_plane.monitoring import Process
+from demo.corpus import SHOP, rows
 from driftloop.contract.names import Metric
 from driftloop.contract.task import ServeTask
-from driftloop.contract.textstats import build_profile, parse_profile
 from driftloop.controller.process import health
 from driftloop.controller.runtime import metrics as operator
 from driftloop.controller.runtime.kube.caches import Caches
+from driftloop.podlib.novelty import profile_of
 from driftloop_server.door.metrics import DoorMetrics
 from driftloop_server.engine.metrics import EngineMetrics
-from driftloop_server.proxy.drift import DriftCounters
+from driftloop_server.proxy.drift import DriftCounters, Reference
 from driftloop_server.proxy.metrics import Outcome, ProxyMetrics
 from driftloop_trainer.train.cluster.board import Board
 from driftloop_trainer.train.progress import Progress
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.control_plane
 
 FOLDER = Path(__file__).parents[2] / "charts/driftloop/files/dashboards"
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+TEXTS = [row.text for row in rows(SHOP, 40, seed=1)]  # enough for every signal
 CHOSEN = {"namespace": "team", "service": "desk", "pod": "train-0", "__rate_interval": "1m", "__range": "1h"}
 
 
@@ -66,7 +68,7 @@ class Exporters:
 
     def __init__(self) -> None:
         self.proxy, self.engine, self.door = serving(), EngineMetrics("desk"), DoorMetrics("desk")
-        self.drift = DriftCounters(parse_profile(build_profile(["where is my parcel"])), self.proxy)
+        self.drift = DriftCounters(Reference.of(profile_of(TEXTS)), self.proxy)
         self.proxy.shadow_of("r2")
         board = free_port()
         self.board = Board(board, total=90, born=time.time() - 20)
@@ -109,7 +111,7 @@ class Exporters:
         self.door.held.set(2)
         self.door.wait.observe(20)
         self.door.request(200)
-        self.drift.count("where is my parcel")
+        self.drift.count(TEXTS[0])
         self.engine.generation_tokens.inc(20)
         self.board.show_nodes(2)
         self.board.show(

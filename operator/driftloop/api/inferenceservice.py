@@ -230,6 +230,11 @@ class Drift(ApiModel):
         description="Minutes that a change must last, about, before it raises an alarm. Fractions are allowed. A "
         "shorter burst of requests raises none. 0: no minimum.",
     )
+    novelty: bool = Field(
+        True,
+        description="Whether the distance of requests in meaning from everything that was asked in training is watched "
+        "too. A version has it if it was trained on about 130 different texts or more.",
+    )
     topics: bool = Field(
         False,
         description="Whether an alarm says what the new requests are about: words that far more requests have than "

@@ -119,7 +119,9 @@ SHADOW_MEASURES = {"failed": _WORSE, "slow": _WORSE, "length": _WORSE, "answer":
 SHADOW_DROPS = ("busy", "long", "refused", "unreachable")
 
 MEMORY_KINDS = ("allocated", "reserved", "resident")  # GPU: by torch's allocator; CPU: of the process
-SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins; the fourth signal is feedback, from FEEDBACK
+SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins, which every profile has
+NOVELTY = "novelty"  # another one, which only the profiles of enough texts have
+TEXT_SIGNALS = (*SIGNALS, NOVELTY)
 
 # The largest weight file of a version, in bytes: a rank that exports holds one at a time, and its copy in /tmp for a
 # bucket. The plan counts both.

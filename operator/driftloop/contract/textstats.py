@@ -124,7 +124,7 @@ def build_profile(prompts: Sequence[str], shared: int = 1) -> dict[str, Any]:
     known: set[str] = set()
     for prompt in prompts:
         key = row_key(prompt)
-        if int(key[:8], 16) % 2:
+        if not counts_words(key):
             scored.append(prompt)
             continue
         tokens = words(prompt)
@@ -140,19 +140,18 @@ def build_profile(prompts: Sequence[str], shared: int = 1) -> dict[str, Any]:
     counts = {"words": _most_common(counted, VOCABULARY), "pairs": _most_common(paired, PAIRS)}
     model = Profile(rows=len(scored), edges={}, shares={}, **counts)
     scores = [model.scores(prompt) for prompt in scored]
-    signals = {signal: _summary([score[signal] for score in scores]) for signal in SIGNALS}
+    signals = {signal: summary([score[signal] for score in scores]) for signal in SIGNALS}
     return {"version": _VERSION, "rows": len(scored), **counts, "signals": signals}
 
 
-def load_profile(path: Path) -> Profile | None:
-    """Read the profile at `path`; None if there is no file. Raises ValueError if the file is not a profile."""
+def load_document(path: Path) -> Any:
+    """Read the document of a profile at `path`; None if there is no file. Raises ValueError if it can't be read."""
     try:
-        document = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path.name}: not a readable profile: {error}") from error
-    return parse_profile(document)
 
 
 def parse_profile(document: Any) -> Profile:
@@ -181,7 +180,12 @@ def _most_common(counts: Counter[str], limit: int) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])
 
 
-def _summary(values: Sequence[float]) -> dict[str, list[float]]:
+def counts_words(key: str) -> bool:
+    """Whether a text with this `row_key` is in the half that is counted. The bins come from the other half."""
+    return int(key[:8], 16) % 2 == 0
+
+
+def summary(values: Sequence[float]) -> dict[str, list[float]]:
     """Edges, and the share of `values` in each bin. Without values there is one bin with everything."""
     if not values:
         return {"edges": [], "masses": [1.0]}

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from driftloop.contract.names import GENERATING, SIGNALS, Metric
+from driftloop.contract.names import GENERATING, TEXT_SIGNALS, Metric
 from driftloop.controller.drift.detector import FEEDBACK, Counters
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from driftloop.controller.vocabulary.world import Queries, World
@@ -160,7 +160,7 @@ async def read_batch(
         return None
     increments = window.increments()
     bins: dict[str, Sequence[float]] = {}
-    for signal in SIGNALS:
+    for signal in TEXT_SIGNALS:
         counted = _by_bin((sample for sample in increments if sample.labels.get("signal") == signal), sum_up=True)
         if counted:
             bins[signal] = counted
@@ -168,7 +168,7 @@ async def read_batch(
     bins[FEEDBACK] = (good, bad)
     gauges = [sample for sample in window.ends if sample.labels.get("__name__") == Metric.DRIFT_REFERENCE]
     rows = [s.value for s in window.ends if s.labels.get("__name__") == Metric.DRIFT_REFERENCE_ROWS]
-    reference = {s: _by_bin((g for g in gauges if g.labels.get("signal") == s), sum_up=False) for s in SIGNALS}
+    reference = {s: _by_bin((g for g in gauges if g.labels.get("signal") == s), sum_up=False) for s in TEXT_SIGNALS}
     return Counters(
         until=until,
         bins=bins,

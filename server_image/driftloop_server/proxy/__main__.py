@@ -24,7 +24,7 @@ from driftloop_server.proxy.app import Api
 from driftloop_server.proxy.clients import Clients, KeyCheck, clients_of
 from driftloop_server.proxy.connections import MAX_REQUESTS, MAX_SECONDS, Connections, drain
 from driftloop_server.proxy.cors import Cors
-from driftloop_server.proxy.drift import DriftCounters, read_profile
+from driftloop_server.proxy.drift import DriftCounters, read_reference
 from driftloop_server.proxy.feedback import MIN_SECRET, TOKEN_ENV, Feedback
 from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Memory
@@ -107,7 +107,7 @@ async def serve(
         signer = Signer(keys.signing.encode(), task.service_uid)
         readiness = Readiness(upstream, task.service, busy.begin)
         topics = Topics() if task.drift_topics else None
-        drift = DriftCounters(read_profile(Path(task.model_dir)), metrics, topics)
+        drift = DriftCounters(read_reference(Path(task.model_dir)), metrics, topics)
         connections = Connections(options.connection_requests, options.connection_seconds)
         cors = Cors(task.allowed_origins)
         key_check = KeyCheck(clients, metrics.client, signer.shadow_token)

@@ -12,7 +12,7 @@ from driftloop.contract.textstats import (
     PAIRS,
     VOCABULARY,
     build_profile,
-    load_profile,
+    load_document,
     parse_profile,
     words,
 )
@@ -90,11 +90,11 @@ def test_profile_and_cost_are_bounded() -> None:
 
 
 def test_missing_profile_is_none_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    assert load_profile(tmp_path / "absent.json") is None
+    assert load_document(tmp_path / "absent.json") is None
     for broken in ("", "[]", "{}", json.dumps(build_profile(PROMPTS) | {"version": 2})):
         (tmp_path / "profile.json").write_text(broken)
         with pytest.raises(ValueError, match="profile"):
-            load_profile(tmp_path / "profile.json")
+            parse_profile(load_document(tmp_path / "profile.json"))
     document = build_profile(PROMPTS)
     document["signals"]["oov"]["masses"].append(0.5)
     with pytest.raises(ValueError, match="oov"):

@@ -15,9 +15,10 @@ from driftloop.contract.manifest import Manifest
 from driftloop.contract.reasons import StageReason
 from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
 from driftloop.contract.task import PrepareTask
-from driftloop.contract.textstats import PROFILE, build_profile
+from driftloop.contract.textstats import PROFILE
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
+from driftloop.podlib.novelty import profile_of
 from driftloop.podlib.storage import pinned, publish, write_text
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import FILE, VALIDATION, write_dataset, write_turn_ends
@@ -138,7 +139,7 @@ def _write_files(
     _write_keys(folder / HELD_OUT_KEYS, gathered.held_out)
     write_turn_ends(folder, [token for token, _ in renderer.turn_ends.most_common()])
     prompts = [row.prompt for row in train.rendering.rows if row.part != "augment"]
-    (folder / PROFILE).write_text(json.dumps(build_profile(prompts)))
+    (folder / PROFILE).write_text(json.dumps(profile_of(prompts)))
     return [write_suite(suite_items(gathered.held_out, s), s, folder) for s in task.suites if s.items is not None]
 
 

@@ -6,13 +6,19 @@ The requests since the change point are compared with the baseline at that time 
 from datetime import datetime
 
 from driftloop.api.inferenceservice import DriftStatus, DriftTopic
+from driftloop.contract.names import NOVELTY
 from driftloop.contract.topics import Topic
 from driftloop.controller.drift.detector import FEEDBACK, WATCHED, normal_scores, signal_evidence
 from driftloop.controller.drift.memory import decode, remembered, rows
 from driftloop.controller.vocabulary.conditions import parse_timestamp
 
 MAX_MESSAGE = 512  # characters of status.drift.message
-NOUNS = {"surprisal": "surprisal", "oov": "the share of unknown words", "length": "length"}
+NOUNS = {
+    "surprisal": "surprisal",
+    "oov": "the share of unknown words",
+    "length": "length",
+    NOVELTY: "the distance from all training texts",
+}
 
 
 def moved(status: DriftStatus) -> list[str]:

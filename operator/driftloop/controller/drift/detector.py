@@ -25,11 +25,11 @@ from datetime import datetime
 from functools import lru_cache
 from statistics import NormalDist
 
-from driftloop.contract.names import SIGNALS
+from driftloop.contract.names import NOVELTY, SIGNALS, TEXT_SIGNALS
 from driftloop.controller.drift.pace import independent_limit
 
-FEEDBACK = "feedback"  # the fourth signal; its bins are good and bad ratings
-WATCHED = (*SIGNALS, FEEDBACK)
+FEEDBACK = "feedback"  # its bins are good and bad ratings
+WATCHED = (*TEXT_SIGNALS, FEEDBACK)
 MONTH = 30 * 24 * 60  # minutes to which the false-alarm budget applies
 STANDARD_ERRORS = 2.33  # 99 %: allowed error of a finite reference
 FRACTIONS = (0.15, 0.45, 0.9)  # stakes, as shares of the largest stake that can't lose everything
@@ -116,8 +116,12 @@ def update(
 
 
 def log_evidence(state: State) -> float:
-    """ln of the mean of R over all signals and bets; a signal without evidence counts as 0."""
-    return _log_mean([signal_evidence(state, signal) for signal in WATCHED])
+    """ln of the mean of R over all signals and bets; a signal without evidence counts as 0.
+
+    Without `novelty`, which not every version has, the mean is over the other signals. When it comes, its evidence
+    begins and the share of the others falls, so the mean still expects no more than the minutes that have passed.
+    """
+    return _log_mean([signal_evidence(state, signal) for signal in WATCHED if signal != NOVELTY or signal in state])
 
 
 def signal_evidence(state: State, signal: str) -> float:

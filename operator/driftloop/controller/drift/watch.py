@@ -15,10 +15,11 @@ only when it has ended without evidence, so that a change that begins in it is n
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import Drift, DriftStatus, Health, Learned, ReferenceSignal
-from driftloop.contract.names import SIGNALS
+from driftloop.contract.names import NOVELTY, TEXT_SIGNALS
 from driftloop.controller.drift.change import sentence, shifts, shortened
 from driftloop.controller.drift.detector import (
     FEEDBACK,
@@ -78,6 +79,9 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
         return status
     limit = threshold(spec.false_alarms_per_month)
     began, before = _began(status, counters), decode(status.evidence)
+    if not spec.novelty:
+        counters = replace(counters, bins={signal: bins for signal, bins in counters.bins.items() if signal != NOVELTY})
+        before.pop(NOVELTY, None)
     middle, seconds = began + (counters.until - began) / 2, (counters.until - began).total_seconds()
     pace = _decoded_pace(status.evidence.get(_PACE, ""))
     expected = expected_requests(pace, counters.requests, seconds)
@@ -184,7 +188,7 @@ def training_distance(collected: Mapping[str, Sequence[int]], counters: Counters
     In standard deviations of the training data, with a sign. Empty when the profile is unknown.
     """
     distances = {}
-    for signal in SIGNALS:
+    for signal in TEXT_SIGNALS:
         masses, counts = counters.reference.get(signal, ()), collected.get(signal, ())
         scores = normal_scores(Reference(counters.reference_rows, tuple(masses)))
         if scores and len(scores) == len(counts) and sum(counts) > 0:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from driftloop.contract.names import SIGNALS
+from driftloop.contract.names import NOVELTY, SIGNALS
 from driftloop.controller.drift import detector
 from driftloop.controller.drift.detector import (
     FEEDBACK,
@@ -191,3 +191,9 @@ def test_a_month_of_independent_requests_raises_no_alarm_and_a_shift_of_03_is_se
             assert requests < 5000
         delays.append(requests)
     assert sorted(delays)[10] <= 500
+
+
+def test_a_version_without_novelty_needs_no_more_evidence_in_the_other_signals() -> None:
+    state = {"surprisal": (6.0,) * 6}
+    assert log_evidence(state) == pytest.approx(6.0 - math.log(4))
+    assert log_evidence(state | {NOVELTY: (-math.inf,) * 6}) == pytest.approx(6.0 - math.log(5))
