@@ -51,6 +51,15 @@ MODELS = {
     "32b": architecture(5120, 27_648, 64, 40, model_type="qwen2", vocab_size=152_064),
     "70b": architecture(8192, 28_672, 80, 64),
 }
+# Types whose layers keep other tensors than Llama's, or that cap their logits.
+TYPES = (
+    *("apertus", "exaone4", "gemma", "gemma3_text", "glm4", "helium", "hunyuan_v1_dense", "nanochat", "olmo2", "olmo3"),
+)
+MODELS |= {
+    model_type: architecture(2048, 8192, 8, 16, tied=True, model_type=model_type, num_key_value_heads=4, head_dim=128)
+    | {"vocab_size": 64_000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    for model_type in TYPES
+}
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ CASES = {
     "70b fsdp64": Case("70b", 64, length=4000),
     "70b fsdp8 x tensor8": Case("70b", 64, length=4000, parallelism=Parallelism(tensor=8)),
     "70b fsdp8 lora": Case("70b", 8, length=4000, adapter=LORA),
-}
+} | {model_type: Case(model_type, rows=2, checkpointing=False) for model_type in TYPES}
 MAIN = ["1b fsdp4 accumulating"]
 
 

@@ -27,10 +27,23 @@ RUNTIME_BYTES, GPU_RUNTIME_BYTES = 512 << 20, 2048 << 20
 # Gradients of up to this size are kept unsharded until the last micro-batch of a step: adding them up once is faster.
 # Those of a larger model are added up and sharded after every micro-batch.
 UNSHARDED_GRADIENTS = 1 << 30
-# Types that normalise the queries and the keys of each head.
-QK_NORM_TYPES = ("gemma3_text", "qwen3", "qwen3_moe")
-# Types that cap the scores of their attention, which torch has no kernel for, and their logits.
+# Types that normalise the queries and the keys, of each head or of all.
+QK_NORM_TYPES = (
+    *("apertus", "exaone4", "gemma3_text", "hunyuan_v1_dense", "nanochat", "olmo2", "olmo3", "qwen3", "qwen3_moe"),
+)
+# Types that normalise the input and the output of both attention and MLP.
+FOUR_NORMS_TYPES = ("gemma2", "gemma3_text", "glm4")
+# Types whose norms multiply with their weights in float32, so that the normalised input is kept in float32, too.
+FLOAT_NORM_TYPES = ("gemma", "gemma2", "gemma3_text", "helium", "olmo2", "olmo3", "vaultgemma")
+# Types whose norms have no weights.
+UNWEIGHTED_NORM_TYPES = ("nanochat", "olmo")
+# Types that cap the scores of their attention, which torch has no kernel for.
 CAPPED_TYPES = ("gemma2", "vaultgemma")
+# Types that cap their logits.
+CAPPED_LOGITS_TYPES = (*CAPPED_TYPES, "nanochat")
+# Numbers of the MLP's inner size that are kept: gate, its activation, up, and their product. The others have no gate;
+# the activation of apertus has weights and keeps several factors, and a mask.
+INNER_NUMBERS, UNGATED_INNER_NUMBERS = 4, {"apertus": 5.5, "nanochat": 2}
 # Copies of the vocabulary's gradient while the loss of some tokens at a time adds up to it: the sum, the next addend,
 # and the next sum (autograd does not add in place).
 VOCABULARY_GRADIENTS = 3
@@ -348,7 +361,7 @@ def _logits(worker: _Worker) -> int:
 
     Every worker of a group has them whole. Logits that are capped are kept as they were after tanh, too.
     """
-    capped = worker.width * (worker.model.model_type in CAPPED_TYPES)
+    capped = worker.width * (worker.model.model_type in CAPPED_LOGITS_TYPES)
     return worker.chunk * worker.model.vocab_size * (2 * FLOAT + (2 * HALF if worker.training.bf16 else 0) + capped)
 
 
@@ -362,24 +375,32 @@ def _kept_activations(worker: _Worker) -> int:
 def _layer(worker: _Worker) -> int:
     """Bytes per token that the forward pass of a layer keeps for the backward pass.
 
-    For each of two norms: the input in float32, the normalised output (for the gradient of a norm that is trained) and
-    the scaled one. For the attention: q, k, v and its output. For the MLP: gate, its activation, up, and their product.
+    For each norm: the input in float32, and the normalised one (for the gradient of weights that are trained). The
+    inputs of attention and MLP. For the attention: q, k, v and its output. For the MLP: see INNER_NUMBERS.
     For osf: in each linear layer the input's components along the trained directions, before and after S.
     An adapter's dropout keeps its output and a mask for each matrix. The workers that share a matrix have a part of
     each of these, but the norms' input and outputs are whole.
     """
     model, adapter, width = worker.model, worker.training.adapter, worker.width
-    hidden, inner, keys = model.hidden_size, model.intermediate_size, _keys(model)
+    hidden, inner, keys, norm = model.hidden_size, model.intermediate_size, _keys(model), _norm(worker)
     attention = width * (2 * hidden + 2 * keys)
     if model.model_type in QK_NORM_TYPES:
-        attention += (FLOAT + width) * (hidden + keys)
-    whole = hidden * (2 * FLOAT + 2 * width * (2 if adapter.type == "none" else 1))
+        attention += norm * (hidden + keys)
+    whole = hidden * ((4 if model.model_type in FOUR_NORMS_TYPES else 2) * norm + 2 * width)
     if adapter.type == "osf":
         whole += math.ceil(2 * LINEAR_LAYERS * width * hidden * (1 - adapter.effective_rank))
     if adapter.type in ("lora", "qlora") and adapter.lora_dropout > 0:
         whole += (width + 1) * 5 * hidden
         attention += (width + 1) * (hidden + inner)
-    return whole + math.ceil((attention + width * 4 * inner) / worker.tensor)
+    mlp = width * UNGATED_INNER_NUMBERS.get(model.model_type, INNER_NUMBERS) * inner
+    return whole + math.ceil((attention + mlp) / worker.tensor)
+
+
+def _norm(worker: _Worker) -> int:
+    """Bytes that a norm keeps of each number of its input."""
+    weights_trained = worker.training.adapter.type == "none" and worker.model.model_type not in UNWEIGHTED_NORM_TYPES
+    normalised = FLOAT if worker.model.model_type in FLOAT_NORM_TYPES else worker.width
+    return FLOAT + (normalised if weights_trained else 0)
 
 
 def _keys(model: ModelFacts) -> int:
