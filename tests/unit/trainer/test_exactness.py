@@ -21,6 +21,7 @@ from driftloop.api.finetunejob import Adapter
 from driftloop.contract.course import Course
 from driftloop.controller.kinds.finetunejob.cells import CONTEXT_TYPES, PIPELINE_TYPES, SHARDED_TYPES, TENSOR_TYPES
 from driftloop_trainer.dataset import FILE, IGNORED, Dataset, write_dataset
+from driftloop_trainer.tensorplan import OWN
 from driftloop_trainer.train.worker.order import Order
 from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.seeds import seed_of
@@ -45,6 +46,7 @@ LARGE = {"initializer_range": 0.1}  # layer norms of small numbers magnify the l
 TOKENS = {"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": 2}  # those of many types are beyond the vocabulary
 # What layers of a type do that Llama's don't, with numbers that show it.
 UNUSUAL: dict[str, dict[str, Any]] = {
+    "apertus": LARGE,
     "cohere": {"logit_scale": 0.5},
     "cohere2": WINDOWS | {"logit_scale": 0.5},
     "cwm": WINDOWS,
@@ -96,7 +98,7 @@ SHARDS: dict[str, dict[str, Any]] = {
 }
 SPLIT: dict[str, dict[str, Any]] = {
     f"{model_type} {'tied' if tied else 'untied'}": {"model": typed(model_type, tied)}
-    for model_type, tied in variants(TENSOR_TYPES)
+    for model_type, tied in variants([model_type for model_type in TENSOR_TYPES if model_type not in OWN])
 } | {
     "split, reduced each time": {"model": {"model_type": "qwen3"}, "reduction": "microBatch"},
     "split, recomputed": {"model": {"model_type": "qwen3"}, "checkpointing": True},
@@ -104,6 +106,16 @@ SPLIT: dict[str, dict[str, Any]] = {
     "split, in chunks": {"model": {"model_type": "qwen3"}, "chunk": 8},
     "split, odd vocabulary": {"model": {"vocab_size": 67, "tie_word_embeddings": False}, "chunk": 8},
     "split, biases": {"model": {"attention_bias": True, "mlp_bias": True}},
+}
+# Types that are split by a plan of our own.
+PLANNED: dict[str, dict[str, Any]] = {
+    f"{model_type} {'tied' if tied else 'untied'}": {"model": typed(model_type, tied)}
+    for model_type, tied in variants([model_type for model_type in TENSOR_TYPES if model_type in OWN])
+} | {
+    "split, norms of each head": {"model": typed("cohere", tied=True) | {"use_qk_norm": True}},
+    "split, norms of heads": {"model": typed("phi", tied=False) | {"qk_layernorm": True}},
+    "split, joined matrices, adapters": {"model": typed("phi3", tied=False), "lora": True},
+    "split, latents, adapters": {"model": typed("youtu", tied=True), "lora": True},
 }
 PACKED: dict[str, dict[str, Any]] = {
     "packed": {"world_size": 2, "micro_size": 4, "save_steps": 100},
@@ -295,6 +307,7 @@ CASES: list[dict[str, Any]] = [
         for name, case in SHARDS.items()
     ),
     *(GRID | {"name": name} | case for name, case in SPLIT.items()),
+    *(GRID | {"name": name, "recorded": True} | case for name, case in PLANNED.items()),
     *({"name": name, "data": "packed"} | case for name, case in PACKED.items()),
     *(
         {"name": name, "world_size": 4, "micro_size": 1, "save_steps": 100, "steps": 10, "recorded": True} | case
@@ -552,6 +565,15 @@ def test_two_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str)
 def test_matrices_split_over_ranks_give_the_losses_of_one_plain_process(folder: Path, name: str) -> None:
     expected = plain_losses(Dataset(folder / FILE), **SPLIT[name].get("model", {}))
     assert losses(folder, name) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.long("exactness")
+@pytest.mark.parametrize("name", PLANNED)
+def test_types_split_by_our_plans_give_the_losses_gradients_and_weights_of_one_plain_process(
+    folder: Path, name: str
+) -> None:
+    case = PLANNED[name]
+    same_as_plain(folder, name, plain_training(Dataset(folder / FILE), STEPS, adapter_of(case), **case["model"]))
 
 
 @pytest.mark.parametrize("name", sweep("exactness", PACKED, main=MAIN_PACKED))

@@ -21,21 +21,14 @@ Axis = Literal["pipeline", "stages", "replicate", "fsdp", "context", "tensor"]  
 AXES: tuple[Axis, ...] = ("pipeline", "stages", "replicate", "fsdp", "context", "tensor")
 
 # Types of models that are split and cut into stages exactly (tests/unit/trainer/test_exactness.py).
-_SPLIT_AND_CUT_TYPES = (
-    *("arcee", "cohere", "cohere2", "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "gpt_neox"),
-    *("granite", "helium", "hyperclovax", "internlm3", "iquestcoder", "jais2", "llama", "ministral", "ministral3"),
-    *("mistral", "olmo", "phi", "qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2", "vaultgemma"),
+PIPELINE_TYPES = (
+    *("apertus", "arcee", "cohere", "cohere2", "cwm", "doge", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text"),
+    *("glm", "glm4", "gpt_neox", "granite", "granite_swa", "helium", "hyperclovax", "internlm3", "iquestcoder"),
+    *("jais2", "llama", "minicpm3", "ministral", "ministral3", "mistral", "olmo", "olmo2", "olmo3", "phi", "phi3"),
+    *("qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2", "vaultgemma", "youtu"),
 )
 # Types whose matrices are split exactly. transformers has no plan for stages of the last two.
-TENSOR_TYPES = (*_SPLIT_AND_CUT_TYPES, "nanochat", "nemotron")
-# Types that are cut into stages exactly. Of the others, the last line can't be split: a norm covers all heads (olmo2,
-# olmo3), a matrix has the queries, keys and values (phi3) or both sides of the gate (glm, glm4, phi3), an activation
-# has weights (apertus), or the plan has kinds that are not known to be exact (doge, granite_swa, minicpm3) or splits
-# the MLP alone (youtu).
-PIPELINE_TYPES = (
-    *_SPLIT_AND_CUT_TYPES,
-    *("apertus", "doge", "glm", "glm4", "granite_swa", "minicpm3", "olmo2", "olmo3", "phi3", "youtu"),
-)
+TENSOR_TYPES = (*PIPELINE_TYPES, "nanochat", "nemotron")
 # Types whose tokens are shared exactly. The others cap their scores (gemma2, vaultgemma), have weights in their softmax
 # (granite_swa) or a mask of their own (doge), have values of another size than keys (minicpm3, youtu), or don't pass on
 # what attention needs (nemotron).
@@ -46,8 +39,11 @@ CONTEXT_TYPES = (
     *("qwen3", "seed_oss", "smollm3", "starcoder2"),
 )
 # Types that FSDP2 alone shards exactly.
-_MORE_SHARDED = ("deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt2", "gpt_oss", "granitemoe", "olmoe", "qwen2_moe")
-SHARDED_TYPES = tuple(sorted({*TENSOR_TYPES, *PIPELINE_TYPES, *CONTEXT_TYPES, *_MORE_SHARDED, "qwen3_moe", "stablelm"}))
+_MORE_SHARDED = (
+    *("deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt2", "gpt_oss", "granitemoe", "olmoe"),
+    *("qwen2_moe", "qwen3_moe", "stablelm"),
+)
+SHARDED_TYPES = tuple(sorted({*TENSOR_TYPES, *CONTEXT_TYPES, *_MORE_SHARDED}))
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,7 @@ CLAIMS = (
     Claim("replicate", ("llama",)),
     Claim("tensor fsdp", TENSOR_TYPES),
     Claim("tensor fsdp", _BOTH, _LORA, packing=_EITHER),
+    Claim("tensor fsdp", ("phi3", "youtu"), ("lora",)),
     Claim("replicate tensor", _BOTH, _LORA),
     Claim("context", CONTEXT_TYPES),
     Claim("context", ("llama", "mistral"), packing=(True,)),

@@ -50,7 +50,7 @@ def test_every_choice_of_the_plan_is_exact(job: FineTuneJobSpec, model: ModelFac
         assert is_exact(cell_of(divided(job, SHARDS), model.model_type, compiled=True))
 
 
-@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "gemma", "gemma3_text", "phi3"])
+@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "gemma", "gemma3_text", "phi"])
 def test_rows_of_all_tested_types_are_cut_if_all_weights_are_trained(model_type: str) -> None:
     assert {way.context for way in ways(spec(), of_type(model_type))} >= {1, 2, 4, 8}
     assert list(ways(spec(adapter={"type": "lora"}), of_type(model_type))) == [SHARDS]
