@@ -40,8 +40,8 @@ CONTEXT_TYPES = (
 )
 # Types that FSDP2 alone shards exactly.
 _MORE_SHARDED = (
-    *("deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt2", "gpt_oss", "granitemoe", "olmoe"),
-    *("qwen2_moe", "qwen3_moe", "stablelm"),
+    *("deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt2", "gpt_oss", "granitemoe", "hrm_text", "olmoe"),
+    *("opt", "qwen2_moe", "qwen3_5_text", "qwen3_moe", "stablelm"),
 )
 SHARDED_TYPES = tuple(sorted({*TENSOR_TYPES, *CONTEXT_TYPES, *_MORE_SHARDED}))
 
