@@ -171,6 +171,7 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
     (job, FROM, {"versionRef": {"name": "v1"}, "digest": DIGEST}, f"{FROM}.digest.*digest needs uri"),
     (job, FROM, {"versionRef": {"name": "v1", "namespace": "theirs"}}, f'unknown field "{FROM}.versionRef.namespace"'),
     (job, f"{FROM}.digest", "sha256:12", f"{FROM}.digest"),
+    (job, FROM, {"uri": "hf://org/model", "digest": DIGEST}, f"{FROM}.digest.*write the commit, hf://ORG/MODEL@COMMIT"),
     (job, f"{FROM}.uri", "https://example.org/model", f"{FROM}.uri"),
     (job, f"{FROM}.uri", "s3://key:secret@bucket/model", f"{FROM}.uri"),
     (job, f"{FROM}.uri", "s3://bucket/model?signature=x", f"{FROM}.uri"),

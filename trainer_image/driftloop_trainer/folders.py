@@ -25,10 +25,13 @@ _RESULT = ".result.json"  # hidden, as a folder's digest must not cover the stag
 WEIGHTS = safety.PICKLED | {".safetensors", ".gguf", ".h5", ".msgpack", ".onnx"}
 
 
-def open_folder(uri: str, scratch: Path, digest: str | None = None, weights: bool = True) -> Path:
+def open_folder(
+    uri: str, scratch: Path, digest: str | None = None, weights: bool = True, manifest: Manifest | None = None
+) -> Path:
     """A verified local path of the folder at `uri`: the mounted folder itself, or a copy in `scratch`.
 
     Without `weights`, a model's weights are neither copied nor verified: see `verify_weights`.
+    `manifest`: of a folder that has none itself. A copy gets it.
 
     Raises StorageError if it doesn't exist, ManifestError if its content doesn't match manifest or digest.
     """
@@ -36,22 +39,27 @@ def open_folder(uri: str, scratch: Path, digest: str | None = None, weights: boo
     path = local_path(uri)
     if path is None:
         fetch_folder(uri, scratch, digest, skip=skip)
+        if manifest is not None:
+            manifest.verify(scratch, skip=skip)
+            manifest.write(scratch)
         return scratch
     if not path.is_dir():
         raise StorageError(f"{uri}: no such folder")
-    if digest is not None or (path / MANIFEST).exists():
+    if manifest is not None:
+        manifest.verify(path, skip=skip)
+    elif digest is not None or (path / MANIFEST).exists():
         Manifest.read(path).verify(path, digest, skip)
     return path
 
 
-def verify_weights(uri: str, folder: Path) -> None:
+def verify_weights(uri: str, folder: Path, manifest: Manifest | None = None) -> None:
     """Check the weights at `uri` against the manifest in `folder`, if there is one, without keeping a copy of them.
 
-    Raises StorageError, or ManifestError.
+    `manifest`: of a folder that has none itself. Raises StorageError, or ManifestError.
     """
-    if not (folder / MANIFEST).exists():
+    if manifest is None and not (folder / MANIFEST).exists():
         return
-    for entry in Manifest.read(folder).files:
+    for entry in (manifest or Manifest.read(folder)).files:
         if Path(entry.path).suffix in WEIGHTS and sha256(join(uri, entry.path)) != entry.sha256:
             raise ManifestError(f"content of {entry.path} does not match the manifest")
 

@@ -31,6 +31,6 @@ def copy_model(uri: str, folder: Path, digest: str | None, bases: Sequence[str])
 
     Raises StorageError or ManifestError.
     """
-    fetch_folder(uri, folder, digest)
+    fetch_folder(uri, folder).check(digest)  # of a folder without manifest.json, the digest is that of its copy
     if bases:
         merge(folder, bases)

@@ -57,10 +57,19 @@ class ModelFrom(ApiModel):
         json_schema_extra=cel(
             exactly_one("uri", "versionRef", "family", "serving", "config"),
             rule("!has(self.digest) || has(self.uri)", "digest needs uri: set uri, or remove digest", ".digest"),
+            rule(
+                "!has(self.digest) || !has(self.uri) || !self.uri.startsWith('hf://')",
+                "a repository of the Hub has no digest: remove it, and write the commit, hf://ORG/MODEL@COMMIT",
+                ".digest",
+            ),
         )
     )
     uri: StorageUri | None = Field(None, description="Folder of a Hugging Face model (config, tokenizer, safetensors).")
-    digest: Digest | None = Field(None, description="Content digest of the folder at `uri`. It is checked before use.")
+    digest: Digest | None = Field(
+        None,
+        description="Content digest of the folder at `uri`. It is checked before use. A job without it shows the "
+        "digest in status.data.modelDigest. Of hf:// write the commit instead: hf://ORG/MODEL@COMMIT.",
+    )
     version_ref: ObjectRef | None = Field(None, description="A ModelVersion in the same namespace.")
     family: Family | None = Field(
         None,
@@ -1075,6 +1084,16 @@ class DataStatus(ApiModel):
 
     uri: StorageUri = Field(description="Folder with the prepared rows.")
     digest: Digest = Field(description="Digest of the prepared rows.")
+    model_uri: StorageUri | None = Field(
+        None,
+        description="Folder of the model that training starts from, if model.from does not name it: that of a new "
+        "model, or hf:// with the commit that the branch or tag was at.",
+    )
+    model_digest: Digest | None = Field(
+        None,
+        description="Content digest of that folder, if model.from does not have it. All stages train on this content. "
+        "Absent for hf://, where the commit tells it.",
+    )
     train_rows: int = Field(description="Rows that are trained on.")
     validation_rows: int = Field(
         0, description="Rows that training.validation has set aside. They are neither trained on nor held out."

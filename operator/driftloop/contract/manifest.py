@@ -48,8 +48,8 @@ class Manifest(ApiModel):
     @classmethod
     def of(cls, folder: Path) -> Self:
         """The manifest of all files below `folder`, except the manifest and hidden files."""
-        paths = sorted(p for p in folder.rglob("*") if p.is_file() and _counts(p.relative_to(folder)))
-        return cls(files=[ManifestEntry.of(path, path.relative_to(folder).as_posix()) for path in paths])
+        relative = ((path, path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
+        return cls(files=[ManifestEntry.of(path, name) for path, name in sorted(relative) if counts(name)])
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -70,15 +70,19 @@ class Manifest(ApiModel):
         staged.write_text(self.document)
         staged.rename(folder / MANIFEST)
 
+    def check(self, digest: Digest | None) -> None:
+        """Check the digest, if given. Raises ManifestError."""
+        if digest is not None and digest != self.digest:
+            raise ManifestError(
+                f"digest is {self.digest}, expected {digest}: the folder has changed, or is the wrong one"
+            )
+
     def verify(self, folder: Path, digest: Digest | None = None, skip: Collection[str] = ()) -> None:
         """Check the digest, if given, and all files of `folder` but those with a suffix in `skip`.
 
         Raises ManifestError.
         """
-        if digest is not None and digest != self.digest:
-            raise ManifestError(
-                f"digest is {self.digest}, expected {digest}: the folder has changed, or is the wrong one"
-            )
+        self.check(digest)
         for entry in self.files:
             path = folder / entry.path
             if path.suffix in skip:
@@ -95,5 +99,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _counts(relative: Path) -> bool:
-    return relative.as_posix() != MANIFEST and not any(part.startswith(".") for part in relative.parts)
+def counts(path: str) -> bool:
+    """Whether a file at `path` in a folder is a part of its content: not the manifest, and not hidden.
+
+    >>> counts("part/model.safetensors"), counts("manifest.json"), counts(".cache/model.safetensors")
+    (True, False, False)
+    """
+    return path != MANIFEST and not any(part.startswith(".") for part in path.split("/"))

@@ -18,6 +18,7 @@ from driftloop.contract.uris import join
 
 RESULT_VERSION = 1
 MAX_BYTES = 4096
+MODEL_MANIFEST = ".model.json"  # in a prepared folder: the manifest of a model whose folder has none
 ITEMS_FOLDER = "heldout"  # folder in a prepared folder with the items of the suites, <name>.jsonl
 MAX_REASONS = 24
 MAX_NOTES = 4
@@ -89,7 +90,8 @@ class PrepareResult(ApiModel):
     trained_tokens: Count  # tokens that count in the loss
     longest_row_tokens: Count
     model_uri: str | None = Field(None, max_length=512)  # folder of a new model, or of the commit that a branch named
-    model_digest: Digest | None = None
+    model_digest: Digest | None = None  # of the model's folder; None if the task has it, or a commit tells what it is
+    model_unlisted: bool = False  # the folder has no manifest: prepare has read all of it, and left one beside the data
     tokenizer_digest: Digest
     model: ModelFacts
     suites: list[SuiteItems] = Field(default=[], max_length=16)

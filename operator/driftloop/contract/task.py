@@ -43,7 +43,8 @@ class ModelSource(ApiModel):
     """The model that training starts from: a folder, or a new model. Exactly one of `uri` and `new` is set."""
 
     uri: str | None = None
-    digest: Digest | None = None
+    digest: Digest | None = None  # of the manifest in the folder
+    content: Digest | None = None  # of a folder that has no manifest: of the one that prepare left beside the data
     bases: tuple[str, ...] = ()  # of an adapter: the folder of its base, and so on up to a whole model
     new: NewModel | None = None
 

@@ -9,15 +9,19 @@ import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from driftloop.contract.manifest import MANIFEST, Manifest, ManifestEntry, file_sha256
+from driftloop.contract.manifest import MANIFEST, Manifest, ManifestEntry, counts, file_sha256
 from driftloop.contract.names import VOLUMES, VOLUMES_ENV
 from driftloop.contract.uris import join
 
 _CHUNK = 8 << 20  # bytes
+_READERS = 4  # files that are read at the same time to hash them, a chunk of each in memory
+_MOST_FILES = 100_000  # in a manifest
 
 # Errors that a retry doesn't solve. The last ones, of botocore and google-auth, are compared by name, as only pods have
 # these packages.
@@ -124,6 +128,28 @@ def entry_at(uri: str, path: str) -> ManifestEntry:
     with _remote(file) as (fs, remote):
         size = int(fs.size(remote))
     return ManifestEntry(path=path, size=size, sha256=sha256(file))
+
+
+def manifest_of(uri: str) -> Manifest:
+    """The manifest of all files below the folder at `uri`, as they are now. Each file is read once, and none is kept.
+
+    Raises StorageError.
+    """
+    paths = sorted(path for path in _files(uri) if counts(path))
+    if len(paths) > _MOST_FILES:
+        raise StorageError(f"{uri}: has {len(paths)} files, more than {_MOST_FILES}: give the folder of one model")
+    with ThreadPoolExecutor(_READERS) as readers:
+        return Manifest(files=list(readers.map(partial(entry_at, uri), paths)))
+
+
+def _files(uri: str) -> list[str]:
+    """The paths of all files below the folder at `uri`, relative to it. Raises StorageError."""
+    folder = local_path(uri)
+    if folder is not None:
+        with _mounted(uri):
+            return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    with _remote(uri) as (fs, remote):
+        return [path.removeprefix(remote.rstrip("/") + "/") for path in fs.find(remote)]
 
 
 def write_text(uri: str, text: str) -> None:

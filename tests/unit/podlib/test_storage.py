@@ -44,6 +44,24 @@ def test_a_changed_byte_is_refused(tmp_path: Path, volumes: Path) -> None:
         storage.fetch_folder("pvc://claim/a", tmp_path / "copy", digest)
 
 
+@pytest.mark.parametrize("uri", ["pvc://claim/plain", "memory://bucket/{}"])
+def test_the_manifest_of_a_folder_tells_the_same_wherever_it_is(tmp_path: Path, volumes: Path, uri: str) -> None:
+    place = uri.format(tmp_path.name)
+    folder = folder_with(tmp_path, "weights")
+    (folder / "part").mkdir()
+    (folder / "part" / "more.txt").write_text("more")
+    digest = storage.publish(folder, place).digest
+    storage.write_text(f"{place}/.cache/left", "hidden")
+    assert storage.manifest_of(place).digest == digest
+
+
+def test_a_folder_of_more_files_than_a_model_has_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_MOST_FILES", 0)
+    storage.publish(folder_with(tmp_path, "weights"), "pvc://claim/a")
+    with pytest.raises(storage.StorageError, match="has 1 files, more than 0: give the folder of one model"):
+        storage.manifest_of("pvc://claim/a")
+
+
 def test_a_folder_without_manifest_is_taken_only_where_no_digest_is_asked_for(tmp_path: Path, volumes: Path) -> None:
     (volumes / "claim" / "plain").mkdir()
     (volumes / "claim" / "plain" / "x").write_text("x")

@@ -88,6 +88,7 @@ def prepared(found: Hub, tmp_path: Path, uri: str, output: str) -> PrepareResult
 def test_prepare_resolves_a_branch_to_its_commit_which_all_later_reads_use(found: Hub, tmp_path: Path) -> None:
     result = prepared(found, tmp_path, f"hf://{REPOSITORY}", "pvc://claim/store/prepared/uid")
     assert result.model_uri == f"hf://{REPOSITORY}@{FIRST}"
+    assert (result.model_digest, result.model_unlisted) == (None, False)  # the commit tells it
     assert set(found.asked) == {FIRST}
     found.main = SECOND
     name = "model.embed_tokens.weight"

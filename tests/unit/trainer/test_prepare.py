@@ -1,14 +1,15 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from driftloop.api.suite import SuiteSpec
-from driftloop.contract.manifest import Manifest, ManifestError
-from driftloop.contract.result import encode
+from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
+from driftloop.contract.result import MODEL_MANIFEST, encode
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.text import row_key, side
 from driftloop.contract.textstats import PROFILE
@@ -203,6 +204,52 @@ def test_packing_fills_sequences(rows: Path) -> None:
     assert data.lengths.max() <= 64
     assert [len(data.rows([n])) for n in range(len(data))] == [len(data.segments(n)) for n in range(len(data))]
     assert data.trained.sum() == result.trained_tokens
+
+
+@pytest.fixture
+def copied(rows: Path) -> Path:
+    """A model's folder without a manifest, as it comes from elsewhere: pvc://claim/copied."""
+    base = prepare(task("base"))
+    folder = rows / "copied"
+    shutil.copytree(rows / "store" / "prepared" / "base" / "model", folder)
+    (folder / MANIFEST).unlink()
+    assert base.model_digest == Manifest.of(folder).digest
+    return folder
+
+
+def on_the_copied(name: str, **model: Any) -> PrepareTask:
+    data = source(prompt="text", completion="category") | {"steps": [{"type": "dedupExact"}]}
+    training = {"method": "sft", "maxLength": 64}
+    return task(name, model={"uri": "pvc://claim/copied"} | model, data=data, training=training)
+
+
+def test_of_a_model_without_a_manifest_prepare_tells_the_digest_and_leaves_the_manifest(
+    rows: Path, copied: Path
+) -> None:
+    result, made = prepare(on_the_copied("plain")), Manifest.of(copied)
+    assert (result.model_digest, result.model_unlisted) == (made.digest, True)
+    prepared = rows / "store" / "prepared" / "plain"
+    assert Manifest.model_validate_json((prepared / MODEL_MANIFEST).read_text()) == made
+    assert json.loads((prepared / PROVENANCE).read_text())["model"]["digest"] == made.digest
+    again = prepare(on_the_copied("given", digest=made.digest))
+    assert (again.model_digest, again.model_unlisted) == (None, True)
+
+
+def test_of_a_model_with_a_manifest_prepare_tells_the_digest_if_the_task_has_none(rows: Path, copied: Path) -> None:
+    made = Manifest.of(copied)
+    made.write(copied)
+    result = prepare(on_the_copied("listed"))
+    assert (result.model_digest, result.model_unlisted) == (made.digest, False)
+    assert not (rows / "store" / "prepared" / "listed" / MODEL_MANIFEST).exists()
+
+
+def test_a_model_without_a_manifest_that_is_another_than_the_digest_says_is_refused(copied: Path) -> None:
+    digest = Manifest.of(copied).digest
+    with (copied / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"!")
+    with pytest.raises(ManifestError, match=f"expected {digest}"):
+        prepare(on_the_copied("other", digest=digest))
 
 
 def source(**columns: str) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from typing import Any
 
 from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.course import examples_per_sequence
-from driftloop.contract.manifest import Manifest
+from driftloop.contract.manifest import MANIFEST, Manifest, ManifestError
 from driftloop.contract.reasons import StageReason
-from driftloop.contract.result import PrepareResult, SuiteItems, counted, encode, fitting
+from driftloop.contract.result import MODEL_MANIFEST, PrepareResult, SuiteItems, counted, encode, fitting
 from driftloop.contract.task import PrepareTask
 from driftloop.contract.textstats import PROFILE
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop.podlib.novelty import profile_of
-from driftloop.podlib.storage import pinned, publish, write_text
+from driftloop.podlib.storage import exists, manifest_of, pinned, publish, write_text
 from driftloop_trainer.data.rows import Row
 from driftloop_trainer.dataset import FILE, VALIDATION, write_dataset, write_turn_ends
-from driftloop_trainer.folders import open_folder, record
+from driftloop_trainer.folders import WEIGHTS, open_folder, record
 from driftloop_trainer.modelfiles import tokenizer_digest
 from driftloop_trainer.models import (
     PACKING_TYPES,
@@ -63,9 +63,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Config and tokenizer of the model that is trained."""
+    """Config and tokenizer of the model that is trained. `manifest`: of its folder; None for one of the Hub."""
 
     folder: Path
+    manifest: Manifest | None
     uri: str
     tokenizer: Any
     config: Any
@@ -88,7 +89,9 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
     dropped = gathered.dropped | (train.rendering.dropped + validation.rendering.dropped)
     shown = _shown(train.rendering.rows, renderer, model.tokenizer)
     manifest = publish(folder, task.output)
-    _write_provenance(task, model.uri, dropped, train.rendering.rows)
+    if model.manifest is not None and not _is_listed(model):
+        write_text(join(task.output, MODEL_MANIFEST), model.manifest.document)
+    _write_provenance(task, model, dropped, train.rendering.rows)
     write_text(join(task.output, SAMPLE), shown + "\n")
     result = fitting(
         PrepareResult(
@@ -114,10 +117,10 @@ def leave_folder(task: PrepareTask, gathered: Gathered, scratch: Path) -> Prepar
 def _opened(task: PrepareTask, rows: list[Row], folder: Path, scratch: Path) -> _Model:
     """The model with the chat template of the job. From here on it is that of one commit, also if its branch moves."""
     uri = pinned(task.model.uri) if task.model.uri else join(task.output, _MODEL)
-    model_folder = _model_folder(task, uri, rows, folder, scratch)
+    model_folder, manifest = _model_folder(task, uri, rows, folder, scratch)
     tokenizer, config = load_tokenizer(model_folder, uri), load_config(model_folder)
     set_chat_template(tokenizer, task.training)
-    return _Model(model_folder, uri, tokenizer, config)
+    return _Model(model_folder, manifest, uri, tokenizer, config)
 
 
 def _part(rendering: Rendering, training: TrainingSpec, renderer: Renderer) -> Part:
@@ -162,11 +165,12 @@ def _facts_of_rows(train: Part, validation: Part) -> dict[str, Any]:
 
 
 def _facts_of_model(task: PrepareTask, model: _Model) -> dict[str, Any]:
-    """The fields of the result about the model. Its place is told only if the task does not have it."""
-    is_new = task.model.new is not None
+    """The fields of the result about the model. Its place and digest are told only if the task does not have them."""
+    digest = model.manifest.digest if model.manifest is not None else None
     return {
         "model_uri": model.uri if model.uri != task.model.uri else None,
-        "model_digest": Manifest.read(model.folder).digest if is_new else None,
+        "model_digest": digest if digest != task.model.digest else None,
+        "model_unlisted": digest is not None and not _is_listed(model),
         "tokenizer_digest": tokenizer_digest(model.folder, task.training),
         "model": model_facts(model.config, task.training.adapter, merged=task.merge_adapter),
     }
@@ -203,21 +207,48 @@ def arrange(examples: list[Example], training: TrainingSpec, max_length: int) ->
     return [list(range(start, start + width)) for start in range(0, len(examples), width)]
 
 
-def _model_folder(task: PrepareTask, uri: str, rows: list[Row], folder: Path, scratch: Path) -> Path:
-    """The folder with config and tokenizer: the one at `uri`, or a new one made from the training rows."""
+def _is_listed(model: _Model) -> bool:
+    """Whether the model's folder has a manifest itself."""
+    return (model.folder / MANIFEST).exists()
+
+
+def _model_folder(
+    task: PrepareTask, uri: str, rows: list[Row], folder: Path, scratch: Path
+) -> tuple[Path, Manifest | None]:
+    """The folder with config and tokenizer, and its manifest: the one at `uri`, or a new one made from the rows."""
     if task.model.new is None:
         if task.model.uri is None:
             raise StageFailure(StageReason.BAD_TASK, "model: set uri or new")
-        model = open_folder(uri, scratch / _MODEL, task.model.digest, weights=False)
+        digest = task.model.digest if exists(join(uri, MANIFEST)) else None
+        model = open_folder(uri, scratch / _MODEL, digest, weights=False)
         check_model_folder(model, uri, task.model.bases)
         check_weights(load_config(model), uri, task.model.bases)
-        return model
+        return model, _content(task, uri, model)
     model = folder / _MODEL
     texts = [text for row in rows for text in (row.text, *(turn.content for turn in row.turns)) if text]
     tokenizer = train_tokenizer(texts, task.model.new.tokenizer.vocab_size)
     save_new_model(new_config(task.model.new, tokenizer), tokenizer, task.training.seed, model)
-    Manifest.of(model).write(model)
-    return model
+    manifest = Manifest.of(model)
+    manifest.write(model)
+    return model, manifest
+
+
+def _content(task: PrepareTask, uri: str, model: Path) -> Manifest | None:
+    """The manifest of all files at `uri`; None for a repository of the Hub. `model` has its small files.
+
+    Raises ManifestError if they do not have the task's digest, and StorageError.
+    """
+    if (model / MANIFEST).exists():
+        return Manifest.read(model)
+    if uri.startswith("hf://"):
+        if task.model.digest is not None:
+            raise ManifestError(f"{uri} has no digest: remove it, and write the commit, hf://ORG/MODEL@COMMIT")
+        return None
+    log.info("reading all of %s for its digest", uri)
+    manifest = manifest_of(uri)
+    manifest.check(task.model.digest)
+    manifest.verify(model, skip=WEIGHTS)
+    return manifest
 
 
 def _check_packing(training: TrainingSpec, model_type: str) -> None:
@@ -292,13 +323,14 @@ def _write_keys(path: Path, rows: Iterable[Row]) -> None:
     path.write_text("".join(f"{key}\n" for key in sorted({row.key for row in rows})))
 
 
-def _write_provenance(task: PrepareTask, model: str, dropped: dict[str, int], rows: list[Row]) -> None:
+def _write_provenance(task: PrepareTask, model: _Model, dropped: dict[str, int], rows: list[Row]) -> None:
+    digest = {"digest": model.manifest.digest} if model.manifest is not None else {}
     content = {
         "job": task.job,
         "jobUid": task.job_uid,
         "family": task.family,
         "data": task.data.dump(),
-        "model": task.model.dump() | {"uri": model},
+        "model": task.model.dump() | {"uri": model.uri} | digest,
         "trainRows": dict(Counter(row.part for row in rows)),
         "droppedRows": dropped,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,9 +22,10 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import is_pinned, repository
 from driftloop.podlib.adapters import base_files, verify_bases
 from driftloop.podlib.ending import StageFailure
-from driftloop_trainer.folders import finished, open_folder, record_once, verify_weights
+from driftloop_trainer.folders import finished, record_once, verify_weights
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.train.assignment import ASSIGNMENT, Assignment, Outcome
+from driftloop_trainer.train.base import made_manifest, open_base
 from driftloop_trainer.train.cluster.board import start_board
 from driftloop_trainer.train.cluster.entry import take_up
 from driftloop_trainer.train.cluster.node import await_head
@@ -68,9 +69,9 @@ def check_inputs(task: TrainTask, scratch: Path) -> tuple[ManifestEntry, ...]:
         raise StageFailure(
             StageReason.BAD_TASK, "model.uri: training starts from a folder; prepare makes one for a new model"
         )
-    base = open_folder(task.model.uri, scratch / "base", task.model.digest, weights=False)
+    base = open_base(task, scratch / "base")
     check_model_files(base, task.model.uri, task.model.bases)
-    verify_weights(task.model.uri, base)
+    verify_weights(task.model.uri, base, made_manifest(task))
     verify_bases(task.model.uri, task.model.bases)
     local_data(task.data_uri, task.data_digest)
     return () if task.merge_adapter else tuple(base_files(task.model.uri, task.model.bases, base))
@@ -87,7 +88,7 @@ def check_resumed(task: TrainTask, run: Run) -> None:
     checkpoints, trained, wanted = other.complete_checkpoints(), other.trained(), trained_weights(task)
     if not checkpoints or trained is None:
         problem = "the job of resumeFrom left no checkpoint: remove resumeFrom"
-    elif differing := [name for name in wanted if not _is_same(trained.get(name), wanted[name])]:
+    elif differing := [name for name in wanted if not _is_same(trained.get(name), wanted[name], task)]:
         problem = f"the job of resumeFrom trained another {' and '.join(differing)}: use the same, or remove resumeFrom"
         if _BASE in differing:
             problem += f" (its {_BASE} was {trained.get(_BASE)})"
@@ -104,14 +105,19 @@ def check_resumed(task: TrainTask, run: Run) -> None:
 def trained_weights(task: TrainTask) -> dict[str, Any]:
     """What two jobs have in common if one may resume from a checkpoint of the other: by the words of a message."""
     return {
-        _BASE: task.model.digest or task.model.uri,
+        _BASE: task.model.digest or task.model.content or task.model.uri,
         "tokenizer": task.lineage.tokenizer_digest,
         "adapter": task.training.adapter.dump(),
     }
 
 
-def _is_same(trained: Any, wanted: Any) -> bool:
-    """Whether a recorded value is the wanted one. Earlier releases recorded a branch of the Hub, and not its commit."""
+def _is_same(trained: Any, wanted: Any, task: TrainTask) -> bool:
+    """Whether a recorded value is the wanted one.
+
+    Earlier releases recorded a branch of the Hub, and not its commit, or the place of a model, and not its content.
+    """
+    if wanted in (task.model.digest, task.model.content) and trained == task.model.uri:
+        return True
     is_branch = isinstance(trained, str) and trained.startswith("hf://") and not is_pinned(trained)
     return bool(trained == wanted or (is_branch and repository(trained) == repository(str(wanted))))
 

@@ -31,6 +31,7 @@ from driftloop_trainer.dataset import read_turn_ends
 from driftloop_trainer.models import load_config, load_model, load_tokenizer
 from driftloop_trainer.nf4 import matrices
 from driftloop_trainer.osf import merged, osf_layers
+from driftloop_trainer.train.base import check_tokenizer
 from driftloop_trainer.train.worker.adapter import Adapted, Base, adapted_weights, whole, write_adapter
 from driftloop_trainer.train.worker.card import model_card
 from driftloop_trainer.train.worker.curve import Curve, write_curves
@@ -61,7 +62,7 @@ class Export:
 def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
     """Publish the model at `plan.output`; every rank calls it. Returns the folder's digest on rank 0, else "".
 
-    Raises StorageError.
+    Raises StorageError, and StageFailure on rank 0 if the tokenizer has changed.
     """
     folder = scratch / "model"
     folder.mkdir()
@@ -81,6 +82,7 @@ def export(sharded: ShardedModel, plan: Export, scratch: Path) -> str:
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     config.architectures = [model_class.__name__]
     config.save_pretrained(folder)
+    check_tokenizer(plan.base, plan.task)
     tokenizer = load_tokenizer(plan.base, plan.task.model.uri or "model")
     tokenizer.save_pretrained(folder)
     return publish(folder, plan, tokenizer.eos_token_id, entries)

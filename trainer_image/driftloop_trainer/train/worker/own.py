@@ -20,6 +20,7 @@ from driftloop.podlib.storage import local_path
 from driftloop_trainer.modelfiles import check_model_files
 from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Outcome
+from driftloop_trainer.train.base import check_tokenizer
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
@@ -128,6 +129,7 @@ def _publish(folder: Path, plan: Export) -> str:
     except StageFailure as failure:
         message = f"{name} left no model that can be served: {failure.message}"
         raise StageFailure(StageReason.BAD_ENTRYPOINT, message) from failure
+    check_tokenizer(plan.base, plan.task)
     tokenizer = load_tokenizer(plan.base, plan.task.model.uri or "model")
     if not (folder / "tokenizer_config.json").exists():
         tokenizer.save_pretrained(folder)

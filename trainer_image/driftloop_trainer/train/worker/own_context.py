@@ -16,6 +16,7 @@ from driftloop.contract.uris import join
 from driftloop.podlib.storage import local_path, put_file
 from driftloop_trainer.dataset import FILE, IGNORED
 from driftloop_trainer.folders import open_folder
+from driftloop_trainer.train.base import check_tokenizer, open_base
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import START, Checkpoint, Position, Run
 from driftloop_trainer.train.shutdown import Worker
@@ -64,7 +65,7 @@ class Context:
         self.mesh = Mesh.of(device.type, task.parallelism)
         self._task, self._run, self._worker, self._report = task, run, worker, report
         self.scratch, self.output, self._own = (self._shared(name) for name in ("scratch", "output", "trackers"))
-        self.model = self._opened(task.model.uri or "", "base", task.model.digest, task.model.bases)
+        self.model = self._base()
         prepared = shared_data(task.data_uri, task.data_digest)
         self.data, self.dataset = prepared.folder, prepared.dataset(FILE)
         self.curve, self.track = Curve(), track
@@ -194,10 +195,21 @@ class Context:
         dist.barrier()
         return folder
 
-    def _opened(self, uri: str, name: str, digest: str | None = None, bases: Sequence[str] = ()) -> Path:
+    def _base(self) -> Path:
+        model = self._task.model
+        uri = model.uri or ""
+        if local_path(uri) is not None and not model.bases:
+            return open_base(self._task, Path())  # the driver has verified the weights
+        base = self._copied(uri, "base", model.digest or model.content, model.bases)
+        check_tokenizer(base, self._task)
+        return base
+
+    def _opened(self, uri: str, name: str) -> Path:
         """The folder at `uri`: the mounted one, or a copy that the workers of this node share; every rank calls it."""
-        if local_path(uri) is not None and not bases:
-            return open_folder(uri, Path(), digest, weights=False)  # the driver has verified the weights
+        return open_folder(uri, Path(), weights=False) if local_path(uri) is not None else self._copied(uri, name)
+
+    def _copied(self, uri: str, name: str, digest: str | None = None, bases: Sequence[str] = ()) -> Path:
+        """A copy of the folder at `uri` that the workers of this node share; every rank calls it."""
         folder = self._shared(name)
         if self.local_rank == 0:
             copy_model(uri, folder, digest, bases)

@@ -17,9 +17,9 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, VALIDATION, Dataset
-from driftloop_trainer.folders import open_folder
 from driftloop_trainer.models import load_tokenizer
 from driftloop_trainer.train.assignment import Assignment, Outcome
+from driftloop_trainer.train.base import open_base
 from driftloop_trainer.train.localdata import LocalData
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
@@ -110,7 +110,10 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
     uri, facts = join(task.output, run.token), _facts(trained, exported)
     plan = Export(task, inputs.base, inputs.data, facts, uri, curve, assignment.base_files)
     tell("export")
-    digest = export(inputs.sharded, plan, scratch)
+    try:
+        digest = export(inputs.sharded, plan, scratch)
+    except StageFailure as failure:  # on rank 0 alone, after all exchanges
+        return Outcome(failure=failure)
     tell(None)
     return Outcome(
         uri=uri,
@@ -133,7 +136,7 @@ def _load(task: TrainTask, data: LocalData, scratch: Path) -> _Inputs:
     """Open the data, and load this rank's part of the model; every rank calls it."""
     device = device_of_worker()
     uri = task.model.uri or ""
-    base = open_folder(uri, scratch / "base", task.model.digest, weights=False)
+    base = open_base(task, scratch / "base")
     mesh = Mesh.of(device.type, task.parallelism)
     sharded = load_sharded(base, uri, task.training, mesh, device, task.model.bases)
     limit_logits(sharded.model, task.logits_bytes)

@@ -44,9 +44,14 @@ class Prepared:
         """The model from which training starts: the one that prepare created or resolved, else the one in its task."""
         return ModelSource(
             uri=self.data.model_uri or self.task.model.uri,
-            digest=self.data.model_digest or self.task.model.digest,
+            digest=None if self.data.model_unlisted else self._digest,
+            content=self._digest if self.data.model_unlisted else None,
             bases=self.task.model.bases,
         )
+
+    @property
+    def _digest(self) -> str | None:
+        return self.data.model_digest or self.task.model.digest
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -117,7 +122,7 @@ def lineage(observed: Observed, prepared: Prepared, trainer_image: str) -> Linea
             job=observed.name,
             job_uid=observed.uid,
             parent=prepared.parent,
-            base_digest=prepared.model.digest,
+            base_digest=prepared.model.digest or prepared.model.content,
             data_uri=prepared.data.uri,
             data_digest=prepared.data.digest,
             held_out_salt=prepared.task.held_out_salt or prepared.task.family,

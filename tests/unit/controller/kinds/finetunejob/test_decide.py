@@ -272,6 +272,18 @@ def test_a_new_model_is_trained_from_where_prepare_initialised_it() -> None:
     assert (task.model.uri, task.model.digest, task.model.new) == ("pvc://shared/work/new", digest("7"), None)
 
 
+def test_a_model_without_a_manifest_is_trained_from_the_content_that_prepare_has_read() -> None:
+    """An image of an earlier release looks for a manifest in the folder if the task has a `digest`."""
+    run = Run(model={"from": {"uri": "pvc://shared/copied"}})
+    run.step()
+    run.cluster.finish("prepare", prepared(model_digest=digest("7"), model_unlisted=True))
+    run.step()
+    task = jobs.task_of(run.cluster.job("train"))
+    assert isinstance(task, TrainTask)
+    assert (task.model.digest, task.model.content, task.lineage.base_digest) == (None, digest("7"), digest("7"))
+    assert run.status["data"]["modelDigest"] == digest("7")
+
+
 def test_the_ray_token_comes_before_the_job_that_needs_it() -> None:
     run = Run()
     run.until_training()

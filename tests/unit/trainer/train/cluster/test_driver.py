@@ -145,6 +145,27 @@ def test_a_checkpoint_fits_a_model_of_the_same_commit(volume: Path, recorded: st
         check_resumed(resuming(model={"uri": f"{HUB}@{COMMIT}"}), taken_over("0000-b"))
 
 
+CONTENT = {"uri": "pvc://claim/model", "content": DIGEST}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "problem"),
+    [
+        (CONTENT, None),
+        ({"uri": "pvc://claim/model"}, None),  # by a release that did not read the content of such a folder
+        ({"uri": "pvc://claim/other"}, "another base model"),
+        (CONTENT | {"content": "sha256:" + "1" * 64}, "another base model"),
+    ],
+)
+def test_a_checkpoint_fits_a_model_of_the_same_content(
+    volume: Path, recorded: dict[str, str], problem: str | None
+) -> None:
+    failed_run(4, model=recorded)
+    refusal = pytest.raises(StageFailure, match=problem) if problem else nullcontext()
+    with refusal:
+        check_resumed(resuming(model=CONTENT), taken_over("0000-b"))
+
+
 def test_a_job_that_left_no_checkpoint_is_not_resumed_but_a_run_with_its_own_needs_none(volume: Path) -> None:
     run = taken_over("0000-b")
     with pytest.raises(StageFailure, match="left no checkpoint"):

@@ -6,9 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from driftloop.api.finetunejob import TrainingSpec
 from driftloop.contract.manifest import Manifest
 from driftloop.contract.task import TrainTask
+from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import IGNORED
+from driftloop_trainer.modelfiles import tokenizer_digest
 from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import Worker, at_work
@@ -28,7 +31,9 @@ class Pod:
         self.reported: list[Progress] = []
 
     def context(self, run: Run, worker: Worker, **training: Any) -> Context:
-        fields = {"dataDigest": Manifest.read(folder(self.volume)).digest, "training": training}
+        lineage = {"tokenizerDigest": tokenizer_digest(self.volume / "base", TrainingSpec())}
+        digest = Manifest.read(folder(self.volume)).digest
+        fields = {"dataDigest": digest, "training": training, "lineage": lineage}
         task = TrainTask.model_validate(task_document() | fields)
         return Context(task, run, torch.device("cpu"), worker, self.reported.append, Reporting())
 
@@ -55,6 +60,11 @@ def test_it_has_the_rows_the_model_and_empty_folders(pod: Pod) -> None:
     assert (context.model / "model.safetensors").exists()
     assert (context.training.learning_rate, context.training.per_device_train_batch_size) == (0.5, 8)
     assert list(context.scratch.iterdir()) == list(context.output.iterdir()) == []
+
+
+def test_another_tokenizer_than_that_of_the_rows_is_refused(pod: Pod) -> None:
+    with at_work(pod.shutdown) as worker, pytest.raises(StageFailure, match=r"DigestMismatch: .*its tokenizer"):
+        pod.context(taken_over("0000-a"), worker, chatTemplate="{{ messages }}")
 
 
 def test_weights_and_curve_are_those_of_the_last_checkpoint(pod: Pod) -> None:

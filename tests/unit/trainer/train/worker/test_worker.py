@@ -6,10 +6,13 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from driftloop.api.modelversion import Lineage
 from driftloop.contract.names import EXIT_BAD_INPUT, TERMINATION_ENV
 from driftloop.contract.phase import BesideSteps, told
 from driftloop.contract.task import TrainTask
+from driftloop_trainer.modelfiles import tokenizer_digest
 from driftloop_trainer.train.assignment import Assignment, Outcome
+from driftloop_trainer.train.progress import Progress
 from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.worker import worker
 from driftloop_trainer.train.worker.export import export
@@ -86,6 +89,19 @@ def test_a_model_that_was_loaded_before_does_not_lack_memory_for_its_loading(job
     ):
         run(job, token="0000-b")
     assert ended.value.phase is None
+
+
+def test_a_tokenizer_that_changes_before_the_export_is_not_exported(job: TrainTask, volume: Path) -> None:
+    files = {"tokenizerDigest": tokenizer_digest(volume / "base", job.training)}
+    job = job.model_copy(update={"lineage": Lineage.model_validate(files)})
+
+    def change(progress: Progress) -> None:
+        (volume / "base" / "added_tokens.json").write_text("{}")
+
+    failure = run(job, report=change).failure
+    assert failure is not None
+    assert (failure.reason, failure.exit_code) == ("DigestMismatch", EXIT_BAD_INPUT)
+    assert "tokenizer or chat template has changed" in failure.message
 
 
 def test_float32_stays_true_float32_where_bfloat16_is_not_wanted(job: TrainTask) -> None:
