@@ -153,6 +153,14 @@ def label(value: Any) -> str:
     return "absent" if value is GONE else str(value)[:40]
 
 
+def required(**requirement: Any) -> Obj:
+    """An affinity to nodes with one requirement."""
+    terms = [{"matchExpressions": [{"key": "pool"} | requirement]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+AFFINITY = "spec.podOverrides.affinity"
+SPREAD = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}
 FROM = "spec.model.from"
 JUDGE = {"url": "https://judge.example.org/v1", "model": "big"}
 AUGMENT = {"type": "augment", "fraction": 0.5}
@@ -415,6 +423,11 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         "spec.podOverrides.labels.*reserved for the operator",
     ),
     (job, "spec.podOverrides.labels", {"team": "no spaces"}, "spec.podOverrides.labels.team"),
+    (job, AFFINITY, required(operator="In"), "values.*operator In, NotIn, Gt or Lt needs values"),
+    (service, AFFINITY, required(operator="Exists", values=["x"]), "values.*Exists or DoesNotExist has none"),
+    (job, AFFINITY, required(key="no spaces", operator="Exists"), r"matchExpressions\[0\].key"),
+    (service, "spec.podOverrides.topologySpreadConstraints", [SPREAD, SPREAD], "Duplicate value"),
+    (service, "spec.podOverrides.topologySpreadConstraints", [SPREAD | {"maxSkew": 0}], "maxSkew"),
     (job, "spec.suspend", "yes", "spec.suspend.*boolean"),
     (job, "spec.resumeFrom", "No_Name", "spec.resumeFrom"),
     (service, f"{TEMPLATE}.resumeFrom", "first", "a retraining starts from a version: remove resumeFrom"),

@@ -168,6 +168,123 @@ class Toleration(ApiModel):
     toleration_seconds: int | None = Field(None, ge=0, description="How long a NoExecute taint is tolerated.")
 
 
+LabelKey = Annotated[
+    str,
+    Field(
+        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        max_length=317,
+    ),
+]
+_VALUES_FIT = rule(
+    "(self.operator in ['Exists', 'DoesNotExist']) == (self.values.size() == 0)",
+    "operator In, NotIn, Gt or Lt needs values, and Exists or DoesNotExist has none",
+    ".values",
+)
+
+
+class PodRequirement(ApiModel):
+    """What a label of a pod must be, as in the core API."""
+
+    model_config = ConfigDict(json_schema_extra=cel(_VALUES_FIT))
+    key: LabelKey = Field(description="Label key.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How the label relates to values.")
+    values: list[LabelValue] = Field(default=[], max_length=16, description="Label values.")
+
+
+class NodeRequirement(ApiModel):
+    """What a label of a node must be, as in the core API."""
+
+    model_config = ConfigDict(json_schema_extra=cel(_VALUES_FIT))
+    key: LabelKey = Field(description="Label key.")
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = Field(
+        description="How the label relates to values."
+    )
+    values: list[LabelValue] = Field(default=[], max_length=16, description="Label values; one integer for Gt and Lt.")
+
+
+class LabelSelector(ApiModel):
+    """Which pods are meant, as in the core API. podOverrides.labels can give them a label to select."""
+
+    match_labels: dict[str, LabelValue] = Field(default={}, max_length=8, description="Labels that they have.")
+    match_expressions: list[PodRequirement] = Field(default=[], max_length=8, description="More about their labels.")
+
+
+class NodeTerm(ApiModel):
+    """Which nodes are meant, as in the core API."""
+
+    match_expressions: list[NodeRequirement] = Field(
+        min_length=1, max_length=8, description="What their labels must be, all of it."
+    )
+
+
+class NodeSelectorTerms(ApiModel):
+    """Nodes of any of several terms."""
+
+    node_selector_terms: list[NodeTerm] = Field(min_length=1, max_length=8, description="One of them must match.")
+
+
+class PreferredNodes(ApiModel):
+    """Nodes that are better than others."""
+
+    weight: int = Field(ge=1, le=100, description="How much better.")
+    preference: NodeTerm = Field(description="The nodes.")
+
+
+class NodeAffinity(ApiModel):
+    """On which nodes pods run."""
+
+    required_during_scheduling_ignored_during_execution: NodeSelectorTerms | None = Field(
+        None, description="Nodes on which they must run."
+    )
+    preferred_during_scheduling_ignored_during_execution: list[PreferredNodes] = Field(
+        default=[], max_length=8, description="Nodes on which they should run."
+    )
+
+
+class PodTerm(ApiModel):
+    """The places of other pods of the namespace, as in the core API."""
+
+    topology_key: LabelKey = Field(description="Label of nodes: nodes with the same value are one place.")
+    label_selector: LabelSelector = Field(description="The other pods.")
+
+
+class PreferredPods(ApiModel):
+    """Places that are better than others."""
+
+    weight: int = Field(ge=1, le=100, description="How much better.")
+    pod_affinity_term: PodTerm = Field(description="The places.")
+
+
+class PodAffinity(ApiModel):
+    """Beside which pods, or apart from which ones, pods run."""
+
+    required_during_scheduling_ignored_during_execution: list[PodTerm] = Field(
+        default=[], max_length=8, description="What must hold."
+    )
+    preferred_during_scheduling_ignored_during_execution: list[PreferredPods] = Field(
+        default=[], max_length=8, description="What should hold."
+    )
+
+
+class Affinity(ApiModel):
+    """Where pods run, as in the core API. It adds to what the operator demands itself."""
+
+    node_affinity: NodeAffinity | None = Field(None, description="On which nodes they run.")
+    pod_affinity: PodAffinity | None = Field(None, description="Beside which pods they run.")
+    pod_anti_affinity: PodAffinity | None = Field(None, description="Apart from which pods they run.")
+
+
+class TopologySpread(ApiModel):
+    """How evenly pods are spread over places, as in the core API."""
+
+    max_skew: int = Field(ge=1, description="How many more pods one place may have than another.")
+    topology_key: LabelKey = Field(description="Label of nodes: nodes with the same value are one place.")
+    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
+        description="Whether a pod waits if the spread can't be kept."
+    )
+    label_selector: LabelSelector = Field(description="The pods that are counted.")
+
+
 class PodOverrides(ApiModel):
     """Settings that a platform adds to pods. They do not change what runs in the pods."""
 
@@ -186,6 +303,20 @@ class PodOverrides(ApiModel):
     )
     node_selector: dict[str, LabelValue] = Field(default={}, max_length=32, description="Labels that a node must have.")
     tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that the pods tolerate.")
+    affinity: Affinity | None = Field(
+        None,
+        description="On which nodes the pods run, and beside or apart from which other pods. The plan and the check "
+        "of a GPU's memory look at the nodes of nodeSelector alone.",
+    )
+    topology_spread_constraints: list[TopologySpread] = Field(
+        default=[],
+        max_length=8,
+        description="How evenly the pods are spread over places.",
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["topologyKey", "whenUnsatisfiable"],
+        },
+    )
     priority_class_name: SubdomainName | None = Field(None, description="Priority class of the pods.")
     runtime_class_name: SubdomainName | None = Field(None, description="Runtime class of the pods.")
     scheduler_name: SubdomainName | None = Field(

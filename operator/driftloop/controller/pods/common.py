@@ -137,6 +137,8 @@ def pod_spec(
         "terminationGracePeriodSeconds": grace_seconds,
         "nodeSelector": dict(overrides.node_selector),
         "tolerations": [*tolerations, *(toleration.dump() for toleration in overrides.tolerations)],
+        "affinity": overrides.affinity.dump() if overrides.affinity else {},
+        "topologySpreadConstraints": [spread.dump() for spread in overrides.topology_spread_constraints],
         "priorityClassName": overrides.priority_class_name,
         "runtimeClassName": overrides.runtime_class_name,
         "schedulerName": overrides.scheduler_name,
@@ -145,6 +147,21 @@ def pod_spec(
         "imagePullSecrets": [{"name": secret.name} for secret in overrides.image_pull_secrets],
     }
     return spec | {key: value for key, value in optional.items() if value not in (None, [], {})}
+
+
+def with_affinity(platform: Obj, own: Obj) -> Obj:
+    """The terms of both affinities, all of which hold. `own` has no required terms about nodes.
+
+    >>> preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    >>> with_affinity({"podAffinity": {preferred: ["a"]}}, {"podAffinity": {preferred: ["b"]}, "podAntiAffinity": {}})
+    {'podAffinity': {'preferredDuringSchedulingIgnoredDuringExecution': ['a', 'b']}, 'podAntiAffinity': {}}
+    """
+    joined = {}
+    for kind in (*platform, *(kind for kind in own if kind not in platform)):
+        theirs, ours = platform.get(kind, {}), own.get(kind, {})
+        both = {rule: [*theirs[rule], *ours[rule]] for rule in theirs if rule in ours}
+        joined[kind] = theirs | ours | both
+    return joined
 
 
 def pod_metadata(labels: Mapping[str, str], overrides: PodOverrides, settings: Settings) -> Obj:

@@ -1,6 +1,7 @@
 """The pod that holds the requests of a service that is asleep: the proxy's listener without an engine. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from driftloop.api.base import PodOverrides
 from driftloop.contract.names import API_KEYS_DIR
@@ -69,7 +70,8 @@ def _token(secret: str) -> list[Obj]:
 
 def _of_any_node(overrides: PodOverrides) -> PodOverrides:
     """The overrides without those that choose a node with GPUs: the door would keep it from being removed."""
-    return overrides.model_copy(update={"node_selector": {}, "runtime_class_name": None, "scheduler_name": None})
+    chosen: dict[str, Any] = {"node_selector": {}, "affinity": None, "topology_spread_constraints": []}
+    return overrides.model_copy(update=chosen | {"runtime_class_name": None, "scheduler_name": None})
 
 
 def _probes(task: DoorTask) -> Obj:

@@ -8,8 +8,8 @@ that the leader was created from: an upgrade of the operator must not give them 
 from collections.abc import Mapping
 from itertools import pairwise
 
-from driftloop.controller.pods.common import ENGINE, FETCH
-from driftloop.controller.vocabulary.labels import LEADER, STAGE
+from driftloop.controller.pods.common import ENGINE, FETCH, with_affinity
+from driftloop.controller.vocabulary.labels import LEADER, SERVICE, STAGE
 from driftloop.controller.vocabulary.naming import child_name, owner_reference
 from driftloop.controller.vocabulary.objects import field
 from driftloop.controller.vocabulary.plan import Obj
@@ -61,8 +61,10 @@ def worker(template: Obj, leader: Obj, rank: int, attempt: int) -> Obj:
     mounted = {mount["name"] for each in (fetch, container) for mount in each.get("volumeMounts") or []}
     meta = leader["metadata"]
     own = {LEADER: meta["name"]}
+    spread = [each for each in template["spec"].get("topologySpreadConstraints") or [] if not _counts_leaders(each)]
     spec = {key: value for key, value in template["spec"].items() if key not in _OF_LEADER} | {
-        "affinity": _apart(leader, own),
+        **({"topologySpreadConstraints": spread} if spread else {}),
+        "affinity": with_affinity(template["spec"].get("affinity") or {}, _apart(leader, own)),
         "initContainers": [fetch],
         "containers": [container],
         "volumes": [volume for volume in template["spec"].get("volumes") or [] if volume["name"] in mounted],
@@ -97,6 +99,11 @@ def _apart(leader: Obj, workers: Mapping[str, str]) -> Obj:
         "nodeAffinity": {preferred: [{"weight": 100, "preference": {"matchFields": [elsewhere]}}]},
         "podAntiAffinity": {preferred: [{"weight": 100, "podAffinityTerm": others}]},
     }
+
+
+def _counts_leaders(spread: Obj) -> bool:
+    """Whether a constraint is the operator's, which counts the pods of the service."""
+    return SERVICE in (field(spread, "labelSelector", "matchLabels") or {})
 
 
 def _worker_command(leader: list[str], rank: int, address: str) -> list[str]:

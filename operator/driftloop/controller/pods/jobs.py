@@ -27,6 +27,7 @@ from driftloop.controller.pods.common import (
     scratch,
     scratch_with_shm,
     task_env,
+    with_affinity,
 )
 from driftloop.controller.pods.group import peers
 from driftloop.controller.pods.serving import Arm, evaluation_sidecars, serving_volumes
@@ -143,7 +144,8 @@ def train_job(job: Obj, task: TrainTask, placement: Placement, annotations: dict
     if gpus.of_pod:
         template["spec"]["resourceClaims"] = gpus.of_pod
     if task.nodes > 1:
-        template["spec"]["affinity"] = _one_per_node(_selector(job, TRAIN))
+        platform = template["spec"].get("affinity", {})
+        template["spec"]["affinity"] = with_affinity(platform, _one_per_node(_selector(job, TRAIN)))
     spec = {
         "completionMode": "Indexed",
         "completions": task.nodes,

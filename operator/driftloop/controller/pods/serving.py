@@ -180,15 +180,21 @@ def serving_template(
         tolerations=LOST_NODE_TOLERATIONS,
         gpus=arm.gpus,
     )
-    spec["topologySpreadConstraints"] = [
-        {
-            "maxSkew": 1,
-            "topologyKey": "kubernetes.io/hostname",
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": {SERVICE: task.service}},
-        }
-    ]
+    platform = spec.get("topologySpreadConstraints", [])
+    over_nodes = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {SERVICE: task.service}},
+    }
+    is_theirs = any(_is_as(each, over_nodes) for each in platform)
+    spec["topologySpreadConstraints"] = platform if is_theirs else [*platform, over_nodes]
     return {"metadata": pod_metadata({**labels, STAGE: SERVE}, overrides, settings), "spec": spec}
+
+
+def _is_as(spread: Obj, other: Obj) -> bool:
+    """Whether Kubernetes takes only one of two constraints."""
+    return all(spread[key] == other[key] for key in ("topologyKey", "whenUnsatisfiable"))
 
 
 _OFFLINE: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]

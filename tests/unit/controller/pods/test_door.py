@@ -1,11 +1,12 @@
 """The door's pod: without GPU, model, token and storage."""
 
-from driftloop.api.base import ForeignRef, PodOverrides, Toleration
+from driftloop.api.base import Affinity, ForeignRef, NodeAffinity, PodOverrides, Toleration, TopologySpread
 from driftloop.contract.task import DoorTask, decode
 from driftloop.controller.pods.door import LINGER_SECONDS, door_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
 from driftloop.controller.vocabulary.plan import Obj, Settings
 
+SPREAD = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}
 SETTINGS = Settings(trainer_image="driftloop/trainer:1", server_image="driftloop/server:1")
 TASK = DoorTask(
     service="desk",
@@ -52,13 +53,15 @@ def test_it_may_end_all_requests_that_it_holds() -> None:
 def test_it_needs_no_node_for_models_and_no_credentials_of_storage() -> None:
     overrides = PodOverrides(
         node_selector={"gpu": "h100"},
+        affinity=Affinity(node_affinity=NodeAffinity()),
+        topology_spread_constraints=[TopologySpread.model_validate(SPREAD)],
         runtime_class_name="nvidia",
         storage_secret=ForeignRef(name="s3"),
         image_pull_secrets=[ForeignRef(name="registry")],
         tolerations=[Toleration(key="team", operator="Exists")],
     )
     spec = template(overrides=overrides)["spec"]
-    assert {"nodeSelector", "runtimeClassName"}.isdisjoint(spec)
+    assert {"nodeSelector", "runtimeClassName", "affinity", "topologySpreadConstraints"}.isdisjoint(spec)
     assert "envFrom" not in spec["containers"][0]
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
     assert {"key": "team", "operator": "Exists"} in spec["tolerations"]

@@ -85,6 +85,23 @@ def test_a_worker_is_placed_as_the_platform_says() -> None:
     assert pod["metadata"]["labels"]["cost"] == "team"
 
 
+def test_a_worker_keeps_the_affinity_and_the_spread_of_the_platform() -> None:
+    rule = {"key": "pool", "operator": "In", "values": ["gpu"]}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    over_racks = {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}
+    overrides = PodOverrides.model_validate(
+        {
+            "affinity": {"nodeAffinity": {required: {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}}},
+            "topologySpreadConstraints": [over_racks],
+        }
+    )
+    spec = worker(spread(overrides=overrides), LEADER, 1, 0)["spec"]
+    assert spec["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"] == [{"matchExpressions": [rule]}]
+    [own] = spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert own["preference"]["matchFields"][0]["values"] == ["node-1"]
+    assert [each["topologyKey"] for each in spec["topologySpreadConstraints"]] == ["rack"]
+
+
 def test_a_worker_prefers_a_node_without_a_pod_of_its_group() -> None:
     spec = worker(spread(), LEADER, 1, 0)["spec"]
     assert "topologySpreadConstraints" not in spec

@@ -78,6 +78,15 @@ def test_pods_spread_over_nodes_only_where_there_are_several() -> None:
     assert "affinity" not in pod(train_job(compute={"nodes": 1}))
 
 
+def test_pods_are_apart_also_with_an_affinity_of_the_platform_s() -> None:
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    term = {"topologyKey": "rack", "labelSelector": {"matchLabels": {"cost": "team"}, "matchExpressions": []}}
+    chosen = {"podAffinity": {required: [term]}, "podAntiAffinity": {required: [term]}}
+    affinity = pod(train_job(podOverrides={"affinity": chosen}))["affinity"]
+    assert affinity["podAffinity"][required] == [term]
+    assert [each["topologyKey"] for each in affinity["podAntiAffinity"][required]] == ["rack", "kubernetes.io/hostname"]
+
+
 def test_the_head_is_found_by_a_name_that_the_service_makes() -> None:
     body = job()
     made, service = train_job(), jobs.train_service(body, SETTINGS)

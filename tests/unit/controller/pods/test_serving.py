@@ -145,6 +145,16 @@ def test_pods_spread_over_nodes_where_they_can() -> None:
     assert template()["metadata"]["labels"][STAGE] == "serve"
 
 
+@pytest.mark.parametrize(("rule", "keys"), [("ScheduleAnyway", ["team"]), ("DoNotSchedule", ["team", SERVICE])])
+def test_a_spread_of_the_platform_s_stands_beside_ours_or_replaces_it(rule: str, keys: list[str]) -> None:
+    """Kubernetes takes only one constraint with the same place and rule."""
+    spread = {"maxSkew": 2, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": rule}
+    chosen = spread | {"labelSelector": {"matchLabels": {"team": "a"}}}
+    overrides = PodOverrides.model_validate({"topologySpreadConstraints": [chosen]})
+    found = template(overrides=overrides)["spec"]["topologySpreadConstraints"]
+    assert [next(iter(each["labelSelector"]["matchLabels"])) for each in found] == keys
+
+
 def test_our_engine_is_a_module_of_the_server_image_with_the_users_arguments() -> None:
     engine = containers(template(Engine(args=["--threads=2"])))["engine"]
     assert engine["image"] == SETTINGS.server_image
