@@ -80,9 +80,10 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
         data = shared_data(task.data_uri, task.data_digest)
     except StageFailure as failure:  # on all ranks
         return Outcome(failure=failure)
-    if not run.has_started():  # else the same model has been loaded before, and something else takes the memory
-        tell("loading")
+    # If the same model has been loaded before, something else takes the memory.
+    tell(None if run.has_started() else "loading")
     inputs, first = _load(task, data, scratch), dist.get_rank() == 0
+    dist.barrier()  # the ranks of a pod share what it tells, and the last of them may be the one that lacks memory
     tell(None)
     model, optimizer = inputs.sharded.model, inputs.optimizer
     try:
@@ -114,7 +115,7 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
         digest = export(inputs.sharded, plan, scratch)
     except StageFailure as failure:  # on rank 0 alone, after all exchanges
         return Outcome(failure=failure)
-    tell(None)
+    # The pod goes on telling its export, as other ranks may be in it for long. Its result will replace it.
     return Outcome(
         uri=uri,
         digest=digest,

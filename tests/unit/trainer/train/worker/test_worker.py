@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from driftloop.api.modelversion import Lineage
 from driftloop.contract.names import EXIT_BAD_INPUT, TERMINATION_ENV
 from driftloop.contract.phase import BesideSteps, told
-from driftloop.contract.task import TrainTask
+from driftloop.contract.task import TrainTask, encode
 from driftloop_trainer.modelfiles import tokenizer_digest
 from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.progress import Progress
@@ -20,6 +21,7 @@ from driftloop_trainer.train.worker.memory import OutOfMemory
 from unit.trainer import templates
 from unit.trainer.conftest import taken_over
 from unit.trainer.prepare.test_folder import prepared
+from unit.trainer.ranks import run_script
 from unit.trainer.train.cluster.test_driver import task
 from unit.trainer.train.worker import test_export
 
@@ -68,7 +70,31 @@ def test_a_worker_tells_what_it_does_beside_its_steps(job: TrainTask) -> None:
     with patch.object(worker, "_load", loading), patch.object(worker, "export", exporting):
         run(job, report=lambda progress: seen.append((f"step {progress.step}", told())))
     assert seen == [("load", "loading"), ("step 1", None), ("step 2", None), ("export", "export")]
-    assert told() is None
+
+
+@pytest.mark.timeout(600)
+def test_a_pod_tells_its_loading_until_the_last_of_its_ranks_has_loaded(job: TrainTask, volume: Path) -> None:
+    """The rank that lacks memory may be the last one: then fewer rows would not help, and steps are not to blame."""
+    volumes = volume.parent
+    (volumes / "task.json").write_text(encode(job))
+    taken_over("0000-a")
+    run_script("phase_run.py", volumes)
+    assert json.loads((volumes / "slow-rank.json").read_text()) == ["loading", "export"]
+
+
+def test_a_pod_whose_ranks_start_again_does_not_tell_the_export_in_which_they_failed(job: TrainTask) -> None:
+    run(job)
+    assert told() == "export"
+    seen: list[BesideSteps | None] = []
+    load = worker._load
+
+    def loading(*arguments: Any) -> Any:
+        seen.append(told())
+        return load(*arguments)
+
+    with patch.object(worker, "_load", loading):
+        run(job, token="0000-b")
+    assert seen == [None]
 
 
 @pytest.mark.parametrize(("where", "phase"), [("_load", "loading"), ("_loop", None), ("export", "export")])
