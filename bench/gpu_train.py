@@ -44,6 +44,7 @@ from driftloop_trainer.train.worker.loop import build_optimizer
 from driftloop_trainer.train.worker.mesh import Mesh
 from driftloop_trainer.train.worker.sharding import shard
 from driftloop_trainer.train.worker.step import train_step
+from driftloop_trainer.train.worker.utilisation import Flops, peak_of
 
 LLAMA_1B: dict[str, Any] = {
     "model_type": "llama",
@@ -65,11 +66,6 @@ LLAMA_8B = LLAMA_1B | {
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512}
 NO_ADAPTER = Adapter()
 CHUNKS, WARM_UP, DIGEST, BY_HAND = 16, 3, "sha256:" + "0" * 64, "by_hand"
-# The peak in bfloat16 without sparsity, in FLOP/s, by a part of the product's name; the first that matches.
-PEAKS = (
-    *(("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12), ("H200", 989e12), ("GH200", 989e12)),
-    *(("B200", 2250e12), ("A100", 312e12), ("A10", 125e12), ("L40S", 362e12), ("L4", 121e12)),
-)
 
 
 @dataclass(frozen=True)
@@ -311,16 +307,10 @@ def mfu(case: Case, pace: float, device: torch.device) -> str:
     if device.type == "cpu":
         return ""
     product = torch.cuda.get_device_name(device)
-    peak = next((found for name, found in PEAKS if name in product), None)
-    return f", peak of {product} not known" if peak is None else f", MFU {flops_per_token(case) * pace / peak:.3f}"
-
-
-def flops_per_token(case: Case) -> float:
-    """Of forward and backward pass. A lookup in untied embeddings costs nothing; causal attention sees half."""
-    facts = model_facts(config_for(case.architecture), case.adapter)
-    multiplied = facts.parameters - (0 if facts.tied_embeddings else facts.embedding_parameters)
-    attention = 6 * facts.num_layers * facts.hidden_size * case.length / case.documents
-    return 4 * multiplied + 2 * min(multiplied, facts.trainable_parameters) + attention
+    if (peak := peak_of(product)) is None:
+        return f", peak of {product} not known"
+    flops = Flops.of(model_facts(config_for(case.architecture), case.adapter))
+    return f", MFU {flops.step(1, 1, case.length / case.documents) * pace / peak:.3f}"
 
 
 def planned(case: Case) -> int:

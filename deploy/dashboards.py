@@ -310,6 +310,12 @@ TRAINING_ROWS = (
             Panel("Time left", [("{{pod}}", f"driftloop_training_eta_seconds{{{TRAINED}}}")], "s"),
             Panel("Tokens per second", [("{{pod}}", f"driftloop_training_tokens_per_second{{{TRAINED}}}")]),
             Panel(
+                "Model FLOPs utilisation",
+                [("{{pod}}", f"driftloop_training_model_flops_utilisation{{{TRAINED}}}")],
+                "percentunit",
+                "The share of the GPUs' peak in bfloat16 that the model's own arithmetic takes.",
+            ),
+            Panel(
                 "Age of the last checkpoint",
                 [
                     (

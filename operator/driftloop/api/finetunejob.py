@@ -970,6 +970,13 @@ class Progress(ApiModel):
         "pods, the model and the last checkpoint. After a lost pod it is that of the new one.",
     )
     tokens_per_second: int | None = Field(None, description="Tokens per second, summed over all workers.")
+    model_flops_utilisation: str | None = Field(
+        None,
+        max_length=32,
+        description="Share of the GPUs' peak in bfloat16 that the model's own arithmetic takes (MFU), such as 0.41. "
+        "Absent where the peak of the GPUs or the arithmetic is not known: on CPUs, without bf16, with float8, for "
+        "kto, and for mixtures of experts and other kinds of models than dense decoders.",
+    )
     eta: str | None = Field(None, max_length=32, description="Remaining time for people, such as 1h05m.")
     peak_memory_bytes_per_worker: dict[str, int] | None = Field(
         None,

@@ -63,6 +63,7 @@ class Metric:
     TRAIN_TOTAL_STEPS = "driftloop_training_total_steps"
     TRAIN_LOSS = "driftloop_training_loss"
     TRAIN_TOKENS_PER_SECOND = "driftloop_training_tokens_per_second"
+    TRAIN_MFU = "driftloop_training_model_flops_utilisation"  # absent on CPUs, and where it is not known
     TRAIN_ETA_SECONDS = "driftloop_training_eta_seconds"
     TRAIN_SKIPPED_STEPS = "driftloop_training_skipped_steps"
     TRAIN_REWARD = "driftloop_training_reward"  # of the last step, for dpo and kto; + kind: accuracy | margin

@@ -123,6 +123,7 @@ class TrainResult(ApiModel):
     validation: ValidationResult | None = None
     reward: dict[Reason, float] = Field(default={}, max_length=2)  # accuracy and margin of the last step, for dpo, kto
     tokens_per_second: float
+    mfu: float | None = None  # model FLOPs utilisation; None if it is not known
     world_size: Count
     nodes: Count
     seconds: float

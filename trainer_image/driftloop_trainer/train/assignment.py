@@ -36,6 +36,7 @@ class Outcome:
     digest: str = ""
     loss: float = 0.0
     tokens_per_second: float = 0.0
+    mfu: float | None = None
     seconds: float = 0.0
     reward: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, int] = field(default_factory=dict)

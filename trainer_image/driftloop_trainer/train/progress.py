@@ -12,6 +12,7 @@ class Progress:
     `peak_memory`: the most bytes that one worker has used so far, by what they are; empty until the first step is done.
     `validation`: the last and the best loss on the rows that are set aside, by these names; empty before a validation.
     `best_step`: steps that were done at the validation with the lowest loss; 0 before the first one.
+    `mfu`: model FLOPs utilisation of the last steps; None if it is not known (worker/utilisation.py).
     `checkpoint_step`, `checkpoint_time`: of the last complete checkpoint, in Unix seconds; 0 without one.
     """
 
@@ -25,5 +26,6 @@ class Progress:
     validation: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
     peak_memory: dict[str, int] = field(default_factory=dict)
+    mfu: float | None = None
     checkpoint_step: int = 0
     checkpoint_time: float = 0.0

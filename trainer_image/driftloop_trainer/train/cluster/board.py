@@ -26,6 +26,8 @@ class Board:
         self._started = False
         registry = CollectorRegistry()
 
+        self._registry = registry
+
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(name, text, labels, registry=registry)
 
@@ -46,6 +48,7 @@ class Board:
         self._nodes = gauge(Metric.TRAIN_NODES, "Nodes that train now.")
         self._validation = gauge(Metric.TRAIN_VALIDATION_LOSS, "Loss on the rows that are set aside.", "kind")
         self._reward = gauge(Metric.TRAIN_REWARD, "Reward of better over worse answers in the last step.", "kind")
+        self._mfu: Gauge | None = None  # absent where it is not known
         start_http_server(port, registry=registry)
 
     def show_nodes(self, nodes: int) -> None:
@@ -59,6 +62,10 @@ class Board:
             self._start.set(time.time() - self._born)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(progress, name))
+        if progress.mfu is not None:
+            if self._mfu is None:
+                self._mfu = Gauge(Metric.TRAIN_MFU, "Share of the GPUs' peak in bfloat16.", registry=self._registry)
+            self._mfu.set(progress.mfu)
         for kind, size in progress.peak_memory.items():
             self._peak.labels(kind).set(size)
         for kind, value in progress.validation.items():

@@ -227,6 +227,7 @@ def to_result(task: TrainTask, outcome: Outcome) -> TrainResult:
         loss=round(outcome.loss, 6),
         reward={kind: round(value, 6) for kind, value in outcome.reward.items()},
         tokens_per_second=round(outcome.tokens_per_second, 1),
+        mfu=None if outcome.mfu is None else round(outcome.mfu, 4),
         world_size=task.nodes * task.workers_per_node,
         nodes=task.nodes,
         seconds=round(outcome.seconds, 1),

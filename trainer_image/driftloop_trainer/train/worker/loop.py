@@ -37,6 +37,7 @@ from driftloop_trainer.train.worker.schedule import learning_rate_factor
 from driftloop_trainer.train.worker.seeds import seed_of
 from driftloop_trainer.train.worker.skips import Skips, diverged, shown
 from driftloop_trainer.train.worker.step import NonFinite, train_step
+from driftloop_trainer.train.worker.utilisation import Utilisation
 from driftloop_trainer.train.worker.validate import Validator
 from driftloop_trainer.train.worker.watchdog import PATIENCE, Patience, Watchdog
 
@@ -47,13 +48,14 @@ log = logging.getLogger(__name__)
 class _Work:
     """A step of one worker: its sequences by micro-batch, and these as tensors on its device.
 
-    `count`: what the sums of the step are divided by. `tokens`: of the step on all workers.
+    `count`: what the sums of the step are divided by. `tokens`: of the step on all workers. `flops`: the same, or 0.
     """
 
     shares: list[list[int]]
     batches: list[Batch]
     count: int
     tokens: int
+    flops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Loop:
     `background`: whether training goes on while a checkpoint is written. `patience`: how long a step may take.
     `curve`: of the steps before, if the run resumes; each step is added to it. `track`: gets the same values.
     `validator`: computes the loss on the rows that are set aside; None if there are none.
+    `utilisation`: measures how much of the GPUs a step uses; None if it is not known.
     """
 
     training: TrainingSpec
@@ -77,6 +80,7 @@ class Loop:
     curve: Curve = field(default_factory=Curve)
     track: Callable[[int, Mapping[str, float]], None] = lambda _step, _values: None
     validator: Validator | None = None
+    utilisation: Utilisation | None = None
 
     def run(
         self,
@@ -131,7 +135,8 @@ class Loop:
             collated = alike(collated)
         parts = [part(batch, mesh.context) for batch in collated] if mesh.context else collated
         batches = [batch.to(self.device) for batch in parts]
-        return _Work(shares, batches, max(1, method.count(rows)), int(method.dataset.lengths[rows].sum()))
+        flops = self.utilisation.flops_of(method.dataset, rows) if self.utilisation else 0.0
+        return _Work(shares, batches, max(1, method.count(rows)), int(method.dataset.lengths[rows].sum()), flops)
 
 
 @dataclass(slots=True)
@@ -151,14 +156,15 @@ class _Steps:
     resized: bool = False  # whether the workers are to start again on more nodes, from a checkpoint that is complete
 
     def run(self, works: Iterable[_Work], first: Position) -> Trained:
-        self.meter, self.skips = Meter(self.loop.total_steps), Skips(first.skipped)
+        peak = self.loop.utilisation.peak if self.loop.utilisation else None
+        self.meter, self.skips = Meter(self.loop.total_steps, peak), Skips(first.skipped)
         self.validated, position = first.validated, first
         self._validate_checkpoint(first)
         started = time.monotonic()
         self.watchdog.begin(first.step + 1)
         for step, work in enumerate(takewhile(lambda _: not self._is_over() and not self.resized, works), first.step):
             loss = self._train(step, work)
-            self.meter.add(Step(loss, time.monotonic() - started, work.tokens))
+            self.meter.add(Step(loss, time.monotonic() - started, work.tokens, work.flops))
             self._record(step + 1)
             self.report(self.meter.progress(self._position(step + 1), self.saver.last))
             position = self._agree_and_save(step + 1)

@@ -17,7 +17,7 @@ from driftloop.contract.task import TrainTask
 from driftloop.contract.uris import join
 from driftloop.podlib.ending import StageFailure
 from driftloop_trainer.dataset import FILE, VALIDATION, Dataset
-from driftloop_trainer.models import load_tokenizer
+from driftloop_trainer.models import load_config, load_tokenizer, model_facts
 from driftloop_trainer.train.assignment import Assignment, Outcome
 from driftloop_trainer.train.base import open_base
 from driftloop_trainer.train.localdata import LocalData
@@ -26,7 +26,7 @@ from driftloop_trainer.train.run import Run
 from driftloop_trainer.train.shutdown import FOLDER_ENV, at_work
 from driftloop_trainer.train.tracking.choice import SENT_AGAIN, trackers_of
 from driftloop_trainer.train.tracking.reporting import reporting
-from driftloop_trainer.train.worker.checkpoint import check_owner, resume
+from driftloop_trainer.train.worker.checkpoint import check_owner, from_all_ranks, resume
 from driftloop_trainer.train.worker.curve import Curve, curve_before
 from driftloop_trainer.train.worker.data import shared_data
 from driftloop_trainer.train.worker.export import Export, export
@@ -39,6 +39,7 @@ from driftloop_trainer.train.worker.mesh import Mesh, device_of_worker
 from driftloop_trainer.train.worker.meter import Trained
 from driftloop_trainer.train.worker.methods.choice import method_of
 from driftloop_trainer.train.worker.own import train_own
+from driftloop_trainer.train.worker.utilisation import Utilisation, utilisation
 from driftloop_trainer.train.worker.validate import Validator, use_best
 
 
@@ -122,6 +123,7 @@ def _work(assignment: Assignment, run: Run, report: Callable[[Progress], None], 
         loss=trained.loss,
         reward=trained.reward,
         tokens_per_second=trained.tokens_per_second,
+        mfu=trained.mfu,
         seconds=trained.seconds,
         peak_memory=trained.peak_memory,
         first_step=begun.step,
@@ -175,7 +177,22 @@ def _loop(task: TrainTask, run: Run, inputs: _Inputs) -> Loop:
         reduction=task.gradient_reduction,
         background=task.checkpoints == "asynchronous",
         validator=validator,
+        utilisation=_utilisation(task, inputs),
     )
+
+
+def _utilisation(task: TrainTask, inputs: _Inputs) -> Utilisation | None:
+    """How much of the GPUs a step uses; every rank calls it. None if it is not known.
+
+    For kto some rows only go forward, and in float8 the peak is another one.
+    """
+    training, device = task.training, inputs.device
+    if device.type != "cuda":
+        return None
+    products = from_all_ranks([torch.cuda.get_device_name(device)])
+    in_bfloat16 = bool(training.bf16) and not training.float8 and training.method != "kto"
+    facts = model_facts(load_config(inputs.base), training.adapter, merged=task.merge_adapter)
+    return utilisation(facts, products, dist.get_world_size(), in_bfloat16=in_bfloat16)
 
 
 def _facts(trained: Trained, exported: int) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def read(samples: Sequence[Sample], now: datetime) -> Progress | None:
         nodes=nodes,
         start_seconds=_count(metrics.get(Metric.TRAIN_START_SECONDS)) or None,
         tokens_per_second=_count(metrics.get(Metric.TRAIN_TOKENS_PER_SECOND)),
+        model_flops_utilisation=_short(metrics.get(Metric.TRAIN_MFU)),
         peak_memory_bytes_per_worker=peak or None,
         peak_memory=memory(peak),
         checkpoint=_checkpoint(metrics),
@@ -71,6 +72,7 @@ def done(result: TrainResult) -> Progress:
         reward_accuracy=_short(result.reward.get("accuracy")),
         reward_margin=_short(result.reward.get("margin")),
         tokens_per_second=_count(result.tokens_per_second),
+        model_flops_utilisation=_short(result.mfu),
         peak_memory_bytes_per_worker=result.peak_memory_bytes_per_worker or None,
         peak_memory=memory(result.peak_memory_bytes_per_worker),
     )

@@ -66,6 +66,14 @@ def test_metrics_become_progress() -> None:
     )
 
 
+def test_the_utilisation_of_the_gpus_is_shown_where_it_is_known() -> None:
+    found = read(samples(METRICS | {Metric.TRAIN_MFU: 0.41234}), NOW)
+    assert found is not None
+    assert found.model_flops_utilisation == "0.4123"
+    assert done(trained().model_copy(update={"mfu": 0.4})).model_flops_utilisation == "0.4"
+    assert done(trained()).model_flops_utilisation is None
+
+
 def test_skipped_steps_are_counted_and_written_at_once() -> None:
     found = read(samples(METRICS | {Metric.TRAIN_SKIPPED_STEPS: 2.0}), NOW)
     assert found is not None

@@ -67,6 +67,7 @@ def test_the_result_tells_what_a_resumed_run_did() -> None:
         DIGEST,
         loss=0.5,
         tokens_per_second=10.0,
+        mfu=0.41234567,
         seconds=2.0,
         first_step=4,
         restarts=1,
@@ -76,7 +77,7 @@ def test_the_result_tells_what_a_resumed_run_did() -> None:
     result = to_result(task(), outcome)
     assert (result.uri, result.digest) == ("pvc://claim/versions/uid/0000-a", DIGEST)
     assert (result.resumed_from_step, result.restarts, result.world_size, result.steps) == (4, 1, 2, 10)
-    assert result.skipped_steps == 2
+    assert (result.skipped_steps, result.mfu) == (2, 0.4123)
     assert result.validation is None
 
 
