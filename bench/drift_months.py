@@ -12,8 +12,8 @@ import numpy as np
 from drift_traffic import MINUTES, Floats, Ints
 
 from driftloop.api.inferenceservice import Drift, DriftStatus
-from driftloop.contract.names import NOVELTY, SIGNALS
-from driftloop.controller.drift.detector import WATCHED, Reference, bets, smoothed, start_weight, threshold
+from driftloop.contract.names import SIGNALS
+from driftloop.controller.drift.detector import WATCHED, Reference, averaged, bets, smoothed, start_weight, threshold
 from driftloop.controller.drift.memory import Memory, closed, counted, entered, known, rows, seen
 from driftloop.controller.drift.pace import Pace, advance, expected_requests, independent_limit, limited
 from driftloop.controller.drift.watch import ceiling, is_alarm, learns, references
@@ -138,7 +138,7 @@ def _run(
 def _evidence(state: State, windows: int) -> Floats:
     """`log_evidence` after each window."""
     windows = min((len(values) for values in state.values()), default=windows)
-    watched = [signal for signal in WATCHED if signal != NOVELTY or signal in state]
+    watched = averaged(state)
     parts = np.full((windows, len(watched)), -np.inf)
     for column, signal in enumerate(watched):
         if signal in state:

@@ -235,6 +235,11 @@ class Drift(ApiModel):
         description="Whether the distance of requests in meaning from everything that was asked in training is watched "
         "too. A version has it if it was trained on about 130 different texts or more.",
     )
+    answers: bool = Field(
+        False,
+        description="Whether the length of answers, and the share of them that the engine refused or left empty, are "
+        "watched too. A client that sets another limit of tokens then looks like drift.",
+    )
     topics: bool = Field(
         False,
         description="Whether an alarm says what the new requests are about: words that far more requests have than "

@@ -123,6 +123,9 @@ MEMORY_KINDS = ("allocated", "reserved", "resident")  # GPU: by torch's allocato
 SIGNALS = ("surprisal", "oov", "length")  # drift signals with bins, which every profile has
 NOVELTY = "novelty"  # another one, which only the profiles of enough texts have
 TEXT_SIGNALS = (*SIGNALS, NOVELTY)
+# Drift signals of answers, from ANSWER_TOKENS and ANSWERS: tokens, and the share that was refused or empty.
+ANSWER_LENGTH, UNANSWERED = "answerLength", "unanswered"
+ANSWER_SIGNALS = (ANSWER_LENGTH, UNANSWERED)
 
 # The largest weight file of a version, in bytes: a rank that exports holds one at a time, and its copy in /tmp for a
 # bucket. The plan counts both.

@@ -23,8 +23,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 
-from driftloop.contract.names import GENERATING, TEXT_SIGNALS, Metric
+from driftloop.contract.names import ANSWER_LENGTH, GENERATING, TEXT_SIGNALS, UNANSWERED, Metric
 from driftloop.controller.drift.detector import FEEDBACK, Counters
 from driftloop.controller.vocabulary.samples import MetricsUnavailable, Sample
 from driftloop.controller.vocabulary.world import Queries, World
@@ -36,6 +37,9 @@ MAX_BINS = 32
 _BAD_RATINGS = ("negative", "correction")
 _HISTOGRAMS = (Metric.LATENCY, Metric.TIME_PER_OUTPUT, Metric.FIRST_TOKEN, Metric.ANSWER_TOKENS)
 _LEFT = "499"  # the client left before the answer was complete
+_NO_ANSWER = ("refused", "empty")  # of ENDINGS
+# Tokens of an answer at which the bins of its drift signal end: up to 8, and then two in each doubling.
+LENGTHS = (1, 2, 3, 4, 6, 8, *(size for power in range(3, 13) for size in (3 * 2**power // 2, 2 * 2**power)))
 _NO_REFUSAL = ("429", _LEFT)  # 4xx codes that are not refusals; 429 is a failure
 
 
@@ -154,7 +158,10 @@ async def read_batch(
     """
     since, until = since.replace(microsecond=0), until.replace(microsecond=0)
     labels = {"namespace": namespace, "inference_service": service, "model_version": model_version}
-    names = (Metric.DRIFT_BIN, Metric.FEEDBACK, Metric.DRIFT_REFERENCE, Metric.DRIFT_REFERENCE_ROWS)
+    names = (
+        *(Metric.DRIFT_BIN, Metric.FEEDBACK, Metric.DRIFT_REFERENCE, Metric.DRIFT_REFERENCE_ROWS),
+        *(Metric.ANSWERS, f"{Metric.ANSWER_TOKENS}_bucket"),
+    )
     window = await _read(metrics, names, labels, since, until)
     if window is None or not window.ends:
         return None
@@ -166,6 +173,8 @@ async def read_batch(
             bins[signal] = counted
     good, bad = _ratings(sample for sample in increments if "rating" in sample.labels)
     bins[FEEDBACK] = (good, bad)
+    if answers := _answers([sample for sample in increments if sample.labels.get("route") in GENERATING]):
+        bins |= {UNANSWERED: _unanswered(answers), ANSWER_LENGTH: _lengths(answers)}
     gauges = [sample for sample in window.ends if sample.labels.get("__name__") == Metric.DRIFT_REFERENCE]
     rows = [s.value for s in window.ends if s.labels.get("__name__") == Metric.DRIFT_REFERENCE_ROWS]
     reference = {s: _by_bin((g for g in gauges if g.labels.get("signal") == s), sum_up=False) for s in TEXT_SIGNALS}
@@ -175,6 +184,18 @@ async def read_batch(
         reference={signal: masses for signal, masses in reference.items() if masses},
         reference_rows=max(rows, default=0.0),
     )
+
+
+def _unanswered(answers: Answers) -> tuple[float, float]:
+    bad = sum(answers.endings.get(ending, 0.0) for ending in _NO_ANSWER)
+    return answers.total - bad, bad
+
+
+def _lengths(answers: Answers) -> tuple[float, ...]:
+    """The answers with up to so many tokens as LENGTHS has, and those with more."""
+    up_to = [max((count for bound, count in answers.tokens.items() if bound <= end), default=0.0) for end in LENGTHS]
+    every = max(answers.tokens.values(), default=0.0)
+    return tuple(longer - shorter for shorter, longer in pairwise([0.0, *up_to, every]))
 
 
 async def eligible_samples(world: World, namespace: str, service: str, since: datetime) -> int | None:

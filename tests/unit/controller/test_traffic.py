@@ -7,10 +7,12 @@ from typing import cast
 
 import aiohttp
 
+from driftloop.contract.names import ANSWER_LENGTH, UNANSWERED
+from driftloop.controller.drift.detector import FEEDBACK
 from driftloop.controller.runtime.readings.prometheus import Prometheus
-from driftloop.controller.traffic import Answers, Arm, arms, eligible_samples, read_batch, selector
+from driftloop.controller.traffic import LENGTHS, Answers, Arm, arms, eligible_samples, read_batch, selector
 from driftloop.controller.vocabulary.samples import Sample
-from driftloop.controller.vocabulary.world import World
+from driftloop.controller.vocabulary.world import Queries, World
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -88,3 +90,30 @@ async def test_answers_are_known_only_from_pods_that_count_them_and_their_rating
     assert found["r-v1"].answers == Answers({"complete": 90, "cut": 10}, {math.inf: 100}, {math.inf: 50})
     assert (found["r-v1"].ratings, found["r-v2"].ratings) == (3, 30)
     assert found["r-v2"].answers is None
+
+
+async def test_the_answers_of_a_version_are_counted_by_length_and_ending() -> None:
+    answers, tokens = "driftloop_answers_total", "driftloop_answer_tokens_bucket"
+    up_to = {"1.0": 4.0, "8.0": 10.0, "10.0": 11.0, "12.0": 15.0, "131072.0": 19.0, "+Inf": 20.0}
+    readings = Readings(
+        *(
+            counted(answers, value, route="/v1/completions", ending=ending)
+            for ending, value in (("complete", 14.0), ("cut", 3.0), ("empty", 2.0), ("refused", 1.0))
+        ),
+        counted(answers, 50.0, route="chosen", ending="refused"),
+        *(counted(tokens, value, route="/v1/completions", le=le) for le, value in up_to.items()),
+    )
+    found = await read_batch(cast(Queries, readings), "ns", "desk", "v1", START, START + timedelta(seconds=60))
+    assert found is not None
+    assert found.bins[UNANSWERED] == (17.0, 3.0)
+    lengths = found.bins[ANSWER_LENGTH]
+    assert (lengths[0], lengths[LENGTHS.index(8)], lengths[LENGTHS.index(12)], lengths[-1]) == (4.0, 6.0, 5.0, 5.0)
+    assert sum(lengths) == 20.0
+    assert len(lengths) == len(LENGTHS) + 1
+
+
+async def test_a_proxy_that_counts_no_answers_has_no_signals_of_them() -> None:
+    readings = Readings(counted("driftloop_feedback_total", 2.0, rating="positive"))
+    found = await read_batch(cast(Queries, readings), "ns", "desk", "v1", START, START + timedelta(seconds=60))
+    assert found is not None
+    assert set(found.bins) == {FEEDBACK}

@@ -6,7 +6,7 @@ The requests since the change point are compared with the baseline at that time 
 from datetime import datetime
 
 from driftloop.api.inferenceservice import DriftStatus, DriftTopic
-from driftloop.contract.names import NOVELTY
+from driftloop.contract.names import ANSWER_LENGTH, NOVELTY, UNANSWERED
 from driftloop.contract.topics import Topic
 from driftloop.controller.drift.detector import FEEDBACK, WATCHED, normal_scores, signal_evidence
 from driftloop.controller.drift.memory import decode, remembered, rows
@@ -18,6 +18,8 @@ NOUNS = {
     "oov": "the share of unknown words",
     "length": "length",
     NOVELTY: "the distance from all training texts",
+    ANSWER_LENGTH: "the length of answers",
+    UNANSWERED: "the share of refused or empty answers",
 }
 
 

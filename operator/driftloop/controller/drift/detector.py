@@ -19,17 +19,19 @@ not change when the spread grows equally on both sides.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from statistics import NormalDist
 
-from driftloop.contract.names import NOVELTY, SIGNALS, TEXT_SIGNALS
+from driftloop.contract.names import ANSWER_SIGNALS, SIGNALS, TEXT_SIGNALS, UNANSWERED
 from driftloop.controller.drift.pace import independent_limit
 
 FEEDBACK = "feedback"  # its bins are good and bad ratings
-WATCHED = (*TEXT_SIGNALS, FEEDBACK)
+WATCHED = (*TEXT_SIGNALS, *ANSWER_SIGNALS, FEEDBACK)
+ALWAYS = (*SIGNALS, FEEDBACK)  # the others are not of every version and service
+_RISES = (UNANSWERED, FEEDBACK)  # where only a rise is drift
 MONTH = 30 * 24 * 60  # minutes to which the false-alarm budget applies
 STANDARD_ERRORS = 2.33  # 99 %: allowed error of a finite reference
 FRACTIONS = (0.15, 0.45, 0.9)  # stakes, as shares of the largest stake that can't lose everything
@@ -118,10 +120,15 @@ def update(
 def log_evidence(state: State) -> float:
     """ln of the mean of R over all signals and bets; a signal without evidence counts as 0.
 
-    Without `novelty`, which not every version has, the mean is over the other signals. When it comes, its evidence
+    Signals that a version does not have, or that its service does not watch, take no part. When one comes, its evidence
     begins and the share of the others falls, so the mean still expects no more than the minutes that have passed.
     """
-    return _log_mean([signal_evidence(state, signal) for signal in WATCHED if signal != NOVELTY or signal in state])
+    return _log_mean([signal_evidence(state, signal) for signal in averaged(state)])
+
+
+def averaged(state: Collection[str]) -> list[str]:
+    """The signals whose mean is the evidence."""
+    return [signal for signal in WATCHED if signal in ALWAYS or signal in state]
 
 
 def signal_evidence(state: State, signal: str) -> float:
@@ -138,14 +145,14 @@ def start_weight(requests_per_second: float) -> float:
 def bets(signal: str, reference: Reference, tolerance: float) -> list[tuple[float, ...]]:
     """The bets on a signal, each as ln of its factor per request of a bin: on a rise and a fall, at each of FRACTIONS.
 
-    On feedback there are only bets on more bad ratings. Empty when the reference has no scores.
+    On ratings and refusals there are only bets on more bad ones. Empty when the reference has no scores.
     """
     scores = normal_scores(reference)
     if scores is None:
         return []
     shift = allowed_shift(scores, reference, tolerance)
     tables = []
-    for direction in (1.0,) if signal == FEEDBACK else (1.0, -1.0):
+    for direction in (1.0,) if signal in _RISES else (1.0, -1.0):
         gains = [direction * (score - reference.mean) - shift for score in scores]
         largest = -1 / min(gains)
         for fraction in FRACTIONS:

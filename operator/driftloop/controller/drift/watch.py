@@ -19,9 +19,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from driftloop.api.inferenceservice import Drift, DriftStatus, Health, Learned, ReferenceSignal
-from driftloop.contract.names import NOVELTY, TEXT_SIGNALS
+from driftloop.contract.names import ANSWER_SIGNALS, NOVELTY, TEXT_SIGNALS
 from driftloop.controller.drift.change import sentence, shifts, shortened
 from driftloop.controller.drift.detector import (
+    ALWAYS,
     FEEDBACK,
     WATCHED,
     Counters,
@@ -79,9 +80,9 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
         return status
     limit = threshold(spec.false_alarms_per_month)
     began, before = _began(status, counters), decode(status.evidence)
-    if not spec.novelty:
-        counters = replace(counters, bins={signal: bins for signal, bins in counters.bins.items() if signal != NOVELTY})
-        before.pop(NOVELTY, None)
+    unwatched = (() if spec.novelty else (NOVELTY,)) + (() if spec.answers else ANSWER_SIGNALS)
+    counters = replace(counters, bins={name: bins for name, bins in counters.bins.items() if name not in unwatched})
+    before = {signal: values for signal, values in before.items() if signal not in unwatched}
     middle, seconds = began + (counters.until - began) / 2, (counters.until - began).total_seconds()
     pace = _decoded_pace(status.evidence.get(_PACE, ""))
     expected = expected_requests(pace, counters.requests, seconds)
@@ -89,7 +90,7 @@ def watch(status: DriftStatus, version: str, counters: Counters | None, spec: Dr
     memory = remembered(status)
     collecting = missing(status, spec) is not None
     memory = entered(memory, middle, collecting or learns(status, began, log_evidence(before), limit))
-    compared = references(memory, middle, collecting)
+    compared = references(memory, middle, collecting, spec.baseline_requests)
     window = Window(expected, start_weight(pace.rate))
     state = update(before, counters.bins, compared, spec.tolerance, ceiling(limit, status.alarm), window)
     evidence = log_evidence(state)
@@ -163,12 +164,14 @@ def is_alarm(evidence: float, limit: float, rising_since: datetime, now: datetim
     return evidence >= limit and now - rising_since >= timedelta(minutes=spec.minimum_duration_minutes)
 
 
-def references(memory: Memory, when: datetime, collecting: bool) -> dict[str, Reference]:
+def references(memory: Memory, when: datetime, collecting: bool, fewest: int = 0) -> dict[str, Reference]:
     """What each signal is compared with. While the baseline is collected, only feedback is compared.
 
+    A signal that began later than the others is compared when its own baseline has `fewest` requests.
     Without a healthy baseline, feedback is compared with a fixed limit: half of the ratings may be bad.
     """
-    compared = {} if collecting else {signal: normal.at(when) for signal, normal in memory.normals.items()}
+    enough = {name: normal for name, normal in memory.normals.items() if name in ALWAYS or normal.rows >= fewest}
+    compared = {} if collecting else {signal: normal.at(when) for signal, normal in enough.items()}
     if collecting or health(known(memory)) != "Good":
         compared[FEEDBACK] = Reference(_CERTAIN, (1 - HEALTHY, HEALTHY))
     return compared

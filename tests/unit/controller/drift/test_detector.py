@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from driftloop.contract.names import NOVELTY, SIGNALS
+from driftloop.contract.names import NOVELTY, SIGNALS, UNANSWERED
 from driftloop.controller.drift import detector
 from driftloop.controller.drift.detector import (
     FEEDBACK,
@@ -197,3 +197,14 @@ def test_a_version_without_novelty_needs_no_more_evidence_in_the_other_signals()
     state = {"surprisal": (6.0,) * 6}
     assert log_evidence(state) == pytest.approx(6.0 - math.log(4))
     assert log_evidence(state | {NOVELTY: (-math.inf,) * 6}) == pytest.approx(6.0 - math.log(5))
+
+
+@pytest.mark.parametrize("signal", [UNANSWERED, FEEDBACK])
+def test_fewer_refusals_or_bad_ratings_are_no_drift(signal: str) -> None:
+    references = {signal: Reference(3000, (0.8, 0.2))}
+    better = worse = dict[str, tuple[float, ...]]()
+    for _ in range(20):
+        better = update(better, {signal: (100, 0)}, references, TOLERANCE, CAP)
+        worse = update(worse, {signal: (60, 40)}, references, TOLERANCE, CAP)
+    assert signal_evidence(better, signal) < 0
+    assert signal_evidence(worse, signal) >= LIMIT

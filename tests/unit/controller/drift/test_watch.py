@@ -20,11 +20,15 @@ class Service:
         self.status = watch(status or DriftStatus(), version, None, spec, START)
 
     def look(
-        self, surprisal: tuple[float, ...] = FLAT, ratings: tuple[float, float] = (27, 3), times: int = 1
+        self,
+        surprisal: tuple[float, ...] = FLAT,
+        ratings: tuple[float, float] = (27, 3),
+        times: int = 1,
+        **others: tuple[float, ...],
     ) -> DriftStatus:
         for _ in range(times):
             self.now += timedelta(seconds=10)
-            bins = {"surprisal": surprisal, FEEDBACK: ratings}
+            bins = {"surprisal": surprisal, FEEDBACK: ratings} | others
             counters = Counters(self.now, bins, reference=PROFILE, reference_rows=3000)
             self.status = watch(self.status, self.version, counters, self.spec, self.now)
         return self.status
@@ -252,3 +256,27 @@ def test_a_status_survives_the_api() -> None:
 )
 def test_health_is_known_and_mostly_good(ratings: tuple[int, ...], expected: str) -> None:
     assert health({FEEDBACK: ratings}) == expected
+
+
+def test_answers_are_watched_if_the_service_wants_it() -> None:
+    usual, refusing = (
+        {"answerLength": FLAT, "unanswered": (98.0, 2.0)},
+        {"answerLength": FLAT, "unanswered": (70.0, 30.0)},
+    )
+    alarms = {}
+    for answers in (True, False):
+        service = Service(SPEC.model_copy(update={"answers": answers}))
+        assert not service.look(times=30, **usual).alarm
+        alarms[answers] = service.look(times=30, **refusing)
+    assert alarms[True].alarm
+    assert "the share of refused or empty answers rose by" in str(alarms[True].message)
+    assert not alarms[False].alarm
+    assert not set(alarms[False].evidence) & {"answerLength", "unanswered"}
+
+
+def test_a_signal_that_begins_late_is_compared_when_it_has_a_baseline_of_its_own() -> None:
+    service = Service(SPEC.model_copy(update={"answers": True}))
+    service.look(times=358)
+    assert "answerLength" not in service.look(times=2, answerLength=HIGH).evidence
+    assert "answerLength" not in service.look(times=10, answerLength=HIGH).evidence, "from another hour, but too few"
+    assert "answerLength" in service.look(times=400, answerLength=HIGH).evidence
