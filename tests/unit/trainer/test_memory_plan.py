@@ -60,6 +60,10 @@ MODELS |= {
     | {"vocab_size": 64_000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     for model_type in TYPES
 }
+MODELS |= {
+    f"wide {model_type}": architecture(3072, 8192, 8, 24, model_type=model_type, vocab_size=64_000, pad_token_id=0)
+    for model_type in ("llama", "phi3")
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ CASES = {
     "70b qlora": Case("70b", length=2000, adapter={"type": "qlora"}),
     "8b fsdp8 accumulating": Case("8b", 8, rows=2, batches=2, length=4000),
     "8b fsdp4 x tensor2": Case("8b", 8, checkpointing=False, parallelism=Parallelism(tensor=2)),
+    "wide llama, fsdp2 x tensor4": Case("wide llama", 8, rows=4, length=4000, parallelism=Parallelism(tensor=4)),
+    "wide phi3, fsdp2 x tensor4": Case("wide phi3", 8, rows=4, length=4000, parallelism=Parallelism(tensor=4)),
+    "wide phi3, fsdp4 x tensor2": Case("wide phi3", 8, rows=4, length=4000, parallelism=Parallelism(tensor=2)),
     "8b fsdp2 x context4": Case("8b", 8, length=8000, parallelism=Parallelism(context=4)),
     "3b context2": Case("3b", 2, length=4000, checkpointing=False, parallelism=Parallelism(context=2)),
     "14b replicate2 x fsdp8": Case("14b", 16, length=4000, parallelism=Parallelism(data_replicate=2)),

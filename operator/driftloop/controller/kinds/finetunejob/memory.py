@@ -6,7 +6,7 @@ of the allocated memory.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from driftloop.api.finetunejob import GradientReduction, Parallelism, TrainingSpec
 from driftloop.contract.course import trained_examples_per_sequence
@@ -44,6 +44,10 @@ CAPPED_LOGITS_TYPES = (*CAPPED_TYPES, "nanochat")
 # Numbers of the MLP's inner size that are kept: gate, its activation, up, and their product. The others have no gate;
 # the activation of apertus has weights and keeps several factors, and a mask.
 INNER_NUMBERS, UNGATED_INNER_NUMBERS = 4, {"apertus": 5.5, "nanochat": 2}
+# Types with one matrix for gate and up: their gradients are joined before it, and sent between workers that share it.
+JOINED_TYPES = ("glm", "glm4", "phi3")
+# Tensors in float32 of the input's size that the backward pass of a norm computes.
+NORM_BACKWARD = 5
 # Copies of the vocabulary's gradient while the loss of some tokens at a time adds up to it: the sum, the next addend,
 # and the next sum (autograd does not add in place).
 VOCABULARY_GRADIENTS = 3
@@ -263,6 +267,7 @@ def _moments(worker: _Worker) -> tuple[_Moment, ...]:
         _start(worker),
         *_loss(worker),
         _last_layer(worker),
+        _last_norm(worker),
         *_end(worker),
     )
 
@@ -279,7 +284,7 @@ def _start(worker: _Worker) -> _Moment:
 def _loss(worker: _Worker) -> tuple[_Moment, ...]:
     """The logits of some tokens; then their part of the output layer's gradient; then the final norm's gradient.
 
-    The backward pass of that norm computes five float32 tensors of the hidden states' size.
+    The backward pass of that norm has NORM_BACKWARD tensors beside its input.
     """
     gathered = worker.width * worker.outside + _arriving(worker)
     before, several = worker.gradients_before, worker.chunk < worker.tokens
@@ -289,7 +294,9 @@ def _loss(worker: _Worker) -> tuple[_Moment, ...]:
     return (
         _Moment(gathered, before + _vocabulary(worker) * several, states, _logits(worker)),
         _Moment(gathered, before + _vocabulary(worker) * (VOCABULARY_GRADIENTS if several else 1), states),
-        _Moment(gathered, before + _vocabulary(worker), kept + hidden * (6 * FLOAT + 2 * worker.width)),
+        _Moment(
+            gathered, before + _vocabulary(worker), kept + hidden * ((1 + NORM_BACKWARD) * FLOAT + 2 * worker.width)
+        ),
     )
 
 
@@ -300,7 +307,7 @@ def _last_layer(worker: _Worker) -> _Moment:
     the workers. With checkpointing the layer's activations are computed again.
     """
     model, width = worker.model, worker.width
-    inner = 2 * width * model.intermediate_size // worker.tensor + model.hidden_size * width
+    inner = _inner_gradients(worker) * width * model.intermediate_size // worker.tensor + model.hidden_size * width
     again = _layer(worker) if worker.training.gradient_checkpointing else 0
     layers = (GATHERED_LAYERS if worker.copied else 1) * worker.layer_bytes
     return _Moment(
@@ -308,6 +315,20 @@ def _last_layer(worker: _Worker) -> _Moment:
         worker.gradients_before + _vocabulary(worker) + (FLOAT + width) * worker.trained_layer,
         _kept_activations(worker) + worker.tokens * (inner + again) + _in_float8(worker, worker.tokens),
     )
+
+
+def _inner_gradients(worker: _Worker) -> int:
+    """Tensors of the MLP's inner size that its backward pass computes at a time."""
+    joined = worker.model.model_type in JOINED_TYPES
+    return 2 + joined * (1 if worker.tensor == 1 else 4)
+
+
+def _last_norm(worker: _Worker) -> _Moment:
+    """The norm before the MLP of that layer, whose own tensors are freed. Many workers that share matrices need it."""
+    last, width, hidden = _last_layer(worker), worker.width, worker.model.hidden_size
+    again = _layer(worker) if worker.training.gradient_checkpointing else 0
+    changed = again - _mlp(worker) + hidden * (NORM_BACKWARD * FLOAT - width)
+    return replace(last, activations=_kept_activations(worker) + math.ceil(worker.tokens * changed))
 
 
 def _end(worker: _Worker) -> tuple[_Moment, ...]:
@@ -392,8 +413,13 @@ def _layer(worker: _Worker) -> int:
     if adapter.type in ("lora", "qlora") and adapter.lora_dropout > 0:
         whole += (width + 1) * 5 * hidden
         attention += (width + 1) * (hidden + inner)
-    mlp = width * UNGATED_INNER_NUMBERS.get(model.model_type, INNER_NUMBERS) * inner
-    return whole + math.ceil((attention + mlp) / worker.tensor)
+    return whole + math.ceil(attention / worker.tensor + _mlp(worker))
+
+
+def _mlp(worker: _Worker) -> float:
+    """Bytes per token that the forward pass of an MLP keeps, without its input."""
+    numbers = UNGATED_INNER_NUMBERS.get(worker.model.model_type, INNER_NUMBERS)
+    return worker.width * numbers * worker.model.intermediate_size / worker.tensor
 
 
 def _norm(worker: _Worker) -> int:
