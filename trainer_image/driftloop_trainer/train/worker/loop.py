@@ -215,7 +215,10 @@ class _Steps:
         validator = self.loop.validator
         if validator is None or not validator.is_due(step, self.loop.total_steps, self.validated):
             return False
-        self.validated = self.validated.after(step, validator.loss(self.model))
+        self.watchdog.begin(step, "validation")
+        loss = validator.loss(self.model, self.watchdog.next)
+        self.watchdog.end()
+        self.validated = self.validated.after(step, loss)
         return self.loop.keeps_best and self.validated.is_best
 
     def _validate_checkpoint(self, first: Position) -> None:

@@ -1,6 +1,7 @@
 """The loss on the rows that are set aside, on any grid of workers, and the weights for which it was lowest."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,11 +46,11 @@ class Validator:
         """Whether to stop the training, as the loss has not fallen for too long."""
         return self.settings.patience is not None and validated.worse >= self.settings.patience
 
-    def loss(self, model: Any) -> float:
+    def loss(self, model: Any, passed: Callable[[], None] = lambda: None) -> float:
         """The mean loss of all rows, without dropout, whatever their split. Every rank calls it, and gets the same.
 
         They are computed as one step would be. `model`: as `staged` returns it. No more logits exist at a time than in
-        training.
+        training. `passed` is called when a forward pass has been computed.
         """
         method, mesh = self.method, self.mesh
         lengths = method.dataset.lengths
@@ -63,6 +64,9 @@ class Validator:
             sums = method.step_sums(model, batches, count)
             for batch in batches:
                 total += (model.sums(sums, batch) if isinstance(model, Pipeline) else sums(model, batch))[0]
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # else the last pass would seem to take as long as all
+                passed()
         total /= mesh.tensor_size
         dist.all_reduce(total)
         return float(total.item() / count)
