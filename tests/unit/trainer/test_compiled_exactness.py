@@ -14,7 +14,7 @@ from unit.trainer.ranks import run_script
 from unit.trainer.sharded_run import STEPS, adapter_of
 from unit.trainer.test_exactness import dataset, drop_copies, error, losses, packed_dataset, plain_training
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2400)
 
 EAGER = "aot_eager"  # what is compiled for a GPU, too, but run by torch's own kernels
 CASES: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     packed_dataset(folder / "packed")
     names = CASES if runs(request.config, "exactness") else MAIN
     (folder / "cases.json").write_text(json.dumps([COMMON | CASES[name] | {"name": name} for name in names]))
-    run_script("sharded_run.py", folder, timeout=1100)
+    run_script("sharded_run.py", folder, timeout=2300)
     return folder
 
 

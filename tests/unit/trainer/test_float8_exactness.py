@@ -19,7 +19,7 @@ from unit.trainer.sharded_run import STEPS
 from unit.trainer.test_compiled_exactness import EAGER
 from unit.trainer.test_exactness import dataset, error, losses, packed_dataset, plain_training
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(2400)
 
 CASES: dict[str, dict[str, Any]] = {
     "one rank": {"world_size": 1, "micro_size": 3},
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     cases = [{"name": name, "recorded": True} | CASES[name] for name in names] + [KILLED, RESUMED]
     document = [COMMON | case | {"model": in_float8(case)} for case in cases]
     (folder / "cases.json").write_text(json.dumps(document))
-    run_script("sharded_run.py", folder, timeout=1100)
+    run_script("sharded_run.py", folder, timeout=2300)
     return folder
 
 
