@@ -1,6 +1,7 @@
 """`python -m driftloop_server.fetch`: copy the model folder into the pod and verify its digest.
 
-A version that is an adapter alone is merged onto its base here, so that every engine gets a whole model.
+A version that is an adapter alone is merged onto its base here, so that every engine gets a whole model; or brought
+beside its base, for an engine that adds it by itself (beside.py).
 """
 
 import logging
@@ -15,6 +16,7 @@ from driftloop.podlib import logs, safety
 from driftloop.podlib.ending import BadInput, StageFailure, TryAgain, exit_on_sigterm, report
 from driftloop.podlib.storage import StorageError, fetch_folder
 from driftloop.podlib.templatefile import set_in_folder
+from driftloop_server.beside import lay_out
 from driftloop_server.modelcache import ModelCache
 from driftloop_server.stage import serve_task
 
@@ -29,7 +31,11 @@ def fetch(task: ServeTask) -> Manifest:
     folder = Path(task.model_dir)
     try:
         manifest = _brought(task, folder)
-        _merge(folder, task.artefact_bases)
+        _check_kind(folder, task.artefact_bases)
+        if task.serves_adapter:
+            lay_out(task, folder, _cache(task))
+        else:
+            _merge(folder, task.artefact_bases)
     except ManifestError as error:
         raise BadInput(StageReason.DIGEST_MISMATCH, f"{task.artefact_uri}: {error}") from error
     except (StorageError, OSError) as error:
@@ -44,7 +50,7 @@ def fetch(task: ServeTask) -> Manifest:
 
 def _brought(task: ServeTask, folder: Path) -> Manifest:
     """Copy the artefact into `folder`, from the cache if that has it. Raises like fetch_folder."""
-    cache = ModelCache(task.cache_uri, task.cache_bytes) if task.cache_uri and not task.artefact_bases else None
+    cache = None if task.artefact_bases else _cache(task)
     cached = cache.bring(task.artefact_digest, folder) if cache else None
     manifest = cached or fetch_folder(task.artefact_uri, folder, task.artefact_digest)
     _drop_unlisted(folder, manifest)
@@ -53,14 +59,22 @@ def _brought(task: ServeTask, folder: Path) -> Manifest:
     return manifest
 
 
-def _merge(folder: Path, bases: Sequence[str]) -> None:
-    """Merge an adapter onto its bases. Raises BadInput, ManifestError, StorageError or OSError."""
+def _cache(task: ServeTask) -> ModelCache | None:
+    return ModelCache(task.cache_uri, task.cache_bytes) if task.cache_uri else None
+
+
+def _check_kind(folder: Path, bases: Sequence[str]) -> None:
+    """Raise BadInput for an adapter without bases, and for bases without an adapter."""
     field = "spec.artefact.bases of the ModelVersion"
     if safety.has_adapter(folder) and not bases:
         message = f"the version is an adapter: name the folder of its base in {field}, or merge it"
         raise BadInput(StageReason.MODEL_NOT_FOUND, message)
     if bases and not safety.has_adapter(folder):
         raise BadInput(StageReason.MODEL_NOT_FOUND, f"the version is not an adapter: remove {field}")
+
+
+def _merge(folder: Path, bases: Sequence[str]) -> None:
+    """Merge an adapter onto its bases, if it has some. Raises ManifestError, StorageError or OSError."""
     if bases:
         from driftloop.podlib.merging import merge  # it imports torch, which takes seconds and only adapters need
 

@@ -1,5 +1,6 @@
 """The whole loop on vLLM. And a service moves to vLLM and back under load, and drains and fails there as elsewhere."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ from testcluster.client import Cluster
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400), pytest.mark.long("vllm")]
 
 NAME = "on-vllm"
+ADAPTER: Obj = {
+    "training": {"adapter": {"type": "lora"}, "numTrainEpochs": 1},
+    "output": {"mergeAdapter": False},
+}
 BUILT_IN: Obj = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}}
 
 
@@ -149,6 +154,39 @@ def test_a_service_moves_to_vllm_drains_there_rolls_back_and_returns_and_loses_n
     revision_after(lab, drained)
     assert vllm["image"] not in engines(lab)
     assert lost_nothing(traffic), traffic.totals()
+
+
+def test_vllm_serves_an_adapter_beside_its_base_as_it_serves_both_merged(lab: Lab, vllm: Obj, trained: str) -> None:
+    """In float32, so that both answers are the same. The evaluation asks the engine of the service in the same way."""
+    evaluation = {"engine": vllm | {"adapters": {}}}
+    lab.pretrain("beside", model={"from": {"family": TRAINED}}, evaluation=evaluation, **ADAPTER)
+    version = lab.judged(lab.phase("beside", "Succeeded")["status"]["version"])
+    assert version["status"]["phase"] == "AwaitingApproval", version["status"]
+    lab.approve(version["metadata"]["name"])
+
+    def answer(name: str, engine: Obj) -> tuple[str, Obj]:
+        spec = {"model": {"family": "beside"}, "replicas": 1, "engine": engine}
+        lab.apply(service(engine) | {"metadata": {"name": name}, "spec": spec})
+
+        def serving() -> bool:
+            found = lab.get("inferenceservice", name).get("status", {})
+            return found.get("phase") == "Serving" and bool(found.get("stable"))
+
+        lab.kube.wait("the adapter in service", serving, 900, tell=lambda: str(lab.get("inferenceservice", name)))
+        ask = (
+            "import json,urllib.request as r;"
+            "b=json.dumps({'prompt':'where is','max_tokens':8,'temperature':0,'ignore_eos':True}).encode();"
+            f"u='http://{name}.{lab.namespace}.svc/v1/';"
+            "q=r.Request(u+'completions',b,{'Content-Type':'application/json'});"
+            "print(json.dumps([json.load(r.urlopen(x,timeout=60)) for x in (q,u+'models')]))"
+        )
+        said, models = json.loads(lab.run_pod(f"asks-{name}", lab.installed.images["operator"], ["python3", "-c", ask]))
+        assert said["model"] == name
+        assert [model["id"] for model in models["data"]] == [name]
+        lab.kube.run("delete", "inferenceservice", name, "-n", lab.namespace)
+        return said["choices"][0]["text"], said["usage"]
+
+    assert answer("beside", vllm | {"adapters": {}}) == answer("merged", vllm)
 
 
 def test_the_whole_loop_runs_on_vllm_through_kills_of_the_operator(tmp_path: Path) -> None:

@@ -480,6 +480,24 @@ WRONG: list[tuple[Callable[[], Obj], str, Any, str]] = [
         )
         for argument in ("--tensor-parallel-size=2", "--pipeline_parallel", "-tp", "-pp=2")
     ),
+    (
+        service,
+        "spec.engine",
+        {"type": "transformers", "adapters": {}},
+        "spec.engine.adapters.*needs engine.type vllm: remove it, and adapters are merged",
+    ),
+    (service, "spec.engine", CUSTOM | {"adapters": {}}, "spec.engine.adapters.*needs engine.type vllm"),
+    (
+        service,
+        "spec.engine",
+        {"type": "vllm", "nodes": 2, "adapters": {}},
+        "spec.engine.adapters.*not supported with engine.nodes above 1",
+    ),
+    (service, "spec.engine", {"type": "vllm", "adapters": {"maxRank": 12}}, "spec.engine.adapters.maxRank.*12"),
+    *(
+        (service, "spec.engine", {"type": "vllm", "adapters": {}, "args": [argument]}, "spec.engine.args.*--max-lora")
+        for argument in ("--enable-lora", "--lora_modules", "--max-loras=4", "--max-cpu")
+    ),
     (service, "spec.engine.nodes", 0, "spec.engine.nodes.*greater than or equal to 1"),
     (service, "spec.engine", {"type": "transformers", "nodes": 2}, "spec.engine.nodes.*above 1 needs engine.type vllm"),
     (service, "spec.engine", CUSTOM | {"nodes": 2}, "spec.engine.nodes.*above 1 needs engine.type vllm"),

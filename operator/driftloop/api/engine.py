@@ -95,6 +95,24 @@ _IS_OF_GROUP = (
 )
 
 
+# What `adapters` sets.
+_IS_OF_ADAPTERS = (
+    "a.startsWith('--') && "
+    "['--enable-lora', '--lora-modules', '--max-lora-rank', '--max-loras', '--max-cpu-loras']"
+    ".exists(name, name.startsWith(a.split('=')[0].replace('_', '-')) && a.size() > 3)"
+)
+
+
+class EngineAdapters(ApiModel):
+    """How versions that are adapters alone are served beside their base."""
+
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(
+        16,
+        description="The largest rank of an adapter (training.adapter.r). A larger number takes more memory, and makes "
+        "every answer slower. A version whose adapter has a larger rank is not served.",
+    )
+
+
 class EngineParallelism(ApiModel):
     """How the processes of a replica divide the model. Each has its own GPU."""
 
@@ -142,6 +160,22 @@ class Engine(ApiModel):
                 "self.nodes == 1 || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))",
                 "engine.nodes above 1 needs engine.type vllm: no other engine is started over several pods",
                 ".nodes",
+            ),
+            rule(
+                "!has(self.adapters) || self.type == 'vllm' || (self.type == 'auto' && !has(self.image))",
+                "engine.adapters needs engine.type vllm: remove it, and adapters are merged onto their base",
+                ".adapters",
+            ),
+            rule(
+                "!has(self.adapters) || self.nodes == 1",
+                "engine.adapters is not supported with engine.nodes above 1: remove one of them",
+                ".adapters",
+            ),
+            rule(
+                f"!has(self.adapters) || !self.args.exists(a, {_IS_OF_ADAPTERS})",
+                "engine.adapters sets --enable-lora, --lora-modules, --max-lora-rank, --max-loras and --max-cpu-loras: "
+                "remove them from args",
+                ".args",
             ),
             rule(
                 "!has(self.parallelism) || self.gpus == 0 || "
@@ -268,6 +302,11 @@ class Engine(ApiModel):
         None,
         description="How vLLM divides the model over the GPUs of a replica, or without GPUs over processes. If absent, "
         "the GPUs of a pod share every layer (tensor), and each pod has a part of the layers (pipeline).",
+    )
+    adapters: EngineAdapters | None = Field(
+        None,
+        description="Serve a version that is an adapter alone (output.mergeAdapter: false) beside its base: vLLM adds "
+        "it to each answer. If absent, the pods merge it onto its base when they start.",
     )
     gpu_memory: Quantity | None = Field(
         None,

@@ -434,7 +434,7 @@ class InferenceServiceSpec(ApiModel):
     model_cache: ModelCache | None = Field(
         None,
         description="Where pods keep copies of the models that they have downloaded, for the next pods. Each copy is "
-        "verified when it is used. Adapters alone are not kept, as they are merged at every start.",
+        "verified when it is used. Of an adapter alone, its base is kept, if engine.adapters is set.",
     )
     gateway: GatewayRef | None = Field(
         None,

@@ -73,6 +73,7 @@ class StageReason(StrEnum):
     SUPERSEDED = "Superseded"  # another driver has taken over the run (train)
 
     # Serving.
+    RANK_TOO_LARGE = "RankTooLarge"  # the engine is started for adapters of a smaller rank (fetch)
     MODEL_UNREADABLE = "ModelUnreadable"  # transformers can't load the model (engine)
     BROKEN_WEIGHTS = "BrokenWeights"  # the model's output is not a number (engine)
     MODEL_UNSUPPORTED = "ModelUnsupported"  # the model can't generate in batches with a cache (engine)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from driftloop.api.base import ApiModel, Digest
-from driftloop.api.engine import EngineType
+from driftloop.api.engine import EngineAdapters, EngineType
 from driftloop.api.evaluation import Contract
 from driftloop.api.finetunejob import (
     HELD_OUT_PERCENT,
@@ -186,6 +186,7 @@ class ServeTask(ApiModel):
     artefact_bases: tuple[str, ...] = ()  # of an adapter: the folder of its base, and so on up to a whole model
     model_dir: str = MODEL_DIR
     engine_type: EngineType = "transformers"
+    adapters: EngineAdapters | None = None  # how an adapter is served beside its base; None: it is merged
     chat_template: str | None = None  # instead of the version's own
     chat_template_kwargs: dict[str, Any] | None = None  # defaults of its variables
     readiness_path: str | None = None  # of a custom engine; None: a generated token is enough
@@ -212,6 +213,21 @@ class ServeTask(ApiModel):
     api_port: int = API_PORT
     feedback_port: int = FEEDBACK_PORT
     metrics_port: int = METRICS_PORT
+
+    @property
+    def serves_adapter(self) -> bool:
+        """Whether the version is an adapter that the engine adds to its base by itself."""
+        return self.adapters is not None and bool(self.artefact_bases)
+
+    @property
+    def adapter_dir(self) -> str:
+        """The folder of that adapter."""
+        return f"{self.model_dir}/adapter"
+
+    @property
+    def engine_model(self) -> str:
+        """The name by which the engine knows what is served."""
+        return self.version if self.serves_adapter else self.service
 
 
 class DoorTask(ApiModel):

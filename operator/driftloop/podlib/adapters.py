@@ -5,6 +5,7 @@ that the adapter at a URI needs: its base and, if that is an adapter too, the ba
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from driftloop.contract.manifest import MANIFEST, Manifest, ManifestEntry, ManifestError
 from driftloop.contract.modelfolder import ADAPTER_BASE, ADAPTER_WEIGHTS, INDEX, SINGLE, AdapterBase
 from driftloop.contract.uris import join
-from driftloop.podlib.storage import StorageError, entry_at, read_text
+from driftloop.podlib.storage import StorageError, entry_at, fetch_file, read_text
 
 
 def read_base(uri: str) -> AdapterBase:
@@ -70,6 +71,40 @@ def verify_bases(uri: str, bases: Sequence[str]) -> None:
             for entry in entries:
                 check_entry(base, entry, entry_at(base, entry.path))
         adapter = base
+
+
+def fetch_adapters(adapter: str, bases: Sequence[str], scratch: Path) -> list[str]:
+    """The URIs of `adapter` and of the adapters below it, whose verified files are copied into `scratch`.
+
+    Raises StorageError and ManifestError.
+    """
+    adapters = [adapter]
+    for number, base in enumerate(bases[:-1], start=1):
+        copy = scratch / f"{number}"
+        for entry in entries_of_base(adapters[-1], len(bases) - number):
+            with fetched(base, entry, scratch) as path:
+                copy.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy / entry.path)
+        adapters.append(uri_of(copy))
+    return adapters
+
+
+@contextmanager
+def fetched(base: str, entry: ManifestEntry, scratch: Path) -> Iterator[Path]:
+    """The verified file of a base: the mounted one, or a copy that is deleted at the end of the block."""
+    with of_a_base():
+        path = fetch_file(join(base, entry.path), scratch)
+    try:
+        check_entry(base, entry, ManifestEntry.of(path, entry.path))
+        yield path
+    finally:
+        if path.parent == scratch:
+            path.unlink()
+
+
+def uri_of(path: Path) -> str:
+    """A URI by which storage.py reads a local file or folder."""
+    return f"file://{path.resolve()}"
 
 
 def check_entry(base: str, entry: ManifestEntry, found: ManifestEntry) -> None:

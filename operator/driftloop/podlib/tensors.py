@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -129,6 +130,22 @@ class MergedTensor:
 Tensor = StoredTensor | MergedTensor
 
 
+class Rows(Protocol):
+    """What can be written: some rows of it are read at a time."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def read(self) -> torch.Tensor:
+        """The whole tensor. Raises StorageError."""
+
+    def rows(self, first: int, count: int) -> torch.Tensor:
+        """`count` entries of the first dimension from `first` on. Raises StorageError."""
+
+
 def model_tensors(uri: str, bases: Sequence[str] = ()) -> dict[str, Tensor]:
     """The tensors of the model at `uri`, by their names in its files or, if it is an adapter, in those of its base.
 
@@ -151,6 +168,15 @@ def with_adapter(tensors: Mapping[str, Tensor], uri: str) -> dict[str, Tensor]:
         return {name: _merged(tensor, known, stored) for name, tensor in tensors.items()}
     except KeyError as error:
         raise ManifestError(f"{uri}: its {ADAPTER_BASE} names {error}, which the adapter does not have") from error
+
+
+def as_trained_on(tensors: Mapping[str, Tensor], uri: str) -> dict[str, Tensor]:
+    """Tensors of the base of the adapter at `uri`, as the adapter was trained on them: without its changes.
+
+    Raises StorageError and ManifestError.
+    """
+    known = read_base(uri).model_copy(update={"weights": {}})
+    return {name: _merged(tensor, known, {}) for name, tensor in tensors.items()}
 
 
 def _merged(tensor: Tensor, known: AdapterBase, stored: Mapping[str, StoredTensor]) -> Tensor:
@@ -186,7 +212,7 @@ def tensors_of(uri: str) -> Iterator[tuple[str, StoredTensor]]:
         raise StorageError(f"{uri}: this safetensors file can't be read: {error!r}") from error
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Rows], path: Path) -> None:
     """Write a safetensors file. Of a tensor some rows are in memory at a time, however large it is.
 
     Raises StorageError.
@@ -205,7 +231,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
                 file.write(part.contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
-def _parts(tensor: Tensor) -> Iterator[torch.Tensor]:
+def _parts(tensor: Rows) -> Iterator[torch.Tensor]:
     if not tensor.shape:
         yield tensor.read()
         return

@@ -30,6 +30,7 @@ from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Memory
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.mirror import Mirror, Settings
+from driftloop_server.proxy.names import Names
 from driftloop_server.proxy.probes import Probes
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.segments import Segments
@@ -105,7 +106,7 @@ async def serve(
     ):
         metrics, memory, busy = ProxyMetrics(task), Memory(), Busy()
         signer = Signer(keys.signing.encode(), task.service_uid)
-        readiness = Readiness(upstream, task.service, busy.begin)
+        readiness = Readiness(upstream, task.engine_model, busy.begin)
         topics = Topics() if task.drift_topics else None
         drift = DriftCounters(read_reference(Path(task.model_dir)), metrics, topics)
         connections = Connections(options.connection_requests, options.connection_seconds)
@@ -116,6 +117,7 @@ async def serve(
         api = Api(
             task.version,
             task.revision,
+            Names(task.service, task.engine_model),
             upstream,
             signer,
             memory,

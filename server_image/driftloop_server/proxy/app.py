@@ -42,6 +42,7 @@ from driftloop_server.proxy.identity import Signer
 from driftloop_server.proxy.memory import Answer, Memory
 from driftloop_server.proxy.metrics import CLIENT_GONE, Outcome, ProxyMetrics
 from driftloop_server.proxy.mirror import Answered, Mirror, Settings, digest
+from driftloop_server.proxy.names import Names
 from driftloop_server.proxy.pace import REFUSALS, Pace
 from driftloop_server.proxy.readiness import Readiness
 from driftloop_server.proxy.relay import ClientGone, pass_blocks, to_client
@@ -68,6 +69,7 @@ class Api:
         self,
         version: str,
         revision: str,
+        names: Names,
         upstream: Upstream,
         signer: Signer,
         memory: Memory,
@@ -81,6 +83,7 @@ class Api:
         busy: Busy,
     ) -> None:
         self._version, self._revision = version, revision
+        self._names = names
         self._upstream = upstream
         self._signer = signer
         self._memory = memory
@@ -113,19 +116,25 @@ class Api:
 
     async def models(self, request: web.Request) -> web.Response:
         async with self._upstream.request("GET", MODELS, headers=_forwarded(request)) as answer:
-            return await _passed_on(answer)
+            if answer.status != 200 or not self._names.differ:
+                return await _passed_on(answer)
+            return web.json_response({"object": "list", "data": await self._cards(answer)})
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer with one model of the list: vLLM has no path for a single model (not reported)."""
         async with self._upstream.request("GET", MODELS, headers=_forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
-            cards = _cards(await read_bounded(answer, MAX_ANSWER))
+            cards = await self._cards(answer)
         requested = request.match_info["model"]
         for card in cards:
             if card.get("id") == requested:
                 return web.json_response(card)
         raise no_such_model(requested, str(cards[0].get("id")) if cards else "none")
+
+    async def _cards(self, answer: aiohttp.ClientResponse) -> list[dict[str, Any]]:
+        """The models in an answer of GET /v1/models, by the names that clients use. Raises ApiError 502."""
+        return self._names.cards(_cards(await read_bounded(answer, MAX_ANSWER)))
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         async with self._bodies.reading(request) as body:
@@ -134,7 +143,9 @@ class Api:
     async def embed(self, request: web.Request) -> web.StreamResponse:
         """Pass an answer on unchanged: it generates nothing, so it counts for no drift, and nobody rates it."""
         async with self._bodies.reading(request) as body:
-            if not is_unicode(body):
+            if self._names.differ:
+                body = self._names.addressed(parse_json(body))
+            elif not is_unicode(body):
                 parse_json(body)
             async with self._upstream.request("POST", EMBEDDINGS, body, _forwarded(request)) as answer:
                 if answer.status != 200:
@@ -146,7 +157,11 @@ class Api:
         # is the exception, as engines fail on it.
         if not request.get(COPIED) and self._mirror.chosen(len(body)):
             request[_COPY] = body
-        document = _checked(request, body) if len(body) <= SMALL or not is_unicode(body) else None
+        document = None
+        if self._names.differ or len(body) <= SMALL or not is_unicode(body):
+            document = _checked(request, body)
+        if document is not None and self._names.differ:
+            body = self._names.addressed(document)
         async with self._upstream.request("POST", _path(request), body, _forwarded(request)) as answer:
             if answer.status != 200:
                 return await _passed_on(answer)
@@ -165,7 +180,7 @@ class Api:
         self, request: web.Request, answer: aiohttp.ClientResponse, identity: str, prompt: Prompt
     ) -> web.Response:
         try:
-            rewritten = rewrite(await read_bounded(answer, MAX_ANSWER), identity, _format(request))
+            rewritten = rewrite(await read_bounded(answer, MAX_ANSWER), identity, self._format(request))
         except ValueError as error:
             raise ApiError(502, f"the engine's answer can't be read: {error}", code="engine_failed") from error
         self._readiness.proven()
@@ -178,7 +193,7 @@ class Api:
     ) -> web.StreamResponse:
         """Pass the events on. After the 200 is sent, a failure is reported as an event in the stream."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        events = EventRewriter(identity, _format(request))
+        events = EventRewriter(identity, self._format(request))
         first_token = None
         try:
             await to_client(response.prepare(request))
@@ -216,6 +231,10 @@ class Api:
         except (aiohttp.ClientError, TimeoutError) as error:
             request[_CODE] = broken_off(error, self._upstream.timeout).status
         return response
+
+    def _format(self, request: web.Request) -> Format:
+        model = self._names.of_clients if self._names.differ else None
+        return Responses(model) if _path(request) == RESPONSES else Choices(model)
 
     def _remember(self, request: web.Request, identity: str, answer: Answer) -> None:
         """Keep the answer for feedback, and for its pair. Nobody gets the answer to a copy."""
@@ -289,10 +308,6 @@ def _checked(request: web.Request, body: bytes) -> dict[str, Any]:
 def _prompt(request: web.Request, document: dict[str, Any]) -> Prompt:
     prompt = prompt_of_response(document) if _path(request) == RESPONSES else prompt_of(document)
     return prompt or Prompt("")
-
-
-def _format(request: web.Request) -> Format:
-    return Responses() if _path(request) == RESPONSES else Choices()
 
 
 def _forwarded(request: web.Request) -> dict[str, str]:

@@ -44,11 +44,15 @@ class Format(Protocol):
 
 
 class Choices:
-    """Chats and completions: a list of choices."""
+    """Chats and completions: a list of choices. `model`: how the client calls the model; None: as the engine does."""
+
+    def __init__(self, model: str | None = None) -> None:
+        self._model = model
 
     def sign(self, document: Document, identity: str) -> bool:
         has_id = "id" in document
         document["id"] = identity
+        _rename(document, self._model)
         return has_id
 
     def whole(self, document: Document) -> Said:
@@ -81,11 +85,15 @@ class Choices:
 class Responses:
     """The Responses API: a list of output items. Events have a type, and some have the whole response in a field."""
 
+    def __init__(self, model: str | None = None) -> None:
+        self._model = model
+
     def sign(self, document: Document, identity: str) -> bool:
         response = document if document.get("object") == "response" else document.get("response")
         if not isinstance(response, dict):
             return False
         response["id"] = identity
+        _rename(response, self._model)
         return True
 
     def whole(self, document: Document) -> Said:
@@ -120,6 +128,11 @@ class Responses:
 
     def has_failed(self, document: Document) -> bool:
         return document.get("type") in ("error", "response.failed") or bool(document.get("error"))
+
+
+def _rename(document: Document, model: str | None) -> None:
+    if model is not None and "model" in document:
+        document["model"] = model
 
 
 def _finish(response: Document) -> str | None:

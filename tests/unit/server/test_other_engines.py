@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from driftloop.api.engine import EngineAdapters
 from driftloop.cli.gating.ports import free_ports
 from unit.server.processes import Process, Start, answers, wait_for
 
@@ -25,6 +26,7 @@ class Engine:
     last_path: str = ""
     last_body: bytes = b""
     health: int | None = 200  # of GET /health; None: it hangs
+    models: tuple[str, ...] = ("desk", "org/adapter")
 
 
 def drop(request: web.Request) -> None:
@@ -66,10 +68,12 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
         if not body.get("stream"):
             choice = {"index": 0, "text": "".join(PIECES), "finish_reason": "stop", "stop_reason": None}
             usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
-            return web.json_response({"id": "cmpl-1", "object": "text_completion", "choices": [choice], "usage": usage})
+            named = {"id": "cmpl-1", "object": "text_completion", "model": body.get("model", "BASE")}
+            return web.json_response(named | {"choices": [choice], "usage": usage})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        events = [json.dumps({"id": "cmpl-1", "choices": [{"index": 0, "text": piece}]}) for piece in PIECES]
+        named = {"id": "cmpl-1", "model": body.get("model", "BASE")}
+        events = [json.dumps(named | {"choices": [{"index": 0, "text": piece}]}) for piece in PIECES]
         data = "".join(f"data: {event}\n\n" for event in events).encode() + b": a comment\n\ndata: [DONE]\n\n"
         if prompt == "fail":  # as vLLM's engine dies in a stream: an error, and a regular end
             data = data.replace(b": a comment", b'data: {"error": {"message": "EngineDead", "code": 400}}')
@@ -85,7 +89,7 @@ async def other(pod: Process) -> AsyncIterator[Engine]:
         return response
 
     async def models(request: web.Request) -> web.Response:
-        cards = [{"id": name, "object": "model", "owned_by": "vllm"} for name in ("desk", "org/adapter")]
+        cards = [{"id": name, "object": "model", "owned_by": "vllm"} for name in found.models]
         return web.json_response({"object": "list", "data": cards})
 
     async def health(request: web.Request) -> web.Response:
@@ -343,3 +347,42 @@ async def test_a_failure_that_the_engine_reports_in_a_stream_counts_as_one(http:
     async with http.post("/v1/completions", json={"prompt": "fail", "stream": True}) as response:
         assert "EngineDead" in await response.text()
     assert (await counted(pod, 500), await counted(pod, 200)) == (failed + 1, answered)
+
+
+@pytest.fixture
+async def adapter(pods: Start, other: Engine) -> Process:
+    """A pod whose engine adds an adapter to a base."""
+    other.models = ("BASE", "desk-0a1b2c3d")
+    bases = ("pvc://models/base",)
+    return await asyncio.to_thread(
+        pods,
+        engine_type="vllm",
+        adapters=EngineAdapters(),
+        artefact_bases=bases,
+        engine_port=other.port,
+        feedback_uri=None,
+    )
+
+
+async def test_an_adapter_is_asked_for_by_its_name_and_answers_under_that_of_the_service(
+    adapter: Process, other: Engine
+) -> None:
+    """vLLM gives a request without a name its base."""
+    assert json.loads(other.last_body)["model"] == "desk-0a1b2c3d"  # the readiness probe
+    async with aiohttp.ClientSession(adapter.url) as session:
+        for named in ({}, {"model": "desk"}):
+            whole = await (await session.post("/v1/completions", json=named | {"prompt": "é"})).json()
+            assert whole["model"] == "desk"
+            assert json.loads(other.last_body) == {"prompt": "é", "model": "desk-0a1b2c3d"}
+            body = named | {"prompt": "x", "stream": True}
+            lines = (await (await session.post("/v1/completions", json=body)).text()).splitlines()
+            events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+            assert {event["model"] for event in events} == {"desk"}
+        (card,) = (await (await session.get("/v1/models")).json())["data"]
+        assert card["id"] == "desk"
+        assert await (await session.get("/v1/models/desk")).json() == card
+        for name in ("BASE", "desk-0a1b2c3d"):
+            assert (await session.get(f"/v1/models/{name}")).status == 404
+            answer = await session.post("/v1/completions", json={"model": name, "prompt": "x"})
+            assert answer.status == 404
+            assert (await answer.json())["error"]["code"] == "model_not_found"

@@ -11,7 +11,15 @@ DEFAULT_READINESS_PATH = "/health"
 # A pod gets template and values within its task, in an environment variable of at most 64 KiB (contract/task.py).
 MAX_TEMPLATE_BYTES = 40 << 10
 # Fields of the engine that the first release did not have.
-_ADDED_FIELDS = ("command", "readiness_path", "chat_template", "chat_template_kwargs", "nodes", "parallelism")
+_ADDED_FIELDS = (
+    "command",
+    "readiness_path",
+    "chat_template",
+    "chat_template_kwargs",
+    "nodes",
+    "parallelism",
+    "adapters",
+)
 _OF_HARDWARE = ("resources", "gpu_memory", "gpu_resource", "gpu_claim_template")  # they change no answer
 _VLLM_IMAGE = "images.vllm in the chart's values (--vllm-image of the operator)"
 
@@ -42,6 +50,7 @@ def task_fields(engine: Engine, settings: Settings) -> dict[str, Any]:
     """What the task of serving pods says of the engine, the same for users and in an evaluation."""
     return {
         "engine_type": type_of(engine, settings),
+        "adapters": engine.adapters,
         "chat_template": engine.chat_template,
         "chat_template_kwargs": engine.chat_template_kwargs,
         "readiness_path": readiness_path(engine),
@@ -90,6 +99,8 @@ def _not_runnable(engine: Engine, settings: Settings) -> str | None:
             return "engine.nodes needs vLLM, which auto runs only with GPUs: set engine.type: vllm, or remove it"
         case "transformers" if engine.divided.processes > 1:
             return "engine.parallelism needs vLLM, which auto runs only with GPUs: set engine.type: vllm, or remove it"
+        case "transformers" if engine.adapters:
+            return "engine.adapters needs vLLM, which auto runs only with GPUs: set engine.type: vllm, or remove it"
         case "vllm" | "transformers" | "custom":
             return None
         case never:

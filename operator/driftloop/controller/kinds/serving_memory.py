@@ -185,7 +185,8 @@ def _too_many_stages(engine: Engine, model: ModelShape) -> str:
 
 
 def _is_unplanned(engine: Engine) -> bool:
-    return any(argument.replace("_", "-").startswith(_UNPLANNED) for argument in engine.args)
+    chosen = any(argument.replace("_", "-").startswith(_UNPLANNED) for argument in engine.args)
+    return chosen or engine.adapters is not None
 
 
 def _number(engine: Engine, name: str, default: float) -> float | None:

@@ -197,6 +197,8 @@ def _is_as(spread: Obj, other: Obj) -> bool:
     return all(spread[key] == other[key] for key in ("topologyKey", "whenUnsatisfiable"))
 
 
+# The name of an adapter's base in vLLM. The proxy passes on the adapter's name alone, and no version has capitals.
+_BASE = "BASE"
 _OFFLINE: list[Obj] = [{"name": "HF_HUB_OFFLINE", "value": "1"}]
 _VLLM_DEFAULTS: list[Obj] = [
     {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
@@ -226,7 +228,7 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
     https://github.com/vllm-project/vllm/pull/32294
     """
     options = {
-        "--served-model-name": task.service,
+        "--served-model-name": _BASE if task.serves_adapter else task.service,
         "--host": "127.0.0.1",
         "--port": str(task.engine_port),
         "--load-format": "safetensors",
@@ -247,7 +249,16 @@ def _vllm_command(task: ServeTask, engine: Engine) -> list[str]:
         options["--pipeline-parallel-size"] = str(engine.divided.pipeline)
     if engine.nodes > 1:
         options |= group.leader_options(engine.nodes)
-    return ["vllm", "serve", task.model_dir, *(part for option in options.items() for part in option), *engine.args]
+    arguments = [part for option in options.items() for part in option]
+    return ["vllm", "serve", task.model_dir, *arguments, *_adapter_options(task), *engine.args]
+
+
+def _adapter_options(task: ServeTask) -> list[str]:
+    if task.adapters is None or not task.serves_adapter:
+        return []
+    module = f"{task.version}={task.adapter_dir}"
+    rank = str(task.adapters.max_rank)
+    return ["--enable-lora", "--lora-modules", module, "--max-lora-rank", rank, "--max-loras", "1"]
 
 
 def _custom(container: Obj, task: ServeTask, engine: Engine) -> Obj:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from driftloop.api.engine import Engine, EngineParallelism
+from driftloop.api.engine import Engine, EngineAdapters, EngineParallelism
 from driftloop.contract.task import ServeTask
 from driftloop.controller.kinds.engines import engine_hash, obstacle, readiness_path, resolved, task_fields, type_of
 from driftloop.controller.vocabulary.plan import Settings
@@ -49,6 +49,17 @@ def test_a_divided_model_needs_vllm() -> None:
     )
     assert obstacle(Engine(gpus=2, parallelism=divided), WITH_VLLM) is None
     assert obstacle(Engine(type="vllm", parallelism=divided), WITH_VLLM) is None
+
+
+def test_adapters_beside_their_base_need_vllm_and_are_part_of_the_evidence() -> None:
+    engine = Engine(adapters=EngineAdapters(max_rank=32))
+    assert "engine.adapters needs vLLM, which auto runs only with GPUs" in str(obstacle(engine, WITH_VLLM))
+    on_gpus = Engine(gpus=1, adapters=EngineAdapters(max_rank=32))
+    assert obstacle(on_gpus, WITH_VLLM) is None
+    assert task_fields(on_gpus, WITH_VLLM)["adapters"] == EngineAdapters(max_rank=32)
+    assert task_fields(Engine(gpus=1), WITH_VLLM)["adapters"] is None
+    hashes = {engine_hash(each) for each in (on_gpus, Engine(gpus=1), Engine(gpus=1, adapters=EngineAdapters()))}
+    assert len(hashes) == 3
 
 
 def test_several_nodes_need_vllm() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftloop.api.engine import Engine, EngineParallelism
+from driftloop.api.engine import Engine, EngineAdapters, EngineParallelism
 from driftloop.api.inferenceservice import ServingPlan
 from driftloop.api.modelversion import ModelShape
 from driftloop.controller.kinds.serving_memory import DoesNotFit, memory_plan
@@ -124,6 +124,7 @@ def test_the_memory_of_the_smallest_node_counts_unless_the_service_names_another
         (engine(), shape(), ()),
         (engine(type="custom", image="sglang:1"), shape(), (H100,)),
         (engine(args=["--quantization", "fp8"]), shape(parameters=10**12), (H100,)),
+        (engine(adapters=EngineAdapters()), shape(parameters=10**12), (H100,)),
         (engine(args=["--kv_cache_dtype=fp8"]), shape(parameters=10**12), (H100,)),
         (engine(args=["--max-model-len", "8k"]), shape(parameters=10**12), (H100,)),
         (engine(args=["--max-model-len=inf"]), shape(), (H100,)),

@@ -1,11 +1,12 @@
 """The serving pod, as the API server will see it."""
 
+import itertools
 from typing import Any
 
 import pytest
 
 from driftloop.api.base import ForeignRef, PodOverrides, Resources
-from driftloop.api.engine import Engine, EngineParallelism, EnvVar
+from driftloop.api.engine import Engine, EngineAdapters, EngineParallelism, EnvVar
 from driftloop.contract.task import ServeTask, decode
 from driftloop.controller.pods.serving import Arm, evaluation_sidecars, has_tls, serving_template
 from driftloop.controller.vocabulary.labels import SERVICE, STAGE
@@ -177,6 +178,25 @@ def test_vllm_runs_its_own_image_on_the_loopback_address_behind_our_proxy() -> N
         "--dtype": "auto",
         "--max-num-seqs": "32",
     }
+
+
+def test_vllm_serves_an_adapter_beside_its_base_under_the_name_of_the_version() -> None:
+    rank: dict[str, Any] = {"adapters": EngineAdapters(max_rank=32)}
+    adapter: dict[str, Any] = {"artefact_bases": ("pvc://models/base",)}
+    engine = Engine(type="vllm", image="vllm:1", args=["--enforce-eager"])
+    arguments = containers(template(engine, changes=rank | adapter))["engine"]["command"]
+    assert arguments[:3] == ["vllm", "serve", "/model"]
+    assert "--enable-lora" in arguments
+    pairs = dict(itertools.pairwise(arguments))
+    assert pairs["--lora-modules"] == f"{TASK.version}=/model/adapter"
+    assert pairs["--max-lora-rank"] == "32"
+    assert pairs["--max-loras"] == "1"
+    assert pairs["--served-model-name"] not in (TASK.service, TASK.version)
+    assert arguments[-1] == "--enforce-eager"
+    for whole in ({}, rank, adapter):
+        command = containers(template(engine, changes=whole))["engine"]["command"]
+        assert not any("lora" in argument for argument in command)
+        assert dict(itertools.pairwise(command))["--served-model-name"] == TASK.service
 
 
 def test_vllm_takes_gpus_and_further_arguments_last() -> None:

@@ -21,6 +21,7 @@ from driftloop_server.proxy.clients import KeyCheck
 from driftloop_server.proxy.cors import Cors
 from driftloop_server.proxy.metrics import ProxyMetrics
 from driftloop_server.proxy.mirror import Settings
+from driftloop_server.proxy.names import Names
 from driftloop_server.proxy.pace import REFUSALS
 from driftloop_server.proxy.room import HELD, Room
 from driftloop_server.proxy.upstream import Upstream
@@ -92,7 +93,20 @@ async def client(
         wanted = Settings(revision="r1", percent=0, latency_ratio=1.5)
         key_check = KeyCheck(None, Mock(), "secret")
         api = Api(
-            "v1", "r1", upstream, Mock(), Mock(), metrics, Mock(), Mock(), Cors(()), key_check, mirror, wanted, Busy()
+            "v1",
+            "r1",
+            Names("desk", "desk"),
+            upstream,
+            Mock(),
+            Mock(),
+            metrics,
+            Mock(),
+            Mock(),
+            Cors(()),
+            key_check,
+            mirror,
+            wanted,
+            Busy(),
         )
         api._bodies = Bodies(pace, room)  # type: ignore[arg-type]
         async with TestClient(TestServer(api.app())) as client:

@@ -111,6 +111,19 @@ def test_the_pods_of_an_adapter_know_where_its_bases_are() -> None:
     assert revision_of(service(), adapter, SETTINGS) != revision_of(service(), V1, SETTINGS)
 
 
+def test_an_adapter_beside_its_base_is_another_revision_and_so_is_another_rank() -> None:
+    adapter = version("v1", bases=("pvc://shared/base",))
+    engines: list[Obj] = [{}, {"adapters": {}}, {"adapters": {"maxRank": 64}}]
+    services = [service({"engine": VLLM["engine"] | engine}) for engine in engines]
+    bodies = [
+        deployment(observed, adapter, revision_of(observed, adapter, SETTINGS), 1, SETTINGS, NOW)
+        for observed in services
+    ]
+    assert len({body["metadata"]["name"] for body in bodies}) == 3
+    assert ["--enable-lora" in _engine(body)["command"] for body in bodies] == [False, True, True]
+    assert _engine(bodies[2])["command"][-3:] == ["64", "--max-loras", "1"]
+
+
 def test_a_deployment_is_read_back_as_it_was_written() -> None:
     observed = service()
     body = deployed(observed, 3, SETTINGS)
