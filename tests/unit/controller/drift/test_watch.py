@@ -1,4 +1,6 @@
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import pytest
 
@@ -10,6 +12,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 SPEC = Drift(baseline_requests=300, baseline_minimum_hours=0, minimum_duration_minutes=0, tolerance=0.02)
 FLAT, HIGH = (10.0,) * 10, (0.0,) * 5 + (20.0,) * 5
 PROFILE = {"surprisal": (0.1,) * 10}
+LONG = {"answerLength": HIGH}
 
 
 class Service:
@@ -24,11 +27,11 @@ class Service:
         surprisal: tuple[float, ...] = FLAT,
         ratings: tuple[float, float] = (27, 3),
         times: int = 1,
-        **others: tuple[float, ...],
+        others: Mapping[str, tuple[float, ...]] = MappingProxyType({}),
     ) -> DriftStatus:
         for _ in range(times):
             self.now += timedelta(seconds=10)
-            bins = {"surprisal": surprisal, FEEDBACK: ratings} | others
+            bins = {"surprisal": surprisal, FEEDBACK: ratings} | dict(others)
             counters = Counters(self.now, bins, reference=PROFILE, reference_rows=3000)
             self.status = watch(self.status, self.version, counters, self.spec, self.now)
         return self.status
@@ -266,8 +269,8 @@ def test_answers_are_watched_if_the_service_wants_it() -> None:
     alarms = {}
     for answers in (True, False):
         service = Service(SPEC.model_copy(update={"answers": answers}))
-        assert not service.look(times=30, **usual).alarm
-        alarms[answers] = service.look(times=30, **refusing)
+        assert not service.look(times=30, others=usual).alarm
+        alarms[answers] = service.look(times=30, others=refusing)
     assert alarms[True].alarm
     assert "the share of refused or empty answers rose by" in str(alarms[True].message)
     assert not alarms[False].alarm
@@ -277,6 +280,6 @@ def test_answers_are_watched_if_the_service_wants_it() -> None:
 def test_a_signal_that_begins_late_is_compared_when_it_has_a_baseline_of_its_own() -> None:
     service = Service(SPEC.model_copy(update={"answers": True}))
     service.look(times=358)
-    assert "answerLength" not in service.look(times=2, answerLength=HIGH).evidence
-    assert "answerLength" not in service.look(times=10, answerLength=HIGH).evidence, "from another hour, but too few"
-    assert "answerLength" in service.look(times=400, answerLength=HIGH).evidence
+    assert "answerLength" not in service.look(times=2, others=LONG).evidence
+    assert "answerLength" not in service.look(times=10, others=LONG).evidence, "from another hour, but too few"
+    assert "answerLength" in service.look(times=400, others=LONG).evidence
