@@ -30,6 +30,7 @@ WITHOUT_DATA = {
     "Loss on rows that are set aside",
     "Reward",
     "Nodes",
+    "Model FLOPs utilisation",  # of GPUs
     "During an alarm: share of the requests about topics that grew",
     "Failures",  # of the operator: none, unless a kill hit a request
 }

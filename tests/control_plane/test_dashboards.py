@@ -122,6 +122,7 @@ class Exporters:
                 peak_memory={"resident": 1 << 30},
                 checkpoint_step=20,
                 checkpoint_time=1e9,
+                mfu=0.4,
             )
         )
         operator.RECONCILES.labels("FineTuneJob", "done").inc()
