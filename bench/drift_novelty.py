@@ -16,9 +16,10 @@ from statistics import fmean, median, stdev
 
 from intents import read_rows
 
+from driftloop.contract.names import NOVELTY
 from driftloop.contract.text import row_key
 from driftloop.contract.textstats import build_profile, counts_words, parse_profile
-from driftloop.podlib.novelty import KEY, fitted, parse_novelty
+from driftloop.podlib.novelty import fitted, parse_novelty
 
 NEW_INTENTS, PROFILE_TEXTS = 26, 2_000
 
@@ -32,7 +33,7 @@ def measured(rows: list[tuple[str, str]], seed: int) -> dict[str, float]:
     chooser.shuffle(known)
     trained, live = known[:PROFILE_TEXTS], known[PROFILE_TEXTS:]
     began = time.process_time()
-    document = json.dumps({KEY: fitted(trained)})
+    document = json.dumps({NOVELTY: fitted(trained)})
     fit = time.process_time() - began
     novelty, profile = parse_novelty(json.loads(document)), parse_profile(build_profile(trained))
     assert novelty is not None

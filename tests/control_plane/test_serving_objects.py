@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from control_plane.harness import Cluster
+from control_plane.placement import PLACEMENT
 from driftloop.controller.kinds.inferenceservice.decide import decide
 from driftloop.controller.pods.group import worker
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj
@@ -25,42 +26,7 @@ OVERRIDES = {
     "labels": {"cost": "team"},
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "affinity": {
-        "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [
-                    {"matchExpressions": [{"key": "gpu.product", "operator": "In", "values": ["H100", "H200"]}]}
-                ]
-            },
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 5, "preference": {"matchExpressions": [{"key": "spot", "operator": "DoesNotExist"}]}}
-            ],
-        },
-        "podAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": [
-                {"topologyKey": "rack", "labelSelector": {"matchLabels": {"cost": "team"}}}
-            ]
-        },
-        "podAntiAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {
-                    "weight": 1,
-                    "podAffinityTerm": {
-                        "topologyKey": "kubernetes.io/hostname",
-                        "labelSelector": {"matchExpressions": [{"key": "noisy", "operator": "Exists"}]},
-                    },
-                }
-            ]
-        },
-    },
-    "topologySpreadConstraints": [
-        {
-            "maxSkew": 1,
-            "topologyKey": "topology.kubernetes.io/zone",
-            "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": {"matchLabels": {"cost": "team"}},
-        }
-    ],
+    **PLACEMENT,
     "imagePullSecrets": [{"name": "pull"}],
     "storageSecret": {"name": "credentials"},
 }

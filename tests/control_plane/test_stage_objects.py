@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from control_plane.placement import PLACEMENT
 from driftloop.controller.kinds.finetunejob.decide import decide as decide_job
 from driftloop.controller.kinds.modelversion.decide import decide as decide_version
 from driftloop.controller.vocabulary.plan import Apply, Create, Obj, Plan
@@ -36,42 +37,7 @@ OVERRIDES = {
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "serviceAccountName": "storage",
-    "affinity": {
-        "nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {
-                "nodeSelectorTerms": [
-                    {"matchExpressions": [{"key": "gpu.product", "operator": "In", "values": ["H100", "H200"]}]}
-                ]
-            },
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 5, "preference": {"matchExpressions": [{"key": "spot", "operator": "DoesNotExist"}]}}
-            ],
-        },
-        "podAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": [
-                {"topologyKey": "rack", "labelSelector": {"matchLabels": {"cost": "team"}}}
-            ]
-        },
-        "podAntiAffinity": {
-            "preferredDuringSchedulingIgnoredDuringExecution": [
-                {
-                    "weight": 1,
-                    "podAffinityTerm": {
-                        "topologyKey": "kubernetes.io/hostname",
-                        "labelSelector": {"matchExpressions": [{"key": "noisy", "operator": "Exists"}]},
-                    },
-                }
-            ]
-        },
-    },
-    "topologySpreadConstraints": [
-        {
-            "maxSkew": 1,
-            "topologyKey": "topology.kubernetes.io/zone",
-            "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": {"matchLabels": {"cost": "team"}},
-        }
-    ],
+    **PLACEMENT,
     "imagePullSecrets": [{"name": "pull"}],
     "storageSecret": {"name": "credentials"},
 }

@@ -14,6 +14,7 @@ from pydantic import Field
 from driftloop.api.base import ApiModel, Digest
 
 MANIFEST = "manifest.json"
+MAX_FILES = 100_000  # in a manifest
 
 
 class ManifestError(ValueError):
@@ -37,7 +38,7 @@ class Manifest(ApiModel):
     """The files of a folder, sorted by path."""
 
     version: int = 1
-    files: list[ManifestEntry] = Field(max_length=100_000)
+    files: list[ManifestEntry] = Field(max_length=MAX_FILES)
 
     @property
     def digest(self) -> Digest:

@@ -14,16 +14,16 @@ import base64
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from driftloop.contract.names import NOVELTY
 from driftloop.contract.text import row_key
 from driftloop.contract.textstats import PROFILE, build_profile, counts_words, summary, words
 
-KEY = "novelty"  # of the profile's document
 WORDS = 5_000  # most frequent words that have a vector
 TEXTS = 4_000  # texts that are fitted: 80 MB
 DIMENSIONS = 64
@@ -65,11 +65,11 @@ class Novelty:
 def profile_of(prompts: Sequence[str]) -> dict[str, Any]:
     """The document of `build_profile`, with this signal if there are enough prompts."""
     encoder = fitted(prompts)
-    return build_profile(prompts) | ({KEY: encoder} if encoder else {})
+    return build_profile(prompts) | ({NOVELTY: encoder} if encoder else {})
 
 
 def fitted(prompts: Sequence[str]) -> dict[str, Any] | None:
-    """The part of the profile's document under KEY, of the prompts of `build_profile`; None if there are too few.
+    """The part of the profile's document under NOVELTY, of the prompts of `build_profile`; None if there are too few.
 
     The same prompts in any order give the same document on machines of the same kind.
     """
@@ -93,17 +93,17 @@ def fitted(prompts: Sequence[str]) -> dict[str, Any] | None:
 
 def parse_novelty(profile: Any) -> Novelty | None:
     """The signal of a profile's document; None if the profile has none. Raises ValueError if it can't be used."""
-    document = profile.get(KEY)
+    document = profile.get(NOVELTY)
     if document is None:
         return None
     try:
-        novelty = _encoder(document)
+        encoder = _encoder(document)
         edges, shares = ([float(value) for value in document[name]] for name in ("edges", "masses"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{PROFILE}: {KEY}: {error!r}") from error
+        raise ValueError(f"{PROFILE}: {NOVELTY}: {error!r}") from error
     if len(shares) != len(edges) + 1:
-        raise ValueError(f"{PROFILE}: {KEY} must have one more mass than edges")
-    return Novelty(novelty.index, novelty.vectors, novelty.places, edges, shares)
+        raise ValueError(f"{PROFILE}: {NOVELTY} must have one more mass than edges")
+    return replace(encoder, edges=edges, shares=shares)
 
 
 def _vocabulary(texts: Sequence[str]) -> tuple[dict[str, int], _Floats] | None:

@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from driftloop.contract.manifest import MANIFEST, Manifest, ManifestEntry, counts, file_sha256
+from driftloop.contract.manifest import MANIFEST, MAX_FILES, Manifest, ManifestEntry, counts, file_sha256
 from driftloop.contract.names import VOLUMES, VOLUMES_ENV
 from driftloop.contract.uris import join
 
 _CHUNK = 8 << 20  # bytes
 _READERS = 4  # files that are read at the same time to hash them, a chunk of each in memory
-_MOST_FILES = 100_000  # in a manifest
 
 # Errors that a retry doesn't solve. The last ones, of botocore and google-auth, are compared by name, as only pods have
 # these packages.
@@ -136,8 +135,8 @@ def manifest_of(uri: str) -> Manifest:
     Raises StorageError.
     """
     paths = sorted(path for path in _files(uri) if counts(path))
-    if len(paths) > _MOST_FILES:
-        raise StorageError(f"{uri}: has {len(paths)} files, more than {_MOST_FILES}: give the folder of one model")
+    if len(paths) > MAX_FILES:
+        raise StorageError(f"{uri}: has {len(paths)} files, more than {MAX_FILES}: give the folder of one model")
     with ThreadPoolExecutor(_READERS) as readers:
         return Manifest(files=list(readers.map(partial(entry_at, uri), paths)))
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo.corpus import BICYCLE, SHOP, rows
+from driftloop.contract.names import NOVELTY
 from driftloop.contract.text import row_key
 from driftloop.contract.textstats import counts_words
-from driftloop.podlib.novelty import KEY, PLACES, WORDS, Novelty, fitted, parse_novelty
+from driftloop.podlib.novelty import PLACES, WORDS, Novelty, fitted, parse_novelty
 
 TEXTS = [row.text for row in rows(SHOP, 150, seed=1)]
 OTHERS = [row.text for row in rows(BICYCLE, 60, seed=2)]
@@ -25,7 +26,7 @@ def document(texts: list[str]) -> dict[str, Any]:
 
 
 def parsed(found: dict[str, Any]) -> Novelty:
-    novelty = parse_novelty(json.loads(json.dumps({KEY: found})))
+    novelty = parse_novelty(json.loads(json.dumps({NOVELTY: found})))
     assert novelty is not None
     return novelty
 
@@ -87,8 +88,8 @@ def test_no_word_that_only_one_text_has_is_kept() -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_has_a_bin(text: str) -> None:
-    assert 0 <= NOVELTY.score(text) <= 2
-    assert 0 <= NOVELTY.bin(text) < len(NOVELTY.shares)
+    assert 0 <= FITTED.score(text) <= 2
+    assert 0 <= FITTED.bin(text) < len(FITTED.shares)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_any_text_has_a_bin(text: str) -> None:
 )
 def test_a_broken_encoder_is_named(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="novelty"):
-        parse_novelty({KEY: document(TEXTS) | change})
+        parse_novelty({NOVELTY: document(TEXTS) | change})
 
 
-NOVELTY = parsed(document(TEXTS))
+FITTED = parsed(document(TEXTS))

@@ -56,7 +56,7 @@ def test_the_manifest_of_a_folder_tells_the_same_wherever_it_is(tmp_path: Path, 
 
 
 def test_a_folder_of_more_files_than_a_model_has_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_MOST_FILES", 0)
+    monkeypatch.setattr(storage, "MAX_FILES", 0)
     storage.publish(folder_with(tmp_path, "weights"), "pvc://claim/a")
     with pytest.raises(storage.StorageError, match="has 1 files, more than 0: give the folder of one model"):
         storage.manifest_of("pvc://claim/a")
